@@ -1,0 +1,64 @@
+"""How long to wait before asking again, and when asking again is no use.
+
+Owns the reading of the headers by which servers name a wait, the jittered exponential delay for when they
+name none, and the codes that no waiting mends. Does not sleep, send or count attempts.
+"""
+
+from __future__ import annotations
+
+import math
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from random import Random
+
+# Answers of status 429 that mean an empty account or a spending limit; named by OpenAI's error guide.
+BILLING_CODES = frozenset(
+    {
+        "credit_balance_exhausted",
+        "insufficient_quota",
+        "organization_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "project_spend_limit_exceeded",
+    }
+)
+
+
+def server_wait_s(headers: Mapping[str, str], *, now: float) -> float | None:
+    """Seconds that the server asks to wait, from `retry-after-ms` or `retry-after`; None where it names none.
+
+    Args:
+        headers: with lower-case names, or a mapping that does not care.
+        now: Unix seconds, to which a date is compared.
+    """
+    milliseconds = _number(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after", "")
+    seconds = _number(value)
+    return seconds if seconds is not None else _until(value, now)
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _until(value: str, now: float) -> float | None:
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
+def full_jitter_s(attempt: int, rng: Random, *, base_s: float = 0.5, cap_s: float = 60.0) -> float:
+    """Seconds drawn evenly from zero to the doubled base, so that clients do not come back in step.
+
+    `attempt` is 0 after the first failed one.
+    """
+    return rng.uniform(0.0, min(base_s * 2.0 ** min(attempt, 30), cap_s))
