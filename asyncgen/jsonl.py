@@ -1,0 +1,209 @@
+"""Append-only files of JSON lines: whole lines appended, whole lines read, a torn last one put aside.
+
+Owns what a crash may leave at a file's end and how it is mended. Does not know what a line means: whoever
+reads one decides whether it is good, and says `BadLineError` when it is not.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.errors import DiskError
+from asyncgen.whole_file import disk_error, open_regular, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# No line of ours comes near it: answers are cut off at 16 MiB before they are decoded.
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 64 * 1024
+
+
+class BadLineError(DiskError):
+    """A line, not the last, that is not what it should be.
+
+    Args:
+        path: the file.
+        number: 1-based.
+        cause: what is wrong with it.
+    """
+
+    code = "bad_line"
+
+    def __init__(self, path: Path, number: int, cause: str) -> None:
+        super().__init__(
+            f"{path}, line {number} cannot be read",
+            cause=cause,
+            help_text=f"asyncgen repair {path.parent}   (moves bad lines to {path.name}.bad, keeps the rest)",
+        )
+        self.number = number
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number, from 1; blank ones are left out, and so is a torn last one.
+
+    The file may grow meanwhile. A last line without its newline counts when it is whole JSON otherwise: a
+    proper prefix of a JSON object never is. A missing file has no lines.
+
+    Raises:
+        BadLineError: a line is longer than any of ours.
+        DiskError: the file cannot be read.
+    """
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        with os.fdopen(descriptor, "rb", buffering=1024 * 1024) as file:
+            pieces = iter(partial(file.readline, MAX_LINE_BYTES), b"")
+            for number, line in enumerate(pieces, 1):
+                if line[-1] != _NEWLINE and not _is_whole(line):
+                    if len(line) == MAX_LINE_BYTES:
+                        raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
+                    return
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - some editors put one there
+                if not line.isspace():
+                    yield number, line
+    except OSError as error:
+        raise disk_error(f"{path} could not be read", error) from error
+
+
+_NEWLINE = ord("\n")
+
+
+def _is_whole(line: bytes) -> bool:
+    if not line.rstrip().endswith(b"}"):
+        return False
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+class LineFile:
+    """A file that grows by whole lines. The caller holds the run's lock: nobody else writes it.
+
+    Opening mends the end that a crash left: a torn last line is moved to `*.torn`, a missing newline added.
+
+    Args:
+        path: created when it is not there.
+
+    Attributes:
+        torn_bytes: how much was moved to `*.torn`; 0 when nothing was.
+
+    Raises:
+        DiskError: it cannot be opened, read or mended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        try:
+            self.torn_bytes = self._mend()
+            sync_folder(path.parent)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise disk_error(f"{path} could not be mended", error) from error
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._size = os.fstat(self._descriptor).st_size
+        self._unusable: DiskError | None = None
+        self._unsafe: DiskError | None = None
+
+    def append(self, line: bytes) -> None:
+        """Write `line`, which ends in a newline, whole; it survives the death of the process from then on.
+
+        Raises:
+            DiskError: it could not be written. What had been written of it was cut off again, so that a later
+                line may be tried; where even that failed, every later line is refused.
+        """
+        if self._unusable is not None:
+            raise self._unusable
+        try:
+            written = os.write(self._descriptor, line)
+            while written < len(line):  # a disk that is getting full takes a part
+                written += os.write(self._descriptor, line[written:])
+        except OSError as error:
+            failure = disk_error(f"{self.path} could not be written", error)
+            self._cut_back(failure)
+            raise failure from error
+        self._size += written
+
+    def sync(self) -> None:
+        """Make all lines survive a power loss. May be called from another thread than `append`.
+
+        Raises:
+            DiskError: it failed, now or before. It is never tried again: the system may have dropped what it
+                could not write, and would then report success. Or somebody replaced or shortened the file.
+        """
+        if self._unsafe is None:
+            self._unsafe = self._sync()
+        if self._unsafe is not None:
+            raise self._unsafe
+
+    def _sync(self) -> DiskError | None:
+        expected_size = self._size
+        try:
+            os.fsync(self._descriptor)
+            here = os.fstat(self._descriptor)
+            there = self.path.lstat()
+        except OSError as error:
+            return disk_error(f"{self.path} could not be made safe on the disk", error)
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) or here.st_size < expected_size:
+            return DiskError(
+                f"{self.path} was replaced or shortened by another program while it was written",
+                help_text="put the file back (an editor may have a copy), then give the same command again",
+            )
+        return None
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _cut_back(self, failure: DiskError) -> None:
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:  # the torn line stays, and the next start mends it
+            self._unusable = failure
+
+    def _mend(self) -> int:
+        size = os.fstat(self._descriptor).st_size
+        end = _end_of_last_line(self._descriptor, size)
+        if end == size:
+            return 0
+        if size - end <= MAX_LINE_BYTES and _is_whole(os.pread(self._descriptor, size - end, end)):
+            os.write(self._descriptor, b"\n")
+            return 0
+        self._put_aside(end, size)
+        os.ftruncate(self._descriptor, end)
+        os.fsync(self._descriptor)
+        return size - end
+
+    def _put_aside(self, start: int, end: int) -> None:
+        aside = self.path.with_name(self.path.name + ".torn")
+        with os.fdopen(open_regular(aside, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+            blocks = range(start, end, _BLOCK_BYTES)
+            file.writelines(os.pread(self._descriptor, min(_BLOCK_BYTES, end - at), at) for at in blocks)
+            file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """The offset after the last newline; 0 where there is none."""
+    end = size
+    while end > 0:
+        start = max(end - _BLOCK_BYTES, 0)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
