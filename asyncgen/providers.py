@@ -95,9 +95,7 @@ _PROFILES = (
         default_model="smollm2-135m-instruct",
         continues_assistant=True,
         batch=True,
-        finetuning=Finetuning(
-            default_model="smollm2-135m-instruct", formats=("chat", "completion"), free=True
-        ),
+        finetuning=Finetuning(default_model="smollm2-135m-instruct", formats=("chat", "completion"), free=True),
     ),
 )
 

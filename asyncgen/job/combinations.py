@@ -1,0 +1,78 @@
+"""Every combination of a job's rows and axes, lazily and always in the same order.
+
+Owns the order: rows of a table vary slowest, then the axes as the job names them, the last one fastest. A place is a
+combination's number in that order. Knows nothing of prompts, and nothing of repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+from asyncgen.job.subset import Subset
+from asyncgen.job.tables import Table
+
+Values = tuple[str, ...]
+
+
+class Combinations:
+    """The Cartesian product of a table's rows and of axes, or a seeded subset of it.
+
+    Args:
+        axes: axis name to its values, each value once.
+        table: rows multiplied with the axes; None for the axes alone.
+        subset: (size, seed) of the choice; None for all. A size above the number of combinations takes them all.
+    """
+
+    def __init__(
+        self, axes: Mapping[str, Sequence[str]], table: Table | None = None, subset: tuple[int, int] | None = None
+    ) -> None:
+        self.names: tuple[str, ...] = (*(table.columns if table else ()), *axes)
+        self._axes = [tuple(values) for values in axes.values()]
+        self._positions = [{value: place for place, value in enumerate(values)} for values in self._axes]
+        self._table = table
+        self._row_places: dict[Values, int] | None = None
+        self._per_row = math.prod(map(len, self._axes))
+        whole = self._per_row * (len(table) if table is not None else 1)
+        self._subset = Subset(whole, min(subset[0], whole), subset[1]) if subset and whole else None
+        self.count = self._subset.size if self._subset else whole
+
+    def __iter__(self) -> Iterator[tuple[int, Values]]:
+        """Places and combinations; a subset's come in the order of its choice."""
+        if self._subset:
+            return ((place, self[place]) for place in self._subset)
+        if self._table is None:
+            return enumerate(product(*self._axes))
+        return enumerate(row + values for row in self._table for values in product(*self._axes))
+
+    def __getitem__(self, place: int) -> Values:
+        """The combination at a place of the whole product."""
+        row, rest = divmod(place, self._per_row)
+        values: list[str] = []
+        for axis in reversed(self._axes):
+            rest, position = divmod(rest, len(axis))
+            values.append(axis[position])
+        return (*(self._table[row] if self._table is not None else ()), *reversed(values))
+
+    def __contains__(self, values: Values) -> bool:
+        place = self._place(values)
+        return place is not None and (self._subset is None or place in self._subset)
+
+    def _place(self, values: Values) -> int | None:
+        if len(values) != len(self.names):
+            return None
+        width = len(self.names) - len(self._axes)
+        place = self._row_place(values[:width]) if width else 0
+        for positions, value in zip(self._positions, values[width:], strict=True):
+            if place is None or value not in positions:
+                return None
+            place = place * len(positions) + positions[value]
+        return place
+
+    def _row_place(self, row: Values) -> int | None:
+        """Where a row stands in the table; the look-up is made when it is first asked for, by a changed job only."""
+        if self._row_places is None:
+            assert self._table is not None
+            self._row_places = {values: place for place, values in reversed(list(enumerate(self._table)))}
+        return self._row_places.get(row)

@@ -1,0 +1,220 @@
+"""A job compiled for one model: every request with its body and its key, made when it is asked for.
+
+Owns the canonical body and what a key is made of. A key is a 128-bit hash of the body (model, messages, parameters)
+and of the repeat's number; nothing of transport is in it. Does not know who sends a request, or which were answered.
+
+Enumerating has to be quick, since a resumed run passes over every settled row: templates are cut into JSON once, and
+a row only joins pieces and hashes them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from asyncgen.job.combinations import Combinations, Values
+from asyncgen.job.model import Example, Job
+from asyncgen.job.template import Place, Template, parse
+
+_KEY_BYTES = 16
+_CACHED_VALUES = 100_000  # values whose JSON form is kept; a table's free text would fill the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One rendered prompt with its parameters.
+
+    Attributes:
+        index: its place in the grid, repeats counted.
+        repeat: 0 for the first repeat of a combination.
+        values: the combination, in the order of `RequestGrid.names`.
+        key: 16 bytes that identify it.
+        body: the JSON to send.
+    """
+
+    index: int
+    repeat: int
+    values: Values
+    key: bytes
+    body: bytes
+
+
+class RequestGrid:
+    """All requests of a job, lazily.
+
+    Args:
+        job: checked by the loader.
+        combinations: its rows and axes.
+        model: named in every request.
+
+    Attributes:
+        names: the variables, in order.
+        count: requests in all, repeats counted.
+        fingerprint: part of the job to a short hash of it; comparing two tells what changed.
+    """
+
+    def __init__(self, job: Job, combinations: Combinations, model: str) -> None:
+        self.names = combinations.names
+        self.count = combinations.count * job.generate.repeats
+        self.model = model
+        self.parameters: Mapping[str, Any] = dict(sorted(job.generate.parameters.items()))
+        self.fingerprint = fingerprint(job, model)
+        self._combinations = combinations
+        self._repeats = job.generate.repeats
+        self._sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
+        self._openings = [parse(opening) for opening in job.prompt.openings]
+        bodies = range(len(self._openings)) if self._openings else [None]
+        self._bodies = [_BodyTemplate(self.names, _body(job, model, opening)) for opening in bodies]
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The most tokens an answer may take, where the parameters say so."""
+        limit = self.parameters.get("max_completion_tokens", self.parameters.get("max_tokens"))
+        return limit if isinstance(limit, int) else None
+
+    def requests(self) -> Iterator[Request]:
+        """Every request, in order."""
+        return self.unsettled(lambda key: False)  # noqa: ARG005 - nothing is settled
+
+    def unsettled(self, is_settled: Callable[[bytes], bool]) -> Iterator[Request]:
+        """The requests whose key `is_settled` does not hold, in order.
+
+        Args:
+            is_settled: called once for every request of the grid with its key.
+        """
+        repeats = self._repeats
+        for place, values in self._combinations:
+            for repeat in range(repeats):
+                body = self._body_of(values, repeat)
+                key = _key(body, repeat)
+                if not is_settled(key):
+                    yield Request(place * repeats + repeat, repeat, values, key, body)
+
+    def variables(self, request: Request) -> dict[str, str]:
+        """Axis name to value."""
+        return dict(zip(self.names, request.values, strict=True))
+
+    def prompt(self, request: Request) -> str:
+        """The short prompt that the tuned model will be given."""
+        return self._sample.render(self.variables(request))
+
+    def opening(self, request: Request) -> str:
+        """The words that the request gives the answer to begin with; "" when it gives none."""
+        if not self._openings:
+            return ""
+        return self._openings[self._turn(request.values, request.repeat)].render(self.variables(request))
+
+    def key_of(self, variables: Mapping[str, str], repeat: int) -> bytes | None:
+        """The key that a combination has in this job; None when the grid does not hold it."""
+        values = tuple(variables.get(name, "") for name in self.names)
+        if len(variables) != len(self.names) or repeat >= self._repeats or values not in self._combinations:
+            return None
+        return _key(self._body_of(values, repeat), repeat)
+
+    def sample_prompt(self, variables: Mapping[str, str]) -> str:
+        """The short prompt for variables that need not be in the grid."""
+        return self._sample.render(variables)
+
+    def _body_of(self, values: Values, repeat: int) -> bytes:
+        return self._bodies[self._turn(values, repeat)].render(values)
+
+    def _turn(self, values: Values, repeat: int) -> int:
+        """Which opening: the repeats of a combination take them in turn, from one that its values decide.
+
+        The place in the grid would not do: it moves when an axis grows, and every answer would have to be paid again.
+        """
+        if len(self._bodies) == 1:
+            return 0
+        return (zlib.crc32("\0".join(values).encode()) + repeat) % len(self._bodies)
+
+
+class _BodyTemplate:
+    """A request body as JSON, cut at its places."""
+
+    def __init__(self, names: tuple[str, ...], body: list[str | Place]) -> None:
+        self._pieces = [b"" if isinstance(part, Place) else part.encode() for part in body]
+        self._fills = [(slot, names.index(part.name)) for slot, part in enumerate(body) if isinstance(part, Place)]
+        self._escaped: dict[str, bytes] = {}
+
+    def render(self, values: Values) -> bytes:
+        pieces = self._pieces.copy()
+        escaped = self._escaped
+        for slot, position in self._fills:
+            value = values[position]
+            pieces[slot] = escaped.get(value) or self._escape(value)
+        return b"".join(pieces)
+
+    def _escape(self, value: str) -> bytes:
+        escaped = orjson.dumps(value)[1:-1]
+        if len(self._escaped) < _CACHED_VALUES:
+            self._escaped[value] = escaped
+        return escaped
+
+
+def _key(body: bytes, repeat: int) -> bytes:
+    # A body is a JSON object: it ends in "}", so the number behind it cannot be taken for a part of it.
+    return blake2b(b"%b%d" % (body, repeat), digest_size=_KEY_BYTES).digest()
+
+
+def _body(job: Job, model: str, opening: int | None) -> list[str | Place]:
+    """The canonical body: model, messages, then the parameters in alphabetical order."""
+    messages = _messages(job, opening)
+    parts: list[str | Place] = [f'{{"model":{_json(model)},"messages":[']
+    for number, (role, template) in enumerate(messages):
+        parts.append(f'{"," if number else ""}{{"role":"{role}","content":"')
+        parts += [part if isinstance(part, Place) else _json(part)[1:-1] for part in template.parts]
+        parts.append('"}')
+    parameters = "".join(f",{_json(name)}:{_json(value)}" for name, value in sorted(job.generate.parameters.items()))
+    return [*parts, f"]{parameters}}}"]
+
+
+def _messages(job: Job, opening: int | None) -> list[tuple[str, Template]]:
+    """Roles and templates: the system's, worked examples as earlier turns, the user's, and the answer's opening."""
+    prompt = job.prompt
+    user = parse(prompt.user)
+    messages = [("system", parse(prompt.system))] if prompt.system else []
+    for example in prompt.examples:
+        if example.opening is None or example.opening == opening:
+            messages += [("user", _literal(user, example)), ("assistant", Template((example.completion,)))]
+    messages.append(("user", user))
+    if opening is not None:
+        messages.append(("assistant", parse(prompt.openings[opening])))
+    return messages
+
+
+def _literal(template: Template, example: Example) -> Template:
+    return Template((template.render(example.variables),))
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def fingerprint(job: Job, model: str) -> dict[str, str]:
+    """Part of the job to a short hash of it, for every part that a key or the set of rows depends on."""
+    prompt = job.prompt
+    parts: dict[str, object] = {
+        "model": model,
+        "prompt.system": prompt.system,
+        "prompt.user": prompt.user,
+        "prompt.sample": prompt.sample,
+        "prompt.openings": prompt.openings,
+        "prompt.examples": [[each.variables, each.completion, each.opening] for each in prompt.examples],
+        "generate.repeats": job.generate.repeats,
+        "rows": job.rows and job.rows.file,
+        "subset": job.subset and [job.subset.size, job.subset.seed],
+    }
+    for name, values in job.grid.items():
+        parts[f"grid.{name}"] = values if isinstance(values, list) else [values.file, values.column]
+    for name, value in job.generate.parameters.items():
+        parts[f"generate.parameters.{name}"] = value
+    return {
+        part: blake2b(_json(value).encode(), digest_size=8).hexdigest()
+        for part, value in parts.items()
+        if value not in (None, [])
+    }
