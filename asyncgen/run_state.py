@@ -27,6 +27,10 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: the job's name; "" where it is not known (the file was rebuilt by `repair`).
+        folder: relative paths in `job.toml` start here.
+        generation_provider: whose tables lay over the job's when rows were asked for last.
+        tuning_provider: likewise, of [dataset] and [finetune].
+        model: asked for the rows.
         fingerprint: part of the job to a short hash, to name what changed.
         requests: rows of the job; 0 where generation never began.
         stale: records that an earlier form of the job left behind.
@@ -34,6 +38,10 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    folder: str = ""
+    generation_provider: str = ""
+    tuning_provider: str = ""
+    model: str = ""
     fingerprint: dict[str, str] = {}
     requests: int = 0
     stale: int = 0

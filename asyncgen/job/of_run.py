@@ -1,0 +1,95 @@
+"""The job of a run: kept in the run's directory as it was run, and opened again from there.
+
+Owns `job.toml` and what beside it is needed to make the same requests again. Does not know what the run is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from asyncgen.errors import UsageError
+from asyncgen.job.load import JobFile, open_grid, read_job_file
+from asyncgen.job.model import Job
+from asyncgen.job.requests import RequestGrid
+from asyncgen.providers import PROFILES
+from asyncgen.run_directory import Run, RunDirectory
+from asyncgen.run_state import JobState, RunState
+from asyncgen.whole_file import replacing
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedJob:
+    """A job, laid over for the providers chosen, and its requests.
+
+    Attributes:
+        file: where it came from.
+        generation: the provider that answers.
+        tuning: the provider that tunes.
+        model: the model that answers.
+    """
+
+    file: JobFile
+    job: Job
+    grid: RequestGrid
+    generation: str
+    tuning: str
+    model: str
+
+
+def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> OpenedJob:
+    """Lay the job over for these providers and open its grid; raises as `open_grid` does."""
+    job = file.job(generation, tuning)
+    grid = open_grid(file, job, PROFILES[generation], model)
+    return OpenedJob(file, job, grid, generation, tuning, model)
+
+
+def keep_job(run: Run, opened: OpenedJob) -> None:
+    """Note in the run which job is run, so that later commands make the same requests and samples.
+
+    The counts of stale rows and the fingerprint are the journal's to change: it compares with them.
+
+    Raises:
+        DiskError: it could not be written.
+    """
+    text = opened.file.text.encode()
+    current = None
+    with contextlib.suppress(OSError):
+        current = run.directory.job.read_bytes()
+    if current != text:
+        with replacing(run.directory.job) as handle:
+            handle.write(text)
+
+    def change(state: RunState) -> RunState:
+        job = msgspec.structs.replace(
+            state.job,
+            name=opened.job.name,
+            folder=str(opened.file.folder.resolve()),
+            generation_provider=opened.generation,
+            tuning_provider=opened.tuning,
+            model=opened.model,
+            requests=opened.grid.count,
+        )
+        return msgspec.structs.replace(state, job=job)
+
+    run.update(change)
+
+
+def job_of_run(directory: RunDirectory) -> OpenedJob:
+    """The job as it was run last.
+
+    Raises:
+        UsageError: the run keeps no job.
+        JobFileError: a file that the job names is gone or changed.
+    """
+    state: JobState = directory.read_state().job
+    if not directory.job.exists() or not state.model:
+        raise UsageError(
+            f"{directory.path} does not say which job it belongs to",
+            help_text=f"asyncgen generate JOB --out {directory.path}   (writes it there)",
+        )
+    file = read_job_file(directory.job, Path(state.folder))
+    return open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
