@@ -1,0 +1,146 @@
+"""`/v1/files`: upload as a form, list, get, content, delete.
+
+ Owns the form's fields and the caps. An upload goes to the disk as it comes, and no more than a chunk is in
+memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import BodyPartReader, web
+
+from asyncgen.serve.wire import ApiError, json_response, no_such, page_of
+
+if TYPE_CHECKING:
+    from asyncgen.serve.stores.files import FileObject, FileStore, Upload
+
+_MEBIBYTE = 1024 * 1024
+_CHUNK = _MEBIBYTE // 4
+_CAPS = {"batch": 200 * _MEBIBYTE}
+_CAP = 512 * _MEBIBYTE
+_PURPOSES = frozenset({"fine-tune", "batch", "assistants", "vision", "user_data", "evals"})
+_FIELD_CAP = 1024
+_SHORTEST_LIFE_S, _LONGEST_LIFE_S = 3600, 2_592_000
+_LIST_LIMIT = 10_000
+
+
+@dataclass(slots=True)
+class _Form:
+    """What came in an upload's form."""
+
+    filename: str | None = None
+    purpose: str | None = None
+    lifetime_s: int | None = None
+
+
+class FileRoutes:
+    """The routes over the store."""
+
+    def __init__(self, files: FileStore) -> None:
+        self._files = files
+
+    def table(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/files", self._create),
+            web.get("/v1/files", self._list),
+            web.get("/v1/files/{id}", self._get),
+            web.get("/v1/files/{id}/content", self._content),
+            web.delete("/v1/files/{id}", self._delete),
+        ]
+
+    async def _create(self, request: web.Request) -> web.Response:
+        if not request.content_type.startswith("multipart/"):
+            raise ApiError(400, "An upload must be multipart/form-data.", code="invalid_content_type")
+        with await asyncio.to_thread(self._files.begin) as upload:
+            form = await _read_form(request, upload)
+            return json_response(await asyncio.to_thread(_accepted, form, upload))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        query = request.query
+        items = [item for item in self._files.all() if query.get("purpose") in (None, item.purpose)]
+        if query.get("order") == "asc":
+            items.reverse()
+        page = page_of(items, query, default_limit=_LIST_LIMIT, identify=lambda item: item.id, most=_LIST_LIMIT)
+        return json_response(page)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return json_response(self._files.get(request.match_info["id"]))
+
+    async def _content(self, request: web.Request) -> web.StreamResponse:
+        identifier = request.match_info["id"]
+        path = self._files.content(identifier)
+        if not path.exists():
+            raise no_such("File object", identifier)
+        headers = {"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
+        return web.FileResponse(path, headers=headers)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        identifier = request.match_info["id"]
+        self._files.delete(identifier)
+        return json_response({"id": identifier, "object": "file", "deleted": True})
+
+
+async def _read_form(request: web.Request, upload: Upload) -> _Form:
+    form = _Form()
+    async for part in await request.multipart():
+        if not isinstance(part, BodyPartReader):
+            raise ApiError(400, "The form must not contain another form.", code="invalid_value")
+        if part.name == "file":
+            form.filename = part.filename or "file"
+            await _save(part, upload)
+        elif part.name == "purpose":
+            form.purpose = await _field(part)
+        elif part.name == "expires_after[seconds]":
+            form.lifetime_s = _lifetime(await _field(part))
+        elif part.name != "expires_after[anchor]":
+            raise ApiError(400, f"Unknown form field {part.name!r}.", param=part.name, code="unknown_parameter")
+    return form
+
+
+async def _save(part: BodyPartReader, upload: Upload) -> None:
+    while chunk := await part.read_chunk(_CHUNK):
+        if upload.size + len(chunk) > _CAP:
+            raise _too_large(_CAP)
+        await asyncio.to_thread(upload.write, chunk)
+
+
+async def _field(part: BodyPartReader) -> str:
+    value = await part.read_chunk(_FIELD_CAP)
+    if await part.read_chunk(1):
+        raise ApiError(400, f"The field {part.name!r} is too long.", param=part.name, code="invalid_value")
+    return value.decode("utf-8", "replace")
+
+
+def _lifetime(text: str) -> int:
+    if not text.isdecimal() or not _SHORTEST_LIFE_S <= int(text) <= _LONGEST_LIFE_S:
+        raise ApiError(
+            400,
+            f"expires_after[seconds] must be a number from {_SHORTEST_LIFE_S} to {_LONGEST_LIFE_S}.",
+            param="expires_after[seconds]",
+            code="invalid_value",
+        )
+    return int(text)
+
+
+def _accepted(form: _Form, upload: Upload) -> FileObject:
+    if form.filename is None:
+        raise ApiError(400, "Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
+    if form.purpose not in _PURPOSES:
+        raise ApiError(
+            400,
+            f"'purpose' must be one of {', '.join(sorted(_PURPOSES))}, not {form.purpose!r}.",
+            param="purpose",
+            code="invalid_value",
+        )
+    if upload.size > _CAPS.get(form.purpose, _CAP):
+        raise _too_large(_CAPS[form.purpose])
+    if not upload.size:
+        raise ApiError(400, "The file is empty.", param="file", code="empty_file")
+    return upload.finish(filename=form.filename, purpose=form.purpose, lifetime_s=form.lifetime_s)
+
+
+def _too_large(cap: int) -> ApiError:
+    return ApiError(413, f"The file is larger than {cap // _MEBIBYTE} MB.", param="file", code="file_too_large")

@@ -1,0 +1,192 @@
+"""`/v1/fine_tuning/jobs`: create, list, get, cancel, events, checkpoints.
+
+Owns what a request for a job may say. Does not run jobs.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta
+
+from asyncgen.serve.stores.jobs import Hyperparameters, Job, JobStore, Kept
+from asyncgen.serve.tuning.names import tuned_name
+from asyncgen.serve.wire import ApiError, Clock, json_response, new_id, page_of, parsed, read_object
+
+if TYPE_CHECKING:
+    from asyncgen.serve.engine import Engine
+    from asyncgen.serve.stores.files import FileStore
+    from asyncgen.serve.stores.models import ModelStore
+    from asyncgen.serve.tuning.queue import TuningQueue
+
+_SEEDS = 2**31
+
+Auto = Literal["auto"]
+Metadata = dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]]
+
+
+class _Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    n_epochs: Auto | Annotated[int, Meta(ge=1, le=50)] = "auto"
+    batch_size: Auto | Annotated[int, Meta(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Meta(gt=0)] = "auto"
+
+
+class _DpoHyperparameters(_Hyperparameters, kw_only=True):
+    beta: Auto | Annotated[float, Meta(gt=0, le=2)] = "auto"
+
+
+class _Supervised(msgspec.Struct, forbid_unknown_fields=True):
+    hyperparameters: _Hyperparameters = msgspec.field(default_factory=_Hyperparameters)
+
+
+class _Dpo(msgspec.Struct, forbid_unknown_fields=True):
+    hyperparameters: _DpoHyperparameters = msgspec.field(default_factory=_DpoHyperparameters)
+
+
+class _Method(msgspec.Struct, kw_only=True):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: _Supervised | None = None
+    dpo: _Dpo | None = None
+
+
+class _Create(msgspec.Struct, kw_only=True):
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    suffix: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Meta(ge=0, lt=_SEEDS)] | None = None
+    metadata: Annotated[Metadata, Meta(max_length=16)] | None = None
+    integrations: list[dict[str, Any]] | None = None
+    method: _Method | None = None
+    hyperparameters: _Hyperparameters | None = None
+
+
+class FineTuningRoutes:
+    """The routes over the queue and its store."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        queue: TuningQueue,
+        *,
+        jobs: JobStore,
+        files: FileStore,
+        models: ModelStore,
+        clock: Clock,
+    ) -> None:
+        self._engine = engine
+        self._queue = queue
+        self._jobs = jobs
+        self._files = files
+        self._models = models
+        self._clock = clock
+
+    def table(self) -> list[web.RouteDef]:
+        one = "/v1/fine_tuning/jobs/{id}"
+        return [
+            web.post("/v1/fine_tuning/jobs", self._create),
+            web.get("/v1/fine_tuning/jobs", self._list),
+            web.get(one, self._get),
+            web.post(f"{one}/cancel", self._cancel),
+            web.get(f"{one}/events", self._events),
+            web.get(f"{one}/checkpoints", self._checkpoints),
+        ]
+
+    async def _create(self, request: web.Request) -> web.Response:
+        wanted = parsed(await read_object(request), _Create)
+        await self._check(wanted)
+        return json_response(self._queue.submit(self._kept(wanted)))
+
+    async def _check(self, wanted: _Create) -> None:
+        self._models.adapter(wanted.model)  # 404 for a name that is none
+        method = wanted.method.type if wanted.method else "supervised"
+        if method not in self._engine.traits.methods:
+            raise ApiError(
+                400,
+                f"The method '{method}' is not supported by this server.",
+                param="method",
+                code="invalid_value",
+            )
+        if wanted.integrations and not self._engine.traits.integrations:
+            raise ApiError(
+                400,
+                "Integrations are not supported by this server.",
+                param="integrations",
+                code="invalid_value",
+            )
+        reason = await self._engine.untunable()
+        if reason or wanted.model.startswith("ft:"):
+            message = f"The model {wanted.model} is not available for fine-tuning"
+            message += f": {reason}." if reason else ": it is itself a tuned one."
+            raise ApiError(400, message, param="model", code="model_not_available")
+        self._check_file(wanted.training_file, "training_file")
+        if wanted.validation_file:
+            self._check_file(wanted.validation_file, "validation_file")
+
+    def _check_file(self, identifier: str, param: str) -> None:
+        try:
+            purpose = self._files.get(identifier).purpose
+        except ApiError as error:
+            raise ApiError(400, str(error), param=param, code="file_not_found") from None
+        if purpose != "fine-tune":
+            message = f"The file {identifier} was uploaded for '{purpose}', not for 'fine-tune'."
+            raise ApiError(400, message, param=param, code="invalid_file_purpose")
+
+    def _kept(self, wanted: _Create) -> Kept:
+        method, chosen = _method(wanted)
+        organization = self._engine.traits.organization
+        job = Job(
+            id=new_id("ftjob-"),
+            created_at=int(self._clock()),
+            model=wanted.model,
+            organization_id=f"org-{organization}",
+            training_file=wanted.training_file,
+            validation_file=wanted.validation_file,
+            hyperparameters=chosen,
+            method=method,
+            seed=secrets.randbelow(_SEEDS) if wanted.seed is None else wanted.seed,
+            integrations=wanted.integrations or [],
+            metadata=wanted.metadata,
+            user_provided_suffix=wanted.suffix,
+        )
+        return Kept(job=job, model_name=tuned_name(wanted.model, organization, wanted.suffix))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        filters = {
+            name.removeprefix("metadata[").removesuffix("]"): value
+            for name, value in request.query.items()
+            if name.startswith("metadata[")
+        }
+        jobs = [job for job in self._jobs.all() if filters.items() <= (job.metadata or {}).items()]
+        return json_response(page_of(jobs, request.query, default_limit=20, identify=lambda job: job.id))
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return json_response(self._jobs.get(request.match_info["id"]))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        return json_response(await self._queue.cancel(request.match_info["id"]))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        events = self._jobs.events(request.match_info["id"])
+        return json_response(page_of(events, request.query, default_limit=20, identify=lambda event: event.id))
+
+    async def _checkpoints(self, request: web.Request) -> web.Response:
+        checkpoints = self._jobs.checkpoints(request.match_info["id"])
+        page = page_of(checkpoints, request.query, default_limit=10, identify=lambda checkpoint: checkpoint.id)
+        return json_response(page)
+
+
+def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:
+    """The method as the job shows it, and its hyperparameters, which older clients give at the top."""
+    kind = wanted.method.type if wanted.method else "supervised"
+    part = getattr(wanted.method, kind, None) if wanted.method else None
+    given = part.hyperparameters if part else wanted.hyperparameters or _Hyperparameters()
+    chosen = Hyperparameters(
+        n_epochs=given.n_epochs,
+        batch_size=given.batch_size,
+        learning_rate_multiplier=given.learning_rate_multiplier,
+    )
+    return {"type": kind, kind: {"hyperparameters": msgspec.to_builtins(given)}}, chosen

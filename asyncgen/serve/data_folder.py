@@ -1,0 +1,174 @@
+"""The server's data folder: where things are, who holds it, and whole files.
+
+ Owns the layout, the lock (one server a folder) and `server.json`, by which clients find the server. Does
+not know what the stores put into their subfolders.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncgen.serve.engine import EngineName
+
+Value = TypeVar("Value")
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`server.json`: where the server of this folder listens.
+
+    Attributes:
+        base_url: up to and including `/v1`.
+        model: the base model's name.
+    """
+
+    base_url: str
+    pid: int
+    version: str
+    engine: str
+    model: str
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    """`folder.json`: which engine's objects are in the folder."""
+
+    engine: str
+    version: int = 1
+
+
+def default_data_folder() -> Path:
+    """`asyncgen` in the user's data folder (`XDG_DATA_HOME`, else `~/.local/share`)."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "asyncgen"
+
+
+def server_info(folder: Path) -> ServerInfo | None:
+    """What `server.json` says; None when there is none. A server that was killed leaves its file behind."""
+    try:
+        return msgspec.json.decode((folder / "server.json").read_bytes(), type=ServerInfo)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """An open, locked data folder."""
+
+    root: Path
+    lock_descriptor: int
+
+    @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    def announce(self, info: ServerInfo) -> None:
+        write_whole(self.root / "server.json", info)
+
+    def close(self) -> None:
+        """Take `server.json` away and let the lock go."""
+        (self.root / "server.json").unlink(missing_ok=True)
+        os.close(self.lock_descriptor)
+
+
+def open_data_folder(root: Path, engine: EngineName) -> DataFolder:
+    """Make the folder where it is missing, and lock it for this server.
+
+    Raises:
+        RunInUseError: another server holds it.
+        UsageError: it belongs to the other engine.
+        DiskError: it cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        folder = DataFolder(root, descriptor)
+        _lock(folder)
+        _claim(root, engine)
+        for part in (folder.files, folder.jobs, folder.models, folder.batches):
+            part.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"the data folder {root} cannot be used", cause=str(error)) from error
+    return folder
+
+
+def _lock(folder: DataFolder) -> None:
+    try:
+        fcntl.flock(folder.lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder.lock_descriptor)
+        info = server_info(folder.root)
+        first = f"pid {info.pid} at {info.base_url}" if info else "it is only just starting or ending"
+        raise RunInUseError(
+            f"another asyncgen server uses {folder.root}",
+            cause=first,
+            help_text="use that one, end it, or give this one another --data-dir",
+        ) from None
+
+
+def _claim(root: Path, engine: EngineName) -> None:
+    path = root / "folder.json"
+    owner = read_whole(path, _Owner) if path.exists() else _Owner(engine)
+    if owner.engine != engine:
+        raise UsageError(
+            f"{root} holds the objects of the engine {owner.engine!r}",
+            cause=f"made-up and real ones are kept apart, and this server's engine is {engine!r}",
+            help_text="give another folder: --data-dir DIR",
+        )
+    write_whole(path, owner)
+
+
+def write_whole(path: Path, value: object) -> None:
+    """Replace a JSON file by the value's JSON: after a crash the old or the new one is there, whole."""
+    _replace(path, lambda descriptor: _write_all(descriptor, msgspec.json.encode(value)))
+
+
+def read_whole(path: Path, kind: type[Value]) -> Value:
+    """Read a JSON file.
+
+    Raises:
+        AsyncgenError: it does not hold what is expected.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise AsyncgenError(
+            f"{path} is damaged", cause=str(error), help_text="move it away, or give another --data-dir"
+        ) from error
+
+
+def _replace(path: Path, fill: Callable[[int], None]) -> None:
+    temporary = path.with_name(path.name + ".part")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        fill(descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

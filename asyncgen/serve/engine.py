@@ -1,0 +1,171 @@
+"""The seam between the API and what answers and trains behind it.
+
+ Owns the types that cross it. Knows neither HTTP nor llama.cpp: the routes speak of a `Call` and get an
+`Answer`, the fine-tuning queue speaks of a `TrainingTask` and gets the trainer's messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from pathlib import Path
+
+    from asyncgen.serve.tuning.messages import TrainerMessage
+
+EngineName = Literal["llama", "simulated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What an engine is, as the API shows it.
+
+    Attributes:
+        base_model: the model that is there from the start.
+        any_model: every other name is answered too (only a simulation can).
+        owner: `owned_by` of its models.
+        organization: stands in the names of tuned models and in jobs.
+        fingerprint: `system_fingerprint` of its answers.
+        created: Unix seconds, of the base model.
+        methods: the fine-tuning methods that it takes.
+        integrations: whether a job may name integrations.
+        parallel: requests that it works on at the same time.
+        notice: said in the first event of a fine-tuning job; "" for none.
+        strict: refuse parameters that neither the API nor llama.cpp knows.
+    """
+
+    name: EngineName
+    base_model: str
+    any_model: bool
+    owner: str
+    organization: str
+    fingerprint: str
+    created: int
+    methods: frozenset[str]
+    integrations: bool
+    parallel: int
+    notice: str
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request to a model, checked.
+
+    Attributes:
+        model: as it was asked for.
+        adapter: the tuned model's adapter; None for the base model.
+        messages: role and text of each, for a chat; None when there is a bare prompt.
+        prompt: the bare prompt.
+        max_tokens: of the answer; None for as many as fit.
+        stop: texts that end the answer, and are not in it.
+        count: choices wanted.
+        sampling: the remaining parameters, as they came.
+    """
+
+    model: str
+    adapter: Path | None = None
+    messages: tuple[tuple[str, str], ...] | None = None
+    prompt: str = ""
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    count: int = 1
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def opening(self) -> str:
+        """The beginning of the answer that came with the request: a last assistant message; else ""."""
+        if self.messages and self.messages[-1][0] == "assistant":
+            return self.messages[-1][1]
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Tokens of one answer; the cached ones are part of the prompt."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer. An opening that came with the request is the beginning of `text`."""
+
+    text: str
+    finish_reason: str
+    refusal: str | None = None
+    logprobs: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All choices of a call, and what they took."""
+
+    choices: tuple[Choice, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a streamed choice: the opening first, the one with a finish reason last."""
+
+    index: int
+    text: str
+    finish_reason: str | None = None
+    refusal: str | None = None
+    logprobs: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask:
+    """What is to be learnt.
+
+    Attributes:
+        folder: the job's own, for whatever the training writes.
+        train: uploaded samples, found valid, one JSON object a line.
+        validation: likewise; or None.
+        samples: how many there are in `train`.
+        n_epochs, batch_size, learning_rate_multiplier: as in the API; "auto" leaves it to the trainer.
+    """
+
+    folder: Path
+    train: Path
+    validation: Path | None
+    samples: int
+    n_epochs: int | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate_multiplier: float | Literal["auto"]
+    seed: int
+
+
+class Engine(Protocol):
+    """What answers and trains."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+    async def complete(self, call: Call) -> Answer:
+        """Answer a call. Raises ApiError."""
+        ...
+
+    def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+        """Answer a call piece by piece, the tally last. Raises ApiError before the first piece."""
+        ...
+
+    def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
+        """Train, telling how it goes, up to `End` or `Failed`. Closing the iterator ends the training."""
+        ...
+
+    async def untunable(self) -> str | None:
+        """Why the base model cannot be tuned; None when it can."""
+        ...
+
+    async def adopt(self, adapter: Path, /) -> None:
+        """Make a trained adapter answer from now on. Raises ApiError when it cannot be loaded."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,182 @@
+"""A server's life: folder locked, engine started, listening, announced; and in the other order at its end.
+
+ Owns that order and the settings. Does not know signals (it gets a `stop`), nor where its words go (it gets
+`say`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from asyncgen import __version__
+from asyncgen.errors import AsyncgenError
+from asyncgen.serve.app import Service, build_app, build_service
+from asyncgen.serve.attach import Attachment
+from asyncgen.serve.data_folder import DataFolder, ServerInfo, default_data_folder, open_data_folder
+from asyncgen.serve.guard import is_loopback
+from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
+from asyncgen.serve.simulation.faults import faulty
+from asyncgen.serve.simulation.limits import RateLimits
+from asyncgen.serve.simulation.text import prompt_tokens
+
+if TYPE_CHECKING:
+    from asyncgen.serve.engine import Call, Engine
+
+_DRAIN_S = 5.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """How a server runs.
+
+    Attributes:
+        host, port: where it listens; port 0 takes a free one.
+        data_dir: its data folder; None for the user's own or, for a simulation, one that is gone at the end.
+        until_idle: end when nobody is attached and no work goes on.
+        simulation: its behaviour; None for the engine `llama`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    data_dir: Path | None = None
+    until_idle: bool = False
+    simulation: SimulationSettings | None = None
+
+
+async def serve(
+    settings: ServeSettings,
+    *,
+    stop: asyncio.Event,
+    say: Say,
+    started: Callable[[ServerInfo], None] = lambda _: None,
+) -> None:
+    """Run a server until `stop` is set or, where that is wished, until it is idle.
+
+    Args:
+        settings: how it runs.
+        stop: set it to end the server in good order.
+        say: gets what the server has to tell, a line at a time.
+        started: called once it listens.
+
+    Raises:
+        AsyncgenError: it cannot start; the kind and the message say why.
+    """
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(_opened_folder(settings))
+        engine = await stack.enter_async_context(_running_engine(settings))
+        service = build_service(engine, folder, _admission(settings.simulation), time.time)
+        attachment = Attachment(engine.traits, lambda: service.tuning.is_busy, time.monotonic)
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(service.tuning.run())
+            async with _listening(settings, service, attachment) as base_url:
+                info = _info(base_url, engine)
+                folder.announce(info)
+                _greet(info, settings, say)
+                started(info)
+                await _ended(stop, attachment if settings.until_idle else None)
+            work.cancel()
+
+
+def _info(base_url: str, engine: Engine) -> ServerInfo:
+    return ServerInfo(
+        base_url=base_url,
+        pid=os.getpid(),
+        version=__version__,
+        engine=engine.traits.name,
+        model=engine.traits.base_model,
+    )
+
+
+def _greet(info: ServerInfo, settings: ServeSettings, say: Say) -> None:
+    what = "a simulation, without a model" if settings.simulation else f"the model {info.model}"
+    say(f"asyncgen {info.version} serves {what} at {info.base_url}")
+    if not is_loopback(settings.host):
+        say("warning: others can reach this address; the server asks nobody for a key")
+
+
+@contextmanager
+def _opened_folder(settings: ServeSettings) -> Iterator[DataFolder]:
+    with ExitStack() as stack:
+        root = settings.data_dir
+        if root is None and settings.simulation:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncgen-simulated-")))
+        folder = open_data_folder(root or default_data_folder(), "simulated" if settings.simulation else "llama")
+        stack.callback(folder.close)
+        yield folder
+
+
+@asynccontextmanager
+async def _running_engine(settings: ServeSettings) -> AsyncIterator[Engine]:
+    if settings.simulation is None:
+        raise AsyncgenError("the engine llama is not there yet", help_text="asyncgen serve --engine simulated")
+    engine = SimulatedEngine(settings.simulation, created=int(time.time()))
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def _admission(simulation: SimulationSettings | None) -> Callable[[Call], dict[str, str]]:
+    """What takes a call out of the limits; without limits nothing does."""
+    if simulation is None or not (simulation.requests_per_minute or simulation.tokens_per_minute):
+        return lambda _call: {}
+    limits = RateLimits(simulation.requests_per_minute, simulation.tokens_per_minute, time.monotonic)
+
+    def admit(call: Call) -> dict[str, str]:
+        return limits.admit(call.model, prompt_tokens(call) + (call.max_tokens or 0) * call.count)
+
+    return admit
+
+
+@asynccontextmanager
+async def _listening(settings: ServeSettings, service: Service, attachment: Attachment) -> AsyncIterator[str]:
+    """Listen; at the end, take no more connections and give what is in flight a few seconds."""
+    simulation = settings.simulation
+    weather = faulty(simulation.faults, simulation.seed) if simulation else None
+    app = build_app([*service.routes, *attachment.table()], settings.host, weather, time.monotonic)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_DRAIN_S)
+    await runner.setup()
+    try:
+        await _bind(runner, settings)
+        host, port = runner.addresses[0][:2]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    finally:
+        attachment.end()
+        await runner.cleanup()
+
+
+async def _bind(runner: web.AppRunner, settings: ServeSettings) -> None:
+    try:
+        await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AsyncgenError(
+                f"port {settings.port} of {settings.host} is taken",
+                help_text="--port 0 takes a free one",
+            ) from error
+        raise AsyncgenError(f"cannot listen on {settings.host}:{settings.port}", cause=str(error)) from error
+
+
+async def _ended(stop: asyncio.Event, attachment: Attachment | None) -> None:
+    """Wait for the stop, or for idleness where an attachment is given."""
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    if attachment:
+        waits.append(asyncio.create_task(attachment.until_idle()))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

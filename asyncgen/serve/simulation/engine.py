@@ -1,0 +1,127 @@
+"""The simulated engine: answers at once, or after a set latency, and trains in figures only.
+
+Owns the traits that name it a simulation and the faults of the answer itself. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, TrainingTask, Traits
+from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
+from asyncgen.serve.simulation.text import Repetitions, cut, digest_of, made_up_text, prompt_tokens
+from asyncgen.serve.simulation.training import made_up_training
+from asyncgen.tokens import estimate_text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from pathlib import Path
+
+    from asyncgen.serve.tuning.messages import TrainerMessage
+
+NOTICE = "simulated: no training took place, figures are made up"
+_FILTERED = "content_filter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """How the simulation behaves.
+
+    Attributes:
+        latency_s: time that every answer takes.
+        requests_per_minute, tokens_per_minute: limits to enforce; None for none.
+        faults: the probability of each, by name.
+        seed: of the faults.
+    """
+
+    latency_s: float = 0.0
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    faults: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+class SimulatedEngine:
+    """An `Engine` without a model.
+
+    Args:
+        created: Unix seconds, for the model's entry.
+    """
+
+    def __init__(self, settings: SimulationSettings, *, created: int) -> None:
+        self._latency_s = settings.latency_s
+        faults = {name: chance for name, chance in settings.faults.items() if name in ANSWER_FAULTS}
+        self._draw = Draw(faults, settings.seed)
+        self._repetitions = Repetitions()
+        self._traits = Traits(
+            name="simulated",
+            base_model="simulated",
+            any_model=True,
+            owner="asyncgen-simulation",
+            organization="simulated",
+            fingerprint="simulated",
+            created=created,
+            methods=frozenset({"supervised", "dpo"}),
+            integrations=True,
+            parallel=64,
+            notice=NOTICE,
+            strict=False,
+        )
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    async def complete(self, call: Call) -> Answer:
+        if self._latency_s:
+            await asyncio.sleep(self._latency_s)
+        digest = digest_of(call)
+        repetition = self._repetitions.count(digest)
+        fault = self._draw.fault(digest) if self._draw else None
+        choices = tuple(_choice(call, digest, repetition, index, fault) for index in range(call.count))
+        written = sum(estimate_text(choice.text) for choice in choices)
+        opened = estimate_text(call.opening) * len(choices)
+        return Answer(choices, Tally(prompt_tokens(call), max(0, written - opened)))
+
+    async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+        answer = await self.complete(call)
+        for index, choice in enumerate(answer.choices):
+            for piece in _in_pieces(call.opening, choice.text):
+                yield Piece(index, piece)
+            yield Piece(index, "", finish_reason=choice.finish_reason, refusal=choice.refusal)
+        yield answer.tally
+
+    def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
+        return made_up_training(task)
+
+    async def untunable(self) -> str | None:
+        return None
+
+    async def adopt(self, _adapter: Path, /) -> None:
+        raise AssertionError("a made-up training makes no adapter")
+
+    async def close(self) -> None:
+        pass
+
+
+def _choice(call: Call, digest: bytes, repetition: int, index: int, fault: str | None) -> Choice:
+    if fault == "refusal":
+        return Choice("", "stop", refusal="Simulated refusal.")
+    if fault == "empty":
+        return Choice("", "stop")
+    text, reason = cut(made_up_text(digest, repetition, index), call.stop, call.max_tokens)
+    if call.opening:
+        text = call.opening + ("" if call.opening[-1].isspace() else " ") + text
+    if fault == "length":
+        return Choice(text[: len(text) // 2], "length")
+    return Choice(text, _FILTERED if fault == "content-filter" else reason)
+
+
+def _in_pieces(opening: str, text: str) -> list[str]:
+    """The opening, then word by word; nothing at all for an empty text."""
+    if not text.startswith(opening):
+        return [text]
+    words = text[len(opening) :].split(" ")
+    return [piece for piece in (opening, words[0], *(f" {word}" for word in words[1:])) if piece]

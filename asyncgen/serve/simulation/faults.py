@@ -1,0 +1,221 @@
+"""Faults that real APIs and the networks before them have, drawn by chance from a seed.
+
+ Owns the names of the faults, the draw, and what each does to an answer on the wire. The draw depends on the
+seed, the request's bytes and how often they came, not on the order of arrival: the same rehearsal meets the
+same faults. Faults of the answer itself (a refusal, an empty text) are named here and made by the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from asyncgen.errors import UsageError
+from asyncgen.serve.simulation.text import Repetitions
+from asyncgen.serve.wire import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from aiohttp.typedefs import Handler, Middleware
+
+_DRIP_S = 0.3
+_FOREVER_S = 24 * 3600.0
+_SPAN = 2.0**64
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    status: int
+    kind: str
+    code: str | None
+    message: str
+    headers: Mapping[str, str]
+
+
+_SOON = {"retry-after-ms": "50", "retry-after": "1"}
+_STATUS = {
+    "400": _Status(400, "invalid_request_error", "invalid_value", "a parameter has a value that cannot be", {}),
+    "401": _Status(401, "invalid_request_error", "invalid_api_key", "the key is not valid", {}),
+    "403": _Status(403, "invalid_request_error", "training_not_available", "this account may not do that", {}),
+    "404": _Status(404, "invalid_request_error", "model_not_found", "the model does not exist", {}),
+    "408": _Status(408, "server_error", None, "the request took too long", {}),
+    "409": _Status(409, "invalid_request_error", None, "another request holds the object", {}),
+    "429": _Status(429, "requests", "rate_limit_exceeded", "too many requests a minute", _SOON),
+    "500": _Status(500, "server_error", None, "the server had an error", {}),
+    "502": _Status(502, "server_error", None, "the server behind the gateway did not answer well", {}),
+    "503": _Status(503, "service_unavailable_error", "server_is_overloaded", "the engine is overloaded", {}),
+    "504": _Status(504, "server_error", None, "the server behind the gateway took too long", {}),
+    "529": _Status(529, "overloaded_error", None, "overloaded", {}),
+    "quota": _Status(429, "insufficient_quota", "credit_balance_exhausted", "the balance is used up", {}),
+    "slow-down": _Status(429, "rate_limit_error", "slow_down", "traffic rose too fast", {}),
+}
+
+
+async def _reset(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """The connection breaks before anything is done."""
+    return _drop(request)
+
+
+async def _reset_after(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Everything is done, and the connection breaks before the client hears of it."""
+    await handler(request)
+    return _drop(request)
+
+
+async def _hang(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """No answer ever comes; the client must give up."""
+    await asyncio.sleep(_FOREVER_S)
+    return _drop(request)
+
+
+async def _slow(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The answer drips, a byte at a time."""
+    body = _body(await handler(request))
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    for byte in body:
+        await response.write(bytes([byte]))
+        await asyncio.sleep(_DRIP_S)
+    return response
+
+
+async def _malformed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A 200 with half of the JSON, in an HTTP message that is whole."""
+    body = _body(await handler(request))
+    return web.Response(body=body[: len(body) // 2], content_type="application/json")
+
+
+async def _truncated(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The connection breaks in the middle of the answer's body."""
+    body = _body(await handler(request))
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    return _drop(request)
+
+
+async def _html(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """A page of a proxy in the way, with the status 200."""
+    return web.Response(
+        text="<html><body>Simulated page of a proxy: please sign in.</body></html>", content_type="text/html"
+    )
+
+
+_WIRE: Mapping[str, Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]] = {
+    "reset": _reset,
+    "reset-after": _reset_after,
+    "hang": _hang,
+    "slow": _slow,
+    "malformed": _malformed,
+    "truncated": _truncated,
+    "html": _html,
+}
+ANSWER_FAULTS = ("empty", "refusal", "content-filter", "length")
+FAULT_NAMES = (*_STATUS, *_WIRE, *ANSWER_FAULTS)
+
+
+def parse_faults(texts: Iterable[str]) -> dict[str, float]:
+    """Read `NAME=PROBABILITY` texts.
+
+    Raises:
+        UsageError: an unknown name, no probability, or more than 1 in all.
+    """
+    chances = dict(_parsed(text) for text in texts)
+    if sum(chances.values()) > 1:
+        raise UsageError("the probabilities of the faults are more than 1 in all", cause=f"found {chances}")
+    return chances
+
+
+def _parsed(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    if name not in FAULT_NAMES:
+        raise UsageError(f"no fault is named {name!r}", help_text="choose among " + ", ".join(FAULT_NAMES))
+    try:
+        chance = float(number)
+    except ValueError:
+        chance = -1.0
+    if not 0 <= chance <= 1:
+        raise UsageError(f"{text!r} is no NAME=PROBABILITY", help_text=f"for example --fault {name}=0.05")
+    return name, chance
+
+
+class Draw:
+    """The seeded choice of a fault, or of none.
+
+    Args:
+        chances: the probability of each name.
+        seed: another one gives other faults.
+    """
+
+    def __init__(self, chances: Mapping[str, float], seed: int) -> None:
+        self._chances = dict(chances)
+        self._seed = seed
+        self._repetitions = Repetitions()
+
+    def __bool__(self) -> bool:
+        return any(self._chances.values())
+
+    def fault(self, question: bytes) -> str | None:
+        """The fault that this asking of the question meets."""
+        key = blake2b(question, digest_size=16, salt=self._seed.to_bytes(8, "little", signed=True)).digest()
+        repetition = self._repetitions.count(key)
+        drawn = int.from_bytes(blake2b(b"%b%d" % (key, repetition), digest_size=8).digest(), "little") / _SPAN
+        for name, chance in self._chances.items():
+            if drawn < chance:
+                return name
+            drawn -= chance
+        return None
+
+
+def faulty(chances: Mapping[str, float], seed: int) -> Middleware | None:
+    """The middleware that makes the faults of status and wire under `/v1`; None where there are none."""
+    draw = Draw({name: chance for name, chance in chances.items() if name not in ANSWER_FAULTS}, seed)
+    if not draw:
+        return None
+
+    @web.middleware
+    async def meet_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.startswith("/v1/"):
+            return await handler(request)
+        name = draw.fault(await _question(request))
+        if name is None:
+            return await handler(request)
+        if name in _STATUS:
+            raise _status_error(_STATUS[name])
+        return await _WIRE[name](request, handler)
+
+    return meet_faults
+
+
+async def _question(request: web.Request) -> bytes:
+    line = f"{request.method} {request.path_qs}".encode()
+    # A multipart body is streamed to the disk by its route; reading it here would hold it in memory.
+    return line if request.content_type.startswith("multipart/") else line + await request.read()
+
+
+def _status_error(fault: _Status) -> ApiError:
+    return ApiError(
+        fault.status,
+        f"Simulated fault: {fault.message}.",
+        kind=fault.kind,
+        code=fault.code,
+        headers=fault.headers,
+    )
+
+
+def _drop(request: web.Request) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()  # goes nowhere
+
+
+def _body(response: web.StreamResponse) -> bytes:
+    body = response.body if isinstance(response, web.Response) else b""
+    return body if isinstance(body, bytes) else b""

@@ -1,0 +1,135 @@
+"""Uploaded files and those that the server makes: an object and its bytes, side by side in one folder.
+
+Owns the file object's fields and its life on disk. Does not look into the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Self
+
+import msgspec
+
+from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.wire import Clock, new_id, no_such
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+
+class FileObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A file as the API shows it."""
+
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    object: str = "file"
+    expires_at: int | None = None
+    status: str = "processed"
+    status_details: str | None = None
+
+
+@dataclass(slots=True)
+class Upload:
+    """A file on its way in. Leaving the `with` block without `finish` throws away what was written."""
+
+    store: FileStore
+    identifier: str
+    stream: IO[bytes]
+    size: int = field(default=0)
+
+    def write(self, data: bytes) -> None:
+        """Append; blocks as a disk does."""
+        self.stream.write(data)
+        self.size += len(data)
+
+    def finish(self, *, filename: str, purpose: str, lifetime_s: int | None = None) -> FileObject:
+        """Make it a file of the store, to be deleted after its lifetime where one is given."""
+        self.stream.close()
+        return self.store.accept(self, filename=filename, purpose=purpose, lifetime_s=lifetime_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stream.close()
+        self.store.part(self.identifier).unlink(missing_ok=True)
+
+
+class FileStore:
+    """All files of a data folder.
+
+    Args:
+        folder: `ID` holds the bytes, `ID.json` the object.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
+        for rest in folder.glob("*.part"):  # uploads that a crash cut off
+            rest.unlink()
+        objects = (read_whole(path, FileObject) for path in folder.glob("*.json"))
+        self._objects = {item.id: item for item in sorted(objects, key=lambda item: item.created_at)}
+
+    def part(self, identifier: str) -> Path:
+        """Where an upload is written to."""
+        return self._folder / f"{identifier}.part"
+
+    def begin(self) -> Upload:
+        identifier = new_id("file-")
+        return Upload(self, identifier, self.part(identifier).open("wb"))
+
+    def accept(self, upload: Upload, *, filename: str, purpose: str, lifetime_s: int | None) -> FileObject:
+        """Called by `Upload.finish`."""
+        now = int(self._clock())
+        item = FileObject(
+            id=upload.identifier,
+            bytes=upload.size,
+            created_at=now,
+            filename=filename,
+            purpose=purpose,
+            expires_at=now + lifetime_s if lifetime_s else None,
+        )
+        self.part(item.id).replace(self._folder / item.id)
+        write_whole(self._folder / f"{item.id}.json", item)
+        self._objects[item.id] = item
+        return item
+
+    def add(self, content: bytes, *, filename: str, purpose: str) -> FileObject:
+        """A file of the server's own making."""
+        with self.begin() as upload:
+            upload.write(content)
+            return upload.finish(filename=filename, purpose=purpose)
+
+    def all(self) -> list[FileObject]:
+        """All files, newest first; those past their lifetime are gone."""
+        now = self._clock()
+        for item in [item for item in self._objects.values() if item.expires_at and item.expires_at <= now]:
+            self._remove(item)
+        return list(reversed(self._objects.values()))
+
+    def get(self, identifier: str) -> FileObject:
+        """Raises ApiError: 404."""
+        item = self._objects.get(identifier)
+        if item is None or (item.expires_at and item.expires_at <= self._clock()):
+            raise no_such("File object", identifier)
+        return item
+
+    def content(self, identifier: str) -> Path:
+        """Where the bytes are. Raises ApiError: 404."""
+        return self._folder / self.get(identifier).id
+
+    def delete(self, identifier: str) -> None:
+        """Raises ApiError: 404."""
+        self._remove(self.get(identifier))
+
+    def _remove(self, item: FileObject) -> None:
+        del self._objects[item.id]
+        (self._folder / f"{item.id}.json").unlink(missing_ok=True)
+        (self._folder / item.id).unlink(missing_ok=True)

@@ -1,0 +1,229 @@
+"""Fine-tuning jobs: the job, its events, its checkpoints, each in its own file of the job's folder.
+
+Owns these objects as the API shows them and their life on disk. Does not run anything.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+
+from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.wire import Clock, new_id, no_such
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Status = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
+ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+Auto = Literal["auto"]
+Line = TypeVar("Line")
+
+
+class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
+    """As asked for; "auto" becomes a number when the training starts."""
+
+    n_epochs: int | Auto = "auto"
+    batch_size: int | Auto = "auto"
+    learning_rate_multiplier: float | Auto = "auto"
+
+
+class JobError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A fine-tuning job as the API shows it."""
+
+    id: str
+    created_at: int
+    model: str
+    organization_id: str
+    training_file: str
+    hyperparameters: Hyperparameters
+    method: dict[str, Any]
+    seed: int
+    object: str = "fine_tuning.job"
+    validation_file: str | None = None
+    status: Status = "validating_files"
+    error: JobError | None = None
+    fine_tuned_model: str | None = None
+    estimated_finish: int | None = None
+    finished_at: int | None = None
+    trained_tokens: int | None = None
+    result_files: list[str] = []
+    integrations: list[dict[str, Any]] = []
+    metadata: dict[str, str] | None = None
+    user_provided_suffix: str | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a job's log."""
+
+    id: str
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] = {}
+    object: str = "fine_tuning.job.event"
+
+
+class JobCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as it was after an epoch."""
+
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: dict[str, Any]
+    step_number: int
+    object: str = "fine_tuning.job.checkpoint"
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """`job.json`: the job, and what the API does not show.
+
+    Attributes:
+        model_name: the name that the tuned model will have.
+        starts: how often its training was begun.
+        samples: how many the training file has; 0 until it was found valid.
+    """
+
+    job: Job
+    model_name: str
+    starts: int = 0
+    samples: int = 0
+
+
+class JobStore:
+    """The fine-tuning jobs of a data folder.
+
+    Args:
+        folder: holds a folder a job.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
+        kept = (read_whole(path, Kept) for path in folder.glob("*/job.json"))
+        self._kept = {item.job.id: item for item in sorted(kept, key=lambda item: item.job.created_at)}
+        self._events: Mapping[str, list[Event]] = defaultdict(list)
+        self._checkpoints: Mapping[str, list[JobCheckpoint]] = defaultdict(list)
+        for identifier in self._kept:
+            self._events[identifier].extend(_lines(folder / identifier / "events.jsonl", Event))
+            self._checkpoints[identifier].extend(_lines(folder / identifier / "checkpoints.jsonl", JobCheckpoint))
+
+    def folder(self, identifier: str) -> Path:
+        return self._folder / identifier
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        return [kept.job for kept in reversed(self._kept.values())]
+
+    def get(self, identifier: str) -> Job:
+        """Raises ApiError: 404."""
+        return self.kept(identifier).job
+
+    def kept(self, identifier: str) -> Kept:
+        """Raises ApiError: 404."""
+        kept = self._kept.get(identifier)
+        if kept is None:
+            raise no_such("fine-tuning job", identifier, param="fine_tuning_job_id")
+        return kept
+
+    def add(self, kept: Kept) -> None:
+        self.folder(kept.job.id).mkdir()
+        self._write(kept)
+
+    def change(self, identifier: str, **changes: Any) -> Job:
+        """Replace fields of the job, on disk too."""
+        kept = self.kept(identifier)
+        job = msgspec.structs.replace(kept.job, **changes)
+        self._write(msgspec.structs.replace(kept, job=job))
+        return job
+
+    def estimate(self, identifier: str, finish: int) -> None:
+        """Note when the job will probably end; not on disk, as it changes with every step."""
+        kept = self.kept(identifier)
+        job = msgspec.structs.replace(kept.job, estimated_finish=finish)
+        self._kept[identifier] = msgspec.structs.replace(kept, job=job)
+
+    def note(self, identifier: str, *, starts: int | None = None, samples: int | None = None) -> None:
+        """Replace what is kept beside the job."""
+        kept = self.kept(identifier)
+        self._write(
+            msgspec.structs.replace(
+                kept,
+                starts=kept.starts if starts is None else starts,
+                samples=kept.samples if samples is None else samples,
+            )
+        )
+
+    def begin(self, identifier: str) -> None:
+        """The training begins, or begins again: checkpoints of an earlier attempt are forgotten."""
+        self.note(identifier, starts=self.kept(identifier).starts + 1)
+        self.change(identifier, status="running")
+        self._checkpoints[identifier].clear()
+        (self.folder(identifier) / "checkpoints.jsonl").unlink(missing_ok=True)
+
+    def tell(
+        self,
+        identifier: str,
+        message: str,
+        *,
+        level: Literal["info", "warn", "error"] = "info",
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add an event."""
+        event = Event(
+            id=new_id("ftevent-"),
+            created_at=int(self._clock()),
+            level=level,
+            message=message,
+            type="message" if metrics is None else "metrics",
+            data=dict(metrics or {}),
+        )
+        self._events[identifier].append(event)
+        _append(self.folder(identifier) / "events.jsonl", event)
+
+    def events(self, identifier: str) -> list[Event]:
+        """Newest first. Raises ApiError: 404."""
+        self.kept(identifier)
+        return self._events[identifier][::-1]
+
+    def add_checkpoint(self, checkpoint: JobCheckpoint) -> None:
+        self._checkpoints[checkpoint.fine_tuning_job_id].append(checkpoint)
+        _append(self.folder(checkpoint.fine_tuning_job_id) / "checkpoints.jsonl", checkpoint)
+
+    def checkpoints(self, identifier: str) -> list[JobCheckpoint]:
+        """Newest first. Raises ApiError: 404."""
+        self.kept(identifier)
+        return self._checkpoints[identifier][::-1]
+
+    def _write(self, kept: Kept) -> None:
+        self._kept[kept.job.id] = kept
+        write_whole(self.folder(kept.job.id) / "job.json", kept)
+
+
+def _append(path: Path, value: msgspec.Struct) -> None:
+    with path.open("ab") as stream:
+        stream.write(msgspec.json.encode(value) + b"\n")
+
+
+def _lines(path: Path, kind: type[Line]) -> list[Line]:
+    """The whole lines of a file; a torn last one is cut off, so that the next does not stick to it."""
+    if not path.exists():
+        return []
+    whole, newline, torn = path.read_bytes().rpartition(b"\n")
+    if torn:
+        path.write_bytes(whole + newline)
+    return [msgspec.json.decode(line, type=kind) for line in whole.split(b"\n") if line]

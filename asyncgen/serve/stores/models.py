@@ -1,0 +1,126 @@
+"""The models that answer: the base model and the tuned ones.
+
+Owns the tuned models' entries on disk and the way from a name to an adapter. Does not load anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.wire import ApiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.serve.engine import Traits
+
+TUNED = "ft:"
+
+
+class ModelObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the API shows it."""
+
+    id: str
+    created: int
+    owned_by: str
+    object: str = "model"
+    shutdown_date: str | None = None
+
+
+class TunedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A tuned model or a checkpoint of one.
+
+    Attributes:
+        base: the base model's name.
+        adapter: path relative to the data folder; None where nothing was trained.
+        job: the fine-tuning job's id.
+    """
+
+    id: str
+    created: int
+    base: str
+    adapter: str | None
+    job: str
+
+
+class ModelStore:
+    """The models of a data folder.
+
+    Args:
+        root: the data folder; the entries are in its `models/`.
+        traits: of the engine behind it.
+    """
+
+    def __init__(self, root: Path, traits: Traits) -> None:
+        self._root = root
+        self._folder = root / "models"
+        self._traits = traits
+        tuned = (read_whole(path, TunedModel) for path in self._folder.glob("*.json"))
+        self._tuned = {model.id: model for model in sorted(tuned, key=lambda model: model.created)}
+
+    def all(self) -> list[ModelObject]:
+        """The base model, then the tuned ones of this base, newest first."""
+        servable = [model for model in reversed(self._tuned.values()) if self._fits(model)]
+        return [self._base(self._traits.base_model), *(self._shown(model) for model in servable)]
+
+    def get(self, name: str) -> ModelObject:
+        """Raises ApiError: 404."""
+        model = self._find(name)
+        return self._shown(model) if model else self._base(name)
+
+    def adapter(self, name: str) -> Path | None:
+        """The adapter behind a name; None for a base model. Raises ApiError: 404."""
+        model = self._find(name)
+        return self._root / model.adapter if model and model.adapter else None
+
+    def add(self, model: TunedModel) -> None:
+        self._tuned[model.id] = model
+        write_whole(self._path(model), model)
+
+    def delete(self, name: str) -> None:
+        """Take a tuned model away, its adapter too.
+
+        Raises:
+            ApiError: 404 for an unknown one, 403 for a base model.
+        """
+        model = self._find(name)
+        if model is None:
+            raise ApiError(403, f"{name} is a base model; only tuned models can be deleted.", param="model")
+        del self._tuned[model.id]
+        self._path(model).unlink(missing_ok=True)
+        if model.adapter:
+            (self._root / model.adapter).unlink(missing_ok=True)
+
+    def _find(self, name: str) -> TunedModel | None:
+        model = self._tuned.get(name)
+        if model is not None and self._fits(model):
+            return model
+        if model is not None:
+            raise _not_found(
+                f"The model '{name}' was tuned from '{model.base}', and this server runs "
+                f"'{self._traits.base_model}': start it with that model's --model-path."
+            )
+        if name.startswith(TUNED) or not (self._traits.any_model or name == self._traits.base_model):
+            raise _not_found(
+                f"The model '{name}' does not exist on this server, whose base model is '{self._traits.base_model}'."
+            )
+        return None
+
+    def _fits(self, model: TunedModel) -> bool:
+        return self._traits.any_model or model.base == self._traits.base_model
+
+    def _path(self, model: TunedModel) -> Path:
+        return self._folder / (model.id.replace(":", "_") + ".json")
+
+    def _base(self, name: str) -> ModelObject:
+        return ModelObject(id=name, created=self._traits.created, owned_by=self._traits.owner)
+
+    def _shown(self, model: TunedModel) -> ModelObject:
+        return ModelObject(id=model.id, created=model.created, owned_by=self._traits.organization)
+
+
+def _not_found(message: str) -> ApiError:
+    return ApiError(404, message, param="model", code="model_not_found")

@@ -1,0 +1,160 @@
+"""The course of one training as the API tells it: the trainer's messages become events and models.
+
+Owns what each message changes. Does not know the queue, nor who trains.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asyncgen.serve.stores.jobs import Hyperparameters, JobCheckpoint, JobError
+from asyncgen.serve.stores.models import TunedModel
+from asyncgen.serve.tuning import results
+from asyncgen.serve.tuning.messages import Checkpoint, End, Failed, Progress, Start, Step
+from asyncgen.serve.tuning.names import checkpoint_name
+from asyncgen.serve.wire import new_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.serve.stores.files import FileStore
+    from asyncgen.serve.stores.jobs import JobStore
+    from asyncgen.serve.stores.models import ModelStore
+    from asyncgen.serve.tuning.messages import TrainerMessage
+    from asyncgen.serve.wire import Clock
+
+
+class JobFailedError(Exception):
+    """Ends a job.
+
+    Args:
+        message: what the job's `error` will say.
+    """
+
+    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.error = JobError(code=code, message=message, param=param)
+
+
+class Course:
+    """One job in training.
+
+    Args:
+        root: the data folder; adapters are noted relative to it.
+    """
+
+    def __init__(
+        self,
+        identifier: str,
+        jobs: JobStore,
+        files: FileStore,
+        models: ModelStore,
+        *,
+        root: Path,
+        clock: Clock,
+    ) -> None:
+        self._id = identifier
+        self._jobs = jobs
+        self._files = files
+        self._models = models
+        self._root = root
+        self._clock = clock
+        self._began = clock()
+        self._steps: list[Step] = []
+
+    def record(self, message: TrainerMessage) -> End | None:
+        """Take in one message.
+
+        Returns:
+            The end, when this was it.
+
+        Raises:
+            JobFailedError: the trainer gave up.
+        """
+        match message:
+            case Start():
+                self._start(message)
+            case Progress():
+                self._jobs.tell(self._id, message.message)
+            case Step():
+                self._step(message)
+            case Checkpoint():
+                self._checkpoint(message)
+            case Failed():
+                raise JobFailedError(message.message, code=message.code, param=message.param)
+            case End():
+                return message
+        return None
+
+    def succeed(self, end: End) -> None:
+        """The model answers by now: give it its name, and end the job well."""
+        name = self._add_model(self._jobs.kept(self._id).model_name, end.path)
+        table = self._files.add(
+            results.metrics_csv(self._steps), filename=results.RESULT_FILENAME, purpose="fine-tune-results"
+        )
+        self._jobs.tell(self._id, f"New fine-tuned model created: {name}")
+        self._jobs.tell(self._id, "The job has successfully completed")
+        self._jobs.change(
+            self._id,
+            status="succeeded",
+            fine_tuned_model=name,
+            finished_at=int(self._clock()),
+            estimated_finish=None,
+            trained_tokens=end.trained_tokens,
+            result_files=[table.id],
+        )
+
+    def _start(self, start: Start) -> None:
+        chosen = Hyperparameters(
+            n_epochs=start.n_epochs,
+            batch_size=start.batch_size,
+            learning_rate_multiplier=start.learning_rate_multiplier,
+        )
+        method = self._jobs.get(self._id).method
+        kind = method["type"]
+        shown = {**method.get(kind, {}).get("hyperparameters", {}), **_as_json(chosen)}
+        self._jobs.change(self._id, hyperparameters=chosen, method={"type": kind, kind: {"hyperparameters": shown}})
+        self._jobs.tell(self._id, results.start_message(start))
+
+    def _step(self, step: Step) -> None:
+        self._steps.append(step)
+        self._jobs.tell(self._id, results.step_message(step), metrics=results.step_metrics(step))
+        now = self._clock()
+        left_s = (now - self._began) / step.step * (step.total_steps - step.step)
+        self._jobs.estimate(self._id, int(now + left_s))
+
+    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+        tuned = checkpoint_name(self._jobs.kept(self._id).model_name, checkpoint.step)
+        name = self._add_model(tuned, checkpoint.path)
+        self._jobs.add_checkpoint(
+            JobCheckpoint(
+                id=new_id("ftckpt_"),
+                created_at=int(self._clock()),
+                fine_tuned_model_checkpoint=name,
+                fine_tuning_job_id=self._id,
+                metrics=results.checkpoint_metrics(checkpoint),
+                step_number=checkpoint.step,
+            )
+        )
+        self._jobs.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
+
+    def _add_model(self, name: str, path: str | None) -> str:
+        adapter = (self._root / path).relative_to(self._root).as_posix() if path else None
+        self._models.add(
+            TunedModel(
+                id=name,
+                created=int(self._clock()),
+                base=self._jobs.get(self._id).model,
+                adapter=adapter,
+                job=self._id,
+            )
+        )
+        return name
+
+
+def _as_json(chosen: Hyperparameters) -> dict[str, int | float | str]:
+    return {
+        "n_epochs": chosen.n_epochs,
+        "batch_size": chosen.batch_size,
+        "learning_rate_multiplier": chosen.learning_rate_multiplier,
+    }

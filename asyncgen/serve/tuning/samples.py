@@ -1,0 +1,159 @@
+"""What stands in a training file: chat, completion and preference samples, read and checked line by line.
+
+ Owns the three formats and what makes a line or a file invalid, as OpenAI describes it. Knows no tokens: how
+a sample becomes numbers is the engine's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_MOST_NAMED = 10
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """A part of a message; only text can be learnt here."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a chat sample. `weight` 0 keeps an assistant's turn from being learnt."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    weight: Annotated[int, Meta(ge=0, le=1)] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+    @property
+    def is_learnt(self) -> bool:
+        return self.role == "assistant" and self.weight != 0
+
+
+class ChatSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation, of which the assistant's turns are learnt."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+
+
+class CompletionSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A bare prompt and what follows it."""
+
+    prompt: str
+    completion: Annotated[str, Meta(min_length=1)]
+
+
+class PreferenceSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation and two answers, of which the first is the better one."""
+
+    input: ChatSample
+    preferred_output: Annotated[list[Message], Meta(min_length=1, max_length=1)]
+    non_preferred_output: Annotated[list[Message], Meta(min_length=1, max_length=1)]
+
+
+Sample = ChatSample | CompletionSample | PreferenceSample
+
+
+@dataclass(frozen=True, slots=True)
+class BadSample:
+    """A line that is no sample."""
+
+    line: int
+    reason: str
+
+
+class SampleError(ValueError):
+    """A file from which nothing can be learnt; the message is for the job's `error`."""
+
+
+def read_samples(path: Path, method: str) -> Iterator[Sample | BadSample]:
+    """The samples of a file, one a line; empty lines are passed over.
+
+    Args:
+        path: the file.
+        method: "supervised" or "dpo".
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if text.strip():
+                yield _sample(text, number, method)
+
+
+def check_samples(path: Path, method: str, fewest: int) -> int:
+    """Read a whole file.
+
+    Args:
+        path: the file.
+        method: "supervised" or "dpo".
+        fewest: samples that must be there.
+
+    Returns:
+        The number of samples in it.
+
+    Raises:
+        SampleError: bad lines (the first ten are named), mixed formats, or too few samples.
+    """
+    bad: list[BadSample] = []
+    count = bad_count = 0
+    kinds: set[type] = set()
+    for sample in read_samples(path, method):
+        if isinstance(sample, BadSample):
+            bad_count += 1
+            bad.extend([sample] if bad_count <= _MOST_NAMED else [])
+        else:
+            count += 1
+            kinds.add(type(sample))
+    if bad:
+        raise SampleError(_told(bad, bad_count))
+    if len(kinds) > 1:
+        raise SampleError("The file mixes chat samples and prompt/completion samples.")
+    if count < fewest:
+        raise SampleError(f"The file has {count} example(s), but must have at least {fewest}.")
+    return count
+
+
+def _sample(line: bytes, number: int, method: str) -> Sample | BadSample:
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return BadSample(number, f"not valid JSON ({error})")
+    if not isinstance(row, dict):
+        return BadSample(number, "not a JSON object")
+    try:
+        sample = msgspec.convert(row, _kind(row, method))
+    except msgspec.ValidationError as error:
+        return BadSample(number, str(error))
+    return _complaint(sample, number) or sample
+
+
+def _kind(row: dict[str, Any], method: str) -> type[Sample]:
+    if method == "dpo":
+        return PreferenceSample
+    return CompletionSample if "prompt" in row and "messages" not in row else ChatSample
+
+
+def _complaint(sample: Sample, number: int) -> BadSample | None:
+    if isinstance(sample, ChatSample) and not any(message.is_learnt for message in sample.messages):
+        return BadSample(number, "no assistant message to learn from")
+    return None
+
+
+def _told(bad: list[BadSample], count: int) -> str:
+    lines = "; ".join(f"line {item.line}: {item.reason}" for item in bad)
+    more = f"; and {count - len(bad)} more" if count > len(bad) else ""
+    return f"The file has {count} invalid line(s): {lines}{more}."

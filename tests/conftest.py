@@ -1,0 +1,63 @@
+"""Fixtures that several rooms use: a simulated server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.serve.server import ServeSettings
+
+
+@contextmanager
+def running_server(settings: ServeSettings) -> Iterator[ServerInfo]:
+    """A server in a thread of its own, so that tests may block or run loops of theirs."""
+    from asyncgen.serve.server import serve  # noqa: PLC0415 - aiohttp is heavy for the tests that need no server
+
+    listening: Future[ServerInfo] = Future()
+    stopping: Future[Callable[[], None]] = Future()
+
+    async def live() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        stopping.set_result(lambda: loop.call_soon_threadsafe(stop.set))
+        try:
+            await serve(settings, stop=stop, say=lambda _: None, started=listening.set_result)
+        except BaseException as error:
+            if listening.done():
+                raise
+            listening.set_exception(error)
+
+    thread = threading.Thread(target=asyncio.run, args=(live(),))
+    thread.start()
+    try:
+        yield listening.result(timeout=30)
+    finally:
+        with ExitStack() as stack:
+            stack.callback(thread.join)
+            stopping.result(timeout=30)()
+
+
+@pytest.fixture
+def simulated_server() -> Iterator[Callable[..., ServerInfo]]:
+    """Start simulated servers: `simulated_server(latency_s=0.05, faults={"500": 0.1}).base_url`.
+
+    Keyword arguments are those of `SimulationSettings`, and `data_dir` for a folder that outlives the server.
+    """
+    from asyncgen.serve.server import ServeSettings, SimulationSettings  # noqa: PLC0415 - as above
+
+    with ExitStack() as stack:
+
+        def start(*, data_dir: Path | None = None, **simulation: Any) -> ServerInfo:
+            settings = ServeSettings(data_dir=data_dir, simulation=SimulationSettings(**simulation))
+            return stack.enter_context(running_server(settings))
+
+        yield start
