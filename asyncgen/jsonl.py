@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -17,12 +17,14 @@ from asyncgen.errors import DiskError
 from asyncgen.whole_file import disk_error, open_regular, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # No line of ours comes near it: answers are cut off at 16 MiB before they are decoded.
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 64 * 1024
+_NEWLINE = ord("\n")
+Row = TypeVar("Row")
 
 
 class BadLineError(DiskError):
@@ -75,7 +77,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise disk_error(f"{path} could not be read", error) from error
 
 
-_NEWLINE = ord("\n")
+def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+    """Every line of `path` as `decode` reads it, with its number; otherwise as `read_lines`.
+
+    Raises:
+        BadLineError: `decode` raised `msgspec.DecodeError`.
+        DiskError: the file cannot be read.
+    """
+    for number, line in read_lines(path):
+        try:
+            row = decode(line)
+        except msgspec.DecodeError as error:
+            raise BadLineError(path, number, str(error)) from error
+        yield number, row
 
 
 def _is_whole(line: bytes) -> bool:
@@ -118,6 +132,7 @@ class LineFile:
         self._size = os.fstat(self._descriptor).st_size
         self._unusable: DiskError | None = None
         self._unsafe: DiskError | None = None
+        self._safe_size = -1
 
     def append(self, line: bytes) -> None:
         """Write `line`, which ends in a newline, whole; it survives the death of the process from then on.
@@ -153,7 +168,8 @@ class LineFile:
     def _sync(self) -> DiskError | None:
         expected_size = self._size
         try:
-            os.fsync(self._descriptor)
+            if expected_size != self._safe_size:
+                os.fsync(self._descriptor)
             here = os.fstat(self._descriptor)
             there = self.path.lstat()
         except OSError as error:
@@ -163,6 +179,7 @@ class LineFile:
                 f"{self.path} was replaced or shortened by another program while it was written",
                 help_text="put the file back (an editor may have a copy), then give the same command again",
             )
+        self._safe_size = expected_size
         return None
 
     def close(self) -> None:

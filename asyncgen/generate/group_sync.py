@@ -1,0 +1,83 @@
+"""Rows made safe in groups, by a thread: an fsync takes milliseconds, and the event loop has none to spare.
+
+Owns when to flush: after so many rows or so many seconds, whichever comes first, and at the end. Does not
+know what flushing is. A flush that failed is never tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from asyncgen.errors import DiskError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GROUP_ROWS = 100
+GROUP_SECONDS = 1.0
+
+
+class GroupSync:
+    """Calls `flush` in a thread of its own, from the first `mark` on until `close`.
+
+    Args:
+        flush: makes everything safe that was written before it was called; raises `DiskError` when it cannot.
+        rows: so many marks are enough for a flush.
+        seconds: no mark waits longer.
+    """
+
+    def __init__(self, flush: Callable[[], None], *, rows: int = GROUP_ROWS, seconds: float = GROUP_SECONDS) -> None:
+        self._flush = flush
+        self._rows = rows
+        self._seconds = seconds
+        self._marks = 0
+        self._closing = False
+        self._failure: DiskError | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
+        self._thread.start()
+
+    def mark(self) -> None:
+        """Note that a row was written.
+
+        Raises:
+            DiskError: a flush has failed: what was written lately may not survive a power loss.
+        """
+        with self._changed:
+            self._marks += 1
+            if self._marks in {1, self._rows}:
+                self._changed.notify()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Flush for the last time, unless a flush has failed before.
+
+        Raises:
+            DiskError: this flush or an earlier one failed.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        closing = False
+        while not closing:
+            closing = self._wait_for_group()
+            try:
+                self._flush()
+            except DiskError as error:
+                self._failure = error
+                return
+
+    def _wait_for_group(self) -> bool:
+        """Wait until there is something to flush; True when it is for the last time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._marks or self._closing)
+            self._changed.wait_for(lambda: self._marks >= self._rows or self._closing, timeout=self._seconds)
+            self._marks = 0
+            return self._closing

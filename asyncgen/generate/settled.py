@@ -1,0 +1,111 @@
+"""Which requests have an answer and which were given up on, as the files of a run tell.
+
+Owns the reading of `records.jsonl` and `failures.jsonl` into keys. Does not write, and needs no lock: a line
+that is being written meanwhile is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.generate.key_set import KeySet
+from asyncgen.jsonl import BadLineError, read_rows
+from asyncgen.records import decode_failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.run_directory import RunDirectory
+
+_HEX_DIGITS = 32
+_SAMPLE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SettledKeys:
+    """What the files of a run hold.
+
+    Attributes:
+        settled: keys of the records.
+        failed: keys of failures that were not settled later.
+        attempts: (attempts, of which maybe paid) to the keys of failures that ended so. A key that failed in
+            several invocations is in several sets; what it came to in all is the largest.
+    """
+
+    settled: KeySet
+    failed: KeySet
+    attempts: dict[tuple[int, int], KeySet]
+
+    def attempts_before(self, number: int) -> tuple[int, int]:
+        """(attempts, of which maybe paid) of the failed key that begins with `number`."""
+        return max((pair for pair, keys in self.attempts.items() if keys.has(number)), default=(0, 0))
+
+
+class _Head(msgspec.Struct, gc=False):
+    """What of a record is needed here; reading all of it would take twice as long."""
+
+    key: str
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def read_settled(directory: RunDirectory) -> SettledKeys:
+    """The keys in a run's files.
+
+    Raises:
+        BadLineError: a line is no JSON object with a key, or a key stands twice among the records.
+        DiskError: a file cannot be read.
+    """
+    return _read_failures(directory.failures, _read_records(directory.records))
+
+
+def _read_records(path: Path) -> KeySet:
+    settled = KeySet(_expected_rows(path))
+    for number, head in read_rows(path, _decode_head):
+        if not settled.add_number(_checked_number(path, number, head.key)):
+            raise BadLineError(path, number, f"its key {head.key} stands in an earlier line too")
+    return settled
+
+
+def _read_failures(path: Path, settled: KeySet) -> SettledKeys:
+    keys = SettledKeys(settled, KeySet(_expected_rows(path)), {})
+    for number, failure in read_rows(path, decode_failure):
+        key = _checked_number(path, number, failure.key)
+        if not settled.has(key):
+            keys.failed.add_number(key)
+            ended = (failure.attempts, failure.maybe_paid)
+            keys.attempts.setdefault(ended, KeySet()).add_number(key)
+    return keys
+
+
+def key_number(key: str) -> int:
+    """The first 64 bits of a key of hexadecimal digits.
+
+    Raises:
+        ValueError: it is no such key.
+    """
+    return int.from_bytes(bytes.fromhex(key)[:8], "big")
+
+
+def _checked_number(path: Path, number: int, key: str) -> int:
+    try:
+        if len(key) == _HEX_DIGITS:
+            return key_number(key)
+    except ValueError:
+        pass  # as a key of another length
+    raise BadLineError(path, number, f"its key {key[:_HEX_DIGITS]!r} is not {_HEX_DIGITS} hexadecimal digits")
+
+
+def _expected_rows(path: Path) -> int:
+    """About how many lines a file has, from its size and its first lines."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            sample = file.read(_SAMPLE_BYTES)
+    except OSError:
+        return 0  # a guess only; reading the file tells what is wrong with it
+    return size * sample.count(b"\n") // max(len(sample), 1)

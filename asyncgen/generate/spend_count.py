@@ -1,0 +1,64 @@
+"""What a run has used, kept while answers come.
+
+Owns the sum over records. Does not know prices: it is given a function of them; nor when the sum is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.jsonl import read_rows
+from asyncgen.records import Usage, decode_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.records import Record
+    from asyncgen.run_state import Spend
+
+# USD for the tokens of a model named as answers name it; None where its price is not known.
+CostOf = Callable[[str, Usage], float | None]
+
+
+class SpendCount:
+    """A sum that only grows; `total` may be read by another thread.
+
+    Args:
+        before: what earlier invocations used.
+        cost_of: the price of an answer.
+    """
+
+    def __init__(self, before: Spend, cost_of: CostOf) -> None:
+        self.total = before
+        self._cost_of = cost_of
+
+    def add(self, record: Record) -> None:
+        cost_usd = self._cost_of(record.model, record.usage)
+        self.total = msgspec.structs.replace(
+            self.total,
+            usage=self.total.usage + record.usage,
+            cost_usd=self.total.cost_usd + (cost_usd or 0.0),
+            unpriced=self.total.unpriced + (cost_usd is None),
+            records=self.total.records + 1,
+        )
+
+    def catch_up(self, path: Path, records: int) -> None:
+        """Make the sum agree with the file: a crash may come between the writing of the two.
+
+        Args:
+            path: `records.jsonl`.
+            records: how many stand there.
+
+        Raises:
+            BadLineError: a line that is not counted yet is no record.
+            DiskError: the file cannot be read.
+        """
+        counted = min(self.total.records, records)  # a power loss may have taken lines that were counted
+        self.total = msgspec.structs.replace(self.total, records=counted)
+        if counted < records:
+            for _, record in islice(read_rows(path, decode_record), counted, None):
+                self.add(record)
