@@ -1,0 +1,124 @@
+"""The command `asyncgen`: its list of commands, and what becomes of an error.
+
+Owns exit codes and the look of `--help`. Commands are imported when they are called, so that help and completion
+stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Never
+
+import click
+
+from asyncgen import __version__
+from asyncgen.cli.options import debug_option
+from asyncgen.cli.output import show_error
+from asyncgen.errors import AsyncgenError, UsageError
+
+# name: (module and attribute, one line of help); in the order in which a newcomer meets them
+_COMMANDS = {
+    "run": ("run_command:run", "Do it all: generate, prepare, tune, ask the tuned model."),
+    "init": ("init_command:init", "Write the built-in job file, to start your own from."),
+    "plan": ("plan_command:plan", "Show what a job would send, and its price; send nothing."),
+    "preview": ("generate_command:preview", "Send a few requests and show the answers."),
+    "generate": ("generate_command:generate", "Ask for every row of a job that is not there yet."),
+    "batch": ("batch_command:batch", "List, show and cancel a run's half-price batches."),
+    "status": ("status_command:status", "Say how far a run is; also while it runs."),
+    "report": ("report_command:report", "Look at a run's answers: coverage, lengths, duplicates."),
+    "prepare": ("prepare_command:prepare", "Make a dataset for fine-tuning from a run or a file."),
+    "export": ("export_command:export", "Write a run's answers as CSV, JSONL or Parquet."),
+    "finetune": ("finetune_command:finetune", "Create, follow, list and cancel fine-tuning jobs."),
+    "complete": ("complete_command:complete", "Ask a model, as the dataset taught it."),
+    "serve": ("serve_command:serve", "Run the local server: a small model that answers and learns."),
+    "repair": ("repair_command:repair", "Set damaged lines of a run aside."),
+    "providers": ("providers_command:providers", "List the providers, their keys, and what they can do."),
+    "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),
+}
+
+
+class _Commands(click.Group):
+    """A group whose commands are modules, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"asyncgen.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Without a key, `asyncgen run` shows the whole way on this machine.",
+)
+@click.version_option(__version__, message="asyncgen %(version)s")
+@debug_option
+def cli() -> None:
+    """Make fine-tuning data with a language model, tune a model on it, and use it.
+
+    JOB is a job file, or left out for the built-in one. RUN is a run directory, or left out for the newest one.
+    The same command, given again, goes on where it stopped.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Never:
+    """Run the command line and exit; see the README for the exit codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    try:
+        code = cli.main(args=arguments or ["--help"], prog_name="asyncgen", standalone_mode=False)
+    except AsyncgenError as error:
+        _trace(arguments)
+        show_error(error, as_json=as_json)
+        code = error.exit_code
+    except click.ClickException as error:
+        show_error(_usage_error(error), as_json=as_json)
+        code = UsageError.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        code = 130
+    except BrokenPipeError:
+        code = _without_stdout()
+    except Exception as error:  # noqa: BLE001 - a bug: say so, and keep the trace for --debug
+        _trace(arguments)
+        show_error(_bug(error), as_json=as_json)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "asyncgen"
+    return UsageError(error.format_message().rstrip("."), help_text=f"{path} --help")
+
+
+def _bug(error: Exception) -> AsyncgenError:
+    # The text of an exception may hold a request's headers, so only its type is shown.
+    return AsyncgenError(
+        f"asyncgen itself failed: {type(error).__name__}",
+        cause="this is a bug; what was paid for is in the run directory",
+        help_text="give the same command with --debug, and report what it shows",
+        code="bug",
+    )
+
+
+def _trace(arguments: list[str]) -> None:
+    if "--debug" in arguments or os.environ.get("ASYNCGEN_DEBUG"):
+        traceback.print_exc()
+
+
+def _without_stdout() -> int:
+    """Whoever read our output has gone; point stdout elsewhere, so that its last flush does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

@@ -1,0 +1,105 @@
+"""Options and arguments that mean the same at every command.
+
+Owns their names, their help and the environment variable of each. Does not know what a command does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _quietly(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().meta["asyncgen.quiet"] = True
+
+
+job_argument = click.argument("job", required=False, type=click.Path(path_type=Path), metavar="[JOB]")
+run_argument = click.argument("run", required=False, type=click.Path(path_type=Path), metavar="[RUN]")
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), envvar="ASYNCGEN_OUT", metavar="DIR", help="The run directory."
+)
+provider_option = click.option(
+    "--provider", envvar="ASYNCGEN_PROVIDER", metavar="NAME", help="Who answers; `asyncgen providers` lists them."
+)
+base_url_option = click.option(
+    "--base-url", envvar="ASYNCGEN_BASE_URL", metavar="URL", help="Another address of the provider, up to its /v1."
+)
+model_option = click.option("--model", envvar="ASYNCGEN_MODEL", metavar="NAME", help="The model to ask.")
+api_key_file_option = click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    envvar="ASYNCGEN_API_KEY_FILE",
+    metavar="FILE",
+    help="Read the key from this file, not from the provider's variable.",
+)
+concurrency_option = click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    envvar="ASYNCGEN_CONCURRENCY",
+    metavar="N",
+    help="At most N requests in flight.",
+)
+rpm_option = click.option(
+    "--rpm",
+    type=click.FloatRange(min=0, min_open=True),
+    envvar="ASYNCGEN_RPM",
+    metavar="N",
+    help="At most N requests a minute.",
+)
+tpm_option = click.option(
+    "--tpm",
+    type=click.FloatRange(min=0, min_open=True),
+    envvar="ASYNCGEN_TPM",
+    metavar="N",
+    help="At most N tokens a minute.",
+)
+max_cost_option = click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    envvar="ASYNCGEN_MAX_COST",
+    metavar="USD",
+    help="Stop before the run costs more, over all its invocations.",
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Send at most N requests this time."
+)
+retry_failed_option = click.option("--retry-failed", is_flag=True, help="Ask again for rows that were given up on.")
+yes_option = click.option("--yes", "-y", is_flag=True, envvar="ASYNCGEN_YES", help="Answer every question with yes.")
+json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
+quiet_option = click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    envvar="ASYNCGEN_QUIET",
+    expose_value=False,
+    callback=_quietly,
+    is_eager=True,
+    help="No progress and no remarks.",
+)
+# `main` looks for the word itself: an error may come before a command has read its options.
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show where in the code an error came from."
+)
+
+
+def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+output_options: Callable[[Command], Command] = _all(json_option, quiet_option, debug_option)
+endpoint_options: Callable[[Command], Command] = _all(
+    provider_option, base_url_option, model_option, api_key_file_option
+)
+limit_options: Callable[[Command], Command] = _all(concurrency_option, rpm_option, tpm_option, max_cost_option)

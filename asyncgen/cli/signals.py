@@ -1,0 +1,61 @@
+"""Ctrl-C and its kin: the first one asks a run to finish what is in flight, the second one to let go.
+
+Owns the signal handlers while a run works, and the exit code that tells of a signal. Does not know what is in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Interrupt:
+    """What the signals said so far.
+
+    Attributes:
+        stop: set by the first signal: take no more work, finish what is in flight.
+        abandon: set by the second one: drop what is in flight.
+        first: the signal that came first, or None.
+    """
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    abandon: asyncio.Event = field(default_factory=asyncio.Event)
+    first: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """130, 143 or 129 when a signal came; None when none did."""
+        return None if self.first is None else 128 + self.first
+
+
+@contextmanager
+def interruptible(on_first: Callable[[], None]) -> Iterator[Interrupt]:
+    """Handle the signals within the block; the handlers there before come back after it.
+
+    Args:
+        on_first: called at the first signal, to say what happens now.
+    """
+    interrupt = Interrupt()
+    loop = asyncio.get_running_loop()
+
+    def receive(number: signal.Signals) -> None:
+        if interrupt.first is None:
+            interrupt.first = number
+            interrupt.stop.set()
+            on_first()
+        else:
+            interrupt.abandon.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, receive, number)
+    try:
+        yield interrupt
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
