@@ -1,0 +1,126 @@
+"""The local server of this user: found where it runs, else started in the background.
+
+Owns the start and the waiting. The server ends by itself once nobody is attached and no fine-tuning job is left, so a
+command that is interrupted, or killed, leaves its training running and nothing else. Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import aiohttp
+
+from asyncgen.cli.output import say
+from asyncgen.errors import AsyncgenError, DiskError, RunInUseError
+from asyncgen.serve.data_folder import default_data_folder, server_info
+
+_START_S = 900.0  # the first start fetches the model
+_TICK_S = 0.05
+
+
+@asynccontextmanager
+async def local_server() -> AsyncIterator[str]:
+    """The base URL of the user's local server, which stays while the block runs.
+
+    Raises:
+        AsyncgenError: it does not start; the cause is the server's own last words.
+    """
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
+        start = _Start(default_data_folder())
+        base_url, attached = await start.until_attached(session)
+        try:
+            yield base_url
+        finally:
+            attached.close()
+
+
+class _Start:
+    """One wait for a server that answers, started if need be.
+
+    Args:
+        folder: the server's data folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = folder / "server.log"
+        self._server: subprocess.Popen[bytes] | None = None
+        self._told = 0
+
+    async def until_attached(self, session: aiohttp.ClientSession) -> tuple[str, aiohttp.ClientResponse]:
+        async with asyncio.timeout(_START_S):
+            while (found := await self._attach(session)) is None:
+                self._see_to_server()
+                self._tell()
+                await asyncio.sleep(_TICK_S)
+        self._tell()
+        return found
+
+    async def _attach(self, session: aiohttp.ClientSession) -> tuple[str, aiohttp.ClientResponse] | None:
+        info = server_info(self._folder)
+        if info is None:
+            return None
+        try:
+            response = await session.get(f"{info.base_url.removesuffix('/v1')}/asyncgen/attach")
+        except (aiohttp.ClientConnectionError, TimeoutError):
+            return None  # a server that was killed leaves its address behind
+        return (info.base_url, response) if response.status == 200 else None  # noqa: PLR2004 - HTTP's OK
+
+    def _see_to_server(self) -> None:
+        """Start a server; start it again when it only met one that was ending."""
+        code = self._server.poll() if self._server else RunInUseError.exit_code
+        if code == RunInUseError.exit_code:
+            self._server = self._started()
+        elif code is not None:
+            last_words = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+            raise _not_started(last_words, code)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "asyncgen", "serve", "--until-idle", "--port", "0"]
+        with self._open_log() as log:
+            self._told = 0
+            # A session of its own: Ctrl-C on this terminal is not meant for the server.
+            return subprocess.Popen(  # noqa: S603 - our own program
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return self._log.open("wb")
+        except OSError as error:
+            raise DiskError(
+                f"the data folder {self._folder} cannot be used",
+                cause=error.strerror,
+                help_text="set XDG_DATA_HOME to a folder that can be written",
+            ) from error
+
+    def _tell(self) -> None:
+        """Pass on what the server said since: the first start takes a while, and says why."""
+        if self._server is None:
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._told)
+            words = log.read()
+        whole, _, _ = words.rpartition(b"\n")
+        for line in whole.decode("utf-8", "replace").splitlines():
+            say(f"local server: {line}")
+        self._told += len(whole) + (1 if whole else 0)
+
+
+def _not_started(last_words: str, code: int) -> AsyncgenError:
+    """The server's own error, as ours: its lines have the form that `output.show_error` writes."""
+    found = dict(line.split(": ", 1) for line in last_words.splitlines() if line.startswith(("error: ", "cause: ")))
+    helps = [line.removeprefix("help:").strip() for line in last_words.splitlines() if line.startswith("help:")]
+    return AsyncgenError(
+        "the local server did not start" + (f": {found['error']}" if "error" in found else f" (exit {code})"),
+        cause=found.get("cause") or (None if "error" in found else last_words or None),
+        help_text=helps[-1] if helps else "asyncgen serve   (shows what it says)",
+        code="local_server",
+    )
