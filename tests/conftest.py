@@ -24,7 +24,7 @@ def running_server(settings: ServeSettings) -> Iterator[ServerInfo]:
     from asyncgen.serve.server import serve  # noqa: PLC0415 - aiohttp is heavy for the tests that need no server
 
     listening: Future[ServerInfo] = Future()
-    stopping: Future[Callable[[], None]] = Future()
+    stopping: Future[Callable[[], object]] = Future()
 
     async def live() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -52,7 +52,8 @@ def simulated_server() -> Iterator[Callable[..., ServerInfo]]:
 
     Keyword arguments are those of `SimulationSettings`, and `data_dir` for a folder that outlives the server.
     """
-    from asyncgen.serve.server import ServeSettings, SimulationSettings  # noqa: PLC0415 - as above
+    from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - as above
+    from asyncgen.serve.simulation.engine import SimulationSettings  # noqa: PLC0415 - as above
 
     with ExitStack() as stack:
 

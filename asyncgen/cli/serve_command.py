@@ -5,58 +5,134 @@ Owns its options. Does not know how the server works, and imports it only when i
 
 from __future__ import annotations
 
-import os
-import sys
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
+
+from asyncgen.cli.options import output_options
+from asyncgen.cli.output import json_result, say
+from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.errors import UsageError
 
 if TYPE_CHECKING:
-    import asyncio
-
+    from asyncgen.serve.data_folder import ServerInfo
     from asyncgen.serve.server import ServeSettings
+    from asyncgen.serve.simulation.engine import SimulationSettings
 
 _PORT = 8093
-_SIMULATION_ONLY = "(simulated)"
+_SIMULATED_ONLY = ("latency_ms", "rpm", "tpm", "fault", "seed")
+_LLAMA_ONLY = ("model_path", "slots", "threads")
 
 
 @click.command("serve")
-@click.option("--engine", type=click.Choice(["llama", "simulated"]), default="llama", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["llama", "simulated"]),
+    default="llama",
+    show_default=True,
+    help="A real model, or made-up answers.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=_PORT,
+    show_default=True,
+    metavar="N",
+    help="0 takes a free one.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where files, jobs and tuned models are kept.  [default: the user's; for made-up ones, none]",
+)
 @click.option(
     "--model-path",
     type=click.Path(path_type=Path),
     envvar="ASYNCGEN_MODEL_PATH",
-    help="A GGUF file; else the small model, fetched once.",
+    metavar="GGUF",
+    help="llama: the model.  [default: a small one, fetched once]",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0: a free one.")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ASYNCGEN_DATA_DIR",
-    help="Where files, jobs and models are kept.",
-)
-@click.option("--slots", type=click.IntRange(1, 64), default=8, show_default=True, help="Answers at once (llama).")
-@click.option("--threads", type=click.IntRange(1), help="Of the processor; all, if left out (llama).")
-@click.option("--latency-ms", type=click.FloatRange(0), default=0, help=f"Time an answer takes {_SIMULATION_ONLY}.")
-@click.option("--rpm", type=click.FloatRange(0, min_open=True), help=f"Requests a minute {_SIMULATION_ONLY}.")
-@click.option("--tpm", type=click.FloatRange(0, min_open=True), help=f"Tokens a minute {_SIMULATION_ONLY}.")
-@click.option(
-    "--fault",
-    "faults",
-    multiple=True,
-    metavar="NAME=PROBABILITY",
-    help=f"A fault to meet now and then; can be repeated {_SIMULATION_ONLY}.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help=f"Of the faults {_SIMULATION_ONLY}.")
+@click.option("--slots", type=click.IntRange(1, 64), metavar="N", help="llama: answers at once.  [default: 8]")
+@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="llama: processor threads.  [default: all]")
+@click.option("--latency-ms", type=click.FloatRange(0), metavar="MS", help="simulated: time that an answer takes.")
+@click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: requests a minute.")
+@click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: tokens a minute.")
+@click.option("--fault", multiple=True, metavar="NAME=PROBABILITY", help="simulated: a fault; can be repeated.")
+@click.option("--seed", type=int, metavar="N", help="simulated: of the faults.  [default: 0]")
 @click.option("--until-idle", is_flag=True, hidden=True)
-@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
-def serve(**options: object) -> None:
-    """Serve a small model, or a simulation of one, over the OpenAI API.
+@output_options
+def serve(as_json: bool, **options: Any) -> int | None:
+    """Answer the OpenAI API on this machine, fine-tuning included, until Ctrl-C.
 
-    \b
-    asyncgen serve                          a small real model on this machine
-    asyncgen serve --model-path MODEL.gguf  any other
-    asyncgen serve --engine simulated --latency-ms 50 --rpm 600 --fault 500=0.05
+    Without a model at hand, a small one is fetched once. With --engine simulated there is none: the answers and
+    the trainings are made up, for rehearsals.
     """
+    settings = _settings(options)
+    return asyncio.run(_serve(settings, as_json=as_json))
+
+
+async def _serve(settings: ServeSettings, *, as_json: bool) -> int | None:
+    from asyncgen.serve.server import serve as run_server  # noqa: PLC0415 - imports aiohttp
+
+    def started(info: ServerInfo) -> None:
+        if as_json:
+            json_result(msgspec.structs.asdict(info))
+
+    with interruptible(lambda: say("stopping; Ctrl-C again drops what is in flight")) as interrupt:
+        server = asyncio.create_task(run_server(settings, stop=interrupt.stop, say=say, started=started))
+        await _abandoning(server, interrupt)
+        return interrupt.exit_code
+
+
+async def _abandoning(server: asyncio.Task[None], interrupt: Interrupt) -> None:
+    """Wait for the server's end; the second signal cuts it short."""
+    second = asyncio.create_task(interrupt.abandon.wait())
+    await asyncio.wait([server, second], return_when=asyncio.FIRST_COMPLETED)
+    second.cancel()
+    if not server.done():
+        server.cancel()
+        await asyncio.wait([server])
+        return
+    server.result()
+
+
+def _settings(options: dict[str, Any]) -> ServeSettings:
+    from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - imports aiohttp
+
+    simulated = options["engine"] == "simulated"
+    _refuse_foreign(options, _LLAMA_ONLY if simulated else _SIMULATED_ONLY)
+    return ServeSettings(
+        host=options["host"],
+        port=options["port"],
+        data_dir=options["data_dir"],
+        until_idle=options["until_idle"],
+        simulation=_simulation(options) if simulated else None,
+    )
+
+
+def _refuse_foreign(options: dict[str, Any], foreign: tuple[str, ...]) -> None:
+    context = click.get_current_context()
+    for name in foreign:
+        if options[name] and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} means nothing to the engine {options['engine']}", help_text="asyncgen serve --help"
+            )
+
+
+def _simulation(options: dict[str, Any]) -> SimulationSettings:
+    from asyncgen.serve.simulation.engine import SimulationSettings  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.serve.simulation.faults import parse_faults  # noqa: PLC0415 - likewise
+
+    return SimulationSettings(
+        latency_s=(options["latency_ms"] or 0) / 1000,
+        requests_per_minute=options["rpm"],
+        tokens_per_minute=options["tpm"],
+        faults=parse_faults(options["fault"]),
+        seed=options["seed"] or 0,
+    )

@@ -1,6 +1,6 @@
 """Who uses the server, and when it may end by itself.
 
- Owns the count of attached clients (each holds one streaming answer of `/asyncgen/attach` open, so that a
+Owns the count of attached clients (each holds one streaming answer of `/asyncgen/attach` open, so that a
 client that is killed is noticed at once) and the rule for an idle end. Does not end anything.
 """
 

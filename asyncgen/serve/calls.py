@@ -1,6 +1,6 @@
 """From the JSON of a request to a checked `Call`.
 
- Owns the parameters of `/chat/completions` and `/completions`: types, ranges, which are known, which are
+Owns the parameters of `/chat/completions` and `/completions`: types, ranges, which are known, which are
 refused. Knows neither HTTP nor what the engine makes of the sampling parameters, which go through as they
 came.
 """

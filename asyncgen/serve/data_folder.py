@@ -1,6 +1,6 @@
 """The server's data folder: where things are, who holds it, and whole files.
 
- Owns the layout, the lock (one server a folder) and `server.json`, by which clients find the server. Does
+Owns the layout, the lock (one server a folder) and `server.json`, by which clients find the server. Does
 not know what the stores put into their subfolders.
 """
 
@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
+from asyncgen.whole_file import remove_leftovers, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from asyncgen.serve.engine import EngineName
 
 Value = TypeVar("Value")
@@ -107,6 +106,7 @@ def open_data_folder(root: Path, engine: EngineName) -> DataFolder:
         _claim(root, engine)
         for part in (folder.files, folder.jobs, folder.models, folder.batches):
             part.mkdir(exist_ok=True)
+            remove_leftovers(part)
     except OSError as error:
         raise DiskError(f"the data folder {root} cannot be used", cause=str(error)) from error
     return folder
@@ -140,7 +140,8 @@ def _claim(root: Path, engine: EngineName) -> None:
 
 def write_whole(path: Path, value: object) -> None:
     """Replace a JSON file by the value's JSON: after a crash the old or the new one is there, whole."""
-    _replace(path, lambda descriptor: _write_all(descriptor, msgspec.json.encode(value)))
+    with replacing(path) as file:
+        file.write(msgspec.json.encode(value))
 
 
 def read_whole(path: Path, kind: type[Value]) -> Value:
@@ -155,20 +156,3 @@ def read_whole(path: Path, kind: type[Value]) -> Value:
         raise AsyncgenError(
             f"{path} is damaged", cause=str(error), help_text="move it away, or give another --data-dir"
         ) from error
-
-
-def _replace(path: Path, fill: Callable[[int], None]) -> None:
-    temporary = path.with_name(path.name + ".part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        fill(descriptor)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(path)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

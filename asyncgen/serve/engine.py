@@ -1,6 +1,6 @@
 """The seam between the API and what answers and trains behind it.
 
- Owns the types that cross it. Knows neither HTTP nor llama.cpp: the routes speak of a `Call` and get an
+Owns the types that cross it. Knows neither HTTP nor llama.cpp: the routes speak of a `Call` and get an
 `Answer`, the fine-tuning queue speaks of a `TrainingTask` and gets the trainer's messages.
 """
 

@@ -1,6 +1,6 @@
 """What every request passes first, and every answer last.
 
- Owns the check of `Host` and `Origin` (a page in a browser can be made to send requests to a loopback
+Owns the check of `Host` and `Origin` (a page in a browser can be made to send requests to a loopback
 address), the request's id and the errors' shape. Knows no route.
 """
 

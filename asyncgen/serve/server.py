@@ -1,6 +1,6 @@
 """A server's life: folder locked, engine started, listening, announced; and in the other order at its end.
 
- Owns that order and the settings. Does not know signals (it gets a `stop`), nor where its words go (it gets
+Owns that order and the settings. Does not know signals (it gets a `stop`), nor where its words go (it gets
 `say`).
 """
 
@@ -79,7 +79,7 @@ async def serve(
         engine = await stack.enter_async_context(_running_engine(settings))
         service = build_service(engine, folder, _admission(settings.simulation), time.time)
         attachment = Attachment(engine.traits, lambda: service.tuning.is_busy, time.monotonic)
-        async with asyncio.TaskGroup() as group:
+        async with _first_error(), asyncio.TaskGroup() as group:
             work = group.create_task(service.tuning.run())
             async with _listening(settings, service, attachment) as base_url:
                 info = _info(base_url, engine)
@@ -88,6 +88,18 @@ async def serve(
                 started(info)
                 await _ended(stop, attachment if settings.until_idle else None)
             work.cancel()
+
+
+@asynccontextmanager
+async def _first_error() -> AsyncIterator[None]:
+    """Raise the first error of a task group as it is, for those who tell errors apart."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from group
 
 
 def _info(base_url: str, engine: Engine) -> ServerInfo:

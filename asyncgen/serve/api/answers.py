@@ -1,6 +1,6 @@
 """`/v1/chat/completions` and `/v1/completions`, whole or as a stream.
 
- Owns how a request is answered. One rule about a last assistant message, for every model and for streams
+Owns how a request is answered. One rule about a last assistant message, for every model and for streams
 too: it is continued, and the answer is the whole text, that opening included; its tokens count as prompt.
 """
 

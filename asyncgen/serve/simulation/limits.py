@@ -1,6 +1,6 @@
 """Requests and tokens a minute, enforced as the real API does it.
 
- Owns the two buckets, the 429 and the `x-ratelimit-*` headers. A bucket holds about one second's worth, so a
+Owns the two buckets, the 429 and the `x-ratelimit-*` headers. A bucket holds about one second's worth, so a
 minute's allowance cannot be spent at once; the headers speak of the minute all the same. Does not know what
 a request asks.
 """

@@ -1,6 +1,6 @@
 """Fine-tuning jobs from creation to their end: files checked at once, training one job at a time.
 
- Owns which state follows which. A job that a stop or a crash of the server interrupted is trained again from
+Owns which state follows which. A job that a stop or a crash of the server interrupted is trained again from
 its beginning when the server is next started, twice at most; then it fails. Does not know how an engine
 trains.
 """

@@ -1,6 +1,6 @@
 """What stands in a training file: chat, completion and preference samples, read and checked line by line.
 
- Owns the three formats and what makes a line or a file invalid, as OpenAI describes it. Knows no tokens: how
+Owns the three formats and what makes a line or a file invalid, as OpenAI describes it. Knows no tokens: how
 a sample becomes numbers is the engine's.
 """
 
