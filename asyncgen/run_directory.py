@@ -113,8 +113,11 @@ def find_run(path: Path | None, *, root: Path) -> RunDirectory:
     """
     if path is None:
         return newest_run(root)
-    if not (path / STATE_NAME).exists():
-        raise _not_a_run(path)
+    try:
+        if not (path / STATE_NAME).exists():
+            raise _not_a_run(path)
+    except OSError as error:
+        raise disk_error(f"{path} could not be read", error) from error
     return RunDirectory(path)
 
 
@@ -188,9 +191,7 @@ def _not_a_run(path: Path) -> UsageError:
             code="not_a_run",
         )
     if not path.exists():
-        return UsageError(
-            f"there is no run at {path}", help_text="asyncgen generate   (makes one)", code="not_a_run"
-        )
+        return UsageError(f"there is no run at {path}", help_text="asyncgen generate   (makes one)", code="not_a_run")
     return UsageError(
         f"{path} is not a run of asyncgen: it holds no {STATE_NAME}",
         help_text="name an empty or a new folder with --out",
