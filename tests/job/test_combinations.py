@@ -1,0 +1,97 @@
+import itertools
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.job.combinations import Combinations
+from asyncgen.job.subset import Subset
+
+axes = st.dictionaries(
+    st.sampled_from("abc"), st.lists(st.text(max_size=3), min_size=1, max_size=5, unique=True), min_size=1
+)
+
+
+class Rows:
+    """A table in memory."""
+
+    def __init__(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        self.columns = columns
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> tuple[str, ...]:
+        return self._rows[place]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._rows)
+
+
+@given(axes)
+def test_the_last_axis_varies_fastest_and_every_combination_comes_once(grid: dict[str, list[str]]) -> None:
+    combinations = Combinations(grid)
+    assert [values for _, values in combinations] == list(itertools.product(*grid.values()))
+    assert [place for place, _ in combinations] == list(range(combinations.count))
+
+
+@given(axes)
+def test_a_place_gives_the_combination_that_enumeration_gives(grid: dict[str, list[str]]) -> None:
+    combinations = Combinations(grid)
+    assert all(combinations[place] == values and values in combinations for place, values in combinations)
+
+
+def test_rows_are_multiplied_with_the_axes_and_vary_slowest() -> None:
+    combinations = Combinations({"z": ["1", "2"]}, Rows(("x", "y"), [("a", "b"), ("c", "d")]))
+    assert combinations.names == ("x", "y", "z")
+    assert [values for _, values in combinations] == [
+        ("a", "b", "1"),
+        ("a", "b", "2"),
+        ("c", "d", "1"),
+        ("c", "d", "2"),
+    ]
+    assert combinations[3] == ("c", "d", "2")
+    assert ("c", "d", "1") in combinations
+    assert ("c", "b", "1") not in combinations
+
+
+def test_an_empty_table_has_no_combinations() -> None:
+    combinations = Combinations({"z": ["1"]}, Rows(("x",), []), subset=(5, 1))
+    assert combinations.count == 0
+    assert list(combinations) == []
+
+
+@given(st.integers(1, 3000), st.integers(0, 3000), st.integers(0, 2**70))
+def test_a_subset_is_without_replacement_and_knows_its_members(count: int, size: int, seed: int) -> None:
+    subset = Subset(count, min(size, count), seed)
+    chosen = list(subset)
+    assert len(set(chosen)) == len(chosen) == min(size, count)
+    assert all(0 <= place < count for place in chosen)
+    assert {place for place in range(count) if place in subset} == set(chosen)
+
+
+@given(st.integers(10, 500), st.integers(0, 100))
+def test_a_larger_subset_holds_the_smaller_one(count: int, seed: int) -> None:
+    assert list(Subset(count, count // 2, seed)) == list(Subset(count, count, seed))[: count // 2]
+
+
+def test_a_subset_spreads_over_the_whole_range() -> None:
+    tenths = [0] * 10
+    for place in Subset(1_000_000, 10_000, 7):
+        tenths[place // 100_000] += 1
+    assert all(850 < count < 1150 for count in tenths)
+
+
+def test_seeds_choose_differently() -> None:
+    assert set(Subset(10_000, 100, 1)) != set(Subset(10_000, 100, 2))
+
+
+def test_a_grid_of_a_thousand_million_starts_at_once() -> None:
+    thousand = [str(number) for number in range(1000)]
+    began = time.process_time()
+    combinations = Combinations({"a": thousand, "b": thousand, "c": thousand})
+    assert next(iter(combinations)) == (0, ("0", "0", "0"))
+    assert next(iter(Combinations({"a": thousand, "b": thousand, "c": thousand}, subset=(10, 1))))
+    assert combinations.count == 10**9
+    assert time.process_time() - began < 1  # a second is for ever here: the grid would take minutes

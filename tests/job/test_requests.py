@@ -1,0 +1,158 @@
+import itertools
+from collections.abc import Callable
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asyncgen.job.combinations import Combinations
+from asyncgen.job.load import open_grid, read_job_file
+from asyncgen.job.model import Example, Generate, Job, Prompt
+from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.requests import RequestGrid
+from asyncgen.providers import PROFILES
+
+Open = Callable[..., OpenedJob]
+
+CAMPAIGN = """
+name = "c"
+[grid]
+sector = ["Bakers", "Butchers"]
+city = ["Paris", "Berlin"]
+[prompt]
+user = "Write to {sector} in {city}."
+sample = "{sector}, {city}"
+[generate]
+repeats = 2
+[generate.parameters]
+temperature = 1
+"""
+
+
+def keys(grid: RequestGrid) -> dict[tuple[tuple[str, ...], int], bytes]:
+    return {(request.values, request.repeat): request.key for request in grid.requests()}
+
+
+def escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def grid_of(values: list[str], prompt: Prompt, **generate: object) -> RequestGrid:
+    job = Job(name="x", prompt=prompt, grid={"a": list(values)}, generate=Generate(**generate))  # type: ignore[arg-type]
+    return RequestGrid(job, Combinations({"a": values}), "m")
+
+
+def test_the_built_in_campaign_has_162_requests_for_every_provider() -> None:
+    file = read_job_file(None)
+    for name in ("local", "openai"):
+        grid = open_grid(file, file.job(name, "local"), PROFILES[name], PROFILES[name].default_model or "")
+        requests = list(grid.requests())
+        assert grid.count == len(requests) == len({request.key for request in requests}) == 162
+        assert [request.index for request in requests] == list(range(162))
+
+
+def test_repeats_vary_fastest_and_the_last_axis_next(opened: Open) -> None:
+    grid = opened(CAMPAIGN).grid
+    order = [(grid.prompt(request), request.repeat) for request in grid.requests()]
+    assert order[:4] == [("Bakers, Paris", 0), ("Bakers, Paris", 1), ("Bakers, Berlin", 0), ("Bakers, Berlin", 1)]
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5, unique=True), st.text(), st.text())
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_a_body_is_the_json_that_its_parts_say(values: list[str], system: str, literal: str) -> None:
+    text = escaped(literal)
+    prompt = Prompt(user=f"{text}{{a}}{text}", system=escaped(system) or None)
+    grid = grid_of(values, prompt, parameters={"top_p": 0.5, "stop": ["\n"]})
+    for request in grid.requests():
+        body = orjson.loads(request.body)
+        assert body["messages"][-1] == {"role": "user", "content": literal + request.values[0] + literal}
+        assert [message["role"] for message in body["messages"]] == (["system"] if system else []) + ["user"]
+        assert list(body) == ["model", "messages", "stop", "top_p"]
+
+
+def test_adding_a_city_or_a_repeat_leaves_every_other_key(opened: Open) -> None:
+    before = keys(opened(CAMPAIGN).grid)
+    for change in (('["Paris", "Berlin"]', '["Rome", "Paris", "Berlin"]'), ("repeats = 2", "repeats = 3")):
+        after = keys(opened(CAMPAIGN.replace(*change)).grid)
+        assert len(after) == len(before) + 4
+        assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("Write to", "Write for"), ("temperature = 1", "temperature = 0.9"), ('user = "', 'system = "s"\nuser = "')],
+)
+def test_what_changes_the_request_changes_every_key(opened: Open, change: tuple[str, str]) -> None:
+    before = keys(opened(CAMPAIGN).grid)
+    after = keys(opened(CAMPAIGN.replace(*change)).grid)
+    assert not set(before.values()) & set(after.values())
+
+
+def test_another_model_changes_every_key(opened: Open) -> None:
+    first = opened(CAMPAIGN, model="one").grid
+    second = opened(CAMPAIGN, model="two").grid
+    assert not set(keys(first).values()) & set(keys(second).values())
+
+
+@pytest.mark.parametrize(
+    "change", [("[generate]", "[limits]\nconcurrency = 3\n[generate]"), ('name = "c"', 'name = "d"')]
+)
+def test_what_is_not_in_the_request_changes_no_key(opened: Open, change: tuple[str, str]) -> None:
+    before = opened(CAMPAIGN).grid
+    after = opened(CAMPAIGN.replace(*change)).grid
+    assert keys(before) == keys(after)
+    assert before.fingerprint == after.fingerprint
+
+
+def test_the_fingerprint_names_what_changed(opened: Open) -> None:
+    before = opened(CAMPAIGN).grid.fingerprint
+    after = opened(CAMPAIGN.replace("temperature = 1", "top_p = 1").replace('"Berlin"', '"Rome"')).grid.fingerprint
+    changed = {part for part in before.keys() | after.keys() if before.get(part) != after.get(part)}
+    assert changed == {"grid.city", "generate.parameters.temperature", "generate.parameters.top_p"}
+
+
+def test_a_key_is_found_again_from_the_variables(opened: Open) -> None:
+    grid = opened(CAMPAIGN).grid
+    for request in grid.requests():
+        assert grid.key_of(grid.variables(request), request.repeat) == request.key
+    assert grid.key_of({"sector": "Bakers", "city": "Rome"}, 0) is None
+    assert grid.key_of({"sector": "Bakers", "city": "Paris"}, 2) is None
+    assert grid.key_of({"sector": "Bakers"}, 0) is None
+    assert grid.key_of({"sector": "Bakers", "city": "Paris", "size": "small"}, 0) is None
+
+
+def test_settled_requests_are_passed_over(opened: Open) -> None:
+    grid = opened(CAMPAIGN).grid
+    every = list(grid.requests())
+    settled = {request.key for request in every[::2]}
+    assert list(grid.unsettled(settled.__contains__)) == every[1::2]
+
+
+def test_repeats_of_a_combination_take_the_openings_in_turn() -> None:
+    openings = [f"{number} {{a}}" for number in range(4)]
+    grid = grid_of(["x", "y"], Prompt(user="{a}", openings=openings), repeats=8)
+    turns = [int(grid.opening(request).split()[0]) for request in grid.requests()]
+    assert all((second - first) % 4 == 1 for first, second in itertools.pairwise(turns[:8]))
+    for request in grid.requests():
+        assert orjson.loads(request.body)["messages"][-1] == {"role": "assistant", "content": grid.opening(request)}
+
+
+def test_an_example_is_shown_as_earlier_turns_and_only_with_its_opening() -> None:
+    examples = [Example({"a": "e0"}, "answer 0", opening=0), Example({"a": "all"}, "answer {literal}")]
+    grid = grid_of(["x"], Prompt(user="ask {a}", openings=["zero", "one"], examples=examples), repeats=2)
+    for request in grid.requests():
+        texts = [message["content"] for message in orjson.loads(request.body)["messages"]]
+        shown = ["ask e0", "answer 0"] if grid.opening(request) == "zero" else []
+        assert texts == [*shown, "ask all", "answer {literal}", "ask x", grid.opening(request)]
+
+
+def test_the_sample_defaults_to_the_values_in_order(opened: Open) -> None:
+    grid = opened(CAMPAIGN.replace('sample = "{sector}, {city}"', "")).grid
+    assert grid.prompt(next(grid.requests())) == "Bakers, Paris"
+
+
+def test_the_most_output_tokens_are_read_from_either_parameter() -> None:
+    assert grid_of(["x"], Prompt(user="{a}"), parameters={"max_tokens": 5}).max_output_tokens == 5
+    assert grid_of(["x"], Prompt(user="{a}"), parameters={"max_completion_tokens": 6}).max_output_tokens == 6
+    assert grid_of(["x"], Prompt(user="{a}")).max_output_tokens is None

@@ -1,0 +1,57 @@
+"""Imports go from a higher layer to a lower one, and never between the rooms of one layer."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import asyncgen
+
+ROOT = Path(asyncgen.__file__).parent
+LAYERS = [["job"], ["generate", "dataset"], ["finetune"], ["serve"], ["cli"]]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS, 1) for room in rooms}
+HEAVY = {"aiohttp", "openai", "rich", "numpy", "xllamacpp", "pyarrow", "genai_prices", "uvloop", "openpyxl"}
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module's path or dotted name below the package; "" for a leaf."""
+    return parts[0] if parts[0] in LEVEL else ""
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import hides its layer"
+            yield node.lineno, f"{node.module}.{node.names[0].name}" if node.module == "asyncgen" else str(node.module)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path: Path) -> None:
+    own = room_of(path.relative_to(ROOT).parts)
+    if path == ROOT / "__main__.py":
+        own = "cli"  # the door to the command line
+    for line, name in imports(path):
+        first, *rest = name.split(".")
+        if first != "asyncgen" or not rest:
+            continue
+        other = room_of(tuple(rest))
+        assert other == own or LEVEL.get(other, 0) < LEVEL.get(own, 0), f"{path}:{line} imports {name}"
+
+
+def test_the_local_server_knows_leaves_only() -> None:
+    for path in (ROOT / "serve").rglob("*.py"):
+        for line, name in imports(path):
+            rooms = [part for part in name.split(".")[1:2] if part in LEVEL]
+            assert not name.startswith("asyncgen.") or rooms in ([], ["serve"]), f"{path}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*_command.py")), ids=lambda path: path.name)
+def test_a_command_file_imports_heavy_libraries_only_where_it_uses_them(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        assert not {name.split(".")[0] for name in names} & HEAVY
