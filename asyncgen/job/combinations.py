@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 
 from asyncgen.job.subset import Subset
 from asyncgen.job.tables import Table
 
 Values = tuple[str, ...]
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Combinations:
@@ -54,6 +55,16 @@ class Combinations:
             rest, position = divmod(rest, len(axis))
             values.append(axis[position])
         return (*(self._table[row] if self._table is not None else ()), *reversed(values))
+
+    def spread(self, most: int) -> Iterator[tuple[int, Values]]:
+        """At most so many places and combinations, spread over all of them, the first one included."""
+        if self.count <= most:
+            return iter(self)
+        if self._subset:  # its order is shuffled already
+            return islice(iter(self), most)
+        # Steps of the golden ratio meet every value of every axis; even ones would keep step with some axis.
+        places = sorted({int(turn * _GOLDEN % 1 * self.count) for turn in range(most)})
+        return ((place, self[place]) for place in places)
 
     def __contains__(self, values: Values) -> bool:
         place = self._place(values)

@@ -81,6 +81,12 @@ class RequestGrid:
         """Every request, in order."""
         return self.unsettled(lambda key: False)  # noqa: ARG005 - nothing is settled
 
+    def spread(self, most: int) -> Iterator[Request]:
+        """The first repeat of at most so many combinations, spread over the grid: what an estimate looks at."""
+        for place, values in self._combinations.spread(most):
+            body = self._body_of(values, 0)
+            yield Request(place * self._repeats, 0, values, _key(body, 0), body)
+
     def unsettled(self, is_settled: Callable[[bytes], bool]) -> Iterator[Request]:
         """The requests whose key `is_settled` does not hold, in order.
 

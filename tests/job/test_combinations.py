@@ -95,3 +95,25 @@ def test_a_grid_of_a_thousand_million_starts_at_once() -> None:
     assert next(iter(Combinations({"a": thousand, "b": thousand, "c": thousand}, subset=(10, 1))))
     assert combinations.count == 10**9
     assert time.process_time() - began < 1  # a second is for ever here: the grid would take minutes
+
+
+def test_a_spread_of_a_large_grid_is_quick_in_order_and_meets_every_value() -> None:
+    combinations = Combinations({name: [f"{name}{at}" for at in range(10)] for name in "abcdefghi"})
+    start = time.process_time()
+    spread = list(combinations.spread(200))
+    assert time.process_time() - start < 1.0
+    places = [place for place, _ in spread]
+    assert places == sorted(set(places))
+    assert places[0] == 0
+    assert all(combinations[place] == values for place, values in spread)
+    assert all(len({values[axis] for _, values in spread}) == 10 for axis in range(9))
+
+
+@given(st.integers(1, 60), st.integers(1, 80), st.booleans())
+def test_a_spread_takes_no_more_than_asked_for_and_nothing_twice(count: int, most: int, subset: bool) -> None:
+    axes = {"a": [str(at) for at in range(count)]}
+    combinations = Combinations(axes, subset=(max(count // 2, 1), 7) if subset else None)
+    spread = list(combinations.spread(most))
+    assert len(spread) == len(set(spread)) <= most
+    assert set(spread) <= set(combinations)
+    assert len(spread) == combinations.count or most < combinations.count

@@ -156,3 +156,12 @@ def test_the_most_output_tokens_are_read_from_either_parameter() -> None:
     assert grid_of(["x"], Prompt(user="{a}"), parameters={"max_tokens": 5}).max_output_tokens == 5
     assert grid_of(["x"], Prompt(user="{a}"), parameters={"max_completion_tokens": 6}).max_output_tokens == 6
     assert grid_of(["x"], Prompt(user="{a}")).max_output_tokens is None
+
+
+def test_a_spread_gives_requests_of_the_grid(opened: Open) -> None:
+    grid = opened(CAMPAIGN).grid
+    everything = {request.index: request for request in grid.requests()}
+    for most in (1, 2, 5, 1000):
+        spread = list(grid.spread(most))
+        assert 1 <= len(spread) <= most
+        assert all(everything[request.index] == request for request in spread)
