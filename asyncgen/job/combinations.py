@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
+from random import Random
 
 from asyncgen.job.subset import Subset
 from asyncgen.job.tables import Table
 
 Values = tuple[str, ...]
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Combinations:
@@ -62,9 +62,10 @@ class Combinations:
             return iter(self)
         if self._subset:  # its order is shuffled already
             return islice(iter(self), most)
-        # Steps of the golden ratio meet every value of every axis; even ones would keep step with some axis.
-        places = sorted({int(turn * _GOLDEN % 1 * self.count) for turn in range(most)})
-        return ((place, self[place]) for place in places)
+        # Even steps could keep in step with an axis, and would then see one value of it only.
+        chosen = Random(0)  # noqa: S311 - an estimate, which is to be the same each time
+        places = {0, *(chosen.randrange(self.count) for _ in range(most - 1))}
+        return ((place, self[place]) for place in sorted(places))
 
     def __contains__(self, values: Values) -> bool:
         place = self._place(values)
