@@ -1,0 +1,1 @@
+"""Records to samples: chosen, written, split, checked, reported and exported."""
