@@ -12,10 +12,11 @@ import asyncio
 import io
 import os
 import time
+from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import httpx2
 import openai
@@ -26,7 +27,7 @@ from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Iterator
     from pathlib import Path
 
     from asyncgen.endpoint import Endpoint
@@ -89,14 +90,15 @@ async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: 
         try:
             return await call()
         except (openai.APIError, httpx2.TransportError) as error:
-            if not _passes(error, unsafe=unsafe):
+            if not passes(error, unsafe=unsafe):
                 raise
             wait_s = _wait_s(error, attempt, pacing)
         await pacing.sleep(wait_s)
     return await call()
 
 
-def _passes(error: Exception, *, unsafe: bool) -> bool:
+def passes(error: Exception, *, unsafe: bool = False) -> bool:
+    """Whether asking again may help; when `unsafe`, only where the first asking surely did nothing."""
     if isinstance(error, _LOST):
         return not unsafe
     if not isinstance(error, openai.APIStatusError) or error.code in BILLING_CODES:
@@ -128,18 +130,20 @@ class _CountedFile(io.FileIO):
         return chunk
 
 
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes of a file read so far and its size; begins again at 0 with each attempt."""
+
+
 async def upload(
     client: AsyncOpenAI,
     path: Path,
     purpose: Literal["fine-tune", "batch"],
     pacing: Pacing,
     *,
-    on_progress: Callable[[int, int], None] = lambda _sent, _size: None,
+    filename: str | None = None,
+    on_progress: OnProgress = lambda _sent, _size: None,
 ) -> str:
-    """Upload a file, streaming, and give its id.
-
-    Repeated after a broken connection: a second copy on the server costs nothing. `on_progress` is called
-    with the bytes read so far and the size; it starts again at 0 with each attempt.
+    """Upload a file, streaming, and give its id; `filename` is its name there, else that of `path`.
 
     Raises:
         openai.APIError: as `retrying` does.
@@ -147,10 +151,25 @@ async def upload(
         DiskError: the file cannot be read.
     """
 
-    async def once() -> str:
+    async def send(file: BinaryIO) -> object:
+        return await client.files.create(file=(filename or path.name, file), purpose=purpose)
+
+    return answered_id(await sending(path, send, pacing, on_progress), "a file")
+
+
+async def sending(path: Path, send: Callable[[BinaryIO], Awaitable[T]], pacing: Pacing, on_progress: OnProgress) -> T:
+    """Await `send(file)` with the file at `path`, from its beginning again after a broken connection.
+
+    A second copy on the server costs nothing.
+
+    Raises:
+        openai.APIError: as `retrying` does.
+        DiskError: the file cannot be read.
+    """
+
+    async def once() -> T:
         with _disk(path), _CountedFile(path, on_progress) as file:
-            answer = await client.files.create(file=(path.name, file), purpose=purpose)
-        return answered_id(answer, "a file")
+            return await send(file)
 
     return await retrying(once, pacing)
 

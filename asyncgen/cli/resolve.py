@@ -139,11 +139,16 @@ def _profile(name: str) -> Profile:
 
 def _base_url(profile: Profile, where: Where, environment: Mapping[str, str]) -> str | None:
     variable = profile.base_url_variable
-    found = where.base_url or (environment.get(variable) if variable else None) or profile.base_url
+    found = where.base_url or _from_variable(profile, environment) or profile.base_url
     if found is None and profile.name != LOCAL:
         named = f", or set {variable}" if variable else ""
         raise UsageError(f"{profile.name} needs an address", help_text=f"give it with --base-url{named}")
     return found
+
+
+def _from_variable(profile: Profile, environment: Mapping[str, str]) -> str | None:
+    value = environment.get(profile.base_url_variable or "", "").rstrip("/")
+    return value.removesuffix(profile.base_url_path) + profile.base_url_path if value else None
 
 
 def _key(profile: Profile, where: Where, base_url: str, environment: Mapping[str, str]) -> Secret | None:
@@ -152,7 +157,7 @@ def _key(profile: Profile, where: Where, base_url: str, environment: Mapping[str
     value = environment.get(profile.key_variable, "").strip() if profile.key_variable else ""
     if value and profile.key_variable:
         return Secret(value, profile.key_variable)
-    if profile.key_variable is None or is_loopback(base_url):
+    if profile.key_variable is None or profile.key_optional or is_loopback(base_url):
         return None
     raise AuthError(
         f"there is no key for {profile.name}: {profile.key_variable} is not set",
