@@ -1,0 +1,99 @@
+"""`asyncgen plan`: what a job would send, and what that would cost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from asyncgen.cli.options import (
+    concurrency_option,
+    endpoint_options,
+    job_argument,
+    out_option,
+    output_options,
+    rpm_option,
+    tpm_option,
+)
+from asyncgen.cli.output import json_result, result, say
+from asyncgen.cli.plan_lines import break_even_lines, plan_lines
+from asyncgen.cli.resolve import Where, open_named_job
+from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json
+from asyncgen.generate.plan.rows_there import rows_there
+from asyncgen.job.model import Limits
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import PROFILES
+from asyncgen.run_directory import RunDirectory
+
+
+@click.command("plan")
+@job_argument
+@out_option
+@endpoint_options
+@click.option("--finetune-provider", metavar="NAME", help="Who would tune.")
+@concurrency_option
+@rpm_option
+@tpm_option
+@click.option("--break-even", is_flag=True, help="From how many calls on tuning pays against the long prompt.")
+@output_options
+def plan(
+    job: Path | None,
+    *,
+    out: Path | None,
+    finetune_provider: str | None,
+    concurrency: int | None,
+    rpm: float | None,
+    tpm: float | None,
+    break_even: bool,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Show what JOB would send, what is there already, and the price and time of the rest. Sends nothing.
+
+    Prices are published ones, unless $XDG_CONFIG_HOME/asyncgen/prices.toml (or one beside the job file) names yours.
+    """
+    flags = Where(**where)
+    opened, generation, tuning = open_named_job(job, flags, finetune_provider=finetune_provider)
+    prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
+    there = rows_there(RunDirectory(out or Path("runs", opened.job.name)), opened.grid)
+    place = Place(
+        generation.profile,
+        _base_url(generation.profile.base_url_variable, flags),
+        opened.model,
+        tuning.profile,
+        _within_reach(),
+    )
+    limits = _limits(opened.job.limits, concurrency, rpm, tpm)
+    made = make_plan(msgspec.structs.replace(opened.job, limits=limits), opened.grid, there, place, prices)
+    compared = compare_with_tuning(made, prices) if break_even else None
+    if as_json:
+        json_result(plan_as_json(made, compared))
+        return
+    for line in (*plan_lines(made), *(break_even_lines(*compared) if compared else ())):
+        result(line)
+    say(f"next: asyncgen {'generate' if made.left else 'prepare'}{f' {job}' if job and made.left else ''}")
+
+
+def _base_url(variable: str | None, where: Where) -> str | None:
+    return where.base_url or (os.environ.get(variable) if variable else None)
+
+
+def _limits(limits: Limits, concurrency: int | None, rpm: float | None, tpm: float | None) -> Limits:
+    return msgspec.structs.replace(
+        limits,
+        concurrency=concurrency or limits.concurrency,
+        requests_per_minute=rpm or limits.requests_per_minute,
+        tokens_per_minute=tpm or limits.tokens_per_minute,
+    )
+
+
+def _within_reach() -> list[str]:
+    """Providers that tune, and for which there is a key or none is needed."""
+    return [
+        name
+        for name, profile in PROFILES.items()
+        if profile.finetuning and (profile.key_variable is None or os.environ.get(profile.key_variable))
+    ]

@@ -1,0 +1,137 @@
+"""A plan in lines for a person.
+
+Owns the words and the look of figures. Does not know how the figures were come by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import orjson
+
+from asyncgen.generate.plan.break_even import BreakEven
+from asyncgen.generate.plan.plan import Plan, Prompt
+from asyncgen.generate.plan.span import Span
+from asyncgen.generate.plan.training import Training
+from asyncgen.prices import FREE
+
+_LABEL = 11
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """The whole plan, but for the comparison with tuning."""
+    yield f"{plan.requests:,} requests to {plan.model} at {plan.provider}"
+    there = plan.there
+    stale = f"; {there.stale:,} more answers are there that this job no longer asks for" if there.stale else ""
+    yield f"there already: {there.settled:,} answered, {there.failed:,} given up on; to send: {plan.left:,}{stale}"
+    for number, prompt in enumerate(plan.prompts, 1):
+        yield ""
+        yield from _prompt_lines(f"prompt {number}", prompt)
+    yield ""
+    yield from _labelled("tokens", [_tokens(plan), f"({plan.tokens.basis})"])
+    yield from _labelled("cost", _cost_lines(plan))
+    yield from _labelled("training", [*map(_training_line, plan.trainings), _trained(plan)])
+    yield from _labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
+    gone = [f"{model} stops answering on {day}" for model, day in plan.shutdowns]
+    yield from _labelled("shutdown", gone)
+
+
+def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) -> Iterator[str]:
+    """From how many calls on tuning pays, and under which assumptions."""
+    yield ""
+    if not compared:
+        yield "break-even: the price of the model that answers is not known, so there is nothing to compare with"
+        return
+    yield f"break-even, against {usd(compared[0].long_call_usd)} for a call with the long prompt:"
+    yield from (f"  {_break_even_line(each)}" for each in compared)
+    yield "assumed:"
+    yield from (f"  - {each}" for each in taken_for_granted)
+
+
+def usd(amount: float) -> str:
+    """An amount with as many decimals as it takes to see two figures."""
+    if amount == 0:
+        return "0 USD"
+    decimals = max(2, 1 - math.floor(math.log10(abs(amount))))
+    return f"{amount:,.{decimals}f} USD"
+
+
+def usd_span(span: Span | None) -> str:
+    """A span of amounts, "unknown" where there is none."""
+    if span is None:
+        return "unknown"
+    low, high = usd(span.low), usd(span.high)
+    return low if low == high else f"{low.removesuffix(' USD')} to {high}"
+
+
+def clock(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = math.ceil(seconds)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller_size} {smaller}"
+    return f"{whole} s"
+
+
+def _labelled(label: str, lines: list[str]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        yield f"{'' if number else label:{_LABEL}}{line}"
+
+
+def _prompt_lines(label: str, prompt: Prompt) -> Iterator[str]:
+    yield f"{label}; the tuned model will be given: {prompt.short}"
+    for message in prompt.body["messages"]:
+        first, *rest = str(message["content"]).strip().splitlines() or [""]
+        yield f"  {message['role']}: {first}"
+        yield from (f"    {line}" for line in rest)
+    parameters = {name: value for name, value in prompt.body.items() if name not in {"model", "messages"}}
+    if parameters:
+        yield f"  parameters: {orjson.dumps(parameters).decode()}"
+
+
+def _tokens(plan: Plan) -> str:
+    prompt, completion = plan.tokens.prompt * plan.left, plan.tokens.completion * plan.left
+    return (
+        f"in {prompt.low:,.0f} to {prompt.high:,.0f}, out {completion.low:,.0f} to {completion.high:,.0f}"
+        if plan.left
+        else "none: every row is there"
+    )
+
+
+def _cost_lines(plan: Plan) -> list[str]:
+    if plan.price is FREE:
+        return ["free: it runs on this machine"]
+    if plan.price is None:
+        return [f"unknown: no price of {plan.model} at {plan.provider} was found; prices.toml may name one"]
+    lines = [f"{tier:9} {usd_span(cost)}" for tier, cost in plan.costs.items()]
+    day = f" of {plan.price.as_of}" if plan.price.as_of else ""
+    return [*lines, f"(estimate, prices{day}: {plan.price.source})"]
+
+
+def _training_line(training: Training) -> str:
+    cost = "free" if training.cost_usd == Span(0, 0) else usd_span(training.cost_usd)
+    remarks = [*(["would be used"] if training.chosen else []), *([training.note] if training.note else [])]
+    if training.price is not None and training.price.as_of is not None:
+        remarks.append(f"prices of {training.price.as_of}")
+    return f"{training.provider}, {training.model}: {cost}" + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+def _trained(plan: Plan) -> str:
+    trained = plan.trained
+    return (
+        f"({trained.samples:,} samples x {trained.epochs} epochs: "
+        f"{trained.tokens.low:,.0f} to {trained.tokens.high:,.0f} tokens)"
+    )
+
+
+def _break_even_line(compared: BreakEven) -> str:
+    where = f"{compared.provider}, {compared.model}"
+    if compared.tuned_call_usd is None or compared.calls is None:
+        return f"{where}: unknown, since the price of the training or of calls to the result is"
+    call = f"{usd(compared.tuned_call_usd)} a call"
+    if math.isinf(compared.calls.low):
+        return f"{where}: never, at {call} tuned calls are no cheaper"
+    low, high = compared.calls.low, compared.calls.high
+    calls = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    return f"{where}: from {calls} calls on ({call}; {usd_span(compared.outlay_usd)} for rows and training)"

@@ -1,0 +1,1 @@
+"""What a job would send, cost and take, before anything is sent."""

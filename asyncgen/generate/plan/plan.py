@@ -1,0 +1,203 @@
+"""The whole plan of a job: put together from its parts, and given as JSON.
+
+Owns which parts there are. Does not print, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import orjson
+
+from asyncgen.generate.plan.break_even import BreakEven, assumptions, break_even
+from asyncgen.generate.plan.costs import cost_of_rows, ways_to_buy
+from asyncgen.generate.plan.duration import Duration, duration
+from asyncgen.generate.plan.request_tokens import RequestTokens, tokens_of_a_request
+from asyncgen.generate.plan.rows_there import RowsThere
+from asyncgen.generate.plan.span import Span
+from asyncgen.generate.plan.training import TrainedTokens, Training, trained_tokens, trainings
+from asyncgen.job.model import Job
+from asyncgen.job.requests import RequestGrid
+from asyncgen.prices import Price, PriceList, tier_of
+from asyncgen.providers import Profile
+from asyncgen.shutdowns import shutdown_date
+
+_SHOWN_PROMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who would answer, and who would tune.
+
+    Attributes:
+        profile: the provider that answers.
+        base_url: its address where another one than the profile's is in use.
+        model: that answers.
+        tuning: the provider that tunes.
+        within_reach: names of all providers that this user could tune at.
+    """
+
+    profile: Profile
+    base_url: str | None
+    model: str
+    tuning: Profile
+    within_reach: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request as it would be sent, and the prompt that the tuned model would be given for it."""
+
+    body: dict[str, Any]
+    short: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job would send, cost and take.
+
+    Attributes:
+        left: rows to be sent: neither there, nor given up on.
+        prompts: the first rows.
+        tokens: of a row.
+        tier: which the job's own parameters ask for.
+        costs: tier to USD for the rows left; None where the price is not known.
+        shutdowns: models that stop answering, and when.
+    """
+
+    provider: str
+    model: str
+    requests: int
+    there: RowsThere
+    left: int
+    prompts: tuple[Prompt, ...]
+    tokens: RequestTokens
+    tier: str
+    costs: dict[str, Span | None]
+    price: Price | None
+    duration: Duration
+    trained: TrainedTokens
+    trainings: tuple[Training, ...]
+    shutdowns: tuple[tuple[str, date], ...]
+
+    @property
+    def cost_usd(self) -> Span | None:
+        """USD for the rows left, bought as the job's parameters say."""
+        return self.costs[self.tier]
+
+
+def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, prices: PriceList) -> Plan:
+    """Plan the job for the providers chosen.
+
+    Args:
+        job: with their tables laid over.
+        grid: its requests.
+        there: what the run holds of them.
+        place: the providers and the model.
+        prices: where they are looked up.
+    """
+    tokens = tokens_of_a_request(job, grid, there)
+    price = prices.price(place.profile.name, place.base_url, place.model)
+    left = max(grid.count - there.settled - there.failed, 0)
+    tier = tier_of(job.generate.parameters)
+    trained = trained_tokens(job, grid.count, tokens)
+    found = trainings(job, place.tuning, place.within_reach, trained, prices)
+    return Plan(
+        provider=place.profile.name,
+        model=place.model,
+        requests=grid.count,
+        there=there,
+        left=left,
+        prompts=_prompts(grid),
+        tokens=tokens,
+        tier=tier,
+        costs={each: cost_of_rows(left, tokens, price, each) for each in ways_to_buy(place.profile, tier)},
+        price=price,
+        duration=duration(left, tokens, there, job.limits),
+        trained=trained,
+        trainings=tuple(found),
+        shutdowns=_shutdowns(place, found),
+    )
+
+
+def _prompts(grid: RequestGrid) -> tuple[Prompt, ...]:
+    return tuple(Prompt(orjson.loads(each.body), grid.prompt(each)) for each in grid.spread(_SHOWN_PROMPTS))
+
+
+def _shutdowns(place: Place, found: Sequence[Training]) -> tuple[tuple[str, date], ...]:
+    named = [(place.profile.name, place.model), *((each.provider, each.model) for each in found)]
+    days = {model: shutdown_date(provider, model) for provider, model in named}
+    return tuple((model, day) for model, day in days.items() if day is not None)
+
+
+def compare_with_tuning(plan: Plan, prices: PriceList) -> tuple[list[BreakEven], list[str]]:
+    """From how many calls on each training pays, and what that takes for granted.
+
+    The list is empty where the price of the model that answers is not known: there is nothing to compare with.
+    """
+    if plan.price is None:
+        return [], []
+    compared = [break_even(each, plan.tokens, plan.cost_usd, plan.price, prices) for each in plan.trainings]
+    return compared, assumptions(plan.tokens, plan.trained, plan.price)
+
+
+def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None) -> dict[str, Any]:
+    """The plan for `--json`; spans are `{"low": x, "high": y}`, what is not known is null."""
+    tokens, there = plan.tokens, plan.there
+    answer: dict[str, Any] = {
+        "provider": plan.provider,
+        "model": plan.model,
+        "requests": plan.requests,
+        "done": there.settled,
+        "failed": there.failed,
+        "stale": there.stale,
+        "left": plan.left,
+        "prompts": [each.body for each in plan.prompts],
+        "tokens_a_row": {"prompt": tokens.prompt.rounded(), "completion": tokens.completion.rounded()},
+        "tokens": {
+            "prompt": (tokens.prompt * plan.left).rounded(),
+            "completion": (tokens.completion * plan.left).rounded(),
+            "basis": tokens.basis,
+        },
+        "cost_usd": {tier: _span(cost) for tier, cost in plan.costs.items()},
+        "prices": plan.price and {"source": plan.price.source, "date": plan.price.as_of},
+        "seconds": {"at_least": round(plan.duration.seconds, 1), "bound_by": plan.duration.bound_by},
+        "training": [_training(each) for each in plan.trainings],
+        "trained_tokens": plan.trained.tokens.rounded() | {"epochs": plan.trained.epochs},
+        "shutdowns": dict(plan.shutdowns),
+    }
+    if compared is not None:
+        answer["break_even"] = {"compared": [_break_even(each) for each in compared[0]], "assumptions": compared[1]}
+    return answer
+
+
+def _span(span: Span | None) -> dict[str, float] | None:
+    return span.rounded() if span else None
+
+
+def _training(training: Training) -> dict[str, Any]:
+    return {
+        "provider": training.provider,
+        "model": training.model,
+        "chosen": training.chosen,
+        "cost_usd": _span(training.cost_usd),
+        "prices": training.price and {"source": training.price.source, "date": training.price.as_of},
+        "note": training.note,
+    }
+
+
+def _break_even(compared: BreakEven) -> dict[str, Any]:
+    never = compared.calls is not None and math.isinf(compared.calls.low)
+    return {
+        "provider": compared.provider,
+        "model": compared.model,
+        "long_call_usd": compared.long_call_usd,
+        "tuned_call_usd": compared.tuned_call_usd,
+        "outlay_usd": _span(compared.outlay_usd),
+        "pays": None if compared.calls is None else not never,
+        "calls": None if never else _span(compared.calls),
+    }

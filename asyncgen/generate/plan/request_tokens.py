@@ -1,0 +1,118 @@
+"""How many tokens a row of a job takes: measured where the run has answers, else estimated with wide bounds.
+
+Owns the guesses about answers nobody has seen yet. Does not know prices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean
+
+from asyncgen.generate.plan.rows_there import Figures, RowsThere
+from asyncgen.generate.plan.span import Span
+from asyncgen.job.model import Checks, Job
+from asyncgen.job.requests import RequestGrid
+from asyncgen.tokens import estimate_body, estimate_messages, estimate_text
+
+_SAMPLED_REQUESTS = 500
+_ENOUGH_ROWS = 3
+_ESTIMATE_OFF = (0.8, 1.3)  # bytes over four, against the tokenizers of the models in use, in several languages
+_TOKENS_PER_WORD = 1.5
+_TOKENS_PER_SENTENCE = 40
+_UNBOUNDED_ANSWER = 1000
+_UNBOUNDED_REASONING = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTokens:
+    """Tokens of one row.
+
+    Attributes:
+        prompt: all that is sent for it, repeated attempts included.
+        completion: all that is answered, likewise.
+        answer: of the one answer that is kept.
+        question: of the prompt sent once.
+        short_prompt: of the prompt that the tuned model will be given, its system message included.
+        basis: how these figures were come by, in words.
+    """
+
+    prompt: Span
+    completion: Span
+    answer: Span
+    question: float
+    short_prompt: float
+    basis: str
+
+
+def tokens_of_a_request(job: Job, grid: RequestGrid, there: RowsThere) -> RequestTokens:
+    """Tokens of one row of `grid`, by what the run already holds or by rules of thumb."""
+    sampled = list(grid.spread(_SAMPLED_REQUESTS))
+    question = mean(estimate_body(request.body) for request in sampled) if sampled else 0.0
+    system = [job.dataset.system] if job.dataset.system and job.dataset.format == "chat" else []
+    prompts = [estimate_messages([*system, grid.prompt(request)]) for request in sampled]
+    short_prompt = mean(prompts) if prompts else 0.0
+    if there.settled >= _ENOUGH_ROWS:
+        return RequestTokens(
+            prompt=_measured(there.prompt_tokens),
+            completion=_measured(there.completion_tokens),
+            answer=_measured(there.answer_tokens),
+            question=question,
+            short_prompt=short_prompt,
+            basis=f"as counted for the {there.settled:,} rows that are there",
+        )
+    low, high = _ESTIMATE_OFF
+    answer = _answer_tokens(job, grid.max_output_tokens)
+    return RequestTokens(
+        prompt=Span(question * low, question * high * job.checks.attempts),
+        completion=Span(answer.low, answer.high * job.checks.attempts),
+        answer=answer,
+        question=question,
+        short_prompt=short_prompt,
+        basis=_basis(job, grid.max_output_tokens),
+    )
+
+
+def _measured(figures: Figures) -> Span:
+    return Span(max(figures.mean - figures.error, 0.0), figures.mean + figures.error)
+
+
+def _answer_tokens(job: Job, cap: int | None) -> Span:
+    """Bounds for one answer: by its cap, the checks it is to pass, and the worked examples."""
+    likely = _likely_answer(job)
+    if cap is not None:
+        return Span(min(cap / 5 if likely is None else likely / 2, cap), cap)
+    high = _UNBOUNDED_REASONING if _reasons(job) else _UNBOUNDED_ANSWER
+    return Span((high / 10) if likely is None else likely / 2, high if likely is None else max(likely * 2, high))
+
+
+def _likely_answer(job: Job) -> float | None:
+    bounds = [*_bounds_by_checks(job.checks)]
+    if job.prompt.examples:
+        bounds.append(mean(estimate_text(example.completion) for example in job.prompt.examples))
+    return min(bounds, default=None)
+
+
+def _bounds_by_checks(checks: Checks) -> list[float]:
+    bounds = (
+        (checks.max_sentences, _TOKENS_PER_SENTENCE),
+        (checks.max_words, _TOKENS_PER_WORD),
+        (checks.max_characters, 0.25),
+    )
+    return [most * tokens for most, tokens in bounds if most is not None]
+
+
+def _reasons(job: Job) -> bool:
+    return str(job.generate.parameters.get("reasoning_effort", "none")) != "none"
+
+
+def _basis(job: Job, cap: int | None) -> str:
+    words = ["estimated without a tokenizer"]
+    if cap is None:
+        words.append("no max_completion_tokens, so the answers' length is a guess")
+    else:
+        words.append(f"answers of at most {cap:,} tokens")
+    if _reasons(job):
+        words.append("hidden reasoning cannot be known beforehand")
+    if job.checks.attempts > 1:
+        words.append(f"high: every answer asked for {job.checks.attempts} times")
+    return "; ".join(words)

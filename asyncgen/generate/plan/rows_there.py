@@ -1,0 +1,107 @@
+"""What a run already holds of a job, and what its answers came to.
+
+Owns one pass over the run's files. Changes nothing, and needs no lock: the run may be written meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from asyncgen.generate.key_set import KeySet
+from asyncgen.generate.settled import key_number
+from asyncgen.job.requests import RequestGrid
+from asyncgen.jsonl import read_rows
+from asyncgen.records import decode_failure, decode_record
+from asyncgen.run_directory import RunDirectory
+
+
+@dataclass(slots=True)
+class Figures:
+    """Count, mean and spread of a figure, summed up as it comes (Welford's method)."""
+
+    count: int = 0
+    mean: float = 0.0
+    _squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        step = value - self.mean
+        self.mean += step / self.count
+        self._squares += step * (value - self.mean)
+
+    @property
+    def error(self) -> float:
+        """How far the mean may be off: two standard errors."""
+        return 2 * math.sqrt(self._squares / max(self.count - 1, 1) / max(self.count, 1))
+
+
+@dataclass(slots=True)
+class RowsThere:
+    """What the run holds of the job.
+
+    Attributes:
+        settled: rows of the job that have an answer.
+        failed: rows of the job that were given up on, and not settled later.
+        stale: answers that the job no longer asks for.
+        prompt_tokens: of the settled rows, everything asked for a row counted.
+        completion_tokens: likewise.
+        answer_tokens: of one answer.
+        latency_s: of one answer.
+    """
+
+    settled: int = 0
+    failed: int = 0
+    stale: int = 0
+    prompt_tokens: Figures = field(default_factory=Figures)
+    completion_tokens: Figures = field(default_factory=Figures)
+    answer_tokens: Figures = field(default_factory=Figures)
+    latency_s: Figures = field(default_factory=Figures)
+
+
+def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
+    """Count and measure the rows of `grid` in a run; a run that is not there holds none.
+
+    Raises:
+        BadLineError: a line is no record or failure.
+        DiskError: a file cannot be read.
+    """
+    there = RowsThere()
+    for _, record in read_rows(directory.records, decode_record):
+        if not _is_asked_for(grid, record.variables, record.repeat, record.key):
+            there.stale += 1
+            continue
+        there.settled += 1
+        there.prompt_tokens.add(record.usage.prompt_tokens)
+        there.completion_tokens.add(record.usage.completion_tokens)
+        there.answer_tokens.add(record.usage.completion_tokens / max(record.attempts, 1))
+        if record.latency_s > 0:
+            there.latency_s.add(record.latency_s)
+    there.failed = _failed(directory, grid)
+    return there
+
+
+class _Key(msgspec.Struct, gc=False):
+    key: str
+
+
+_decode_key = msgspec.json.Decoder(_Key).decode
+
+
+def _failed(directory: RunDirectory, grid: RequestGrid) -> int:
+    failed = KeySet()
+    for _, failure in read_rows(directory.failures, decode_failure):
+        if _is_asked_for(grid, failure.variables, failure.repeat, failure.key):
+            failed.add_number(key_number(failure.key))
+    if not failed:
+        return 0
+    settled_later = (key_number(row.key) for _, row in read_rows(directory.records, _decode_key))
+    return len(failed) - sum(map(failed.has, settled_later))
+
+
+def _is_asked_for(grid: RequestGrid, variables: Mapping[str, str], repeat: int, key: str) -> bool:
+    found = grid.key_of(variables, repeat)
+    return found is not None and found.hex() == key
