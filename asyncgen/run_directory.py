@@ -16,7 +16,7 @@ import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.run_lock import LOCK_NAME, lock
+from asyncgen.run_lock import LOCK_NAME, locked
 from asyncgen.run_state import JobState, RunState, read_state, write_state
 from asyncgen.whole_file import disk_error, remove_leftovers
 
@@ -155,12 +155,9 @@ def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
     """
     directory = RunDirectory(path)
     _claim(directory, create=job_name is not None)
-    descriptor = lock(path)
-    try:
+    with locked(path):
         remove_leftovers(path)
         yield Run(directory, _state_of(directory, job_name))
-    finally:
-        os.close(descriptor)
 
 
 def _claim(directory: RunDirectory, *, create: bool) -> None:

@@ -8,19 +8,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import DiskError, RunInUseError
 from asyncgen.whole_file import disk_error, open_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LOCK_NAME = ".lock"
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+_UNABLE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
+# `is_held` holds the lock for some microseconds; a writer that meets it tries again.
+_TRIES = 5
+_PAUSE_S = 0.02
 
 
-def lock(folder: Path) -> int:
-    """Become the only writer of `folder`: a descriptor to be closed when that is over.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder` until the block ends.
 
     Raises:
         RunInUseError: another process writes it.
@@ -29,24 +38,58 @@ def lock(folder: Path) -> int:
     path = folder / LOCK_NAME
     descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        try:
+            _lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            raise _refusal(folder, error, holder) from error
+        yield
+    finally:
         os.close(descriptor)
-        raise _refusal(folder, error, holder) from error
-    return descriptor
+
+
+def is_held(folder: Path) -> bool:
+    """Is some process writing `folder` now? Changes nothing.
+
+    Raises:
+        DiskError: the lock's file cannot be read.
+    """
+    try:
+        descriptor = open_regular(folder / LOCK_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _HELD
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int) -> None:
+    for _ in range(_TRIES - 1):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _HELD:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskError:
-    if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}:
+    if error.errno in _HELD:
         return RunInUseError(
             f"{folder} is being written by another process" + (f" (number {holder})" if holder else ""),
             cause="a run has one writer at a time; reading it is always possible",
             help_text=f"wait until it is done (asyncgen status {folder}), or choose another place with --out",
         )
-    if error.errno in {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}:
+    if error.errno in _UNABLE:
         return DiskError(
             f"the file system of {folder} cannot lock files",
             cause="without a lock two processes could pay for the same rows",

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from asyncgen import __version__, run_state
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
 from asyncgen.run_directory import Run, RunDirectory, find_run, newest_run, open_run
+from asyncgen.run_lock import is_held
 from asyncgen.run_state import RunState, read_state, write_state
 
 if TYPE_CHECKING:
@@ -261,6 +262,25 @@ def test_a_second_writer_is_told_who_writes_and_changes_nothing_until_the_first_
         first.kill()
         first.wait()
         make_run(folder)
+
+
+def test_whether_a_run_is_being_written_can_be_seen_without_disturbing_it(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    assert not is_held(folder)
+    with open_run(folder, job_name="campaign"):
+        assert is_held(folder)
+        assert is_held(folder)
+    assert not is_held(folder)
+
+
+def test_a_writer_that_meets_somebody_who_only_looks_tries_again(folder: Path) -> None:
+    make_run(folder)
+    descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    timer = threading.Timer(0.03, os.close, [descriptor])
+    timer.start()
+    make_run(folder)
+    timer.join()
 
 
 def test_a_process_does_not_share_the_lock_with_its_children(folder: Path) -> None:

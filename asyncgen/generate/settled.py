@@ -66,7 +66,7 @@ def read_settled(directory: RunDirectory) -> SettledKeys:
 def _read_records(path: Path) -> KeySet:
     settled = KeySet(_expected_rows(path))
     for number, head in read_rows(path, _decode_head):
-        if not settled.add_number(_checked_number(path, number, head.key)):
+        if not settled.add_number(checked_number(path, number, head.key)):
             raise BadLineError(path, number, f"its key {head.key} stands in an earlier line too")
     return settled
 
@@ -74,7 +74,7 @@ def _read_records(path: Path) -> KeySet:
 def _read_failures(path: Path, settled: KeySet) -> SettledKeys:
     keys = SettledKeys(settled, KeySet(_expected_rows(path)), {})
     for number, failure in read_rows(path, decode_failure):
-        key = _checked_number(path, number, failure.key)
+        key = checked_number(path, number, failure.key)
         if not settled.has(key):
             keys.failed.add_number(key)
             ended = (failure.attempts, failure.maybe_paid)
@@ -91,7 +91,12 @@ def key_number(key: str) -> int:
     return int.from_bytes(bytes.fromhex(key)[:8], "big")
 
 
-def _checked_number(path: Path, number: int, key: str) -> int:
+def checked_number(path: Path, number: int, key: str) -> int:
+    """The first 64 bits of the key in line `number` of `path`.
+
+    Raises:
+        BadLineError: it is no key.
+    """
     try:
         if len(key) == _HEX_DIGITS:
             return key_number(key)

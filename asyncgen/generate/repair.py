@@ -1,0 +1,213 @@
+"""Damaged files of a run mended: bad lines set aside with their numbers, everything good kept.
+
+Owns what counts as good in each file. Nothing but `asyncgen repair` calls it, since what is set aside will be asked
+for, and paid for, again.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+from asyncgen.errors import DiskError, UsageError
+from asyncgen.generate.key_set import KeySet
+from asyncgen.generate.settled import key_number
+from asyncgen.jsonl import MAX_LINE_BYTES, LineFile
+from asyncgen.records import Failure, Record, decode_failure, decode_record
+from asyncgen.run_directory import RunDirectory
+from asyncgen.run_lock import locked
+from asyncgen.run_state import JobState, RunState, write_state
+from asyncgen.whole_file import disk_error, open_regular, remove_leftovers, replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Judge = Callable[[bytes], str | None]  # what is wrong with a line; None when nothing is
+
+_ROW_START = b'{"key":"'
+_KEY_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FileRepair:
+    """What was done to a file.
+
+    Attributes:
+        path: the file.
+        kept: good lines; all of them are still there.
+        bad: numbers of the lines that were moved to `*.bad`.
+        torn_bytes: size of what was moved to `*.torn`.
+    """
+
+    path: Path
+    kept: int
+    bad: tuple[int, ...]
+    torn_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRepair:
+    """What was done to a run: to its files, and whether `run.json` was missing or damaged, and made anew."""
+
+    files: tuple[FileRepair, ...]
+    state_made_anew: bool
+
+
+def repair_run(path: Path) -> RunRepair:
+    """Mend the files of the run at `path`; one without damage is not changed.
+
+    Raises:
+        UsageError: it is no run.
+        RunInUseError: another process writes it.
+        DiskError: a file cannot be read or written; what is there is as it was, or mended.
+    """
+    directory = RunDirectory(path)
+    if not (directory.state.exists() or directory.records.exists()):
+        raise UsageError(f"there is no run at {path}", help_text="name a run directory", code="not_a_run")
+    with locked(path):
+        remove_leftovers(path)
+        state, made_anew = _sound_state(directory)
+        files = tuple(_repair_file(file, judge) for file, judge in _judges(directory) if file.exists())
+        if made_anew or any(file.bad for file in files):
+            # An empty fingerprint makes the next start count the stale rows again.
+            job = msgspec.structs.replace(state.job, fingerprint={})
+            write_state(directory.state, msgspec.structs.replace(state, job=job))
+    return RunRepair(files, made_anew)
+
+
+def _judges(directory: RunDirectory) -> tuple[tuple[Path, Callable[[], Judge]], ...]:
+    return (
+        (directory.records, partial(_row_judge, decode_record, once=True)),
+        (directory.failures, partial(_row_judge, decode_failure, once=False)),
+        (directory.events, lambda: _judge_event),
+    )
+
+
+def _row_judge(decode: Callable[[bytes], Record | Failure], *, once: bool) -> Judge:
+    """Judge lines in the order of the file; with `once`, each key may stand in one of them."""
+    seen = KeySet()
+
+    def judge(line: bytes) -> str | None:
+        try:
+            key = decode(line).key
+            if len(bytes.fromhex(key)) != _KEY_BYTES:
+                return f"its key is not {_KEY_BYTES} bytes"
+        except (msgspec.DecodeError, ValueError) as error:
+            return str(error)
+        if once and not seen.add_number(key_number(key)):
+            return f"its key {key} stands in an earlier line too"
+        return None
+
+    return judge
+
+
+_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _judge_event(line: bytes) -> str | None:
+    try:
+        _decode_event(line)
+    except msgspec.DecodeError as error:
+        return str(error)
+    return None
+
+
+def _repair_file(path: Path, new_judge: Callable[[], Judge]) -> FileRepair:
+    with closing(LineFile(path)) as file:
+        torn_bytes = file.torn_bytes
+    kept = 0
+    bad: list[int] = []
+    for number, good, wrong, _ in _judged(path, new_judge()):
+        kept += not good.isspace() and bool(good)
+        if wrong and number not in bad[-1:]:
+            bad.append(number)
+    if bad:
+        _set_aside(path, new_judge())
+    return FileRepair(path, kept, tuple(bad), torn_bytes)
+
+
+def _set_aside(path: Path, judge: Judge) -> None:
+    aside = path.with_name(path.name + ".bad")
+    with (
+        replacing(path) as good_file,
+        os.fdopen(open_regular(aside, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as bad_file,
+    ):
+        for number, good, wrong, cause in _judged(path, judge):
+            good_file.write(good)
+            if wrong:
+                bad_file.write(b"# line %d: %b\n%b\n" % (number, cause.encode(), wrong.removesuffix(b"\n")))
+        bad_file.flush()
+        os.fsync(bad_file.fileno())
+
+
+def _judged(path: Path, judge: Judge) -> Iterator[tuple[int, bytes, bytes, str]]:
+    """Every line as (number, what is good in it, what is wrong in it, why)."""
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        for number, line in _lines(file):
+            good, wrong, cause = _divided(line, judge)
+            yield number, good, wrong, cause
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; one that is too long for the memory comes in pieces."""
+    number = 1
+    for piece in iter(partial(file.readline, MAX_LINE_BYTES), b""):
+        yield number, piece
+        number += piece.endswith(b"\n")
+
+
+def _divided(line: bytes, judge: Judge) -> tuple[bytes, bytes, str]:
+    if line.isspace():
+        return line, b"", ""
+    if not line.endswith(b"\n"):
+        return b"", line, f"it is longer than {MAX_LINE_BYTES} bytes"
+    cause = judge(line)
+    if cause is None:
+        return line, b"", ""
+    # A whole row may stand behind zeros or behind half a row; inside a JSON text these bytes cannot occur.
+    start = line.rfind(_ROW_START)
+    if start > 0 and judge(line[start:]) is None:
+        return line[start:], line[:start], "it stands before a whole row"
+    return b"", line, cause
+
+
+def _sound_state(directory: RunDirectory) -> tuple[RunState, bool]:
+    """The run's state, and whether it is a new one, since it was missing or damaged."""
+    try:
+        return directory.read_state(), False
+    except FileNotFoundError:
+        pass
+    except DiskError as error:
+        if error.code != "bad_state":
+            raise
+        _rename(directory.state, _free_name(directory.state))
+    return RunState(job=JobState(name=_job_name(directory))), True
+
+
+def _rename(path: Path, name: Path) -> None:
+    try:
+        path.rename(name)
+    except OSError as error:
+        raise disk_error(f"{path} could not be renamed", error) from error
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (name := path.with_name(f"{path.name}.bad{number if number > 1 else ''}")).exists():
+        number += 1
+    return name
+
+
+def _job_name(directory: RunDirectory) -> str:
+    try:
+        name = tomllib.loads(directory.job.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError):
+        return ""
+    return name if isinstance(name, str) else ""
