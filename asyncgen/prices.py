@@ -113,22 +113,21 @@ class PriceList:
         return Price({STANDARD: base.tuned}, base.source, base.as_of) if base and base.tuned else None
 
     def _known_price(self, provider: str, base_url: str | None, model: str) -> Price | None:
-        elsewhere = base_url if _is_elsewhere(provider, base_url) else None
-        if elsewhere and is_loopback(elsewhere):
+        if base_url and is_loopback(base_url):
             return None
+        at_home = _is_at_home(provider, base_url)
         base = base_model(model)
-        known = tuned_model(provider, base) if base and not elsewhere else None
+        known = tuned_model(provider, base) if base and at_home else None
         if known and known.rates:
             return Price({STANDARD: known.rates}, known.source, known.as_of)
         # The library takes a quarter of a second to import, which only who needs a price should pay.
         from asyncgen.prices_published import published_price  # noqa: PLC0415
 
-        return published_price(None if elsewhere else provider, elsewhere, model)
+        by_address = published_price(None, base_url, model) if base_url else None
+        return by_address or (published_price(provider, None, model) if at_home else None)
 
 
-def _is_elsewhere(provider: str, base_url: str | None) -> bool:
-    """Is the address one that the user put in the place of the profile's?"""
+def _is_at_home(provider: str, base_url: str | None) -> bool:
+    """Is the address the provider's own, and not one that the user put in its place?"""
     profile = PROFILES.get(provider)
-    if base_url is None:
-        return False
-    return is_loopback(base_url) or profile is None or profile.base_url not in {None, base_url}
+    return base_url is None or (profile is not None and profile.base_url in {None, base_url})

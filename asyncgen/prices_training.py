@@ -44,21 +44,28 @@ def _openai(training: float, input_: float, cached: float, output: float) -> Tun
     return TunedModel(training, training, Rates(input_, cached, output), _OPENAI, _READ_OPENAI)
 
 
-# developers.openai.com/api/docs/pricing, table "Finetuning"; models already shut down are left out.
-_BY_NAME = {
-    "openai": {
-        "gpt-4.1": _openai(25.0, 3.00, 0.75, 12.0),
-        "gpt-4.1-mini": _openai(5.0, 0.80, 0.20, 3.20),
-        "gpt-4o": _openai(25.0, 3.75, 1.875, 15.0),
-        "gpt-4o-mini": _openai(3.0, 0.30, 0.15, 1.20),
-    }
-}
-
 _NEBIUS = "a third party's note on Nebius"
 _READ_NEBIUS = date(2026, 11, 22)
 _TOGETHER = "Together's price list"
 _READ_TOGETHER = date(2026, 5, 1)
 _BY_THE_MINUTE = "calls need a dedicated endpoint, billed by the minute"
+
+# Adapters of this model are served at the base model's price, of which several are told: the highest.
+_LLAMA_8B_AT_NEBIUS = TunedModel(0.40, 0.40, Rates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
+
+_BY_NAME = {
+    # developers.openai.com/api/docs/pricing, table "Finetuning"; models already shut down are left out.
+    "openai": {
+        "gpt-4.1": _openai(25.0, 3.00, 0.75, 12.0),
+        "gpt-4.1-mini": _openai(5.0, 0.80, 0.20, 3.20),
+        "gpt-4o": _openai(25.0, 3.75, 1.875, 15.0),
+        "gpt-4o-mini": _openai(3.0, 0.30, 0.15, 1.20),
+    },
+    "nebius": {
+        "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B_AT_NEBIUS,
+        "meta-llama/Meta-Llama-3.1-8B-Instruct": _LLAMA_8B_AT_NEBIUS,
+    },
+}
 
 # Billions of parameters (up to and including) to the price; the span is that of the methods.
 _BY_SIZE: dict[str, tuple[tuple[float, TunedModel], ...]] = {

@@ -61,6 +61,11 @@ def test_an_unknown_provider_has_no_price() -> None:
     assert PriceList().price("somebody", None, "gpt-6-luna") is None
 
 
+def test_a_provider_at_each_users_own_address_has_its_prices() -> None:
+    address = "https://somebody.openai.azure.com/openai/v1"
+    assert found(PriceList().price("azure", address, "gpt-4.1-mini")).cost_usd(Usage(1_000_000)) == pytest.approx(0.4)
+
+
 def test_this_machine_is_free() -> None:
     price = found(PriceList().price("local", "http://127.0.0.1:1/v1", "smollm2-135m-instruct"))
     assert price.cost_usd(MILLION_EACH) == 0
@@ -72,8 +77,9 @@ def test_another_address_is_not_charged_at_the_profiles_prices(address: str) -> 
     assert PriceList().price("openai", address, "gpt-6-luna") is None
 
 
-def test_another_address_has_the_prices_published_for_it() -> None:
-    price = found(PriceList().price("openai", "https://api.groq.com/openai/v1", "openai/gpt-oss-20b"))
+@pytest.mark.parametrize("provider", ["openai", "custom"])
+def test_another_address_has_the_prices_published_for_it(provider: str) -> None:
+    price = found(PriceList().price(provider, "https://api.groq.com/openai/v1", "openai/gpt-oss-20b"))
     assert price.cost_usd(Usage(prompt_tokens=1_000_000)) == pytest.approx(0.075)
 
 

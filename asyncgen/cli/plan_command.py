@@ -65,6 +65,7 @@ def plan(
         opened.model,
         tuning.profile,
         _within_reach(),
+        lambda name: opened.file.job(generation.profile.name, name),
     )
     limits = _limits(opened.job.limits, concurrency, rpm, tpm)
     made = make_plan(msgspec.structs.replace(opened.job, limits=limits), opened.grid, there, place, prices)

@@ -31,7 +31,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield from _labelled("tokens", [_tokens(plan), f"({plan.tokens.basis})"])
     yield from _labelled("cost", _cost_lines(plan))
-    yield from _labelled("training", [*map(_training_line, plan.trainings), _trained(plan)])
+    yield from _labelled("training", list(map(_training_line, plan.trainings)))
     yield from _labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
     gone = [f"{model} stops answering on {day}" for model, day in plan.shutdowns]
     yield from _labelled("shutdown", gone)
@@ -91,12 +91,13 @@ def _prompt_lines(label: str, prompt: Prompt) -> Iterator[str]:
 
 
 def _tokens(plan: Plan) -> str:
-    prompt, completion = plan.tokens.prompt * plan.left, plan.tokens.completion * plan.left
-    return (
-        f"in {prompt.low:,.0f} to {prompt.high:,.0f}, out {completion.low:,.0f} to {completion.high:,.0f}"
-        if plan.left
-        else "none: every row is there"
-    )
+    if not plan.left:
+        return "none: every row is there"
+    return f"in {_counts(plan.tokens.prompt * plan.left)}, out {_counts(plan.tokens.completion * plan.left)}"
+
+
+def _counts(span: Span) -> str:
+    return f"{span.low:,.0f} to {span.high:,.0f}"
 
 
 def _cost_lines(plan: Plan) -> list[str]:
@@ -111,18 +112,12 @@ def _cost_lines(plan: Plan) -> list[str]:
 
 def _training_line(training: Training) -> str:
     cost = "free" if training.cost_usd == Span(0, 0) else usd_span(training.cost_usd)
-    remarks = [*(["would be used"] if training.chosen else []), *([training.note] if training.note else [])]
+    trained = training.trained
+    bill = f"{trained.samples:,} samples x {trained.epochs} epochs = {_counts(trained.tokens)} tokens"
+    remarks = [bill, *(["would be used"] if training.chosen else []), *([training.note] if training.note else [])]
     if training.price is not None and training.price.as_of is not None:
         remarks.append(f"prices of {training.price.as_of}")
-    return f"{training.provider}, {training.model}: {cost}" + (f" ({'; '.join(remarks)})" if remarks else "")
-
-
-def _trained(plan: Plan) -> str:
-    trained = plan.trained
-    return (
-        f"({trained.samples:,} samples x {trained.epochs} epochs: "
-        f"{trained.tokens.low:,.0f} to {trained.tokens.high:,.0f} tokens)"
-    )
+    return f"{training.provider}, {training.model}: {cost} ({'; '.join(remarks)})"
 
 
 def _break_even_line(compared: BreakEven) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from asyncgen.generate.plan.request_tokens import RequestTokens
 from asyncgen.generate.plan.span import Span
-from asyncgen.generate.plan.training import TrainedTokens, Training
+from asyncgen.generate.plan.training import Training
 from asyncgen.prices import Price, PriceList
 from asyncgen.records import Usage
 
@@ -72,7 +72,7 @@ def _calls(outlay: Span, saved_usd: float) -> Span:
     return Span(math.ceil(outlay.low / saved_usd), math.ceil(outlay.high / saved_usd))
 
 
-def assumptions(tokens: RequestTokens, trained: TrainedTokens, price: Price) -> list[str]:
+def assumptions(tokens: RequestTokens, price: Price) -> list[str]:
     """What the comparison takes for granted, each in a sentence."""
     ratio = tokens.question / tokens.short_prompt if tokens.short_prompt else 0.0
     return [
@@ -81,10 +81,7 @@ def assumptions(tokens: RequestTokens, trained: TrainedTokens, price: Price) -> 
             f"{ratio:.1f} times as many"
         ),
         f"an answer takes {tokens.answer.middle:,.0f} tokens, from either model ({tokens.basis})",
-        (
-            f"training: {trained.samples:,} samples, {trained.epochs} epochs, "
-            f"{trained.tokens.low:,.0f} to {trained.tokens.high:,.0f} tokens"
-        ),
+        "every row becomes a sample, and the training is paid for once",
         "all calls online, at the standard price, nothing read from a cache",
         f"both answer equally well, and prices stay as they are ({price.source}{_as_of(price)})",
         "what runs on this machine costs nothing: power and time are left out",

@@ -6,7 +6,7 @@ Owns which parts there are. Does not print, and sends nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -19,7 +19,7 @@ from asyncgen.generate.plan.duration import Duration, duration
 from asyncgen.generate.plan.request_tokens import RequestTokens, tokens_of_a_request
 from asyncgen.generate.plan.rows_there import RowsThere
 from asyncgen.generate.plan.span import Span
-from asyncgen.generate.plan.training import TrainedTokens, Training, trained_tokens, trainings
+from asyncgen.generate.plan.training import Training, trainings
 from asyncgen.job.model import Job
 from asyncgen.job.requests import RequestGrid
 from asyncgen.prices import Price, PriceList, tier_of
@@ -39,6 +39,7 @@ class Place:
         model: that answers.
         tuning: the provider that tunes.
         within_reach: names of all providers that this user could tune at.
+        jobs: the job with the tables of a tuning provider laid over, by its name.
     """
 
     profile: Profile
@@ -46,6 +47,7 @@ class Place:
     model: str
     tuning: Profile
     within_reach: Sequence[str]
+    jobs: Callable[[str], Job]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,6 @@ class Plan:
     costs: dict[str, Span | None]
     price: Price | None
     duration: Duration
-    trained: TrainedTokens
     trainings: tuple[Training, ...]
     shutdowns: tuple[tuple[str, date], ...]
 
@@ -104,8 +105,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
     price = prices.price(place.profile.name, place.base_url, place.model)
     left = max(grid.count - there.settled - there.failed, 0)
     tier = tier_of(job.generate.parameters)
-    trained = trained_tokens(job, grid.count, tokens)
-    found = trainings(job, place.tuning, place.within_reach, trained, prices)
+    found = trainings(place.jobs, grid.count, tokens, prices, chosen=place.tuning, within_reach=place.within_reach)
     return Plan(
         provider=place.profile.name,
         model=place.model,
@@ -118,7 +118,6 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
         costs={each: cost_of_rows(left, tokens, price, each) for each in ways_to_buy(place.profile, tier)},
         price=price,
         duration=duration(left, tokens, there, job.limits),
-        trained=trained,
         trainings=tuple(found),
         shutdowns=_shutdowns(place, found),
     )
@@ -142,7 +141,7 @@ def compare_with_tuning(plan: Plan, prices: PriceList) -> tuple[list[BreakEven],
     if plan.price is None:
         return [], []
     compared = [break_even(each, plan.tokens, plan.cost_usd, plan.price, prices) for each in plan.trainings]
-    return compared, assumptions(plan.tokens, plan.trained, plan.price)
+    return compared, assumptions(plan.tokens, plan.price)
 
 
 def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None) -> dict[str, Any]:
@@ -167,7 +166,6 @@ def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None)
         "prices": plan.price and {"source": plan.price.source, "date": plan.price.as_of},
         "seconds": {"at_least": round(plan.duration.seconds, 1), "bound_by": plan.duration.bound_by},
         "training": [_training(each) for each in plan.trainings],
-        "trained_tokens": plan.trained.tokens.rounded() | {"epochs": plan.trained.epochs},
         "shutdowns": dict(plan.shutdowns),
     }
     if compared is not None:
@@ -184,6 +182,9 @@ def _training(training: Training) -> dict[str, Any]:
         "provider": training.provider,
         "model": training.model,
         "chosen": training.chosen,
+        "samples": training.trained.samples,
+        "epochs": training.trained.epochs,
+        "tokens": training.trained.tokens.rounded(),
         "cost_usd": _span(training.cost_usd),
         "prices": training.price and {"source": training.price.source, "date": training.price.as_of},
         "note": training.note,

@@ -18,7 +18,7 @@ from asyncgen.generate.plan.training import trained_tokens, usual_epochs
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.prices import OwnPrice, PriceList
-from asyncgen.providers import PROFILES
+from asyncgen.providers import PROFILES, Finetuning
 from asyncgen.rates import Rates
 
 Open = Callable[..., OpenedJob]
@@ -28,7 +28,12 @@ CAP = "[generate.parameters]\nmax_completion_tokens = 100\n"
 
 def plan_of(opened: OpenedJob, there: RowsThere | None = None, prices: PriceList | None = None) -> Plan:
     place = Place(
-        PROFILES[opened.generation], None, opened.model, PROFILES[opened.tuning], within_reach=["openai", "local"]
+        PROFILES[opened.generation],
+        None,
+        opened.model,
+        PROFILES[opened.tuning],
+        within_reach=["openai", "local"],
+        jobs=lambda name: opened.file.job(opened.generation, name),
     )
     return make_plan(opened.job, opened.grid, there or RowsThere(), place, prices or PriceList())
 
@@ -84,6 +89,11 @@ def test_training_is_priced_at_every_provider_within_reach_the_chosen_one_first(
     assert 0 < paid.cost_usd.low < paid.cost_usd.high
     assert "tuned there before" in paid.note
     assert free.cost_usd == Span(0, 0)
+
+
+def test_each_provider_trains_by_its_own_tables(open_job: Open) -> None:
+    plan = plan_of(open_job("[on.local.finetune.hyperparameters]\nn_epochs = 7\n"))
+    assert [(each.provider, each.trained.epochs) for each in plan.trainings] == [("openai", 25), ("local", 7)]
 
 
 def test_the_jobs_own_tuning_model_is_priced_at_the_provider_chosen_only(open_job: Open) -> None:
@@ -155,14 +165,18 @@ def job(**finetune: object) -> Job:
     )
 
 
+OPENAI = Finetuning()
+
+
 def test_trained_tokens_are_samples_times_epochs_without_the_validation_split() -> None:
-    trained = trained_tokens(job(n_epochs=4), 100, EXACT)
+    trained = trained_tokens(job(n_epochs=4), 100, EXACT, OPENAI)
     assert (trained.samples, trained.epochs) == (90, 4)
     assert trained.tokens == Span(360 * 604, 360 * 604)
 
 
-def test_epochs_left_to_the_provider_are_the_usual_ones() -> None:
-    assert trained_tokens(job(n_epochs="auto"), 100, EXACT).epochs == 3
+def test_epochs_left_to_the_provider_are_theirs_or_the_usual_ones() -> None:
+    assert trained_tokens(job(n_epochs="auto"), 100, EXACT, OPENAI).epochs == 3
+    assert trained_tokens(job(), 100, EXACT, Finetuning(default_epochs=1)).epochs == 1
 
 
 def compared(open_job: Open, tuned: Rates | None, training: float | None = 10.0) -> tuple[Plan, Span | None]:
