@@ -1,0 +1,145 @@
+"""Calls of a JSON API through the official SDK, answered in types of ours and failing in errors of ours.
+
+Owns the decoding of an answer, whatever a proxy put in its place, and the kinds of error. Retries are
+`openai_client`'s. Does not know any path. Importing it imports the SDK.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+import openai
+
+from asyncgen.errors import UsageError
+from asyncgen.finetune.errors import AbsentError, OutageError, as_kind
+from asyncgen.openai_client import api_error, passes, retrying
+from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from openai import AsyncOpenAI
+
+    from asyncgen.openai_client import Pacing
+
+Answer = TypeVar("Answer")
+_SHOWN = 120
+
+
+class JsonCalls:
+    """An open client and its pace.
+
+    Args:
+        client: of the endpoint.
+        pacing: of what is repeated.
+
+    Every method raises, with `doing` in the error's words:
+        OutageError: no answer, one that asks to come again, or none of the expected form.
+        AbsentError: 404.
+        AuthError, QuotaError, AsyncgenError: as `openai_client.api_error` says.
+    """
+
+    def __init__(self, client: AsyncOpenAI, pacing: Pacing) -> None:
+        self.client = client
+        self.pacing = pacing
+
+    async def get(self, path: str, kind: type[Answer], doing: str, query: Mapping[str, Any] | None = None) -> Answer:
+        """GET, repeated while errors pass."""
+        return decoded(await self.content(path, doing, query), kind, doing)
+
+    async def content(self, path: str, doing: str, query: Mapping[str, Any] | None = None) -> bytes:
+        """GET of what is not JSON."""
+
+        async def once() -> httpx2.Response:
+            return await self.client.get(path, cast_to=httpx2.Response, options={"params": dict(query or {})})
+
+        with in_our_words(doing):
+            return (await retrying(once, self.pacing)).content
+
+    async def post(self, path: str, kind: type[Answer], doing: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """POST, repeated only where the server surely did nothing."""
+
+        async def once() -> httpx2.Response:
+            return await self.client.post(path, cast_to=httpx2.Response, body=dict(body or {}))
+
+        with in_our_words(doing):
+            response = await retrying(once, self.pacing, unsafe=True)
+        return decoded(response.content, kind, doing)
+
+    async def delete(self, path: str, doing: str) -> None:
+        """DELETE, repeated while errors pass."""
+
+        async def once() -> httpx2.Response:
+            return await self.client.delete(path, cast_to=httpx2.Response)
+
+        with in_our_words(doing):
+            await retrying(once, self.pacing)
+
+
+@contextmanager
+def in_our_words(doing: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours; `doing` completes "could not"."""
+    try:
+        yield
+    except (openai.APIError, httpx2.TransportError) as error:
+        found = api_error(error, doing)
+        if isinstance(error, openai.NotFoundError):
+            raise as_kind(AbsentError, found) from error
+        raise (as_kind(OutageError, found) if passes(error) else found) from error
+
+
+def decoded(content: bytes, kind: type[Answer], doing: str) -> Answer:
+    """An answer's body as the type that it should have; nulls count as left out.
+
+    Raises:
+        OutageError: it is something else.
+    """
+    try:
+        value = _without_nulls(msgspec.json.decode(content))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _bad_answer(doing, _shown(content)) from error
+    return parsed(value, kind, doing)
+
+
+def parsed(value: Any, kind: type[Answer], doing: str) -> Answer:
+    """Decoded JSON as the type that it should have; raises as `decoded` does."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _bad_answer(doing, str(error)) from error
+
+
+def _bad_answer(doing: str, found: str) -> OutageError:
+    return OutageError(
+        f"could not {doing}",
+        cause=f"the server's answer is not what its API promises: {found}",
+        help_text="check the address (--base-url): does this server have that API?",
+        code="bad_answer",
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def _shown(content: bytes) -> str:
+    return one_line(content[: 4 * _SHOWN].decode("utf-8", "replace"), _SHOWN) or "nothing"
+
+
+def segment(identifier: str) -> str:
+    """A user's id or name as one part of a path.
+
+    Raises:
+        UsageError: it would lead to another path.
+    """
+    if not identifier.strip("."):
+        raise UsageError(f"{identifier!r} is no id or name")
+    return quote(identifier, safe=":")

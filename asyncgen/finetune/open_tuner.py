@@ -1,0 +1,49 @@
+"""The way from an endpoint to a tuner: which implementation a profile asks for.
+
+Owns that choice, and what tells two servers apart. Importing it imports the SDK.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from asyncgen.finetune.api import FileApi, JobApi, Tuner
+from asyncgen.finetune.json_calls import JsonCalls
+from asyncgen.finetune.openai_shape import OpenaiFiles, OpenaiJobs, OpenaiModels
+from asyncgen.finetune.together import TogetherFiles, TogetherJobs
+from asyncgen.openai_client import Pacing, open_client
+from asyncgen.providers import LOCAL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncgen.endpoint import Endpoint
+    from asyncgen.secret import Secret
+
+
+@asynccontextmanager
+async def open_tuner(
+    endpoint: Endpoint, *, wandb_key: Secret | None = None, pacing: Pacing | None = None
+) -> AsyncIterator[Tuner]:
+    """The endpoint's files, jobs and models; the connection is closed at the end of the block.
+
+    Args:
+        endpoint: of a provider that tunes.
+        wandb_key: of Weights & Biases, which some providers want with a job that reports there.
+        pacing: of what is repeated; None for the usual.
+    """
+    finetuning = endpoint.profile.finetuning
+    assert finetuning is not None, "the choice of a provider sees to it"
+    async with open_client(endpoint) as client:
+        calls = JsonCalls(client, pacing or Pacing())
+        files: FileApi = OpenaiFiles(calls)
+        jobs: JobApi = OpenaiJobs(calls, finetuning)
+        if finetuning.api == "together":
+            files, jobs = TogetherFiles(calls), TogetherJobs(calls, finetuning, wandb_key)
+        yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, OpenaiModels(calls))
+
+
+def place_of(endpoint: Endpoint) -> str:
+    """What `run.json` keeps of the address: nothing for this user's own server, whose port changes."""
+    return "" if endpoint.profile.name == LOCAL else endpoint.base_url

@@ -1,0 +1,234 @@
+"""Files, fine-tuning jobs and models where they have OpenAI's form.
+
+Owns the paths, the pages and the reading of OpenAI's objects, with what others leave out of them. Does not know
+when a call is made, and nothing of a provider but its profile. Importing it imports the SDK.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from datetime import date
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, ModelFacts, StoredFile, TuningJob
+from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
+from asyncgen.finetune.openai_request import job_request
+from asyncgen.openai_client import upload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.finetune.api import OnProgress
+    from asyncgen.finetune.order import JobOrder
+    from asyncgen.providers import Finetuning
+
+Item = TypeVar("Item")
+_JOBS = "/fine_tuning/jobs"
+_FILES_A_PAGE = 1000
+_PAGE = 100
+
+
+class _Job(msgspec.Struct, kw_only=True):
+    id: str
+    status: str = ""
+    model: str = ""
+    fine_tuned_model: str | None = None
+    created_at: int = 0
+    finished_at: int | None = None
+    estimated_finish: int | None = None
+    training_file: str = ""
+    result_files: list[str] = []
+    trained_tokens: int | None = None
+    metadata: dict[str, str] = {}
+    error: JobError | None = None
+
+
+class _Event(msgspec.Struct, kw_only=True):
+    id: str
+    created_at: int = 0
+    level: str = "info"
+    message: str = ""
+    type: str = "message"
+    data: dict[str, Any] = {}
+
+
+class _Checkpoint(msgspec.Struct, kw_only=True):
+    id: str
+    created_at: int = 0
+    step_number: int = 0
+    fine_tuned_model_checkpoint: str = ""
+    metrics: dict[str, Any] = {}
+
+
+class _Model(msgspec.Struct, kw_only=True):
+    id: str
+    shutdown_date: str | None = None
+
+
+class Page(msgspec.Struct, Generic[Item], kw_only=True):
+    """One page of a list."""
+
+    data: list[Item]
+    has_more: bool = False
+
+
+class OpenaiFiles:
+    """`/files`; a `FileApi`."""
+
+    def __init__(self, calls: JsonCalls) -> None:
+        self._calls = calls
+
+    async def upload(self, path: Path, filename: str, on_progress: OnProgress) -> str:
+        with in_our_words(f"upload {path.name}"):
+            return await upload(
+                self._calls.client, path, "fine-tune", self._calls.pacing, filename=filename, on_progress=on_progress
+            )
+
+    async def get(self, file_id: str) -> StoredFile:
+        return await self._calls.get(f"/files/{segment(file_id)}", StoredFile, f"look up the file {file_id}")
+
+    async def all(self) -> AsyncIterator[StoredFile]:
+        query = {"purpose": "fine-tune", "limit": _FILES_A_PAGE}
+        async for item in paged(self._calls, "/files", "list the files", query):
+            yield parsed(item, StoredFile, "list the files")
+
+    async def content(self, file_id: str) -> bytes:
+        return await self._calls.content(f"/files/{segment(file_id)}/content", f"read the file {file_id}")
+
+    async def delete(self, file_id: str) -> None:
+        await self._calls.delete(f"/files/{segment(file_id)}", f"delete the file {file_id}")
+
+
+class OpenaiJobs:
+    """`/fine_tuning/jobs`; a `JobApi`."""
+
+    def __init__(self, calls: JsonCalls, finetuning: Finetuning) -> None:
+        self._calls = calls
+        self._finetuning = finetuning
+
+    async def create(self, order: JobOrder) -> TuningJob:
+        body = job_request(order, self._finetuning)
+        return self._job(await self._calls.post(_JOBS, dict[str, Any], "create the fine-tuning job", body))
+
+    async def get(self, job_id: str) -> TuningJob:
+        return self._job(await self._calls.get(_path(job_id), dict[str, Any], f"look up the job {job_id}"))
+
+    async def all(self) -> AsyncIterator[TuningJob]:
+        async for item in paged(self._calls, _JOBS, "list the fine-tuning jobs", {"limit": _PAGE}):
+            yield self._job(item)
+
+    async def events(self, job_id: str, after: str | None) -> EventPage:
+        query = {"limit": _PAGE, **({"after": after} if after else {})}
+        doing = f"list the events of {job_id}"
+        page = await self._calls.get(f"{_path(job_id)}/events", Page[_Event], doing, query)
+        return EventPage(tuple(_event(job_id, event) for event in page.data), page.has_more)
+
+    async def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        doing = f"list the checkpoints of {job_id}"
+        found = paged(self._calls, f"{_path(job_id)}/checkpoints", doing, {"limit": _PAGE})
+        return [_checkpoint(parsed(item, _Checkpoint, doing)) async for item in found]
+
+    async def cancel(self, job_id: str) -> TuningJob:
+        return self._job(await self._calls.post(f"{_path(job_id)}/cancel", dict[str, Any], f"cancel the job {job_id}"))
+
+    async def metrics(self, job: TuningJob) -> bytes | None:
+        if not job.result_files:
+            return None
+        file_id = job.result_files[0]
+        path = f"/files/{segment(file_id)}/content"
+        return plain_table(await self._calls.content(path, f"read the results of {job.id}"))
+
+    def _job(self, raw: dict[str, Any]) -> TuningJob:
+        job = parsed(raw, _Job, "read the fine-tuning job")
+        return TuningJob(
+            id=job.id,
+            status=job.status,
+            outcome=self._finetuning.outcomes.get(job.status),
+            model=job.model,
+            tuned_model=job.fine_tuned_model,
+            created=job.created_at,
+            finished=job.finished_at,
+            estimated_finish=job.estimated_finish,
+            training_file=job.training_file,
+            result_files=tuple(job.result_files),
+            trained_tokens=job.trained_tokens,
+            metadata=job.metadata,
+            error=job.error if job.error and job.error != JobError() else None,
+            raw=raw,
+        )
+
+
+class OpenaiModels:
+    """`/models`; a `ModelApi`."""
+
+    def __init__(self, calls: JsonCalls) -> None:
+        self._calls = calls
+
+    async def get(self, name: str) -> ModelFacts:
+        model = await self._calls.get(f"/models/{segment(name)}", _Model, f"look up the model {name}")
+        return ModelFacts(id=model.id, shutdown=_day(model.shutdown_date))
+
+    async def delete(self, name: str) -> None:
+        await self._calls.delete(f"/models/{segment(name)}", f"delete the model {name}")
+
+
+async def paged(calls: JsonCalls, path: str, doing: str, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """Every object of a list, over all its pages; a server that repeats a page is not asked again."""
+    after: dict[str, str] = {}
+    seen: set[str] = set()
+    while True:
+        page = await calls.get(path, Page[dict[str, Any]], doing, {**query, **after})
+        fresh = [item for item in page.data if str(item.get("id")) not in seen]
+        for item in fresh:
+            yield item
+        seen.update(str(item.get("id")) for item in fresh)
+        if not page.has_more or not fresh:
+            return
+        after = {"after": str(page.data[-1].get("id"))}
+
+
+def plain_table(content: bytes) -> bytes:
+    """A CSV table; OpenAI serves it base64-encoded at times."""
+    if b"," in content or not content.strip():
+        return content
+    try:
+        return base64.b64decode(content, validate=False)
+    except binascii.Error:
+        return content
+
+
+def _path(job_id: str) -> str:
+    return f"{_JOBS}/{segment(job_id)}"
+
+
+def _event(job_id: str, event: _Event) -> Event:
+    return Event(
+        job=job_id,
+        id=event.id,
+        created_at=event.created_at,
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=event.data,
+    )
+
+
+def _checkpoint(found: _Checkpoint) -> Checkpoint:
+    return Checkpoint(
+        id=found.id,
+        created_at=found.created_at,
+        step=found.step_number,
+        model=found.fine_tuned_model_checkpoint,
+        metrics=found.metrics,
+    )
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return date.fromisoformat((text or "")[:10])
+    except ValueError:
+        return None

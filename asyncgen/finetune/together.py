@@ -1,0 +1,251 @@
+"""Together's files, fine-tuning jobs and models: paths and objects of its own, brought to ours.
+
+Owns what differs from OpenAI's form: where an upload goes, a job's fields and states, events without ids, times
+as texts, metrics as a list. From Together's OpenAPI description, April 2026. Importing it imports the SDK.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import httpx2
+import msgspec
+
+from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, StoredFile, TuningJob
+from asyncgen.finetune.json_calls import JsonCalls, decoded, in_our_words, parsed, segment
+from asyncgen.finetune.openai_shape import OpenaiFiles, Page
+from asyncgen.openai_client import sending
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.finetune.api import OnProgress
+    from asyncgen.finetune.order import JobOrder
+    from asyncgen.providers import Finetuning
+    from asyncgen.secret import Secret
+
+_JOBS = "/fine-tunes"
+_LEVELS = {"warning": "warn", "legacy_iwarning": "warn", "error": "error", "legacy_ierror": "error"}
+
+
+class _Remaining(msgspec.Struct, kw_only=True):
+    estimate_available: bool = False
+    seconds_remaining: float = 0
+
+
+class _Job(msgspec.Struct, kw_only=True):
+    id: str
+    status: str = ""
+    model: str = ""
+    model_output_name: str | None = None
+    created_at: str = ""
+    updated_at: str = ""
+    training_file: str = ""
+    token_count: int | None = None
+    progress: _Remaining = msgspec.field(default_factory=_Remaining)
+
+
+class _Event(msgspec.Struct, kw_only=True):
+    created_at: str = ""
+    level: str = "info"
+    message: str = ""
+    type: str = ""
+    step: int | None = None
+    total_steps: int | None = None
+
+
+class _Checkpoint(msgspec.Struct, kw_only=True):
+    created_at: str = ""
+    step: int = 0
+    path: str = ""
+    object_name: str | None = None
+
+
+class _Metrics(msgspec.Struct, kw_only=True):
+    metrics: list[dict[str, float]] = []
+
+
+class TogetherFiles(OpenaiFiles):
+    """`/files`, where only the upload is Together's own; a `FileApi`."""
+
+    async def upload(self, path: Path, filename: str, on_progress: OnProgress) -> str:
+        form = {"purpose": "fine-tune", "file_name": filename, "file_type": "jsonl"}
+        calls = self._calls
+
+        async def send(file: BinaryIO) -> httpx2.Response:
+            return await calls.client.post(
+                "/files/upload",
+                cast_to=httpx2.Response,
+                body=form,
+                files={"file": (filename, file)},
+                options={"headers": {"Content-Type": "multipart/form-data"}},
+            )
+
+        with in_our_words(f"upload {path.name}"):
+            response = await sending(path, send, calls.pacing, on_progress)
+        return decoded(response.content, StoredFile, f"upload {path.name}").id
+
+
+class TogetherJobs:
+    """`/fine-tunes`; a `JobApi`.
+
+    Args:
+        wandb_key: for a job that reports to Weights & Biases.
+    """
+
+    def __init__(self, calls: JsonCalls, finetuning: Finetuning, wandb_key: Secret | None) -> None:
+        self._calls = calls
+        self._finetuning = finetuning
+        self._wandb_key = wandb_key
+
+    async def create(self, order: JobOrder) -> TuningJob:
+        body = job_request(order, self._wandb_key.reveal() if self._wandb_key else None)
+        return self._job(await self._calls.post(_JOBS, dict[str, Any], "create the fine-tuning job", body))
+
+    async def get(self, job_id: str) -> TuningJob:
+        return self._job(await self._calls.get(_path(job_id), dict[str, Any], f"look up the job {job_id}"))
+
+    async def all(self) -> AsyncIterator[TuningJob]:
+        page = await self._calls.get(_JOBS, Page[dict[str, Any]], "list the fine-tuning jobs")
+        jobs = [self._job(raw) for raw in page.data]
+        for job in sorted(jobs, key=lambda job: job.created, reverse=True):
+            yield job
+
+    async def events(self, job_id: str, after: str | None) -> EventPage:
+        # All of them come at once, so that there is nothing behind any of them.
+        if after is not None:
+            return EventPage((), has_more=False)
+        doing = f"list the events of {job_id}"
+        page = await self._calls.get(f"{_path(job_id)}/events", Page[_Event], doing)
+        oldest_first = sorted(page.data, key=lambda event: _unix(event.created_at))
+        return EventPage(tuple(_with_ids(job_id, oldest_first))[::-1], has_more=False)
+
+    async def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        doing = f"list the checkpoints of {job_id}"
+        page = await self._calls.get(f"{_path(job_id)}/checkpoints", Page[_Checkpoint], doing)
+        return [
+            Checkpoint(
+                id=f"{job_id}:{found.step}",
+                created_at=_unix(found.created_at),
+                step=found.step,
+                model=found.object_name or found.path,
+            )
+            for found in sorted(page.data, key=lambda found: found.step, reverse=True)
+        ]
+
+    async def cancel(self, job_id: str) -> TuningJob:
+        return self._job(await self._calls.post(f"{_path(job_id)}/cancel", dict[str, Any], f"cancel the job {job_id}"))
+
+    async def metrics(self, job: TuningJob) -> bytes | None:
+        found = await self._calls.get(f"{_path(job.id)}/metrics", _Metrics, f"read the results of {job.id}")
+        return _table(found.metrics) if found.metrics else None
+
+    def _job(self, raw: dict[str, Any]) -> TuningJob:
+        job = parsed(raw, _Job, "read the fine-tuning job")
+        outcome = self._finetuning.outcomes.get(job.status)
+        updated = _unix(job.updated_at)
+        return TuningJob(
+            id=job.id,
+            status=job.status,
+            outcome=outcome,
+            model=job.model,
+            tuned_model=job.model_output_name if outcome == "succeeded" else None,
+            created=_unix(job.created_at),
+            finished=updated if outcome else None,
+            estimated_finish=_finish(job.progress, updated) if not outcome else None,
+            training_file=job.training_file,
+            trained_tokens=job.token_count,
+            error=JobError(code=job.status, message=_last_words(raw)) if outcome == "failed" else None,
+            raw=raw,
+        )
+
+
+def job_request(order: JobOrder, wandb_key: str | None) -> dict[str, Any]:
+    """The JSON to POST to `/fine-tunes`; what the order leaves open is left out."""
+    hyperparameters = {**order.hyperparameters}
+    return _without_none(
+        {
+            "model": order.model,
+            "training_file": order.training_file,
+            "validation_file": order.validation_file,
+            "suffix": order.suffix,
+            "random_seed": order.seed,
+            "training_method": _method(order.method, hyperparameters),
+            **hyperparameters,
+            **_wandb(order.integrations, wandb_key),
+        }
+    )
+
+
+def _method(method: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """The method in Together's form; what belongs to it is taken out of the hyperparameters."""
+    on_inputs = hyperparameters.pop("train_on_inputs", "auto")
+    beta = hyperparameters.pop("beta", None)
+    if method == "dpo":
+        return _without_none({"method": "dpo", "dpo_beta": beta})
+    return {"method": "sft", "train_on_inputs": on_inputs}
+
+
+def _wandb(integrations: list[dict[str, Any]], key: str | None) -> dict[str, Any]:
+    if not integrations:
+        return {}
+    settings = integrations[0]["wandb"]
+    names = {"wandb_project_name": settings.get("project"), "wandb_name": settings.get("name")}
+    return {**names, "wandb_api_key": key}
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _with_ids(job_id: str, oldest_first: Iterable[_Event]) -> Iterable[Event]:
+    """Events under ids made of what they say; the second one that says the same counts."""
+    twins: Counter[bytes] = Counter()
+    for event in oldest_first:
+        said = msgspec.json.encode(event)
+        identifier = hashlib.sha256(b"%b%d" % (said, twins[said])).hexdigest()[:24]
+        twins[said] += 1
+        yield Event(
+            job=job_id,
+            id=f"event-{identifier}",
+            created_at=_unix(event.created_at),
+            level=_LEVELS.get(event.level, "info"),
+            message=event.message or event.type,
+            data=_without_none({"step": event.step or None, "total_steps": event.total_steps or None}),
+        )
+
+
+def _last_words(raw: dict[str, Any]) -> str:
+    events = raw.get("events")
+    texts = [str(event.get("message") or "") for event in events or [] if isinstance(event, dict)]
+    return texts[-1] if texts else ""
+
+
+def _finish(remaining: _Remaining, updated: int) -> int | None:
+    return updated + int(remaining.seconds_remaining) if remaining.estimate_available and updated else None
+
+
+def _table(rows: list[dict[str, float]]) -> bytes:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO(newline="")
+    table = csv.DictWriter(stream, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return stream.getvalue().encode()
+
+
+def _unix(text: str) -> int:
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return 0
+
+
+def _path(job_id: str) -> str:
+    return f"{_JOBS}/{segment(job_id)}"
