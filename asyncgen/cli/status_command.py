@@ -1,0 +1,122 @@
+"""`asyncgen status`: how far a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.output import json_result, result, say
+from asyncgen.generate.run_status import RunStatus, run_status
+from asyncgen.run_directory import find_run
+
+if TYPE_CHECKING:
+    from asyncgen.run_state import FinetuningState, RunState, Spend
+
+
+@click.command("status")
+@run_argument
+@output_options
+def status(run: Path | None, as_json: bool) -> None:
+    """Say how far RUN is: rows, spend, dataset, fine-tuning. Reads only; works while the run is written."""
+    directory = find_run(run, root=Path("runs"))
+    found = run_status(directory)
+    if as_json:
+        json_result(_as_json(directory.path, found))
+        return
+    for title, text in _lines(directory.path, found):
+        result(f"{title:<9} {text}")
+    say(f"next: {_next_step(directory.path, found)}")
+
+
+def _lines(path: Path, found: RunStatus) -> list[tuple[str, str]]:
+    state = found.state
+    return [
+        ("run", f"{path}{' (being written now)' if found.being_written else ''}"),
+        ("job", f"{state.job.name}{_asked(state)}"),
+        ("rows", _rows_text(found)),
+        ("spend", _spend_text(state.spend)),
+        *_dataset_lines(state),
+        *(("tuning", _tuning_text(tuning)) for tuning in state.finetuning),
+        *(
+            (
+                "batch",
+                f"{batch.batch_id or 'not created yet'} at {batch.provider}: {batch.requests} requests, "
+                + ("collected" if batch.collected else batch.status or "unknown"),
+            )
+            for batch in state.batches
+        ),
+    ]
+
+
+def _asked(state: RunState) -> str:
+    return f", asked of {state.job.model} ({state.job.generation_provider})" if state.job.model else ""
+
+
+def _rows_text(found: RunStatus) -> str:
+    text = f"{found.state.job.requests:,}: {found.done:,} done, {found.failed:,} failed, {found.left:,} left"
+    stale = found.state.job.stale
+    return text + (f"; {stale:,} more belong to an earlier form of the job" if stale else "")
+
+
+def _spend_text(spend: Spend) -> str:
+    usage = spend.usage
+    tokens = f"{usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
+    tokens += f"{usage.completion_tokens:,} completion tokens ({usage.reasoning_tokens:,} of reasoning)"
+    if spend.unpriced:
+        return f"{tokens}; {spend.cost_usd:.4f} USD and {spend.unpriced:,} answers of unknown price"
+    return f"{spend.cost_usd:.4f} USD; {tokens}"
+
+
+def _dataset_lines(state: RunState) -> list[tuple[str, str]]:
+    if state.dataset is None:
+        return []
+    files = ", ".join(f"{file.name} {file.samples:,} samples" for file in state.dataset.files)
+    return [("dataset", f"{files} ({state.dataset.format})")]
+
+
+def _tuning_text(tuning: FinetuningState) -> str:
+    text = f"{tuning.job_id or 'not created yet'} at {tuning.provider}: {tuning.status or 'unknown'}"
+    return text + (f", {tuning.tuned_model}" if tuning.tuned_model else "")
+
+
+def _next_step(path: Path, found: RunStatus) -> str:
+    if found.being_written:
+        return f"asyncgen status {path}   (it goes on)"
+    if found.left or not found.state.job.requests:
+        return "the command that began the run goes on with it"
+    if found.failed:
+        return f"asyncgen report {path}   (says why rows failed); --retry-failed asks for them again"
+    if found.state.dataset is None:
+        return f"asyncgen prepare {path}"
+    tunings = found.state.finetuning
+    if not tunings:
+        return f"asyncgen finetune create {path}"
+    last = tunings[-1]
+    return f"asyncgen complete {last.tuned_model} PROMPT" if last.tuned_model else f"asyncgen finetune follow {path}"
+
+
+def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:
+    state = found.state
+    spend = state.spend
+    return {
+        "run": str(path),
+        "job": state.job.name,
+        "provider": state.job.generation_provider,
+        "model": state.job.model,
+        "requests": state.job.requests,
+        "done": found.done,
+        "failed": found.failed,
+        "left": found.left,
+        "stale": state.job.stale,
+        "being_written": found.being_written,
+        "cost_usd": None if spend.unpriced and not spend.cost_usd else spend.cost_usd,
+        "unpriced": spend.unpriced,
+        "usage": msgspec.to_builtins(spend.usage),
+        "dataset": msgspec.to_builtins(state.dataset),
+        "finetuning": msgspec.to_builtins(state.finetuning),
+        "batches": msgspec.to_builtins(state.batches),
+    }
