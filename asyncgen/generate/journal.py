@@ -19,7 +19,7 @@ from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
 from asyncgen.jsonl import LineFile
-from asyncgen.records import encode_line
+from asyncgen.records import Usage, encode_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from asyncgen.records import Failure, Record
     from asyncgen.run_directory import Run
+
+_NOTHING = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,12 @@ class Journal:
         self.spend.add(record)
         self._after_write(self._records)
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure, usage: Usage = _NOTHING) -> None:
         """Keep the reason why a request was given up on.
+
+        Args:
+            failure: with the attempts of earlier invocations added.
+            usage: what its attempts were charged for in this invocation.
 
         Raises:
             DiskError: as `settle`.
@@ -118,6 +124,8 @@ class Journal:
         if self._keys.failed.add_number(number):
             self._failed_count += 1
         self._given_up.add_number(number)
+        if usage != _NOTHING:
+            self.spend.add_failure(self._run.state.job.model, usage)
         self._after_write(self._failures)
 
     def close(self) -> None:

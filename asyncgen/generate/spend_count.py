@@ -37,14 +37,12 @@ class SpendCount:
         self._cost_of = cost_of
 
     def add(self, record: Record) -> None:
-        cost_usd = self._cost_of(record.model, record.usage)
-        self.total = msgspec.structs.replace(
-            self.total,
-            usage=self.total.usage + record.usage,
-            cost_usd=self.total.cost_usd + (cost_usd or 0.0),
-            unpriced=self.total.unpriced + (cost_usd is None),
-            records=self.total.records + 1,
-        )
+        """Count an answer."""
+        self._add(record.model, record.usage, records=1)
+
+    def add_failure(self, model: str, usage: Usage) -> None:
+        """Count what a request was charged for that was given up on."""
+        self._add(model, usage, records=0)
 
     def catch_up(self, path: Path, records: int) -> None:
         """Make the sum agree with the file: a crash may come between the writing of the two.
@@ -62,3 +60,13 @@ class SpendCount:
         if counted < records:
             for _, record in islice(read_rows(path, decode_record), counted, None):
                 self.add(record)
+
+    def _add(self, model: str, usage: Usage, *, records: int) -> None:
+        cost_usd = self._cost_of(model, usage)
+        self.total = msgspec.structs.replace(
+            self.total,
+            usage=self.total.usage + usage,
+            cost_usd=self.total.cost_usd + (cost_usd or 0.0),
+            unpriced=self.total.unpriced + (cost_usd is None),
+            records=self.total.records + records,
+        )

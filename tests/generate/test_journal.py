@@ -151,6 +151,19 @@ def test_spend_grows_with_every_answer_and_over_invocations(folder: Path, make_r
     assert (spend.unpriced, spend.records) == (0, 2)
 
 
+def test_a_failure_that_was_charged_for_is_in_the_spend_but_no_record(
+    folder: Path, make_record: MakeRecord, make_failure: MakeFailure
+) -> None:
+    with journal_in(folder) as journal:
+        journal.fail(make_failure(1))
+        journal.fail(make_failure(2), Usage(prompt_tokens=5, completion_tokens=50))
+        journal.settle(make_record(3))
+    with journal_in(folder) as journal:
+        assert journal.spend.total.cost_usd == pytest.approx(0.53)
+        assert journal.spend.total.usage == Usage(prompt_tokens=15, completion_tokens=53)
+        assert journal.spend.total.records == 1
+
+
 def test_answers_of_unknown_price_are_counted_apart(folder: Path, make_record: MakeRecord) -> None:
     with journal_in(folder, cost_of=lambda model, usage: None if model == "new" else 1.0) as journal:
         journal.settle(make_record(1))
