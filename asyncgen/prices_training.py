@@ -6,10 +6,17 @@ Owns the figures and the day they were read on. Does not know how many tokens wi
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
+from asyncgen.providers import Finetuning
 from asyncgen.rates import Rates
+
+_USUAL_EPOCHS = 3
+_FEWEST_TRAINED, _MOST_TRAINED = 100, 25_000
+_MOST_EPOCHS = 25
 
 _OPENAI = "OpenAI's fine-tuning price table"
 _READ_OPENAI = date(2026, 11, 22)
@@ -100,3 +107,18 @@ def base_model(model: str) -> str | None:
     """The model that `model` was tuned from, where its name tells it."""
     tuned = _TUNED_NAME.match(model)
     return tuned["base"] if tuned else None
+
+
+def epochs_of(samples: int, hyperparameters: Mapping[str, Any], finetuning: Finetuning) -> int:
+    """How often a training goes over its samples: as the job says, else the provider, else by their number."""
+    given = hyperparameters.get("n_epochs")
+    return given if isinstance(given, int) else finetuning.default_epochs or usual_epochs(samples)
+
+
+def usual_epochs(samples: int) -> int:
+    """Epochs where neither job nor provider names them: the rule of OpenAI's data preparation notebook."""
+    if samples * _USUAL_EPOCHS < _FEWEST_TRAINED:
+        return min(_MOST_EPOCHS, _FEWEST_TRAINED // max(samples, 1))
+    if samples * _USUAL_EPOCHS > _MOST_TRAINED:
+        return max(1, _MOST_TRAINED // samples)
+    return _USUAL_EPOCHS

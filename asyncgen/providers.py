@@ -46,6 +46,8 @@ class Finetuning:
         formats: the training formats taken, by our names for them.
         min_samples: fewer are refused.
         max_bytes: of a training file.
+        max_sample_tokens: what goes beyond it in a sample is cut off before training, without a word; None where
+            the limit is not known.
         next_step: what the user must do after success before the model answers, with the places `{job}` and
             `{model}`; "" when it answers at once.
         free: a job costs nothing.
@@ -69,6 +71,7 @@ class Finetuning:
     formats: tuple[str, ...] = ("chat",)
     min_samples: int = 10
     max_bytes: int = 512 * _MEGABYTE
+    max_sample_tokens: int | None = None
     next_step: str = ""
     free: bool = False
 
@@ -123,6 +126,7 @@ _PROFILES = (
             new_customers=False,
             until=date(2027, 1, 6),
             hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
+            max_sample_tokens=65_536,
         ),
         notes="Tunes only for organizations that used a tuned model in the 60 days before 2 July 2026; "
         "tuned GPT-4.x models end on 14 January 2027.",
@@ -139,6 +143,7 @@ _PROFILES = (
             default_model="gpt-4.1-mini-2025-04-14",
             fields={"trainingType": "GlobalStandard"},
             byte_order_mark=True,
+            max_sample_tokens=65_536,
             suffix_pattern=r"[^.]{1,64}",
             suffix_rule="1 to 64 characters without a dot",
             next_step="deploy {model} in the Foundry portal, or with `az cognitiveservices account deployment "
@@ -179,6 +184,7 @@ _PROFILES = (
             default_epochs=3,
             formats=("chat", "completion"),
             max_bytes=5 * 1024 * _MEGABYTE,
+            max_sample_tokens=8192,  # the hyperparameter context_length, which is this unless the job says otherwise
             next_step="register a checkpoint of {job} as a model (POST https://api.tokenfactory.nebius.com/v0/models "
             'with {{"source": "{job}:CHECKPOINT", "base_model": ..., "name": ...}}); it then answers under the name '
             "that the registration gives",

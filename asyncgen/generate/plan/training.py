@@ -12,13 +12,10 @@ from asyncgen.generate.plan.request_tokens import RequestTokens
 from asyncgen.generate.plan.span import Span
 from asyncgen.job.model import Job
 from asyncgen.prices import PriceList
-from asyncgen.prices_training import TunedModel
+from asyncgen.prices_training import TunedModel, epochs_of
 from asyncgen.providers import PROFILES, Finetuning, Profile
 
 _PER_ANSWER = 4  # what a chat adds to a message, as in `tokens.estimate_messages`
-_USUAL_EPOCHS = 3
-_FEWEST_TRAINED, _MOST_TRAINED = 100, 25_000
-_MOST_EPOCHS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +64,10 @@ def trained_tokens(job: Job, rows: int, tokens: RequestTokens, finetuning: Finet
         finetuning: knows how often a provider goes over the samples when nobody tells it.
     """
     samples = rows - round(rows * job.dataset.validation)
-    given = job.finetune.hyperparameters.get("n_epochs")
-    epochs = given if isinstance(given, int) else finetuning.default_epochs or usual_epochs(samples)
+    epochs = epochs_of(samples, job.finetune.hyperparameters, finetuning)
     prompt = tokens.short_prompt + _PER_ANSWER
     sample = Span(prompt, prompt) + tokens.answer
     return TrainedTokens(samples, epochs, sample * (samples * epochs))
-
-
-def usual_epochs(samples: int) -> int:
-    """Epochs where neither job nor provider names them: the rule of OpenAI's data preparation notebook."""
-    if samples * _USUAL_EPOCHS < _FEWEST_TRAINED:
-        return min(_MOST_EPOCHS, _FEWEST_TRAINED // max(samples, 1))
-    if samples * _USUAL_EPOCHS > _MOST_TRAINED:
-        return max(1, _MOST_TRAINED // samples)
-    return _USUAL_EPOCHS
 
 
 def trainings(

@@ -14,10 +14,11 @@ from asyncgen.generate.plan.plan import Place, Plan, compare_with_tuning, make_p
 from asyncgen.generate.plan.request_tokens import RequestTokens
 from asyncgen.generate.plan.rows_there import RowsThere
 from asyncgen.generate.plan.span import Span
-from asyncgen.generate.plan.training import trained_tokens, usual_epochs
+from asyncgen.generate.plan.training import trained_tokens
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.prices import OwnPrice, PriceList
+from asyncgen.prices_training import usual_epochs
 from asyncgen.providers import PROFILES, Finetuning
 from asyncgen.rates import Rates
 
