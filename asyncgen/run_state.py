@@ -110,6 +110,7 @@ class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
         status: as the provider's API names it; "" before the first answer.
         last_event: the id of the newest event in `events.jsonl`.
         tuned_model: once it succeeded.
+        order: a hash of what was asked for, files included: the same job is not created twice.
     """
 
     intent: str
@@ -124,6 +125,7 @@ class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
     status: str = ""
     last_event: str | None = None
     tuned_model: str | None = None
+    order: str = ""
 
 
 class BatchState(msgspec.Struct, frozen=True, kw_only=True):
