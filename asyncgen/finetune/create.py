@@ -1,0 +1,252 @@
+"""A fine-tuning job created once, whatever happens between the request and its answer.
+
+Owns the order of the steps: files uploaded, the intent noted, the job asked for, its id noted. A job that may have
+been created without our knowing is looked for before another one is asked for. Prints nothing, asks nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from msgspec.structs import replace
+
+from asyncgen.errors import AsyncgenError
+from asyncgen.finetune.api import OnProgress, Tuner, TuningJob
+from asyncgen.finetune.errors import AbsentError, OutageError, TrainingClosedError
+from asyncgen.finetune.notes import Notes, with_intent, with_job, without_intent
+from asyncgen.finetune.order import JobOrder, check_order, fingerprint, with_defaults
+from asyncgen.finetune.uploads import UploadSource, upload_once, upload_source
+from asyncgen.run_state import FinetuningState
+
+INTENT_KEY = "asyncgen_intent"
+_ATTEMPTS = 3
+_WAIT_S = 5.0
+_CLOCKS_DIFFER_S = 300
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The files to train on and to measure by."""
+
+    training: Path
+    validation: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A job that exists.
+
+    Attributes:
+        how: "new"; "recovered" when an earlier command had created it and died before it knew; "noted" when the
+            same job was created before, so that none was created now.
+    """
+
+    job: TuningJob
+    how: Literal["new", "recovered", "noted"]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Time and chance: Unix seconds, sleep, and a word that nobody used before."""
+
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    new_word: Callable[[], str] = field(default=lambda: f"asyncgen-{secrets.token_hex(8)}")
+
+
+async def create(
+    tuner: Tuner,
+    notes: Notes,
+    order: JobOrder,
+    dataset: Dataset,
+    *,
+    another: bool = False,
+    on_upload: OnProgress = lambda _sent, _size: None,
+    world: World | None = None,
+) -> Created:
+    """Create the job, or find it when it was created before.
+
+    When the task is cancelled while the job is being asked for, the answer is waited for and noted first.
+
+    Args:
+        tuner: the provider.
+        notes: the run's.
+        order: the job, without the ids of its files.
+        dataset: those files; they were validated.
+        another: create one although the same job exists and has not failed.
+        on_upload: told of the bytes sent.
+        world: time and chance; None for the real ones.
+
+    Raises:
+        UsageError: the provider would refuse the order.
+        TrainingClosedError: the account may not tune there.
+        OutageError: the provider does not answer; the same command goes on from here.
+        AuthError, QuotaError, AsyncgenError: the provider refused.
+        DiskError: the notes could not be written, or a file not be read.
+    """
+    order = with_defaults(order, tuner.finetuning)
+    check_order(order, tuner.profile)
+    with ExitStack() as stack:
+        sources = await asyncio.to_thread(_sources, stack, tuner, dataset)
+        digest = fingerprint(order, *(source.sha256 for source in sources))
+        recovered = await recover(tuner, notes)
+        if digest in recovered:
+            return Created(recovered[digest], "recovered")
+        if not another and (noted := await _same_job(tuner, notes, digest)):
+            return Created(noted, "noted")
+        ids = [await upload_once(tuner, notes, source, on_upload) for source in sources]
+    order = replace(order, training_file=ids[0], validation_file=ids[1] if len(ids) > 1 else None)
+    submission = _Submission(tuner, notes, world or World())
+    return Created(await _to_its_end(submission.submitted(order, digest)), "new")
+
+
+def _sources(stack: ExitStack, tuner: Tuner, dataset: Dataset) -> list[UploadSource]:
+    paths = [dataset.training, *([dataset.validation] if dataset.validation else [])]
+    finetuning = tuner.finetuning
+    return [
+        stack.enter_context(
+            upload_source(path, byte_order_mark=finetuning.byte_order_mark, max_bytes=finetuning.max_bytes)
+        )
+        for path in paths
+    ]
+
+
+async def recover(tuner: Tuner, notes: Notes) -> dict[str, TuningJob]:
+    """Jobs of this provider that were asked for by a command that died before the answer, by their fingerprint.
+
+    Those that exist are noted with their ids; those that do not are forgotten.
+
+    Raises:
+        OutageError, AuthError, AsyncgenError: the provider's jobs could not be searched.
+        DiskError: the notes could not be written.
+    """
+    found = {}
+    for intent in notes.state.finetuning:
+        if intent.job_id is None and (intent.provider, intent.base_url) == (tuner.profile.name, tuner.place):
+            job = await find_intended(tuner, notes, intent)
+            if job is None:
+                await _note(notes, lambda state, lost=intent: without_intent(state, lost))
+            else:
+                await _note(notes, lambda state, lost=intent, job=job: with_job(state, lost.intent, job))
+                found[intent.order] = job
+    return found
+
+
+async def find_intended(tuner: Tuner, notes: Notes, intent: FinetuningState) -> TuningJob | None:
+    """The provider's job that was asked for under this intent; None where there is none.
+
+    It is known by the intent in its metadata; where the provider keeps none, by its training file and its time.
+    """
+    known = {noted.job_id for noted in notes.state.finetuning}
+    oldest = intent.created - _CLOCKS_DIFFER_S
+    async for job in tuner.jobs.all():
+        if job.created < oldest:
+            return None
+        word = job.metadata.get(INTENT_KEY)
+        is_ours = word == intent.intent or (word is None and job.training_file == intent.training_file)
+        if is_ours and job.id not in known:
+            return job
+    return None
+
+
+async def _same_job(tuner: Tuner, notes: Notes, digest: str) -> TuningJob | None:
+    """The job that was created from the same order and files before, unless it failed or is gone."""
+    for noted in reversed(notes.state.finetuning):
+        here = (noted.provider, noted.base_url) == (tuner.profile.name, tuner.place)
+        if noted.job_id and here and noted.order == digest:
+            try:
+                job = await tuner.jobs.get(noted.job_id)
+            except AbsentError:
+                continue
+            if job.outcome not in ("failed", "cancelled"):
+                return job
+    return None
+
+
+class _Submission:
+    """One job being asked for."""
+
+    def __init__(self, tuner: Tuner, notes: Notes, world: World) -> None:
+        self._tuner = tuner
+        self._notes = notes
+        self._world = world
+
+    async def submitted(self, order: JobOrder, digest: str) -> TuningJob:
+        intent = self._intent(order, digest)
+        await _note(self._notes, lambda state: with_intent(state, intent))
+        try:
+            job = await self._asked_for(self._signed(order, intent), intent)
+        except OutageError as error:
+            raise _in_doubt(error) from error
+        except AsyncgenError as error:
+            await _note(self._notes, lambda state: without_intent(state, intent))
+            raise self._refusal(error, order) from error
+        await _note(self._notes, lambda state: with_job(state, intent.intent, job))
+        return job
+
+    async def _asked_for(self, order: JobOrder, intent: FinetuningState) -> TuningJob:
+        """POST; after an answer that was lost, look for the job before the next POST."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return await self._tuner.jobs.create(order)
+            except OutageError:
+                await self._world.sleep(_WAIT_S * attempt)
+                job = await find_intended(self._tuner, self._notes, intent)
+                if job is not None:
+                    return job
+        return await self._tuner.jobs.create(order)
+
+    def _intent(self, order: JobOrder, digest: str) -> FinetuningState:
+        return FinetuningState(
+            intent=self._world.new_word(),
+            provider=self._tuner.profile.name,
+            base_url=self._tuner.place,
+            model=order.model,
+            training_file=order.training_file,
+            validation_file=order.validation_file,
+            suffix=order.suffix,
+            created=int(self._world.now()),
+            order=digest,
+        )
+
+    def _signed(self, order: JobOrder, intent: FinetuningState) -> JobOrder:
+        if not self._tuner.finetuning.metadata:
+            return order
+        return replace(order, metadata={**order.metadata, INTENT_KEY: intent.intent})
+
+    def _refusal(self, error: AsyncgenError, order: JobOrder) -> AsyncgenError:
+        if error.code != TrainingClosedError.code:
+            return error
+        files = tuple(file for file in (order.training_file, order.validation_file) if file)
+        return TrainingClosedError(self._tuner.profile, error.cause, files)
+
+
+def _in_doubt(error: OutageError) -> OutageError:
+    return OutageError(
+        "it is not known whether the fine-tuning job was created",
+        cause=error.cause,
+        help_text="give the same command again later: it looks for the job before it creates one",
+        code=error.code,
+    )
+
+
+async def _note(notes: Notes, change: Callable[..., object]) -> None:
+    await asyncio.to_thread(notes.update, change)  # type: ignore[arg-type]
+
+
+async def _to_its_end(work: Awaitable[T]) -> T:
+    """Await `work`, and when cancelled meanwhile still see it to its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
