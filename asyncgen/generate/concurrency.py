@@ -1,0 +1,55 @@
+"""How many requests may be in flight: found out, within a ceiling.
+
+Owns the rule: quick growth at the start, then one more after a round of successes in which the limit was used up, and
+a cut when the server wants less, at most once for the requests that were sent before it. Pure: it is told of starts and
+ends, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+_FIRST = 10
+_CUT = 0.7
+
+
+class ConcurrencyLimit:
+    """The number of places, how many are taken, and how many of those have a request in flight.
+
+    Args:
+        ceiling: never more than this.
+
+    Attributes:
+        taken: places taken; who took one may still have to wait for the rate.
+        in_flight: requests sent and not answered.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self.taken = 0
+        self.in_flight = 0
+        self._limit = float(min(ceiling, _FIRST))
+        self._grows_quickly = True
+        self._sent = 0
+        self._cut_at = 0
+
+    @property
+    def limit(self) -> int:
+        return int(self._limit)
+
+    def send(self) -> int:
+        """A place's request goes out; returns its number, for `congested`."""
+        self.in_flight += 1
+        self._sent += 1
+        return self._sent
+
+    def succeeded(self) -> None:
+        """An answer came; call it while its request still counts as in flight."""
+        if self._limit >= self.ceiling or not (self._grows_quickly or self.in_flight >= self.limit):
+            return
+        self._limit = min(self._limit + (1.0 if self._grows_quickly else 1.0 / self._limit), float(self.ceiling))
+
+    def congested(self, number: int) -> None:
+        """The server wants less, or took too long, for the request of this number."""
+        self._grows_quickly = False
+        if number > self._cut_at:  # else it was sent before the last cut, which answers for it
+            self._cut_at = self._sent
+            self._limit = max(self._limit * _CUT, 1.0)

@@ -1,0 +1,69 @@
+"""From a row to its line: a record of its answer, or a failure with the reason.
+
+Owns what goes into both. Does not write, and does not decide which of the two a row becomes.
+"""
+
+from __future__ import annotations
+
+from asyncgen.generate.completer import AttemptError
+from asyncgen.generate.retry import Row
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.requests import RequestGrid
+from asyncgen.records import Failure, FailureError, Record
+
+
+def record_of(row: Row, grid: RequestGrid, checks: AnswerChecks, now: float) -> Record:
+    """The record of the row's answer; it must have one.
+
+    Args:
+        row: answered.
+        grid: of its request.
+        checks: the answer is judged by.
+        now: Unix seconds.
+    """
+    answer, request = row.answer, row.request
+    assert answer is not None
+    completion = whole(grid.opening(request), answer.text)
+    return Record(
+        key=request.key.hex(),
+        index=request.index,
+        repeat=request.repeat,
+        variables=grid.variables(request),
+        prompt=grid.prompt(request),
+        completion=completion,
+        model=answer.model or grid.model,
+        finish_reason=answer.finish_reason,
+        usage=row.usage,
+        attempts=row.attempts,
+        check_failures=checks.failures(completion),
+        latency_s=round(answer.latency_s, 4),
+        created=int(now),
+        request_id=answer.request_id,
+    )
+
+
+def failure_of(row: Row, grid: RequestGrid, error: AttemptError, now: float) -> Failure:
+    """The failure of a row whose last attempt ended in `error`; `now` in Unix seconds."""
+    request = row.request
+    return Failure(
+        key=request.key.hex(),
+        index=request.index,
+        repeat=request.repeat,
+        variables=grid.variables(request),
+        error=FailureError(type=error.type, code=error.code, status=error.status, message=error.message),
+        attempts=row.attempts,
+        maybe_paid=row.maybe_paid,
+        created=int(now),
+        request_id=error.request_id,
+    )
+
+
+def whole(opening: str, text: str) -> str:
+    """The answer with the opening that it was given: some servers repeat it, others only go on from it."""
+    if not opening:
+        return text
+    text = text.rstrip()
+    if text.lstrip().startswith(opening):
+        return text.lstrip()
+    joint = "" if text[:1].isspace() or not text[:1].isalnum() or opening[-1:].isspace() else " "
+    return f"{opening}{joint}{text}"

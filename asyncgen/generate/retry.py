@@ -1,0 +1,62 @@
+"""May a row be tried again, and after how long.
+
+Owns the bounds: so many failed attempts a row, fewer of them such that the provider may have charged for. Nobody else
+retries, neither the HTTP client nor a caller. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from asyncgen.backoff import full_jitter_s
+from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
+from asyncgen.job.requests import Request
+from asyncgen.records import Usage
+
+MAX_FAILED = 5
+MAX_MAYBE_PAID = 2
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A request on its way, and what happened to it so far.
+
+    Attributes:
+        attempts: HTTP calls, those of earlier invocations included.
+        failed: attempts that gave no answer; waiting for a rate limit is not counted.
+        maybe_paid: failed attempts for which the provider may have charged.
+        usage: of everything that was counted.
+        answer: the last usable answer, when it did not pass the checks and is asked for again.
+        asked: usable answers so far.
+    """
+
+    request: Request
+    attempts: int = 0
+    failed: int = 0
+    maybe_paid: int = 0
+    usage: Usage = field(default_factory=Usage)
+    answer: Answer | None = None
+    asked: int = 0
+
+
+def note_error(row: Row, error: AttemptError) -> None:
+    """Count a failed attempt."""
+    row.usage += error.usage
+    row.failed += error.kind is not ErrorClass.WAIT
+    row.maybe_paid += error.maybe_paid
+
+
+def may_retry(row: Row, error: AttemptError) -> bool:
+    """Is the row to be tried again after this error, which was noted?"""
+    if error.kind is ErrorClass.WAIT:
+        return True
+    return error.kind is ErrorClass.RETRY and row.failed < MAX_FAILED and row.maybe_paid < MAX_MAYBE_PAID
+
+
+def retry_wait_s(row: Row, error: AttemptError, rng: Random) -> float:
+    """Seconds before the row's next attempt; what the server asked for goes first."""
+    if error.kind is ErrorClass.WAIT:
+        return 0.0  # the pause of the whole pool holds it back
+    jitter_s = full_jitter_s(row.failed - 1, rng)
+    return jitter_s if error.retry_after_s is None else error.retry_after_s + jitter_s
