@@ -22,12 +22,14 @@ from asyncgen.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, RequestOptions
 
     from asyncgen.openai_client import Pacing
 
 Answer = TypeVar("Answer")
 _SHOWN = 120
+# After a laptop's sleep the connection is dead without a word: the sooner that is noticed, the better.
+_QUICK_S = 60.0
 
 
 class JsonCalls:
@@ -49,13 +51,16 @@ class JsonCalls:
 
     async def get(self, path: str, kind: type[Answer], doing: str, query: Mapping[str, Any] | None = None) -> Answer:
         """GET, repeated while errors pass."""
-        return decoded(await self.content(path, doing, query), kind, doing)
+        options: RequestOptions = {"params": dict(query or {}), "timeout": _QUICK_S}
+        return decoded(await self._got(path, doing, options), kind, doing)
 
-    async def content(self, path: str, doing: str, query: Mapping[str, Any] | None = None) -> bytes:
-        """GET of what is not JSON."""
+    async def content(self, path: str, doing: str) -> bytes:
+        """GET of a file, which may take its time."""
+        return await self._got(path, doing, {})
 
+    async def _got(self, path: str, doing: str, options: RequestOptions) -> bytes:
         async def once() -> httpx2.Response:
-            return await self.client.get(path, cast_to=httpx2.Response, options={"params": dict(query or {})})
+            return await self.client.get(path, cast_to=httpx2.Response, options=options)
 
         with in_our_words(doing):
             return (await retrying(once, self.pacing)).content

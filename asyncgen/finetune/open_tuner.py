@@ -35,13 +35,19 @@ async def open_tuner(
     """
     finetuning = endpoint.profile.finetuning
     assert finetuning is not None, "the choice of a provider sees to it"
-    async with open_client(endpoint) as client:
-        calls = JsonCalls(client, pacing or Pacing())
+    async with open_calls(endpoint, pacing=pacing) as calls:
         files: FileApi = OpenaiFiles(calls)
         jobs: JobApi = OpenaiJobs(calls, finetuning)
         if finetuning.api == "together":
             files, jobs = TogetherFiles(calls), TogetherJobs(calls, finetuning, wandb_key)
         yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, OpenaiModels(calls))
+
+
+@asynccontextmanager
+async def open_calls(endpoint: Endpoint, *, pacing: Pacing | None = None) -> AsyncIterator[JsonCalls]:
+    """Calls of the endpoint's API; the connection is closed at the end of the block."""
+    async with open_client(endpoint) as client:
+        yield JsonCalls(client, pacing or Pacing())
 
 
 def place_of(endpoint: Endpoint) -> str:

@@ -1,0 +1,172 @@
+"""A model asked with short prompts, in the form in which a dataset taught it to answer.
+
+Owns the form of a request and what is read from its answer. Does not know where the form comes from, what an answer
+costs, or how it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from asyncgen.errors import AsyncgenError
+from asyncgen.generate.reply import read_usage
+from asyncgen.records import Usage
+from asyncgen.run_state import DatasetState
+
+_AT_ONCE = 8
+# `/completions` stops after 16 tokens by itself, in the middle of a sentence.
+_COMPLETION_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptForm:
+    """How a short prompt becomes a request.
+
+    Attributes:
+        format: "chat" or "completion".
+        system: the first message of a chat.
+        separator: ends the prompt of a completion.
+        stop: where the answer ends; the server leaves it out.
+    """
+
+    format: Literal["chat", "completion"] = "chat"
+    system: str | None = None
+    separator: str = ""
+    stop: tuple[str, ...] = ()
+
+
+def form_of(dataset: DatasetState) -> PromptForm:
+    """The form in which the dataset's samples are."""
+    if dataset.format == "completion":
+        return PromptForm(
+            format="completion", separator=dataset.separator, stop=(dataset.ending,) if dataset.ending else ()
+        )
+    return PromptForm(system=dataset.system)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered.
+
+    Attributes:
+        model: as the answer names it.
+        text: as it came, but for the blank that completions are taught to begin with.
+    """
+
+    prompt: str
+    model: str
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A prompt without an answer, and why."""
+
+    prompt: str
+    model: str
+    error: AsyncgenError
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What is the same for all prompts.
+
+    Attributes:
+        parameters: passed to the API as they are.
+    """
+
+    model: str
+    form: PromptForm
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Calls(Protocol):
+    """The one call that is needed; `json_calls.JsonCalls` has it."""
+
+    async def post(
+        self, path: str, kind: type[dict[str, Any]], doing: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """POST and the decoded answer."""
+        ...
+
+
+async def ask_all(calls: Calls, asking: Asking, prompts: Sequence[str]) -> AsyncIterator[Completion | Unanswered]:
+    """Ask every prompt, some at a time; what comes back is in the order of the prompts, as soon as it can be."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(prompt: str) -> Completion | Unanswered:
+        async with turns:
+            try:
+                return await ask(calls, asking, prompt)
+            except AsyncgenError as error:
+                return Unanswered(prompt, asking.model, error)
+
+    tasks = [asyncio.ensure_future(one(prompt)) for prompt in prompts]
+    try:
+        for task in tasks:
+            yield await task
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def ask(calls: Calls, asking: Asking, prompt: str) -> Completion:
+    """Ask one prompt.
+
+    Raises:
+        AsyncgenError: of the kind that the server's error has, or there is no text in the answer.
+    """
+    path = "/completions" if asking.form.format == "completion" else "/chat/completions"
+    answer = await calls.post(path, dict[str, Any], f"ask {asking.model}", request_body(asking, prompt))
+    return _read(asking, prompt, answer)
+
+
+def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
+    """The JSON to POST."""
+    form = asking.form
+    body: dict[str, Any] = {"model": asking.model}
+    if form.format == "completion":
+        body |= {"prompt": prompt + form.separator, "max_tokens": _COMPLETION_TOKENS}
+    else:
+        system = [{"role": "system", "content": form.system}] if form.system else []
+        body["messages"] = [*system, {"role": "user", "content": prompt}]
+    if form.stop:
+        body["stop"] = list(form.stop)
+    return {**body, **asking.parameters}
+
+
+class _Message(msgspec.Struct):
+    content: str = ""
+    refusal: str = ""
+
+
+class _Choice(msgspec.Struct):
+    message: _Message = msgspec.field(default_factory=_Message)
+    text: str = ""
+    finish_reason: str = ""
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice]
+    model: str = ""
+
+
+def _read(asking: Asking, prompt: str, answer: dict[str, Any]) -> Completion:
+    try:
+        read = msgspec.convert(answer, _Answer)
+        choice = read.choices[0]
+    except (msgspec.ValidationError, IndexError) as error:
+        raise AsyncgenError(
+            f"{asking.model} gave no answer", cause="what came has no choices", code="bad_answer"
+        ) from error
+    if choice.message.refusal:
+        raise AsyncgenError(f"{asking.model} refused to answer", cause=choice.message.refusal, code="refusal")
+    text = choice.text.removeprefix(" ") if asking.form.format == "completion" else choice.message.content
+    return Completion(prompt, read.model or asking.model, text, choice.finish_reason, read_usage(answer.get("usage")))

@@ -1,0 +1,168 @@
+"""A job followed to its end: every event once, oldest first, through failures of whatever lies between.
+
+Owns the reading of pages that come newest first, the pace of asking, and what is worth waiting out. Does not know
+who watches, and never changes the job: stopping to follow is all that a stop does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from asyncgen.backoff import full_jitter_s
+from asyncgen.errors import AsyncgenError
+from asyncgen.finetune.api import Event, JobApi, TuningJob
+from asyncgen.finetune.errors import OutageError
+from asyncgen.finetune.event_log import EventLog
+
+T = TypeVar("T")
+_OUTAGE_BASE_S = 2.0
+
+
+class Watcher(Protocol):
+    """Who is told; called from the loop, and must not block."""
+
+    def told(self, event: Event) -> None:
+        """The job told something; oldest first, each once."""
+        ...
+
+    def seen(self, job: TuningJob) -> None:
+        """The job as it is now; after its events."""
+        ...
+
+    def missed(self, error: AsyncgenError) -> None:
+        """The provider could not be asked; it will be asked again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the provider is asked.
+
+    Attributes:
+        first_s: after news.
+        growth: of the wait while there is no news.
+        longest_s: between two questions.
+        sleep: seconds; ended early by a stop.
+    """
+
+    first_s: float = 1.0
+    growth: float = 1.5
+    longest_s: float = 30.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    rng: random.Random = field(default_factory=random.Random)
+
+
+async def follow(
+    jobs: JobApi, job_id: str, log: EventLog, watcher: Watcher, *, stop: asyncio.Event, pace: Pace | None = None
+) -> TuningJob | None:
+    """Follow the job until it ends, or until `stop` is set.
+
+    Args:
+        jobs: the provider's.
+        job_id: any job of the provider.
+        log: remembers what was told; what it holds is not told again.
+        watcher: is told.
+        stop: leaves the job alone and returns what was seen of it last; None where that is nothing.
+        pace: None for the usual.
+
+    Raises:
+        OutageError: the first question of all was not answered.
+        AbsentError, AuthError, QuotaError, AsyncgenError: the provider will not answer later either.
+        DiskError: the log could not be written.
+    """
+    following = _Following(jobs, job_id, log, watcher, pace or Pace())
+    return await _unless(stop, following.to_the_end()) or following.last
+
+
+class _Following:
+    """One job being followed."""
+
+    def __init__(self, jobs: JobApi, job_id: str, log: EventLog, watcher: Watcher, pace: Pace) -> None:
+        self._jobs = jobs
+        self._job_id = job_id
+        self._log = log
+        self._watcher = watcher
+        self._pace = pace
+        self._told = {event.id for event in log.history}
+        self.last: TuningJob | None = None
+
+    async def to_the_end(self) -> TuningJob:
+        wait_s, outages = self._pace.first_s, 0
+        while True:
+            try:
+                job, news = await self._turn()
+            except OutageError as error:
+                if self.last is None:
+                    raise
+                self._watcher.missed(error)
+                await self._pace.sleep(self._after_outage_s(outages))
+                outages += 1
+                continue
+            if job.outcome is not None:
+                return job
+            outages = 0
+            wait_s = self._pace.first_s if news else min(wait_s * self._pace.growth, self._pace.longest_s)
+            await self._pace.sleep(wait_s)
+
+    async def _turn(self) -> tuple[TuningJob, bool]:
+        """Ask once. The job comes before its events: once it has ended, no event is missed."""
+        job = await self._jobs.get(self._job_id)
+        before, self.last = self.last, self.last or job
+        events = await self._new_events()
+        for event in events:
+            self._log.add(event)
+            self._told.add(event.id)
+            self._watcher.told(event)
+        self.last = job
+        changed = before is None or job.status != before.status
+        if events or changed:
+            self._log.note(job)
+        self._watcher.seen(job)
+        return job, bool(events) or changed
+
+    async def _new_events(self) -> list[Event]:
+        """Events not told yet, oldest first.
+
+        Pages come newest first, so that asking ends at one that closes with an event already told. Where the times
+        say that a server lists the oldest first, all its pages are read.
+        """
+        found: dict[str, Event] = {}
+        after, newest_first = None, True
+        while True:
+            page = await self._jobs.events(self._job_id, after)
+            fresh = [event for event in page.events if event.id not in found]
+            found.update((event.id, event) for event in fresh)
+            if not fresh or not page.has_more:
+                break
+            newest_first = newest_first and page.events[0].created_at >= page.events[-1].created_at
+            after = page.events[-1].id
+            if newest_first and after in self._told:
+                break
+        return [event for event in _oldest_first([*found.values()]) if event.id not in self._told]
+
+    def _after_outage_s(self, outages: int) -> float:
+        return self._pace.first_s + full_jitter_s(outages, self._pace.rng, base_s=_OUTAGE_BASE_S)
+
+
+def _oldest_first(events: list[Event]) -> list[Event]:
+    """The events turned round, unless their times say that they already stand so; equal times keep their order."""
+    if events and events[0].created_at < events[-1].created_at:
+        return events
+    return events[::-1]
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """What `work` gives, or None when `stop` is set before; the work is given up then."""
+    task = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, stopped):
+            each.cancel()
+        await asyncio.wait([task, stopped])
