@@ -57,7 +57,9 @@ _LLAMA_ONLY = ("model_path", "slots", "threads")
     metavar="GGUF",
     help="llama: the model.  [default: a small one, fetched once]",
 )
-@click.option("--slots", type=click.IntRange(1, 64), metavar="N", help="llama: answers at once.  [default: 8]")
+@click.option(
+    "--slots", type=click.IntRange(1, 64), default=8, metavar="N", help="llama: answers at once.  [default: 8]"
+)
 @click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="llama: processor threads.  [default: all]")
 @click.option("--latency-ms", type=click.FloatRange(0), metavar="MS", help="simulated: time that an answer takes.")
 @click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: requests a minute.")
@@ -112,6 +114,9 @@ def _settings(options: dict[str, Any]) -> ServeSettings:
         data_dir=options["data_dir"],
         until_idle=options["until_idle"],
         simulation=_simulation(options) if simulated else None,
+        model_path=options["model_path"],
+        slots=options["slots"],
+        threads=options["threads"],
     )
 
 

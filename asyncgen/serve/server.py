@@ -25,6 +25,9 @@ from asyncgen.serve.app import Service, build_app, build_service
 from asyncgen.serve.attach import Attachment
 from asyncgen.serve.data_folder import DataFolder, ServerInfo, default_data_folder, open_data_folder
 from asyncgen.serve.guard import is_loopback
+from asyncgen.serve.llama.engine import LlamaEngine
+from asyncgen.serve.llama.model_files import find_model
+from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 from asyncgen.serve.simulation.faults import faulty
 from asyncgen.serve.simulation.limits import RateLimits
@@ -47,6 +50,9 @@ class ServeSettings:
         data_dir: its data folder; None for the user's own or, for a simulation, one that is gone at the end.
         until_idle: end when nobody is attached and no work goes on.
         simulation: its behaviour; None for the engine `llama`.
+        model_path: a GGUF file; None for the small model, fetched once.
+        slots: answers at the same time.
+        threads: of the processor; None for all.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +60,9 @@ class ServeSettings:
     data_dir: Path | None = None
     until_idle: bool = False
     simulation: SimulationSettings | None = None
+    model_path: Path | None = None
+    slots: int = 8
+    threads: int | None = None
 
 
 async def serve(
@@ -76,7 +85,7 @@ async def serve(
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_opened_folder(settings))
-        engine = await stack.enter_async_context(_running_engine(settings))
+        engine = await stack.enter_async_context(_running_engine(settings, say))
         service = build_service(engine, folder, _admission(settings.simulation), time.time)
         attachment = Attachment(engine.traits, lambda: service.tuning.is_busy, time.monotonic)
         async with _first_error(), asyncio.TaskGroup() as group:
@@ -131,10 +140,13 @@ def _opened_folder(settings: ServeSettings) -> Iterator[DataFolder]:
 
 
 @asynccontextmanager
-async def _running_engine(settings: ServeSettings) -> AsyncIterator[Engine]:
-    if settings.simulation is None:
-        raise AsyncgenError("the engine llama is not there yet", help_text="asyncgen serve --engine simulated")
-    engine = SimulatedEngine(settings.simulation, created=int(time.time()))
+async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[Engine]:
+    engine: Engine
+    if settings.simulation:
+        engine = SimulatedEngine(settings.simulation, created=int(time.time()))
+    else:
+        model = await find_model(settings.model_path, say)
+        engine = await LlamaEngine.start(LlamaSettings(model, settings.slots, settings.threads or os.cpu_count() or 1))
     try:
         yield engine
     finally:

@@ -6,7 +6,7 @@ a sample becomes numbers is the engine's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -68,20 +68,12 @@ class PreferenceSample(msgspec.Struct, frozen=True, kw_only=True):
 Sample = ChatSample | CompletionSample | PreferenceSample
 
 
-@dataclass(frozen=True, slots=True)
-class BadSample:
-    """A line that is no sample."""
-
-    line: int
-    reason: str
-
-
 class SampleError(ValueError):
     """A file from which nothing can be learnt; the message is for the job's `error`."""
 
 
-def read_samples(path: Path, method: str) -> Iterator[Sample | BadSample]:
-    """The samples of a file, one a line; empty lines are passed over.
+def read_samples(path: Path, method: str) -> Iterator[tuple[int, Sample | str]]:
+    """Each line's number and its sample, or what is wrong with it; empty lines are passed over.
 
     Args:
         path: the file.
@@ -91,7 +83,7 @@ def read_samples(path: Path, method: str) -> Iterator[Sample | BadSample]:
         for number, line in enumerate(stream, start=1):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if text.strip():
-                yield _sample(text, number, method)
+                yield number, _sample(text, method)
 
 
 def check_samples(path: Path, method: str, fewest: int) -> int:
@@ -108,52 +100,39 @@ def check_samples(path: Path, method: str, fewest: int) -> int:
     Raises:
         SampleError: bad lines (the first ten are named), mixed formats, or too few samples.
     """
-    bad: list[BadSample] = []
-    count = bad_count = 0
-    kinds: set[type] = set()
-    for sample in read_samples(path, method):
-        if isinstance(sample, BadSample):
-            bad_count += 1
-            bad.extend([sample] if bad_count <= _MOST_NAMED else [])
-        else:
-            count += 1
-            kinds.add(type(sample))
-    if bad:
-        raise SampleError(_told(bad, bad_count))
+    named: list[str] = []
+    kinds: Counter[type] = Counter()
+    for number, sample in read_samples(path, method):
+        kinds[type(sample)] += 1
+        if isinstance(sample, str) and len(named) < _MOST_NAMED:
+            named.append(f"line {number}: {sample}")
+    if bad := kinds.pop(str, 0):
+        more = f"; and {bad - len(named)} more" if bad > len(named) else ""
+        raise SampleError(f"The file has {bad} invalid line(s): {'; '.join(named)}{more}.")
     if len(kinds) > 1:
         raise SampleError("The file mixes chat samples and prompt/completion samples.")
-    if count < fewest:
-        raise SampleError(f"The file has {count} example(s), but must have at least {fewest}.")
-    return count
+    if kinds.total() < fewest:
+        raise SampleError(f"The file has {kinds.total()} example(s), but must have at least {fewest}.")
+    return kinds.total()
 
 
-def _sample(line: bytes, number: int, method: str) -> Sample | BadSample:
+def _sample(line: bytes, method: str) -> Sample | str:
     try:
         row = msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
-        return BadSample(number, f"not valid JSON ({error})")
+        return f"not valid JSON ({error})"
     if not isinstance(row, dict):
-        return BadSample(number, "not a JSON object")
+        return "not a JSON object"
     try:
         sample = msgspec.convert(row, _kind(row, method))
     except msgspec.ValidationError as error:
-        return BadSample(number, str(error))
-    return _complaint(sample, number) or sample
+        return str(error)
+    if isinstance(sample, ChatSample) and not any(message.is_learnt for message in sample.messages):
+        return "no assistant message to learn from"
+    return sample
 
 
 def _kind(row: dict[str, Any], method: str) -> type[Sample]:
     if method == "dpo":
         return PreferenceSample
     return CompletionSample if "prompt" in row and "messages" not in row else ChatSample
-
-
-def _complaint(sample: Sample, number: int) -> BadSample | None:
-    if isinstance(sample, ChatSample) and not any(message.is_learnt for message in sample.messages):
-        return BadSample(number, "no assistant message to learn from")
-    return None
-
-
-def _told(bad: list[BadSample], count: int) -> str:
-    lines = "; ".join(f"line {item.line}: {item.reason}" for item in bad)
-    more = f"; and {count - len(bad)} more" if count > len(bad) else ""
-    return f"The file has {count} invalid line(s): {lines}{more}."

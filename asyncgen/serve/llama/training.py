@@ -1,0 +1,157 @@
+"""A training for llama.cpp's model: the samples tokenised, the trainer's process run, its messages passed on.
+
+Owns the trainer's configuration and its process: that ends when its work is done, when the job is cancelled (within
+2 s) and when this server dies (its stdin closes). Does not know how it trains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from asyncgen.serve.llama.encoding import Encoder, TemplateError
+from asyncgen.serve.training import TrainingError, describe
+from asyncgen.serve.tuning.messages import End, Failed, Progress, TrainerMessage, decode_message
+from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
+from asyncgen.serve.wire import ApiError
+
+if TYPE_CHECKING:
+    from asyncgen.serve.engine import TrainingTask
+    from asyncgen.serve.llama.encoding import Ask, Tokens
+    from asyncgen.serve.llama.process import LlamaSettings
+
+_TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
+_AT_ONCE = 16
+_FAREWELL_S = 1.0
+_LINE_LIMIT = 1024 * 1024
+
+
+class TrainerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The trainer's JSON file; rank, alpha and layers are this server's choice."""
+
+    model: str
+    train: str
+    validation: str | None
+    output_dir: str
+    n_epochs: int | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate_multiplier: float | Literal["auto"]
+    seed: int
+    threads: int
+    rank: int = 16
+    alpha: int = 32
+    layers: int = 12
+
+
+class _BadSampleError(Exception):
+    """A sample that cannot be tokenised; the message says which."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def untunable(model: Path) -> str | None:
+    """Why a model file cannot be tuned here; None when it can."""
+    try:
+        return describe(model).untunable
+    except TrainingError as error:
+        return error.sentence
+
+
+async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncGenerator[TrainerMessage, None]:
+    """Tokenise, train, and tell how it goes; closing the generator ends the trainer's process.
+
+    Args:
+        task: what is to be learnt.
+        settings: the model and the threads.
+        ask: POST to the llama.cpp that serves the model.
+    """
+    try:
+        config = await _prepared(task, settings, ask)
+    except _BadSampleError as error:
+        yield Failed(code=f"invalid_{error.param}", message=str(error), param=error.param)
+        return
+    yield Progress(message="Samples tokenised with the model's own template")
+    path = task.folder / "config.json"
+    path.write_bytes(msgspec.json.encode(config))
+    async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
+        async for message in messages:
+            yield message
+
+
+async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMessage, None]:
+    """Run a trainer's process; where it ends without a last message, `Failed` says so."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=_LINE_LIMIT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None, "it is a pipe"
+    try:
+        async for line in process.stdout:
+            message = decode_message(line)
+            yield message
+            if isinstance(message, End | Failed):
+                return
+        code = await process.wait()
+        yield Failed(code="server_error", message=f"The training process ended unexpectedly (exit {code}).")
+    finally:
+        await _end(process)
+
+
+async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> TrainerConfig:
+    """Write the tokenised samples and make the configuration. Raises _BadSampleError."""
+    encoder = await Encoder.for_model(ask)
+    train_path = task.folder / "train.jsonl"
+    await _encode_file(task.train, train_path, encoder, "training_file")
+    validation_path = task.folder / "validation.jsonl" if task.validation else None
+    if task.validation and validation_path:
+        await _encode_file(task.validation, validation_path, encoder, "validation_file")
+    return TrainerConfig(
+        model=str(settings.model),
+        train=str(train_path),
+        validation=str(validation_path) if validation_path else None,
+        output_dir=str(task.folder / "adapters"),
+        n_epochs=task.n_epochs,
+        batch_size=task.batch_size,
+        learning_rate_multiplier=task.learning_rate_multiplier,
+        seed=task.seed,
+        threads=settings.threads,
+    )
+
+
+async def _encode_file(source: Path, target: Path, encoder: Encoder, param: str) -> None:
+    samples = read_samples(source, "supervised")
+    with target.open("wb") as stream:
+        while group := list(islice(samples, _AT_ONCE)):
+            for tokens in await asyncio.gather(*(_encode(*item, encoder, param) for item in group)):
+                stream.write(msgspec.json.encode(tokens) + b"\n")
+
+
+async def _encode(line: int, sample: Sample | str, encoder: Encoder, param: str) -> Tokens:
+    assert isinstance(sample, ChatSample | CompletionSample), "the file was found valid"
+    try:
+        return await encoder.encode(sample)
+    except (TemplateError, ApiError) as error:
+        raise _BadSampleError(f"Line {line} cannot be tokenised: {error}", param) from error
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask the process to end, and make it where it does not."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), _FAREWELL_S)
+    if process.returncode is None:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,109 @@
+"""Between the API's words and llama.cpp's: a call becomes its request, its answers become ours.
+
+Owns the differences: where the opening of a continued answer is, the names of roles, sampling defaults, whether a
+model thinks aloud. Pure: nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+# The API's default; llama.cpp's own is 0.8. Its defaults for top_k, top_p and min_p are kept: they help small models.
+_TEMPERATURE = 1.0
+# A model that thinks before it answers would spend a short answer's tokens on it, and would be trained on answers
+# without thoughts: it is told not to, by those templates that know the switch.
+NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+def path_of(call: Call) -> str:
+    return "/v1/completions" if call.messages is None else "/v1/chat/completions"
+
+
+def request_of(call: Call, adapter: int | None, choice: int) -> dict[str, Any]:
+    """llama.cpp's request for one choice of a call.
+
+    Args:
+        call: the call.
+        adapter: the place of its adapter in the process; None for the base model.
+        choice: its index; a seed that was given is moved by it, or all choices would be the same.
+    """
+    body: dict[str, Any] = {"temperature": _TEMPERATURE, **call.sampling}
+    if "seed" in body:
+        body["seed"] += choice
+    if call.messages is None:
+        body["prompt"] = call.prompt
+    else:
+        body |= {"messages": messages_of(call.messages), **NO_THINKING}
+    if call.max_tokens is not None:
+        body["max_tokens"] = call.max_tokens
+    if call.stop:
+        body["stop"] = list(call.stop)
+    if adapter is not None:
+        body["lora"] = [{"id": adapter, "scale": 1.0}]
+    return body
+
+
+def messages_of(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """With the roles that chat templates know."""
+    return [{"role": "system" if role == "developer" else role, "content": text} for role, text in messages]
+
+
+def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> Answer:
+    """One answer from llama.cpp's, one for each choice."""
+    return Answer(
+        tuple(_choice(call, answer["choices"][0]) for answer in answers),
+        sum_of([_tally(answer["usage"]) for answer in answers]),
+    )
+
+
+def sum_of(tallies: Sequence[Tally]) -> Tally:
+    """Of the choices of one call: the prompt is the same for all, and counts once, as in the API."""
+    completion = sum(tally.completion for tally in tallies)
+    return Tally(prompt=tallies[0].prompt, completion=completion, cached=tallies[0].cached)
+
+
+async def pieces_of(index: int, opening: str, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[Piece | Tally]:
+    """One choice of a stream: its opening, which llama.cpp leaves out here, then what the events say."""
+    is_first = True
+    async for chunk in chunks:
+        if is_first and opening:
+            yield Piece(index, opening)
+        is_first = False
+        for choice in chunk.get("choices", ()):
+            text = choice.get("text") or choice.get("delta", {}).get("content") or ""
+            if text or choice["finish_reason"]:
+                logprobs = _logprobs(choice.get("logprobs"))
+                yield Piece(index, text, finish_reason=choice["finish_reason"], logprobs=logprobs)
+        if chunk.get("usage"):
+            yield _tally(chunk["usage"])
+
+
+def _choice(call: Call, choice: dict[str, Any]) -> Choice:
+    text = choice["text"] if call.messages is None else choice["message"]["content"] or ""
+    if not text.startswith(call.opening):  # llama.cpp has done it both ways; the API here has one rule
+        text = call.opening + text
+    return Choice(text, choice["finish_reason"], logprobs=_logprobs(choice.get("logprobs")))
+
+
+def _logprobs(logprobs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As the API has them: without llama.cpp's token numbers."""
+    if not logprobs or not logprobs.get("content"):
+        return None
+    return {"content": [_token(token) for token in logprobs["content"]], "refusal": None}
+
+
+def _token(token: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: token[name] for name in ("token", "logprob", "bytes")}
+    if "top_logprobs" in token:
+        kept["top_logprobs"] = [_token(other) for other in token["top_logprobs"]]
+    return kept
+
+
+def _tally(usage: dict[str, Any]) -> Tally:
+    cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+    return Tally(prompt=usage["prompt_tokens"], completion=usage["completion_tokens"], cached=cached)
