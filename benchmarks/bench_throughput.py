@@ -1,0 +1,95 @@
+"""CPU per request and at start-up, as multiples of the tightest loop; runs are interleaved, medians are shown.
+
+python benchmarks/bench_throughput.py                  # asyncgen and the bound
+python benchmarks/bench_throughput.py --peers          # the openai SDK on both transports too
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from measure import HERE, Cost, asyncgen_generate, fake_server, run, stats, write_job
+
+Client = Callable[[str, int, Path], list[str]]
+
+
+def script(name: str, concurrency: int, *more: str) -> Client:
+    def command(base_url: str, count: int, folder: Path) -> list[str]:
+        out = str(folder / "out.jsonl")
+        return [sys.executable, str(HERE / name), base_url, str(count), str(concurrency), out, *more]
+
+    return command
+
+
+def asyncgen(concurrency: int) -> Client:
+    def command(base_url: str, count: int, folder: Path) -> list[str]:
+        job = write_job(folder / "job.toml", count)
+        return asyncgen_generate(job, folder / "run", base_url, "--concurrency", str(concurrency))
+
+    return command
+
+
+def measure(client: Client, count: int) -> Cost:
+    with tempfile.TemporaryDirectory() as name, fake_server() as base_url:
+        folder = Path(name)
+        cost = run(client(base_url, count, folder), folder / "log")
+        served = stats(base_url)["served"]
+    if served != count:
+        sys.exit(f"{served} requests were served, not {count}")
+    return cost
+
+
+def table(costs: dict[str, dict[int, list[Cost]]], count: int) -> dict[str, dict[str, float]]:
+    """Medians; "per request" leaves out what a run of one request costs."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, by_count in costs.items():
+        start_s = statistics.median(cost.cpu_s for cost in by_count[1])
+        whole_s = statistics.median(cost.cpu_s for cost in by_count[count])
+        rows[name] = {
+            "cpu_ms_per_request": round((whole_s - start_s) / (count - 1) * 1000, 4),
+            "start_cpu_s": round(start_s, 3),
+            "rss_mb": round(statistics.median(cost.rss_mb for cost in by_count[count]), 1),
+        }
+    bound = rows["tight loop"]["cpu_ms_per_request"]
+    for row in rows.values():
+        row["times_the_bound"] = round(row["cpu_ms_per_request"] / bound, 3)
+    return rows
+
+
+def show(rows: dict[str, dict[str, float]]) -> None:
+    columns: Sequence[str] = ("cpu_ms_per_request", "times_the_bound", "start_cpu_s", "rss_mb")
+    print(f"{'':16}" + "".join(f"{column:>20}" for column in columns), file=sys.stderr)
+    for name, row in rows.items():
+        print(f"{name:16}" + "".join(f"{row[column]:>20}" for column in columns), file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=5000, help="requests, a multiple of a hundred")
+    parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", action="store_true", help="run the openai SDK too (minutes)")
+    options = parser.parse_args()
+    clients = {"tight loop": script("tight_loop.py", options.concurrency), "asyncgen": asyncgen(options.concurrency)}
+    if options.peers:
+        clients["sdk, aiohttp"] = script("sdk_loop.py", options.concurrency, "aiohttp")
+        clients["sdk, httpx"] = script("sdk_loop.py", options.concurrency, "httpx")
+    costs: dict[str, dict[int, list[Cost]]] = {name: {1: [], options.n: []} for name in clients}
+    for number in range(options.rounds):
+        order = list(clients.items()) if number % 2 == 0 else list(reversed(clients.items()))
+        for name, client in order:
+            for count in (options.n, 1):
+                costs[name][count].append(measure(client, count))
+    rows = table(costs, options.n)
+    show(rows)
+    print(json.dumps({"benchmark": "throughput", "n": options.n, "concurrency": options.concurrency, "clients": rows}))
+
+
+if __name__ == "__main__":
+    main()
