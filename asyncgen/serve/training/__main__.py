@@ -1,0 +1,70 @@
+"""The training process: `python -m asyncgen.serve.training CONFIG.json`.
+
+Owns what makes it a good child: a JSON line on stdout for each event, foreseen errors as the last line and exit code
+1, and an end at once on SIGTERM or when the parent is gone. Does not know how training works, and must not import
+numpy before the number of threads is in the environment, where its BLAS looks for it once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from threading import Thread
+
+import msgspec
+
+from asyncgen.serve.training.config import Config, read_config
+from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.tuning.messages import Failed, TrainerMessage
+
+PARENT_CHECK_S = 0.5
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def main(arguments: list[str]) -> int:
+    """Train as the given file says; the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: ends at once, and there is nothing to clean up
+    Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    try:
+        config = read_config(Path(arguments[0]))
+        _train(config)
+    except TrainingError as error:
+        emit(Failed(code=error.code, message=error.sentence, param=error.param))
+        return 1
+    except MemoryError:
+        emit(Failed(code="out_of_memory", message="the model does not fit into this machine's memory", param="model"))
+        return 1
+    except BrokenPipeError:  # nobody listens any more
+        return 1
+    except OSError as error:
+        emit(Failed(code="io_error", message=str(error)))
+        return 1
+    return 0
+
+
+def emit(event: TrainerMessage) -> None:
+    """Write an event as a line of its own, at once."""
+    sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _train(config: Config) -> None:
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(config.threads)
+    from asyncgen.serve.training.train import train  # noqa: PLC0415 - imports numpy, which reads the environment
+
+    train(config, emit, time.monotonic)
+
+
+def _end_with_parent(parent: int) -> None:
+    """A server that was killed cannot end its trainings: an orphan ends itself."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""The course of a training: epochs, steps, measurements, a checkpoint after each epoch.
+
+Owns the order of things and what is told of them. The numbers are made elsewhere; no formula stands here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asyncgen.serve.training.adamw import AdamW, clip
+from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.lora import Adapter
+from asyncgen.serve.training.model import Score, TunedPart
+from asyncgen.serve.training.packing import Row, Sample, cut_into_rows, pack
+from asyncgen.serve.training.schedule import learning_rate
+from asyncgen.serve.training.trunk import FrozenStates
+from asyncgen.serve.training.weights import Array
+from asyncgen.serve.tuning.messages import Checkpoint, Step, TrainerMessage
+
+Emit = Callable[[TrainerMessage], None]
+Clock = Callable[[], float]
+
+LONGEST_GRADIENT = 1.0
+MEASUREMENTS = 10  # of the validation loss while training, beside the whole ones at the epochs' ends
+MEASURED_SAMPLES = 8  # at each of these
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """All samples, and what the frozen part makes of them.
+
+    Attributes:
+        samples: those to train on, then those to validate with.
+        train_count: how many are trained on.
+        prefix: tokens that all begin with.
+        states: of `samples`, by number.
+    """
+
+    samples: Sequence[Sample]
+    train_count: int
+    prefix: int
+    states: FrozenStates
+
+    @property
+    def validation(self) -> range:
+        return range(self.train_count, len(self.samples))
+
+    def rows(self, numbers: Sequence[int]) -> Iterator[tuple[Array, Row]]:
+        """These samples packed, each row with the states that it begins with."""
+        samples = [self.samples[number] for number in numbers]
+        for part in cut_into_rows(samples, self.prefix):
+            yield self.states.row(numbers[part]), pack(samples[part], self.prefix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to go through the data."""
+
+    epochs: int
+    steps_per_epoch: int
+    peak_learning_rate: float
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+class Course:
+    """A training under way.
+
+    Args:
+        data: the samples.
+        part: what is tuned.
+        adapter: its adapter; changed in place.
+        plan: epochs, steps and learning rate.
+        order: decides the order of the samples in each epoch.
+        save: called after each epoch with its number, from 1; keeps the adapter and tells where.
+        emit: told of each step and each checkpoint.
+        elapsed: seconds since the training began.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        part: TunedPart,
+        adapter: Adapter,
+        plan: Plan,
+        *,
+        order: np.random.Generator,
+        save: Callable[[int], Path],
+        emit: Emit,
+        elapsed: Clock,
+    ) -> None:
+        self._data, self._part, self._plan = data, part, plan
+        self._gradient = adapter.zeros()
+        self._optimiser = AdamW(adapter.numbers)
+        self._order, self._save, self._emit, self._elapsed = order, save, emit, elapsed
+        self._steps = 0
+        self.trained_tokens = 0  # of all samples gone through, those not to be learnt included
+
+    def run(self) -> Path:
+        """Go through all epochs; where the last adapter is.
+
+        Raises:
+            TrainingError: the numbers have grown beyond all bounds.
+            OSError: an adapter cannot be written.
+        """
+        path = Path()
+        for epoch in range(1, self._plan.epochs + 1):
+            score = self._epoch(epoch)
+            path = self._save(epoch)
+            self._emit(self._checkpoint(epoch, path, score))
+        return path
+
+    def _epoch(self, epoch: int) -> Score:
+        """All samples once, in a new order and in batches of nearly equal size."""
+        order = self._order.permutation(self._data.train_count)
+        epoch_score = Score()
+        for batch in np.array_split(order, self._plan.steps_per_epoch):
+            self._steps += 1
+            rate = learning_rate(self._steps, self._plan.total_steps, self._plan.peak_learning_rate)
+            score, gradient_norm = self._learn(batch.tolist(), rate)
+            self.trained_tokens += sum(len(self._data.samples[number].tokens) for number in batch)
+            epoch_score += score
+            self._emit(self._told(epoch, score, gradient_norm, rate))
+        return epoch_score
+
+    def _learn(self, batch: Sequence[int], rate: float) -> tuple[Score, float]:
+        """One step on the mean loss of the batch's targets; the loss before it, and the gradient's length."""
+        self._gradient.numbers[:] = 0
+        score = Score()
+        for states, row in self._data.rows(batch):
+            score += self._part.score_and_gradient(states, row, self._gradient)
+        gradient = self._gradient.numbers
+        gradient /= score.targets
+        gradient_norm = clip(gradient, LONGEST_GRADIENT)
+        if not (math.isfinite(score.loss) and math.isfinite(gradient_norm)):
+            raise TrainingError(
+                f"the training ran out of bounds at step {self._steps} of {self._plan.total_steps}",
+                code="training_diverged",
+                param="learning_rate_multiplier",
+                help_text="use a lower learning_rate_multiplier",
+            )
+        self._optimiser.step(gradient, rate)
+        return score, gradient_norm
+
+    def _told(self, epoch: int, score: Score, gradient_norm: float, rate: float) -> Step:
+        every = max(1, self._plan.total_steps // MEASUREMENTS)
+        validation = self._data.validation
+        measured = validation[:: -(-len(validation) // MEASURED_SAMPLES)] if validation else validation
+        valid = self._measure(measured if self._steps % every == 0 else ())
+        return Step(
+            step=self._steps,
+            total_steps=self._plan.total_steps,
+            epoch=epoch,
+            train_loss=score.mean_loss,
+            train_mean_token_accuracy=score.accuracy,
+            grad_norm=gradient_norm,
+            learning_rate=rate,
+            trained_tokens=self.trained_tokens,
+            elapsed_s=self._elapsed(),
+            valid_loss=valid.mean_loss if valid else None,
+            valid_mean_token_accuracy=valid.accuracy if valid else None,
+        )
+
+    def _checkpoint(self, epoch: int, path: Path, score: Score) -> Checkpoint:
+        valid = self._measure(self._data.validation)
+        return Checkpoint(
+            step=self._steps,
+            epoch=epoch,
+            path=str(path),
+            train_loss=score.mean_loss,
+            train_mean_token_accuracy=score.accuracy,
+            full_valid_loss=valid.mean_loss if valid else None,
+            full_valid_mean_token_accuracy=valid.accuracy if valid else None,
+        )
+
+    def _measure(self, numbers: Sequence[int]) -> Score | None:
+        """The loss on some samples, without learning; None when there are none."""
+        scores = [self._part.score(states, row) for states, row in self._data.rows(numbers)]
+        return sum(scores, Score()) if scores else None

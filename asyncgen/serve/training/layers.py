@@ -1,0 +1,118 @@
+"""The parts of a transformer block, each forward and backward, on plain arrays.
+
+Owns the formulas and their derivatives. Does not know models, adapters or what the numbers mean.
+
+Throughout, `x` is a value, `dx` the gradient of the loss with respect to it; T counts tokens. A forward function
+returns what its backward twin needs; what is cheap to compute again is not kept, for memory bounds the length of a
+row. Nothing here changes its arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyncgen.serve.training.architecture import Architecture
+from asyncgen.serve.training.weights import Array, Integers, Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Normed:
+    """What `rms_norm` keeps: x divided by its root mean square, and 1 / that root, over the last axis."""
+
+    unit: Array
+    inverse: Array
+
+
+def rms_norm(x: Array, weight: Array, epsilon: float) -> tuple[Array, Normed]:
+    """The function y = weight · x / sqrt(mean(x²) + epsilon), over the last axis."""
+    square = np.einsum("...i,...i->...", x, x)[..., None]
+    inverse = 1 / np.sqrt(square / x.shape[-1] + epsilon)
+    unit = x * inverse
+    return unit * weight, Normed(unit, inverse)
+
+
+def rms_norm_backward(dy: Array, weight: Array, normed: Normed) -> Array:
+    """Its gradient: (g - u · mean(g · u)) / rms with u = x / rms, g = weight · dy; what lies along x has no effect."""
+    gradient = dy * weight
+    along = np.einsum("...i,...i->...", gradient, normed.unit)[..., None] / normed.unit.shape[-1]
+    gradient -= normed.unit * along
+    gradient *= normed.inverse
+    return gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Rotary positions: pairs of a head's entries turned by an angle that grows with the position.
+
+    Attributes:
+        cosine, sine: (T, 1, pairs).
+        adjacent: the pairs are (0, 1), (2, 3), ...; else (0, n/2), (1, n/2 + 1), ...
+    """
+
+    cosine: Array
+    sine: Array
+    adjacent: bool
+
+    def turn(self, x: Array) -> Array:
+        """Rotate x (T, heads, length)."""
+        return self._turn(x, self.sine)
+
+    def turn_back(self, x: Array) -> Array:
+        """Rotate the other way: the inverse, and for a rotation that is the gradient."""
+        return self._turn(x, -self.sine)
+
+    def _turn(self, x: Array, sine: Array) -> Array:
+        turned = np.empty_like(x)
+        first, second = self._pairs(x)
+        new_first, new_second = self._pairs(turned)
+        np.subtract(first * self.cosine, second * sine, out=new_first)
+        np.add(first * sine, second * self.cosine, out=new_second)
+        return turned
+
+    def _pairs(self, x: Array) -> tuple[Array, Array]:
+        """Views of the first and second entries of all pairs."""
+        half = x.shape[-1] // 2
+        return (x[..., 0::2], x[..., 1::2]) if self.adjacent else (x[..., :half], x[..., half:])
+
+
+def rotation(positions: Integers, architecture: Architecture, factors: Array | None, precision: Precision) -> Rotation:
+    """The rotation for tokens at these positions: pair i turns by position · base^(-2i / head_length) / factor."""
+    exponents = -np.arange(0, architecture.head_length, 2) / architecture.head_length
+    frequencies = architecture.rope_base**exponents * architecture.rope_scale
+    if factors is not None:
+        frequencies = frequencies / factors
+    angles = positions[:, None, None] * frequencies
+    adjacent = architecture.family.rotated_pairs == "adjacent"
+    return Rotation(np.cos(angles).astype(precision), np.sin(angles).astype(precision), adjacent)
+
+
+def gated(gate: Array, up: Array) -> Array:
+    """The function silu(gate) · up, with silu(x) = x · sigmoid(x)."""
+    y = _sigmoid(gate)
+    y *= gate
+    y *= up
+    return y
+
+
+def gated_backward(dy: Array, gate: Array, up: Array) -> tuple[Array, Array]:
+    """Its gradients: d_gate = dy · up · s · (1 + gate · (1 - s)) and d_up = dy · gate · s, with s = sigmoid(gate)."""
+    sigmoid = _sigmoid(gate)
+    d_up = gate * sigmoid
+    d_gate = gate - d_up  # gate · (1 - s)
+    d_gate += 1
+    d_gate *= sigmoid
+    d_gate *= up
+    d_gate *= dy
+    d_up *= dy
+    return d_gate, d_up
+
+
+def _sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), as (1 + tanh(x / 2)) / 2: nothing overflows for any x."""
+    y = x * 0.5
+    np.tanh(y, out=y)
+    y += 1
+    y *= 0.5
+    return y

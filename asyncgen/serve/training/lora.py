@@ -1,0 +1,123 @@
+"""LoRA: each tuned matrix W becomes W + (alpha / rank) · B · A, of which only the thin A and B are trained.
+
+Owns the adapter's numbers, how a projection uses them forward and backward, and the adapter's file. Does not know
+what the projections are for, or how the numbers are changed.
+
+All numbers stand in one vector, of which the matrices are views; gradients stand in another of the same layout. So
+the optimiser and the clipping are a few lines on two vectors. Introduced by Hu et al., "LoRA: Low-Rank Adaptation of
+Large Language Models" (2021); as there, A begins at random and B at zero, so that training begins at the base model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes
+from asyncgen.serve.training.gguf_writer import NewTensor, Writable, write_gguf
+from asyncgen.serve.training.weights import Array, Precision
+
+# Names as llama.cpp expects them: "blk.18.attn_q.weight.lora_a".
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two matrices of one projection: a (rank, inputs), b (outputs, rank). Or their gradients."""
+
+    a: Array
+    b: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The trained numbers, or a gradient of them.
+
+    Attributes:
+        numbers: all of them, one after the other.
+        tensors: views of `numbers`, by name.
+        scale: alpha / rank.
+    """
+
+    numbers: Array
+    tensors: Mapping[str, Array]
+    scale: float
+
+    def pair(self, block: int, projection: str) -> Pair:
+        name = f"blk.{block}.{projection}.weight.lora_"
+        return Pair(self.tensors[name + "a"], self.tensors[name + "b"])
+
+    def zeros(self) -> Adapter:
+        """An adapter of the same shape, all zero: where gradients are added up."""
+        return _adapter({name: view.shape for name, view in self.tensors.items()}, self.scale, self.numbers.dtype)
+
+
+def new_adapter(
+    architecture: Architecture,
+    *,
+    blocks: range,
+    rank: int,
+    alpha: float,
+    rng: np.random.Generator,
+    precision: Precision = np.float32,
+) -> Adapter:
+    """An adapter for all seven projections of these blocks that changes nothing yet."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in blocks:
+        for projection in PROJECTIONS:
+            outputs, inputs = block_shapes(architecture)[f"{projection}.weight"]
+            shapes[f"blk.{block}.{projection}.weight.lora_a"] = (rank, inputs)
+            shapes[f"blk.{block}.{projection}.weight.lora_b"] = (outputs, rank)
+    adapter = _adapter(shapes, alpha / rank, np.dtype(precision))
+    for name, view in adapter.tensors.items():
+        if name.endswith("lora_a"):
+            view[:] = rng.uniform(-1, 1, view.shape) / math.sqrt(view.shape[1])
+    return adapter
+
+
+def _adapter(shapes: Shapes, scale: float, precision: np.dtype[np.floating]) -> Adapter:
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    numbers = np.zeros(sum(sizes), precision)
+    parts = np.split(numbers, np.cumsum(sizes)[:-1])
+    views = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return Adapter(numbers, views, scale)
+
+
+def project(x: Array, weight: Array, pair: Pair, scale: float) -> tuple[Array, Array]:
+    """The function x · Wᵀ + scale · (x · Aᵀ) · Bᵀ; kept for the way back is x · Aᵀ, `rank` numbers a token."""
+    y = x @ weight.T
+    thin = x @ pair.a.T
+    y += thin @ (pair.b.T * scale)
+    return y, thin
+
+
+def project_backward(
+    dy: Array, x: Array, thin: Array, weight: Array, pair: Pair, scale: float, gradient: Pair
+) -> Array:
+    """Adds to the pair's gradient, and returns dx = dy · W + scale · (dy · B) · A."""
+    d_thin = dy @ (pair.b * scale)
+    gradient.b[:] += dy.T @ (thin * scale)
+    gradient.a[:] += d_thin.T @ x
+    dx = dy @ weight
+    dx += d_thin @ pair.a
+    return dx
+
+
+def save_adapter(path: Path, adapter: Adapter, *, architecture: Architecture, alpha: float) -> None:
+    """Write the adapter as llama.cpp loads it: alpha as metadata, the rank to be seen from the shapes.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    metadata: dict[str, Writable] = {
+        "general.architecture": architecture.name,
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(alpha),
+    }
+    tensors = {name: NewTensor(view.shape, 0, view.astype("<f4").tobytes()) for name, view in adapter.tensors.items()}
+    write_gguf(path, metadata, tensors)

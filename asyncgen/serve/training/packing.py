@@ -1,0 +1,121 @@
+"""Several samples in one row of tokens, with what they all begin with only once.
+
+Owns samples, the prefix that they share (a chat's system message, mostly), and the row: the prefix, then each
+sample's own tokens, one after the other, without padding. Every matrix product of the model is then a plain product
+of two matrices, and the prefix is computed once a row instead of once a sample. Does not know what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from asyncgen.serve.training.attention import Span
+from asyncgen.serve.training.weights import Integers
+
+Flags = npt.NDArray[np.bool_]
+
+ROW_TOKENS = 1024  # of a row, at most: beyond some hundred a row gets no faster, and memory grows with it
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sample.
+
+    Attributes:
+        tokens: ids.
+        targets: of each token, whether it is to be learnt. The first never is: nothing stands before it.
+    """
+
+    tokens: Integers
+    targets: Flags
+
+    @property
+    def target_count(self) -> int:
+        return int(self.targets.sum())
+
+    @property
+    def inputs(self) -> Integers:
+        """The tokens that something is to be predicted from: all before the last one to be learnt."""
+        return self.tokens[: int(np.flatnonzero(self.targets)[-1])]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Samples packed together.
+
+    Attributes:
+        tokens, positions: of the prefix and of all samples' own tokens; positions go on from the prefix for each.
+        prefix: how many tokens it is.
+        samples: where each sample's own tokens stand.
+        predictors: places in the row whose next token is to be learnt.
+        labels: these next tokens.
+    """
+
+    tokens: Integers
+    positions: Integers
+    prefix: int
+    samples: tuple[Span, ...]
+    predictors: Integers
+    labels: Integers
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """All of the row: the prefix, if there is one, then the samples."""
+        return (Span(0, self.prefix, prefix=0), *self.samples) if self.prefix else self.samples
+
+
+def shared_prefix(samples: Sequence[Sample]) -> int:
+    """How many tokens all samples begin with, short of the token before the first one that any of them learns.
+
+    The token before stays in each sample, for its prediction is the sample's own.
+    """
+    first = samples[0].tokens
+    length = min(_learns_from(sample) for sample in samples)
+    for sample in samples:
+        differs = np.flatnonzero(sample.tokens[:length] != first[:length])
+        length = int(differs[0]) if len(differs) else length
+    return length
+
+
+def _learns_from(sample: Sample) -> int:
+    """The place of the first token whose next one is to be learnt."""
+    return int(np.argmax(sample.targets)) - 1
+
+
+def pack(samples: Sequence[Sample], prefix: int) -> Row:
+    """Pack samples that all begin with the same `prefix` tokens."""
+    spans = []
+    start, predictors, labels = prefix, [], []
+    for sample in samples:
+        own = len(sample.inputs) - prefix
+        spans.append(Span(start, start + own, prefix))
+        targets = np.flatnonzero(sample.targets)
+        predictors.append(targets - 1 - prefix + start)
+        labels.append(sample.tokens[targets])
+        start += own
+    inputs = [sample.inputs for sample in samples]
+    return Row(
+        tokens=np.concatenate([inputs[0][:prefix], *(tokens[prefix:] for tokens in inputs)]),
+        positions=np.concatenate([np.arange(prefix), *(np.arange(prefix, len(tokens)) for tokens in inputs)]),
+        prefix=prefix,
+        samples=tuple(spans),
+        predictors=np.concatenate(predictors),
+        labels=np.concatenate(labels),
+    )
+
+
+def cut_into_rows(samples: Sequence[Sample], prefix: int, limit: int = ROW_TOKENS) -> Iterator[slice]:
+    """Cut samples into rows of at most `limit` tokens, in their order; a longer sample has a row to itself."""
+    start, used = 0, prefix
+    for index, sample in enumerate(samples):
+        own = len(sample.inputs) - prefix
+        if index > start and used + own > limit:
+            yield slice(start, index)
+            start, used = index, prefix
+        used += own
+    if samples:
+        yield slice(start, len(samples))

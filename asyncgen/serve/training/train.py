@@ -1,0 +1,148 @@
+"""A whole training: read the files, cache the trunk, go through the epochs.
+
+Owns the preparations and their order. What happens in an epoch is `course`'s; the numbers are made below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+
+from asyncgen.serve.training.architecture import read_architecture
+from asyncgen.serve.training.config import Config
+from asyncgen.serve.training.course import Clock, Course, Data, Emit, Plan
+from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.gguf import read_gguf
+from asyncgen.serve.training.hyperparameters import Hyperparameters, base_learning_rate, choose
+from asyncgen.serve.training.lora import new_adapter, save_adapter
+from asyncgen.serve.training.model import TunedPart
+from asyncgen.serve.training.packing import Sample, shared_prefix
+from asyncgen.serve.training.samples import LONGEST, SampleFile, read_samples
+from asyncgen.serve.training.trunk import Trunk
+from asyncgen.serve.training.weights import Weights
+from asyncgen.serve.tuning.messages import End, Progress, Start
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """The samples of both files."""
+
+    train: SampleFile
+    validation: SampleFile
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return self.train.samples + self.validation.samples
+
+
+def train(config: Config, emit: Emit, clock: Clock) -> None:
+    """Train as the configuration says, telling how it goes.
+
+    Args:
+        config: what to train on what.
+        emit: told of each event, in order; the last is `End`.
+        clock: seconds; only differences count.
+
+    Raises:
+        TrainingError: a foreseen reason not to train, or not to go on.
+        OSError: the output folder cannot be written.
+    """
+    began = clock()
+    weights = _open(config)
+    inputs = _read(config, weights)
+    chosen = choose(
+        len(inputs.train.samples),
+        n_epochs=config.n_epochs,
+        batch_size=config.batch_size,
+        learning_rate_multiplier=config.learning_rate_multiplier,
+    )
+    plan = _plan(chosen, inputs, weights)
+    emit(_start(chosen, plan, inputs))
+    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=config.output_dir) as file:
+        prefix = shared_prefix(inputs.samples)
+        trunk = Trunk(weights, range(_first_tuned(config, weights)), _tenths(emit))
+        states = trunk.run(inputs.samples, prefix, file)
+        data = Data(inputs.samples, len(inputs.train.samples), prefix, states)
+        course = _course(config, weights, data, plan, emit, lambda: clock() - began)
+        path = course.run()
+    emit(End(trained_tokens=course.trained_tokens, path=str(path), elapsed_s=clock() - began))
+
+
+def _open(config: Config) -> Weights:
+    model = read_gguf(Path(config.model))
+    return Weights(model, read_architecture(model))
+
+
+def _read(config: Config, weights: Weights) -> _Inputs:
+    architecture = weights.architecture
+
+    def read(path: str, param: str) -> SampleFile:
+        longest = min(LONGEST, architecture.context)
+        return read_samples(Path(path), param=param, vocabulary=architecture.vocabulary, longest=longest)
+
+    train_file = read(config.train, "training_file")
+    if not train_file.samples:
+        raise TrainingError(
+            f"no sample of {config.train} has anything to learn",
+            code="invalid_training_file",
+            param="training_file",
+            cause=f"{train_file.idle} samples without a target among their first {LONGEST} tokens",
+        )
+    return _Inputs(train_file, read(config.validation, "validation_file") if config.validation else SampleFile())
+
+
+def _plan(chosen: Hyperparameters, inputs: _Inputs, weights: Weights) -> Plan:
+    return Plan(
+        epochs=chosen.n_epochs,
+        steps_per_epoch=-(-len(inputs.train.samples) // chosen.batch_size),
+        peak_learning_rate=chosen.learning_rate_multiplier * base_learning_rate(weights.architecture.width),
+    )
+
+
+def _start(chosen: Hyperparameters, plan: Plan, inputs: _Inputs) -> Start:
+    return Start(
+        total_steps=plan.total_steps,
+        n_epochs=chosen.n_epochs,
+        batch_size=chosen.batch_size,
+        learning_rate_multiplier=chosen.learning_rate_multiplier,
+        train_samples=len(inputs.train.samples),
+        validation_samples=len(inputs.validation.samples),
+        cut_samples=inputs.train.cut + inputs.validation.cut,
+    )
+
+
+def _first_tuned(config: Config, weights: Weights) -> int:
+    return max(0, weights.architecture.blocks - config.layers)
+
+
+def _tenths(emit: Emit) -> Callable[[float], None]:
+    """Tells of progress, but only at each further tenth."""
+    told = 0
+
+    def on_progress(done: float) -> None:
+        nonlocal told
+        if (tenth := int(done * 10)) > told:
+            told = tenth
+            emit(Progress(message=f"frozen layers: {tenth * 10} % of the samples' tokens done"))
+
+    return on_progress
+
+
+def _course(config: Config, weights: Weights, data: Data, plan: Plan, emit: Emit, elapsed: Clock) -> Course:
+    architecture = weights.architecture
+    blocks = range(_first_tuned(config, weights), architecture.blocks)
+    start, order = (np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(2))
+    adapter = new_adapter(architecture, blocks=blocks, rank=config.rank, alpha=config.alpha, rng=start)
+
+    def save(epoch: int) -> Path:
+        path = Path(config.output_dir) / f"epoch-{epoch}.gguf"
+        save_adapter(path, adapter, architecture=architecture, alpha=config.alpha)
+        return path
+
+    part = TunedPart(weights, blocks, adapter)
+    return Course(data, part, adapter, plan, order=order, save=save, emit=emit, elapsed=elapsed)
