@@ -65,6 +65,10 @@ class RunDirectory:
     def events(self) -> Path:
         return self.path / "events.jsonl"
 
+    @property
+    def batches(self) -> Path:
+        return self.path / "batches"
+
     def read_state(self) -> RunState:
         """What `run.json` says now; raises as `run_state.read_state` does."""
         return read_state(self.state)

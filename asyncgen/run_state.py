@@ -129,24 +129,34 @@ class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchState(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch of requests at a provider.
+    """A batch of requests at a provider; its files stand in `batches/`, under the name of its intent.
 
     Attributes:
         intent: our own word for it, sent as metadata; finds it again after a crash.
-        batch_id: None between the intent and the answer.
+        model: that is asked.
         requests: how many it holds.
+        created: Unix seconds at which its files were written.
+        held_usd: the most that it may cost, where a budget limits the run.
+        file_id: its input at the provider; None before the upload was answered.
+        batch_id: None between the intent and the answer.
         status: as the provider's API names it; "" before the first answer.
-        collected: its answers are in `records.jsonl` and `failures.jsonl`.
+        answered: requests that the provider has answered so far.
+        failed: requests that the provider could not answer, so far.
+        collected: its answers are in `records.jsonl` and `failures.jsonl`, and its rows no longer held.
     """
 
     intent: str
     provider: str
     base_url: str
-    input_file: str
+    model: str
     requests: int
     created: int = 0
+    held_usd: float = 0.0
+    file_id: str | None = None
     batch_id: str | None = None
     status: str = ""
+    answered: int = 0
+    failed: int = 0
     collected: bool = False
 
 

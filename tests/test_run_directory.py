@@ -187,7 +187,7 @@ def test_every_section_survives_being_written(tmp_path: Path) -> None:
         finetuning=[
             run_state.FinetuningState(intent="i", provider="p", base_url="u", model="m", training_file="file-1")
         ],
-        batches=[run_state.BatchState(intent="i", provider="p", base_url="u", input_file="file-2", requests=4)],
+        batches=[run_state.BatchState(intent="i", provider="p", base_url="u", model="m", file_id="file-2", requests=4)],
     )
     write_state(tmp_path / "run.json", filled)
     assert read_state(tmp_path / "run.json") == filled

@@ -1,8 +1,9 @@
 """The journal: answers written as they come, so that what was paid for is neither lost nor bought again.
 
 Owns the order of things in a run's directory: a line is whole in `records.jsonl` before its key counts as
-settled, lines are made safe in groups, and `run.json` never counts more than the files hold. Does not know
-how answers are obtained, or which requests there are.
+settled, lines are made safe in groups, and `run.json` never counts more than the files hold. Requests that an
+open batch holds count as settled, so that they are not asked for twice. Does not know how answers are obtained,
+or which requests there are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from asyncgen.errors import DiskError
 from asyncgen.generate.group_sync import GroupSync
+from asyncgen.generate.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
@@ -48,6 +50,7 @@ class Journal:
         records: where answers go.
         failures: where failures go.
         spend: what its records came to so far.
+        held: keys in batches that are not collected.
         retry_failed: requests that were given up on count as open again.
         fsync_each: every line is made safe from a power loss before `settle` returns.
     """
@@ -60,10 +63,12 @@ class Journal:
         failures: LineFile,
         spend: SpendCount,
         *,
+        held: HeldKeys,
         retry_failed: bool,
         fsync_each: bool,
     ) -> None:
         self.spend = spend
+        self.held = held
         self._run = run
         self._keys = keys
         self._records = records
@@ -83,9 +88,13 @@ class Journal:
         return {file.path: file.torn_bytes for file in (self._records, self._failures) if file.torn_bytes}
 
     def is_settled(self, key: bytes) -> bool:
-        """Is there an answer, or was the request given up on and is not to be tried again now?"""
+        """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
         number = int.from_bytes(key[:8], "big")
-        return self._keys.settled.has(number) or self._given_up.has(number)
+        return self._keys.settled.has(number) or self._given_up.has(number) or self.held.has(number)
+
+    def has_record(self, key: bytes) -> bool:
+        """Is there an answer?"""
+        return key in self._keys.settled
 
     def attempts_before(self, key: bytes) -> tuple[int, int]:
         """(attempts, of which maybe paid) of a request that was given up on before."""
@@ -125,8 +134,16 @@ class Journal:
             self._failed_count += 1
         self._given_up.add_number(number)
         if usage != _NOTHING:
-            self.spend.add_failure(self._run.state.job.model, usage)
+            self.spend.add_failure(failure.key, self._run.state.job.model, usage)
         self._after_write(self._failures)
+
+    def flush(self) -> None:
+        """Make everything safe that was written so far, and the spend with it; takes the time of an fsync.
+
+        Raises:
+            DiskError: it could not be made safe.
+        """
+        self._flush()
 
     def close(self) -> None:
         """Make everything safe; nothing can be written afterwards.
@@ -156,7 +173,7 @@ def open_journal(
 
     Args:
         run: locked by this process.
-        cost_of: USD for a model's tokens; None for an unknown price.
+        cost_of: USD for a model's tokens, online or in a batch; None for an unknown price.
         retry_failed: requests that were given up on count as open again.
         fsync_each: every line is made safe from a power loss before `settle` returns.
 
@@ -164,14 +181,17 @@ def open_journal(
         BadLineError: a line in the run's files cannot be read.
         DiskError: the files cannot be opened or mended; or, at the end, not be made safe.
     """
-    spend = SpendCount(run.state.spend, cost_of)
+    held = open_held_keys(run)
+    spend = SpendCount(run.state.spend, cost_of, held.has)
     keys = read_settled(run.directory)
     spend.catch_up(run.directory.records, len(keys.settled))
     with (
         closing(LineFile(run.directory.records)) as records,
         closing(LineFile(run.directory.failures)) as failures,
     ):
-        journal = Journal(run, keys, records, failures, spend, retry_failed=retry_failed, fsync_each=fsync_each)
+        journal = Journal(
+            run, keys, records, failures, spend, held=held, retry_failed=retry_failed, fsync_each=fsync_each
+        )
         try:
             yield journal
         except DiskError:

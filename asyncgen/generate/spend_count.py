@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncgen.generate.settled import key_number
 from asyncgen.jsonl import read_rows
 from asyncgen.records import Usage, decode_record
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from asyncgen.records import Record
     from asyncgen.run_state import Spend
 
-# USD for the tokens of a model named as answers name it; None where its price is not known.
-CostOf = Callable[[str, Usage], float | None]
+# (model as answers name it, tokens, bought in a batch) to USD; None where the price is not known.
+CostOf = Callable[[str, Usage, bool], float | None]
 
 
 class SpendCount:
@@ -30,19 +31,21 @@ class SpendCount:
     Args:
         before: what earlier invocations used.
         cost_of: the price of an answer.
+        is_held: is a request, by the first 64 bits of its key, in a batch that is not collected?
     """
 
-    def __init__(self, before: Spend, cost_of: CostOf) -> None:
+    def __init__(self, before: Spend, cost_of: CostOf, is_held: Callable[[int], bool]) -> None:
         self.total = before
         self._cost_of = cost_of
+        self._is_held = is_held
 
     def add(self, record: Record) -> None:
         """Count an answer."""
-        self._add(record.model, record.usage, records=1)
+        self._add(record.key, record.model, record.usage, records=1)
 
-    def add_failure(self, model: str, usage: Usage) -> None:
+    def add_failure(self, key: str, model: str, usage: Usage) -> None:
         """Count what a request was charged for that was given up on."""
-        self._add(model, usage, records=0)
+        self._add(key, model, usage, records=0)
 
     def catch_up(self, path: Path, records: int) -> None:
         """Make the sum agree with the file: a crash may come between the writing of the two.
@@ -61,8 +64,8 @@ class SpendCount:
             for _, record in islice(read_rows(path, decode_record), counted, None):
                 self.add(record)
 
-    def _add(self, model: str, usage: Usage, *, records: int) -> None:
-        cost_usd = self._cost_of(model, usage)
+    def _add(self, key: str, model: str, usage: Usage, *, records: int) -> None:
+        cost_usd = self._cost_of(model, usage, self._is_held(key_number(key)))
         self.total = msgspec.structs.replace(
             self.total,
             usage=self.total.usage + usage,

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def journal_in(folder: Path, **options: Any) -> Iterator[Journal]:
-    options.setdefault("cost_of", lambda model, usage: usage.completion_tokens / 100)
+    options.setdefault("cost_of", lambda model, usage, in_batch: usage.completion_tokens / (200 if in_batch else 100))
     with open_run(folder, job_name="campaign") as run, open_journal(run, **options) as journal:
         yield journal
 
@@ -165,7 +165,7 @@ def test_a_failure_that_was_charged_for_is_in_the_spend_but_no_record(
 
 
 def test_answers_of_unknown_price_are_counted_apart(folder: Path, make_record: MakeRecord) -> None:
-    with journal_in(folder, cost_of=lambda model, usage: None if model == "new" else 1.0) as journal:
+    with journal_in(folder, cost_of=lambda model, usage, in_batch: None if model == "new" else 1.0) as journal:
         journal.settle(make_record(1))
         journal.settle(make_record(2, model="new"))
         assert (journal.spend.total.cost_usd, journal.spend.total.unpriced) == (1.0, 1)
