@@ -1,0 +1,250 @@
+"""The generating stage of a command: job, endpoint, run directory and pool put together.
+
+Owns the questions asked before anything is paid for, the summary after it, and the exit code. Shared by `generate`,
+`preview` and `run`; knows nothing of the pool's inside.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from asyncgen.cli.output import confirm, say, show_error
+from asyncgen.cli.progress import duration, money, shown
+from asyncgen.cli.resolve import Where, open_endpoint, open_named_job
+from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.endpoint import Endpoint
+from asyncgen.errors import IncompleteError
+from asyncgen.generate.client import open_completer
+from asyncgen.generate.completer import StopReason
+from asyncgen.generate.journal import Journal, open_journal
+from asyncgen.generate.progress import Progress
+from asyncgen.generate.run import DEFAULT_CONCURRENCY, Outcome
+from asyncgen.generate.run import generate as generate_grid
+from asyncgen.generate.spend_count import CostOf
+from asyncgen.generate.stale import Stale, accept_stale, find_stale
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.model import Limits
+from asyncgen.job.of_run import OpenedJob, keep_job
+from asyncgen.prices import BATCH, Price, tier_of
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import Choice
+from asyncgen.records import Usage
+from asyncgen.run_directory import Run, open_run
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the flags of a generating command say."""
+
+    where: Where
+    out: Path | None = None
+    concurrency: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
+    limit: int | None = None
+    retry_failed: bool = False
+    fsync_each: bool = False
+    yes: bool = False
+    finetune_provider: str | None = None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Wanted:
+        """Sort the options of a command into these fields."""
+        where = {name: options[name] for name in Where.__dataclass_fields__ if name in options}
+        rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
+        return cls(where=Where(**where), **rest)
+
+    def limits(self, limits: Limits) -> Limits:
+        """The job's limits, with the flags' in their places."""
+        flags = {
+            "concurrency": self.concurrency,
+            "requests_per_minute": self.rpm,
+            "tokens_per_minute": self.tpm,
+            "max_cost": self.max_cost,
+        }
+        return msgspec.structs.replace(limits, **{name: value for name, value in flags.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """How the stage ended."""
+
+    run: Path
+    progress: Progress
+    outcome: Outcome
+    stale: int
+    elapsed_s: float
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The last line of `generate --json`."""
+        progress, error = self.progress, self.outcome.error
+        failed = progress.failed + progress.failed_before
+        answer = {
+            "requests": progress.requests,
+            "done": progress.done,
+            "failed": failed,
+            "already_done": progress.already_done,
+            "stale": self.stale,
+            "left": progress.left,
+            "retries": progress.retries,
+            "maybe_paid_twice": progress.maybe_paid_twice,
+            "cost_usd": progress.cost_usd,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "stopped": self.outcome.stopped.value if self.outcome.stopped else None,
+            "run": str(self.run),
+        }
+        if error is not None:
+            answer["error"] = {
+                "code": error.code, "message": error.what, "cause": error.cause, "help": error.help_text,
+            }  # fmt: skip
+        return answer
+
+
+async def generate_rows(job: Path | None, wanted: Wanted) -> Generated:
+    """Ask for every row of the job that is not there yet, and say how it went.
+
+    Raises:
+        AsyncgenError: nothing was begun; what ends a run on its way stands in the outcome.
+    """
+    opened, generation, _ = open_named_job(job, wanted.where, finetune_provider=wanted.finetune_provider)
+    path = wanted.out or RUNS / opened.job.name
+    with open_run(path, job_name=opened.job.name) as run:
+        stale = _consent_to_stale(run, opened, wanted)
+        keep_job(run, opened)
+        accept_stale(run, opened.grid, stale)
+        return await _generate(run, opened, generation, wanted, stale, job)
+
+
+def _consent_to_stale(run: Run, opened: OpenedJob, wanted: Wanted) -> Stale:
+    """Ask before rows that were paid for are left behind."""
+    stale = find_stale(run, opened.grid)
+    if stale.more:
+        rows = "1 row" if stale.more == 1 else f"{stale.more:,} rows"
+        what = f"{rows} of {run.directory.path} no longer belong to the job: {', '.join(stale.changed)} changed"
+        say(f"{what}; they stay in the file and out of the dataset")
+        confirm("Go on, and leave them behind?", yes=wanted.yes, why=what)
+    return stale
+
+
+async def _generate(
+    run: Run, opened: OpenedJob, generation: Choice, wanted: Wanted, stale: Stale, job: Path | None
+) -> Generated:
+    limits = wanted.limits(opened.job.limits)
+    price = _price(opened, generation, wanted.where)
+    with open_journal(
+        run, cost_of=_cost_of(price, opened), retry_failed=wanted.retry_failed, fsync_each=wanted.fsync_each
+    ) as journal:
+        progress = _counts(opened, journal, stale, retry_failed=wanted.retry_failed)
+        _say_what_is_there(run, progress, journal)
+        began = time.monotonic()
+        spent_before = journal.spend.total.cost_usd
+        if progress.left:
+            async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
+                resume = _resume_command(job, wanted)
+                outcome, code = await _work(endpoint, opened, journal, limits, progress, wanted, resume)
+        else:
+            outcome, code = Outcome(None, None), 0
+        if price is not None:
+            progress.cost_usd = journal.spend.total.cost_usd - spent_before
+    elapsed_s = time.monotonic() - began
+    code = code or _exit_code(outcome, progress)
+    _summarise(run.directory.path, progress, outcome, elapsed_s)
+    return Generated(run.directory.path, progress, outcome, stale.records, elapsed_s, code)
+
+
+def _price(opened: OpenedJob, generation: Choice, where: Where) -> Price | None:
+    prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
+    return prices.price(generation.profile.name, where.base_url, opened.model)
+
+
+def _cost_of(price: Price | None, opened: OpenedJob) -> CostOf:
+    tier = tier_of(opened.grid.parameters)
+
+    def cost_of(_model: str, usage: Usage, in_batch: bool) -> float | None:
+        return None if price is None else price.cost_usd(usage, BATCH if in_batch else tier)
+
+    return cost_of
+
+
+def _counts(opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
+    counts = journal.counts
+    return Progress(
+        requests=opened.grid.count,
+        already_done=max(counts.settled - stale.records, 0),
+        failed_before=0 if retry_failed else max(counts.failed - stale.failures, 0),
+    )
+
+
+def _say_what_is_there(run: Run, progress: Progress, journal: Journal) -> None:
+    for path, size in journal.torn.items():
+        say(f"{path.name} ended in the middle of a line; its {size:,} bytes are kept beside it, the row is asked again")
+    failed = f", {progress.failed_before:,} failed (--retry-failed asks again)" if progress.failed_before else ""
+    say(f"{run.directory.path}: {progress.done:,} done, {progress.left:,} left{failed}")
+
+
+async def _work(
+    endpoint: Endpoint,
+    opened: OpenedJob,
+    journal: Journal,
+    limits: Limits,
+    progress: Progress,
+    wanted: Wanted,
+    resume: str,
+) -> tuple[Outcome, int]:
+    """Run the pool; returns how it ended, and the exit code where a signal ended it."""
+    concurrency = limits.concurrency or DEFAULT_CONCURRENCY
+
+    def on_first() -> None:
+        say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
+
+    with interruptible(on_first) as interrupt:
+        async with open_completer(endpoint, concurrency=concurrency) as completer, shown(progress):
+            outcome = await generate_grid(
+                opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
+                progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
+            )  # fmt: skip
+    if outcome.stopped is StopReason.INTERRUPTED:
+        dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
+        say(f"stopped{dropped}. To go on: {resume}")
+    return outcome, _signal_code(interrupt, outcome)
+
+
+def _signal_code(interrupt: Interrupt, outcome: Outcome) -> int:
+    return interrupt.exit_code or 0 if outcome.stopped is StopReason.INTERRUPTED else 0
+
+
+def _exit_code(outcome: Outcome, progress: Progress) -> int:
+    if outcome.error is not None:
+        return outcome.error.exit_code
+    return IncompleteError.exit_code if progress.failed + progress.failed_before else 0
+
+
+def _resume_command(job: Path | None, wanted: Wanted) -> str:
+    out = f" --out {shlex.quote(str(wanted.out))}" if wanted.out else ""
+    return f"asyncgen generate{f' {shlex.quote(str(job))}' if job else ''}{out}"
+
+
+def _summarise(path: Path, progress: Progress, outcome: Outcome, elapsed_s: float) -> None:
+    cost = f", {money(progress.cost_usd)}" if progress.cost_usd is not None else ""
+    say(
+        f"{progress.settled:,} answers in {duration(elapsed_s)}{cost}; "
+        f"{progress.done:,} of {progress.requests:,} rows are in {path / 'records.jsonl'}"
+    )
+    if failed := progress.failed + progress.failed_before:
+        say(f"{failed:,} rows failed: {path / 'failures.jsonl'}; --retry-failed asks for them again")
+    if progress.maybe_paid_twice:
+        say(f"{progress.maybe_paid_twice:,} requests were sent again and may have been paid twice")
+    if outcome.error is not None:
+        show_error(outcome.error, as_json=False)

@@ -1,0 +1,109 @@
+"""How a run is shown while it works: one live block on a terminal, a plain line now and then elsewhere.
+
+Owns the look of the figures. Reads the counts and raises none; refreshes by a timer, never by an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from asyncgen.cli.output import error_console, is_live, say
+from asyncgen.generate.progress import Progress
+
+_LIVE_S = 0.2
+_PLAIN_S = 30.0
+
+
+@asynccontextmanager
+async def shown(progress: Progress) -> AsyncIterator[None]:
+    """Show the counts while the block runs."""
+    task = asyncio.create_task(_live(progress) if is_live() else _plain(progress))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _live(progress: Progress) -> None:
+    from rich.live import Live  # noqa: PLC0415 - costs a tenth of a second
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
+    console = error_console()
+    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(Text("\n".join(block(progress, time.monotonic(), console.width))), refresh=True)
+            await asyncio.sleep(_LIVE_S)
+
+
+async def _plain(progress: Progress) -> None:
+    while True:
+        await asyncio.sleep(_PLAIN_S)
+        say(line(progress, time.monotonic()))
+
+
+def block(progress: Progress, now_s: float, width: int) -> list[str]:
+    """The live block: a bar, the rate and time left, the tokens and money."""
+    per_second = progress.per_second(now_s)
+    share = progress.done / progress.requests if progress.requests else 0.0
+    bar_width = max(min(width - 30, 40), 10)
+    filled = round(share * bar_width)
+    bar = "━" * filled + "╺" * (filled < bar_width) + "─" * (bar_width - filled - 1)
+    return [
+        f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})",
+        f"{_rate(per_second)}, {progress.in_flight:,} in flight, {_left(progress, per_second)}{_troubles(progress)}",
+        _spent(progress),
+    ]
+
+
+def line(progress: Progress, now_s: float) -> str:
+    """The same in one plain line."""
+    per_second = progress.per_second(now_s)
+    return (
+        f"{progress.done:,} of {progress.requests:,} done, {_rate(per_second)}, {progress.in_flight:,} in flight, "
+        f"{_left(progress, per_second)}{_troubles(progress)}; {_spent(progress)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"  # noqa: PLR2004
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.1f} rows/s" if per_second >= 1 else f"{per_second * 60:,.1f} rows/min"
+
+
+def _left(progress: Progress, per_second: float) -> str:
+    eta_s = progress.eta_s(per_second)
+    return f"{progress.left:,} left" + (f", about {duration(eta_s)}" if eta_s is not None and progress.left else "")
+
+
+def _troubles(progress: Progress) -> str:
+    figures = {
+        "failed": progress.failed + progress.failed_before,
+        "answers failed a check": progress.check_failures,
+        "tried again": progress.retries,
+        "refused for the rate": progress.rate_limited,
+    }
+    return "".join(f", {count:,} {name}" for name, count in figures.items() if count)
+
+
+def _spent(progress: Progress) -> str:
+    usage = progress.usage
+    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
+    return tokens if progress.cost_usd is None else f"{tokens}, {money(progress.cost_usd)}"
+
+
+def money(usd: float) -> str:
+    """USD with as many digits as small sums need."""
+    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
