@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from asyncgen.serve.api.answers import AnswerRoutes
+from asyncgen.serve.api.batches import BatchRoutes
 from asyncgen.serve.api.files import FileRoutes
 from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
+from asyncgen.serve.batching.queue import BatchQueue
 from asyncgen.serve.guard import guarding, sign
+from asyncgen.serve.stores.batches import BatchStore
 from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
 from asyncgen.serve.stores.models import ModelStore
@@ -39,6 +42,12 @@ class Service:
 
     routes: tuple[web.RouteDef, ...]
     tuning: TuningQueue
+    batching: BatchQueue
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether work goes on that no client need wait for."""
+        return self.tuning.is_busy or self.batching.is_busy
 
 
 def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock) -> Service:
@@ -54,13 +63,18 @@ def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock
     models = ModelStore(folder.root, engine.traits)
     jobs = JobStore(folder.jobs, clock)
     tuning = TuningQueue(engine, jobs, files, models, root=folder.root, clock=clock)
+    answers = AnswerRoutes(engine, models.adapter, admit, clock)
+    batches = BatchStore(folder.batches)
+    parallel = max(1, engine.traits.parallel - 1)  # one is left for requests from outside
+    batching = BatchQueue(answers.answer, batches, files, parallel=parallel, clock=clock)
     tables = (
-        AnswerRoutes(engine, models.adapter, admit, clock).table(),
+        answers.table(),
         ModelRoutes(models).table(),
         FileRoutes(files).table(),
+        BatchRoutes(batching, batches, files, clock).table(),
         FineTuningRoutes(engine, tuning, jobs=jobs, files=files, models=models, clock=clock).table(),
     )
-    return Service(tuple(route for table in tables for route in table), tuning)
+    return Service(tuple(route for table in tables for route in table), tuning, batching)
 
 
 def build_app(

@@ -87,16 +87,17 @@ async def serve(
         folder = stack.enter_context(_opened_folder(settings))
         engine = await stack.enter_async_context(_running_engine(settings, say))
         service = build_service(engine, folder, _admission(settings.simulation), time.time)
-        attachment = Attachment(engine.traits, lambda: service.tuning.is_busy, time.monotonic)
+        attachment = Attachment(engine.traits, lambda: service.is_busy, time.monotonic)
         async with _first_error(), asyncio.TaskGroup() as group:
-            work = group.create_task(service.tuning.run())
+            work = [group.create_task(queue.run()) for queue in (service.tuning, service.batching)]
             async with _listening(settings, service, attachment) as base_url:
                 info = _info(base_url, engine)
                 folder.announce(info)
                 _greet(info, settings, say)
                 started(info)
                 await _ended(stop, attachment if settings.until_idle else None)
-            work.cancel()
+            for task in work:
+                task.cancel()
 
 
 @asynccontextmanager

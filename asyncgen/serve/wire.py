@@ -8,14 +8,19 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import orjson
 from aiohttp import web
+from msgspec import Meta
 
 Clock = Callable[[], float]
 """Unix seconds."""
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
 
 Item = TypeVar("Item")
 Body = TypeVar("Body")

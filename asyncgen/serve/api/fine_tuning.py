@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from asyncgen.serve.stores.jobs import Hyperparameters, Job, JobStore, Kept
 from asyncgen.serve.tuning.names import tuned_name
-from asyncgen.serve.wire import ApiError, Clock, json_response, new_id, page_of, parsed, read_object
+from asyncgen.serve.wire import ApiError, Clock, Metadata, json_response, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import Engine
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _SEEDS = 2**31
 
 Auto = Literal["auto"]
-Metadata = dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]]
 
 
 class _Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -58,7 +57,7 @@ class _Create(msgspec.Struct, kw_only=True):
     validation_file: str | None = None
     suffix: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=_SEEDS)] | None = None
-    metadata: Annotated[Metadata, Meta(max_length=16)] | None = None
+    metadata: Metadata | None = None
     integrations: list[dict[str, Any]] | None = None
     method: _Method | None = None
     hyperparameters: _Hyperparameters | None = None
@@ -122,18 +121,9 @@ class FineTuningRoutes:
             message = f"The model {wanted.model} is not available for fine-tuning"
             message += f": {reason}." if reason else ": it is itself a tuned one."
             raise ApiError(400, message, param="model", code="model_not_available")
-        self._check_file(wanted.training_file, "training_file")
+        self._files.require(wanted.training_file, "fine-tune", param="training_file")
         if wanted.validation_file:
-            self._check_file(wanted.validation_file, "validation_file")
-
-    def _check_file(self, identifier: str, param: str) -> None:
-        try:
-            purpose = self._files.get(identifier).purpose
-        except ApiError as error:
-            raise ApiError(400, str(error), param=param, code="file_not_found") from None
-        if purpose != "fine-tune":
-            message = f"The file {identifier} was uploaded for '{purpose}', not for 'fine-tune'."
-            raise ApiError(400, message, param=param, code="invalid_file_purpose")
+            self._files.require(wanted.validation_file, "fine-tune", param="validation_file")
 
     def _kept(self, wanted: _Create) -> Kept:
         method, chosen = _method(wanted)

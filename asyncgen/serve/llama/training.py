@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
@@ -112,6 +113,9 @@ async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMess
 async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> TrainerConfig:
     """Write the tokenised samples and make the configuration. Raises _BadSampleError."""
     encoder = await Encoder.for_model(ask)
+    adapters = task.folder / "adapters"
+    shutil.rmtree(adapters, ignore_errors=True)  # of a training that was interrupted
+    adapters.mkdir()
     train_path = task.folder / "train.jsonl"
     await _encode_file(task.train, train_path, encoder, "training_file")
     validation_path = task.folder / "validation.jsonl" if task.validation else None
@@ -121,7 +125,7 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
         model=str(settings.model),
         train=str(train_path),
         validation=str(validation_path) if validation_path else None,
-        output_dir=str(task.folder / "adapters"),
+        output_dir=str(adapters),
         n_epochs=task.n_epochs,
         batch_size=task.batch_size,
         learning_rate_multiplier=task.learning_rate_multiplier,

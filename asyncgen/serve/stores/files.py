@@ -11,11 +11,13 @@ from typing import IO, TYPE_CHECKING, Self
 import msgspec
 
 from asyncgen.serve.data_folder import read_whole, write_whole
-from asyncgen.serve.wire import Clock, new_id, no_such
+from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+
+_CHUNK = 1024 * 1024
 
 
 class FileObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,10 +109,17 @@ class FileStore:
             upload.write(content)
             return upload.finish(filename=filename, purpose=purpose)
 
+    def copy(self, path: Path, *, filename: str, purpose: str) -> FileObject:
+        """Likewise, from a file elsewhere; blocks as a disk does."""
+        with self.begin() as upload, path.open("rb") as source:
+            while chunk := source.read(_CHUNK):
+                upload.write(chunk)
+            return upload.finish(filename=filename, purpose=purpose)
+
     def all(self) -> list[FileObject]:
         """All files, newest first; those past their lifetime are gone."""
         now = self._clock()
-        for item in [item for item in self._objects.values() if item.expires_at and item.expires_at <= now]:
+        for item in [item for item in list(self._objects.values()) if item.expires_at and item.expires_at <= now]:
             self._remove(item)
         return list(reversed(self._objects.values()))
 
@@ -120,6 +129,20 @@ class FileStore:
         if item is None or (item.expires_at and item.expires_at <= self._clock()):
             raise no_such("File object", identifier)
         return item
+
+    def require(self, identifier: str, purpose: str, *, param: str) -> None:
+        """Make sure that a file named in a request can be used for what it was uploaded for.
+
+        Raises:
+            ApiError: 400, naming the parameter at fault.
+        """
+        try:
+            found = self.get(identifier).purpose
+        except ApiError as error:
+            raise ApiError(400, str(error), param=param, code="file_not_found") from None
+        if found != purpose:
+            message = f"The file {identifier} was uploaded for '{found}', not for '{purpose}'."
+            raise ApiError(400, message, param=param, code="invalid_file_purpose")
 
     def content(self, identifier: str) -> Path:
         """Where the bytes are. Raises ApiError: 404."""

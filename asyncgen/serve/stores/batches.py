@@ -1,0 +1,117 @@
+"""Batches: the object as the API shows it, and a folder each for what has been answered so far.
+
+Owns the object's fields and its life on disk. Runs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.wire import no_such
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BatchStatus = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+BATCH_ENDED: frozenset[BatchStatus] = frozenset({"failed", "completed", "expired", "cancelled"})
+
+
+class BatchError(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong in an input file."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchErrors(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    data: list[BatchError]
+    object: str = "list"
+
+
+class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a batch is."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch as the API shows it."""
+
+    id: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    object: str = "batch"
+    status: BatchStatus = "validating"
+    model: str | None = None
+    errors: BatchErrors | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts()
+    usage: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+
+
+class BatchStore:
+    """The batches of a data folder.
+
+    Args:
+        folder: holds a folder a batch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        batches = (read_whole(path, Batch) for path in folder.glob("*/batch.json"))
+        self._batches = {batch.id: batch for batch in sorted(batches, key=lambda batch: batch.created_at)}
+
+    def folder(self, identifier: str) -> Path:
+        return self._folder / identifier
+
+    def all(self) -> list[Batch]:
+        """Newest first."""
+        return list(reversed(self._batches.values()))
+
+    def get(self, identifier: str) -> Batch:
+        """Raises ApiError: 404."""
+        batch = self._batches.get(identifier)
+        if batch is None:
+            raise no_such("batch", identifier, param="batch_id")
+        return batch
+
+    def add(self, batch: Batch) -> None:
+        self.folder(batch.id).mkdir()
+        self._write(batch)
+
+    def change(self, identifier: str, **changes: Any) -> Batch:
+        """Replace fields, on disk too."""
+        batch = msgspec.structs.replace(self.get(identifier), **changes)
+        self._write(batch)
+        return batch
+
+    def count(self, identifier: str, counts: RequestCounts) -> None:
+        """Note how far a batch is; not on disk, where the answers themselves tell it."""
+        self._batches[identifier] = msgspec.structs.replace(self.get(identifier), request_counts=counts)
+
+    def _write(self, batch: Batch) -> None:
+        self._batches[batch.id] = batch
+        write_whole(self.folder(batch.id) / "batch.json", batch)
