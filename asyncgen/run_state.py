@@ -82,6 +82,8 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
         separator: ends every prompt of the completion format, so that `complete` can add it.
         ending: ends every completion of the completion format: the stop.
         system: the first message of every chat sample, so that `complete` can add it.
+        ranks: the values of each axis in the order in which the split first met them, so that no sample changes
+            its side when values are added.
     """
 
     files: list[DatasetFile]
@@ -89,6 +91,7 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
     separator: str = ""
     ending: str = ""
     system: str | None = None
+    ranks: dict[str, list[str]] = {}
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 import orjson
 
 from asyncgen.dataset.pairs.shuffle import permutation
-from asyncgen.dataset.whole_file import whole_file
+from asyncgen.whole_file import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
     Raises:
         DiskError: the file could not be written; then there is none.
     """
-    with whole_file(path) as file:
+    with replacing(path) as file:
         file.writelines(map(encode, rows))
 
 
@@ -75,7 +75,7 @@ def write_split(rows: Iterable[Row], count: int, train: Path, validation: Path) 
     size = training_rows(count)
     with tempfile.TemporaryFile(dir=train.parent) as spool:
         begins = _spool(rows, spool)
-        with whole_file(validation) as valid_file, whole_file(train) as train_file:
+        with replacing(validation) as valid_file, replacing(train) as train_file:
             _copy(spool, begins, order[:size], train_file)
             _copy(spool, begins, sorted(order[size:]), valid_file)
 

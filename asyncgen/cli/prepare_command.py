@@ -1,0 +1,183 @@
+"""`asyncgen prepare`: a dataset for fine-tuning from a run, or from a file of somebody else's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from asyncgen.cli.options import output_options, yes_option
+from asyncgen.cli.output import json_result, result, say
+from asyncgen.cli.prepare_lines import (
+    file_lines,
+    file_object,
+    pairs_lines,
+    pairs_object,
+    run_lines,
+    run_object,
+)
+from asyncgen.dataset.pairs.checks import AUTO
+from asyncgen.dataset.pairs.prepare import prepare_pairs
+from asyncgen.dataset.prepare_file import holds_training_lines, prepare_chat_file, prepare_training_lines
+from asyncgen.dataset.prepare_run import prepare_run
+from asyncgen.errors import UsageError
+from asyncgen.job.model import DatasetSettings, Job
+from asyncgen.job.of_run import OpenedJob, job_of_run, open_job
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import PROFILES
+from asyncgen.run_directory import RunDirectory, find_run, open_run
+
+_RUNS = Path("runs")
+
+
+def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    r"""Let `\n` and `\t` be written in a shell."""
+    return value.replace("\\n", "\n").replace("\\t", "\t") if value is not None else None
+
+
+@click.command("prepare")
+@click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[RUN|FILE]")
+@click.option("--format", "format_", type=click.Choice(["chat", "completion"]), help="How samples are written.")
+@click.option("--system", metavar="TEXT", help="The first message of every chat sample.")
+@click.option(
+    "--separator",
+    callback=_unescaped,
+    metavar="TEXT",
+    help=r"Ends prompts (completion); \n is a line break. FILE: auto.",
+)
+@click.option("--ending", callback=_unescaped, metavar="TEXT", help="Ends completions, likewise. FILE: auto.")
+@click.option(
+    "--validation",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    metavar="SHARE",
+    help="The share of the samples that validate.",
+)
+@click.option("--seed", type=int, metavar="N", help="Another seed, another choice of these.")
+@click.option("--provider", type=click.Choice(list(PROFILES)), metavar="NAME", help="Who will train: its rules hold.")
+@click.option("--drop-near-duplicates", is_flag=True, help="Leave out what is nearly an earlier answer. RUN only.")
+@yes_option
+@output_options
+def prepare(
+    source: Path | None,
+    format_: Literal["chat", "completion"] | None,
+    provider: str | None,
+    drop_near_duplicates: bool,
+    yes: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
+
+    \b
+    asyncgen prepare                                  the newest run, as its job file says
+    asyncgen prepare answers.csv --format completion  prompt,completion lines, as the legacy tool made them
+    asyncgen prepare chats.jsonl                      checks messages, line by line
+
+    FILE is .csv, .tsv, .xlsx, .json, .jsonl or .txt; it is only read, and the result stands beside it.
+    """
+    given = {name: value for name, value in (("format", format_), *settings.items()) if value is not None}
+    if source is not None and not source.is_dir():
+        if drop_near_duplicates:
+            raise UsageError("--drop-near-duplicates is for runs", help_text="leave it out, or name a run directory")
+        _prepare_file(source, given, provider, _Questions(yes=yes), as_json=as_json)
+        return
+    _prepare_run(find_run(source, root=_RUNS), given, provider, drop_near_duplicates, as_json=as_json)
+
+
+def _prepare_run(
+    directory: RunDirectory, given: dict[str, Any], provider: str | None, drop_near_duplicates: bool, *, as_json: bool
+) -> None:
+    opened = _job(directory, provider)
+    job = msgspec.structs.replace(opened.job, dataset=msgspec.structs.replace(opened.job.dataset, **given))
+    profile = PROFILES[provider or opened.tuning]
+    prices = load_price_list(opened.file.folder, os.environ)
+    with open_run(directory.path) as run:
+        prepared = prepare_run(
+            run, job, opened.grid, provider=profile, prices=prices, drop_near_duplicates=drop_near_duplicates
+        )
+    for warning in prepared.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        json_result(run_object(prepared))
+        return
+    for line in run_lines(prepared, job.dataset):
+        result(line)
+    say(f"next: asyncgen finetune create {directory.path}")
+
+
+def _job(directory: RunDirectory, provider: str | None) -> OpenedJob:
+    """The run's job, with the tables of the provider that will train laid over."""
+    opened = job_of_run(directory)
+    if provider is None or provider == opened.tuning:
+        return opened
+    return open_job(opened.file, generation=opened.generation, tuning=provider, model=opened.model)
+
+
+def _prepare_file(
+    path: Path, given: dict[str, Any], provider: str | None, questions: _Questions, *, as_json: bool
+) -> None:
+    profile = PROFILES[provider or "openai"]
+    settings = DatasetSettings(**{name: value for name, value in given.items() if value != AUTO})
+    if holds_training_lines(path):
+        written = prepare_training_lines(path, questions, settings, profile, None)
+    elif settings.format == "completion":
+        _prepare_pairs(path, given, questions, as_json=as_json)
+        return
+    else:
+        written = prepare_chat_file(path, questions, settings, profile, None)
+    if as_json:
+        json_result(file_object(written))
+        return
+    for line in file_lines(written):
+        result(line)
+
+
+def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, as_json: bool) -> None:
+    if given.get("validation") or "system" in given:
+        raise UsageError(
+            "--validation and --system are not for a FILE in the completion format",
+            cause="it is prepared as the legacy tool did, which splits classifications only",
+            help_text="leave them out, or use --format chat",
+        )
+    ends = {name: given.get(name, AUTO) for name in ("separator", "ending")}
+    prepared = prepare_pairs(path, questions, **ends)
+    if as_json:
+        json_result(pairs_object(prepared))
+        return
+    for line in pairs_lines(prepared):
+        result(line)
+
+
+class _Questions:
+    """Tells what is found, and asks on a terminal; `-y` says yes to everything."""
+
+    def __init__(self, *, yes: bool) -> None:
+        self._yes = yes
+
+    def found(self, text: str) -> None:
+        say(f"- {text}")
+
+    def necessary(self, text: str) -> None:
+        say(f"[necessary] {text}")
+
+    def accepts(self, question: str) -> bool:
+        """One question, yes by default.
+
+        Raises:
+            UsageError: there is nobody to ask.
+        """
+        if self._yes:
+            say(f"[recommended] {question}: yes")
+            return True
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                f"this needs an answer: {question}",
+                cause="there is no terminal to ask on, and nothing is guessed",
+                help_text="add --yes to accept everything that is recommended",
+                code="needs_yes",
+            )
+        return click.confirm(f"[recommended] {question}", default=True, err=True)

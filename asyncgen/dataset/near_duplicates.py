@@ -1,0 +1,101 @@
+"""Answers to the same prompt that are the same but for a word or two.
+
+Owns the measure and the search. Does not know records: texts are fetched again by number, so that a file of
+any size can be searched with 16 bytes of memory an answer.
+
+Two answers are near-duplicates when their pairs of neighbouring words, letter case and punctuation left out,
+agree to at least `THRESHOLD` (Jaccard similarity: shared pairs over all pairs). In a text of thirty words one
+word may differ, or two that are neighbours. Candidates are found by prefix filtering (Bayardo, Ma and
+Srikant, "Scaling Up All Pairs Similarity Search", 2007), which misses none: sets so similar share one of
+their first few members in any fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+THRESHOLD = 0.75
+LARGEST_GROUP = 20_000
+
+# A word; in scripts that put no blanks between words, a character.
+_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicate:
+    """An answer that is nearly an earlier one, both by the number they were added with."""
+
+    number: int
+    earlier: int
+    similarity: float
+
+
+def shingles(text: str) -> frozenset[int]:
+    """The text's pairs of neighbouring words, as 64-bit hashes."""
+    words = _WORD.findall(text.lower())
+    return frozenset(map(hash, pairwise(words))) or frozenset(map(hash, words))
+
+
+def similarity(left: frozenset[int], right: frozenset[int]) -> float:
+    """Shared members over all members, from 0 to 1."""
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared) if shared else 0.0
+
+
+class AnswersByPrompt:
+    """Collects which answers belong to the same prompt, and then finds the near-duplicates among them."""
+
+    def __init__(self) -> None:
+        self._prompts = array("q")
+        self._numbers = array("q")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, prompt: str, number: int) -> None:
+        """Note an answer; `number` is what `text` will be asked for, such as a place in a file."""
+        self._prompts.append(hash(prompt))
+        self._numbers.append(number)
+
+    def find(self, text: Callable[[int], str]) -> Iterator[NearDuplicate]:
+        """Every answer that is nearly an earlier one to the same prompt; an answer found is no example for others.
+
+        Args:
+            text: fetches an answer by its number.
+        """
+        prompts = self._prompts
+        order = sorted(range(len(prompts)), key=prompts.__getitem__)
+        for _, group in groupby(order, key=prompts.__getitem__):
+            numbers = [self._numbers[place] for place in group]
+            for begin in range(0, len(numbers), LARGEST_GROUP):
+                if len(numbers) > 1:
+                    yield from _within(numbers[begin : begin + LARGEST_GROUP], text)
+
+
+def _within(numbers: list[int], text: Callable[[int], str]) -> Iterator[NearDuplicate]:
+    kept: dict[int, frozenset[int]] = {}
+    by_member: dict[int, list[int]] = {}
+    for number in numbers:
+        members = shingles(text(number))
+        first = sorted(members)[: _prefix_length(len(members))]
+        candidates = {other for member in first for other in by_member.get(member, ())}
+        best = max(((similarity(members, kept[other]), -other) for other in candidates), default=(0.0, 0))
+        if best[0] >= THRESHOLD:
+            yield NearDuplicate(number, -best[1], best[0])
+            continue
+        kept[number] = members
+        for member in first:
+            by_member.setdefault(member, []).append(number)
+
+
+def _prefix_length(size: int) -> int:
+    """How many of the first members of a set a set that is similar enough must have one of."""
+    return size - math.ceil(size * THRESHOLD - 1e-9) + 1

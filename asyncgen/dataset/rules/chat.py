@@ -1,0 +1,115 @@
+"""An example of messages, as chat models are trained on.
+
+Owns the rules on messages: roles and their order, contents, weights, tools. Facts: the supervised fine-tuning guide
+of OpenAI, the checks of its data preparation notebook, and the stricter order that Together asks for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from asyncgen.dataset.rules.fault import Fault, kind, unknown_keys
+from asyncgen.dataset.rules.tools import check_tool_calls, check_tools, defined_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
+_MESSAGE_KEYS = ("role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal")
+_SYSTEM = frozenset({"system", "developer"})
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_chat(example: Mapping[str, Any], *, strict_turns: bool) -> Iterator[Fault]:
+    """What is wrong with one line of a chat file.
+
+    Args:
+        example: the line's object.
+        strict_turns: after an optional system message, user and assistant must take turns.
+    """
+    yield from unknown_keys(example, _EXAMPLE_KEYS, "the example", fatal=False)
+    yield from check_tools(example.get("tools"))
+    if "functions" in example:
+        yield Fault("deprecated", "`functions` is deprecated; use `tools`", fatal=False)
+    messages = example.get("messages")
+    if not isinstance(messages, list) or not messages:
+        yield Fault("messages", f"`messages` must be an array of at least one message, not {kind(messages)}")
+        return
+    faults = list(check_messages(messages, defined_tools(example)))
+    yield from faults
+    if not any(fault.fatal for fault in faults):
+        yield from _ending(messages)
+        yield from _turns([str(message["role"]) for message in messages], strict=strict_turns)
+
+
+def check_messages(messages: Sequence[Any], tools: frozenset[str]) -> Iterator[Fault]:
+    """What is wrong with each message for itself, and with the answers to tool calls."""
+    for number, message in enumerate(messages, 1):
+        if isinstance(message, dict):
+            yield from _message(message, f"message {number}")
+        else:
+            yield Fault("message", f"message {number} must be an object, not {kind(message)}")
+    yield from check_tool_calls([message for message in messages if isinstance(message, dict)], tools)
+
+
+def _message(message: Mapping[str, Any], where: str) -> Iterator[Fault]:
+    yield from unknown_keys(message, _MESSAGE_KEYS, where, fatal=True)
+    role = message.get("role")
+    if role not in _ROLES:
+        found = "has no role" if role is None else f"has the role {str(role)[:40]!r}"
+        yield Fault("role", f"{where} {found}; roles are {', '.join(_ROLES)}")
+        return
+    if role == "function" or "function_call" in message:
+        yield Fault("deprecated", f"{where}: functions are deprecated; use tools", fatal=False)
+    calls = role == "assistant" and (message.get("tool_calls") or message.get("function_call"))
+    yield from _content(message.get("content"), where, optional=bool(calls))
+    yield from _weight(message, where)
+    name = message.get("name")
+    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+        yield Fault("name", f"{where}: `name` must be 1 to 64 letters, digits, '_' or '-'")
+
+
+def _content(content: Any, where: str, *, optional: bool) -> Iterator[Fault]:
+    if content is None and optional:
+        return
+    if isinstance(content, list):
+        for part in content:
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                yield Fault("content", f"{where}: each part of `content` must be an object with a `type`")
+            elif part["type"] == "text" and not isinstance(part.get("text"), str):
+                yield Fault("content", f"{where}: a part of the type text must have a `text`")
+    elif not isinstance(content, str):
+        yield Fault("content", f"{where}: `content` must be a string, not {kind(content)}")
+        return
+    empty = not content if isinstance(content, list) else not content.strip()
+    if empty and not optional:
+        yield Fault("empty_content", f"{where}: `content` is empty")
+
+
+def _weight(message: Mapping[str, Any], where: str) -> Iterator[Fault]:
+    if "weight" not in message:
+        return
+    weight = message["weight"]
+    if message["role"] != "assistant":
+        yield Fault("weight", f"{where}: only an assistant's message may have a `weight`")
+    elif isinstance(weight, bool) or weight not in (0, 1):
+        yield Fault("weight", f"{where}: `weight` must be 0 or 1")
+
+
+def _ending(messages: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    if messages[-1]["role"] != "assistant":
+        yield Fault("last_role", f"the last message must be the assistant's, not the {messages[-1]['role']}'s")
+    if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
+        yield Fault("no_assistant", "no assistant's message is to be learnt (there is none, or each has weight 0)")
+
+
+def _turns(roles: Sequence[str], *, strict: bool) -> Iterator[Fault]:
+    turns = [role for role in roles if role not in _SYSTEM]
+    if any(role in _SYSTEM for role in roles[1:]):
+        yield Fault("system_first", "a system message stands behind another message", fatal=strict)
+    if "user" not in turns:
+        yield Fault("no_user", "there is no user's message", fatal=strict)
+    if strict and any(role != ("user", "assistant")[place % 2] for place, role in enumerate(turns)):
+        yield Fault("turns", "after the system message, user and assistant must take turns, the user first")

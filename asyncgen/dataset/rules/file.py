@@ -1,0 +1,204 @@
+"""A whole training file: every line by the rules of its format, and what holds for all lines together.
+
+Owns which format a file is in, and how much of what is found is kept. Reads line by line, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from asyncgen.dataset.histogram import Histogram
+from asyncgen.dataset.rules.chat import check_chat
+from asyncgen.dataset.rules.fault import Fault
+from asyncgen.dataset.rules.pair import check_pair
+from asyncgen.dataset.rules.preference import NON_PREFERRED, PREFERRED, check_preference
+from asyncgen.dataset.text_lines import BYTE_ORDER_MARK, decode, raw_lines
+from asyncgen.providers import Finetuning, Profile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.dataset.token_counts import TokenCounter
+
+CHAT, COMPLETION, DPO = "chat", "completion", "dpo"
+_MOST_KEPT = 100
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fault and where it is; `line` is None where it is the file's."""
+
+    file: Path
+    line: int | None
+    fault: Fault
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else str(self.file)
+        return f"{place}: {self.fault.text}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """The first findings of each kind, and how many there were in all."""
+
+    fatal: list[Finding] = field(default_factory=list)
+    remarks: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    fatal_count: int = 0
+
+    def add(self, file: Path, line: int | None, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            self.counts[fault.rule] += 1
+            self.fatal_count += fault.fatal
+            kept = self.fatal if fault.fatal else self.remarks
+            if len(kept) < _MOST_KEPT:
+                kept.append(Finding(file, line, fault))
+
+
+@dataclass(slots=True)
+class CheckedFile:
+    """What was found in a training file.
+
+    Attributes:
+        format: "chat", "completion" or "dpo"; "" where no line tells.
+        examples: lines that are not blank.
+        marked: the file begins with a byte order mark.
+        duplicates: lines that stood before.
+        tokens: of each example.
+    """
+
+    path: Path
+    format: str = ""
+    examples: int = 0
+    size: int = 0
+    marked: bool = False
+    duplicates: int = 0
+    tokens: Histogram = field(default_factory=Histogram)
+    findings: Findings = field(default_factory=Findings)
+
+
+def format_of(example: Any) -> str:
+    """The format of an example by its keys; "" where they do not tell."""
+    if not isinstance(example, dict):
+        return ""
+    if "messages" in example:
+        return CHAT
+    if "input" in example or PREFERRED in example:
+        return DPO
+    return COMPLETION if "prompt" in example or "completion" in example else ""
+
+
+def check_training_file(path: Path, profile: Profile, counter: TokenCounter) -> CheckedFile:
+    """Check a file by the rules of a provider; findings are in the answer, nothing is raised for them.
+
+    Args:
+        path: the file.
+        profile: whose rules hold; a provider that does not tune has the usual ones.
+        counter: counts the tokens of each example.
+
+    Raises:
+        UsageError: there is no such file.
+        AsyncgenError: a line is too long or not UTF-8.
+    """
+    finetuning = profile.finetuning or Finetuning()
+    checked = CheckedFile(path, size=path.stat().st_size if path.exists() else 0)
+    seen: set[int] = set()
+    batch: list[tuple[int, list[str]]] = []
+    for number, example in _examples(checked):
+        checked.examples += 1
+        checked.findings.add(path, number, _faults(checked, example, strict_turns=finetuning.api == "together"))
+        identity = hash(orjson.dumps(example, option=orjson.OPT_SORT_KEYS))
+        checked.duplicates += identity in seen
+        seen.add(identity)
+        batch.append((number, list(example_texts(example))))
+        if len(batch) == _BATCH:
+            _count_tokens(checked, batch, counter, finetuning)
+    _count_tokens(checked, batch, counter, finetuning)
+    checked.findings.add(path, None, whole_file_faults(checked.format, checked.examples, checked.size, profile))
+    return checked
+
+
+def whole_file_faults(format_: str, examples: int, size: int, profile: Profile) -> Iterator[Fault]:
+    """What is wrong with a file as a whole, whatever stands in its lines."""
+    finetuning = profile.finetuning or Finetuning()
+    taken = (*finetuning.formats, *(DPO for method in finetuning.methods if method == DPO))
+    if format_ and format_ not in taken:
+        yield Fault("format", f"{profile.title} takes files of the format {' or '.join(taken)}, and this is {format_}")
+    if examples < finetuning.min_samples:
+        wanted = f"{profile.title} wants at least {finetuning.min_samples}"
+        yield Fault("too_few", f"there are {examples} samples to train on; {wanted}")
+    if size > finetuning.max_bytes:
+        megabytes = f"{size / 2**20:,.1f} MB; {profile.title} takes {finetuning.max_bytes / 2**20:,.0f} MB at most"
+        yield Fault("too_large", f"the file has {megabytes}")
+
+
+def _examples(checked: CheckedFile) -> Iterator[tuple[int, Any]]:
+    """Every line that is JSON, with its number; the others become findings."""
+    for number, raw in raw_lines(checked.path):
+        line = raw
+        if number == 1 and raw.startswith(BYTE_ORDER_MARK):
+            checked.marked = True
+            line = raw.removeprefix(BYTE_ORDER_MARK)
+        if line.isspace() or not line:
+            continue
+        decode(checked.path, number, line)
+        try:
+            yield number, orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            checked.findings.add(checked.path, number, [Fault("json", f"the line is not JSON: {error}")])
+
+
+def _faults(checked: CheckedFile, example: Any, *, strict_turns: bool) -> Iterator[Fault]:
+    format_ = format_of(example)
+    checked.format = checked.format or format_
+    if not format_ or not isinstance(example, dict):
+        yield Fault("example", "the line must be an object with `messages`, `prompt` and `completion`, or `input`")
+    elif format_ != checked.format:
+        yield Fault("mixed", f"the line is of the format {format_}, and those before it are {checked.format}")
+    elif format_ == CHAT:
+        yield from check_chat(example, strict_turns=strict_turns)
+    else:
+        yield from check_preference(example) if format_ == DPO else check_pair(example)
+
+
+def _count_tokens(
+    checked: CheckedFile, batch: list[tuple[int, list[str]]], counter: TokenCounter, finetuning: Finetuning
+) -> None:
+    counts = counter.samples([texts for _, texts in batch], chat=checked.format != COMPLETION)
+    checked.tokens.add(counts)
+    limit = finetuning.max_sample_tokens
+    for (number, _), count in zip(batch, counts, strict=True):
+        if limit is not None and count > limit:
+            text = f"the example has {count:,} tokens; what goes beyond {limit:,} is cut off without a word"
+            checked.findings.add(checked.path, number, [Fault("cut", text, fatal=False)])
+    batch.clear()
+
+
+def example_texts(example: Any) -> Iterator[str]:
+    """Every text of an example that costs tokens; a message's several ones are joined, so that each counts once."""
+    if not isinstance(example, dict):
+        return
+    conversation = example.get("input") if isinstance(example.get("input"), dict) else {}
+    for messages in (
+        example.get("messages"),
+        conversation.get("messages") if isinstance(conversation, dict) else None,
+        example.get(PREFERRED),
+        example.get(NON_PREFERRED),
+    ):
+        if isinstance(messages, list):
+            yield from (_message_text(message) for message in messages if isinstance(message, dict))
+    yield from (example[key] for key in ("prompt", "completion") if isinstance(example.get(key), str))
+
+
+def _message_text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    parts: Sequence[Any] = content if isinstance(content, list) else [{"text": content}]
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    calls = orjson.dumps(message["tool_calls"]).decode() if message.get("tool_calls") else ""
+    return "".join([*texts, calls])

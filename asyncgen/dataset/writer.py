@@ -1,0 +1,116 @@
+"""The training files of a dataset, written together: all of them whole, or none.
+
+Owns the two sides, the byte order mark, hashes, and the count of tokens. Does not know where samples come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from asyncgen.dataset.histogram import Histogram
+from asyncgen.dataset.text_lines import BYTE_ORDER_MARK
+from asyncgen.run_state import DatasetFile
+from asyncgen.whole_file import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncgen.dataset.token_counts import TokenCounter
+
+_BATCH = 2000  # samples whose tokens are counted at a time
+
+
+@dataclass(slots=True)
+class _Side:
+    """One file that grows."""
+
+    path: Path
+    file: BinaryIO
+    samples: int = 0
+    size: int = 0
+    _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def as_file(self) -> DatasetFile:
+        return DatasetFile(name=self.path.name, sha256=self._hash.hexdigest(), samples=self.samples, bytes=self.size)
+
+
+class DatasetWriter:
+    """Takes training lines; made by `dataset_writer`.
+
+    Attributes:
+        tokens: of the training samples, one number a sample.
+    """
+
+    def __init__(self, counter: TokenCounter, train: _Side, validation: _Side | None, *, chat: bool) -> None:
+        self.tokens = Histogram()
+        self._counter = counter
+        self._train = train
+        self._validation = validation
+        self._chat = chat
+        self._uncounted: list[list[str]] = []
+
+    def add(self, line: bytes, texts: list[str], *, validates: bool) -> None:
+        """Write one sample to its side.
+
+        Args:
+            line: the JSON, newline included.
+            texts: what of it costs tokens.
+            validates: it belongs to the validation file, where there is one.
+        """
+        if validates and self._validation is not None:
+            side = self._validation
+        else:
+            side = self._train
+            self._uncounted.append(texts)
+            if len(self._uncounted) == _BATCH:
+                self.count_tokens()
+        side.samples += 1
+        side.write(line)
+
+    def count_tokens(self) -> None:
+        """Bring `tokens` up to date."""
+        self.tokens.add(self._counter.samples(self._uncounted, chat=self._chat))
+        self._uncounted.clear()
+
+    def files(self) -> list[DatasetFile]:
+        """What was written so far, the training file first."""
+        return [side.as_file() for side in (self._train, self._validation) if side is not None]
+
+
+@contextmanager
+def dataset_writer(
+    counter: TokenCounter, train: Path, validation: Path | None, *, chat: bool, byte_order_mark: bool
+) -> Iterator[DatasetWriter]:
+    """Write the files of a dataset; they take their places when the block ends without an error.
+
+    Args:
+        counter: counts the samples' tokens.
+        train: the training file.
+        validation: the validation file; None where all samples train.
+        chat: the samples are chats, which cost some tokens beyond their texts.
+        byte_order_mark: each file begins with one, as one provider wants it.
+
+    Raises:
+        DiskError: a file could not be written; what stood there is unchanged.
+    """
+    with ExitStack() as stack:
+        sides = [
+            _Side(path, stack.enter_context(replacing(path))) if path is not None else None
+            for path in (train, validation)
+        ]
+        for side in sides:
+            if side is not None and byte_order_mark:
+                side.write(BYTE_ORDER_MARK)
+        assert sides[0] is not None
+        writer = DatasetWriter(counter, sides[0], sides[1], chat=chat)
+        yield writer
+        writer.count_tokens()
