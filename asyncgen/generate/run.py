@@ -17,6 +17,7 @@ from asyncgen.generate.completer import AttemptError, Completer, ErrorClass, Sto
 from asyncgen.generate.pool import Budget, Journal, Pool, Stop
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
+from asyncgen.generate.spend import budget_used_up
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
 from asyncgen.job.requests import Request, RequestGrid
@@ -162,12 +163,8 @@ def _error(stop: Stop) -> AsyncgenError | None:
     if stop.refused is not None:
         return stop.refused
     if stop.reason is StopReason.BUDGET:
-        return QuotaError(
-            "the budget does not cover another request",
-            help_text="raise max_cost under [limits], or --max-cost; the same command goes on",
-            code="budget",
-        )
-    return None if stop.error is None else _provider_error(stop.error, stop.reason)
+        return budget_used_up()
+    return None if stop.error is None else provider_error(stop.error, stop.reason)
 
 
 def _disk_error(disk: DiskError, unsaved: int) -> DiskError:
@@ -179,7 +176,8 @@ def _disk_error(disk: DiskError, unsaved: int) -> DiskError:
     )
 
 
-def _provider_error(error: AttemptError, reason: StopReason | None) -> AsyncgenError:
+def provider_error(error: AttemptError, reason: StopReason | None) -> AsyncgenError:
+    """The error of ours for an attempt that no row survives."""
     status = f" (status {error.status}{f', {error.code}' if error.code else ''})" if error.status else ""
     cause = error.message or None
     if reason is StopReason.QUOTA and error.kind is ErrorClass.WAIT:

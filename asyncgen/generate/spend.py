@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import QuotaError, UsageError
 from asyncgen.prices import Price
 from asyncgen.rates import Rates
 from asyncgen.records import Usage
@@ -94,3 +94,12 @@ def open_budget(
             code="no_price",
         )
     return Budget(price.rates(tier), max_cost_usd, spent_usd, in_flight_usd)
+
+
+def budget_used_up() -> QuotaError:
+    """What ends a run whose budget does not cover another request."""
+    return QuotaError(
+        "the budget does not cover another request",
+        help_text="raise max_cost under [limits], or --max-cost; the same command goes on",
+        code="budget",
+    )

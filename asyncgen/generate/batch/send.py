@@ -1,0 +1,193 @@
+"""Rows into batches: written, noted, uploaded, created.
+
+Owns the order of these steps, each of which is on the disk before the next, and what may go into a batch: the limit
+on rows, the budget, the size that the provider's queue takes. Does not know what becomes of a batch afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from asyncgen.errors import AsyncgenError
+from asyncgen.generate.batch.api import BatchApi, RemoteBatch
+from asyncgen.generate.batch.files import MOST_BYTES, MOST_ROWS, BatchFiles, Upcoming, write_batch
+from asyncgen.generate.batch.ledger import BatchLedger
+from asyncgen.generate.batch.watcher import Watcher
+from asyncgen.generate.held_keys import BatchRow
+from asyncgen.generate.journal import Journal
+from asyncgen.generate.key_set import KeySet
+from asyncgen.generate.spend import Budget
+from asyncgen.job.requests import Request, RequestGrid
+from asyncgen.run_directory import RunDirectory
+from asyncgen.run_state import BatchState
+from asyncgen.tokens import estimate_body
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What may still be sent in this invocation.
+
+    Attributes:
+        rows: None where nobody limits them.
+        budget: None where money is no matter.
+        rows_a_batch: fewer where the provider's queue takes no more.
+        bytes_a_batch: of an input file.
+        is_spent: the budget took no more at the last try.
+    """
+
+    rows: int | None = None
+    budget: Budget | None = None
+    rows_a_batch: int = MOST_ROWS
+    bytes_a_batch: int = MOST_BYTES
+    is_spent: bool = False
+
+    @property
+    def most_rows(self) -> int:
+        """Of the next batch."""
+        return self.rows_a_batch if self.rows is None else min(self.rows_a_batch, self.rows)
+
+
+class BatchSender:
+    """Sends batches, one at a time.
+
+    Args:
+        grid: the job's requests.
+        journal: knows which of them are settled or held, and holds those that are written.
+        directory: of the run.
+        ledger: notes every step.
+        api: of the provider.
+        allowance: what may go into batches.
+        watcher: is told of the upload.
+        now: Unix seconds.
+        new_intent: a word for a new batch, never given twice.
+    """
+
+    def __init__(
+        self,
+        grid: RequestGrid,
+        journal: Journal,
+        directory: RunDirectory,
+        *,
+        ledger: BatchLedger,
+        api: BatchApi,
+        allowance: Allowance,
+        watcher: Watcher,
+        now: Callable[[], float],
+        new_intent: Callable[[], str],
+    ) -> None:
+        self._grid = grid
+        self._journal = journal
+        self._directory = directory
+        self._ledger = ledger
+        self._api = api
+        self._allowance = allowance
+        self._watcher = watcher
+        self._now = now
+        self._new_intent = new_intent
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Go through the grid from its beginning: rows that a batch did not answer are open again."""
+        self._upcoming = Upcoming(self._grid.walk(self._journal.is_settled))
+
+    @property
+    def has_more(self) -> bool:
+        """Is there a row that may be sent?"""
+        return self._allowance.most_rows > 0 and self._upcoming.peek() is not None
+
+    @property
+    def is_cut(self) -> bool:
+        """Are there rows beyond the limit?"""
+        return self._allowance.most_rows == 0 and self._upcoming.peek() is not None
+
+    async def send_next(self) -> BatchState | None:
+        """Write the next batch and send it; None when there was nothing that may be sent.
+
+        Raises:
+            DiskError: it could not be written or noted.
+            AsyncgenError: it could not be sent; it is noted, and `send` goes on with it.
+        """
+        batch = self._write()
+        return await self.send(batch, is_new=True) if batch else None
+
+    async def send(self, batch: BatchState, *, is_new: bool = False) -> BatchState:
+        """Bring a noted batch to the provider, from whatever step it stands at.
+
+        Args:
+            batch: without an id at the provider.
+            is_new: it was noted by this process, and nothing was asked for it yet.
+
+        Raises:
+            AsyncgenError: it could not be sent.
+        """
+        if batch.file_id is None:
+            is_new = True  # a batch cannot have been created of a file that was not there
+            path = BatchFiles(self._directory, batch.intent).input
+            file_id = await self._api.upload(path, lambda sent, size: self._watcher.uploading(batch, sent, size))
+            batch = self._ledger.change(batch, file_id=file_id)
+        assert batch.file_id is not None
+        found = None if is_new else await self._api.find(batch.file_id, batch.intent, batch.created)
+        remote = found or await self._create(batch.file_id, batch)
+        batch = self._ledger.change(batch, batch_id=remote.id, status=remote.status)
+        self._watcher.changed(batch)
+        return batch
+
+    async def _create(self, file_id: str, batch: BatchState) -> RemoteBatch:
+        try:
+            return await self._api.create(file_id, batch.intent)
+        except AsyncgenError:
+            # The answer may have been lost, and not the request.
+            found = await self._api.find(file_id, batch.intent, batch.created)
+            if found is None:
+                raise
+            return found
+
+    def _write(self) -> BatchState | None:
+        """Write and note the next batch; its rows are held from the first one on."""
+        files = BatchFiles(self._directory, self._new_intent())
+        keys = KeySet()
+        self._journal.held.hold(files.intent, keys)
+        batch = None
+        try:
+            written = write_batch(
+                files,
+                self._upcoming,
+                self._row_of,
+                keys,
+                most_rows=self._allowance.most_rows,
+                most_bytes=self._allowance.bytes_a_batch,
+                afford=self._afford,
+            )
+            if written.requests:
+                batch = self._ledger.add(
+                    files.intent, requests=written.requests, held_usd=written.held_usd, created=int(self._now())
+                )
+        finally:
+            if batch is None:
+                self._journal.held.let_go(files.intent)
+                files.remove()
+        if batch and self._allowance.rows is not None:
+            self._allowance.rows -= batch.requests
+        return batch
+
+    def _row_of(self, request: Request) -> BatchRow:
+        attempts, maybe_paid = self._journal.attempts_before(request.key)
+        return BatchRow(
+            key=request.key.hex(),
+            index=request.index,
+            repeat=request.repeat,
+            variables=self._grid.variables(request),
+            prompt=self._grid.prompt(request),
+            opening=self._grid.opening(request),
+            attempts=attempts,
+            maybe_paid=maybe_paid,
+        )
+
+    def _afford(self, request: Request) -> float | None:
+        budget = self._allowance.budget
+        if budget is None:
+            return 0.0
+        held_usd = budget.hold(estimate_body(request.body), self._grid.max_output_tokens)
+        self._allowance.is_spent = held_usd is None
+        return held_usd
