@@ -38,8 +38,11 @@ def points_of_events(events: Iterable[Event]) -> list[Point]:
 
 def points_of_table(content: bytes) -> list[Point]:
     """The steps of a CSV table of metrics; lines that hold no step are passed over."""
-    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "replace")))
-    found = (_point(row) for row in rows)
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
+    try:
+        found = [_point(row) for row in rows]
+    except csv.Error:  # no table at all
+        return []
     return [point for point in found if point is not None]
 
 

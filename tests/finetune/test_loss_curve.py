@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ def told(**data: Any) -> Event:
 
 
 def test_a_falling_loss_falls() -> None:
-    assert sparkline([3, 2, 1, 0], 4) == "█▅▃▁"
+    assert sparkline([3, 2, 1, 0], 4) == "█▆▃▁"
     assert sparkline([], 10) == ""
     assert sparkline([1.5, 1.5], 10) == "▁▁"
 
@@ -39,7 +40,7 @@ def test_a_chart_has_its_size_and_full_bars_below_every_bar(values: list[float],
     lines = chart(values, width, height)
     assert len(lines) == (height if values else 0)
     rows = [line.partition("│")[2] for line in lines]
-    for above, below in zip(rows, rows[1:], strict=False):
+    for above, below in pairwise(rows):
         assert all(upper == " " or lower == "█" for upper, lower in zip(above, below, strict=True))
 
 
