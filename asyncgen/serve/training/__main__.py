@@ -2,7 +2,7 @@
 
 Owns what makes it a good child: a JSON line on stdout for each event, foreseen errors as the last line and exit code
 1, and an end at once on SIGTERM or when the parent is gone. Does not know how training works, and must not import
-numpy before the number of threads is in the environment, where its BLAS looks for it once.
+numpy before the environment tells its BLAS to use one thread (why one, `lanes` tells).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def emit(event: TrainerMessage) -> None:
 
 def _train(config: Config) -> None:
     for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(config.threads)
+        os.environ[variable] = "1"
     from asyncgen.serve.training.train import train  # noqa: PLC0415 - imports numpy, which reads the environment
 
     train(config, emit, time.monotonic)

@@ -6,7 +6,7 @@ Owns the order of things and what is told of them. The numbers are made elsewher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import numpy as np
 
 from asyncgen.serve.training.adamw import AdamW, clip
 from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.lanes import Lanes
 from asyncgen.serve.training.lora import Adapter
 from asyncgen.serve.training.model import Score, TunedPart
-from asyncgen.serve.training.packing import Row, Sample, cut_into_rows, pack
+from asyncgen.serve.training.packing import Row, Sample, pack, share_out
 from asyncgen.serve.training.schedule import learning_rate
 from asyncgen.serve.training.trunk import FrozenStates
 from asyncgen.serve.training.weights import Array
@@ -50,11 +51,16 @@ class Data:
     def validation(self) -> range:
         return range(self.train_count, len(self.samples))
 
-    def rows(self, numbers: Sequence[int]) -> Iterator[tuple[Array, Row]]:
-        """These samples packed, each row with the states that it begins with."""
+    def rows(self, numbers: Sequence[int], lanes: int) -> list[tuple[Array, Row]]:
+        """These samples packed, for so many threads; each row with the states that it begins with."""
         samples = [self.samples[number] for number in numbers]
-        for part in cut_into_rows(samples, self.prefix):
-            yield self.states.row(numbers[part]), pack(samples[part], self.prefix)
+        return [
+            (
+                self.states.row([numbers[member] for member in members]),
+                pack([samples[member] for member in members], self.prefix),
+            )
+            for members in share_out(samples, self.prefix, lanes)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,7 @@ class Course:
         part: what is tuned.
         adapter: its adapter; changed in place.
         plan: epochs, steps and learning rate.
+        lanes: the threads to share each batch among.
         order: decides the order of the samples in each epoch.
         save: called after each epoch with its number, from 1; keeps the adapter and tells where.
         emit: told of each step and each checkpoint.
@@ -91,13 +98,15 @@ class Course:
         adapter: Adapter,
         plan: Plan,
         *,
+        lanes: Lanes,
         order: np.random.Generator,
         save: Callable[[int], Path],
         emit: Emit,
         elapsed: Clock,
     ) -> None:
         self._data, self._part, self._plan = data, part, plan
-        self._gradient = adapter.zeros()
+        self._lanes = lanes
+        self._gradients = [adapter.zeros() for _ in range(lanes.count)]
         self._optimiser = AdamW(adapter.numbers)
         self._order, self._save, self._emit, self._elapsed = order, save, emit, elapsed
         self._steps = 0
@@ -132,11 +141,7 @@ class Course:
 
     def _learn(self, batch: Sequence[int], rate: float) -> tuple[Score, float]:
         """One step on the mean loss of the batch's targets; the loss before it, and the gradient's length."""
-        self._gradient.numbers[:] = 0
-        score = Score()
-        for states, row in self._data.rows(batch):
-            score += self._part.score_and_gradient(states, row, self._gradient)
-        gradient = self._gradient.numbers
+        score, gradient = self._score_and_gradient(batch)
         gradient /= score.targets
         gradient_norm = clip(gradient, LONGEST_GRADIENT)
         if not (math.isfinite(score.loss) and math.isfinite(gradient_norm)):
@@ -148,6 +153,29 @@ class Course:
             )
         self._optimiser.step(gradient, rate)
         return score, gradient_norm
+
+    def _score_and_gradient(self, batch: Sequence[int]) -> tuple[Score, Array]:
+        """The summed loss of the batch and its gradient.
+
+        Which lane computes which row, and the order of adding up, do not depend on which is faster: the same seed
+        gives the same numbers to the last bit.
+        """
+        rows = self._data.rows(batch, self._lanes.count)
+
+        def lane(number: int) -> Score:
+            gradient = self._gradients[number]
+            gradient.numbers[:] = 0
+            scores = [
+                self._part.score_and_gradient(states, row, gradient)
+                for states, row in rows[number :: self._lanes.count]
+            ]
+            return sum(scores, Score())
+
+        score = sum(self._lanes.each(lane, range(self._lanes.count)), Score())
+        gradient = self._gradients[0].numbers
+        for other in self._gradients[1:]:
+            gradient += other.numbers
+        return score, gradient
 
     def _told(self, epoch: int, score: Score, gradient_norm: float, rate: float) -> Step:
         every = max(1, self._plan.total_steps // MEASUREMENTS)
@@ -182,5 +210,7 @@ class Course:
 
     def _measure(self, numbers: Sequence[int]) -> Score | None:
         """The loss on some samples, without learning; None when there are none."""
-        scores = [self._part.score(states, row) for states, row in self._data.rows(numbers)]
-        return sum(scores, Score()) if scores else None
+        if not numbers:
+            return None
+        rows = self._data.rows(numbers, self._lanes.count)
+        return sum(self._lanes.each(lambda row: self._part.score(*row), rows), Score())

@@ -17,7 +17,7 @@ from asyncgen.serve.training.lora import Adapter
 from asyncgen.serve.training.packing import Row
 from asyncgen.serve.training.weights import Array, Integers, Weights
 
-_LOGITS_AT_A_TIME = 1 << 24  # numbers; bounds what a long completion needs: 64 MB
+_LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class TunedPart:
         weights: the model's.
         blocks: which blocks, up to the last.
         adapter: covers these blocks; its numbers may change between calls.
+
+    Several rows may be computed at the same time in different threads, each with a gradient of its own.
     """
 
     def __init__(self, weights: Weights, blocks: range, adapter: Adapter) -> None:
@@ -74,7 +76,6 @@ class TunedPart:
         self._norm = weights.tensor(OUTPUT_NORM)
         self._output = weights.output()
         self._epsilon = architecture.norm_epsilon
-        self._logits = np.empty(0, weights.precision)
 
     def score(self, hidden: Array, row: Row) -> Score:
         """Only the loss: for validation."""
@@ -113,9 +114,9 @@ class TunedPart:
     def _predict_part(self, normed: Array, labels: Integers, d_normed: Array | None) -> Score:
         """The loss log(sum(exp(z))) - z[label] with z = output · normed; its gradient softmax(z) · output - output[label].
 
-        All in one array, which is used again for the next part: it is the largest of a step.
+        In place, for it is the largest array of a step.
         """
-        logits = np.matmul(normed, self._output.T, out=self._space(len(labels)))
+        logits = normed @ self._output.T
         places = np.arange(len(labels))
         correct = int((logits.argmax(axis=1) == labels).sum())
         logits -= logits.max(axis=1, keepdims=True)
@@ -128,9 +129,3 @@ class TunedPart:
             d_normed /= total
             d_normed -= self._output[labels]
         return Score(loss, correct, len(labels))
-
-    def _space(self, predictions: int) -> Array:
-        size = predictions * len(self._output)
-        if size > len(self._logits):
-            self._logits = np.empty(size, self._logits.dtype)
-        return self._logits[:size].reshape(predictions, -1)

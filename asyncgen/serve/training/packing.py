@@ -7,7 +7,8 @@ of two matrices, and the prefix is computed once a row instead of once a sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from asyncgen.serve.training.weights import Integers
 
 Flags = npt.NDArray[np.bool_]
 
-ROW_TOKENS = 1024  # of a row, at most: beyond some hundred a row gets no faster, and memory grows with it
+ROW_TOKENS = 512  # of the samples in a row, about: longer rows are no faster, and memory grows with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +109,18 @@ def pack(samples: Sequence[Sample], prefix: int) -> Row:
     )
 
 
-def cut_into_rows(samples: Sequence[Sample], prefix: int, limit: int = ROW_TOKENS) -> Iterator[slice]:
-    """Cut samples into rows of at most `limit` tokens, in their order; a longer sample has a row to itself."""
-    start, used = 0, prefix
-    for index, sample in enumerate(samples):
-        own = len(sample.inputs) - prefix
-        if index > start and used + own > limit:
-            yield slice(start, index)
-            start, used = index, prefix
-        used += own
-    if samples:
-        yield slice(start, len(samples))
+def share_out(samples: Sequence[Sample], prefix: int, lanes: int) -> list[list[int]]:
+    """Which samples come into the same row, by their numbers: one row of about the same length for each lane.
+
+    Where the rows would become too long there are two for each lane, or three, and so on. The longest samples are
+    dealt out first, each to the row that is shortest so far.
+    """
+    own = [len(sample.inputs) - prefix for sample in samples]
+    rounds = -(-sum(own) // (lanes * ROW_TOKENS))
+    rows = [(0, number) for number in range(min(len(samples), rounds * lanes))]  # (length so far, number)
+    members: list[list[int]] = [[] for _ in rows]
+    for number in sorted(range(len(samples)), key=lambda number: -own[number]):
+        length, row = rows[0]
+        members[row].append(number)
+        heapq.heapreplace(rows, (length + own[number], row))
+    return members

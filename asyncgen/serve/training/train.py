@@ -18,6 +18,7 @@ from asyncgen.serve.training.course import Clock, Course, Data, Emit, Plan
 from asyncgen.serve.training.failure import TrainingError
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.hyperparameters import Hyperparameters, base_learning_rate, choose
+from asyncgen.serve.training.lanes import Lanes
 from asyncgen.serve.training.lora import new_adapter, save_adapter
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import Sample, shared_prefix
@@ -63,12 +64,12 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     plan = _plan(chosen, inputs, weights)
     emit(_start(chosen, plan, inputs))
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=config.output_dir) as file:
+    with TemporaryFile(dir=config.output_dir) as file, Lanes(config.threads) as lanes:
         prefix = shared_prefix(inputs.samples)
-        trunk = Trunk(weights, range(_first_tuned(config, weights)), _tenths(emit))
+        trunk = Trunk(weights, range(_first_tuned(config, weights)), lanes, _tenths(emit))
         states = trunk.run(inputs.samples, prefix, file)
         data = Data(inputs.samples, len(inputs.train.samples), prefix, states)
-        course = _course(config, weights, data, plan, emit, lambda: clock() - began)
+        course = _course(config, weights, data, plan, lanes=lanes, emit=emit, elapsed=lambda: clock() - began)
         path = course.run()
     emit(End(trained_tokens=course.trained_tokens, path=str(path), elapsed_s=clock() - began))
 
@@ -133,7 +134,9 @@ def _tenths(emit: Emit) -> Callable[[float], None]:
     return on_progress
 
 
-def _course(config: Config, weights: Weights, data: Data, plan: Plan, emit: Emit, elapsed: Clock) -> Course:
+def _course(
+    config: Config, weights: Weights, data: Data, plan: Plan, *, lanes: Lanes, emit: Emit, elapsed: Clock
+) -> Course:
     architecture = weights.architecture
     blocks = range(_first_tuned(config, weights), architecture.blocks)
     start, order = (np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(2))
@@ -145,4 +148,4 @@ def _course(config: Config, weights: Weights, data: Data, plan: Plan, emit: Emit
         return path
 
     part = TunedPart(weights, blocks, adapter)
-    return Course(data, part, adapter, plan, order=order, save=save, emit=emit, elapsed=elapsed)
+    return Course(data, part, adapter, plan, lanes=lanes, order=order, save=save, emit=emit, elapsed=elapsed)

@@ -18,8 +18,9 @@ import numpy as np
 
 from asyncgen.serve.training.architecture import EMBEDDING
 from asyncgen.serve.training.block import Block
+from asyncgen.serve.training.lanes import Lanes
 from asyncgen.serve.training.model import Rotations
-from asyncgen.serve.training.packing import Row, Sample, cut_into_rows, pack
+from asyncgen.serve.training.packing import Row, Sample, pack, share_out
 from asyncgen.serve.training.weights import Array, Weights
 
 _TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
@@ -39,12 +40,12 @@ class FrozenStates:
     def __init__(self, file: IO[bytes], prefix: Array) -> None:
         self._file = file
         self._prefix = prefix
-        self._places: list[tuple[int, int]] = []  # of each sample: where its states begin, and how many bytes
+        self._places: dict[int, tuple[int, int]] = {}  # of each sample: where its states begin, and how many bytes
 
-    def append(self, states: Array) -> None:
-        """Add the next sample's. Raises OSError, when the disk is full for one."""
+    def keep(self, number: int, states: Array) -> None:
+        """Keep a sample's. Raises OSError, when the disk is full for one."""
         data = states.tobytes()
-        self._places.append((self._file.seek(0, os.SEEK_END), len(data)))
+        self._places[number] = (self._file.seek(0, os.SEEK_END), len(data))
         self._file.write(data)
 
     def row(self, numbers: Sequence[int]) -> Array:
@@ -64,12 +65,14 @@ class Trunk:
     Args:
         weights: the model's.
         blocks: the frozen ones, from the first; with none, the states are the embeddings.
+        lanes: the threads to share the rows among.
         on_progress: told after each block.
     """
 
-    def __init__(self, weights: Weights, blocks: range, on_progress: OnProgress) -> None:
+    def __init__(self, weights: Weights, blocks: range, lanes: Lanes, on_progress: OnProgress) -> None:
         self._weights = weights
         self._blocks = blocks
+        self._lanes = lanes
         self._on_progress = on_progress
         self._rotations = Rotations(weights)
 
@@ -80,41 +83,37 @@ class Trunk:
             OSError: the file cannot be written.
         """
         embedding = self._weights.tensor(EMBEDDING)
-        rows = [pack(samples[part], prefix) for part in cut_into_rows(samples, prefix)]
         kept = None
-        done, tokens = 0, sum(len(row.tokens) for row in rows)
-        for portion in _portions(rows):
-            states = [embedding[row.tokens] for row in portion]
-            size = sum(len(row.tokens) for row in portion)
+        for portion in _portions(samples):
+            members = share_out(samples[portion.start : portion.stop], prefix, self._lanes.count)
+            rows = [pack([samples[portion[number]] for number in numbers], prefix) for numbers in members]
+            states = [embedding[row.tokens] for row in rows]
             for index in self._blocks:
-                states = self._through_block(index, states, portion)
+                states = self._through_block(index, states, rows)
                 share = (index + 1) / len(self._blocks)
-                self._on_progress((done + size * share) / tokens)
-            done += size
+                self._on_progress((portion.start + len(portion) * share) / len(samples))
             kept = kept or FrozenStates(file, states[0][:prefix].copy())
-            _keep(kept, portion, states)
+            for numbers, row, state in zip(members, rows, states, strict=True):
+                for number, span in zip(numbers, row.samples, strict=True):
+                    kept.keep(portion[number], state[span.own])
         assert kept is not None  # there is at least one sample
         return kept
 
     def _through_block(self, index: int, states: Sequence[Array], rows: Sequence[Row]) -> list[Array]:
         block = Block(index, self._weights.block(index), self._weights.architecture)
-        return [block.forward(state, self._rotations.geometry(row))[0] for state, row in zip(states, rows, strict=True)]
+
+        def forward(state_and_row: tuple[Array, Row]) -> Array:
+            state, row = state_and_row
+            return block.forward(state, self._rotations.geometry(row))[0]
+
+        return self._lanes.each(forward, zip(states, rows, strict=True))
 
 
-def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    portion: list[Row] = []
-    size = 0
-    for row in rows:
-        portion.append(row)
-        size += len(row.tokens)
-        if size >= _TOKENS_AT_A_TIME:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
-
-
-def _keep(kept: FrozenStates, rows: Sequence[Row], states: Sequence[Array]) -> None:
-    for row, state in zip(rows, states, strict=True):
-        for span in row.samples:
-            kept.append(state[span.own])
+def _portions(samples: Sequence[Sample]) -> Iterator[range]:
+    """The samples' numbers, some thousand tokens at a time."""
+    start, size = 0, 0
+    for number, sample in enumerate(samples):
+        size += len(sample.inputs)
+        if size >= _TOKENS_AT_A_TIME or number == len(samples) - 1:
+            yield range(start, number + 1)
+            start, size = number + 1, 0
