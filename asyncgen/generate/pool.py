@@ -26,7 +26,7 @@ from asyncgen.generate.rate import Rates
 from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import Request, RequestGrid
-from asyncgen.records import Failure, Record
+from asyncgen.records import Failure, Record, Usage
 
 _ALIKE = 5  # first rows that are refused in the same way: so will be the others
 
@@ -36,17 +36,17 @@ class Journal(Protocol):
 
     def settle(self, record: Record) -> None: ...
 
-    def fail(self, failure: Failure) -> None: ...
+    def fail(self, failure: Failure, usage: Usage) -> None: ...
 
     def attempts_before(self, key: bytes) -> tuple[int, int]: ...
 
 
 class Budget(Protocol):
-    """Money: may another request go, and what did it come to."""
+    """Money: USD held for an attempt (None when there is not enough), and what it came to."""
 
-    def reserve(self, body: bytes) -> bool: ...
+    async def take(self, body: bytes) -> float | None: ...
 
-    def settle(self, body: bytes, answer: Answer | None) -> None: ...
+    def settle(self, body: bytes, held_usd: float, outcome: Answer | AttemptError | None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -179,7 +179,7 @@ class Pool:
         assert task is not None
         self._admitting.add(task)
         try:
-            return await self._admit(row.request.body)
+            return await self._admit(row)
         except asyncio.CancelledError:
             if not self._stopping or task.cancelling() > 1:
                 raise
@@ -188,10 +188,14 @@ class Pool:
         finally:
             self._admitting.discard(task)
 
-    async def _admit(self, body: bytes) -> int | None:
-        if self._budget is not None and not self._budget.reserve(body):
-            self.take_no_more(StopReason.BUDGET)
-            return None
+    async def _admit(self, row: Row) -> int | None:
+        body = row.request.body
+        if self._budget is not None:
+            held_usd = await self._budget.take(body)
+            if held_usd is None:
+                self.take_no_more(StopReason.BUDGET)
+                return None
+            row.held_usd = held_usd
         while True:
             await self._place()
             try:
@@ -250,7 +254,7 @@ class Pool:
             self._progress.in_flight = self._places.in_flight
             self._give_back()
             if self._budget is not None:
-                self._budget.settle(body, outcome if isinstance(outcome, Answer) else None)
+                self._budget.settle(body, row.held_usd, outcome)
 
     def _answered(self, row: Row, answer: Answer, body: bytes, reserved: int) -> None:
         self._places.succeeded()
@@ -307,7 +311,7 @@ class Pool:
         if row.answer is not None:
             self._keep_answer(row)  # it did not pass its checks, but it was paid for
         else:
-            self._write(lambda: self._journal.fail(failure_of(row, self._grid, error, self._wall())), paid=0)
+            self._write(lambda: self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage), paid=0)
             self._progress.failed += 1
             self._progress.usage += row.usage
         self._queue.finish()

@@ -29,6 +29,7 @@ class Row:
         usage: of everything that was counted.
         answer: the last usable answer, when it did not pass the checks and is asked for again.
         asked: usable answers so far.
+        held_usd: of the budget, for the attempt under way.
     """
 
     request: Request
@@ -38,6 +39,7 @@ class Row:
     usage: Usage = field(default_factory=Usage)
     answer: Answer | None = None
     asked: int = 0
+    held_usd: float = 0.0
 
 
 def note_error(row: Row, error: AttemptError) -> None:
