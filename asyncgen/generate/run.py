@@ -88,6 +88,8 @@ async def generate(
     dropped = await _until_done(work, pool, progress, stop, abandon)
     if source.is_cut and pool.stop == Stop():
         pool.stop.reason = StopReason.LIMIT
+    if pool.stop.reason is StopReason.INTERRUPTED and not progress.left:
+        pool.stop.reason = None  # the drain finished all there was
     return Outcome(pool.stop.reason, _error(pool.stop), dropped)
 
 
