@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,24 @@ def confirm(question: str, *, yes: bool, why: str) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(why, help_text="add --yes to go on", code="needs_yes")
-    if not click.confirm(clean(question), default=False, err=True):
+    if not _agreed(question):
         raise UsageError("stopped, as you asked; nothing was sent", code="declined")
+
+
+def offered(question: str, *, yes: bool) -> bool:
+    """Whether something that may as well be left is wanted: not, where nobody can be asked."""
+    if yes:
+        return True
+    return sys.stdin.isatty() and sys.stderr.isatty() and _agreed(question)
+
+
+def _agreed(question: str) -> bool:
+    # Within a running loop the first Ctrl-C would only be noted, and the question go on waiting for its answer.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(clean(question), default=False, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def error_console() -> Console:

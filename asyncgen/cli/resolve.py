@@ -123,7 +123,8 @@ def addressed_endpoint(choice: Choice, where: Where, model: str) -> Endpoint:
 
 
 def _announced(endpoint: Endpoint) -> Endpoint:
-    say(f"{endpoint.profile.name}, {endpoint.model} at {endpoint.base_url} ({endpoint.why})")
+    chosen = ", ".join(name for name in (endpoint.profile.name, endpoint.model) if name)
+    say(f"{chosen} at {endpoint.base_url} ({endpoint.why})")
     return endpoint
 
 
