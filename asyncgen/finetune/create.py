@@ -97,15 +97,33 @@ async def create(
     with ExitStack() as stack:
         sources = await asyncio.to_thread(_sources, stack, tuner, dataset)
         digest = fingerprint(order, *(source.sha256 for source in sources))
-        recovered = await recover(tuner, notes)
-        if digest in recovered:
-            return Created(recovered[digest], "recovered")
-        if not another and (noted := await _same_job(tuner, notes, digest)):
-            return Created(noted, "noted")
+        existing = await _existing(tuner, notes, digest, another=another)
+        if existing is not None:
+            return existing
         ids = [await upload_once(tuner, notes, source, on_upload) for source in sources]
     order = replace(order, training_file=ids[0], validation_file=ids[1] if len(ids) > 1 else None)
     submission = _Submission(tuner, notes, world or World())
     return Created(await _to_its_end(submission.submitted(order, digest)), "new")
+
+
+async def existing_job(
+    tuner: Tuner, notes: Notes, order: JobOrder, dataset: Dataset, *, another: bool = False
+) -> Created | None:
+    """What `create` would find instead of creating a job; None when it would create one. Raises as `create` does."""
+    order = with_defaults(order, tuner.finetuning)
+    check_order(order, tuner.profile)
+    with ExitStack() as stack:
+        sources = await asyncio.to_thread(_sources, stack, tuner, dataset)
+        digest = fingerprint(order, *(source.sha256 for source in sources))
+    return await _existing(tuner, notes, digest, another=another)
+
+
+async def _existing(tuner: Tuner, notes: Notes, digest: str, *, another: bool) -> Created | None:
+    recovered = await recover(tuner, notes)
+    if digest in recovered:
+        return Created(recovered[digest], "recovered")
+    noted = None if another else await _same_job(tuner, notes, digest)
+    return Created(noted, "noted") if noted else None
 
 
 def _sources(stack: ExitStack, tuner: Tuner, dataset: Dataset) -> list[UploadSource]:
