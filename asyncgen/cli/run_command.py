@@ -1,0 +1,48 @@
+"""`asyncgen run`: the whole way, from a job file to a tuned model's answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asyncgen.cli.options import (
+    endpoint_options,
+    job_argument,
+    limit_options,
+    out_option,
+    output_options,
+    retry_failed_option,
+    yes_option,
+)
+from asyncgen.cli.output import json_result
+
+STAGES = ("generate", "prepare", "finetune", "complete")
+
+
+@click.command("run")
+@job_argument
+@out_option
+@endpoint_options
+@click.option("--finetune-provider", envvar="ASYNCGEN_FINETUNE_PROVIDER", metavar="NAME", help="Who tunes.")
+@click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
+@click.option("--prompt", metavar="TEXT", help="What the tuned model is asked.  [default: one it was not trained on]")
+@limit_options
+@retry_failed_option
+@yes_option
+@output_options
+def run(job: Path | None, *, until: str, prompt: str | None, as_json: bool, **options: Any) -> int:
+    """Generate, prepare, tune, and ask the tuned model: JOB, or the built-in campaign.
+
+    Every stage goes on where it stopped when the same command is given again. Without a key everything happens on
+    this machine.
+    """
+    from asyncgen.cli.generation import Wanted  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.cli.run_stages import Journey  # noqa: PLC0415 - likewise
+
+    journey = Journey(job, Wanted.from_options(options), prompt)
+    code = journey.until(until, STAGES)
+    if as_json:
+        json_result(journey.report)
+    return code

@@ -1,0 +1,188 @@
+"""The four stages of `asyncgen run`, each the command of its name.
+
+Owns their order, what one needs of the one before, and the words at which stage a run stopped. Everything a stage has
+done is on disk, so nothing here needs to be remembered from one invocation to the next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from asyncgen.cli.generation import Wanted, generate_rows
+from asyncgen.cli.loop import run as run_loop
+from asyncgen.cli.output import result, say
+from asyncgen.cli.prepare_lines import run_lines, run_object
+from asyncgen.cli.resolve import Where, open_endpoint
+from asyncgen.cli.tuning import WantedTuning, tune
+from asyncgen.dataset.prepare_run import prepare_run
+from asyncgen.errors import AsyncgenError, IncompleteError
+from asyncgen.finetune.complete import Asking, Completion, ask, form_of
+from asyncgen.finetune.create import Dataset
+from asyncgen.finetune.open_tuner import open_calls
+from asyncgen.finetune.order import JobOrder
+from asyncgen.job.model import FinetuneSettings
+from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import PROFILES, Choice, Profile
+from asyncgen.run_directory import RunDirectory, open_run
+
+# The built-in campaign's model is asked for stores of a sector and a city that it never met.
+_OUTSIDE_BUILT_IN = {"sector": "Hotel", "city": "New York", "size": "small"}
+_ANSWER_TOKENS = 120
+
+
+@dataclass
+class Journey:
+    """One invocation of `run`.
+
+    Args:
+        job: the job file; None for the built-in one.
+        wanted: the flags, as the generating stage takes them.
+        prompt: what the tuned model is asked; None for one that it was not trained on.
+
+    Attributes:
+        report: what the stages came to, for `--json`.
+    """
+
+    job: Path | None
+    wanted: Wanted
+    prompt: str | None
+    report: dict[str, Any] = field(default_factory=dict)
+    _run: RunDirectory = field(default_factory=lambda: RunDirectory(Path()))
+    _tuned_model: str = ""
+
+    def until(self, last: str, names: Sequence[str]) -> int:
+        """Go through the stages up to `last`; returns the exit code.
+
+        Raises:
+            AsyncgenError: a stage did not succeed; which one has been said.
+        """
+        stages: dict[str, Callable[[], int]] = {
+            "generate": self._generate,
+            "prepare": self._prepare,
+            "finetune": self._finetune,
+            "complete": self._complete,
+        }
+        code = 0
+        for number, name in enumerate(names[: names.index(last) + 1], 1):
+            say(f"stage {number} of {len(names)}: {name}")
+            try:
+                stage_code = stages[name]()
+            except AsyncgenError:
+                self._say_where(name)
+                raise
+            code = code or stage_code
+            if stage_code not in {0, IncompleteError.exit_code}:
+                self._say_where(name)
+                return stage_code
+        return code
+
+    def _say_where(self, name: str) -> None:
+        job = f" {self.job}" if self.job else ""
+        say(f"the run stopped at the stage {name}; `asyncgen run{job}` goes on from there")
+
+    def _generate(self) -> int:
+        generated = run_loop(generate_rows(self.job, self.wanted))
+        self._run = RunDirectory(generated.run)
+        self.report["generate"] = generated.as_json()
+        self.report["run"] = str(generated.run)
+        return generated.exit_code
+
+    def _prepare(self) -> int:
+        opened = job_of_run(self._run)
+        prices = load_price_list(opened.file.folder, os.environ)
+        with open_run(self._run.path) as run:
+            prepared = prepare_run(run, opened.job, opened.grid, provider=PROFILES[opened.tuning], prices=prices)
+        for line in (
+            *(f"warning: {warning}" for warning in prepared.warnings),
+            *run_lines(prepared, opened.job.dataset),
+        ):
+            say(line)
+        self.report["prepare"] = run_object(prepared)
+        return 0
+
+    def _finetune(self) -> int:
+        opened = job_of_run(self._run)
+        profile = PROFILES[opened.tuning]
+        validation = self._run.validation if self._run.validation.exists() else None
+        wanted = WantedTuning(
+            choice=Choice(profile, "as the run's job says"),
+            where=self._tuning_where(opened),
+            order=order_of(opened.job.finetune, profile),
+            dataset=Dataset(self._run.train, validation),
+            yes=self.wanted.yes,
+            price_folder=opened.file.folder,
+        )
+        with open_run(self._run.path) as run:
+            tuned = run_loop(tune(run, wanted))
+        if tuned.job is not None:
+            self._tuned_model = tuned.job.tuned_model or ""
+            self.report["finetune"] = {"id": tuned.job.id, "status": tuned.job.status, "model": self._tuned_model}
+        return tuned.exit_code
+
+    def _complete(self) -> int:
+        opened = job_of_run(self._run)
+        profile = PROFILES[opened.tuning]
+        if profile.finetuning is not None and profile.finetuning.next_step:
+            say(f"{profile.title} needs a step of yours before the model answers; it is named above")
+            return 0
+        prompt = self.prompt or self._unseen_prompt(opened)
+        answer = run_loop(self._ask(opened, profile, prompt))
+        result(f"{prompt}\n    {answer.text.strip()}")
+        self.report["complete"] = {"model": answer.model, "prompt": prompt, "completion": answer.text}
+        return 0
+
+    async def _ask(self, opened: OpenedJob, profile: Profile, prompt: str) -> Completion:
+        dataset = self._run.read_state().dataset
+        assert dataset is not None, "the stage prepare noted it"
+        form = form_of(dataset)
+        limit = {"max_tokens" if form.format == "completion" else "max_completion_tokens": _ANSWER_TOKENS}
+        asking = Asking(self._tuned_model, form, {"temperature": 0, **limit})
+        choice = Choice(profile, "it tuned the model")
+        where = self._tuning_where(opened)
+        async with open_endpoint(choice, where, self._tuned_model) as endpoint, open_calls(endpoint) as calls:
+            return await ask(calls, asking, prompt)
+
+    def _tuning_where(self, opened: OpenedJob) -> Where:
+        """The address given for the answers is also the tuner's when both are the same provider."""
+        same = opened.tuning == opened.generation
+        return Where(
+            base_url=self.wanted.where.base_url if same else None,
+            api_key_file=self.wanted.where.api_key_file if same else None,
+        )
+
+    def _unseen_prompt(self, opened: OpenedJob) -> str:
+        if set(opened.grid.names) == set(_OUTSIDE_BUILT_IN):
+            return opened.grid.sample_prompt(_OUTSIDE_BUILT_IN)
+        held_out = self._run.validation if self._run.validation.exists() else self._run.train
+        with held_out.open("rb") as lines:
+            sample = orjson.loads(lines.readline().lstrip(b"\xef\xbb\xbf"))
+        if "messages" in sample:
+            return next(message["content"] for message in sample["messages"] if message["role"] == "user")
+        return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)
+
+
+def order_of(settings: FinetuneSettings, profile: Profile) -> JobOrder:
+    """The fine-tuning job that a job file asks for."""
+    model = settings.model or (profile.finetuning.default_model if profile.finetuning else None)
+    if model is None:
+        raise AsyncgenError(
+            f"{profile.title} has no model of its own choice to tune",
+            help_text="name one as `model` under [finetune] in the job file",
+            code="no_model",
+        )
+    return JobOrder(
+        model=model,
+        method=settings.method,
+        suffix=settings.suffix,
+        seed=settings.seed,
+        hyperparameters=settings.hyperparameters,
+        metadata=settings.metadata,
+        integrations=settings.integrations,
+    )
