@@ -25,7 +25,7 @@ from asyncgen.dataset.pairs.prepare import prepare_pairs
 from asyncgen.dataset.prepare_file import holds_training_lines, prepare_chat_file, prepare_training_lines
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
-from asyncgen.job.model import DatasetSettings, Job
+from asyncgen.job.model import DatasetSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run, open_job
 from asyncgen.prices_file import load_price_list
 from asyncgen.providers import PROFILES
@@ -70,7 +70,7 @@ def prepare(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
+    r"""Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
 
     \b
     asyncgen prepare                                  the newest run, as its job file says

@@ -10,12 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from asyncgen.dataset.line_index import indexed_lines
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, NearDuplicate
+from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.dataset.samples import COMPLETION, Sample
 from asyncgen.dataset.select import NEAR_DUPLICATE, Selection
+from asyncgen.dataset.similar_records import similar_records
 from asyncgen.dataset.split import AxisValues
 from asyncgen.dataset.token_counts import TokenRatio
 from asyncgen.job.checks import AnswerChecks
@@ -23,20 +21,12 @@ from asyncgen.jsonl import read_rows
 from asyncgen.records import Record, decode_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from asyncgen.job.model import DatasetSettings, Job
     from asyncgen.job.requests import RequestGrid
 
 TAKEN = 0
-
-
-class _Answer(msgspec.Struct, gc=False):
-    completion: str
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 @dataclass(slots=True)
@@ -102,7 +92,7 @@ def judge_records(path: Path, job: Job, grid: RequestGrid, *, drop_near_duplicat
             answers.add(sample.prompt, place)
             _look_closer(verdicts, job.dataset, record, sample)
     del selection  # it remembers every pair, and the search needs the memory
-    for found in _near_duplicates(path, answers):
+    for found in similar_records(path, answers):
         verdicts.near_duplicates += 1
         if drop_near_duplicates:
             verdicts.codes[found.number] = verdicts.code(NEAR_DUPLICATE)
@@ -116,10 +106,3 @@ def _look_closer(verdicts: Verdicts, settings: DatasetSettings, record: Record, 
     if settings.format == COMPLETION:
         verdicts.separators += bool(settings.separator) and settings.separator in sample.prompt
         verdicts.endings += bool(settings.ending) and settings.ending in sample.answer
-
-
-def _near_duplicates(path: Path, answers: AnswersByPrompt) -> Iterator[NearDuplicate]:
-    if not answers:
-        return
-    with indexed_lines(path) as lines:
-        yield from answers.find(lambda place: _decode_answer(lines[place]).completion)

@@ -14,7 +14,7 @@ from asyncgen.dataset.samples import Sample
 if TYPE_CHECKING:
     from asyncgen.job.checks import AnswerChecks
     from asyncgen.job.requests import RequestGrid
-    from asyncgen.records import Record
+    from asyncgen.records import Failure, Record
 
 STALE = "stale"
 EMPTY = "empty"
@@ -57,7 +57,7 @@ def unusable(record: Record) -> str | None:
     return REFUSED if _REFUSAL.match(answer) else None
 
 
-def is_stale(record: Record, grid: RequestGrid) -> bool:
+def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
     """Whether the job, as it is now, does not ask for this row any more."""
     key = grid.key_of(record.variables, record.repeat)
     return key is None or key.hex() != record.key

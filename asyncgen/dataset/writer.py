@@ -5,14 +5,12 @@ Owns the two sides, the byte order mark, hashes, and the count of tokens. Does n
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
+from asyncgen.dataset.hashed_file import HashedFile
 from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.text_lines import BYTE_ORDER_MARK
-from asyncgen.run_state import DatasetFile
 from asyncgen.whole_file import replacing
 
 if TYPE_CHECKING:
@@ -20,27 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.token_counts import TokenCounter
+    from asyncgen.run_state import DatasetFile
 
 _BATCH = 2000  # samples whose tokens are counted at a time
-
-
-@dataclass(slots=True)
-class _Side:
-    """One file that grows."""
-
-    path: Path
-    file: BinaryIO
-    samples: int = 0
-    size: int = 0
-    _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def write(self, data: bytes) -> None:
-        self.file.write(data)
-        self._hash.update(data)
-        self.size += len(data)
-
-    def as_file(self) -> DatasetFile:
-        return DatasetFile(name=self.path.name, sha256=self._hash.hexdigest(), samples=self.samples, bytes=self.size)
 
 
 class DatasetWriter:
@@ -50,7 +30,7 @@ class DatasetWriter:
         tokens: of the training samples, one number a sample.
     """
 
-    def __init__(self, counter: TokenCounter, train: _Side, validation: _Side | None, *, chat: bool) -> None:
+    def __init__(self, counter: TokenCounter, train: HashedFile, validation: HashedFile | None, *, chat: bool) -> None:
         self.tokens = Histogram()
         self._counter = counter
         self._train = train
@@ -73,8 +53,7 @@ class DatasetWriter:
             self._uncounted.append(texts)
             if len(self._uncounted) == _BATCH:
                 self.count_tokens()
-        side.samples += 1
-        side.write(line)
+        side.add(line)
 
     def count_tokens(self) -> None:
         """Bring `tokens` up to date."""
@@ -83,7 +62,7 @@ class DatasetWriter:
 
     def files(self) -> list[DatasetFile]:
         """What was written so far, the training file first."""
-        return [side.as_file() for side in (self._train, self._validation) if side is not None]
+        return [side.noted() for side in (self._train, self._validation) if side is not None]
 
 
 @contextmanager
@@ -104,7 +83,7 @@ def dataset_writer(
     """
     with ExitStack() as stack:
         sides = [
-            _Side(path, stack.enter_context(replacing(path))) if path is not None else None
+            HashedFile(path.name, stack.enter_context(replacing(path))) if path is not None else None
             for path in (train, validation)
         ]
         for side in sides:

@@ -1,0 +1,66 @@
+"""`asyncgen export`: a run's answers as a file or folder for other programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.output import json_result, result, say
+from asyncgen.dataset.export.files import Exported, export_file
+from asyncgen.dataset.export.folder import axis_ranks, export_folder
+from asyncgen.dataset.export.rows import ordered_records
+from asyncgen.job.of_run import job_of_run
+from asyncgen.run_directory import RunDirectory, find_run
+
+
+@click.command("export")
+@run_argument
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    help="FILE.csv, FILE.jsonl or FILE.parquet; FOLDER/ for the Hugging Face Hub.",
+)
+@click.option("--raw-csv", is_flag=True, help="Leave CSV cells alone that a spreadsheet would run as formulas.")
+@output_options
+def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
+    r"""Write the answers of RUN in the order of its grid, whole or not at all.
+
+    \b
+    asyncgen export -o answers.csv        prompt,completion
+    asyncgen export -o answers.parquet    every field, each variable a column
+    asyncgen export -o dataset/           the samples by split, and a card
+
+    Works while the run is written.
+    """
+    directory = find_run(run, root=Path("runs"))
+    path = Path(output)
+    is_folder = output.endswith(os.sep) or path.is_dir()
+    exported = _folder(directory, path) if is_folder else _file(directory, path, raw_csv=raw_csv)
+    if exported.defused:
+        say(f"{exported.defused:,} cells would run as formulas in a spreadsheet and got a ' in front (--raw-csv: none)")
+    if as_json:
+        json_result({"output": output, "rows": exported.rows, "defused": exported.defused})
+    else:
+        result(f"{output}: {exported.rows:,} rows")
+
+
+def _file(directory: RunDirectory, path: Path, *, raw_csv: bool) -> Exported:
+    stale = directory.read_state().job.stale
+    # Without stale rows the grid has nothing to say, and a run that lost its job can still be exported.
+    grid = job_of_run(directory).grid if stale else None
+    exported = export_file(path, ordered_records(directory.records, grid), raw_csv=raw_csv)
+    if stale:
+        say(f"{stale:,} answers to an earlier form of the job were left out")
+    return exported
+
+
+def _folder(directory: RunDirectory, path: Path) -> Exported:
+    opened = job_of_run(directory)
+    dataset = directory.read_state().dataset
+    ranks = axis_ranks(directory.records, dataset.ranks if dataset else {})
+    return export_folder(path, ordered_records(directory.records, opened.grid), opened, ranks)

@@ -1,0 +1,184 @@
+"""A report in lines for a person, and as an object for machines.
+
+Owns the look: labels, figures, small bars. Does not know how the figures were come by.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from asyncgen.cli.plan_lines import usd
+from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from asyncgen.dataset.histogram import Histogram
+    from asyncgen.dataset.report.collect import Report
+    from asyncgen.dataset.report.coverage import Axis, Coverage
+
+FATES = ("filled", "rejected", "refused", "failed", "left", "stale")
+_BAR = 24
+_LABEL = 28
+_VALUES_SHOWN = 20
+
+
+def report_lines(report: Report, bar: str) -> Iterator[str]:
+    """The whole report.
+
+    Args:
+        report: as it was collected.
+        bar: the character that bars are made of.
+    """
+    coverage = report.coverage
+    models = ", ".join(model for model, _ in report.models.most_common()) or "nobody yet"
+    yield f"{report.run}: {report.job}, answered by {models}"
+    yield ""
+    yield f"{'rows':<{_LABEL}} {coverage.requested or 0:,}: " + ", ".join(
+        f"{number:,} {fate}" for fate, number in _numbers(coverage).items() if number or fate in {"filled", "left"}
+    )
+    for axis in report.axes:
+        yield from _axis_lines(axis, bar)
+    yield from _counted("cannot be samples", report.rejected, bar)
+    yield from _counted("checks not passed", report.checks, bar)
+    yield from _counted("given up on", report.failures, bar)
+    yield from _counted("ended", report.finish_reasons, bar)
+    yield from _text_lines(report, bar)
+    yield ""
+    yield from _spend_lines(report)
+
+
+def _numbers(coverage: Coverage) -> dict[str, int]:
+    return {fate: getattr(coverage, fate) or 0 for fate in FATES}
+
+
+def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
+    yield ""
+    if axis.values is None:
+        yield f"{axis.name}: too many values to show"
+        return
+    shown = dict(sorted(axis.values.items(), key=lambda item: -item[1].holes)[:_VALUES_SHOWN])
+    columns = [fate for fate in FATES if any(_numbers(coverage)[fate] for coverage in axis.values.values())]
+    yield f"{one_line(axis.name, _LABEL):<{_LABEL}} {'':<{_BAR}} " + "".join(f"{fate:>10}" for fate in columns)
+    for value, coverage in axis.values.items():
+        if value in shown:
+            numbers = _numbers(coverage)
+            figures = "".join(f"{numbers[fate]:>10,}" for fate in columns)
+            part = coverage.filled / (coverage.filled + coverage.holes) if coverage.filled else 0.0
+            yield f"{one_line(value, _LABEL):<{_LABEL}} {_bar(part, bar)} {figures}"
+    if len(shown) < len(axis.values):
+        yield f"({len(axis.values) - len(shown):,} more values with fewer holes)"
+
+
+def _bar(part: float, bar: str) -> str:
+    return f"{bar * round(part * _BAR):<{_BAR}}"
+
+
+def _counted(title: str, counts: Mapping[str, int], bar: str) -> Iterator[str]:
+    if not counts:
+        return
+    most = max(counts.values())
+    yield ""
+    yield f"{title}:"
+    for name, count in sorted(counts.items(), key=lambda item: -item[1])[:_VALUES_SHOWN]:
+        yield f"{one_line(name, _LABEL):<{_LABEL}} {_bar(count / most, bar)} {count:>10,}"
+
+
+def _text_lines(report: Report, bar: str) -> Iterator[str]:
+    if not report.words.counts:
+        return
+    yield ""
+    yield _length("words an answer", report.words)
+    yield _length("characters", report.characters)
+    yield _length("ms to the answer", report.latency_ms)
+    yield f"{'duplicates':<{_LABEL}} {report.duplicates:,}, and {report.near_duplicates:,} that are nearly ones"
+    one, two, three = report.diversity.distinct
+    yield (
+        f"{'different':<{_LABEL}} {one:.0%} of the words, {two:.0%} of the pairs, {three:.0%} of the triples "
+        f"(in {report.diversity.answers:,} answers)"
+    )
+    yield from _counted("how answers begin", dict(report.openings), bar)
+
+
+def _length(title: str, histogram: Histogram) -> str:
+    figures = histogram.summary()
+    return (
+        f"{title:<{_LABEL}} {figures.smallest:,} to {figures.largest:,}, median {figures.median:,}, "
+        f"nine of ten from {figures.low:,} to {figures.high:,}"
+    )
+
+
+def _spend_lines(report: Report) -> Iterator[str]:
+    usage = report.usage
+    unpriced = f", and {report.unpriced:,} answers of unknown price" if report.unpriced else ""
+    yield (
+        f"{'tokens':<{_LABEL}} {usage.prompt_tokens:,} prompt ({usage.cached_tokens:,} cached), "
+        f"{usage.completion_tokens:,} completion ({usage.reasoning_tokens:,} reasoning)"
+    )
+    yield f"{'spent':<{_LABEL}} {usd(report.cost_usd)}{unpriced}"
+
+
+def next_step(report: Report) -> str:
+    """The command that fills the holes there are, or goes on where there are none."""
+    coverage, run = report.coverage, report.run
+    if coverage.left:
+        return f"asyncgen generate --out {run}   ({coverage.left:,} rows left)"
+    if coverage.failed or report.failures:
+        return f"asyncgen generate --out {run} --retry-failed"
+    if coverage.rejected or coverage.refused:
+        return f"asyncgen prepare {run}, then asyncgen generate --out {run} --retry-rejected"
+    return f"asyncgen prepare {run}"
+
+
+def report_object(report: Report) -> dict[str, Any]:
+    """The same for machines."""
+    usage = report.usage
+    return {
+        "run": str(report.run),
+        "job": report.job,
+        "coverage": _coverage_object(report.coverage),
+        "axes": {
+            axis.name: {value: _coverage_object(coverage) for value, coverage in axis.values.items()}
+            if axis.values is not None
+            else None
+            for axis in report.axes
+        },
+        "rejected": dict(report.rejected),
+        "checks": dict(report.checks),
+        "failures": dict(report.failures),
+        "finish_reasons": dict(report.finish_reasons),
+        "models": dict(report.models),
+        "duplicates": report.duplicates,
+        "near_duplicates": report.near_duplicates,
+        "words": _length_object(report.words),
+        "characters": _length_object(report.characters),
+        "latency_ms": _length_object(report.latency_ms),
+        "openings": [{"words": words, "answers": answers} for words, answers in report.openings],
+        "distinct": dict(zip(("1", "2", "3"), report.diversity.distinct, strict=True)),
+        "distinct_of_answers": report.diversity.answers,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        },
+        "cost_usd": report.cost_usd,
+        "unpriced": report.unpriced,
+    }
+
+
+def _coverage_object(coverage: Coverage) -> dict[str, int | None]:
+    return {"requested": coverage.requested} | {fate: getattr(coverage, fate) for fate in FATES}
+
+
+def _length_object(histogram: Histogram) -> dict[str, float]:
+    figures = histogram.summary()
+    return {
+        "count": figures.count,
+        "min": figures.smallest,
+        "p5": figures.low,
+        "median": figures.median,
+        "p95": figures.high,
+        "max": figures.largest,
+        "mean": round(figures.mean, 2),
+    }

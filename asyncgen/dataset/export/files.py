@@ -1,0 +1,146 @@
+"""CSV, JSONL and Parquet.
+
+Owns the columns of each. CSV has the two columns of the tutorial's `out_openai_completion.csv`. Spreadsheets run a
+cell that begins with certain characters as a formula (OWASP ASVS 5.0, 1.2.10), and a model may write such a cell:
+it gets an apostrophe in front, unless the plain text is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from asyncgen.errors import UsageError
+from asyncgen.records import Record, encode_line
+from asyncgen.whole_file import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\0")
+_NEEDS_QUOTES = frozenset(',"\r\n')
+_BATCH = 10_000
+_COLUMNS = ("index", "repeat", "prompt", "completion", "model", "finish_reason", "attempts", "latency_s", "created")
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+
+
+@dataclass(slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        defused: CSV cells that got an apostrophe in front.
+    """
+
+    rows: int = 0
+    defused: int = 0
+
+
+def export_file(path: Path, records: Iterable[Record], *, raw_csv: bool) -> Exported:
+    """Write the records in the form that the file's extension tells.
+
+    Args:
+        path: .csv, .jsonl or .parquet.
+        records: in the order wanted.
+        raw_csv: do not defuse formulas.
+
+    Raises:
+        UsageError: another extension, or Parquet without pyarrow.
+        DiskError: the file could not be written; what stood there is unchanged.
+    """
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise UsageError(
+            f"{path} has {'the extension ' + path.suffix if path.suffix else 'no extension'}",
+            cause=f"an export is one of {', '.join(_WRITERS)}, or a folder: a name that ends in /",
+            help_text="asyncgen export RUN -o answers.csv",
+        )
+    exported = Exported()
+    with replacing(path) as file:
+        write(file, records, exported, raw_csv)
+    return exported
+
+
+def _write_csv(file: BinaryIO, records: Iterable[Record], exported: Exported, raw: bool) -> None:
+    file.write(b"prompt,completion\n")
+    for record in records:
+        cells = [record.prompt, record.completion]
+        if not raw:
+            cells = [defused(cell) for cell in cells]
+            exported.defused += (cells[0] != record.prompt) + (cells[1] != record.completion)
+        file.write(f"{_quoted(cells[0])},{_quoted(cells[1])}\n".encode())
+        exported.rows += 1
+
+
+def defused(cell: str) -> str:
+    """The cell, with an apostrophe in front where a spreadsheet would run it as a formula."""
+    return f"'{cell}" if cell.startswith(FORMULA_BEGINNINGS) else cell
+
+
+def _quoted(cell: str) -> str:
+    """A cell by RFC 4180: in quotes only where that is needed."""
+    if _NEEDS_QUOTES.isdisjoint(cell):
+        return cell
+    return '"' + cell.replace('"', '""') + '"'
+
+
+def _write_jsonl(file: BinaryIO, records: Iterable[Record], exported: Exported, _raw: bool) -> None:
+    for record in records:
+        file.write(encode_line(record))
+        exported.rows += 1
+
+
+def _write_parquet(file: BinaryIO, records: Iterable[Record], exported: Exported, _raw: bool) -> None:
+    arrow, parquet = _pyarrow()
+    rows = map(_flat, records)
+    first = list(islice(rows, _BATCH))
+    if not first:
+        raise UsageError("there is no answer to export yet", help_text="asyncgen generate   (asks for them)")
+    schema = _schema(arrow, list(first[0]))
+    with parquet.ParquetWriter(file, schema) as writer:
+        for batch in _batches(first, rows):
+            writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
+            exported.rows += len(batch)
+
+
+def _batches(first: list[dict[str, Any]], rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    yield first
+    while batch := list(islice(rows, _BATCH)):
+        yield batch
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    """A record as one row: its variables are columns, under another name where one of ours is the same."""
+    row: dict[str, Any] = {name: getattr(record, name) for name in _COLUMNS}
+    row |= {name: getattr(record.usage, name) for name in _TOKENS}
+    row["check_failures"] = record.check_failures
+    row["key"] = record.key
+    for name, value in record.variables.items():
+        row[f"variable_{name}" if name in row else name] = value
+    return row
+
+
+def _schema(arrow: ModuleType, names: list[str]) -> Any:
+    whole, real = arrow.int64(), arrow.float64()
+    kinds = dict.fromkeys(("index", "repeat", "attempts", "created", *_TOKENS), whole) | {"latency_s": real}
+    kinds["check_failures"] = arrow.list_(arrow.string())
+    return arrow.schema([(name, kinds.get(name, arrow.string())) for name in names])
+
+
+def _pyarrow() -> tuple[ModuleType, ModuleType]:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra, and slow to import
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        raise UsageError(
+            "writing .parquet needs pyarrow, which is not installed",
+            help_text="pip install 'asyncgen[parquet]', or export .jsonl",
+        ) from None
+    return pa, parquet
+
+
+_Write = Callable[[BinaryIO, Iterable[Record], Exported, bool], None]
+_WRITERS: dict[str, _Write] = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}

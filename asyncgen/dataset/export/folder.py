@@ -1,0 +1,133 @@
+"""A Hugging Face dataset folder: the samples by split, the job file, and a card.
+
+Owns the layout, and that the folder appears whole: it is made beside its place and then moved there. A folder that
+is not one of these is never replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import orjson
+
+from asyncgen.dataset.export.card import MADE_BY, Facts, dataset_card
+from asyncgen.dataset.export.files import Exported
+from asyncgen.dataset.hashed_file import HashedFile
+from asyncgen.dataset.samples import messages
+from asyncgen.dataset.select import Selection
+from asyncgen.dataset.split import AxisValues, Split
+from asyncgen.errors import UsageError
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.jsonl import read_rows
+from asyncgen.records import decode_record
+from asyncgen.whole_file import disk_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.dataset.samples import Sample
+    from asyncgen.dataset.split import Ranks
+    from asyncgen.job.model import DatasetSettings
+    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.records import Record
+
+_CARD = "README.md"
+_NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
+
+
+def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, ranks: Mapping[str, list[str]]) -> Exported:
+    """Write the folder; only records that are samples go in.
+
+    Args:
+        path: where it is to stand; an earlier export there is replaced.
+        records: in the order wanted.
+        opened: the run's job.
+        ranks: of the run's split, so that samples come to the sides where `prepare` put them.
+
+    Raises:
+        UsageError: something else stands there, or there is no sample.
+        DiskError: it could not be written; what stood there is unchanged.
+    """
+    _refuse_stranger(path)
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    try:
+        exported = _fill(new, records, opened, ranks)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except OSError as error:
+        raise disk_error(f"{path} could not be written", error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return exported
+
+
+def _refuse_stranger(path: Path) -> None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    card = path / _CARD
+    if not (card.is_file() and MADE_BY in card.read_text(encoding="utf-8", errors="replace")):
+        raise UsageError(f"{path} is there already, and is no export of asyncgen", help_text="name another folder")
+
+
+def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, ranks: Mapping[str, list[str]]) -> Exported:
+    settings = opened.job.dataset
+    split = Split(settings.validation, settings.seed, ranks)
+    selection = Selection(opened.grid, AnswerChecks(opened.job.checks))
+    facts = Facts()
+    (folder / "data").mkdir(parents=True)
+    with ExitStack() as stack:
+        sides = {
+            side: HashedFile(name, stack.enter_context((folder / name).open("wb"))) for side, name in _NAMES.items()
+        }
+        for record in records:
+            sample, reason = selection.judge(record)
+            if reason is None:
+                side = "validation" if split.validates(record.variables, record.repeat) else "train"
+                sides[side].add(_line(record, sample, settings))
+                facts.add(record.model, record.created, record.variables)
+        for written in sides.values():
+            written.file.flush()
+            os.fsync(written.file.fileno())
+    files = {side: written.noted() for side, written in sides.items() if written.samples}
+    if not files:
+        raise UsageError("no answer of this run can be a sample yet", help_text="asyncgen report   (tells why)")
+    for side, name in _NAMES.items():
+        if side not in files:
+            (folder / name).unlink()
+    job_text = opened.file.text.encode()
+    (folder / "job.toml").write_bytes(job_text)
+    card = dataset_card(opened.job.name, opened.generation, facts, files, hashlib.sha256(job_text).hexdigest())
+    (folder / _CARD).write_text(card, encoding="utf-8")
+    return Exported(rows=sum(file.samples for file in files.values()))
+
+
+def _line(record: Record, sample: Sample, settings: DatasetSettings) -> bytes:
+    row = {
+        "prompt": sample.prompt,
+        "completion": sample.answer,
+        "messages": messages(settings, sample),
+        "variables": record.variables,
+        "repeat": record.repeat,
+        "model": record.model,
+    }
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def axis_ranks(path: Path, known: Mapping[str, Sequence[str]]) -> Ranks:
+    """The ranks by which samples are split, as `prepare` would find them.
+
+    Args:
+        path: of the run's records.
+        known: the ranks that the run has noted.
+    """
+    values = AxisValues()
+    for _, record in read_rows(path, decode_record):
+        values.add(record.variables, record.index)
+    return values.ranks(known)

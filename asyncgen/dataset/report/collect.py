@@ -1,0 +1,206 @@
+"""One pass over a run's files, and what it tells.
+
+Owns the reading and the questions asked of each row. Does not know how a report is shown. Reads only; the run may be
+written meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asyncgen.dataset.histogram import Histogram
+from asyncgen.dataset.near_duplicates import AnswersByPrompt
+from asyncgen.dataset.report.coverage import CoverageCounts, Fate
+from asyncgen.dataset.report.texts import TextStatistics
+from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale
+from asyncgen.dataset.similar_records import similar_records
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.jsonl import read_rows
+from asyncgen.records import decode_failure, decode_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.dataset.report.coverage import Axis, Coverage
+    from asyncgen.dataset.report.texts import Diversity
+    from asyncgen.job.model import Job
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.records import Record, Usage
+    from asyncgen.run_directory import RunDirectory
+
+MOST_ENUMERATED = 2_000_000  # rows of a job beyond which they are not counted by value
+_OPENINGS = 10
+_REFUSALS = frozenset({"refusal", "content_filter"})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run's answers are like.
+
+    Attributes:
+        run: the directory.
+        job: its name.
+        coverage: of all rows together.
+        axes: of each axis.
+        rejected: reason to how many answers cannot be samples for it.
+        failures: kind of failure to how many rows were given up on for it.
+        finish_reasons: as the provider named them.
+        models: that answered.
+        checks: name of a check to how many answers do not pass it; an answer may fail several.
+        duplicates: answers that stood before, to the same prompt.
+        near_duplicates: answers that are nearly an earlier one to the same prompt.
+        words: of each usable answer.
+        characters: likewise.
+        openings: the commonest first words, and how many answers begin so.
+        latency_ms: of each answer.
+        usage: tokens, as `run.json` has them; failures that were paid for are in it.
+        cost_usd: likewise.
+        unpriced: answers of unknown price, not in `cost_usd`.
+    """
+
+    run: Path
+    job: str
+    coverage: Coverage
+    axes: tuple[Axis, ...]
+    rejected: Counter[str]
+    failures: Counter[str]
+    finish_reasons: Counter[str]
+    models: Counter[str]
+    checks: Counter[str]
+    duplicates: int
+    near_duplicates: int
+    words: Histogram
+    characters: Histogram
+    openings: tuple[tuple[str, int], ...]
+    diversity: Diversity
+    latency_ms: Histogram
+    usage: Usage
+    cost_usd: float
+    unpriced: int
+
+
+def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
+    """Look at everything in a run.
+
+    Args:
+        directory: of the run.
+        job: as it is now; its checks are applied again.
+        grid: its rows.
+
+    Raises:
+        BadLineError: a line is no record or failure.
+        DiskError: a file cannot be read.
+    """
+    look = _Look(job, grid)
+    unsettled = _failed_keys(directory.failures)
+    look.requested()
+    for place, (_, record) in enumerate(read_rows(directory.records, decode_record)):
+        unsettled.discard(_number(record.key))
+        look.at_record(record, place)
+    look.at_failures(directory.failures, unsettled)
+    near_duplicates = sum(1 for _ in similar_records(directory.records, look.answers))
+    return look.report(directory, near_duplicates)
+
+
+def _number(key: str) -> int:
+    return int(key[:16], 16)
+
+
+def _failed_keys(path: Path) -> set[int]:
+    return {_number(failure.key) for _, failure in read_rows(path, decode_failure)}
+
+
+class _Look:
+    """What was seen so far."""
+
+    def __init__(self, job: Job, grid: RequestGrid) -> None:
+        self.answers = AnswersByPrompt()
+        self._job = job
+        self._grid = grid
+        self._checks = AnswerChecks(job.checks)
+        self._selection = Selection(grid, self._checks)
+        self._coverage = CoverageCounts()
+        self._texts = TextStatistics()
+        self._rejected: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._finish_reasons: Counter[str] = Counter()
+        self._models: Counter[str] = Counter()
+        self._violations: Counter[str] = Counter()
+        self._latency_ms = Histogram()
+
+    def requested(self) -> None:
+        """Count what the job asks for, where it is not too much."""
+        if self._grid.count <= MOST_ENUMERATED:
+            for request in self._grid.requests():
+                self._coverage.request(self._grid.variables(request))
+
+    def at_record(self, record: Record, place: int) -> None:
+        sample, reason = self._selection.judge(record)
+        self._coverage.add(record.variables, _fate(reason))
+        self._finish_reasons[record.finish_reason or "(none)"] += 1
+        self._models[record.model] += 1
+        self._latency_ms.add([_rounded_ms(record.latency_s)])
+        if reason is None:
+            self._texts.add(record.key, sample.answer)
+            self.answers.add(sample.prompt, place)
+            return
+        self._rejected[reason] += 1
+        if reason.startswith(CHECK):
+            self._violations.update(self._checks.failures(record.completion))
+
+    def at_failures(self, path: Path, unsettled: set[int]) -> None:
+        """Look at what was given up on.
+
+        Args:
+            path: of the failures.
+            unsettled: keys that were not answered later; each is taken out when it was seen.
+        """
+        for _, failure in read_rows(path, decode_failure):
+            number = _number(failure.key)
+            if number not in unsettled or is_stale(failure, self._grid):
+                continue
+            unsettled.discard(number)
+            self._failures[failure.error.type] += 1
+            self._coverage.add(failure.variables, Fate.REFUSED if failure.error.type in _REFUSALS else Fate.FAILED)
+
+    def report(self, directory: RunDirectory, near_duplicates: int) -> Report:
+        state = directory.read_state()
+        return Report(
+            run=directory.path,
+            job=self._job.name,
+            coverage=self._coverage.total(self._grid.count),
+            axes=tuple(self._coverage.axes()),
+            rejected=self._rejected,
+            failures=self._failures,
+            finish_reasons=self._finish_reasons,
+            models=self._models,
+            checks=self._violations,
+            duplicates=self._rejected[DUPLICATE],
+            near_duplicates=near_duplicates,
+            words=self._texts.words,
+            characters=self._texts.characters,
+            openings=tuple(self._texts.openings(_OPENINGS)),
+            diversity=self._texts.diversity(),
+            latency_ms=self._latency_ms,
+            usage=state.spend.usage,
+            cost_usd=state.spend.cost_usd,
+            unpriced=state.spend.unpriced,
+        )
+
+
+def _rounded_ms(seconds: float) -> int:
+    """Three figures are enough, and keep the different numbers few."""
+    if not math.isfinite(seconds):
+        return 0
+    return round(seconds * 1000) if seconds < 1 else round(seconds * 100) * 10
+
+
+def _fate(reason: str | None) -> Fate:
+    if reason is None:
+        return Fate.FILLED
+    if reason == STALE:
+        return Fate.STALE
+    return Fate.REFUSED if reason in {REFUSED, FILTERED} else Fate.REJECTED
