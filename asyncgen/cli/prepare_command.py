@@ -20,7 +20,7 @@ from asyncgen.cli.prepare_lines import (
     run_lines,
     run_object,
 )
-from asyncgen.dataset.pairs.checks import AUTO
+from asyncgen.dataset.pairs.finding import AUTO
 from asyncgen.dataset.pairs.prepare import prepare_pairs
 from asyncgen.dataset.prepare_file import holds_training_lines, prepare_chat_file, prepare_training_lines
 from asyncgen.dataset.prepare_run import prepare_run

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from asyncgen.cli.plan_lines import usd
-from asyncgen.dataset.pairs.checks import visible
+from asyncgen.dataset.pairs.finding import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ here needs pandas.
     read      a file of any of the six formats -> Table
     columns   which columns are prompt and completion
     facts     one pass over the rows: everything that the checks look at
-    checks    facts -> findings, some with a remedy
+    checks    facts -> findings, some with a remedy (ends_checks: on beginnings and ends)
     remedies  the changes to the rows
     write     the names and the bytes of the files
     prepare   the main path

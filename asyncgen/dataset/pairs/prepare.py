@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from asyncgen.dataset.pairs.checks import AUTO, CHECKS, Case, Finding
+from asyncgen.dataset.pairs.checks import CHECKS
 from asyncgen.dataset.pairs.columns import find_pairs
 from asyncgen.dataset.pairs.facts import gather
+from asyncgen.dataset.pairs.finding import AUTO, Case, Finding
 from asyncgen.dataset.pairs.read import read_table
 from asyncgen.dataset.pairs.write import output_paths, training_rows, write_rows, write_split
 from asyncgen.errors import AsyncgenError
