@@ -87,6 +87,7 @@ class Profile:
         base_url_variable: the environment variable that gives or replaces the address.
         base_url_path: what the address ends in; added to the variable's value where it is missing.
         default_model: answers when the job names none.
+        max_tokens_name: the parameter that bounds a chat's answer.
         continues_assistant: a last assistant message is taken as the beginning of the answer.
         batch: the Batch API is there.
         flex: `service_tier = "flex"` is there, at half the price.
@@ -102,6 +103,7 @@ class Profile:
     base_url_variable: str | None = None
     base_url_path: str = ""
     default_model: str | None = None
+    max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
     continues_assistant: bool = False
     batch: bool = False
     flex: bool = False
@@ -119,6 +121,7 @@ _PROFILES = (
         key_variable="OPENAI_API_KEY",
         base_url_variable="OPENAI_BASE_URL",
         default_model="gpt-6-luna",
+        max_tokens_name="max_completion_tokens",
         batch=True,
         flex=True,
         finetuning=Finetuning(
@@ -138,6 +141,7 @@ _PROFILES = (
         key_variable="AZURE_OPENAI_API_KEY",
         base_url_variable="AZURE_OPENAI_ENDPOINT",
         base_url_path="/openai/v1",
+        max_tokens_name="max_completion_tokens",
         batch=True,
         finetuning=Finetuning(
             default_model="gpt-4.1-mini-2025-04-14",

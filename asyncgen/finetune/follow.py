@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -78,6 +79,11 @@ async def follow(
     return await _unless(stop, following.to_the_end()) or following.last
 
 
+async def all_events(jobs: JobApi, job_id: str) -> list[Event]:
+    """All that the job told so far, oldest first; raises as the provider does."""
+    return await _events_unless_told(jobs, job_id, frozenset())
+
+
 class _Following:
     """One job being followed."""
 
@@ -112,7 +118,7 @@ class _Following:
         """Ask once. The job comes before its events: once it has ended, no event is missed."""
         job = await self._jobs.get(self._job_id)
         before, self.last = self.last, self.last or job
-        events = await self._new_events()
+        events = await _events_unless_told(self._jobs, self._job_id, self._told)
         for event in events:
             self._log.add(event)
             self._told.add(event.id)
@@ -124,28 +130,29 @@ class _Following:
         self._watcher.seen(job)
         return job, bool(events) or changed
 
-    async def _new_events(self) -> list[Event]:
-        """Events not told yet, oldest first.
-
-        Pages come newest first, so that asking ends at one that closes with an event already told. Where the times
-        say that a server lists the oldest first, all its pages are read.
-        """
-        found: dict[str, Event] = {}
-        after, newest_first = None, True
-        while True:
-            page = await self._jobs.events(self._job_id, after)
-            fresh = [event for event in page.events if event.id not in found]
-            found.update((event.id, event) for event in fresh)
-            if not fresh or not page.has_more:
-                break
-            newest_first = newest_first and page.events[0].created_at >= page.events[-1].created_at
-            after = page.events[-1].id
-            if newest_first and after in self._told:
-                break
-        return [event for event in _oldest_first([*found.values()]) if event.id not in self._told]
-
     def _after_outage_s(self, outages: int) -> float:
         return self._pace.first_s + full_jitter_s(outages, self._pace.rng, base_s=_OUTAGE_BASE_S)
+
+
+async def _events_unless_told(jobs: JobApi, job_id: str, told: AbstractSet[str]) -> list[Event]:
+    """Events not told yet, oldest first.
+
+    Pages come newest first, so that asking ends at one that closes with an event already told. Where the times say
+    that a server lists the oldest first, all its pages are read.
+    """
+    found: dict[str, Event] = {}
+    after, newest_first = None, True
+    while True:
+        page = await jobs.events(job_id, after)
+        fresh = [event for event in page.events if event.id not in found]
+        found.update((event.id, event) for event in fresh)
+        if not fresh or not page.has_more:
+            break
+        newest_first = newest_first and page.events[0].created_at >= page.events[-1].created_at
+        after = page.events[-1].id
+        if newest_first and after in told:
+            break
+    return [event for event in _oldest_first([*found.values()]) if event.id not in told]
 
 
 def _oldest_first(events: list[Event]) -> list[Event]:

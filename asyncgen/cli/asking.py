@@ -1,0 +1,139 @@
+"""The asking stage of a command: which form, which provider, one model or two, and what it cost.
+
+Owns how these are found in a run. Shared by `complete` and `run`; does not show anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asyncgen.cli.resolve import Where, choose_answering, open_endpoint
+from asyncgen.cli.tuning_target import RUNS, Target, owner_of_model
+from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, ask_all, form_of
+from asyncgen.finetune.open_tuner import open_calls
+from asyncgen.prices import Price
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import Choice, Profile
+from asyncgen.run_directory import RunDirectory, find_run
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whom to ask, and in which form.
+
+    Attributes:
+        models: one, or two to compare.
+        form: as the run's dataset has it; a plain chat where no run is known.
+    """
+
+    models: tuple[str, ...]
+    choice: Choice
+    where: Where
+    form: PromptForm
+
+    @classmethod
+    def of(
+        cls, model: str, compared: str | None, where: Where, run: Path | None, environment: Mapping[str, str]
+    ) -> Question:
+        """Find the run that tuned the model, and with it form and provider.
+
+        Args:
+            model: to ask.
+            compared: to ask too.
+            where: the flags.
+            run: named by the user; None looks for the run whose tuned model it is.
+            environment: for the provider of a model that no run knows.
+
+        Raises:
+            UsageError: `run` is none, or has no dataset.
+        """
+        models = (model, compared) if compared else (model,)
+        owner = owner_of_model(model, where)
+        choice = owner.choice if owner else choose_answering(where, environment)
+        place = owner.where if owner else where
+        return cls(models, choice, place, _form(owner, run))
+
+
+def _form(owner: Target | None, run: Path | None) -> PromptForm:
+    directory = find_run(run, root=RUNS) if run else owner.run if owner else None
+    if directory is None:
+        return PromptForm()
+    return _form_of_run(directory, named=run is not None)
+
+
+def _form_of_run(directory: RunDirectory, *, named: bool) -> PromptForm:
+    dataset = directory.read_state().dataset
+    if dataset is not None:
+        return form_of(dataset)
+    if named:
+        raise UsageError(f"{directory.path} has no dataset", help_text=f"asyncgen prepare {directory.path}")
+    return PromptForm()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one model answered, in the order of the prompts.
+
+    Attributes:
+        cost_usd: of all answers; None where the price is not known.
+    """
+
+    model: str
+    answers: list[Completion | Unanswered]
+    cost_usd: float | None
+
+    @property
+    def errors(self) -> list[AsyncgenError]:
+        """Why prompts have no answer."""
+        return [answer.error for answer in self.answers if isinstance(answer, Unanswered)]
+
+
+async def ask_models(
+    question: Question, form: PromptForm, prompts: Sequence[str], parameters: Mapping[str, Any], max_tokens: int | None
+) -> list[Asked]:
+    """Ask each model every prompt.
+
+    Args:
+        question: whom.
+        form: of the prompts.
+        prompts: short ones.
+        parameters: of the API.
+        max_tokens: of an answer, under the name that the provider has for it.
+
+    Raises:
+        AsyncgenError: nothing could be asked; a prompt that fails is in the answer.
+    """
+    chosen = {**parameters, **_limit(question.choice.profile, form, max_tokens)}
+    async with (
+        open_endpoint(question.choice, question.where, question.models[0]) as endpoint,
+        open_calls(endpoint) as calls,
+    ):
+        askings = [Asking(model, form, chosen) for model in question.models]
+        gathered = await asyncio.gather(*(_all(ask_all(calls, asking, prompts)) for asking in askings))
+        prices = load_price_list(None, os.environ)
+        return [
+            Asked(model, answers, _cost(answers, prices.price(endpoint.profile.name, endpoint.base_url, model)))
+            for model, answers in zip(question.models, gathered, strict=True)
+        ]
+
+
+async def _all(answers: Any) -> list[Completion | Unanswered]:
+    return [answer async for answer in answers]
+
+
+def _limit(profile: Profile, form: PromptForm, max_tokens: int | None) -> dict[str, int]:
+    if max_tokens is None:
+        return {}
+    return {"max_tokens" if form.format == "completion" else profile.max_tokens_name: max_tokens}
+
+
+def _cost(answers: list[Completion | Unanswered], price: Price | None) -> float | None:
+    if price is None:
+        return None
+    return sum(price.cost_usd(answer.usage) for answer in answers if isinstance(answer, Completion))

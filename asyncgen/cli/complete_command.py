@@ -1,0 +1,100 @@
+"""`asyncgen complete`: ask a model, in the form in which the dataset taught it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asyncgen.cli.finetune_create import json_values, name_values
+from asyncgen.cli.finetune_options import place_options, where_of
+from asyncgen.cli.options import output_options
+from asyncgen.cli.output import json_result, show_error
+from asyncgen.errors import IncompleteError, UsageError
+
+if TYPE_CHECKING:
+    from asyncgen.cli.asking import Asked
+    from asyncgen.finetune.complete import PromptForm
+
+_SAMPLING = ("temperature", "top_p", "seed")
+
+
+@click.command("complete")
+@click.argument("model")
+@click.argument("prompts", nargs=-1, metavar="PROMPT...")
+@click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="Whose dataset the model was tuned on.")
+@click.option("--compare", metavar="MODEL", help="Ask this model too, and show both answers side by side.")
+@click.option("--system", metavar="TEXT", help="The system message.  [default: the dataset's]")
+@click.option("--format", "form", type=click.Choice(["chat", "completion"]), help="[default: the dataset's, else chat]")
+@click.option("--separator", metavar="TEXT", help="Ends a prompt of the completion format.  [default: the dataset's]")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Where the answer ends; can be repeated.")
+@click.option("--temperature", type=click.FloatRange(0, 2), metavar="N", help="0 for the likeliest answer.")
+@click.option("--top-p", type=click.FloatRange(0, 1), metavar="N")
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="At most so many tokens an answer.")
+@click.option("--seed", type=int, metavar="N")
+@click.option(
+    "--parameter", "parameters", multiple=True, callback=name_values, metavar="NAME=VALUE",
+    help="Any other parameter of the API; can be repeated.",
+)  # fmt: skip
+@place_options
+@output_options
+def complete(model: str, prompts: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Ask MODEL each PROMPT; a PROMPT of - reads them from stdin, one a line.
+
+    For a model that a run tuned, the system message, separator and stop are those of the run's dataset.
+    """
+    from asyncgen.cli.asking import Question, ask_models  # noqa: PLC0415 - imports the SDK
+    from asyncgen.cli.asking_lines import as_object, lines  # noqa: PLC0415 - with it
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    texts = _texts(prompts)
+    question = Question.of(model, options["compare"], where_of(options), options["run"], os.environ)
+    form = _form(question.form, options)
+    asked = run_loop(ask_models(question, form, texts, _parameters(options), options["max_tokens"]))
+    if as_json:
+        json_result(as_object(asked))
+    else:
+        for line in lines(asked, texts):
+            click.echo(line)
+    return _exit_code(asked)
+
+
+def _texts(prompts: tuple[str, ...]) -> list[str]:
+    if not prompts and sys.stdin.isatty():
+        raise UsageError("there is no prompt", help_text="asyncgen complete MODEL 'Hotel, New York, small'")
+    texts: list[str] = []
+    for prompt in prompts or ("-",):
+        lines = sys.stdin.read().split("\n") if prompt == "-" else [prompt]
+        texts += [line.removesuffix("\r") for line in lines if line.strip()]
+    if not texts:
+        raise UsageError("there is no prompt on stdin", help_text="one prompt a line")
+    return texts
+
+
+def _form(taught: PromptForm, options: dict[str, Any]) -> PromptForm:
+    from dataclasses import replace  # noqa: PLC0415 - only here
+
+    given = {"format": options["form"], "system": options["system"], "separator": options["separator"]}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if options["stop"]:
+        changed["stop"] = options["stop"]
+    return replace(taught, **changed)
+
+
+def _parameters(options: dict[str, Any]) -> dict[str, Any]:
+    sampling = {name: options[name] for name in _SAMPLING if options[name] is not None}
+    return {**sampling, **json_values(options["parameters"])}
+
+
+def _exit_code(asked: list[Asked]) -> int:
+    """0, or 3 where some prompts have no answer; where none has, the code of the first error."""
+    errors = [error for each in asked for error in each.errors]
+    answers = sum(len(each.answers) for each in asked)
+    for error in errors:
+        show_error(error, as_json=False)
+    if not errors:
+        return 0
+    return errors[0].exit_code if len(errors) == answers else IncompleteError.exit_code

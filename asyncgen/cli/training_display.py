@@ -1,0 +1,116 @@
+"""How a training is shown while it is followed: its events as lines, and one live block under them on a terminal.
+
+Owns the look. Is told by `follow`, asks nothing, and refreshes by a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from asyncgen.cli.output import error_console, is_live, say
+from asyncgen.cli.progress import duration
+from asyncgen.cli.table import local_time
+from asyncgen.errors import AsyncgenError
+from asyncgen.finetune.api import Event, TuningJob
+from asyncgen.finetune.loss_curve import points_of_events, sparkline
+
+_LIVE_S = 0.2
+_PLAIN_S = 30.0
+_SPARK_WIDTH = 30
+_LOSS_SEEN = 2000  # points that a sparkline is made of: more are not told apart
+
+
+class TrainingDisplay:
+    """A watcher that shows what it is told.
+
+    Args:
+        history: what was told by an earlier command; not shown again, but drawn.
+        now: Unix seconds.
+    """
+
+    def __init__(self, history: Iterable[Event] = (), now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._job: TuningJob | None = None
+        self._losses: list[float] = []
+        self._step = self._steps = 0
+        self._is_away = False
+        for event in history:
+            self._learn(event)
+
+    def told(self, event: Event) -> None:
+        level = "" if event.level == "info" else f"{event.level}: "
+        say(f"{local_time(event.created_at, '%H:%M:%S')}  {level}{event.message}")
+        self._learn(event)
+
+    def seen(self, job: TuningJob) -> None:
+        if self._is_away:
+            say("the provider answers again")
+        self._is_away = False
+        self._job = job
+
+    def missed(self, error: AsyncgenError) -> None:
+        if not self._is_away:
+            say(f"{error.what}: {error.cause}; asking again until it works (the job goes on meanwhile)")
+        self._is_away = True
+
+    def _learn(self, event: Event) -> None:
+        for point in points_of_events([event]):
+            self._step = point.step
+            if point.train_loss is not None:
+                self._losses = [*self._losses[-_LOSS_SEEN:], point.train_loss]
+        total = event.data.get("total_steps")
+        self._steps = total if isinstance(total, int) else self._steps
+
+    def line(self) -> str:
+        """State, step, loss and times in one line; "" before anything is known."""
+        if self._job is None:
+            return ""
+        parts = [f"{self._job.status.replace('_', ' ')}{', provider not reached' if self._is_away else ''}"]
+        if self._step:
+            parts.append(f"step {self._step}" + (f" of {self._steps}" if self._steps else ""))
+        if self._losses:
+            parts.append(f"loss {self._losses[-1]:.4g} {sparkline(self._losses, _SPARK_WIDTH)}")
+        parts.append(self._times(self._job))
+        return "  ".join(filter(None, parts))
+
+    def _times(self, job: TuningJob) -> str:
+        now = self._now()
+        elapsed = duration(max(now - job.created, 0)) if job.created else ""
+        if not job.estimated_finish or job.outcome:
+            return elapsed
+        left_s = job.estimated_finish - now
+        return f"{elapsed}, about {duration(left_s)} left" if left_s > 0 else elapsed
+
+
+@asynccontextmanager
+async def shown(display: TrainingDisplay) -> AsyncIterator[None]:
+    """Show the display while the block runs."""
+    task = asyncio.create_task(_live(display) if is_live() else _plain(display))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _live(display: TrainingDisplay) -> None:
+    from rich.live import Live  # noqa: PLC0415 - costs a tenth of a second
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
+    console = error_console()
+    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(Text(display.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+            await asyncio.sleep(_LIVE_S)
+
+
+async def _plain(display: TrainingDisplay) -> None:
+    while True:
+        await asyncio.sleep(_PLAIN_S)
+        if line := display.line():
+            say(line)

@@ -1,0 +1,273 @@
+"""The tuning stage of a command: a dataset checked, priced, consented to, its job created and followed.
+
+Owns the order of these, what is said between them, and what a signal does. Shared by `finetune create`, `finetune
+follow` and `run`; knows nothing of how a provider is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from asyncgen.cli.output import confirm, offered, say
+from asyncgen.cli.resolve import Where, open_endpoint
+from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.cli.training_display import TrainingDisplay, shown
+from asyncgen.cli.tuning_words import (
+    Extent,
+    days_left,
+    extent_words,
+    how_created,
+    job_failure,
+    leave_words,
+    next_step,
+    only_known,
+    price_words,
+    trained_cost,
+)
+from asyncgen.cli.upload_bar import upload_bar
+from asyncgen.dataset.rules.file import CheckedFile, check_training_file
+from asyncgen.dataset.token_counts import token_counter
+from asyncgen.dataset.training_costs import training_costs
+from asyncgen.endpoint import is_loopback
+from asyncgen.errors import UsageError
+from asyncgen.finetune.create import Created, Dataset, create, existing_job
+from asyncgen.finetune.errors import AbsentError, TrainingClosedError
+from asyncgen.finetune.event_log import open_run_log
+from asyncgen.finetune.follow import Pace, follow
+from asyncgen.finetune.open_tuner import open_tuner
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import Choice, Profile
+from asyncgen.secret import Secret
+from asyncgen.shutdowns import shutdown_date
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.finetune.api import Tuner, TuningJob
+    from asyncgen.finetune.event_log import EventLog
+    from asyncgen.finetune.order import JobOrder
+    from asyncgen.run_directory import Run
+
+Result = TypeVar("Result")
+_SHORT_LIFE_DAYS = 90
+_FINDINGS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedTuning:
+    """A job that is to exist.
+
+    Attributes:
+        order: without the ids of its files.
+        another: also when the same job exists.
+        yes: consent was given.
+        price_folder: where the user's prices stand beside those of the configuration; None for nowhere.
+    """
+
+    choice: Choice
+    where: Where
+    order: JobOrder
+    dataset: Dataset
+    another: bool = False
+    yes: bool = False
+    price_folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """How the stage ended.
+
+    Attributes:
+        job: as it was seen last; None when a signal came before there was one.
+        how: as in `Created`; None when a job was followed only.
+        exit_code: 0, or what a signal asks for.
+    """
+
+    job: TuningJob | None
+    how: str | None
+    exit_code: int
+
+
+async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tuned:
+    """Create the wanted job, or find it, and follow it to its end.
+
+    Args:
+        run: open for writing; notes the job and its events.
+        wanted: the job.
+        following: else return as soon as it exists.
+
+    Raises:
+        AsyncgenError: of any kind; the job's own failure is an IncompleteError.
+    """
+    extent = _checked(wanted)
+    async with (
+        open_endpoint(wanted.choice, wanted.where, wanted.order.model) as endpoint,
+        open_tuner(endpoint, wandb_key=_wandb_key(wanted)) as tuner,
+    ):
+        existing = await existing_job(tuner, run, wanted.order, wanted.dataset, another=wanted.another)
+        if existing is None:
+            await _consent(tuner, wanted, extent)
+        with interruptible(lambda: say("stopping; what is being asked for right now is waited for")) as interrupt:
+            created = existing or await _created(tuner, run, wanted, interrupt)
+            if created is None:
+                say("stopped; the same command goes on from here")
+                return Tuned(None, None, interrupt.exit_code or 0)
+            say(how_created(created))
+            if not following:
+                return Tuned(created.job, created.how, 0)
+            with open_run_log(run, created.job.id) as log:
+                job = await _followed(tuner, created.job.id, log, interrupt, pace_of(endpoint.base_url))
+        return _end(tuner, job or created.job, created.how, interrupt)
+
+
+async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog) -> Tuned:
+    """Follow a job that exists.
+
+    Raises:
+        AsyncgenError: of any kind; the job's own failure is an IncompleteError.
+    """
+    async with open_endpoint(choice, where, "") as endpoint, open_tuner(endpoint) as tuner:
+        with interruptible(lambda: None) as interrupt:
+            job = await _followed(tuner, job_id, log, interrupt, pace_of(endpoint.base_url))
+        if job is None:
+            say(leave_words(job_id, "not known yet"))
+            return Tuned(None, None, interrupt.exit_code or 0)
+        return _end(tuner, job, None, interrupt)
+
+
+def pace_of(base_url: str) -> Pace:
+    """How often to ask: this machine may be asked every second or two, others more seldom when nothing happens."""
+    return Pace(longest_s=2.0) if is_loopback(base_url) else Pace()
+
+
+def _checked(wanted: WantedTuning) -> Extent:
+    """Check the files by the provider's rules; what the training will be.
+
+    Raises:
+        UsageError: the provider would refuse a file.
+    """
+    profile, order = wanted.choice.profile, wanted.order
+    counter = token_counter(order.model)
+    files = [
+        check_training_file(path, profile, counter)
+        for path in (wanted.dataset.training, wanted.dataset.validation)
+        if path is not None
+    ]
+    _refuse_faulty(files, profile)
+    prices = load_price_list(wanted.price_folder, os.environ)
+    costs = training_costs(files[0].tokens, profile, order.model, order.hyperparameters, prices)
+    return Extent(files[0].examples, counter.label, costs[0] if costs else None)
+
+
+def _refuse_faulty(files: list[CheckedFile], profile: Profile) -> None:
+    found = [finding for file in files for finding in file.findings.fatal]
+    for file in files[1:]:  # few examples are enough to measure by
+        found = [finding for finding in found if (finding.file, finding.fault.rule) != (file.path, "too_few")]
+    for remark in [finding for file in files for finding in file.findings.remarks][:_FINDINGS_SHOWN]:
+        say(f"warning: {remark}")
+    if found:
+        raise UsageError(
+            f"{profile.title} would refuse the dataset",
+            cause="\n".join(map(str, found[:_FINDINGS_SHOWN])),
+            help_text=f"asyncgen prepare {files[0].path}   (mends what can be mended)",
+            code="bad_dataset",
+        )
+
+
+async def _consent(tuner: Tuner, wanted: WantedTuning, extent: Extent) -> None:
+    """Show model, samples, epochs, tokens, price and the tuned model's life; ask where it costs money."""
+    order, profile = wanted.order, tuner.profile
+    say(f"tune {order.model} at {profile.title} on {wanted.dataset.training}: {extent_words(extent)}")
+    await _say_lifetime(tuner, order.model)
+    if tuner.finetuning.free:
+        return
+    price = price_words(extent.cost)
+    say(f"price: {price}")
+    confirm(
+        f"Upload the dataset to {profile.title} and start the job?",
+        yes=wanted.yes,
+        why=f"a fine-tuning job at {profile.title} costs money: {price}",
+    )
+
+
+async def _say_lifetime(tuner: Tuner, model: str) -> None:
+    """Say until when the tuned model will answer, and until when the provider tunes, where days are announced."""
+    try:
+        announced = (await tuner.models.get(model)).shutdown
+    except AbsentError:  # some providers list no models that can only be tuned
+        announced = None
+    today = datetime.now(UTC).date()
+    day = announced or shutdown_date(tuner.profile.name, model)
+    if day is not None:
+        days = (day - today).days
+        warning = "warning: " if days < _SHORT_LIFE_DAYS else ""
+        say(f"{warning}{model}, and every model tuned from it, answers until {day}: {days_left(days)}")
+    if tuner.finetuning.until:
+        say(f"{tuner.profile.title} tunes until {tuner.finetuning.until}{only_known(tuner.profile)}")
+
+
+async def _created(tuner: Tuner, run: Run, wanted: WantedTuning, interrupt: Interrupt) -> Created | None:
+    with upload_bar() as on_upload:
+        work = create(tuner, run, wanted.order, wanted.dataset, another=wanted.another, on_upload=on_upload)
+        try:
+            return await stoppable(work, interrupt)
+        except TrainingClosedError as error:
+            await _offer_deletion(tuner, error, yes=wanted.yes)
+            raise
+
+
+async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, *, yes: bool) -> None:
+    files = ", ".join(error.file_ids)
+    if not files:
+        return
+    if offered(f"{files} was uploaded and is of no use there. Delete?", yes=yes):
+        for file_id in error.file_ids:
+            await tuner.files.delete(file_id)
+        say(f"deleted {files}")
+    else:
+        say(f"{files} stays there; asyncgen finetune delete {error.file_ids[0]}   deletes it")
+
+
+async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
+    """Await the work; the first signal cancels it and waits for it to let go, the second does not wait.
+
+    Returns None when it was cut short.
+    """
+    task = asyncio.ensure_future(work)
+    for signalled in (interrupt.stop, interrupt.abandon):
+        waiter = asyncio.ensure_future(signalled.wait())
+        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if task.done():
+            return None if task.cancelled() else task.result()
+        task.cancel()
+    return None
+
+
+async def _followed(tuner: Tuner, job_id: str, log: EventLog, interrupt: Interrupt, pace: Pace) -> TuningJob | None:
+    display = TrainingDisplay(log.history)
+    async with shown(display):
+        return await follow(tuner.jobs, job_id, log, display, stop=interrupt.stop, pace=pace)
+
+
+def _end(tuner: Tuner, job: TuningJob, how: str | None, interrupt: Interrupt) -> Tuned:
+    """Say what there is to say of the job; a job that did not succeed is an error."""
+    if job.outcome is None:
+        say(leave_words(job.id, job.status))
+        return Tuned(job, how, interrupt.exit_code or 0)
+    if job.outcome != "succeeded":
+        raise job_failure(job)
+    if job.trained_tokens:
+        say(f"trained {job.trained_tokens:,} tokens{trained_cost(tuner.profile, job)}")
+    say(next_step(tuner.profile, job))
+    return Tuned(job, how, 0)
+
+
+def _wandb_key(wanted: WantedTuning) -> Secret | None:
+    value = os.environ.get("WANDB_API_KEY", "").strip()
+    return Secret(value, "WANDB_API_KEY") if value and wanted.order.integrations else None

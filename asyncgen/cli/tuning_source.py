@@ -1,0 +1,148 @@
+"""What is to be tuned on: the dataset of a run with the job's settings, or somebody's file.
+
+Owns what `[RUN|FILE]` may stand for, who tunes it, and the run in which that is noted. Sends nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncgen.cli.resolve import Where
+from asyncgen.cli.tuning_target import RUNS, choose_tuner
+from asyncgen.errors import UsageError
+from asyncgen.finetune.create import Dataset
+from asyncgen.finetune.order import JobOrder
+from asyncgen.job.model import FinetuneSettings
+from asyncgen.job.of_run import job_of_run
+from asyncgen.providers import LOCAL, PROFILES, Choice
+from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A dataset and all that is known of the job to be made of it.
+
+    Attributes:
+        run: where it is noted.
+        new_run_name: the name of a run that is to be made for a file; None where the run is there.
+        settings: [finetune] of the run's job; the defaults for a file.
+        model: to tune.
+    """
+
+    run: Path
+    new_run_name: str | None
+    dataset: Dataset
+    settings: FinetuneSettings
+    choice: Choice
+    where: Where
+    model: str
+    price_folder: Path | None = None
+
+    def order(self, settings: FinetuneSettings) -> JobOrder:
+        """The job to be created, by these settings."""
+        return JobOrder(
+            model=self.model,
+            method=settings.method,
+            suffix=settings.suffix,
+            seed=settings.seed,
+            hyperparameters=settings.hyperparameters,
+            metadata=settings.metadata,
+            integrations=settings.integrations,
+        )
+
+
+def find_source(
+    argument: Path | None, validation: Path | None, out: Path | None, where: Where, model: str | None
+) -> Source:
+    """What the argument means.
+
+    Args:
+        argument: a run directory, None for the newest one, or a file.
+        validation: a file to measure by, where the argument is a file.
+        out: the run in which a file's job is noted.
+        where: the flags.
+        model: to tune; None for the job's, else the provider's default.
+
+    Raises:
+        UsageError: there is no such run or file, or the run has no dataset.
+        JobFileError: the run's job can no longer be read.
+    """
+    if argument is None or argument.is_dir():
+        return _of_run(find_run(argument, root=RUNS), where, model)
+    if not argument.is_file():
+        raise UsageError(f"there is no run and no file at {argument}", help_text="asyncgen prepare   (makes a dataset)")
+    choice = _for_file(where)
+    inside = argument.parent if (argument.parent / STATE_NAME).exists() and out is None else None
+    return Source(
+        run=inside or out or RUNS / argument.stem,
+        new_run_name=None if inside else argument.stem,
+        dataset=Dataset(argument, validation),
+        settings=FinetuneSettings(),
+        choice=choice,
+        where=where,
+        model=_model(choice, model),
+    )
+
+
+def _of_run(directory: RunDirectory, where: Where, model: str | None) -> Source:
+    dataset = _dataset_of(directory)
+    if not directory.job.exists():
+        settings, choice, folder = FinetuneSettings(), _for_file(where), None
+    else:
+        opened = job_of_run(directory)
+        generation = Choice(PROFILES[opened.generation], "the run's rows were asked for there")
+        choice = _for_run(where, opened.file.tuning_provider, opened.tuning)
+        settings = opened.file.job(generation.profile.name, choice.profile.name).finetune
+        folder = opened.file.folder
+    return Source(
+        run=directory.path,
+        new_run_name=None,
+        dataset=dataset,
+        settings=settings,
+        choice=choice,
+        where=where,
+        model=_model(choice, model or settings.model),
+        price_folder=folder,
+    )
+
+
+def _dataset_of(directory: RunDirectory) -> Dataset:
+    state = directory.read_state()
+    names = {file.name for file in state.dataset.files if file.samples} if state.dataset else set()
+    if directory.train.name not in names:
+        raise UsageError(
+            f"{directory.path} has no dataset yet", help_text=f"asyncgen prepare {directory.path}   (makes one)"
+        )
+    return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
+
+
+def _for_run(where: Where, named_in_job: str, tuned_so_far: str) -> Choice:
+    """Who tunes a run: the flags, else the job file, else as was chosen when the run began."""
+    if where.provider or (where.base_url and named_in_job == "auto"):
+        return choose_tuner(where)
+    if named_in_job != "auto":
+        return Choice(PROFILES[named_in_job], "named in the job file")
+    return Choice(PROFILES[tuned_so_far], "chosen when the run began")
+
+
+def _for_file(where: Where) -> Choice:
+    """Who tunes a file: the flags, else the provider with a key if it tunes for new customers, else this machine."""
+    choice = choose_tuner(where)
+    if where.provider or where.base_url:
+        return choice
+    finetuning = choice.profile.finetuning
+    if finetuning is not None and finetuning.new_customers:
+        return choice
+    return Choice(PROFILES[LOCAL], f"{choice.profile.name} does not tune for new customers")
+
+
+def _model(choice: Choice, named: str | None) -> str:
+    finetuning = choice.profile.finetuning
+    model = named or (finetuning.default_model if finetuning else None)
+    if model is None:
+        raise UsageError(
+            f"{choice.profile.name} has no model of its own choice to tune",
+            help_text="name one with --model, or as `model` under [finetune] in the job file",
+        )
+    return model

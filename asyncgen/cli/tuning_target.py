@@ -1,0 +1,129 @@
+"""Which job, at which provider, and in which run a command of `finetune` is about.
+
+Owns what an argument may stand for: nothing (the newest run), a run directory, or a job's id. Sends nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asyncgen.cli.output import say
+from asyncgen.cli.resolve import Where, choose_answering
+from asyncgen.errors import AsyncgenError, RunInUseError, UsageError
+from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
+from asyncgen.finetune.notes import newest_job, noted_job
+from asyncgen.providers import LOCAL, PROFILES, Choice
+from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run, open_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncgen.finetune.event_log import EventLog
+    from asyncgen.run_state import FinetuningState
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A job and where it is.
+
+    Attributes:
+        run: the run that the job belongs to; None for one that was created elsewhere.
+        choice: the provider.
+        where: the flags, with the address that the run notes.
+    """
+
+    job_id: str
+    run: RunDirectory | None
+    choice: Choice
+    where: Where
+
+
+def find_target(argument: str | None, where: Where, environment: Mapping[str, str] = os.environ) -> Target:
+    """The job that the argument means.
+
+    Args:
+        argument: None for the newest run's newest job; a run directory for its newest job; else a job's id.
+        where: the flags; a provider named there goes before the one that the run notes.
+        environment: for the provider of a job that no run knows.
+
+    Raises:
+        UsageError: there is no run, or the run has no job.
+    """
+    if argument is None or Path(argument).is_dir():
+        run = find_run(Path(argument) if argument else None, root=RUNS)
+        noted = newest_job(run.read_state())
+        if noted is None or noted.job_id is None:
+            raise UsageError(
+                f"{run.path} has no fine-tuning job", help_text=f"asyncgen finetune create {run.path}   (creates one)"
+            )
+        return Target(noted.job_id, run, *_noted_place(noted, where))
+    found = _run_of(argument)
+    if found is None:
+        return Target(argument, None, choose_tuner(where, environment), where)
+    return Target(argument, found[0], *_noted_place(found[1], where))
+
+
+def _noted_place(noted: FinetuningState, where: Where) -> tuple[Choice, Where]:
+    if where.provider or where.base_url:
+        return choose_tuner(where, {}), where
+    profile = PROFILES.get(noted.provider)
+    if profile is None:
+        raise AsyncgenError(f"the job was created at {noted.provider!r}, which this asyncgen does not know")
+    return Choice(profile, "the run's job is there"), replace(where, base_url=noted.base_url or None)
+
+
+def _run_of(job_id: str) -> tuple[RunDirectory, FinetuningState] | None:
+    for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):
+        run = RunDirectory(path.parent)
+        noted = noted_job(run.read_state(), job_id)
+        if noted is not None:
+            return run, noted
+    return None
+
+
+def owner_of_model(model: str, where: Where) -> Target | None:
+    """The job of a run that made the model; None where no run knows it."""
+    for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):
+        run = RunDirectory(path.parent)
+        for noted in run.read_state().finetuning:
+            if noted.tuned_model == model and noted.job_id:
+                return Target(noted.job_id, run, *_noted_place(noted, where))
+    return None
+
+
+def choose_tuner(where: Where, environment: Mapping[str, str] = os.environ) -> Choice:
+    """The provider for jobs that no run and no job file tell of.
+
+    Raises:
+        UsageError: it does not tune.
+    """
+    choice = choose_answering(where, environment)
+    if choice.profile.finetuning is not None:
+        return choice
+    if where.provider:
+        able = ", ".join(name for name, profile in PROFILES.items() if profile.finetuning)
+        raise UsageError(f"{where.provider} does not tune models", help_text=f"these do: {able}")
+    return Choice(PROFILES[LOCAL], f"{choice.profile.name} does not tune models")
+
+
+@contextmanager
+def event_log(target: Target) -> Iterator[EventLog]:
+    """The memory of the target's follower: the run's, unless it has none or another process writes it."""
+    if target.run is None:
+        yield MemoryLog()
+        return
+    with ExitStack() as stack:
+        try:
+            run = stack.enter_context(open_run(target.run.path))
+        except RunInUseError:
+            say(f"{target.run.path} is being written by another asyncgen: what the job tells is shown, not kept")
+            yield MemoryLog(past_events(target.run.events, target.job_id))
+            return
+        yield stack.enter_context(open_run_log(run, target.job_id))
