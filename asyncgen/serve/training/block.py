@@ -129,6 +129,7 @@ class Block:
 
     def _project(self, name: str, x: Array, thin: dict[str, Array]) -> Array:
         weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        y: Array
         if self.adapter is None:
             y = x @ weight.T
         else:

@@ -22,14 +22,14 @@ VERSIONS = (2, 3)
 ALIGNMENT = 32  # of the tensor data, where the file says nothing else
 
 # Numbers of the metadata's value types.
-U32, F32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
+U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 SCALARS = {
     0: "<B",
     1: "<b",
     2: "<H",
     3: "<h",
     U32: "<I",
-    5: "<i",
+    I32: "<i",
     F32: "<f",
     BOOL: "<?",
     10: "<Q",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncgen.serve.training.gguf import ALIGNMENT, ARRAY, BOOL, F32, MAGIC, SCALARS, STRING, U32
+from asyncgen.serve.training.gguf import ALIGNMENT, ARRAY, BOOL, F32, I32, MAGIC, SCALARS, STRING, U32
 
 Writable = bool | int | float | str | Sequence[str] | Sequence[int]
 
@@ -35,7 +35,7 @@ class NewTensor:
 def write_gguf(path: Path, metadata: Mapping[str, Writable], tensors: Mapping[str, NewTensor]) -> None:
     """Write a file in one go: to a neighbouring file first, which then takes its name.
 
-    Integers are written as 32 bits without sign, floats as 32 bits.
+    All numbers are written in 32 bits; integers without a sign, in (non-empty) lists with one, as llama.cpp has them.
 
     Raises:
         OSError: it could not be written.
@@ -63,21 +63,21 @@ def _header(metadata: Mapping[str, Writable], tensors: Mapping[str, NewTensor]) 
 
 
 def _value(value: Writable) -> bytes:
-    kind = _kind(value)
     if isinstance(value, str | bool | int | float):
-        return struct.pack("<I", kind) + _bare(value)
-    if not value:
-        return struct.pack("<IIQ", kind, STRING, 0)
-    return struct.pack("<IIQ", kind, _kind(value[0]), len(value)) + b"".join(map(_bare, value))
+        kind = _kind(value)
+        return struct.pack("<I", kind) + _bare(kind, value)
+    kind = I32 if isinstance(value[0], int) else STRING
+    elements = b"".join(_bare(kind, element) for element in value)
+    return struct.pack("<IIQ", ARRAY, kind, len(value)) + elements
 
 
-def _kind(value: Writable) -> int:
+def _kind(value: bool | float | str) -> int:
     kinds = ((bool, BOOL), (int, U32), (float, F32), (str, STRING))  # bool first: it is an int as well
-    return next((kind for of, kind in kinds if isinstance(value, of)), ARRAY)
+    return next(kind for of, kind in kinds if isinstance(value, of))
 
 
-def _bare(value: bool | float | str) -> bytes:
-    return _text(value) if isinstance(value, str) else struct.pack(SCALARS[_kind(value)], value)
+def _bare(kind: int, value: bool | float | str) -> bytes:
+    return _text(value) if isinstance(value, str) else struct.pack(SCALARS[kind], value)
 
 
 def _text(text: str) -> bytes:

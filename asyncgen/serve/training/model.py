@@ -112,9 +112,9 @@ class TunedPart:
         return score
 
     def _predict_part(self, normed: Array, labels: Integers, d_normed: Array | None) -> Score:
-        """The loss log(sum(exp(z))) - z[label] with z = output · normed; its gradient softmax(z) · output - output[label].
+        """The loss log(sum(exp(z))) - z[label], with z = output · normed.
 
-        In place, for it is the largest array of a step.
+        Its gradient is softmax(z) · output - output[label]. In place, for it is the largest array of a step.
         """
         logits = normed @ self._output.T
         places = np.arange(len(labels))

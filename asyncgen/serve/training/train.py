@@ -20,6 +20,7 @@ from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.hyperparameters import Hyperparameters, base_learning_rate, choose
 from asyncgen.serve.training.lanes import Lanes
 from asyncgen.serve.training.lora import new_adapter, save_adapter
+from asyncgen.serve.training.memory import check_memory, installed_memory, memory_needed
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import Sample, shared_prefix
 from asyncgen.serve.training.samples import LONGEST, SampleFile, read_samples
@@ -76,7 +77,9 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
 
 def _open(config: Config) -> Weights:
     model = read_gguf(Path(config.model))
-    return Weights(model, read_architecture(model))
+    architecture = read_architecture(model)
+    check_memory(memory_needed(architecture, layers=config.layers, lanes=config.threads), installed_memory())
+    return Weights(model, architecture)
 
 
 def _read(config: Config, weights: Weights) -> _Inputs:

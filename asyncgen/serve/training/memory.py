@@ -1,0 +1,47 @@
+"""How much memory a training needs, told before it begins.
+
+Owns the estimate, and the refusal of what cannot fit: a process that the system kills tells nobody why. Does not
+measure anything.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+from asyncgen.serve.training.architecture import Architecture, block_shapes
+from asyncgen.serve.training.failure import TrainingError
+
+_BYTES = 4  # of a number
+_LANE_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
+_PROCESS = 100 << 20  # interpreter, numpy, and what is small
+
+
+def memory_needed(architecture: Architecture, *, layers: int, lanes: int) -> int:
+    """Bytes at the most: the tuned blocks and the vocabulary's matrix, and what the way back needs of the way there."""
+    blocks = min(layers, architecture.blocks)
+    block = sum(math.prod(shape) for shape in block_shapes(architecture).values())
+    vocabulary = architecture.vocabulary * architecture.width
+    heads = 2 * (architecture.heads + architecture.kv_heads) * architecture.head_length
+    kept = 2 * architecture.width + heads + 2 * architecture.hidden
+    return _BYTES * (blocks * block + vocabulary + lanes * _LANE_TOKENS * blocks * kept) + _PROCESS
+
+
+def installed_memory() -> int:
+    """Bytes in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_memory(needed: int, installed: int) -> None:
+    """Refuse a training that needs more than there is.
+
+    Raises:
+        TrainingError: it does.
+    """
+    if needed > installed:
+        raise TrainingError(
+            f"tuning this model may take {needed / 2**30:.1f} GiB of memory; the machine has {installed / 2**30:.1f}",
+            code="out_of_memory",
+            param="model",
+            help_text="use a smaller model, or tune fewer of its layers",
+        )
