@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from asyncgen.records import Usage
 
 
@@ -32,8 +34,7 @@ class StopReason(Enum):
     IO = "io"
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimits:
+class RateLimits(msgspec.Struct, frozen=True):
     """What a server's headers say about its limits; None where they say nothing.
 
     Attributes:
@@ -48,8 +49,7 @@ class RateLimits:
 NO_LIMITS = RateLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):  # made for every request: a quarter of a dataclass's time
     """A usable answer.
 
     Attributes:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from asyncgen.generate.completer import NO_LIMITS, RateLimits
 
 _REQUESTS = "x-ratelimit-limit-requests"
-# Some accounts have a limit a project beside the account's own; the smaller one counts.
-_TOKENS = ("x-ratelimit-limit-tokens", "x-ratelimit-limit-project-tokens")
+_TOKENS = "x-ratelimit-limit-tokens"
+# Some accounts have a limit a project, or by usage, beside the account's own; the smallest one counts.
+_MORE_TOKENS = ("x-ratelimit-limit-project-tokens", "x-ratelimit-limit-tokens_usage_based")
 
 
 def read_limits(headers: Mapping[str, str]) -> RateLimits:
@@ -22,11 +23,11 @@ def read_limits(headers: Mapping[str, str]) -> RateLimits:
     Args:
         headers: with lower-case names, or a mapping that does not care.
     """
-    requests = _positive(headers.get(_REQUESTS))
-    tokens = [found for name in _TOKENS if (found := _positive(headers.get(name))) is not None]
-    if requests is None and not tokens:
+    requests, tokens = headers.get(_REQUESTS), headers.get(_TOKENS)
+    if requests is None and tokens is None:  # every answer comes by here, and most servers tell nothing
         return NO_LIMITS
-    return RateLimits(requests, min(tokens, default=None))
+    limits = [_positive(tokens), *(_positive(headers.get(name)) for name in _MORE_TOKENS)]
+    return RateLimits(_positive(requests), min((limit for limit in limits if limit is not None), default=None))
 
 
 def _positive(value: str | None) -> float | None:
