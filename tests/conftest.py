@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,7 +47,14 @@ def running_server(settings: ServeSettings) -> Iterator[ServerInfo]:
 
 
 @pytest.fixture
-def simulated_server() -> Iterator[Callable[..., ServerInfo]]:
+def start_server() -> Iterator[Callable[[ServeSettings], ServerInfo]]:
+    """Start servers that end with the test."""
+    with ExitStack() as stack:
+        yield lambda settings: stack.enter_context(running_server(settings))
+
+
+@pytest.fixture
+def simulated_server(start_server: Callable[[ServeSettings], ServerInfo]) -> Callable[..., ServerInfo]:
     """Start simulated servers: `simulated_server(latency_s=0.05, faults={"500": 0.1}).base_url`.
 
     Keyword arguments are those of `SimulationSettings`, and `data_dir` for a folder that outlives the server.
@@ -55,10 +62,13 @@ def simulated_server() -> Iterator[Callable[..., ServerInfo]]:
     from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - as above
     from asyncgen.serve.simulation.engine import SimulationSettings  # noqa: PLC0415 - as above
 
-    with ExitStack() as stack:
+    def start(*, data_dir: Path | None = None, **simulation: Any) -> ServerInfo:
+        return start_server(ServeSettings(data_dir=data_dir, simulation=SimulationSettings(**simulation)))
 
-        def start(*, data_dir: Path | None = None, **simulation: Any) -> ServerInfo:
-            settings = ServeSettings(data_dir=data_dir, simulation=SimulationSettings(**simulation))
-            return stack.enter_context(running_server(settings))
+    return start
 
-        yield start
+
+@pytest.fixture
+def running() -> Callable[[ServeSettings], AbstractContextManager[ServerInfo]]:
+    """A server for the time of a `with` block, for tests that need it gone before their end."""
+    return running_server

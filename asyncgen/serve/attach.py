@@ -49,7 +49,7 @@ class Attachment:
         self._grace_s = grace_s
         self._linger_s = linger_s
         self._attached = 0
-        self._ever_attached = False
+        self._left_at: float | None = None
         self._ending = asyncio.Event()
 
     def table(self) -> list[web.RouteDef]:
@@ -61,11 +61,16 @@ class Attachment:
 
     async def until_idle(self) -> None:
         """Return once nobody has been attached for a while and no work goes on."""
-        idle_since = self._clock()
-        while self._clock() - idle_since < (self._linger_s if self._ever_attached else self._grace_s):
+        begun_at = worked_at = self._clock()
+        while True:
             await asyncio.sleep(_TICK_S)
-            if self._attached or self._is_busy():
-                idle_since = self._clock()
+            now = self._clock()
+            if self._is_busy():
+                worked_at = now
+            elif not self._attached and now - worked_at >= self._linger_s:
+                came_and_went = self._left_at is not None and now - self._left_at >= self._linger_s
+                if came_and_went or (self._left_at is None and now - begun_at >= self._grace_s):
+                    return
 
     async def _health(self, _request: web.Request) -> web.Response:
         return json_response(
@@ -80,7 +85,6 @@ class Attachment:
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/plain", "Cache-Control": "no-cache"})
         self._attached += 1
-        self._ever_attached = True
         try:
             await response.prepare(request)
             while not self._ending.is_set():
@@ -89,4 +93,5 @@ class Attachment:
                     await asyncio.wait_for(self._ending.wait(), _HEARTBEAT_S)
         finally:
             self._attached -= 1
+            self._left_at = self._clock()
         return response

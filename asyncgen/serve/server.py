@@ -85,6 +85,8 @@ async def serve(
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_opened_folder(settings))
+        # Threads that still write into the folder end before it is let go.
+        stack.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
         engine = await stack.enter_async_context(_running_engine(settings, say))
         service = build_service(engine, folder, _admission(settings.simulation), time.time)
         attachment = Attachment(engine.traits, lambda: service.is_busy, time.monotonic)

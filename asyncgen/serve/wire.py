@@ -27,7 +27,9 @@ Body = TypeVar("Body")
 
 _encode = msgspec.json.Encoder().encode
 _PAGE_LIMIT = 100
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)  # how msgspec ends its messages
+_PLACE = re.compile(
+    r"^(?P<what>.*?)(?: - at (?:`\w+` in )?`\$(?P<path>.*)`)?$", re.DOTALL
+)  # how msgspec ends its messages
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 

@@ -1,0 +1,129 @@
+"""The official SDK as a foreign client, and the small model where it is at hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from asyncgen.serve.llama.model_files import SMOLLM2, default_models_folder
+from asyncgen.serve.server import ServeSettings
+from asyncgen.serve.simulation.engine import SimulationSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from openai.types.fine_tuning import FineTuningJob
+
+    from asyncgen.serve.data_folder import ServerInfo
+
+ENDED = {"succeeded", "failed", "cancelled"}
+
+
+@pytest.fixture
+def sdk() -> Iterator[Callable[[ServerInfo], openai.OpenAI]]:
+    """A client for a server, without retries of its own."""
+    clients: list[openai.OpenAI] = []
+
+    def connect(server: ServerInfo) -> openai.OpenAI:
+        clients.append(openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(simulated_server: Callable[..., ServerInfo], sdk: Callable[[ServerInfo], openai.OpenAI]) -> openai.OpenAI:
+    """A client of a simulated server in fair weather."""
+    return sdk(simulated_server())
+
+
+@pytest.fixture
+def restarted(
+    running: Callable[[ServeSettings], AbstractContextManager[ServerInfo]],
+) -> Callable[[Path], AbstractContextManager[openai.OpenAI]]:
+    """A client of a simulated server on a folder, for the time of a `with` block."""
+
+    @contextmanager
+    def restart(folder: Path) -> Iterator[openai.OpenAI]:
+        settings = ServeSettings(data_dir=folder, simulation=SimulationSettings())
+        with (
+            running(settings) as server,
+            openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client,
+        ):
+            yield client
+
+    return restart
+
+
+@pytest.fixture
+def chat_samples() -> Callable[[int], bytes]:
+    """So many training lines."""
+
+    def lines(count: int) -> bytes:
+        rows = (
+            {
+                "messages": [
+                    {"role": "user", "content": f"Shop {number}"},
+                    {"role": "assistant", "content": "Open."},
+                ]
+            }
+            for number in range(count)
+        )
+        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+    return lines
+
+
+@pytest.fixture
+def training_file(client: openai.OpenAI, chat_samples: Callable[[int], bytes]) -> str:
+    """The id of a valid training file on `client`'s server."""
+    return client.files.create(file=("train.jsonl", chat_samples(20)), purpose="fine-tune").id
+
+
+@pytest.fixture
+def ended() -> Callable[..., FineTuningJob]:
+    """Wait until a fine-tuning job has ended."""
+
+    def wait(client: openai.OpenAI, identifier: str, timeout_s: float = 60) -> FineTuningJob:
+        deadline = time.monotonic() + timeout_s
+        while (job := client.fine_tuning.jobs.retrieve(identifier)).status not in ENDED:
+            assert time.monotonic() < deadline, f"still {job.status}"
+            time.sleep(0.02)
+        return job
+
+    return wait
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Wait until a question is answered by something true, and return that."""
+
+    def wait(question: Callable[[], Any], timeout_s: float = 20) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (answer := question()):
+            assert time.monotonic() < deadline, "it never came true"
+            time.sleep(0.01)
+        return answer
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """The small model's GGUF file."""
+    if find_spec("xllamacpp") is None:
+        pytest.skip("the extra `local` is not installed")
+    path = default_models_folder() / SMOLLM2.filename
+    if not path.exists():
+        pytest.skip(f"the small model is not in {path.parent}; `asyncgen serve` fetches it")
+    return path

@@ -1,0 +1,93 @@
+"""Between the API's words and llama.cpp's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from asyncgen.serve.engine import Call, Piece, Tally
+from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CHAT = Call(model="m", messages=(("developer", "Be brief."), ("user", "Hello"), ("assistant", "Well,")))
+USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
+
+
+def whole(content: str | None, **choice: Any) -> dict[str, Any]:
+    message = {"message": {"role": "assistant", "content": content}, "finish_reason": "stop", **choice}
+    return {"choices": [message], "usage": USAGE}
+
+
+def test_roles_are_those_that_templates_know() -> None:
+    request = request_of(CHAT, None, 0)
+    assert [message["role"] for message in request["messages"]] == ["system", "user", "assistant"]
+
+
+def test_temperature_is_the_apis_default_unless_given() -> None:
+    assert request_of(CHAT, None, 0)["temperature"] == 1.0
+    assert request_of(Call(model="m", prompt="x", sampling={"temperature": 0}), None, 0)["temperature"] == 0
+
+
+def test_adapter_is_named_by_its_place_and_the_base_model_by_nothing() -> None:
+    assert request_of(CHAT, 2, 0)["lora"] == [{"id": 2, "scale": 1.0}]
+    assert "lora" not in request_of(CHAT, None, 0)
+
+
+def test_seed_moves_with_the_choice() -> None:
+    call = Call(model="m", prompt="x", sampling={"seed": 5})
+    assert [request_of(call, None, choice)["seed"] for choice in range(2)] == [5, 6]
+
+
+def test_bare_prompt_goes_to_its_own_path() -> None:
+    call = Call(model="m", prompt="Hello", max_tokens=5, stop=("\n",))
+    assert path_of(call) == "/v1/completions"
+    assert request_of(call, None, 0) == {"temperature": 1.0, "prompt": "Hello", "max_tokens": 5, "stop": ["\n"]}
+
+
+@pytest.mark.parametrize("content", ["Well, hello", " hello"])
+def test_answer_holds_the_opening_once_whatever_llama_cpp_does(content: str) -> None:
+    answer = answer_of(CHAT, [whole(content)])
+    assert answer.choices[0].text == "Well, hello"
+    assert answer.tally == Tally(prompt=9, completion=3, cached=4)
+
+
+def test_answer_without_content_is_the_opening() -> None:
+    assert answer_of(CHAT, [whole(None)]).choices[0].text == "Well,"
+
+
+def test_completions_of_all_choices_are_counted() -> None:
+    assert answer_of(CHAT, [whole("Well, a"), whole("Well, b")]).tally == Tally(9, 6, 4)
+
+
+def test_log_probabilities_lose_token_numbers_only() -> None:
+    token = {"id": 7, "token": "a", "bytes": [97], "logprob": -0.5}
+    choice = answer_of(CHAT, [whole("Well, a", logprobs={"content": [{**token, "top_logprobs": [token]}]})]).choices[0]
+    kept = {"token": "a", "bytes": [97], "logprob": -0.5}
+    assert choice.logprobs == {"content": [{**kept, "top_logprobs": [kept]}], "refusal": None}
+
+
+def test_stream_gives_the_opening_first_and_the_tally_last() -> None:
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
+        {"choices": [{"delta": {"content": " hello"}, "finish_reason": None}]},
+        {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": USAGE},
+    ]
+
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        for chunk in chunks:
+            yield chunk
+
+    async def collect() -> list[Piece | Tally]:
+        return [piece async for piece in pieces_of(1, "Well,", source())]
+
+    assert asyncio.run(collect()) == [
+        Piece(1, "Well,"),
+        Piece(1, " hello"),
+        Piece(1, "", finish_reason="stop"),
+        Tally(prompt=9, completion=3, cached=4),
+    ]

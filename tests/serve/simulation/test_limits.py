@@ -1,0 +1,108 @@
+"""The limits, with a clock in the test's hands."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.serve.simulation.limits import RateLimits, go_duration
+from asyncgen.serve.wire import ApiError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refusal(limits: RateLimits, tokens: int = 1) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        limits.admit("m", tokens)
+    return caught.value
+
+
+@given(
+    rpm=st.integers(1, 10_000),
+    pauses=st.lists(st.floats(0, 2), min_size=1, max_size=200),
+)
+def test_no_stretch_of_time_lets_more_through_than_its_share_and_a_second(rpm: int, pauses: list[float]) -> None:
+    clock = Clock()
+    limits = RateLimits(rpm, None, clock)
+    admitted = 0
+    for pause in pauses:
+        clock.now += pause
+        try:
+            limits.admit("m", 1)
+        except ApiError:
+            continue
+        admitted += 1
+        assert admitted <= rpm / 60 * clock.now + max(1, rpm / 60) + 1e-6
+
+
+@given(rpm=st.integers(1, 100_000))
+def test_whoever_waits_as_told_is_let_in(rpm: int) -> None:
+    clock = Clock()
+    limits = RateLimits(rpm, None, clock)
+    while True:
+        try:
+            limits.admit("m", 1)
+        except ApiError as error:
+            clock.now += int(error.headers["retry-after-ms"]) / 1000
+            break
+    limits.admit("m", 1)
+
+
+def test_burst_is_one_seconds_worth() -> None:
+    limits = RateLimits(600, None, Clock())
+    for _ in range(10):
+        limits.admit("m", 1)
+    error = refusal(limits)
+    assert (error.status, error.code, error.kind) == (429, "rate_limit_exceeded", "requests")
+    assert error.headers["retry-after-ms"] == "100"
+    assert error.headers["retry-after"] == "1"
+    assert error.headers["x-ratelimit-remaining-requests"] == "590"
+    assert error.headers["x-ratelimit-reset-requests"] == "1s"
+
+
+def test_tokens_are_limited_on_their_own() -> None:
+    clock = Clock()
+    limits = RateLimits(None, 6000, clock)
+    limits.admit("m", 100)
+    assert refusal(limits, 50).kind == "tokens"
+    clock.now = 0.5
+    limits.admit("m", 50)
+
+
+def test_request_larger_than_a_second_waits_for_a_full_bucket_and_is_paid_off() -> None:
+    clock = Clock()
+    limits = RateLimits(None, 6000, clock)
+    limits.admit("m", 500)
+    assert refusal(limits, 1).headers["retry-after-ms"] == "4010"
+    clock.now = 4.01
+    limits.admit("m", 1)
+
+
+def test_request_larger_than_the_limit_is_told_so_and_not_to_wait() -> None:
+    error = refusal(RateLimits(None, 6000, Clock()), 6001)
+    assert "too large" in str(error)
+    assert "retry-after-ms" not in error.headers
+
+
+def test_refused_request_takes_nothing() -> None:
+    clock = Clock()
+    limits = RateLimits(60, 6000, clock)
+    limits.admit("m", 100)
+    for _ in range(5):
+        refusal(limits, 1)
+    clock.now = 1.0
+    limits.admit("m", 100)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0ms"), (0.0123, "12ms"), (1, "1s"), (1.5, "1.5s"), (360, "6m0s"), (61.25, "1m1.25s")]
+)
+def test_durations_are_written_as_the_api_does(seconds: float, text: str) -> None:
+    assert go_duration(seconds) == text

@@ -1,0 +1,64 @@
+"""Made-up answers."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.serve.engine import Call
+from asyncgen.serve.simulation.text import Repetitions, cut, digest_of, made_up_text, prompt_tokens
+from asyncgen.tokens import estimate_text
+
+
+def test_text_depends_on_question_repetition_and_choice_only() -> None:
+    texts = {
+        made_up_text(digest_of(Call(model=model, prompt=prompt)), repetition, choice)
+        for model in "ab"
+        for prompt in "cd"
+        for repetition in (0, 1)
+        for choice in (0, 1)
+    }
+    assert len(texts) == 16
+    assert made_up_text(b"x" * 16, 0, 0) == made_up_text(b"x" * 16, 0, 0)
+
+
+def test_text_is_one_sentence_that_says_what_it_is() -> None:
+    text = made_up_text(b"x" * 16, 0, 0)
+    assert text.startswith("Simulated text ")
+    assert text.count(".") == 1
+    assert text.endswith(".")
+    assert len(text.split()) == 13
+
+
+def test_messages_and_seed_tell_questions_apart() -> None:
+    calls = [
+        Call(model="m", messages=(("user", "a"), ("user", "b"))),
+        Call(model="m", messages=(("user", "ab"),)),
+        Call(model="m", messages=(("user", "ab"),), sampling={"seed": 1}),
+    ]
+    assert len({digest_of(call) for call in calls}) == 3
+
+
+@given(text=st.text(max_size=200), limit=st.integers(1, 40))
+def test_cut_text_keeps_to_the_limit_and_is_a_beginning(text: str, limit: int) -> None:
+    short, reason = cut(text, (), limit)
+    assert text.startswith(short)
+    assert estimate_text(short) <= limit
+    assert (reason == "stop") == (short == text)
+
+
+def test_first_stop_counts() -> None:
+    assert cut("one two three", ("three", " two"), None) == ("one", "stop")
+
+
+def test_repetitions_are_counted_for_the_most_recent_questions() -> None:
+    repetitions = Repetitions(most=2)
+    assert [repetitions.count(b"a"), repetitions.count(b"a"), repetitions.count(b"b")] == [0, 1, 0]
+    repetitions.count(b"c")
+    assert repetitions.count(b"a") == 0, "the oldest one was forgotten"
+    assert repetitions.count(b"c") == 1
+
+
+def test_prompt_tokens_are_estimated_for_both_kinds() -> None:
+    assert prompt_tokens(Call(model="m", prompt="12345678")) == 2
+    assert prompt_tokens(Call(model="m", messages=(("user", "12345678"),))) == 2 + 4 + 3
