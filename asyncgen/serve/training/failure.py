@@ -34,5 +34,5 @@ class TrainingError(AsyncgenError):
     @property
     def sentence(self) -> str:
         """What, cause and next step in one line, for places that show a single text."""
-        parts = (self.what, self.cause, self.help_text)
-        return ". ".join(part.rstrip(".") for part in parts if part)
+        cause = f": {self.cause}" if self.cause else ""
+        return self.what + cause + (f"; {self.help_text}" if self.help_text else "")

@@ -76,11 +76,10 @@ def _sample(line: bytes, vocabulary: int) -> Sample:
     fields = msgspec.json.decode(line, type=_Line)
     if len(fields.tokens) != len(fields.targets):
         raise ValueError(f"{len(fields.tokens)} tokens but {len(fields.targets)} targets")
-    tokens = np.array(fields.tokens, np.int64)
-    if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
+    if fields.tokens and not 0 <= min(fields.tokens) <= max(fields.tokens) < vocabulary:
         raise ValueError(f"its token ids go beyond the vocabulary of {vocabulary}")
     if not set(fields.targets) <= {0, 1}:
         raise ValueError("targets are 0 or 1")
     targets = np.array(fields.targets, np.bool_)
     targets[:1] = False  # nothing stands before the first token that it could be predicted from
-    return Sample(tokens, targets)
+    return Sample(np.array(fields.tokens, np.int64), targets)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import xllamacpp
 
 from asyncgen.serve.training.architecture import read_architecture
 from asyncgen.serve.training.gguf import read_gguf
@@ -48,8 +49,6 @@ class LlamaCpp:
     """A model in llama.cpp, with an adapter or without."""
 
     def __init__(self, model: Path, adapter: Path | None = None) -> None:
-        import xllamacpp
-
         params = xllamacpp.CommonParams()
         params.model.path = str(model)
         params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 512, 1, False, -1

@@ -58,9 +58,7 @@ def model(request: pytest.FixtureRequest) -> TinyModel:
 
 
 @pytest.fixture
-def problem(
-    model: TinyModel, open_model: Callable[..., Weights], sample: Callable[..., Sample]
-) -> Problem:
+def problem(model: TinyModel, open_model: Callable[..., Weights], sample: Callable[..., Sample]) -> Problem:
     return Problem(open_model(model, np.float64), sample)
 
 

@@ -115,9 +115,7 @@ def test_an_adapter_changes_llama_cpps_answers_as_it_changes_ours(
     tmp_path: Path,
 ) -> None:
     weights = open_model(TinyModel(architecture=architecture))
-    adapter = new_adapter(
-        weights.architecture, blocks=range(1, 3), rank=4, alpha=6.0, rng=np.random.default_rng(2)
-    )
+    adapter = new_adapter(weights.architecture, blocks=range(1, 3), rank=4, alpha=6.0, rng=np.random.default_rng(2))
     adapter.numbers[:] = 0.1 * np.random.default_rng(3).standard_normal(adapter.numbers.shape)
     save_adapter(tmp_path / "adapter.gguf", adapter, architecture=weights.architecture, alpha=6.0)
     ours = log_probabilities(weights, adapter)

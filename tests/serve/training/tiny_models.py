@@ -61,9 +61,12 @@ class TinyModel:
         return len(tokens())
 
     def write(self, path: Path) -> Path:
-        metadata = self._metadata() | self.metadata
-        write_gguf(path, {key: value for key, value in metadata.items() if value is not None}, self.tensors())
+        write_gguf(path, self.header(), self.tensors())
         return path
+
+    def header(self) -> dict[str, Writable]:
+        header = self._header() | self.metadata
+        return {key: value for key, value in header.items() if value is not None}
 
     def tensors(self) -> dict[str, NewTensor]:
         rng = np.random.default_rng(self.seed)
@@ -107,7 +110,7 @@ class TinyModel:
             shapes |= {f"blk.{block}.{name}": shape for name, shape in matrices.items()}
         return shapes
 
-    def _metadata(self) -> dict[str, Writable | None]:
+    def _header(self) -> dict[str, Writable | None]:
         name = self.architecture
         return {
             "general.architecture": name,
