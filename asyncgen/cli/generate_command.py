@@ -29,13 +29,15 @@ from asyncgen.records import Record, decode_record
 @limit_options
 @limit_option
 @retry_failed_option
+@click.option("--batch", is_flag=True, help="Through the Batch API: half the price, answers within a day.")
 @click.option("--fsync-each", is_flag=True, help="Make every answer safe from a power loss at once; slower.")
 @yes_option
 @output_options
 def generate(job: Path | None, *, as_json: bool, **options: Any) -> int:
     """Ask for every row of JOB that is not there yet, and keep the answers in runs/NAME/records.jsonl.
 
-    The same command goes on where it stopped. Ctrl-C finishes what is in flight.
+    The same command goes on where it stopped. Ctrl-C finishes what is in flight; with --batch it leaves the batches
+    at work, and the same command, given any day later, collects them.
     """
     from asyncgen.cli.generation import Wanted, generate_rows  # noqa: PLC0415 - imports aiohttp
     from asyncgen.cli.loop import run  # noqa: PLC0415 - likewise

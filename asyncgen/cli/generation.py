@@ -6,11 +6,11 @@ Owns the questions asked before anything is paid for, the summary after it, and 
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,23 @@ from asyncgen.cli.output import confirm, say, show_error
 from asyncgen.cli.progress import duration, money, shown
 from asyncgen.cli.resolve import Where, open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.cli.spending import Spending, consent_to_cost, spending_of
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import IncompleteError
 from asyncgen.generate.client import open_completer
 from asyncgen.generate.completer import StopReason
 from asyncgen.generate.journal import Journal, open_journal
+from asyncgen.generate.plan.span import Span
 from asyncgen.generate.progress import Progress
+from asyncgen.generate.purse import Purse
 from asyncgen.generate.run import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.run import generate as generate_grid
-from asyncgen.generate.spend_count import CostOf
+from asyncgen.generate.spend import Budget
 from asyncgen.generate.stale import Stale, accept_stale, find_stale
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
 from asyncgen.job.of_run import OpenedJob, keep_job
-from asyncgen.prices import BATCH, Price, tier_of
-from asyncgen.prices_file import load_price_list
 from asyncgen.providers import Choice
-from asyncgen.records import Usage
 from asyncgen.run_directory import Run, open_run
 
 RUNS = Path("runs")
@@ -57,6 +57,7 @@ class Wanted:
     fsync_each: bool = False
     yes: bool = False
     finetune_provider: str | None = None
+    batch: bool = False
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Wanted:
@@ -91,7 +92,7 @@ class Generated:
         """The last line of `generate --json`."""
         progress, error = self.progress, self.outcome.error
         failed = progress.failed + progress.failed_before
-        answer = {
+        answer: dict[str, Any] = {
             "requests": progress.requests,
             "done": progress.done,
             "failed": failed,
@@ -142,40 +143,39 @@ async def _generate(
     run: Run, opened: OpenedJob, generation: Choice, wanted: Wanted, stale: Stale, job: Path | None
 ) -> Generated:
     limits = wanted.limits(opened.job.limits)
-    price = _price(opened, generation, wanted.where)
+    spending = spending_of(opened, generation, wanted.where, in_batch=wanted.batch)
     with open_journal(
-        run, cost_of=_cost_of(price, opened), retry_failed=wanted.retry_failed, fsync_each=wanted.fsync_each
+        run, cost_of=spending.cost_of, retry_failed=wanted.retry_failed, fsync_each=wanted.fsync_each
     ) as journal:
         progress = _counts(opened, journal, stale, retry_failed=wanted.retry_failed)
-        _say_what_is_there(run, progress, journal)
+        _say_what_is_there(run, progress, journal, in_batch=wanted.batch)
         began = time.monotonic()
         spent_before = journal.spend.total.cost_usd
-        if progress.left:
+        outcome, code, estimate = Outcome(None, None), 0, None
+        if progress.left > (0 if wanted.batch else len(journal.held)) or (wanted.batch and journal.held):
+            estimate = _consent_to_cost(spending, opened, journal, progress, wanted)
+            is_demanded = wanted.max_cost is not None
+            budget = spending.budget(limits.max_cost, spent_before, run.state, is_demanded=is_demanded)
+            send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget)
             async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
-                resume = _resume_command(job, wanted)
-                outcome, code = await _work(endpoint, opened, journal, limits, progress, wanted, resume)
-        else:
-            outcome, code = Outcome(None, None), 0
-        if price is not None:
+                outcome, code = await send(endpoint, opened, journal, progress, wanted, _resume_command(job, wanted))
+        if spending.price is not None:
             progress.cost_usd = journal.spend.total.cost_usd - spent_before
     elapsed_s = time.monotonic() - began
     code = code or _exit_code(outcome, progress)
-    _summarise(run.directory.path, progress, outcome, elapsed_s)
+    _summarise(run.directory.path, progress, outcome, elapsed_s, estimate)
     return Generated(run.directory.path, progress, outcome, stale.records, elapsed_s, code)
 
 
-def _price(opened: OpenedJob, generation: Choice, where: Where) -> Price | None:
-    prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
-    return prices.price(generation.profile.name, where.base_url, opened.model)
-
-
-def _cost_of(price: Price | None, opened: OpenedJob) -> CostOf:
-    tier = tier_of(opened.grid.parameters)
-
-    def cost_of(_model: str, usage: Usage, in_batch: bool) -> float | None:
-        return None if price is None else price.cost_usd(usage, BATCH if in_batch else tier)
-
-    return cost_of
+def _consent_to_cost(
+    spending: Spending, opened: OpenedJob, journal: Journal, progress: Progress, wanted: Wanted
+) -> Span | None:
+    """Estimate what is left to be sent, and ask when that is much."""
+    rows = max(progress.left - len(journal.held), 0)
+    rows = rows if wanted.limit is None else min(rows, wanted.limit)
+    estimate = spending.estimate(opened, rows)
+    consent_to_cost(estimate, rows, yes=wanted.yes)
+    return estimate
 
 
 def _counts(opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
@@ -187,18 +187,42 @@ def _counts(opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: 
     )
 
 
-def _say_what_is_there(run: Run, progress: Progress, journal: Journal) -> None:
+def _say_what_is_there(run: Run, progress: Progress, journal: Journal, *, in_batch: bool) -> None:
     for path, size in journal.torn.items():
         say(f"{path.name} ended in the middle of a line; its {size:,} bytes are kept beside it, the row is asked again")
     failed = f", {progress.failed_before:,} failed (--retry-failed asks again)" if progress.failed_before else ""
-    say(f"{run.directory.path}: {progress.done:,} done, {progress.left:,} left{failed}")
+    collected = "" if in_batch else ", which --batch collects"
+    held = f" ({len(journal.held):,} of them in open batches{collected})" if journal.held else ""
+    say(f"{run.directory.path}: {progress.done:,} done, {progress.left:,} left{held}{failed}")
 
 
-async def _work(
+async def _in_batches(
+    run: Run,
+    budget: Budget | None,
     endpoint: Endpoint,
     opened: OpenedJob,
     journal: Journal,
+    progress: Progress,
+    wanted: Wanted,
+    resume: str,
+) -> tuple[Outcome, int]:
+    """The same through the Batch API."""
+    from asyncgen.cli.batching import generate_in_batches, refuse_without_batches  # noqa: PLC0415 - imports the SDK
+    from asyncgen.generate.batch.send import Allowance  # noqa: PLC0415 - likewise
+
+    refuse_without_batches(endpoint.profile)
+    allowance = Allowance(rows=wanted.limit, budget=budget)
+    return await generate_in_batches(
+        endpoint, run, opened, journal, progress, allowance=allowance, resume=f"{resume} --batch"
+    )
+
+
+async def _work(
     limits: Limits,
+    budget: Budget | None,
+    endpoint: Endpoint,
+    opened: OpenedJob,
+    journal: Journal,
     progress: Progress,
     wanted: Wanted,
     resume: str,
@@ -214,6 +238,7 @@ async def _work(
             outcome = await generate_grid(
                 opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
                 progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
+                budget=Purse(budget, opened.grid.max_output_tokens) if budget else None,
             )  # fmt: skip
     if outcome.stopped is StopReason.INTERRUPTED:
         dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
@@ -236,8 +261,12 @@ def _resume_command(job: Path | None, wanted: Wanted) -> str:
     return f"asyncgen generate{f' {shlex.quote(str(job))}' if job else ''}{out}"
 
 
-def _summarise(path: Path, progress: Progress, outcome: Outcome, elapsed_s: float) -> None:
+def _summarise(
+    path: Path, progress: Progress, outcome: Outcome, elapsed_s: float, estimate: Span | None
+) -> None:
     cost = f", {money(progress.cost_usd)}" if progress.cost_usd is not None else ""
+    if cost and estimate is not None and estimate.high:
+        cost += f" (estimated {money(estimate.low)} to {money(estimate.high)})"
     say(
         f"{progress.settled:,} answers in {duration(elapsed_s)}{cost}; "
         f"{progress.done:,} of {progress.requests:,} rows are in {path / 'records.jsonl'}"

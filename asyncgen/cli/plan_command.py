@@ -20,7 +20,7 @@ from asyncgen.cli.options import (
 )
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.plan_lines import break_even_lines, plan_lines
-from asyncgen.cli.resolve import Where, open_named_job
+from asyncgen.cli.resolve import Where, named_address, open_named_job
 from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
@@ -61,7 +61,7 @@ def plan(
     there = rows_there(RunDirectory(out or Path("runs", opened.job.name)), opened.grid)
     place = Place(
         generation.profile,
-        _base_url(generation.profile.base_url_variable, flags),
+        named_address(generation.profile, flags),
         opened.model,
         tuning.profile,
         _within_reach(),
@@ -76,10 +76,6 @@ def plan(
     for line in (*plan_lines(made), *(break_even_lines(*compared) if compared else ())):
         result(line)
     say(f"next: asyncgen {'generate' if made.left else 'prepare'}{f' {job}' if job and made.left else ''}")
-
-
-def _base_url(variable: str | None, where: Where) -> str | None:
-    return where.base_url or (os.environ.get(variable) if variable else None)
 
 
 def _limits(limits: Limits, concurrency: int | None, rpm: float | None, tpm: float | None) -> Limits:

@@ -138,9 +138,14 @@ def _profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+def named_address(profile: Profile, where: Where, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The provider's address: the flag's, the variable's, its own; None where there is none (yet)."""
+    return where.base_url or _from_variable(profile, environment) or profile.base_url
+
+
 def _base_url(profile: Profile, where: Where, environment: Mapping[str, str]) -> str | None:
     variable = profile.base_url_variable
-    found = where.base_url or _from_variable(profile, environment) or profile.base_url
+    found = named_address(profile, where, environment)
     if found is None and profile.name != LOCAL:
         named = f", or set {variable}" if variable else ""
         raise UsageError(f"{profile.name} needs an address", help_text=f"give it with --base-url{named}")

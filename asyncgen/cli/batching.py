@@ -1,0 +1,132 @@
+"""The generating stage through the Batch API: sent, waited for, collected, or left to be collected later.
+
+Owns what is said meanwhile, and what Ctrl-C does: it leaves, and the batches go on. Imports the SDK, which takes a
+second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from typing import Any
+
+from asyncgen.cli.output import say
+from asyncgen.cli.signals import interruptible
+from asyncgen.cli.upload_bar import upload_bar
+from asyncgen.endpoint import Endpoint
+from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError, UsageError
+from asyncgen.generate.batch.api import BatchApi
+from asyncgen.generate.batch.engine import open_engine
+from asyncgen.generate.batch.join import Joined
+from asyncgen.generate.batch.send import Allowance
+from asyncgen.generate.completer import StopReason
+from asyncgen.generate.journal import Journal
+from asyncgen.generate.progress import Progress
+from asyncgen.generate.run import Outcome
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.of_run import OpenedJob
+from asyncgen.openai_client import open_client
+from asyncgen.providers import PROFILES, Profile
+from asyncgen.run_directory import Run
+from asyncgen.run_state import BatchState
+
+_COUNTS_S = 30.0
+_REASONS = {AuthError: StopReason.AUTH, QuotaError: StopReason.QUOTA, DiskError: StopReason.IO}
+
+
+def refuse_without_batches(profile: Profile) -> None:
+    """See that the provider has the Batch API.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if not profile.batch:
+        able = ", ".join(name for name, each in PROFILES.items() if each.batch)
+        raise UsageError(
+            f"{profile.title} has no Batch API", help_text=f"leave --batch out, or choose one of {able} with --provider"
+        )
+
+
+async def generate_in_batches(
+    endpoint: Endpoint,
+    run: Run,
+    opened: OpenedJob,
+    journal: Journal,
+    progress: Progress,
+    *,
+    allowance: Allowance,
+    resume: str,
+) -> tuple[Outcome, int]:
+    """Send and collect batches until there are none; returns how it ended, and a signal's exit code or 0."""
+    checks = AnswerChecks(opened.job.checks)
+    if checks.attempts > 1:
+        say("in a batch every row is asked once: answers that fail a check are kept, with the names of the checks")
+    with ExitStack() as stack:
+        watcher = _Watcher(progress, stack.enter_context(upload_bar()))
+        interrupt = stack.enter_context(interruptible(lambda: None))
+        async with open_client(endpoint) as client:
+            engine = open_engine(
+                run,
+                journal,
+                opened.grid,
+                endpoint,
+                BatchApi(client),
+                checks=checks,
+                allowance=allowance,
+                watcher=watcher,
+            )
+            outcome = await _until_done_or_left(engine.run(), interrupt.stop)
+    if outcome.stopped is StopReason.INTERRUPTED:
+        say(f"left; what was sent goes on at {endpoint.profile.title}. To come back, today or another day: {resume}")
+        return outcome, interrupt.exit_code or 0
+    return outcome, 0
+
+
+async def _until_done_or_left(work: Coroutine[Any, Any, Outcome], stop: asyncio.Event) -> Outcome:
+    task = asyncio.create_task(work)
+    left = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+    left.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    try:
+        return task.result()
+    except asyncio.CancelledError:
+        return Outcome(StopReason.INTERRUPTED, None)
+    except AsyncgenError as error:
+        return Outcome(_REASONS.get(type(error)), error)
+
+
+class _Watcher:
+    """Tells of every new state at once, and of counts now and then."""
+
+    def __init__(self, progress: Progress, upload: Callable[[int, int], None]) -> None:
+        self._progress = progress
+        self._upload = upload
+        self._told: dict[str, tuple[str, float]] = {}
+
+    def uploading(self, batch: BatchState, sent: int, size: int) -> None:  # noqa: ARG002 - one bar for all of them
+        self._upload(sent, size)
+
+    def changed(self, batch: BatchState) -> None:
+        status, told_s = self._told.get(batch.intent, ("", 0.0))
+        now_s = time.monotonic()
+        if batch.status == status and now_s < told_s + _COUNTS_S:
+            return
+        self._told[batch.intent] = batch.status, now_s
+        failed = f", {batch.failed:,} failed" if batch.failed else ""
+        say(f"{batch.batch_id or 'batch'}: {batch.status}, {batch.answered:,} of {batch.requests:,} done{failed}")
+
+    def collected(self, batch: BatchState, joined: Joined) -> None:
+        self._progress.settled += joined.answered
+        self._progress.failed += joined.failed
+        remarks = {
+            "failed": joined.failed,
+            "without an outcome": joined.open,
+            "lines that belong to no row": joined.unread,
+        }
+        said = "".join(f", {count:,} {what}" for what, count in remarks.items() if count)
+        say(f"{batch.batch_id}: {joined.answered:,} answers kept{said}")

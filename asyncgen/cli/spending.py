@@ -1,0 +1,96 @@
+"""The money of a generating command: its price, what it is likely to cost, and what it may.
+
+Owns the question before an expensive run. Does not know how rows are sent.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from asyncgen.cli.output import confirm, say
+from asyncgen.cli.resolve import Where, named_address
+from asyncgen.generate.plan.costs import cost_of_rows
+from asyncgen.generate.plan.request_tokens import tokens_of_a_request
+from asyncgen.generate.plan.rows_there import RowsThere
+from asyncgen.generate.plan.span import Span
+from asyncgen.generate.spend import Budget, open_budget
+from asyncgen.job.of_run import OpenedJob
+from asyncgen.prices import BATCH, STANDARD, Price, tier_of
+from asyncgen.prices_file import load_price_list
+from asyncgen.providers import Choice
+from asyncgen.records import Usage
+from asyncgen.run_state import RunState
+
+_ASK_ABOVE_USD = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """How rows are bought.
+
+    Attributes:
+        price: of the model that answers; None where it is not known.
+        tier: of requests sent online.
+        in_batch: this invocation sends them in batches.
+    """
+
+    price: Price | None
+    tier: str
+    in_batch: bool
+
+    def cost_of(self, _model: str, usage: Usage, in_batch: bool) -> float | None:
+        """USD for the tokens of a row, by the way in which it was bought; None where the price is not known."""
+        return None if self.price is None else self.price.cost_usd(usage, BATCH if in_batch else self.tier)
+
+    def estimate(self, opened: OpenedJob, rows: int) -> Span | None:
+        """USD for so many rows, roughly; None where the price is not known."""
+        if self.price is None or not rows:
+            return None
+        tokens = tokens_of_a_request(opened.job, opened.grid, RowsThere())
+        tier = BATCH if self.in_batch else self.tier
+        return cost_of_rows(rows, tokens, self.price, tier) or cost_of_rows(rows, tokens, self.price, STANDARD)
+
+    def budget(
+        self, max_cost_usd: float | None, spent_usd: float, state: RunState, *, is_demanded: bool
+    ) -> Budget | None:
+        """What may be spent, with open batches counted.
+
+        Args:
+            max_cost_usd: from the flag or the job file; None where nothing limits it.
+            spent_usd: by earlier invocations.
+            state: of the run.
+            is_demanded: the flag was given; a job's own limit does not keep it from a server without known prices.
+
+        Raises:
+            UsageError: the flag's limit cannot be kept, for want of a price.
+        """
+        if self.price is None and max_cost_usd is not None and not is_demanded:
+            say(f"warning: max_cost = {max_cost_usd:g} is not watched, since no price of this model is known")
+            return None
+        in_flight_usd = sum(batch.held_usd for batch in state.batches if not batch.collected)
+        tier = BATCH if self.in_batch else self.tier
+        return open_budget(self.price, tier, max_cost_usd, spent_usd=spent_usd, in_flight_usd=in_flight_usd)
+
+
+def spending_of(opened: OpenedJob, generation: Choice, where: Where, *, in_batch: bool) -> Spending:
+    """How the rows of a job are bought.
+
+    Raises:
+        UsageError: a price file of the user's is wrong.
+    """
+    prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
+    address = named_address(generation.profile, where)
+    price = prices.price(generation.profile.name, address, opened.model)
+    return Spending(price, tier_of(opened.grid.parameters), in_batch)
+
+
+def consent_to_cost(estimate: Span | None, rows: int, *, yes: bool) -> None:
+    """Ask before rows are bought that may cost more than a little.
+
+    Raises:
+        UsageError: nobody can be asked, or the answer is no.
+    """
+    if estimate is not None and estimate.high > _ASK_ABOVE_USD:
+        what = f"{rows:,} rows are estimated at {estimate.low:,.2f} to {estimate.high:,.2f} USD"
+        confirm(f"{what}. Go on?", yes=yes, why=what)
