@@ -1,0 +1,150 @@
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+JOB = """
+name = "small"
+[grid]
+city = ["Paris", "Berlin"]
+size = ["small", "large"]
+[prompt]
+user = "Write to {size} shops in {city}."
+sample = "{city}, {size}"
+[generate]
+repeats = 2
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "work" / "job.toml"
+    path.write_text(JOB, encoding="utf-8")
+    return path
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_every_combination_is_asked_for_and_a_second_time_none(
+    asyncgen: Run, simulated: Callable[..., str], job: Path
+) -> None:
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    first = asyncgen("generate", "job.toml", *where)
+    assert first.returncode == 0, first.stderr
+    counts = last_line(first)
+    elapsed = counts.pop("elapsed_s")
+    assert elapsed > 0
+    assert counts == {
+        "requests": 8, "done": 8, "failed": 0, "already_done": 0, "stale": 0, "left": 0, "retries": 0,
+        "maybe_paid_twice": 0, "cost_usd": None, "stopped": None, "run": "runs/small",
+    }  # fmt: skip
+    records = lines(job.parent / "runs" / "small" / "records.jsonl")
+    assert {(record["prompt"], record["repeat"]) for record in records} == {
+        (f"{city}, {size}", repeat) for city in ("Paris", "Berlin") for size in ("small", "large") for repeat in (0, 1)
+    }
+    assert sorted(record["index"] for record in records) == list(range(8))
+    # The server is not even asked whether it is there: the address is that of a closed port.
+    again = asyncgen("generate", "job.toml", "--base-url", "http://127.0.0.1:9/v1", "--model", "any", "--json")
+    assert last_line(again)["already_done"] == 8
+
+
+def test_a_limit_stops_early_and_the_next_time_goes_on(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    first = last_line(asyncgen("generate", "job.toml", *where, "--limit", "3"))
+    assert (first["done"], first["left"], first["stopped"]) == (3, 5, "limit")
+    rest = last_line(asyncgen("generate", "job.toml", *where))
+    assert (rest["done"], rest["already_done"], rest["stopped"]) == (8, 3, None)
+
+
+def test_a_preview_shows_answers_and_keeps_them(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    where = ("--base-url", simulated(), "--model", "any")
+    shown = asyncgen("preview", "job.toml", "-n", "2", *where)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("Paris, small\n") == 2
+    assert last_line(asyncgen("generate", "job.toml", *where, "--json"))["already_done"] == 2
+
+
+def test_a_city_more_pays_for_its_own_rows_only(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    asyncgen("generate", "job.toml", *where)
+    job.write_text(JOB.replace('"Paris"', '"Rome", "Paris"'), encoding="utf-8")
+    more = last_line(asyncgen("generate", "job.toml", *where))
+    assert (more["requests"], more["done"], more["already_done"], more["stale"]) == (12, 12, 8, 0)
+
+
+def test_rows_that_would_be_left_behind_need_consent(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    asyncgen("generate", "job.toml", *where)
+    before = (job.parent / "runs" / "small" / "records.jsonl").read_bytes()
+    job.write_text(JOB.replace("Write to", "Write for"), encoding="utf-8")
+    refused = asyncgen("generate", "job.toml", *where)
+    assert refused.returncode == 2
+    assert "8 rows of runs/small no longer belong to the job: prompt.user changed" in refused.stderr
+    assert "--yes" in refused.stderr
+    assert (job.parent / "runs" / "small" / "records.jsonl").read_bytes() == before
+    agreed = last_line(asyncgen("generate", "job.toml", *where, "--yes"))
+    assert (agreed["done"], agreed["already_done"], agreed["stale"]) == (8, 0, 8)
+    assert last_line(asyncgen("generate", "job.toml", *where))["already_done"] == 8
+
+
+def test_a_folder_of_another_job_is_refused_and_left_alone(
+    asyncgen: Run, simulated: Callable[..., str], job: Path
+) -> None:
+    where = ("--base-url", simulated(), "--model", "any")
+    asyncgen("generate", "job.toml", *where)
+    job.write_text(JOB.replace('"small"\n', '"other"\n', 1), encoding="utf-8")
+    refused = asyncgen("generate", "job.toml", "--out", "runs/small", *where)
+    assert refused.returncode == 2
+    assert "is a run of the job 'small', not of 'other'" in refused.stderr
+
+
+def test_what_was_chosen_is_said_first(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    base_url = simulated()
+    done = asyncgen("generate", "job.toml", "--base-url", base_url, "--model", "any")
+    assert f"openai, any at {base_url} (--base-url, and no provider was named)" in done.stderr
+
+
+def test_quiet_says_nothing(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    done = asyncgen("generate", "job.toml", "--base-url", simulated(), "--model", "any", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_rows_that_fail_are_told_with_exit_3_and_asked_again_on_demand(
+    asyncgen: Run, simulated: Callable[..., str], job: Path
+) -> None:
+    refusing = simulated("--fault", "refusal=1")
+    failed = asyncgen("generate", "job.toml", "--base-url", refusing, "--model", "any", "--json")
+    assert failed.returncode == 3
+    assert (last_line(failed)["failed"], last_line(failed)["left"]) == (8, 0)
+    assert {failure["error"]["type"] for failure in lines(job.parent / "runs/small/failures.jsonl")} == {"refusal"}
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    assert last_line(asyncgen("generate", "job.toml", *where))["failed"] == 8
+    again = asyncgen("generate", "job.toml", *where, "--retry-failed")
+    assert again.returncode == 0
+    assert (last_line(again)["done"], last_line(again)["failed"]) == (8, 0)
+
+
+def test_twins_in_a_table_of_rows_are_asked_for_once(
+    asyncgen: Run, simulated: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "work"
+    (folder / "stores.csv").write_text("city\nParis\nBerlin\nParis\n", encoding="utf-8")
+    (folder / "rows.toml").write_text(
+        'name = "rows"\n[rows]\nfile = "stores.csv"\n[prompt]\nuser = "Write to {city}."\n', encoding="utf-8"
+    )
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    done = last_line(asyncgen("generate", "rows.toml", *where))
+    assert (done["requests"], done["done"], done["left"]) == (3, 3, 0)
+    assert len(lines(folder / "runs" / "rows" / "records.jsonl")) == 2

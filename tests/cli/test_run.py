@@ -1,0 +1,47 @@
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_one_command_goes_the_whole_way_and_again_does_nothing(
+    asyncgen: Run, simulated: Callable[..., str], tmp_path: Path
+) -> None:
+    where = ("--provider", "local", "--base-url", simulated(), "--json")
+    first = asyncgen("run", *where, timeout_s=100)
+    assert first.returncode == 0, first.stderr
+    report = last_line(first)
+    assert report["generate"]["done"] == 162
+    assert report["finetune"]["status"] == "succeeded"
+    assert report["finetune"]["model"].startswith("ft:")
+    assert report["complete"]["prompt"] == "Hotel, New York, small"
+    assert "Hotel, New York, small\n    " in first.stdout
+    run = tmp_path / "work" / "runs" / "direct-marketing"
+    assert {path.name for path in run.iterdir()} >= {
+        "job.toml", "records.jsonl", "failures.jsonl", "run.json", "train.jsonl", "validation.jsonl", "events.jsonl",
+    }  # fmt: skip
+    again = last_line(asyncgen("run", *where, timeout_s=100))
+    assert again["generate"]["already_done"] == 162
+    assert again["finetune"] == report["finetune"]
+    assert again["complete"]["completion"] == report["complete"]["completion"]
+
+
+def test_a_run_stops_after_the_stage_that_was_named(asyncgen: Run, simulated: Callable[..., str]) -> None:
+    done = asyncgen("run", "--provider", "local", "--base-url", simulated(), "--until", "prepare", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(last_line(done)) == {"run", "generate", "prepare"}
+
+
+def test_a_run_says_at_which_stage_it_stopped_and_why(asyncgen: Run, simulated: Callable[..., str]) -> None:
+    base_url = simulated("--fault", "401=1")
+    done = asyncgen("run", "--provider", "local", "--base-url", base_url)
+    assert done.returncode == 4
+    assert "the run stopped at the stage generate; `asyncgen run` goes on from there" in done.stderr
