@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from asyncgen.errors import DiskError
-from asyncgen.whole_file import disk_error, open_regular, sync_folder
+from asyncgen.whole_file import disk_error, explained, open_regular, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,20 +61,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    try:
-        with os.fdopen(descriptor, "rb", buffering=1024 * 1024) as file:
-            pieces = iter(partial(file.readline, MAX_LINE_BYTES), b"")
-            for number, line in enumerate(pieces, 1):
-                if line[-1] != _NEWLINE and not _is_whole(line):
-                    if len(line) == MAX_LINE_BYTES:
-                        raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
-                    return
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - some editors put one there
-                if not line.isspace():
-                    yield number, line
-    except OSError as error:
-        raise disk_error(f"{path} could not be read", error) from error
+    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=1024 * 1024) as file:
+        pieces = iter(partial(file.readline, MAX_LINE_BYTES), b"")
+        for number, line in enumerate(pieces, 1):
+            is_last = line[-1] != _NEWLINE
+            if is_last and not _is_whole(line):
+                if len(line) == MAX_LINE_BYTES:
+                    raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
+                return
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - some editors put one there
+            if not line.isspace():
+                yield number, line
+            if is_last:  # what follows meanwhile belongs to it
+                return
 
 
 def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
@@ -105,7 +105,8 @@ def _is_whole(line: bytes) -> bool:
 class LineFile:
     """A file that grows by whole lines. The caller holds the run's lock: nobody else writes it.
 
-    Opening mends the end that a crash left: a torn last line is moved to `*.torn`, a missing newline added.
+    Opening mends the end that a crash left: a torn last line is moved to `*.torn`, a missing newline added. The lines
+    found are made safe from a power loss, since others will be written that build on them.
 
     Args:
         path: created when it is not there.
@@ -121,15 +122,13 @@ class LineFile:
         self.path = path
         self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
-            self.torn_bytes = self._mend()
-            sync_folder(path.parent)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise disk_error(f"{path} could not be mended", error) from error
-        except BaseException:
+            with explained(f"{path} could not be mended"):
+                self.torn_bytes = self._mend()
+                sync_folder(path.parent)
+                self._size = os.fstat(self._descriptor).st_size
+        except DiskError:
             os.close(self._descriptor)
             raise
-        self._size = os.fstat(self._descriptor).st_size
         self._unusable: DiskError | None = None
         self._unsafe: DiskError | None = None
         self._safe_size = -1
@@ -183,7 +182,13 @@ class LineFile:
         return None
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Let go of the file.
+
+        Raises:
+            DiskError: the system tells only now of a write that failed, as network file systems do.
+        """
+        with explained(f"{self.path} could not be closed"):
+            os.close(self._descriptor)
 
     def _cut_back(self, failure: DiskError) -> None:
         try:
@@ -194,15 +199,16 @@ class LineFile:
     def _mend(self) -> int:
         size = os.fstat(self._descriptor).st_size
         end = _end_of_last_line(self._descriptor, size)
-        if end == size:
-            return 0
-        if size - end <= MAX_LINE_BYTES and _is_whole(os.pread(self._descriptor, size - end, end)):
+        torn_bytes = size - end
+        if 0 < torn_bytes <= MAX_LINE_BYTES and _is_whole(os.pread(self._descriptor, torn_bytes, end)):
             os.write(self._descriptor, b"\n")
-            return 0
-        self._put_aside(end, size)
-        os.ftruncate(self._descriptor, end)
-        os.fsync(self._descriptor)
-        return size - end
+            torn_bytes = 0
+        elif torn_bytes:
+            self._put_aside(end, size)
+            os.ftruncate(self._descriptor, end)
+        if size:
+            os.fsync(self._descriptor)
+        return torn_bytes
 
     def _put_aside(self, start: int, end: int) -> None:
         aside = self.path.with_name(self.path.name + ".torn")

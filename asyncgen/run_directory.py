@@ -18,7 +18,7 @@ from asyncgen import __version__
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.run_lock import LOCK_NAME, locked
 from asyncgen.run_state import JobState, RunState, read_state, write_state
-from asyncgen.whole_file import disk_error, remove_leftovers
+from asyncgen.whole_file import disk_error, explained, remove_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,11 +117,9 @@ def find_run(path: Path | None, *, root: Path) -> RunDirectory:
     """
     if path is None:
         return newest_run(root)
-    try:
+    with explained(f"{path} could not be read"):
         if not (path / STATE_NAME).exists():
             raise _not_a_run(path)
-    except OSError as error:
-        raise disk_error(f"{path} could not be read", error) from error
     return RunDirectory(path)
 
 
@@ -131,10 +129,8 @@ def newest_run(root: Path) -> RunDirectory:
     Raises:
         UsageError: there is none.
     """
-    try:
+    with explained(f"{root} could not be read"):
         states = [(state.stat().st_mtime_ns, state.parent) for state in root.glob(f"*/{STATE_NAME}")]
-    except OSError as error:
-        raise disk_error(f"{root} could not be read", error) from error
     if not states:
         raise UsageError(
             f"there is no run under {root}",

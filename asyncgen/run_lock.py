@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import DiskError, RunInUseError
@@ -43,11 +43,11 @@ def locked(folder: Path) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            raise _refusal(folder, error, holder) from error
+            raise _refusal(folder, error, _holder(descriptor)) from error
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # the lock is given back all the same
+            os.close(descriptor)
 
 
 def is_held(folder: Path) -> bool:
@@ -80,6 +80,14 @@ def _lock(descriptor: int) -> None:
         else:
             return
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(descriptor: int) -> str:
+    """The process number that the holder wrote; "" when it cannot be read."""
+    try:
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskError:

@@ -41,6 +41,22 @@ def disk_error(doing: str, error: OSError) -> DiskError:
     return DiskError(doing, cause=error.strerror or str(error), help_text=help_text)
 
 
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses in the block into our form.
+
+    Args:
+        doing: what then could not be done, as for `disk_error`.
+
+    Raises:
+        DiskError: the system refused something.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(doing, error) from error
+
+
 def open_regular(path: Path, flags: int) -> int:
     """A descriptor of a regular file; created with the user's mask when `flags` say so.
 
@@ -57,9 +73,14 @@ def open_regular(path: Path, flags: int) -> int:
         if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR}:
             raise _irregular(path) from error
         raise disk_error(f"{path} could not be opened", error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        with explained(f"{path} could not be read"):
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not is_regular:
+            raise _irregular(path)
+    except DiskError:
         os.close(descriptor)
-        raise _irregular(path)
+        raise
     return descriptor
 
 
@@ -78,14 +99,29 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
         FileNotFoundError: it is not there.
         DiskError: it is not a regular file, is larger than `max_bytes`, or cannot be read.
     """
-    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-        try:
-            content = file.read(max_bytes + 1)
-        except OSError as error:
-            raise disk_error(f"{path} could not be read", error) from error
+    descriptor = open_regular(path, os.O_RDONLY)
+    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
+        content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise DiskError(f"{path} is larger than {max_bytes} bytes")
     return content
+
+
+def make_safe(path: Path) -> None:
+    """Make what a file holds survive a power loss; one that is not there needs nothing.
+
+    Raises:
+        DiskError: it cannot be opened, or made safe.
+    """
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    with explained(f"{path} could not be made safe on the disk"):
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -108,16 +144,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_for(path)
     try:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise disk_error(f"{path} could not be written", error) from error
+        with explained(f"{path} could not be written"):
+            temporary.unlink(missing_ok=True)
+            with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -129,7 +163,12 @@ def temporary_for(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that were killed; only for the holder of the folder's lock."""
-    for leftover in folder.glob(".*.tmp"):
-        if leftover.name.split(".")[-2].isdigit():
-            leftover.unlink(missing_ok=True)
+    """Remove temporary files of processes that were killed; only for the holder of the folder's lock.
+
+    Raises:
+        DiskError: the folder cannot be read, or a file in it not be removed.
+    """
+    with explained(f"{folder} could not be read"):
+        for leftover in folder.glob(".*.tmp"):
+            if leftover.name.split(".")[-2].isdigit():
+                leftover.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from asyncgen.records import Failure, Record, decode_failure, decode_record
 from asyncgen.run_directory import RunDirectory
 from asyncgen.run_lock import locked
 from asyncgen.run_state import JobState, RunState, write_state
-from asyncgen.whole_file import disk_error, open_regular, remove_leftovers, replacing
+from asyncgen.whole_file import explained, open_regular, remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,7 +69,9 @@ def repair_run(path: Path) -> RunRepair:
         DiskError: a file cannot be read or written; what is there is as it was, or mended.
     """
     directory = RunDirectory(path)
-    if not (directory.state.exists() or directory.records.exists()):
+    with explained(f"{path} could not be read"):
+        is_run = directory.state.exists() or directory.records.exists()
+    if not is_run:
         raise UsageError(f"there is no run at {path}", help_text="name a run directory", code="not_a_run")
     with locked(path):
         remove_leftovers(path)
@@ -149,7 +151,8 @@ def _set_aside(path: Path, judge: Judge) -> None:
 
 def _judged(path: Path, judge: Judge) -> Iterator[tuple[int, bytes, bytes, str]]:
     """Every line as (number, what is good in it, what is wrong in it, why)."""
-    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+    descriptor = open_regular(path, os.O_RDONLY)
+    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
         for number, line in _lines(file):
             good, wrong, cause = _divided(line, judge)
             yield number, good, wrong, cause
@@ -187,15 +190,9 @@ def _sound_state(directory: RunDirectory) -> tuple[RunState, bool]:
     except DiskError as error:
         if error.code != "bad_state":
             raise
-        _rename(directory.state, _free_name(directory.state))
+        with explained(f"{directory.state} could not be renamed"):
+            directory.state.rename(_free_name(directory.state))
     return RunState(job=JobState(name=_job_name(directory))), True
-
-
-def _rename(path: Path, name: Path) -> None:
-    try:
-        path.rename(name)
-    except OSError as error:
-        raise disk_error(f"{path} could not be renamed", error) from error
 
 
 def _free_name(path: Path) -> Path:

@@ -13,6 +13,7 @@ import msgspec
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
 from asyncgen.jsonl import read_rows
+from asyncgen.whole_file import make_safe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +88,11 @@ def changed_parts(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...
 
 
 def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> int:
-    """Add the keys in a file that the grid does not hold; how many were not there yet."""
+    """Add the keys in a file that the grid does not hold; how many were not there yet.
+
+    Their number is to be kept, so the rows must not be lost while it stays.
+    """
+    make_safe(path)
     before = len(left_behind)
     for _, row in read_rows(path, _decode_row):
         key = grid.key_of(row.variables, row.repeat)

@@ -21,7 +21,9 @@ import pytest
 # Imports once what a command imports, then runs each command in a process of its own: a fork takes milliseconds
 # where a new interpreter takes most of a second, and a hundred kills are to fit into a minute.
 _FORKER = """
-import json, os, sys
+import ctypes, json, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace may attach
 import aiohttp, asyncgen.cli.generation, asyncgen.cli.generate_command, asyncgen.cli.loop
 from asyncgen.cli.main import main
 for line in sys.stdin:
@@ -31,6 +33,8 @@ for line in sys.stdin:
         os.chdir(wanted["folder"])
         for number, name in enumerate(("/dev/null", wanted["stdout"], wanted["stderr"])):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        if wanted["stopped"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
         code = 70
         try:
             main(wanted["arguments"])
@@ -97,14 +101,14 @@ def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
 
 @pytest.fixture
 def start(forker: subprocess.Popen[str], tmp_path: Path) -> Start:
-    """Start `asyncgen ARGUMENTS` in `tmp_path`; one at a time."""
+    """Start `asyncgen ARGUMENTS` in `tmp_path`, one at a time; with `stopped`, it waits for SIGCONT first."""
 
-    def begin(*arguments: str) -> Child:
+    def begin(*arguments: str, stopped: bool = False) -> Child:
         assert forker.stdin is not None
         assert forker.stdout is not None
         names = {name: str(tmp_path / name) for name in ("stdout", "stderr")}
-        forker.stdin.write(json.dumps({"arguments": arguments, "folder": str(tmp_path), **names}) + "\n")
-        forker.stdin.flush()
+        wanted = {"arguments": arguments, "folder": str(tmp_path), "stopped": stopped, **names}
+        print(json.dumps(wanted), file=forker.stdin, flush=True)
         return Child(int(forker.stdout.readline()), tmp_path, forker)
 
     return begin

@@ -229,7 +229,7 @@ class RunMachine(RuleBasedStateMachine):
             open_journal(run, cost_of=lambda _model, _usage, _in_batch: PRICE, retry_failed=retry_failed)
         )
         self.run, self.retry_failed, self.given_up_now = run, retry_failed, set()
-        self.safe_lines = 0  # what was not synced before is not synced by opening
+        self.safe_lines = len(self.lines)
 
     @precondition(lambda self: self.journal is None)
     @rule(
