@@ -7,6 +7,9 @@ enough to make up for late wake-ups, too little to burst. Does not know why a ra
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from aiolimiter import AsyncLimiter
 
 from asyncgen.errors import UsageError
@@ -14,65 +17,81 @@ from asyncgen.generate.completer import RateLimits
 from asyncgen.records import Usage
 from asyncgen.tokens import TokenEstimate
 
-_BURST_REQUESTS = 9.0  # servers that refill every second hold at least ten at 600 a minute
-_BURST_S = 0.02
-_BURST_TOKENS_S = 2.0
-_BYTES_PER_TOKEN = 4
 _MINUTE_S = 60.0
+_BURST_S = 0.1  # an event loop is seldom this late
+# Slow rates need a longer moment, or the first requests trickle; servers that refill steadily hold about a second's.
+_SLOW_BURST_S = 0.9
+_SLOW_BURST = 9.0
+_BURST_TOKENS_S = 0.9
+_BYTES_PER_TOKEN = 4
 
 
-class RequestRate:
-    """Starts of requests, at most so many a minute; without a limit until one is set."""
+class Pace:
+    """A rate of anything, shared by all who ask, first come, first served.
 
-    def __init__(self, per_minute: float | None) -> None:
-        self.per_minute: float | None = None
-        self._bucket: AsyncLimiter | None = None
-        if per_minute is not None:
-            self.set(per_minute)
+    A window of one second holds at most the rate and the burst. Waiters stand in a queue of our own, so that only the
+    first one waits at the bucket: a new rate holds for everybody else at once, and small amounts do not pass a large
+    one for ever.
+
+    Args:
+        per_minute: the limit; None for none until one is learnt.
+        burst_of: how much may go at once, at so much a second.
+
+    Attributes:
+        per_minute: the limit now.
+    """
+
+    def __init__(self, per_minute: float | None, burst_of: Callable[[float], float]) -> None:
+        self.per_minute = per_minute
+        self._burst_of = burst_of
+        self._bucket = None if per_minute is None else self._fresh_bucket(per_minute)
+        self._taken_before = 0.0
+        self._queue = asyncio.Lock()
 
     @property
     def burst(self) -> float:
-        """How many may start at once."""
+        """How much may go at once."""
         return self._bucket.max_rate if self._bucket else float("inf")
 
-    def set(self, per_minute: float) -> None:
-        """Change the limit; who waits already does so at the old one."""
+    def learn(self, per_minute: float) -> None:
+        """Take a limit that became known under way; it counts as used up, for what went before was not counted."""
         if per_minute != self.per_minute:
-            per_second = per_minute / _MINUTE_S
-            burst = max(1.0, min(_BURST_REQUESTS, 0.9 * per_second), _BURST_S * per_second)
             self.per_minute = per_minute
-            self._bucket = AsyncLimiter(burst, burst / per_second)
+            self._bucket = self._fresh_bucket(per_minute)
+            self._taken_before = self._bucket.max_rate
 
-    async def acquire(self) -> None:
-        """Wait for the turn of one request."""
-        if self._bucket is not None:
-            await self._bucket.acquire()
+    async def take(self, amount: float) -> None:
+        """Wait for the turn of `amount`, which may be more than the burst: then it comes in parts."""
+        if self._bucket is None:
+            return
+        async with self._queue:
+            if self._taken_before:
+                taken, self._taken_before = self._taken_before, 0.0
+                await self._bucket.acquire(taken)  # it is empty, so this fills it without waiting
+            while amount > 0:
+                part = min(amount, self._bucket.max_rate)
+                await self._bucket.acquire(part)
+                amount -= part
+
+    def _fresh_bucket(self, per_minute: float) -> AsyncLimiter:
+        per_second = per_minute / _MINUTE_S
+        burst = self._burst_of(per_second)
+        return AsyncLimiter(burst, burst / per_second)
 
 
 class TokenRate:
     """Tokens a minute: reserved before a request, corrected after its answer.
 
     Args:
-        per_minute: the limit; None for none until one is set.
+        per_minute: the limit; None for none until one is learnt.
         max_output_tokens: what a request may be answered with, as far as its parameters say.
     """
 
     def __init__(self, per_minute: float | None, max_output_tokens: int | None) -> None:
-        self.per_minute: float | None = None
+        self.pace = Pace(per_minute, _token_burst)
         self._max_output_tokens = max_output_tokens or 0
-        self._bucket: AsyncLimiter | None = None
         self._estimate = TokenEstimate()
         self._owed = 0.0  # reserved too little (positive) or too much; the next reservation makes up for it
-        if per_minute is not None:
-            self.set(per_minute)
-
-    def set(self, per_minute: float) -> None:
-        """Change the limit; who waits already does so at the old one."""
-        if per_minute != self.per_minute:
-            per_second = per_minute / _MINUTE_S
-            burst = max(1.0, _BURST_TOKENS_S * per_second)
-            self.per_minute = per_minute
-            self._bucket = AsyncLimiter(burst, burst / per_second)
 
     def reservation(self, body: bytes) -> int:
         """Tokens that the request may take: its estimate, corrected by what was counted so far, and its answer."""
@@ -84,32 +103,34 @@ class TokenRate:
         Raises:
             UsageError: it does not, so it would wait for ever.
         """
-        tokens = self.reservation(body)
-        if self.per_minute is not None and tokens > self.per_minute:
-            raise UsageError(
-                f"a single request may take {tokens:,} tokens, more than {self.per_minute:,.0f} a minute",
-                help_text="lower max_completion_tokens, shorten the prompt, or raise tokens_per_minute",
-            )
+        limit = self.pace.per_minute
+        if limit is None or (tokens := self.reservation(body)) <= limit:
+            return
+        raise UsageError(
+            f"a single request may take {tokens:,} tokens, more than {limit:,.0f} a minute",
+            help_text="lower max_completion_tokens, shorten the prompt, or raise tokens_per_minute",
+        )
 
     async def acquire(self, body: bytes) -> int:
         """Wait until the request's tokens are free; returns how many were reserved."""
-        if self._bucket is None:
+        if self.pace.per_minute is None:
             return 0
         reserved = self.reservation(body)
         wanted = reserved + self._owed
         self._owed = min(wanted, 0.0)
-        while wanted > 0:
-            part = min(wanted, self._bucket.max_rate)
-            await self._bucket.acquire(part)
-            wanted -= part
+        await self.pace.take(wanted)
         return reserved
+
+    def give_back(self, reserved: int) -> None:
+        """A reservation was not used: nothing was sent."""
+        self._owed -= reserved
 
     def settle(self, body: bytes, reserved: int, usage: Usage) -> None:
         """Give back what was reserved too much, or note what was too little, and learn from the count."""
-        if usage.prompt_tokens:
-            self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
-        if reserved:
-            self._owed += usage.prompt_tokens + usage.completion_tokens - reserved
+        if not reserved or not usage.prompt_tokens:
+            return  # no limit is known, or the server counts nothing
+        self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
+        self._owed += usage.prompt_tokens + usage.completion_tokens - reserved
 
 
 class Rates:
@@ -124,7 +145,7 @@ class Rates:
     def __init__(
         self, requests_per_minute: float | None, tokens_per_minute: float | None, max_output_tokens: int | None
     ) -> None:
-        self.requests = RequestRate(requests_per_minute)
+        self.requests = Pace(requests_per_minute, _request_burst)
         self.tokens = TokenRate(tokens_per_minute, max_output_tokens)
         self._learns_requests = requests_per_minute is None
         self._learns_tokens = tokens_per_minute is None
@@ -132,12 +153,20 @@ class Rates:
     def learn(self, limits: RateLimits) -> None:
         """Take the server's limits where the user set none."""
         if limits.requests_per_minute and self._learns_requests:
-            self.requests.set(limits.requests_per_minute)
+            self.requests.learn(limits.requests_per_minute)
         if limits.tokens_per_minute and self._learns_tokens:
-            self.tokens.set(limits.tokens_per_minute)
+            self.tokens.pace.learn(limits.tokens_per_minute)
 
     async def acquire(self, body: bytes) -> int:
         """Wait for both; returns the tokens reserved."""
         reserved = await self.tokens.acquire(body)
-        await self.requests.acquire()
+        await self.requests.take(1.0)
         return reserved
+
+
+def _request_burst(per_second: float) -> float:
+    return max(1.0, min(_SLOW_BURST, _SLOW_BURST_S * per_second), _BURST_S * per_second)
+
+
+def _token_burst(per_second: float) -> float:
+    return max(1.0, _BURST_TOKENS_S * per_second)
