@@ -47,6 +47,12 @@ class BadLineError(DiskError):
         self.number = number
 
 
+class NotSafeError(DiskError):
+    """Lines that were written may not survive a power loss: an fsync failed, or somebody changed the file."""
+
+    code = "not_safe"
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Every line with its number, from 1; blank ones are left out, and so is a torn last one.
 
@@ -130,7 +136,7 @@ class LineFile:
             os.close(self._descriptor)
             raise
         self._unusable: DiskError | None = None
-        self._unsafe: DiskError | None = None
+        self._unsafe: NotSafeError | None = None
         self._safe_size = -1
 
     def append(self, line: bytes) -> None:
@@ -156,7 +162,7 @@ class LineFile:
         """Make all lines survive a power loss. May be called from another thread than `append`.
 
         Raises:
-            DiskError: it failed, now or before. It is never tried again: the system may have dropped what it
+            NotSafeError: it failed, now or before. It is never tried again: the system may have dropped what it
                 could not write, and would then report success. Or somebody replaced or shortened the file.
         """
         if self._unsafe is None:
@@ -164,7 +170,7 @@ class LineFile:
         if self._unsafe is not None:
             raise self._unsafe
 
-    def _sync(self) -> DiskError | None:
+    def _sync(self) -> NotSafeError | None:
         expected_size = self._size
         try:
             if expected_size != self._safe_size:
@@ -172,9 +178,10 @@ class LineFile:
             here = os.fstat(self._descriptor)
             there = self.path.lstat()
         except OSError as error:
-            return disk_error(f"{self.path} could not be made safe on the disk", error)
+            refusal = disk_error(f"{self.path} could not be made safe on the disk", error)
+            return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
         if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) or here.st_size < expected_size:
-            return DiskError(
+            return NotSafeError(
                 f"{self.path} was replaced or shortened by another program while it was written",
                 help_text="put the file back (an editor may have a copy), then give the same command again",
             )

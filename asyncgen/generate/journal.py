@@ -104,8 +104,8 @@ class Journal:
         """Keep an answer: it survives the death of the process from the return on.
 
         Raises:
-            DiskError: it could not be written; or it was, but an earlier line could not be made safe. Nothing
-                more is to be sent either way.
+            NotSafeError: it was written, but it or an earlier line could not be made safe: send nothing more.
+            DiskError: it could not be written: send nothing more.
             ValueError: its key is settled already: the caller asked twice.
         """
         number = key_number(record.key)
@@ -115,7 +115,7 @@ class Journal:
         self._keys.settled.add_number(number)
         if self._keys.failed.has(number):
             self._failed_count -= 1
-        self.spend.add(record)
+        self.spend.add(record, number)
         self._after_write(self._records)
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING) -> None:
@@ -126,7 +126,7 @@ class Journal:
             usage: what its attempts were charged for in this invocation.
 
         Raises:
-            DiskError: as `settle`.
+            NotSafeError, DiskError: as `settle`.
         """
         number = key_number(failure.key)
         self._failures.append(encode_line(failure))

@@ -85,7 +85,7 @@ Start = Callable[..., Child]
 
 @pytest.fixture(scope="module")
 def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
     home = tmp_path_factory.mktemp("home")
     with subprocess.Popen(
         [sys.executable, "-c", _FORKER],
