@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = 1
+FOUND_AGAIN = "found again"
 _MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -142,7 +143,8 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         held_usd: the most that it may cost, where a budget limits the run.
         file_id: its input at the provider; None before the upload was answered.
         batch_id: None between the intent and the answer.
-        status: as the provider's API names it; "" before the first answer.
+        status: as the provider's API names it; "" before the first answer; `FOUND_AGAIN` where `repair` made the
+            note from the batch's files.
         answered: requests that the provider has answered so far.
         failed: requests that the provider could not answer, so far.
         collected: its answers are in `records.jsonl` and `failures.jsonl`, and its rows no longer held.

@@ -7,6 +7,7 @@ Does not know how a batch is sent or collected.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,9 @@ import msgspec
 from asyncgen.errors import DiskError
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
-from asyncgen.jsonl import read_rows
+from asyncgen.jsonl import read_lines, read_rows
 from asyncgen.run_directory import Run, RunDirectory
+from asyncgen.run_state import FOUND_AGAIN, BatchState
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -61,6 +63,29 @@ def read_batch_rows(path: Path) -> Iterator[BatchRow]:
     return (row for _, row in read_rows(path, _decode_row))
 
 
+def batches_by_files(directory: RunDirectory) -> list[BatchState]:
+    """The batches whose files are there, as notes for a run that has lost its own.
+
+    Where they were sent to is not known any more; the provider is asked for the intent.
+    """
+    found = sorted(directory.batches.glob("*.rows.jsonl"))
+    return [_noted_again(path) for path in found]
+
+
+def _noted_again(path: Path) -> BatchState:
+    intent = path.name.removesuffix(".rows.jsonl")
+    created, _, _ = intent.partition("-")
+    return BatchState(
+        intent=intent,
+        provider="",
+        base_url="",
+        model="",
+        requests=sum(1 for _ in read_lines(path)),
+        created=int(created) if created.isdecimal() else 0,
+        status=FOUND_AGAIN,
+    )
+
+
 class HeldKeys:
     """Keys of the requests in batches that are not collected yet.
 
@@ -88,13 +113,14 @@ class HeldKeys:
 
 
 def open_held_keys(run: Run) -> HeldKeys:
-    """The keys in all batches of a run that are not collected.
+    """The keys in all batches of a run that are not collected; files of others, left by a crash, are removed.
 
     Raises:
         BadLineError: the rows of a batch cannot be read.
         DiskError: they are gone.
     """
-    open_batches = (batch.intent for batch in run.state.batches if not batch.collected)
+    open_batches = [batch.intent for batch in run.state.batches if not batch.collected]
+    _remove_strangers(run.directory.batches, open_batches)
     return HeldKeys({intent: _keys(read_batch_rows(rows_path(run.directory, intent))) for intent in open_batches})
 
 
@@ -103,3 +129,14 @@ def _keys(rows: Iterable[BatchRow]) -> KeySet:
     for row in rows:
         keys.add_number(key_number(row.key))
     return keys
+
+
+def _remove_strangers(folder: Path, open_batches: list[str]) -> None:
+    """A batch that is not noted was never sent; one that is collected is needed no longer."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_file() and path.name.split(".")[0] not in open_batches:
+            path.unlink()
+    with suppress(OSError):  # not empty
+        folder.rmdir()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from asyncgen.errors import DiskError, UsageError
+from asyncgen.generate.held_keys import batches_by_files
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
 from asyncgen.jsonl import MAX_LINE_BYTES, LineFile
@@ -192,7 +193,7 @@ def _sound_state(directory: RunDirectory) -> tuple[RunState, bool]:
             raise
         with explained(f"{directory.state} could not be renamed"):
             directory.state.rename(_free_name(directory.state))
-    return RunState(job=JobState(name=_job_name(directory))), True
+    return RunState(job=JobState(name=_job_name(directory)), batches=batches_by_files(directory)), True
 
 
 def _free_name(path: Path) -> Path:

@@ -105,11 +105,11 @@ class BatchApi:
         with reported("create a batch"):
             return _read(await retrying(once, self._pacing, unsafe=True))
 
-    async def find(self, file_id: str, intent: str, created: int) -> RemoteBatch | None:
+    async def find(self, file_id: str | None, intent: str, created: int) -> RemoteBatch | None:
         """The batch that was created for `intent` or of this file, and has not failed; None when there is none.
 
         Args:
-            file_id: its input.
+            file_id: its input; None where that is not known.
             intent: sent as metadata.
             created: Unix seconds of our clock; older ones are not looked at.
         """
@@ -117,7 +117,9 @@ class BatchApi:
         while True:
             page = await self._page(after)
             for batch in page:
-                is_ours = (batch.metadata or {}).get(_INTENT) == intent or batch.input_file_id == file_id
+                is_ours = (batch.metadata or {}).get(_INTENT) == intent or (
+                    file_id is not None and batch.input_file_id == file_id
+                )
                 if is_ours and batch.status != "failed":
                     return batch
             if len(page) < _PAGE or (page[-1].created_at or created) < created - _CLOCKS_APART_S:

@@ -18,14 +18,14 @@ from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
 from asyncgen.generate.batch.collect import BatchCollector
-from asyncgen.generate.batch.files import remove_strangers
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.ledger import BatchLedger
 from asyncgen.generate.batch.send import Allowance, BatchSender
 from asyncgen.generate.batch.watcher import Watcher
 from asyncgen.generate.completer import StopReason
+from asyncgen.generate.explain import provider_error
 from asyncgen.generate.journal import Journal
-from asyncgen.generate.run import Outcome, provider_error
+from asyncgen.generate.run import Outcome
 from asyncgen.generate.spend import budget_used_up
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
@@ -234,7 +234,17 @@ class BatchEngine:
             return Outcome(StopReason.BUDGET, budget_used_up())
         if course.error is None and self._sender.is_cut:
             return Outcome(StopReason.LIMIT, None)
+        if course.error is None and course.open_again:
+            return Outcome(None, _unanswered(course))
         return Outcome(course.stopped, course.error)
+
+
+def _unanswered(course: _Course) -> IncompleteError:
+    return IncompleteError(
+        f"{course.open_again:,} rows came to no outcome, though they were sent {course.passes} times",
+        help_text="asyncgen generate without --batch   (sends them online, and says what is wrong with each)",
+        code="unanswered",
+    )
 
 
 def _refusal(batch: BatchState, remote: RemoteBatch) -> tuple[StopReason | None, AsyncgenError]:
@@ -264,7 +274,7 @@ def open_engine(
     pace: Pace | None = None,
     now: Callable[[], float] = time.time,
 ) -> BatchEngine:
-    """The engine for a run at an endpoint; what a crash left half written is removed.
+    """The engine for a run at an endpoint.
 
     Args:
         run: locked by this process.
@@ -278,7 +288,6 @@ def open_engine(
         pace: how often to look.
         now: Unix seconds.
     """
-    remove_strangers(run.directory, (each.intent for each in run.state.batches if not each.collected))
     ledger = BatchLedger(run, endpoint)
     sender = BatchSender(
         grid,

@@ -5,7 +5,7 @@ Owns their names, the bounds of an input file, and the order of writing. Does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,21 +63,6 @@ class BatchFiles:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: another batch is open
             self.directory.batches.rmdir()
-
-
-def remove_strangers(directory: RunDirectory, known: Iterable[str]) -> None:
-    """Remove what a crash left of batches that were never noted, and so never sent.
-
-    Args:
-        directory: of the run, locked by this process.
-        known: the intents of the batches that are noted and not collected.
-    """
-    kept = set(known)
-    if not directory.batches.is_dir():
-        return
-    for path in directory.batches.iterdir():
-        if path.is_file() and path.name.split(".")[0] not in kept:
-            path.unlink()
 
 
 class Upcoming:

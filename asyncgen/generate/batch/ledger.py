@@ -12,14 +12,18 @@ from typing import Any
 import msgspec
 
 from asyncgen.endpoint import Endpoint
-from asyncgen.errors import UsageError
 from asyncgen.providers import LOCAL
 from asyncgen.run_directory import Run
-from asyncgen.run_state import BatchState, RunState
+from asyncgen.run_state import FOUND_AGAIN, BatchState, RunState
 
 
 def belongs_to(batch: BatchState, provider: str, base_url: str) -> bool:
-    """Was the batch made at this endpoint? This machine's own server has another address each time."""
+    """Was the batch made at this endpoint? This machine's own server has another address each time.
+
+    A batch that only its files tell of (`run.json` was lost, and made anew) may have been made at any.
+    """
+    if batch.status == FOUND_AGAIN:
+        return True
     return batch.provider == provider and (batch.base_url == base_url or provider == LOCAL)
 
 
@@ -68,6 +72,11 @@ class BatchLedger:
         self._run.update(lambda state: msgspec.structs.replace(state, batches=[*state.batches, batch]))
         return batch
 
+    def sent(self, batch: BatchState, batch_id: str, status: str) -> BatchState:
+        """Note that a batch is at this endpoint, under this id; raises as `add`."""
+        place = {"provider": self._provider, "base_url": self._base_url, "model": batch.model or self._model}
+        return self.change(batch, batch_id=batch_id, status=status, **place)
+
     def change(self, batch: BatchState, **fields: Any) -> BatchState:
         """Note what became of a batch; raises as `add`."""
         return change_batch(self._run, batch.intent, **fields)
@@ -86,20 +95,3 @@ def change_batch(run: Run, intent: str, **fields: Any) -> BatchState:
 
     changed = run.update(change)
     return next(each for each in changed.batches if each.intent == intent)
-
-
-def find_batch(state: RunState, name: str | None) -> BatchState:
-    """The batch that a command means.
-
-    Args:
-        state: of the run.
-        name: its id at the provider or our word for it; None stands for the newest one.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found = [each for each in state.batches if name is None or name in {each.batch_id, each.intent}]
-    if found:
-        return found[-1]
-    what = "this run has no batch" if name is None else f"this run has no batch {name!r}"
-    raise UsageError(what, help_text="asyncgen batch list   (lists them)")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from asyncgen.errors import AsyncgenError
+from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
-from asyncgen.generate.batch.files import MOST_BYTES, MOST_ROWS, BatchFiles, Upcoming, write_batch
+from asyncgen.generate.batch.files import MOST_BYTES, MOST_ROWS, BatchFiles, Upcoming, Written, write_batch
 from asyncgen.generate.batch.ledger import BatchLedger
 from asyncgen.generate.batch.watcher import Watcher
 from asyncgen.generate.held_keys import BatchRow
@@ -20,7 +20,7 @@ from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.spend import Budget
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run_directory import RunDirectory
-from asyncgen.run_state import BatchState
+from asyncgen.run_state import FOUND_AGAIN, BatchState
 from asyncgen.tokens import estimate_body
 
 
@@ -121,17 +121,35 @@ class BatchSender:
         Raises:
             AsyncgenError: it could not be sent.
         """
-        if batch.file_id is None:
-            is_new = True  # a batch cannot have been created of a file that was not there
-            path = BatchFiles(self._directory, batch.intent).input
-            file_id = await self._api.upload(path, lambda sent, size: self._watcher.uploading(batch, sent, size))
-            batch = self._ledger.change(batch, file_id=file_id)
-        assert batch.file_id is not None
-        found = None if is_new else await self._api.find(batch.file_id, batch.intent, batch.created)
-        remote = found or await self._create(batch.file_id, batch)
-        batch = self._ledger.change(batch, batch_id=remote.id, status=remote.status)
+        remote = None if is_new else await self._found(batch)
+        remote = remote or await self._create(await self._uploaded(batch), batch)
+        batch = self._ledger.sent(batch, remote.id, remote.status)
         self._watcher.changed(batch)
         return batch
+
+    async def _found(self, batch: BatchState) -> RemoteBatch | None:
+        """The batch at the provider, should it have been created before its id was noted."""
+        is_only_found = batch.status == FOUND_AGAIN
+        if batch.file_id is None and not is_only_found:
+            return None  # none can have been created of a file that was never there
+        found = await self._api.find(batch.file_id, batch.intent, batch.created)
+        if found is None and is_only_found:
+            raise UsageError(
+                f"this provider has no batch {batch.intent}, which the run's files tell of",
+                cause="run.json was made anew, so where the batch was sent is not known",
+                help_text="name the provider it was sent to with --provider; or, if it never was, "
+                f"asyncgen batch cancel {batch.intent}",
+                code="batch_elsewhere",
+            )
+        return found
+
+    async def _uploaded(self, batch: BatchState) -> str:
+        if batch.file_id is not None:
+            return batch.file_id
+        path = BatchFiles(self._directory, batch.intent).input
+        file_id = await self._api.upload(path, lambda sent, size: self._watcher.uploading(batch, sent, size))
+        self._ledger.change(batch, file_id=file_id)
+        return file_id
 
     async def _create(self, file_id: str, batch: BatchState) -> RemoteBatch:
         try:
@@ -146,30 +164,31 @@ class BatchSender:
     def _write(self) -> BatchState | None:
         """Write and note the next batch; its rows are held from the first one on."""
         files = BatchFiles(self._directory, self._new_intent())
-        keys = KeySet()
-        self._journal.held.hold(files.intent, keys)
-        batch = None
-        try:
-            written = write_batch(
-                files,
-                self._upcoming,
-                self._row_of,
-                keys,
-                most_rows=self._allowance.most_rows,
-                most_bytes=self._allowance.bytes_a_batch,
-                afford=self._afford,
-            )
-            if written.requests:
-                batch = self._ledger.add(
-                    files.intent, requests=written.requests, held_usd=written.held_usd, created=int(self._now())
-                )
-        finally:
-            if batch is None:
-                self._journal.held.let_go(files.intent)
-                files.remove()
-        if batch and self._allowance.rows is not None:
+        written = self._write_files(files)
+        if not written.requests:
+            self._journal.held.let_go(files.intent)
+            files.remove()
+            return None
+        # Should the note fail, the files stay: it may be on the disk all the same.
+        batch = self._ledger.add(
+            files.intent, requests=written.requests, held_usd=written.held_usd, created=int(self._now())
+        )
+        if self._allowance.rows is not None:
             self._allowance.rows -= batch.requests
         return batch
+
+    def _write_files(self, files: BatchFiles) -> Written:
+        keys = KeySet()
+        self._journal.held.hold(files.intent, keys)
+        return write_batch(
+            files,
+            self._upcoming,
+            self._row_of,
+            keys,
+            most_rows=self._allowance.most_rows,
+            most_bytes=self._allowance.bytes_a_batch,
+            afford=self._afford,
+        )
 
     def _row_of(self, request: Request) -> BatchRow:
         attempts, maybe_paid = self._journal.attempts_before(request.key)
