@@ -20,15 +20,16 @@ class ConcurrencyLimit:
     Attributes:
         taken: places taken; who took one may still have to wait for the rate.
         in_flight: requests sent and not answered.
+        sent: requests sent in all; the number of the last one.
     """
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
         self.taken = 0
         self.in_flight = 0
+        self.sent = 0
         self._limit = float(min(ceiling, _FIRST))
         self._grows_quickly = True
-        self._sent = 0
         self._cut_at = 0
 
     @property
@@ -38,8 +39,8 @@ class ConcurrencyLimit:
     def send(self) -> int:
         """A place's request goes out; returns its number, for `congested`."""
         self.in_flight += 1
-        self._sent += 1
-        return self._sent
+        self.sent += 1
+        return self.sent
 
     def succeeded(self) -> None:
         """An answer came; call it while its request still counts as in flight."""
@@ -47,9 +48,14 @@ class ConcurrencyLimit:
             return
         self._limit = min(self._limit + (1.0 if self._grows_quickly else 1.0 / self._limit), float(self.ceiling))
 
-    def congested(self, number: int) -> None:
-        """The server wants less, or took too long, for the request of this number."""
+    def congested(self, number: int) -> bool:
+        """The server wants less, or took too long, for the request of this number.
+
+        Returns whether the limit was cut; a request sent before the last cut is answered for by that one.
+        """
         self._grows_quickly = False
-        if number > self._cut_at:  # else it was sent before the last cut, which answers for it
-            self._cut_at = self._sent
-            self._limit = max(self._limit * _CUT, 1.0)
+        if number <= self._cut_at:
+            return False
+        self._cut_at = self.sent
+        self._limit = max(self._limit * _CUT, 1.0)
+        return True

@@ -1,6 +1,7 @@
 """When the whole pool has to wait: a server that asked for it, or one that answers nothing.
 
-Owns the shared pause and the circuit breaker. Pure: times go in and come out. Does not know rows or rates.
+Owns the shared pause and the circuit breaker. Pure: times and the numbers of requests go in, seconds come out. Does
+not know rows or rates.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ _JITTER = 0.1
 _FAILURES_TO_OPEN = 20
 _PROBES = 6
 _PROBES_BEFORE_ANY_SUCCESS = 2
+_FIRST_S = 0.5
 _MOST_S = 30.0
 _LONGEST_S = 900.0  # a limit that takes longer to clear is one of the day or of the account
 
@@ -25,33 +27,40 @@ class Pause:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._until = 0.0
-        self._in_a_row = 0
+        self._rounds = 0
         self._since: float | None = None
 
     def left_s(self, now: float) -> float:
         """Seconds still to wait."""
         return max(self._until - now, 0.0)
 
-    def ask(self, now: float, retry_after_s: float | None) -> float:
-        """Everybody waits as the server asks, and a little longer; where it names no time, longer each time.
+    def ask(self, now: float, wait_s: float) -> None:
+        """Everybody waits so long, and a little longer."""
+        self._until = max(self._until, now + wait_s * (1 + self._rng.uniform(0, _JITTER)))
 
-        Returns the seconds of this pause.
+    def congested(self, now: float, retry_after_s: float | None, *, is_new: bool) -> None:
+        """The server wants less: everybody waits as it asks, and longer each time that this led to nothing.
+
+        Args:
+            now: seconds of the loop's clock.
+            retry_after_s: what the server asks for; None where it names no time.
+            is_new: the request was sent after the last pause; those sent together are refused together, and are one
+                sign and not many.
         """
-        if retry_after_s is None:
-            retry_after_s = min(0.5 * 2**self._in_a_row, _MOST_S)
-            self._in_a_row += 1
         if self._since is None:
             self._since = now
-        wait_s = retry_after_s * (1 + self._rng.uniform(0, _JITTER))
-        self._until = max(self._until, now + wait_s)
-        return wait_s
+        self._rounds += is_new or not self._rounds
+        # A server that names a time is believed at first; one that names too little again and again is not.
+        fruitless = self._rounds - (1 if retry_after_s is None else 2)
+        least_s = min(_FIRST_S * 2.0 ** min(fruitless, 30), _MOST_S) if fruitless >= 0 else 0.0
+        self.ask(now, max(retry_after_s or 0.0, least_s))
 
     def is_hopeless(self, now: float) -> bool:
         """The pauses lead nowhere: one is very long, or they have gone on without an answer for long."""
         return self.left_s(now) > _LONGEST_S or (self._since is not None and now - self._since > _LONGEST_S)
 
     def succeeded(self) -> None:
-        self._in_a_row = 0
+        self._rounds = 0
         self._since = None
 
 
@@ -66,7 +75,8 @@ class Breaker:
         self._rng = rng
         self._failures = 0
         self._probes = 0
-        self._ever_succeeded = False
+        self._opened_at = 0
+        self.ever_succeeded = False
 
     @property
     def is_open(self) -> bool:
@@ -75,16 +85,25 @@ class Breaker:
     @property
     def is_hopeless(self) -> bool:
         """Enough was tried: the run had better stop, and go on another time."""
-        return self._probes > (_PROBES if self._ever_succeeded else _PROBES_BEFORE_ANY_SUCCESS)
+        return self._probes > (_PROBES if self.ever_succeeded else _PROBES_BEFORE_ANY_SUCCESS)
 
     def succeeded(self) -> None:
         self._failures = self._probes = 0
-        self._ever_succeeded = True
+        self.ever_succeeded = True
 
-    def failed(self) -> float:
-        """A request failed as none should; returns the seconds before the next try, 0 while the breaker is closed."""
+    def failed(self, number: int, sent: int) -> float:
+        """A request failed as none should.
+
+        Args:
+            number: the request's.
+            sent: the last request's. Those that were on their way when the breaker opened say nothing new.
+
+        Returns:
+            Seconds before the next try, 0 while the breaker is closed.
+        """
         self._failures += 1
-        if not self.is_open:
+        if not self.is_open or (self._failures > _FAILURES_TO_OPEN and number <= self._opened_at):
             return 0.0
-        self._probes += 1
-        return min(0.5 * 2.0**self._probes, _MOST_S) * self._rng.uniform(0.5, 1.0)
+        self._probes += self._failures > _FAILURES_TO_OPEN
+        self._opened_at = sent
+        return min(_FIRST_S * 2.0 ** (self._probes + 1), _MOST_S) * self._rng.uniform(0.5, 1.0)

@@ -61,6 +61,15 @@ class Purse:
             self._budget.release(held_usd)
         else:
             self._budget.count_as_spent(held_usd)  # broken off, lost on the way, or answered without a count
+        self._wake()
+
+    def give_back(self, held_usd: float) -> None:
+        """Nothing was sent for what `take` gave."""
+        self._taken -= 1
+        self._budget.release(held_usd)
+        self._wake()
+
+    def _wake(self) -> None:
         while self._waiting:  # each looks for itself whether there is enough now
             turn = self._waiting.popleft()
             if not turn.done():

@@ -25,21 +25,28 @@ class Row:
     Attributes:
         attempts: HTTP calls, those of earlier invocations included.
         failed: attempts that gave no answer; waiting for a rate limit is not counted.
-        maybe_paid: failed attempts for which the provider may have charged.
+        maybe_paid: failed attempts for which the provider may have charged, those of earlier invocations included.
+        forgiven: of these, such that no longer count against the bound: the user asked for another try.
+        may_pay_twice: the last attempt may have been charged, so that the next one may be so a second time.
         usage: of everything that was counted.
         answer: the last usable answer, when it did not pass the checks and is asked for again.
         asked: usable answers so far.
-        held_usd: of the budget, for the attempt under way.
     """
 
     request: Request
     attempts: int = 0
     failed: int = 0
     maybe_paid: int = 0
+    forgiven: int = 0
+    may_pay_twice: bool = False
     usage: Usage = field(default_factory=Usage)
     answer: Answer | None = None
     asked: int = 0
-    held_usd: float = 0.0
+
+
+def row_again(request: Request, attempts: int, maybe_paid: int) -> Row:
+    """A row with what earlier invocations did for it; where they may have paid, one more time is the most."""
+    return Row(request, attempts=attempts, maybe_paid=maybe_paid, forgiven=max(maybe_paid - MAX_MAYBE_PAID + 1, 0))
 
 
 def note_error(row: Row, error: AttemptError) -> None:
@@ -47,18 +54,17 @@ def note_error(row: Row, error: AttemptError) -> None:
     row.usage += error.usage
     row.failed += error.kind is not ErrorClass.WAIT
     row.maybe_paid += error.maybe_paid
+    row.may_pay_twice = error.maybe_paid
 
 
 def may_retry(row: Row, error: AttemptError) -> bool:
     """Is the row to be tried again after this error, which was noted?"""
     if error.kind is ErrorClass.WAIT:
         return True
-    return error.kind is ErrorClass.RETRY and row.failed < MAX_FAILED and row.maybe_paid < MAX_MAYBE_PAID
+    in_bounds = row.failed < MAX_FAILED and row.maybe_paid - row.forgiven < MAX_MAYBE_PAID
+    return error.kind is ErrorClass.RETRY and in_bounds
 
 
 def retry_wait_s(row: Row, error: AttemptError, rng: Random) -> float:
-    """Seconds before the row's next attempt; what the server asked for goes first."""
-    if error.kind is ErrorClass.WAIT:
-        return 0.0  # the pause of the whole pool holds it back
-    jitter_s = full_jitter_s(row.failed - 1, rng)
-    return jitter_s if error.retry_after_s is None else error.retry_after_s + jitter_s
+    """Seconds before the row's next attempt; what a server asks for holds back the whole pool."""
+    return 0.0 if error.kind is ErrorClass.WAIT else full_jitter_s(row.failed - 1, rng)

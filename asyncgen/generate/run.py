@@ -7,30 +7,25 @@ it is given a journal, two events and counts to raise.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
 
-from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
-from asyncgen.generate.completer import AttemptError, Completer, ErrorClass, StopReason
-from asyncgen.generate.pool import Budget, Journal, Pool, Stop
+from asyncgen.endpoint import Endpoint
+from asyncgen.errors import AsyncgenError
+from asyncgen.generate.admission import Budget
+from asyncgen.generate.completer import Completer, StopReason
+from asyncgen.generate.explain import disk_error, provider_error
+from asyncgen.generate.pool import Pool
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
+from asyncgen.generate.source import ResumableJournal, Source
 from asyncgen.generate.spend import budget_used_up
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
-from asyncgen.job.requests import Request, RequestGrid
+from asyncgen.job.requests import RequestGrid
 
 DEFAULT_CONCURRENCY = 64
-_DRAIN_S = 120.0
-_GIVEN_AT_MOST = 10_000
-
-
-class ResumableJournal(Journal, Protocol):
-    """A journal that also knows what is there already."""
-
-    def is_settled(self, key: bytes) -> bool: ...
+DRAIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +55,7 @@ async def generate(
     abandon: asyncio.Event,
     limit: int | None = None,
     budget: Budget | None = None,
+    endpoint: Endpoint | None = None,
     rng: Random | None = None,
 ) -> Outcome:
     """Ask for every request that is not settled.
@@ -75,142 +71,73 @@ async def generate(
         abandon: set it to drop what is in flight.
         limit: send at most so many requests.
         budget: None where money is no matter.
+        endpoint: named when its errors are explained.
         rng: for jitter.
     """
-    concurrency = limits.concurrency or DEFAULT_CONCURRENCY
     rates = Rates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
     pool = Pool(
-        grid, journal, completer, checks=checks, rates=rates, concurrency=concurrency,
+        grid, journal, completer, checks=checks, rates=rates, concurrency=limits.concurrency or DEFAULT_CONCURRENCY,
         progress=progress, budget=budget, rng=rng,
     )  # fmt: skip
-    source = _Source(grid, journal, rates, progress, limit)
-    work = asyncio.create_task(pool.run(iter(source), concurrency))
-    dropped = await _until_done(work, pool, progress, stop, abandon)
-    if source.is_cut and pool.stop == Stop():
-        pool.stop.reason = StopReason.LIMIT
-    if pool.stop.reason is StopReason.INTERRUPTED and not progress.left:
-        pool.stop.reason = None  # the drain finished all there was
-    return Outcome(pool.stop.reason, _error(pool.stop), dropped)
-
-
-class _Source:
-    """The requests still to be sent, with twins left out and the limit kept."""
-
-    def __init__(
-        self, grid: RequestGrid, journal: ResumableJournal, rates: Rates, progress: Progress, limit: int | None
-    ) -> None:
-        self._grid = grid
-        self._journal = journal
-        self._rates = rates
-        self._progress = progress
-        self._limit = limit
-        self.is_cut = False
-
-    def __iter__(self) -> Iterator[Request | None]:
-        sent = 0
-        given: set[bytes] = set()  # keys on their way; what has ended, the journal knows
-        for request in self._grid.walk(self._journal.is_settled):
-            if request is None:
-                yield None
-            elif request.key in given:
-                self._progress.twins += 1
-            elif self._limit is not None and sent >= self._limit:
-                self.is_cut = True
-                return
-            else:
-                self._rates.tokens.refuse_too_large(request.body)
-                sent += 1
-                if len(given) > _GIVEN_AT_MOST:
-                    given = {key for key in given if not self._journal.is_settled(key)}
-                given.add(request.key)
-                yield request
+    source = Source(grid, journal, rates.tokens, progress, limit)
+    work = asyncio.create_task(pool.run(iter(source)))
+    try:
+        dropped = await _until_done(work, pool, progress, stop, abandon)
+    finally:
+        await _let_go(work, pool)
+    _raise_plainly(work)
+    return Outcome(_reason(pool, source, progress), _error(pool, endpoint), dropped)
 
 
 async def _until_done(
     work: asyncio.Task[None], pool: Pool, progress: Progress, stop: asyncio.Event, abandon: asyncio.Event
 ) -> int:
-    """Wait for the pool's end; returns how many requests in flight were dropped."""
-    first, second = asyncio.create_task(stop.wait()), asyncio.create_task(abandon.wait())
+    """Wait for the pool's end, or for the end of patience with it; returns how many requests are still in flight."""
+    waits = [asyncio.create_task(event.wait()) for event in (stop, pool.stopping, abandon)]
     try:
-        await asyncio.wait([work, first], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work, *waits], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             pool.take_no_more(StopReason.INTERRUPTED)
-            await asyncio.wait([work, second], return_when=asyncio.FIRST_COMPLETED, timeout=_DRAIN_S)
+            await asyncio.wait([work, waits[-1]], return_when=asyncio.FIRST_COMPLETED, timeout=DRAIN_S)
     finally:
-        first.cancel()
-        second.cancel()
-    dropped = 0
+        for wait in waits:
+            wait.cancel()
+        await asyncio.wait(waits)
+    return 0 if work.done() else progress.in_flight
+
+
+async def _let_go(work: asyncio.Task[None], pool: Pool) -> None:
+    """End the pool, whatever it is at; rows that have an answer are kept."""
     if not work.done():
-        dropped = progress.in_flight
+        pool.take_no_more(StopReason.INTERRUPTED)
         work.cancel()
         await asyncio.wait([work])
-    if not work.cancelled():
-        _raise_plainly(work)
-    return dropped
 
 
 def _raise_plainly(work: asyncio.Task[None]) -> None:
-    """Let a foreseen error out of the group that it came in."""
-    error = work.exception()
+    """Let a bug out of the group that it came in."""
+    error = None if work.cancelled() else work.exception()
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is not None:
         raise error
 
 
-def _error(stop: Stop) -> AsyncgenError | None:
+def _reason(pool: Pool, source: Source, progress: Progress) -> StopReason | None:
+    if pool.stop.reason is StopReason.INTERRUPTED and not progress.left:
+        return None  # the drain finished all there was
+    if source.is_cut and not pool.stopping.is_set():
+        return StopReason.LIMIT
+    return pool.stop.reason
+
+
+def _error(pool: Pool, endpoint: Endpoint | None) -> AsyncgenError | None:
     """What ended the run, in words for the person who reads it."""
-    if stop.disk is not None:
-        return _disk_error(stop.disk, stop.unsaved)
+    stop = pool.stop
+    if pool.ends.disk is not None:
+        return disk_error(pool.ends.disk, pool.ends.unsaved)
     if stop.refused is not None:
         return stop.refused
     if stop.reason is StopReason.BUDGET:
         return budget_used_up()
-    return None if stop.error is None else provider_error(stop.error, stop.reason)
-
-
-def _disk_error(disk: DiskError, unsaved: int) -> DiskError:
-    if not unsaved:
-        return disk
-    answers = "1 paid answer" if unsaved == 1 else f"{unsaved} paid answers"
-    return DiskError(
-        f"{disk.what}; {answers} could not be saved", cause=disk.cause, help_text=disk.help_text, code=disk.code
-    )
-
-
-def provider_error(error: AttemptError, reason: StopReason | None) -> AsyncgenError:
-    """The error of ours for an attempt that no row survives."""
-    status = f" (status {error.status}{f', {error.code}' if error.code else ''})" if error.status else ""
-    cause = error.message or None
-    if reason is StopReason.QUOTA and error.kind is ErrorClass.WAIT:
-        return QuotaError(
-            f"the provider's rate limit does not clear{status}", cause=cause,
-            help_text="give the same command later, or with a lower --rpm; it goes on where it stopped",
-        )  # fmt: skip
-    if reason is StopReason.QUOTA:
-        return QuotaError(
-            f"the account's credit or spending limit is used up{status}", cause=cause,
-            help_text="raise it at the provider; the same command then goes on where it stopped",
-        )  # fmt: skip
-    if reason is StopReason.AUTH:
-        return AuthError(
-            _REFUSED.get(error.status or 0, "the provider refused the request") + status, cause=cause,
-            help_text="asyncgen doctor   (looks at key, address and model)",
-        )  # fmt: skip
-    if error.code in {"unsupported_parameter", "unsupported_value", "unknown_parameter"}:
-        name = error.param or "a parameter"
-        return AsyncgenError(
-            f"the model refuses {name}{status}", cause=cause,
-            help_text=f"change or take out {name} under [generate.parameters] in the job file", code="parameter",
-        )  # fmt: skip
-    help_text = error.remedy or "asyncgen doctor   (looks at key, address and model); the same command goes on"
-    return AsyncgenError(
-        f"no request succeeds: {error.type}{status}", cause=cause, help_text=help_text, code=error.type
-    )
-
-
-_REFUSED = {
-    401: "the provider does not take the key",
-    403: "the key may not do this",
-    404: "there is no such model or address",
-}
+    return None if stop.error is None else provider_error(stop.error, stop.reason, endpoint)

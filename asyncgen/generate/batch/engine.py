@@ -24,6 +24,7 @@ from asyncgen.generate.batch.send import Allowance, BatchSender
 from asyncgen.generate.batch.watcher import Watcher
 from asyncgen.generate.completer import StopReason
 from asyncgen.generate.explain import provider_error
+from asyncgen.generate.explain import provider_error
 from asyncgen.generate.journal import Journal
 from asyncgen.generate.run import Outcome
 from asyncgen.generate.spend import budget_used_up

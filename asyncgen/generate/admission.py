@@ -1,0 +1,158 @@
+"""May the next request go: money, a place, no pause, and the rates' leave.
+
+Owns the order in which these are asked for, and what the outcomes of requests say about the next ones. Does not know
+rows, and decides nothing about them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.concurrency import ConcurrencyLimit
+from asyncgen.generate.gate import Breaker, Pause
+from asyncgen.generate.rate import Rates
+
+
+class Budget(Protocol):
+    """Money: USD held for an attempt (None when there is not enough), and what it came to."""
+
+    async def take(self, body: bytes) -> float | None: ...
+
+    def settle(self, body: bytes, held_usd: float, outcome: Answer | AttemptError | None) -> None: ...
+
+    def give_back(self, held_usd: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Leave to send one request; `Admission.leave` takes it back.
+
+    Attributes:
+        number: how many requests were sent, this one included.
+        tokens: reserved of the rate.
+        held_usd: of the budget.
+    """
+
+    body: bytes
+    number: int
+    tokens: int
+    held_usd: float
+
+
+class Admission:
+    """The door that every request goes through.
+
+    Args:
+        rates: requests and tokens a minute.
+        concurrency: the most requests in flight.
+        budget: None where money is no matter.
+        rng: for jitter.
+    """
+
+    def __init__(self, rates: Rates, concurrency: int, budget: Budget | None, rng: Random) -> None:
+        self._rates = rates
+        self._budget = budget
+        self._places = ConcurrencyLimit(concurrency)
+        self._pause = Pause(rng)
+        self._breaker = Breaker(rng)
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        return self._places.in_flight
+
+    @property
+    def ever_succeeded(self) -> bool:
+        return self._breaker.ever_succeeded
+
+    async def enter(self, body: bytes) -> Ticket | None:
+        """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
+        held_usd = await self._budget.take(body) if self._budget is not None else 0.0
+        if held_usd is None:
+            return None
+        try:
+            tokens = await self._turn(body)
+        except BaseException:
+            if self._budget is not None:
+                self._budget.give_back(held_usd)
+            raise
+        return Ticket(body, self._places.send(), tokens, held_usd)
+
+    def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
+        """The request ended; `outcome` is None for one that was broken off."""
+        self._places.in_flight -= 1
+        self._give_back()
+        if self._budget is not None:
+            self._budget.settle(ticket.body, ticket.held_usd, outcome)
+
+    def answered(self, ticket: Ticket, answer: Answer) -> None:
+        """Learn from an answer, before `leave`."""
+        self._places.succeeded()
+        self._pause.succeeded()
+        self._breaker.succeeded()
+        self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
+        self._rates.learn(answer.limits)
+
+    def erred(self, ticket: Ticket, error: AttemptError) -> bool:
+        """Learn from an error, before `leave`; returns whether there is no hope for any other request either."""
+        self._rates.learn(error.limits)
+        now = asyncio.get_running_loop().time()
+        if error.kind is ErrorClass.WAIT:
+            is_new = self._places.congested(ticket.number)
+            self._pause.congested(now, error.retry_after_s, is_new=is_new)
+            return self._pause.is_hopeless(now)
+        if error.kind is ErrorClass.RETRY and error.type != "empty":
+            if error.type == "timeout":
+                self._places.congested(ticket.number)
+            wait_s = self._breaker.failed(ticket.number, self._places.sent)
+            self._pause.ask(now, max(wait_s, error.retry_after_s or 0.0))
+            return self._breaker.is_hopeless or self._pause.is_hopeless(now)
+        return False
+
+    async def _turn(self, body: bytes) -> int:
+        """Take a place and the rates' leave; returns the tokens reserved."""
+        while True:
+            await self._place()
+            try:
+                tokens = await self._leave_to_send(body)
+            except BaseException:
+                self._give_back()
+                raise
+            if tokens is not None:
+                return tokens
+            self._give_back()
+
+    async def _place(self) -> None:
+        while self._places.taken >= self._allowed:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self._places.taken += 1
+
+    async def _leave_to_send(self, body: bytes) -> int | None:
+        """Wait for the pause and the rates; None when things changed meanwhile and the place is to be given back."""
+        now = asyncio.get_running_loop().time
+        while (left_s := self._pause.left_s(now())) > 0:  # noqa: ASYNC110 - it may have grown meanwhile
+            await asyncio.sleep(left_s)
+        tokens = await self._rates.acquire(body)
+        if self._pause.left_s(now()) > 0 or self._places.taken > self._allowed:
+            self._rates.tokens.give_back(tokens)
+            return None
+        return tokens
+
+    @property
+    def _allowed(self) -> int:
+        """Places that may be taken now; a broken service is tried by one request at a time."""
+        return 1 if self._breaker.is_open else self._places.limit
+
+    def _give_back(self) -> None:
+        self._places.taken -= 1
+        for _ in range(min(len(self._waiting), max(self._allowed - self._places.taken, 0))):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)

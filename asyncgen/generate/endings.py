@@ -1,0 +1,101 @@
+"""Where rows end: as a line in the journal and in the counts.
+
+Owns the writing of both kinds of line, and what becomes of answers that the disk does not take. Does not decide how a
+row ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from asyncgen.errors import DiskError
+from asyncgen.generate.completer import AttemptError
+from asyncgen.generate.outcome import failure_of, record_of
+from asyncgen.generate.progress import Progress
+from asyncgen.generate.retry import Row
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.requests import RequestGrid
+from asyncgen.records import Failure, Record, Usage
+
+
+class Journal(Protocol):
+    """Where lines go."""
+
+    def settle(self, record: Record) -> None: ...
+
+    def fail(self, failure: Failure, usage: Usage) -> None: ...
+
+    def attempts_before(self, key: bytes) -> tuple[int, int]: ...
+
+
+class Endings:
+    """Ends rows.
+
+    Args:
+        grid: of their requests.
+        journal: written to.
+        checks: judge the answers.
+        progress: counts, raised as rows end.
+        wall: Unix seconds.
+        on_disk_error: called when a line could not be written.
+
+    Attributes:
+        disk: what the journal said first; None while it takes what it is given.
+        unsaved: paid answers that could not be written.
+    """
+
+    def __init__(
+        self,
+        grid: RequestGrid,
+        journal: Journal,
+        checks: AnswerChecks,
+        progress: Progress,
+        wall: Callable[[], float],
+        on_disk_error: Callable[[], None],
+    ) -> None:
+        self._grid = grid
+        self._journal = journal
+        self._checks = checks
+        self._progress = progress
+        self._wall = wall
+        self._on_disk_error = on_disk_error
+        self.disk: DiskError | None = None
+        self.unsaved = 0
+
+    def record(self, row: Row) -> Record:
+        """The record that the row's answer makes."""
+        return record_of(row, self._grid, self._checks, self._wall())
+
+    def settle(self, row: Row, record: Record) -> None:
+        """The row ends with its answer."""
+        row.answer = None
+        self._progress.usage += row.usage
+        try:
+            self._journal.settle(record)
+        except DiskError as error:
+            self.unsaved += 1
+            self._failed(error)
+        else:
+            self._progress.settled += 1
+
+    def keep(self, row: Row) -> bool:
+        """A row that ends early keeps the answer it has, though it fails a check; returns whether it has one."""
+        if row.answer is None:
+            return False
+        self.settle(row, self.record(row))
+        return True
+
+    def fail(self, row: Row, error: AttemptError) -> None:
+        """The row is given up on."""
+        self._progress.usage += row.usage
+        try:
+            self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)
+        except DiskError as disk:
+            self._failed(disk)
+        else:
+            self._progress.failed += 1
+
+    def _failed(self, error: DiskError) -> None:
+        self.disk = self.disk or error
+        self._on_disk_error()

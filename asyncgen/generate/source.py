@@ -1,0 +1,103 @@
+"""The requests of a job that are still to be sent.
+
+Owns what is left out: what the journal has, twins of requests that are on their way, and what is over a limit. Does
+not send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from asyncgen.generate.endings import Journal
+from asyncgen.generate.progress import Progress
+from asyncgen.generate.rate import TokenRate
+from asyncgen.job.requests import Request, RequestGrid
+
+_GIVEN_AT_MOST = 10_000
+_LOOKED_AT_ONCE = 512
+
+
+class ResumableJournal(Journal, Protocol):
+    """A journal that also knows what is there already."""
+
+    def is_settled(self, key: bytes) -> bool: ...
+
+    def has_record(self, key: bytes) -> bool: ...
+
+
+class Source:
+    """An iterable of requests; None stands for a turn that the loop may take.
+
+    Args:
+        grid: the job's requests.
+        journal: what is there.
+        tokens: a request that does not fit into a minute is refused.
+        progress: twins are counted there.
+        limit: give at most so many; None for all.
+
+    Attributes:
+        is_cut: the limit left something out.
+    """
+
+    def __init__(
+        self, grid: RequestGrid, journal: ResumableJournal, tokens: TokenRate, progress: Progress, limit: int | None
+    ) -> None:
+        self._grid = grid
+        self._journal = journal
+        self._tokens = tokens
+        self._progress = progress
+        self._limit = limit
+        self._found = 0
+        self._twins = 0
+        self._given: set[bytes] = set()  # keys on their way; what has ended, the journal knows
+        self._given_at_most = _GIVEN_AT_MOST
+        self.is_cut = False
+
+    def __iter__(self) -> Iterator[Request | None]:
+        """The requests, in order.
+
+        Raises:
+            UsageError: a request alone is over the rate of tokens; where the user set that, before anything is given.
+        """
+        if self._tokens.pace.per_minute is not None:
+            yield from self._look_through()
+        given = 0
+        for request in self._grid.walk(self._is_settled):
+            if request is None:
+                yield None
+            elif request.key in self._given:
+                self._twins += 1
+                self._count_twins()
+            elif given == self._limit:
+                self.is_cut = True
+                return
+            else:
+                self._tokens.refuse_too_large(request.body)
+                given += 1
+                self._remember(request.key)
+                yield request
+
+    def _look_through(self) -> Iterator[None]:
+        for number, request in enumerate(self._grid.walk(self._journal.is_settled)):
+            if request is not None:
+                self._tokens.refuse_too_large(request.body)
+            if request is None or number % _LOOKED_AT_ONCE == 0:
+                yield None
+
+    def _is_settled(self, key: bytes) -> bool:
+        if not self._journal.is_settled(key):
+            return False
+        self._found += self._journal.has_record(key)
+        self._count_twins()
+        return True
+
+    def _count_twins(self) -> None:
+        # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.
+        self._progress.twins = self._twins + max(self._found - self._progress.already_done, 0)
+
+    def _remember(self, key: bytes) -> None:
+        if len(self._given) > self._given_at_most:
+            self._given = {key for key in self._given if not self._journal.is_settled(key)}
+            self._given_at_most = max(_GIVEN_AT_MOST, 2 * len(self._given))
+        self._given.add(key)

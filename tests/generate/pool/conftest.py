@@ -1,0 +1,265 @@
+"""A world for the pool on a clock of its own: time jumps to the next timer, so that hours take milliseconds.
+
+Nothing here waits. A loop with no timer and nothing ready is stuck, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+
+from asyncgen.errors import DiskError
+from asyncgen.generate.completer import Answer, AttemptError, ErrorClass, StopReason
+from asyncgen.generate.progress import Progress
+from asyncgen.generate.run import Outcome, generate
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.combinations import Combinations
+from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt
+from asyncgen.job.requests import RequestGrid
+from asyncgen.records import Failure, Record, Usage
+
+_TURN_S = 1e-6  # a turn of a real loop takes time too; without it, rounding may leave a timer due now for ever
+
+Reply = Answer | AttemptError | Exception
+# What the server does with a request: (seconds, reply); given the time, the body and how often it was asked for.
+Server = Callable[[float, bytes, int], tuple[float, Reply]]
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise AssertionError("stuck: nothing is ready, and no timer is set")
+        self.now += max(timeout, _TURN_S)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is made up."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+    @property
+    def pending_timers(self) -> int:
+        return sum(not timer.cancelled() for timer in self._scheduled)  # type: ignore[attr-defined]
+
+
+@dataclass
+class Call:
+    """One attempt, as the server saw it."""
+
+    body: bytes
+    began: float
+    ended: float | None = None
+    outcome: Reply | None = None
+
+
+class FakeCompleter:
+    """Answers as the server of the story does, and keeps the whole of it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._asked: Counter[bytes] = Counter()
+        self.calls: list[Call] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    async def complete(self, body: bytes) -> Answer | AttemptError:
+        loop = asyncio.get_running_loop()
+        call = Call(body, loop.time())
+        self.calls.append(call)
+        self._asked[body] += 1
+        seconds, reply = self._server(call.began, body, self._asked[body])
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.in_flight -= 1
+            call.ended = loop.time()
+        call.outcome = reply
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+class FakeJournal:
+    """Lines in lists; refuses what a real journal refuses."""
+
+    def __init__(self, *, earlier: Iterable[bytes] = (), failed: dict[bytes, tuple[int, int]] | None = None) -> None:
+        self.records: dict[bytes, Record] = {}
+        self.failures: dict[bytes, Failure] = {}
+        self.usage = Usage()
+        self.earlier = set(earlier)
+        self.failed_before = failed or {}
+        self.writes_left: float = float("inf")
+
+    def is_settled(self, key: bytes) -> bool:
+        return key in self.earlier or key in self.records or key in self.failures
+
+    def has_record(self, key: bytes) -> bool:
+        return key in self.earlier or key in self.records
+
+    def attempts_before(self, key: bytes) -> tuple[int, int]:
+        return self.failed_before.get(key, (0, 0))
+
+    def settle(self, record: Record) -> None:
+        key = bytes.fromhex(record.key)
+        assert not self.is_settled(key), f"row {record.index} ended twice"
+        self._write()
+        self.records[key] = record
+        self.usage += record.usage
+
+    def fail(self, failure: Failure, usage: Usage) -> None:
+        key = bytes.fromhex(failure.key)
+        assert not self.is_settled(key), f"row {failure.index} ended twice"
+        self._write()
+        self.failures[key] = failure
+        self.usage += usage
+
+    def _write(self) -> None:
+        if self.writes_left <= 0:
+            raise DiskError("records.jsonl could not be written", cause="no space left on device")
+        self.writes_left -= 1
+
+
+@dataclass
+class Story:
+    """One run, from what it is given to what is to be looked at."""
+
+    grid: RequestGrid
+    completer: FakeCompleter
+    journal: FakeJournal
+    progress: Progress
+    limits: Limits
+    outcome: Outcome | None = None
+    ended: float = 0.0
+    tasks_left: int = 0
+    timers_left: int = 0
+    stopped_at: float | None = None
+    abandoned_at: float | None = None
+    error: BaseException | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def calls(self) -> list[Call]:
+        return self.completer.calls
+
+    @property
+    def reason(self) -> StopReason | None:
+        assert self.outcome is not None
+        return self.outcome.stopped
+
+    def starts(self) -> list[float]:
+        return [call.began for call in self.calls]
+
+
+def make_grid(rows: int, *, twins: int = 0, words: int = 3, max_tokens: int | None = 20) -> RequestGrid:
+    """`rows` different requests, the first of them again `twins` times at the end."""
+    names = [f"city {number} " + "word " * words for number in range(rows)]
+    table = [(name,) for name in [*names, *names[:twins]]]
+
+    class _Table(list[tuple[str, ...]]):
+        columns = ("city",)
+
+    parameters = {"max_completion_tokens": max_tokens} if max_tokens else {}
+    job = Job(name="story", prompt=Prompt(user="Write about {city}."), generate=Generate(parameters=parameters))
+    return RequestGrid(job, Combinations({}, _Table(table)), "model-1")  # type: ignore[arg-type]
+
+
+def good_answer(text: str = "An answer.", *, prompt: int = 20, completion: int = 5) -> Answer:
+    return Answer(text, "stop", "model-1", Usage(prompt_tokens=prompt, completion_tokens=completion))
+
+
+def error(kind: ErrorClass, name: str, **fields: Any) -> AttemptError:
+    return AttemptError(kind=kind, type=name, **fields)
+
+
+def play(
+    server: Server,
+    *,
+    rows: int = 20,
+    grid: RequestGrid | None = None,
+    journal: FakeJournal | None = None,
+    limits: Limits | None = None,
+    checks: Checks | None = None,
+    stop_at: float | None = None,
+    abandon_at: float | None = None,
+    limit: int | None = None,
+    budget: Any = None,
+    seed: int = 0,
+    while_running: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> Story:
+    """Run `generate` on a virtual loop; `stop_at` and `abandon_at` are seconds of its clock."""
+    grid = grid or make_grid(rows)
+    journal = journal or FakeJournal()
+    progress = Progress(requests=grid.count, already_done=len(journal.earlier))
+    story = Story(grid, FakeCompleter(server), journal, progress, limits or Limits())
+    loop = VirtualLoop()
+
+    async def tell() -> None:
+        stop, abandon = asyncio.Event(), asyncio.Event()
+
+        def on_stop() -> None:
+            story.stopped_at = loop.time()
+            stop.set()
+
+        def on_abandon() -> None:
+            story.abandoned_at = loop.time()
+            abandon.set()
+
+        timers = [loop.call_at(stop_at, on_stop)] if stop_at is not None else []
+        timers += [loop.call_at(abandon_at, on_abandon)] if abandon_at is not None else []
+        try:
+            story.outcome = await generate(
+                grid, story.journal, story.completer, limits=story.limits, checks=AnswerChecks(checks or Checks()),
+                progress=progress, stop=stop, abandon=abandon, limit=limit, budget=budget, rng=Random(seed),
+            )  # fmt: skip
+        except BaseExceptionGroup:
+            raise
+        except (ArithmeticError, AssertionError) as failure:
+            story.error = failure
+        for timer in timers:
+            timer.cancel()
+        story.ended = loop.time()
+        story.tasks_left = len(asyncio.all_tasks()) - 1
+        story.timers_left = loop.pending_timers
+
+    try:
+        loop.run_until_complete(tell())
+    finally:
+        loop.close()
+    return story
+
+
+class World:
+    """What the tests of the pool use, in one fixture."""
+
+    play = staticmethod(play)
+    make_grid = staticmethod(make_grid)
+    good_answer = staticmethod(good_answer)
+    error = staticmethod(error)
+    Journal = FakeJournal
+    Completer = FakeCompleter
+    Loop = VirtualLoop
+
+
+@pytest.fixture(scope="session")
+def world() -> type[World]:
+    """Stories on a virtual clock."""
+    return World
