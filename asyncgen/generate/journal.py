@@ -20,7 +20,7 @@ from asyncgen.generate.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
-from asyncgen.jsonl import LineFile
+from asyncgen.jsonl import LineFile, NotSafeError
 from asyncgen.records import Usage, encode_line
 
 if TYPE_CHECKING:
@@ -156,7 +156,12 @@ class Journal:
     def _after_write(self, file: LineFile) -> None:
         if self._fsync_each:
             file.sync()
-        self._sync.mark()
+        try:
+            self._sync.mark()
+        except NotSafeError:
+            raise
+        except DiskError as error:  # `run.json` could not be written; the line was
+            raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
 
     def _flush(self) -> None:
         spend = self.spend.total  # taken first: what is counted must be safe in the files

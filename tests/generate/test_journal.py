@@ -14,7 +14,7 @@ from asyncgen.generate import journal as journal_module
 from asyncgen.generate.group_sync import GroupSync
 from asyncgen.generate.journal import Counts, Journal, open_journal
 from asyncgen.generate.settled import read_settled
-from asyncgen.jsonl import BadLineError, read_rows
+from asyncgen.jsonl import BadLineError, NotSafeError, read_rows
 from asyncgen.records import Usage, decode_failure, decode_record, encode_line
 from asyncgen.run_directory import RunDirectory, open_run
 
@@ -273,11 +273,24 @@ def test_after_a_failed_fsync_answers_are_still_written_but_every_call_stops_the
         monkeypatch.setattr(os, "fsync", fail)
         journal.settle(make_record(0))
         journal._sync._thread.join()
-        with pytest.raises(DiskError, match="made safe"):
+        with pytest.raises(NotSafeError, match="made safe"):
             journal.settle(make_record(1))
-        with pytest.raises(DiskError, match="made safe"):
+        with pytest.raises(NotSafeError, match="made safe"):
             journal.fail(make_failure(2))
     assert len(calls) == 1, "an fsync is never tried again"
+    assert records(folder) == [make_record(0), make_record(1)]
+
+
+def test_when_the_state_cannot_be_written_the_run_stops_though_its_lines_are(
+    folder: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "GroupSync", lambda flush: GroupSync(flush, rows=1))
+    with pytest.raises(DiskError, match=r"run\.json"), journal_in(folder) as journal:  # noqa: PT012 - steps of one fact
+        monkeypatch.setattr(os, "rename", fail_with(errno.ENOSPC))
+        journal.settle(make_record(0))
+        journal._sync._thread.join()
+        with pytest.raises(NotSafeError):
+            journal.settle(make_record(1))
     assert records(folder) == [make_record(0), make_record(1)]
 
 
