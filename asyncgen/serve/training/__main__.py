@@ -16,7 +16,7 @@ from threading import Thread
 
 import msgspec
 
-from asyncgen.serve.training.config import Config, read_config
+from asyncgen.serve.training.config import read_config
 from asyncgen.serve.training.failure import TrainingError
 from asyncgen.serve.tuning.messages import Failed, TrainerMessage
 
@@ -29,13 +29,12 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: ends at once, and there is nothing to clean up
     Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        config = read_config(Path(arguments[0]))
-        _train(config)
+        _train(arguments)
     except TrainingError as error:
         emit(Failed(code=error.code, message=error.sentence, param=error.param))
         return 1
     except MemoryError:
-        emit(Failed(code="out_of_memory", message="the model does not fit into this machine's memory", param="model"))
+        emit(Failed(code="out_of_memory", message="there is not enough memory to tune this model", param="model"))
         return 1
     except BrokenPipeError:  # nobody listens any more
         return 1
@@ -51,7 +50,10 @@ def emit(event: TrainerMessage) -> None:
     sys.stdout.buffer.flush()
 
 
-def _train(config: Config) -> None:
+def _train(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        raise TrainingError("usage: python -m asyncgen.serve.training CONFIG.json", code="usage")
+    config = read_config(Path(arguments[0]))
     for variable in THREAD_VARIABLES:
         os.environ[variable] = "1"
     from asyncgen.serve.training.train import train  # noqa: PLC0415 - imports numpy, which reads the environment

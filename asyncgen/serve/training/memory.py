@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 
-from asyncgen.serve.training.architecture import Architecture, block_shapes
+from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes
 from asyncgen.serve.training.failure import TrainingError
 
 _BYTES = 4  # of a number
@@ -17,14 +17,21 @@ _LANE_TOKENS = 1024  # of the longest row: a longest sample alone, or several sh
 _PROCESS = 100 << 20  # interpreter, numpy, and what is small
 
 
-def memory_needed(architecture: Architecture, *, layers: int, lanes: int) -> int:
-    """Bytes at the most: the tuned blocks and the vocabulary's matrix, and what the way back needs of the way there."""
+def memory_needed(architecture: Architecture, *, layers: int, rank: int, lanes: int) -> int:
+    """Bytes, at the most.
+
+    For the tuned blocks and the vocabulary's matrix; for the adapter, with a gradient for each lane and the optimiser's
+    means; and for what the way back needs of the way there.
+    """
     blocks = min(layers, architecture.blocks)
-    block = sum(math.prod(shape) for shape in block_shapes(architecture).values())
+    shapes = block_shapes(architecture)
+    block = sum(math.prod(shape) for shape in shapes.values())
+    pairs = sum(rank * sum(shapes[f"{projection}.weight"]) for projection in PROJECTIONS)
+    adapters = blocks * pairs * (3 + lanes)
     vocabulary = architecture.vocabulary * architecture.width
     heads = 2 * (architecture.heads + architecture.kv_heads) * architecture.head_length
     kept = 2 * architecture.width + heads + 2 * architecture.hidden
-    return _BYTES * (blocks * block + vocabulary + lanes * _LANE_TOKENS * blocks * kept) + _PROCESS
+    return _BYTES * (blocks * block + vocabulary + adapters + lanes * _LANE_TOKENS * blocks * kept) + _PROCESS
 
 
 def installed_memory() -> int:

@@ -64,6 +64,8 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     )
     plan = _plan(chosen, inputs, weights)
     emit(_start(chosen, plan, inputs))
+    if idle := inputs.train.idle + inputs.validation.idle:
+        emit(Progress(message=_left_out(idle)))
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=config.output_dir) as file, Lanes(config.threads) as lanes:
         prefix = shared_prefix(inputs.samples)
@@ -78,7 +80,8 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
 def _open(config: Config) -> Weights:
     model = read_gguf(Path(config.model))
     architecture = read_architecture(model)
-    check_memory(memory_needed(architecture, layers=config.layers, lanes=config.threads), installed_memory())
+    needed = memory_needed(architecture, layers=config.layers, rank=config.rank, lanes=config.threads)
+    check_memory(needed, installed_memory())
     return Weights(model, architecture)
 
 
@@ -117,6 +120,14 @@ def _start(chosen: Hyperparameters, plan: Plan, inputs: _Inputs) -> Start:
         train_samples=len(inputs.train.samples),
         validation_samples=len(inputs.validation.samples),
         cut_samples=inputs.train.cut + inputs.validation.cut,
+    )
+
+
+def _left_out(idle: int) -> str:
+    return (
+        "1 sample has nothing to learn and is left out"
+        if idle == 1
+        else (f"{idle} samples have nothing to learn and are left out")
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -56,6 +58,13 @@ class LlamaCpp:
         if adapter:
             params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         self._server = xllamacpp.Server(params)
+
+    def tokens(self, text: str) -> list[int]:
+        """A text's tokens, marks of the chat template taken as such."""
+        request = json.dumps({"content": text, "parse_special": True, "add_special": False}).encode()
+        with urlopen(f"{self._server.listening_address}/tokenize", request) as answer:
+            tokens: list[int] = json.load(answer)["tokens"]
+        return tokens
 
     def log_probabilities(self, tokens: Sequence[int], vocabulary: int) -> NDArray[np.float64]:
         """Of every possible next token. The choice is forced to one that is a whole character: bytes are left out."""

@@ -58,7 +58,8 @@ def forward(model: TinyModel, tensors: Tensors, adapter: Tensors, scale: float, 
     for block in range(model.blocks):
         x = _block(model, _Projections(tensors, adapter, scale, f"blk.{block}."), x)
     x = _norm(x, tensors["output_norm.weight"])
-    return x @ tensors.get("output.weight", tensors["token_embd.weight"]).T
+    output = tensors["token_embd.weight"] if model.tied else tensors["output.weight"]
+    return x @ output.T
 
 
 class _Projections:

@@ -19,7 +19,7 @@ def read(tmp_path: Path) -> Callable[..., SampleFile]:
         path = tmp_path / "samples.jsonl"
         text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
         path.write_text(text, encoding="utf-8")
-        return read_samples(path, **({"param": "training_file", "vocabulary": 100} | options))
+        return read_samples(path, vocabulary=100, **({"param": "training_file"} | options))
 
     return read_lines
 

@@ -16,6 +16,7 @@ from asyncgen.serve.training.gguf import TENSOR_TYPES
 from asyncgen.serve.training.gguf_writer import NewTensor, Writable, write_gguf
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -54,7 +55,7 @@ class TinyModel:
     tied: bool = True
     rope_factors: bool = False
     seed: int = 0
-    metadata: dict[str, Writable | None] = field(default_factory=dict)
+    metadata: Mapping[str, Writable | None] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> int:
@@ -65,7 +66,7 @@ class TinyModel:
         return path
 
     def header(self) -> dict[str, Writable]:
-        header = self._header() | self.metadata
+        header = {**self._header(), **self.metadata}
         return {key: value for key, value in header.items() if value is not None}
 
     def tensors(self) -> dict[str, NewTensor]:
