@@ -254,13 +254,13 @@ _PROFILES = (
     ),
     Profile(
         name="custom",
-        title="any server of the OpenAI shape",
+        title="your own server",
         base_url=None,
         key_variable="ASYNCGEN_API_KEY",
         key_optional=True,
         batch=True,
         finetuning=Finetuning(formats=("chat", "completion"), metadata=False, min_samples=1),
-        notes="Give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
+        notes="Any server of the OpenAI shape: give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
     ),
     Profile(
         name=LOCAL,

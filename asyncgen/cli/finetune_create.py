@@ -96,6 +96,7 @@ def _wanted(found: Source, options: dict[str, Any]) -> Any:
         where=found.where,
         order=found.order(msgspec.structs.replace(settings, **given)),
         dataset=found.dataset,
+        is_file=found.new_run_name is not None,
         another=options["another"],
         yes=options["yes"],
         price_folder=found.price_folder,

@@ -12,7 +12,8 @@ from asyncgen.cli.options import output_options, yes_option
 from asyncgen.cli.output import confirm, json_result, result
 from asyncgen.cli.resolve import Where
 from asyncgen.cli.tuning_target import Target, choose_tuner, find_target, owner_of_model
-from asyncgen.errors import AsyncgenError, AuthError, UsageError
+from asyncgen.errors import AuthError, UsageError
+from asyncgen.finetune.errors import AbsentError
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner, TuningJob
@@ -113,10 +114,8 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
             help_text="only an owner of the organization may delete a tuned model, and only with a key of theirs",
             code=error.code,
         ) from error
-    except AsyncgenError as error:
-        if error.code != "not_found":
-            raise
-        raise AsyncgenError(
+    except AbsentError as error:
+        raise AbsentError(
             f"there is no model {name} at {tuner.profile.title} that could be deleted",
             cause=error.cause,
             help_text="asyncgen finetune list   (shows the tuned models)",

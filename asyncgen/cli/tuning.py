@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from asyncgen.cli.output import confirm, offered, say
 from asyncgen.cli.resolve import Where, open_endpoint
 from asyncgen.cli.signals import Interrupt, interruptible
@@ -40,6 +42,7 @@ from asyncgen.finetune.errors import AbsentError, TrainingClosedError
 from asyncgen.finetune.event_log import open_run_log
 from asyncgen.finetune.follow import Pace, follow
 from asyncgen.finetune.open_tuner import open_tuner
+from asyncgen.finetune.taught_form import taught_form
 from asyncgen.prices_file import load_price_list
 from asyncgen.providers import Choice, Profile
 from asyncgen.secret import Secret
@@ -64,6 +67,7 @@ class WantedTuning:
 
     Attributes:
         order: without the ids of its files.
+        is_file: the dataset is a file of somebody's, and its form is still to be noted in the run.
         another: also when the same job exists.
         yes: consent was given.
         price_folder: where the user's prices stand beside those of the configuration; None for nowhere.
@@ -73,6 +77,7 @@ class WantedTuning:
     where: Where
     order: JobOrder
     dataset: Dataset
+    is_file: bool = False
     another: bool = False
     yes: bool = False
     price_folder: Path | None = None
@@ -105,6 +110,9 @@ async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tun
         AsyncgenError: of any kind; the job's own failure is an IncompleteError.
     """
     extent = _checked(wanted)
+    if wanted.is_file:
+        form = taught_form(wanted.dataset.training)
+        run.update(lambda state: msgspec.structs.replace(state, dataset=form))
     async with (
         open_endpoint(wanted.choice, wanted.where, wanted.order.model) as endpoint,
         open_tuner(endpoint, wandb_key=_wandb_key(wanted)) as tuner,
@@ -141,8 +149,8 @@ async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog) -
 
 
 def pace_of(base_url: str) -> Pace:
-    """How often to ask: this machine may be asked every second or two, others more seldom when nothing happens."""
-    return Pace(longest_s=2.0) if is_loopback(base_url) else Pace()
+    """How often to ask: this machine several times a second, others more seldom the less happens."""
+    return Pace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else Pace()
 
 
 def _checked(wanted: WantedTuning) -> Extent:

@@ -110,7 +110,7 @@ def _of_run(directory: RunDirectory, where: Where, model: str | None) -> Source:
 def _dataset_of(directory: RunDirectory) -> Dataset:
     state = directory.read_state()
     names = {file.name for file in state.dataset.files if file.samples} if state.dataset else set()
-    if directory.train.name not in names:
+    if directory.train.name not in names or not directory.train.exists():
         raise UsageError(
             f"{directory.path} has no dataset yet", help_text=f"asyncgen prepare {directory.path}   (makes one)"
         )

@@ -133,7 +133,7 @@ def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
     form = asking.form
     body: dict[str, Any] = {"model": asking.model}
     if form.format == "completion":
-        body |= {"prompt": prompt + form.separator, "max_tokens": _COMPLETION_TOKENS}
+        body |= {"prompt": prompt.removesuffix(form.separator) + form.separator, "max_tokens": _COMPLETION_TOKENS}
     else:
         system = [{"role": "system", "content": form.system}] if form.system else []
         body["messages"] = [*system, {"role": "user", "content": prompt}]

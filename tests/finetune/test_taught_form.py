@@ -1,0 +1,69 @@
+"""asyncgen.finetune.taught_form: what all samples of a file share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.finetune.taught_form import common_suffix, ending_in, separator_in, taught_form
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def written(path: Path, *samples: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
+    return path
+
+
+def chat(system: str | None, prompt: str) -> dict[str, Any]:
+    first = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*first, {"role": "user", "content": prompt}, {"role": "assistant", "content": "x"}]}
+
+
+def test_a_system_message_that_all_chats_have_is_taught(tmp_path: Path) -> None:
+    form = taught_form(written(tmp_path / "f", chat("Be brief.", "a"), chat("Be brief.", "b")))
+    assert (form.format, form.system) == ("chat", "Be brief.")
+
+
+@pytest.mark.parametrize("second", [None, "Be long."])
+def test_a_system_message_that_only_some_have_is_not(second: str | None, tmp_path: Path) -> None:
+    assert taught_form(written(tmp_path / "f", chat("Be brief.", "a"), chat(second, "b"))).system is None
+
+
+def test_a_preference_file_teaches_its_conversations_system_message(tmp_path: Path) -> None:
+    sample = {"input": chat("Be brief.", "a"), "preferred_output": [], "non_preferred_output": []}
+    assert taught_form(written(tmp_path / "f", sample)).system == "Be brief."
+
+
+def test_separator_and_ending_of_prepared_pairs_are_found(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"{city}, small -->", "completion": f" Come to {city}.\n"} for city in ("Rome", "Paris")]
+    form = taught_form(written(tmp_path / "f", *pairs))
+    assert (form.format, form.separator, form.ending) == ("completion", " -->", "\n")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "separator"),
+    [(", small -->", " -->"), ("\n\n###\n\n", "\n\n###\n\n"), (", small", ""), ("?", ""), (" ->", " ->"), ("", "")],
+)
+def test_words_that_happen_to_be_the_same_are_no_separator(suffix: str, separator: str) -> None:
+    assert separator_in(suffix) == separator
+
+
+@pytest.mark.parametrize(
+    ("suffix", "ending"), [(".\n", "\n"), (".", ""), ("now! END", " END"), ("###", ""), ("", ""), ("\n\n", "\n\n")]
+)
+def test_a_full_stop_is_no_ending(suffix: str, ending: str) -> None:
+    assert ending_in(suffix) == ending
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_common_suffix_is_the_longest_one(first: str, second: str, shared: str) -> None:
+    found = common_suffix(first + shared, second + shared)
+    assert found.endswith(shared)
+    assert (first + shared).endswith(found)
+    assert (second + shared).endswith(found)
