@@ -34,7 +34,8 @@ class GroupSync:
         self._marks = 0
         self._closing = False
         self._failure: DiskError | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
         self._thread.start()
 
@@ -44,9 +45,9 @@ class GroupSync:
         Raises:
             DiskError: a flush has failed: what was written lately may not survive a power loss.
         """
-        with self._changed:
+        with self._lock:
             self._marks += 1
-            if self._marks in {1, self._rows}:
+            if self._marks == 1 or self._marks == self._rows:  # noqa: PLR1714 - a set is built each time
                 self._changed.notify()
         if self._failure is not None:
             raise self._failure

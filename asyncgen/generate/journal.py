@@ -8,6 +8,7 @@ or which requests there are.
 
 from __future__ import annotations
 
+import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from asyncgen.run_directory import Run
 
 _NOTHING = Usage()
+_NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Journal:
         self._given_up = KeySet() if retry_failed else keys.failed
         self._failed_count = len(keys.failed)
         self._fsync_each = fsync_each
+        self._safe_spend = spend.total
+        self._noted_at = 0.0
         self._sync = GroupSync(self._flush)
 
     @property
@@ -143,7 +147,8 @@ class Journal:
         Raises:
             DiskError: it could not be made safe.
         """
-        self._flush()
+        self._make_safe()
+        self._note_spend()
 
     def close(self) -> None:
         """Make everything safe; nothing can be written afterwards.
@@ -152,6 +157,7 @@ class Journal:
             DiskError: something could not be made safe.
         """
         self._sync.close()
+        self._note_spend()
 
     def _after_write(self, file: LineFile) -> None:
         if self._fsync_each:
@@ -164,10 +170,19 @@ class Journal:
             raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
 
     def _flush(self) -> None:
-        spend = self.spend.total  # taken first: what is counted must be safe in the files
+        self._make_safe()
+        if time.monotonic() - self._noted_at >= _NOTE_S:
+            self._note_spend()
+
+    def _make_safe(self) -> None:
+        self._safe_spend = self.spend.total  # taken first: what is counted must be safe in the files
         self._records.sync()
         self._failures.sync()
+
+    def _note_spend(self) -> None:
+        spend = self._safe_spend
         self._run.update(lambda state: msgspec.structs.replace(state, spend=spend))
+        self._noted_at = time.monotonic()
 
 
 @contextmanager

@@ -14,12 +14,12 @@ import msgspec
 from asyncgen.generate.settled import key_number
 from asyncgen.jsonl import read_rows
 from asyncgen.records import Usage, decode_record
+from asyncgen.run_state import Spend
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.records import Record
-    from asyncgen.run_state import Spend
 
 # (model as answers name it, tokens, bought in a batch) to USD; None where the price is not known.
 CostOf = Callable[[str, Usage, bool], float | None]
@@ -39,13 +39,13 @@ class SpendCount:
         self._cost_of = cost_of
         self._is_held = is_held
 
-    def add(self, record: Record) -> None:
-        """Count an answer."""
-        self._add(record.key, record.model, record.usage, records=1)
+    def add(self, record: Record, number: int) -> None:
+        """Count an answer; `number` is the first 64 bits of its key."""
+        self._add(number, record.model, record.usage, records=1)
 
     def add_failure(self, key: str, model: str, usage: Usage) -> None:
         """Count what a request was charged for that was given up on."""
-        self._add(key, model, usage, records=0)
+        self._add(key_number(key), model, usage, records=0)
 
     def catch_up(self, path: Path, records: int) -> None:
         """Make the sum agree with the file: a crash may come between the writing of the two.
@@ -62,14 +62,14 @@ class SpendCount:
         self.total = msgspec.structs.replace(self.total, records=counted)
         if counted < records:
             for _, record in islice(read_rows(path, decode_record), counted, None):
-                self.add(record)
+                self.add(record, key_number(record.key))
 
-    def _add(self, key: str, model: str, usage: Usage, *, records: int) -> None:
-        cost_usd = self._cost_of(model, usage, self._is_held(key_number(key)))
-        self.total = msgspec.structs.replace(
-            self.total,
-            usage=self.total.usage + usage,
-            cost_usd=self.total.cost_usd + (cost_usd or 0.0),
-            unpriced=self.total.unpriced + (cost_usd is None),
-            records=self.total.records + records,
+    def _add(self, number: int, model: str, usage: Usage, *, records: int) -> None:
+        cost_usd = self._cost_of(model, usage, self._is_held(number))
+        before = self.total
+        self.total = Spend(
+            usage=before.usage + usage,
+            cost_usd=before.cost_usd + (cost_usd or 0.0),
+            unpriced=before.unpriced + (cost_usd is None),
+            records=before.records + records,
         )
