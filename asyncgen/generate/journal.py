@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from asyncgen.records import Failure, Record
     from asyncgen.run_directory import Run
+    from asyncgen.run_state import Spend
 
 _NOTHING = Usage()
 _NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
@@ -78,7 +79,6 @@ class Journal:
         self._given_up = KeySet() if retry_failed else keys.failed
         self._failed_count = len(keys.failed)
         self._fsync_each = fsync_each
-        self._safe_spend = spend.total
         self._noted_at = 0.0
         self._sync = GroupSync(self._flush)
 
@@ -147,8 +147,7 @@ class Journal:
         Raises:
             DiskError: it could not be made safe.
         """
-        self._make_safe()
-        self._note_spend()
+        self._note(self._make_safe())
 
     def close(self) -> None:
         """Make everything safe; nothing can be written afterwards.
@@ -157,7 +156,7 @@ class Journal:
             DiskError: something could not be made safe.
         """
         self._sync.close()
-        self._note_spend()
+        self._note(self.spend.total)
 
     def _after_write(self, file: LineFile) -> None:
         if self._fsync_each:
@@ -170,17 +169,17 @@ class Journal:
             raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
 
     def _flush(self) -> None:
-        self._make_safe()
+        spend = self._make_safe()
         if time.monotonic() - self._noted_at >= _NOTE_S:
-            self._note_spend()
+            self._note(spend)
 
-    def _make_safe(self) -> None:
-        self._safe_spend = self.spend.total  # taken first: what is counted must be safe in the files
+    def _make_safe(self) -> Spend:
+        spend = self.spend.total  # taken first: what is counted must be safe in the files
         self._records.sync()
         self._failures.sync()
+        return spend
 
-    def _note_spend(self) -> None:
-        spend = self._safe_spend
+    def _note(self, spend: Spend) -> None:
         self._run.update(lambda state: msgspec.structs.replace(state, spend=spend))
         self._noted_at = time.monotonic()
 
