@@ -24,12 +24,13 @@ def record_of(row: Row, grid: RequestGrid, checks: AnswerChecks, now: float) -> 
     answer, request = row.answer, row.request
     assert answer is not None
     completion = whole(grid.opening(request), answer.text)
+    variables = grid.variables(request)
     return Record(
         key=request.key.hex(),
         index=request.index,
         repeat=request.repeat,
-        variables=grid.variables(request),
-        prompt=grid.prompt(request),
+        variables=variables,
+        prompt=grid.sample_prompt(variables),
         completion=completion,
         model=answer.model or grid.model,
         finish_reason=answer.finish_reason,

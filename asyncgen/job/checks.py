@@ -43,8 +43,6 @@ class AnswerChecks:
 
     def failures(self, text: str) -> list[str]:
         """The names of the checks that `text` does not pass, in the job file's order; empty when it passes all."""
-        return [
-            *(name for name, measure, limit in self._limits if measure(text) > limit),
-            *(name for name, pattern in self._wanted if not pattern.search(text)),
-            *(name for name, pattern in self._unwanted if pattern.search(text)),
-        ]
+        failed = [name for name, measure, limit in self._limits if measure(text) > limit]
+        failed += [name for name, pattern in self._wanted if not pattern.search(text)]
+        return failed + [name for name, pattern in self._unwanted if pattern.search(text)]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
 import orjson
 
 from asyncgen.job.combinations import Combinations, Values
@@ -26,8 +26,7 @@ _PASSED_AT_ONCE = 512
 _CACHED_VALUES = 100_000  # values whose JSON form is kept; a table's free text would fill the memory
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):  # made for every row: a quarter of a dataclass's time
     """One rendered prompt with its parameters.
 
     Attributes:

@@ -45,7 +45,7 @@ class Template:
         Raises:
             KeyError: a variable is missing.
         """
-        return "".join(part if isinstance(part, str) else variables[part.name] for part in self.parts)
+        return "".join([part if isinstance(part, str) else variables[part.name] for part in self.parts])
 
 
 def parse(text: str) -> Template:
