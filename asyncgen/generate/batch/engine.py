@@ -24,7 +24,6 @@ from asyncgen.generate.batch.send import Allowance, BatchSender
 from asyncgen.generate.batch.watcher import Watcher
 from asyncgen.generate.completer import StopReason
 from asyncgen.generate.explain import provider_error
-from asyncgen.generate.explain import provider_error
 from asyncgen.generate.journal import Journal
 from asyncgen.generate.run import Outcome
 from asyncgen.generate.spend import budget_used_up
@@ -47,7 +46,7 @@ class Pace:
         sleep: waits so many seconds.
     """
 
-    first_s: float = 2.0
+    first_s: float = 0.5
     most_s: float = 30.0
     growth: float = 1.5
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

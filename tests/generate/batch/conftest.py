@@ -107,6 +107,10 @@ class Provider:
             app.router.add_route(method, path, self._faulty(handle))
         return app
 
+    def end_all(self, status: str) -> None:
+        """Let every batch end so at the next look."""
+        self._coming = {batch_id: iter([status]) for batch_id in self.batches}
+
     def _faulty(self, handle: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         route = handle.__name__.removeprefix("_")
 
