@@ -12,6 +12,7 @@ from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.export.files import Exported, export_file
 from asyncgen.dataset.export.folder import axis_ranks, export_folder
 from asyncgen.dataset.export.rows import ordered_records
+from asyncgen.dataset.select import may_be_stale
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run_directory import RunDirectory, find_run
 
@@ -61,6 +62,7 @@ def _file(directory: RunDirectory, path: Path, *, raw_csv: bool) -> Exported:
 
 def _folder(directory: RunDirectory, path: Path) -> Exported:
     opened = job_of_run(directory)
-    dataset = directory.read_state().dataset
-    ranks = axis_ranks(directory.records, dataset.ranks if dataset else {})
-    return export_folder(path, ordered_records(directory.records, opened.grid), opened, ranks)
+    state = directory.read_state()
+    ranks = axis_ranks(directory.records, state.dataset.ranks if state.dataset else {})
+    grid = opened.grid if may_be_stale(state.job, opened.grid) else None
+    return export_folder(path, ordered_records(directory.records, grid), opened, ranks)

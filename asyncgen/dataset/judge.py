@@ -68,13 +68,14 @@ class Verdicts:
         return Counter({reason: counts[code] for code, reason in enumerate(self.reasons) if code and counts[code]})
 
 
-def judge_records(path: Path, job: Job, grid: RequestGrid, *, drop_near_duplicates: bool) -> Verdicts:
+def judge_records(path: Path, job: Job, grid: RequestGrid, *, stale: bool, drop_near_duplicates: bool) -> Verdicts:
     """Judge every record of a file.
 
     Args:
         path: `records.jsonl`.
         job: its checks and dataset settings count.
         grid: the job's rows; records of other rows are stale.
+        stale: some records may be of other rows; see `select.may_be_stale`.
         drop_near_duplicates: leave near-duplicates out; they are counted in any case.
 
     Raises:
@@ -83,11 +84,12 @@ def judge_records(path: Path, job: Job, grid: RequestGrid, *, drop_near_duplicat
     """
     verdicts = Verdicts()
     answers = AnswersByPrompt()
-    selection = Selection(grid, AnswerChecks(job.checks))
+    selection = Selection(grid, AnswerChecks(job.checks), stale=stale)
     for place, (_, record) in enumerate(read_rows(path, decode_record)):
         sample, reason = selection.judge(record)
         verdicts.codes.append(verdicts.code(reason))
-        verdicts.values.add(record.variables, record.index)
+        if job.dataset.validation:
+            verdicts.values.add(record.variables, record.index)
         if reason is None:
             answers.add(sample.prompt, place)
             _look_closer(verdicts, job.dataset, record, sample)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 THRESHOLD = 0.75
 LARGEST_GROUP = 20_000
 
+# ASCII text is cut into words by bytes, which is faster: all but letters and digits become blanks.
+_LOWERED = bytes(byte if bytes([byte]).isalnum() else ord(" ") for byte in bytes(range(256)).lower())
 # A word; in scripts that put no blanks between words, a character.
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
 
@@ -40,8 +42,15 @@ class NearDuplicate:
 
 def shingles(text: str) -> frozenset[int]:
     """The text's pairs of neighbouring words, as 64-bit hashes."""
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     return frozenset(map(hash, pairwise(words))) or frozenset(map(hash, words))
+
+
+def words_of(text: str) -> list[bytes]:
+    """The text's words in lower case, as UTF-8."""
+    if text.isascii():
+        return text.encode("ascii").translate(_LOWERED).split()
+    return [word.encode() for word in _WORD.findall(text.lower())]
 
 
 def similarity(left: frozenset[int], right: frozenset[int]) -> float:
@@ -86,11 +95,12 @@ def _within(numbers: list[int], text: Callable[[int], str]) -> Iterator[NearDupl
     for number in numbers:
         members = shingles(text(number))
         first = sorted(members)[: _prefix_length(len(members))]
-        candidates = {other for member in first for other in by_member.get(member, ())}
-        best = max(((similarity(members, kept[other]), -other) for other in candidates), default=(0.0, 0))
-        if best[0] >= THRESHOLD:
-            yield NearDuplicate(number, -best[1], best[0])
-            continue
+        candidates = {other for member in first if member in by_member for other in by_member[member]}
+        if candidates:
+            closest, other = max((similarity(members, kept[other]), -other) for other in candidates)
+            if closest >= THRESHOLD:
+                yield NearDuplicate(number, -other, closest)
+                continue
         kept[number] = members
         for member in first:
             by_member.setdefault(member, []).append(number)

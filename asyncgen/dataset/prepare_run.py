@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import orjson
 
+from asyncgen.dataset.collector import collector_off
 from asyncgen.dataset.judge import TAKEN, judge_records
 from asyncgen.dataset.rules.file import whole_file_faults
 from asyncgen.dataset.samples import CHAT, Sample, texts, training_line
+from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.split import SideCounts, Split
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
@@ -103,7 +105,19 @@ def prepare_run(
             help_text="write a JSONL file of input, preferred_output and non_preferred_output: asyncgen prepare FILE",
         )
     work = _Work(run.directory, job, grid, provider)
-    verdicts = judge_records(work.directory.records, job, grid, drop_near_duplicates=drop_near_duplicates)
+    with collector_off():
+        return _prepare(run, work, prices, drop_near_duplicates=drop_near_duplicates)
+
+
+def _prepare(run: Run, work: _Work, prices: PriceList, *, drop_near_duplicates: bool) -> Prepared:
+    job, provider = work.job, work.provider
+    verdicts = judge_records(
+        work.directory.records,
+        job,
+        work.grid,
+        stale=may_be_stale(run.state.job, work.grid),
+        drop_near_duplicates=drop_near_duplicates,
+    )
     _write_rejected(work.directory, verdicts)
     ranks = verdicts.values.ranks(run.state.dataset.ranks if run.state.dataset else {})
     counter = token_counter(job.finetune.model or work.rules.default_model, verdicts.ratio.ratio)
@@ -165,6 +179,17 @@ def _write_rejected(directory: RunDirectory, verdicts: Verdicts) -> None:
                 )
 
 
+class _Row(msgspec.Struct, gc=False):
+    """What a sample is made of; decoding the whole record would take twice as long."""
+
+    variables: dict[str, str]
+    repeat: int
+    completion: str
+
+
+_decode_row = msgspec.json.Decoder(_Row).decode
+
+
 def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: TokenCounter) -> _Written:
     """The second pass over the records."""
     directory, settings = work.directory, work.job.dataset
@@ -176,12 +201,13 @@ def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: Token
         chat=settings.format == CHAT,
         byte_order_mark=work.rules.byte_order_mark,
     ) as writer:
-        for place, (_, record) in enumerate(read_rows(directory.records, decode_record)):
+        for place, (_, row) in enumerate(read_rows(directory.records, _decode_row)):
             if verdicts.codes[place] == TAKEN:
-                validates = split.validates(record.variables, record.repeat)
-                sample = Sample(work.grid.sample_prompt(record.variables), record.completion.strip())
+                sample = Sample(work.grid.sample_prompt(row.variables), row.completion.strip())
+                validates = split.validates(row.variables, row.repeat)
                 writer.add(training_line(settings, sample), texts(settings, sample), validates=validates)
-                sides.add(record.variables, validates=validates)
+                if settings.validation:
+                    sides.add(row.variables, validates=validates)
         _refuse(work, writer.files(), verdicts)
     files = [file for file in writer.files() if file.samples]
     if len(files) == 1:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncgen.job.checks import AnswerChecks
     from asyncgen.job.requests import RequestGrid
     from asyncgen.records import Failure, Record
+    from asyncgen.run_state import JobState
 
 STALE = "stale"
 EMPTY = "empty"
@@ -57,6 +58,11 @@ def unusable(record: Record) -> str | None:
     return REFUSED if _REFUSAL.match(answer) else None
 
 
+def may_be_stale(job: JobState, grid: RequestGrid) -> bool:
+    """Whether the run may hold rows that the job does not ask for; where not, none needs to be looked up."""
+    return bool(job.stale) or job.fingerprint != grid.fingerprint
+
+
 def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
     """Whether the job, as it is now, does not ask for this row any more."""
     key = grid.key_of(record.variables, record.repeat)
@@ -69,18 +75,18 @@ class Selection:
     Args:
         grid: of the job as it is now: its short prompt is the samples', and its rows are the ones that count.
         checks: the job's, as they are now; the record's own `check_failures` may be of an earlier form.
-        near_duplicates: keys that are left out as near-duplicates; None where these stay.
+        stale: some records may be stale; see `may_be_stale`.
     """
 
-    def __init__(self, grid: RequestGrid, checks: AnswerChecks, near_duplicates: frozenset[str] | None = None) -> None:
+    def __init__(self, grid: RequestGrid, checks: AnswerChecks, *, stale: bool) -> None:
         self._grid = grid
         self._checks = checks
-        self._near_duplicates = near_duplicates or frozenset()
+        self._may_be_stale = stale
         self._seen: set[int] = set()  # 64-bit hashes of pairs: at 10^6 rows a false duplicate has odds of 1 to 10^7
 
     def judge(self, record: Record) -> tuple[Sample, str | None]:
         """The sample that the record would be, and the reason why it is not taken; None where it is."""
-        if is_stale(record, self._grid):
+        if self._may_be_stale and is_stale(record, self._grid):
             return Sample(record.prompt, record.completion.strip()), STALE
         sample = Sample(self._grid.sample_prompt(record.variables), record.completion.strip())
         reason = self._reason(record, sample)
@@ -93,6 +99,4 @@ class Selection:
             return reason
         if failures := self._checks.failures(record.completion):
             return CHECK + failures[0]
-        if hash((sample.prompt, sample.answer)) in self._seen:
-            return DUPLICATE
-        return NEAR_DUPLICATE if record.key in self._near_duplicates else None
+        return DUPLICATE if hash((sample.prompt, sample.answer)) in self._seen else None

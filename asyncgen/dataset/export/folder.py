@@ -79,7 +79,7 @@ def _refuse_stranger(path: Path) -> None:
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, ranks: Mapping[str, list[str]]) -> Exported:
     settings = opened.job.dataset
     split = Split(settings.validation, settings.seed, ranks)
-    selection = Selection(opened.grid, AnswerChecks(opened.job.checks))
+    selection = Selection(opened.grid, AnswerChecks(opened.job.checks), stale=False)
     facts = Facts()
     (folder / "data").mkdir(parents=True)
     with ExitStack() as stack:

@@ -11,11 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asyncgen.dataset.collector import collector_off
 from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.dataset.report.coverage import CoverageCounts, Fate
 from asyncgen.dataset.report.texts import TextStatistics
-from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale
+from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale, may_be_stale
 from asyncgen.dataset.similar_records import similar_records
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.jsonl import read_rows
@@ -94,14 +95,16 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
         BadLineError: a line is no record or failure.
         DiskError: a file cannot be read.
     """
-    look = _Look(job, grid)
+    look = _Look(job, grid, stale=may_be_stale(directory.read_state().job, grid))
     unsettled = _failed_keys(directory.failures)
-    look.requested()
-    for place, (_, record) in enumerate(read_rows(directory.records, decode_record)):
-        unsettled.discard(_number(record.key))
-        look.at_record(record, place)
-    look.at_failures(directory.failures, unsettled)
-    near_duplicates = sum(1 for _ in similar_records(directory.records, look.answers))
+    with collector_off():
+        look.requested()
+        for place, (_, record) in enumerate(read_rows(directory.records, decode_record)):
+            if unsettled:
+                unsettled.discard(_number(record.key))
+            look.at_record(record, place)
+        look.at_failures(directory.failures, unsettled)
+        near_duplicates = sum(1 for _ in similar_records(directory.records, look.answers))
     return look.report(directory, near_duplicates)
 
 
@@ -116,12 +119,12 @@ def _failed_keys(path: Path) -> set[int]:
 class _Look:
     """What was seen so far."""
 
-    def __init__(self, job: Job, grid: RequestGrid) -> None:
+    def __init__(self, job: Job, grid: RequestGrid, *, stale: bool) -> None:
         self.answers = AnswersByPrompt()
         self._job = job
         self._grid = grid
         self._checks = AnswerChecks(job.checks)
-        self._selection = Selection(grid, self._checks)
+        self._selection = Selection(grid, self._checks, stale=stale)
         self._coverage = CoverageCounts()
         self._texts = TextStatistics()
         self._rejected: Counter[str] = Counter()
