@@ -1,0 +1,111 @@
+"""The lines of a batch's files. Run: pytest tests/generate/batch/test_lines.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.generate.batch.lines import input_line, key_of_line, read_output_line
+from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
+from asyncgen.records import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = bytes(range(16))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.binary(min_size=16, max_size=16), st.dictionaries(st.text(), json_values, max_size=4))
+def test_an_input_line_holds_the_key_and_the_body_as_it_is(key: bytes, body: dict[str, Any]) -> None:
+    raw = orjson.dumps(body)
+    line = input_line(key, raw)
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    assert raw in line
+    read = orjson.loads(line)
+    assert read == {
+        "custom_id": key.hex(),
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": orjson.loads(raw),
+    }
+    assert key_of_line(line) == key
+
+
+def test_an_answer_is_read_as_online(lines: tuple[Callable[..., dict[str, Any]], ...]) -> None:
+    answered, _, _ = lines
+    outcome = read_output_line(orjson.dumps(answered(KEY.hex(), "Buy\u2028now.")))
+    assert isinstance(outcome, Answer)
+    assert (outcome.text, outcome.model, outcome.request_id) == ("Buy\u2028now.", "m-1", "r")
+    assert outcome.usage == Usage(prompt_tokens=10, completion_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "context_length_exceeded", ErrorClass.ROW),
+        (429, "rate_limit_exceeded", ErrorClass.WAIT),
+        (429, "insufficient_quota", ErrorClass.STOP),
+        (500, None, ErrorClass.RETRY),
+        (401, "invalid_api_key", ErrorClass.STOP),
+    ],
+)
+def test_errors_are_classified_as_online(
+    lines: tuple[Callable[..., dict[str, Any]], ...], status: int, code: str | None, kind: ErrorClass
+) -> None:
+    outcome = read_output_line(orjson.dumps(lines[1](KEY.hex(), status, code)))
+    assert isinstance(outcome, AttemptError)
+    assert (outcome.kind, outcome.code, outcome.maybe_paid) == (kind, code, False)
+
+
+@pytest.mark.parametrize("code", ["batch_expired", "batch_cancelled", "something_new"])
+def test_a_request_that_was_never_made_may_go_again(
+    lines: tuple[Callable[..., dict[str, Any]], ...], code: str
+) -> None:
+    outcome = read_output_line(orjson.dumps(lines[2](KEY.hex(), code)))
+    assert isinstance(outcome, AttemptError)
+    assert (outcome.kind, outcome.type, outcome.maybe_paid) == (ErrorClass.RETRY, code, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"custom_id": KEY.hex()},
+        {"custom_id": KEY.hex(), "response": None, "error": None},
+        {"custom_id": KEY.hex(), "response": {"status_code": 0}},
+        {"custom_id": KEY.hex(), "response": {}, "error": {"code": 7}},
+    ],
+)
+def test_a_line_without_an_outcome_is_a_request_that_was_never_made(line: dict[str, Any]) -> None:
+    outcome = read_output_line(orjson.dumps(line))
+    assert isinstance(outcome, AttemptError)
+    assert (outcome.kind, outcome.maybe_paid) == (ErrorClass.RETRY, False)
+
+
+def test_a_response_without_an_answer_in_it_may_have_been_paid_for() -> None:
+    line = {"custom_id": KEY.hex(), "response": {"status_code": 200, "body": {"choices": []}}}
+    outcome = read_output_line(orjson.dumps(line))
+    assert isinstance(outcome, AttemptError)
+    assert (outcome.kind, outcome.maybe_paid) == (ErrorClass.RETRY, True)
+
+
+@given(st.binary())
+def test_no_bytes_break_the_reading(line: bytes) -> None:
+    assert isinstance(read_output_line(line), AttemptError)
+    key = key_of_line(line)
+    assert key is None or isinstance(key, bytes)
+
+
+@given(json_values)
+def test_no_json_breaks_the_reading(value: Any) -> None:
+    line = orjson.dumps({"custom_id": KEY.hex(), "response": {"status_code": 200, "body": value}, "error": value})
+    assert isinstance(read_output_line(line), Answer | AttemptError)
