@@ -28,7 +28,7 @@ from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError
 from asyncgen.job.schema import nearest
 from asyncgen.run_directory import newest_run
-from asyncgen.run_lock import lock
+from asyncgen.run_lock import is_held
 
 _ANSWER_S = 20.0
 _CLOCK_S = 30.0
@@ -78,10 +78,11 @@ def run_lock(root: Path) -> Iterator[Finding]:
     """Is the newest run being written?"""
     try:
         run = newest_run(root)
-        os.close(lock(run.path))
     except AsyncgenError as error:
-        level: Literal["ok", "warn"] = "warn" if error.code == "in_use" else "ok"
-        yield Finding(level, "run", error.what, error.help_text or "")
+        yield Finding("ok", "run", error.what, error.help_text or "")
+        return
+    if is_held(run.path):
+        yield Finding("warn", "run", f"{run.path} is being written", f"asyncgen status {run.path}")
     else:
         yield Finding("ok", "run", f"{run.path} is free")
 

@@ -6,7 +6,6 @@ Owns the questions asked before anything is paid for, the summary after it, and 
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from asyncgen.cli.output import confirm, say, show_error
+from asyncgen.cli.output import confirm, say, show_error, this_command
 from asyncgen.cli.progress import duration, money, shown
 from asyncgen.cli.resolve import Where, open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
@@ -125,7 +124,7 @@ async def generate_rows(job: Path | None, wanted: Wanted) -> Generated:
         stale = _consent_to_stale(run, opened, wanted)
         keep_job(run, opened)
         accept_stale(run, opened.grid, stale)
-        return await _generate(run, opened, generation, wanted, stale, job)
+        return await _generate(run, opened, generation, wanted, stale)
 
 
 def _consent_to_stale(run: Run, opened: OpenedJob, wanted: Wanted) -> Stale:
@@ -139,9 +138,7 @@ def _consent_to_stale(run: Run, opened: OpenedJob, wanted: Wanted) -> Stale:
     return stale
 
 
-async def _generate(
-    run: Run, opened: OpenedJob, generation: Choice, wanted: Wanted, stale: Stale, job: Path | None
-) -> Generated:
+async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wanted, stale: Stale) -> Generated:
     limits = wanted.limits(opened.job.limits)
     spending = spending_of(opened, generation, wanted.where, in_batch=wanted.batch)
     with open_journal(
@@ -158,7 +155,7 @@ async def _generate(
             budget = spending.budget(limits.max_cost, spent_before, run.state, is_demanded=is_demanded)
             send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget)
             async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
-                outcome, code = await send(endpoint, opened, journal, progress, wanted, _resume_command(job, wanted))
+                outcome, code = await send(endpoint, opened, journal, progress, wanted)
         if spending.price is not None:
             progress.cost_usd = journal.spend.total.cost_usd - spent_before
     elapsed_s = time.monotonic() - began
@@ -204,7 +201,6 @@ async def _in_batches(
     journal: Journal,
     progress: Progress,
     wanted: Wanted,
-    resume: str,
 ) -> tuple[Outcome, int]:
     """The same through the Batch API."""
     from asyncgen.cli.batching import generate_in_batches, refuse_without_batches  # noqa: PLC0415 - imports the SDK
@@ -213,7 +209,7 @@ async def _in_batches(
     refuse_without_batches(endpoint.profile)
     allowance = Allowance(rows=wanted.limit, budget=budget)
     return await generate_in_batches(
-        endpoint, run, opened, journal, progress, allowance=allowance, resume=f"{resume} --batch"
+        endpoint, run, opened, journal, progress, allowance=allowance, resume=this_command()
     )
 
 
@@ -225,7 +221,6 @@ async def _work(
     journal: Journal,
     progress: Progress,
     wanted: Wanted,
-    resume: str,
 ) -> tuple[Outcome, int]:
     """Run the pool; returns how it ended, and the exit code where a signal ended it."""
     concurrency = limits.concurrency or DEFAULT_CONCURRENCY
@@ -238,11 +233,11 @@ async def _work(
             outcome = await generate_grid(
                 opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
                 progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
-                budget=Purse(budget, opened.grid.max_output_tokens) if budget else None,
+                budget=Purse(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
             )  # fmt: skip
     if outcome.stopped is StopReason.INTERRUPTED:
         dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
-        say(f"stopped{dropped}. To go on: {resume}")
+        say(f"stopped{dropped}. To go on: {this_command()}")
     return outcome, _signal_code(interrupt, outcome)
 
 
@@ -256,14 +251,7 @@ def _exit_code(outcome: Outcome, progress: Progress) -> int:
     return IncompleteError.exit_code if progress.failed + progress.failed_before else 0
 
 
-def _resume_command(job: Path | None, wanted: Wanted) -> str:
-    out = f" --out {shlex.quote(str(wanted.out))}" if wanted.out else ""
-    return f"asyncgen generate{f' {shlex.quote(str(job))}' if job else ''}{out}"
-
-
-def _summarise(
-    path: Path, progress: Progress, outcome: Outcome, elapsed_s: float, estimate: Span | None
-) -> None:
+def _summarise(path: Path, progress: Progress, outcome: Outcome, elapsed_s: float, estimate: Span | None) -> None:
     cost = f", {money(progress.cost_usd)}" if progress.cost_usd is not None else ""
     if cost and estimate is not None and estimate.high:
         cost += f" (estimated {money(estimate.low)} to {money(estimate.high)})"

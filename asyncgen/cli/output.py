@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,11 @@ def _agreed(question: str) -> bool:
         return click.confirm(clean(question), default=False, err=True)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def this_command() -> str:
+    """The command line as it was given, to be copied: given again, it goes on."""
+    return shlex.join(["asyncgen", *sys.argv[1:]])
 
 
 def error_console() -> Console:

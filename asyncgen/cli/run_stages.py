@@ -16,7 +16,7 @@ import orjson
 
 from asyncgen.cli.generation import Wanted, generate_rows
 from asyncgen.cli.loop import run as run_loop
-from asyncgen.cli.output import result, say
+from asyncgen.cli.output import result, say, this_command
 from asyncgen.cli.prepare_lines import run_lines, run_object
 from asyncgen.cli.resolve import Where, open_endpoint
 from asyncgen.cli.tuning import WantedTuning, tune
@@ -84,8 +84,7 @@ class Journey:
         return code
 
     def _say_where(self, name: str) -> None:
-        job = f" {self.job}" if self.job else ""
-        say(f"the run stopped at the stage {name}; `asyncgen run{job}` goes on from there")
+        say(f"the run stopped at the stage {name}; this goes on from there: {this_command()}")
 
     def _generate(self) -> int:
         generated = run_loop(generate_rows(self.job, self.wanted))
@@ -164,7 +163,7 @@ class Journey:
         with held_out.open("rb") as lines:
             sample = orjson.loads(lines.readline().lstrip(b"\xef\xbb\xbf"))
         if "messages" in sample:
-            return next(message["content"] for message in sample["messages"] if message["role"] == "user")
+            return str(next(message["content"] for message in sample["messages"] if message["role"] == "user"))
         return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)
 
 

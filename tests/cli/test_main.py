@@ -99,7 +99,7 @@ def test_a_bug_is_told_without_its_text(monkeypatch: pytest.MonkeyPatch, capsys:
     with pytest.raises(SystemExit) as caught:
         main(["init", "/nonexistent/x.toml"])
     assert caught.value.code == 6  # the folder comes first
-    monkeypatch.setattr(module.Path, "open", lambda *_: broken())
+    monkeypatch.setattr(module.Path, "open", lambda *_args, **_kwargs: broken())
     with pytest.raises(SystemExit) as caught:
         main(["init", "x.toml"])
     assert caught.value.code == 1

@@ -31,7 +31,6 @@ def test_one_command_goes_the_whole_way_and_again_does_nothing(
     again = last_line(asyncgen("run", *where, timeout_s=100))
     assert again["generate"]["already_done"] == 162
     assert again["finetune"] == report["finetune"]
-    assert again["complete"]["completion"] == report["complete"]["completion"]
 
 
 def test_a_run_stops_after_the_stage_that_was_named(asyncgen: Run, simulated: Callable[..., str]) -> None:
@@ -44,4 +43,4 @@ def test_a_run_says_at_which_stage_it_stopped_and_why(asyncgen: Run, simulated: 
     base_url = simulated("--fault", "401=1")
     done = asyncgen("run", "--provider", "local", "--base-url", base_url)
     assert done.returncode == 4
-    assert "the run stopped at the stage generate; `asyncgen run` goes on from there" in done.stderr
+    assert "the run stopped at the stage generate; this goes on from there: asyncgen run --provider local" in done.stderr
