@@ -39,11 +39,11 @@ def running_server(settings: ServeSettings) -> Iterator[ServerInfo]:
     thread = threading.Thread(target=asyncio.run, args=(live(),))
     thread.start()
     try:
-        yield listening.result(timeout=30)
+        yield listening.result(timeout=60)
     finally:
-        with ExitStack() as stack:
-            stack.callback(thread.join)
-            stopping.result(timeout=30)()
+        if thread.is_alive() and not (listening.done() and listening.exception()):
+            stopping.result()()
+        thread.join()
 
 
 @pytest.fixture

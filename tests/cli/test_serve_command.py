@@ -25,9 +25,7 @@ SIMULATED = (*SERVE, "--engine", "simulated", "--port", "0", "--json")
 @contextmanager
 def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A simulated server, and what it said when it listened."""
-    with subprocess.Popen(
-        (*SIMULATED, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen((*SIMULATED, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield process, json.loads(process.stdout.readline())

@@ -16,6 +16,8 @@ from asyncgen.serve.llama.model_files import SMOLLM2, default_models_folder
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.simulation.engine import SimulationSettings
 
+from .training.tiny_models import TinyModel
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -116,6 +118,12 @@ def until() -> Callable[[Callable[[], Any]], Any]:
         return answer
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF file with random weights and a vocabulary of bytes: it answers nonsense, and can be tuned in a second."""
+    return TinyModel().write(tmp_path_factory.mktemp("tiny") / "Tiny-Llama.F32.gguf")
 
 
 @pytest.fixture(scope="session")

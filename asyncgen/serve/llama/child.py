@@ -33,6 +33,7 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _CACHE_MIB = 512  # prompts that left their slot, to be taken up again; llama.cpp's own default is 8 GiB
+_SMALL_REQUESTS = 8  # threads beside those of the answers, so that tokenising does not wait for them
 _SILENT = -1
 
 
@@ -66,7 +67,9 @@ def _parameters(xllamacpp: object, config: ChildConfig) -> object:
     for pool in (params.cpuparams, params.cpuparams_batch):
         pool.n_threads = config.threads
         pool.poll = 0  # threads that spin while they wait starve a training on the same cores
-    params.cache_ram_mib = _CACHE_MIB
+    # llama.cpp forgets by which adapter such a prompt was read, and would go on with the wrong one's.
+    params.cache_ram_mib = 0 if config.adapters else _CACHE_MIB
+    params.n_threads_http = 2 * config.slots + _SMALL_REQUESTS
     params.warmup = False
     params.verbosity = _SILENT
     params.api_keys = [config.key]

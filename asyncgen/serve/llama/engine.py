@@ -78,7 +78,7 @@ class LlamaEngine:
 
     async def complete(self, call: Call) -> Answer:
         process = await self._process_for(call.adapter)
-        bodies = [request_of(call, _place(process, call), choice) for choice in range(call.count)]
+        bodies = [request_of(call, process.adapters, choice) for choice in range(call.count)]
         with process.in_use():
             answers = await asyncio.gather(*(process.ask(path_of(call), body) for body in bodies))
         return answer_of(call, answers)
@@ -89,7 +89,7 @@ class LlamaEngine:
         tallies: list[Tally] = []
         with process.in_use():
             for index in range(call.count):
-                body = request_of(call, _place(process, call), index)
+                body = request_of(call, process.adapters, index)
                 async with aclosing(_events(process, path_of(call), body)) as chunks:
                     async for piece in pieces_of(index, call.opening, chunks):
                         if isinstance(piece, Piece):
@@ -138,15 +138,11 @@ class LlamaEngine:
         try:
             new = await LlamaProcess.start(self._settings, wanted)
         except LoadError as error:
-            raise ApiError(503, f"The model cannot be loaded: {error}", kind="server_error") from error
+            raise ApiError(500, f"The model cannot be loaded: {error}.", kind="server_error") from error
         old, self._process = self._process, new
         task = asyncio.create_task(old.retire())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-
-def _place(process: LlamaProcess, call: Call) -> int | None:
-    return process.adapters.index(call.adapter) if call.adapter else None
 
 
 async def _events(process: LlamaProcess, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:

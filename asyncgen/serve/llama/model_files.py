@@ -95,7 +95,7 @@ async def find_model(given: Path | None, say: Say, *, folder: Path | None = None
 def _given(path: Path) -> Path:
     if not path.is_file():
         raise UsageError(f"there is no model file {path}", help_text="--model-path takes a GGUF file")
-    return path.resolve()
+    return path.absolute()  # not what a link leads to: its name is the model's
 
 
 def require_llama() -> None:

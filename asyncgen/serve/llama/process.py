@@ -88,7 +88,8 @@ class LlamaProcess:
             address,
             headers={"Authorization": f"Bearer {key}"},
             timeout=aiohttp.ClientTimeout(total=None, connect=10),
-            connector=aiohttp.TCPConnector(limit=0),
+            # llama.cpp's server keeps a thread for each connection, also for one that only waits for its next use.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
         )
         return cls(process, session, adapters)
 

@@ -12,6 +12,7 @@ from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
 # The API's default; llama.cpp's own is 0.8. Its defaults for top_k, top_p and min_p are kept: they help small models.
 _TEMPERATURE = 1.0
@@ -24,12 +25,12 @@ def path_of(call: Call) -> str:
     return "/v1/completions" if call.messages is None else "/v1/chat/completions"
 
 
-def request_of(call: Call, adapter: int | None, choice: int) -> dict[str, Any]:
+def request_of(call: Call, adapters: Sequence[Path], choice: int) -> dict[str, Any]:
     """llama.cpp's request for one choice of a call.
 
     Args:
         call: the call.
-        adapter: the place of its adapter in the process; None for the base model.
+        adapters: those that the process has loaded; the call's own is among them.
         choice: its index; a seed that was given is moved by it, or all choices would be the same.
     """
     body: dict[str, Any] = {"temperature": _TEMPERATURE, **call.sampling}
@@ -43,8 +44,11 @@ def request_of(call: Call, adapter: int | None, choice: int) -> dict[str, Any]:
         body["max_tokens"] = call.max_tokens
     if call.stop:
         body["stop"] = list(call.stop)
-    if adapter is not None:
-        body["lora"] = [{"id": adapter, "scale": 1.0}]
+    if adapters:
+        # For the base model too: without a word, llama.cpp goes on with what another adapter read of the same prompt.
+        body["lora"] = [
+            {"id": place, "scale": float(adapter == call.adapter)} for place, adapter in enumerate(adapters)
+        ]
     return body
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,29 +24,32 @@ def whole(content: str | None, **choice: Any) -> dict[str, Any]:
 
 
 def test_roles_are_those_that_templates_know() -> None:
-    request = request_of(CHAT, None, 0)
+    request = request_of(CHAT, [], 0)
     assert [message["role"] for message in request["messages"]] == ["system", "user", "assistant"]
 
 
 def test_temperature_is_the_apis_default_unless_given() -> None:
-    assert request_of(CHAT, None, 0)["temperature"] == 1.0
-    assert request_of(Call(model="m", prompt="x", sampling={"temperature": 0}), None, 0)["temperature"] == 0
+    assert request_of(CHAT, [], 0)["temperature"] == 1.0
+    assert request_of(Call(model="m", prompt="x", sampling={"temperature": 0}), [], 0)["temperature"] == 0
 
 
-def test_adapter_is_named_by_its_place_and_the_base_model_by_nothing() -> None:
-    assert request_of(CHAT, 2, 0)["lora"] == [{"id": 2, "scale": 1.0}]
-    assert "lora" not in request_of(CHAT, None, 0)
+def test_every_loaded_adapter_is_switched_on_or_off() -> None:
+    loaded = [Path("a.gguf"), Path("b.gguf")]
+    tuned = Call(model="m", adapter=loaded[1], prompt="x")
+    assert request_of(tuned, loaded, 0)["lora"] == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]
+    assert request_of(CHAT, loaded, 0)["lora"] == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}]
+    assert "lora" not in request_of(CHAT, [], 0)
 
 
 def test_seed_moves_with_the_choice() -> None:
     call = Call(model="m", prompt="x", sampling={"seed": 5})
-    assert [request_of(call, None, choice)["seed"] for choice in range(2)] == [5, 6]
+    assert [request_of(call, [], choice)["seed"] for choice in range(2)] == [5, 6]
 
 
 def test_bare_prompt_goes_to_its_own_path() -> None:
     call = Call(model="m", prompt="Hello", max_tokens=5, stop=("\n",))
     assert path_of(call) == "/v1/completions"
-    assert request_of(call, None, 0) == {"temperature": 1.0, "prompt": "Hello", "max_tokens": 5, "stop": ["\n"]}
+    assert request_of(call, [], 0) == {"temperature": 1.0, "prompt": "Hello", "max_tokens": 5, "stop": ["\n"]}
 
 
 @pytest.mark.parametrize("content", ["Well, hello", " hello"])
