@@ -89,11 +89,12 @@ def main(arguments: list[str] | None = None) -> Never:
     except (KeyboardInterrupt, click.exceptions.Abort):
         code = 130
     except BrokenPipeError:
-        code = _without_stdout()
+        code = 1  # whoever read the results has gone
     except Exception as error:  # noqa: BLE001 - a bug: say so, and keep the trace for --debug
         _trace(arguments)
         show_error(_bug(error), as_json=as_json)
         code = 1
+    _leave_closed_streams()
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -118,7 +119,10 @@ def _trace(arguments: list[str]) -> None:
         traceback.print_exc()
 
 
-def _without_stdout() -> int:
-    """Whoever read our output has gone; point stdout elsewhere, so that its last flush does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+def _leave_closed_streams() -> None:
+    """Point streams that nobody reads any more elsewhere: their last flush would change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
