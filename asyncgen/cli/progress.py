@@ -26,7 +26,7 @@ async def shown(progress: Progress) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, OSError):  # a terminal that is gone must not end the run
             await task
 
 

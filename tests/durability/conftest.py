@@ -37,7 +37,8 @@ for line in sys.stdin:
             os.kill(os.getpid(), signal.SIGSTOP)
         code = 70
         try:
-            main(wanted["arguments"])
+            sys.argv = ["asyncgen", *wanted["arguments"]]
+            main()
         except SystemExit as end:
             code = end.code
         finally:

@@ -22,7 +22,7 @@ from asyncgen.records import decode_record
 from asyncgen.run_directory import RunDirectory
 
 CONCURRENCY = 8
-SIZES = {"200 B": (200, 400), "5 KB": (5_000, 400), "200 KB": (200_000, 120)}  # of an answer; rows of the job
+SIZES = {"200 B": (200, 400), "5 KB": (5_000, 400), "200 KB": (200_000, 60)}  # of an answer; rows of the job
 
 
 @pytest.mark.parametrize("size", SIZES)
