@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from random import Random
 from typing import Protocol
+
+import msgspec
 
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.concurrency import ConcurrencyLimit
@@ -28,8 +29,7 @@ class Budget(Protocol):
     def give_back(self, held_usd: float) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """Leave to send one request; `Admission.leave` takes it back.
 
     Attributes:
@@ -69,6 +69,15 @@ class Admission:
     @property
     def ever_succeeded(self) -> bool:
         return self._breaker.ever_succeeded
+
+    def enter_at_once(self, body: bytes) -> Ticket | None:
+        """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be."""
+        if self._budget is not None or self._rates.are_known or self._waiting or self._places.taken >= self._allowed:
+            return None
+        if self._pause.left_s(asyncio.get_running_loop().time()) > 0:
+            return None
+        self._places.taken += 1
+        return Ticket(body, self._places.send(), 0, 0.0)
 
     async def enter(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
@@ -152,6 +161,8 @@ class Admission:
 
     def _give_back(self) -> None:
         self._places.taken -= 1
+        if not self._waiting:
+            return
         for _ in range(min(len(self._waiting), max(self._allowed - self._places.taken, 0))):
             turn = self._waiting.popleft()
             if not turn.done():

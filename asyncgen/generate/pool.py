@@ -149,6 +149,8 @@ class Pool:
         """Leave to send; None when the pool stops meanwhile."""
         if self.stopping.is_set():
             return None
+        if (at_once := self._admission.enter_at_once(body)) is not None:
+            return at_once
         task = asyncio.current_task()
         assert task is not None
         self._admitting.add(task)

@@ -150,6 +150,11 @@ class Rates:
         self._learns_requests = requests_per_minute is None
         self._learns_tokens = tokens_per_minute is None
 
+    @property
+    def are_known(self) -> bool:
+        """Is there any limit to keep?"""
+        return self.requests.per_minute is not None or self.tokens.pace.per_minute is not None
+
     def learn(self, limits: RateLimits) -> None:
         """Take the server's limits where the user set none."""
         if limits.requests_per_minute and self._learns_requests:
