@@ -13,6 +13,7 @@ import asyncio
 import os
 import time
 from collections import deque
+from typing import cast
 
 import orjson
 import uvloop
@@ -110,8 +111,7 @@ class Connection(asyncio.Protocol):
         self.unread = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's own is none by its class
 
     def data_received(self, data: bytes) -> None:
         self.unread += data

@@ -19,6 +19,7 @@ from hashlib import blake2b
 import aiohttp
 import orjson
 import uvloop
+from yarl import URL
 
 _SYSTEM = "You write short direct marketing messages."
 _MODEL = "fake-1"
@@ -35,16 +36,16 @@ def combinations(count: int) -> Iterator[tuple[int, str, str]]:
     return ((index, sector, city) for index, (sector, city) in enumerate(itertools.product(*axes(count))))
 
 
-async def work(session: aiohttp.ClientSession, url: str, rows: Iterator[tuple[int, str, str]], out: int) -> None:
+async def work(session: aiohttp.ClientSession, url: URL, rows: Iterator[tuple[int, str, str]], out: int) -> None:
     for index, sector, city in rows:
         prompt = f"Write one message for a {sector} in {city}, at most two sentences."
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
         body = orjson.dumps({"model": _MODEL, "messages": messages, "max_completion_tokens": 200, "temperature": 1})
         key = blake2b(body, digest_size=16).hexdigest()
         began = time.perf_counter()
-        async with session.post(url, data=body, allow_redirects=False) as response:
-            answer = orjson.loads(await response.read())
-            request_id = response.headers.get("x-request-id")
+        response = await session.post(url, data=body, allow_redirects=False)  # a body read whole needs no `async with`
+        answer = orjson.loads(await response.read())
+        request_id = response.headers.get("x-request-id")
         choice, usage = answer["choices"][0], answer["usage"]
         record = {
             "key": key,
@@ -79,10 +80,10 @@ async def main() -> None:
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
-        rows = combinations(count)
+        url, rows = URL(f"{base_url}/chat/completions"), combinations(count)
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(work(session, f"{base_url}/chat/completions", rows, out))
+                group.create_task(work(session, url, rows, out))
     os.close(out)
 
 
