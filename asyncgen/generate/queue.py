@@ -85,7 +85,6 @@ class RowQueue:
         self._again.clear()
         self._delayed.clear()
         self._fresh.clear()
-        self._room.set()
         self.complete()
         return tried
 
