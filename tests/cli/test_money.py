@@ -1,0 +1,160 @@
+"""Money on the command line: asked before much is spent, stopped before too much is, half of it in batches.
+
+Run: pytest tests/cli/test_money.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+JOB = """
+name = "c"
+[grid]
+a = ["one", "two", "three", "four"]
+b = ["1", "2", "3"]
+[prompt]
+user = "Say {a} {b}"
+[generate]
+provider = "openai"
+[generate.parameters]
+max_completion_tokens = 20
+"""
+PRICES = """
+date = 2026-11-01
+[openai."gpt-6-luna"]
+input = {usd}
+output = {usd}
+batch = {{ input = {half}, output = {half} }}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., None]:
+    """A job of 12 rows, and the price of a million tokens beside it."""
+
+    def write_files(usd: float | None, tables: str = "") -> None:
+        (tmp_path / "work" / "job.toml").write_text(JOB + tables, encoding="utf-8")
+        if usd is not None:
+            text = PRICES.format(usd=usd, half=usd / 2)
+            (tmp_path / "work" / "prices.toml").write_text(text, encoding="utf-8")
+
+    return write_files
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_what_may_cost_more_than_a_dollar_is_asked_for_first(
+    asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
+) -> None:
+    write(10_000)
+    address = {"ASYNCGEN_BASE_URL": simulated()}
+    refused = asyncgen("generate", "job.toml", "--json", **address)
+    assert refused.returncode == 2
+    assert answer(refused)["error"]["code"] == "needs_yes"
+    assert "12 rows are estimated at" in refused.stderr
+    done = asyncgen("generate", "job.toml", "--json", "--yes", **address)
+    assert done.returncode == 0, done.stderr
+    assert answer(done)["cost_usd"] > 1
+    assert "(estimated $" in done.stderr
+
+
+def test_what_costs_less_is_not_asked_for(
+    asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
+) -> None:
+    write(10)
+    done = asyncgen("generate", "job.toml", "--json", ASYNCGEN_BASE_URL=simulated())
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_few_of_many_rows_are_priced_as_a_few(
+    asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
+) -> None:
+    write(10_000)
+    done = asyncgen("generate", "job.toml", "--limit", "2", "--json", ASYNCGEN_BASE_URL=simulated())
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_budget_is_never_passed_over_all_invocations_and_the_run_goes_on_with_more(
+    asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
+) -> None:
+    write(1000)
+    address = {"ASYNCGEN_BASE_URL": simulated()}
+    spent = 0.0
+    for max_cost in ("0.1", "0.1", "0.2"):
+        done = asyncgen("generate", "job.toml", "--max-cost", max_cost, "--json", **address)
+        assert done.returncode == 5, done.stderr
+        assert answer(done)["stopped"] == "budget"
+        spent += answer(done)["cost_usd"]
+        assert spent <= float(max_cost)
+    assert spent > 0.1
+    done = asyncgen("generate", "job.toml", "--json", **address)
+    assert (done.returncode, answer(done)["left"]) == (0, 0), done.stderr
+
+
+def test_a_demanded_limit_without_a_price_is_refused_and_a_jobs_own_is_told(
+    asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
+) -> None:
+    write(None, "[limits]\nmax_cost = 5.0\n")
+    address = {"ASYNCGEN_BASE_URL": simulated()}
+    refused = asyncgen("generate", "job.toml", "--max-cost", "1", "--json", **address)
+    assert (refused.returncode, answer(refused)["error"]["code"]) == (2, "no_price")
+    done = asyncgen("generate", "job.toml", "--json", **address)
+    assert (done.returncode, answer(done)["cost_usd"]) == (0, None)
+    assert "max_cost = 5 is not watched" in done.stderr
+
+
+def test_batches_cost_half_and_may_be_mixed_with_online_rows(
+    asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
+) -> None:
+    write(1000)
+    address = {"ASYNCGEN_BASE_URL": simulated()}
+    online = asyncgen("generate", "job.toml", "--limit", "4", "--json", **address)
+    batch = asyncgen("generate", "job.toml", "--limit", "4", "--batch", "--json", **address)
+    rest = asyncgen("generate", "job.toml", "--json", **address)
+    assert [answer(done)["done"] for done in (online, batch, rest)] == [4, 8, 12], batch.stderr
+    assert answer(batch)["stopped"] == "limit"
+    assert answer(batch)["cost_usd"] < 0.75 * answer(online)["cost_usd"]
+    status = answer(asyncgen("status", "--json"))
+    total = sum(answer(done)["cost_usd"] for done in (online, batch, rest))
+    assert status["cost_usd"] == pytest.approx(total)
+    listed = answer(asyncgen("batch", "list", "--json"))["batches"]
+    assert [(each["requests"], each["status"], each["collected"]) for each in listed] == [(4, "completed", True)]
+
+
+def test_a_budget_stops_batches_too(asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]) -> None:
+    write(1000)
+    done = asyncgen("generate", "job.toml", "--batch", "--max-cost", "0.1", "--json", ASYNCGEN_BASE_URL=simulated())
+    assert done.returncode == 5, done.stderr
+    found = answer(done)
+    assert (found["stopped"], 0 < found["done"] < 12) == ("budget", True)
+    assert found["cost_usd"] <= 0.1
+
+
+def test_the_built_in_job_goes_through_a_batch_of_the_simulated_server(
+    asyncgen: Run, simulated: Callable[..., str]
+) -> None:
+    done = asyncgen("generate", "--provider", "openai", "--batch", "--json", ASYNCGEN_BASE_URL=simulated())
+    assert (done.returncode, answer(done)["done"]) == (0, 162), done.stderr
+    again = asyncgen("generate", "--provider", "openai", "--batch", "--json", ASYNCGEN_BASE_URL=simulated())
+    assert (again.returncode, answer(again)["already_done"]) == (0, 162), again.stderr
+
+
+def test_a_provider_without_batches_says_who_has_them(asyncgen: Run, write: Callable[..., None]) -> None:
+    write(1)
+    refused = asyncgen(
+        "generate", "job.toml", "--batch", "--provider", "together", "--model", "m", TOGETHER_API_KEY="k"
+    )
+    assert refused.returncode == 2
+    assert "no Batch API" in refused.stderr
+    assert "openai" in refused.stderr
