@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -149,11 +150,16 @@ async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[En
         engine = SimulatedEngine(settings.simulation, created=int(time.time()))
     else:
         model = await find_model(settings.model_path, say)
-        engine = await LlamaEngine.start(LlamaSettings(model, settings.slots, settings.threads or os.cpu_count() or 1))
+        engine = await LlamaEngine.start(LlamaSettings(model, settings.slots, settings.threads or _processors()))
     try:
         yield engine
     finally:
         await engine.close()
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _admission(simulation: SimulationSettings | None) -> Callable[[Call], dict[str, str]]:

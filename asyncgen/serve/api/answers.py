@@ -108,7 +108,7 @@ class AnswerRoutes:
             raise ApiError(400, "A stream answers one prompt only.", param="prompt", code="invalid_value")
         pieces = self._engine.stream(calls[0])
         first = await anext(pieces)  # an error before it is answered as such, not as a broken stream
-        response = web.StreamResponse(headers={**_EVENTS, **headers, **request.get("headers", {})})
+        response = web.StreamResponse(headers={**_EVENTS, **headers})
         await response.prepare(request)
         common = {
             "id": new_id(shape.prefix),

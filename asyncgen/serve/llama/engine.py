@@ -99,6 +99,7 @@ class LlamaEngine:
         yield sum_of(tallies)
 
     def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
+        self._process.give_way()  # the training has the cores, and what starts after it has its normal share
         return train(task, self._settings, self._ask)
 
     async def untunable(self) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FAREWELL_S = 2.0
-_LINE_LIMIT = 16 * 1024 * 1024
+_LOW_PRIORITY = 10
 
 
 class LoadError(Exception):
@@ -132,6 +133,11 @@ class LlamaProcess:
             if not self._users:
                 self._unused.set()
 
+    def give_way(self) -> None:
+        """Leave the processor to others where they want it. It stays so: raising a priority takes privileges."""
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PGRP, self._process.pid, _LOW_PRIORITY)  # the group: all of its threads
+
     async def retire(self) -> None:
         """End it once nobody uses it any more."""
         await self._unused.wait()
@@ -179,13 +185,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _refusal(status: int, body: bytes) -> ApiError:
+    """llama.cpp's error in the API's form."""
     try:
         error = orjson.loads(body)["error"]
         message, kind = str(error["message"]), str(error["type"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        message, kind = body[:500].decode("utf-8", "replace"), "server_error"
+        return ApiError(500, body[:500].decode("utf-8", "replace"), kind="server_error")
     if kind == "exceed_context_size_error":
-        return ApiError(400, f"{message.capitalize()}.", code="context_length_exceeded")
+        message = (
+            f"The request has {error['n_prompt_tokens']} tokens, and this server holds {error['n_ctx']} for each "
+            "answer; with fewer --slots it holds more."
+        )
+        return ApiError(400, message, param="messages", code="context_length_exceeded")
     if status == HTTPStatus.BAD_REQUEST:
         return ApiError(400, message, code="invalid_value")
     return ApiError(500, message, kind="server_error")

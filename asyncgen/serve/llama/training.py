@@ -83,9 +83,19 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
     yield Progress(message="Samples tokenised with the model's own template")
     path = task.folder / "config.json"
     path.write_bytes(msgspec.json.encode(config))
-    async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
-        async for message in messages:
-            yield message
+    try:
+        async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
+            async for message in messages:
+                yield message
+    finally:
+        _remove(path, config)
+
+
+def _remove(path: Path, config: TrainerConfig) -> None:
+    """Delete what was only for the trainer; it can be made again from the upload."""
+    for written in (path, config.train, config.validation):
+        if written:
+            Path(written).unlink(missing_ok=True)
 
 
 async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMessage, None]:

@@ -91,7 +91,8 @@ class ModelStore:
             raise ApiError(403, f"{name} is a base model; only tuned models can be deleted.", param="model")
         del self._tuned[model.id]
         self._path(model).unlink(missing_ok=True)
-        if model.adapter:
+        # The last checkpoint of a job and its result are one file under two names.
+        if model.adapter and not any(other.adapter == model.adapter for other in self._tuned.values()):
             (self._root / model.adapter).unlink(missing_ok=True)
 
     def _find(self, name: str) -> TunedModel | None:

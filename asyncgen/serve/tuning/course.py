@@ -59,8 +59,8 @@ class Course:
         self._models = models
         self._root = root
         self._clock = clock
-        self._began = clock()
         self._steps: list[Step] = []
+        self._first_step_at = 0.0
 
     def record(self, message: TrainerMessage) -> End | None:
         """Take in one message.
@@ -120,8 +120,11 @@ class Course:
         self._steps.append(step)
         self._jobs.tell(self._id, results.step_message(step), metrics=results.step_metrics(step))
         now = self._clock()
-        left_s = (now - self._began) / step.step * (step.total_steps - step.step)
-        self._jobs.estimate(self._id, int(now + left_s))
+        if step.step == 1:
+            self._first_step_at = now
+        else:
+            left_s = (now - self._first_step_at) / (step.step - 1) * (step.total_steps - step.step)
+            self._jobs.estimate(self._id, int(now + left_s))
 
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         tuned = checkpoint_name(self._jobs.kept(self._id).model_name, checkpoint.step)
@@ -136,6 +139,9 @@ class Course:
                 step_number=checkpoint.step,
             )
         )
+        if checkpoint.full_valid_loss is not None:
+            message = f"Epoch {checkpoint.epoch}: full validation loss={checkpoint.full_valid_loss:.2f}"
+            self._jobs.tell(self._id, message, metrics=results.validation_metrics(checkpoint))
         self._jobs.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
     def _add_model(self, name: str, path: str | None) -> str:

@@ -59,6 +59,12 @@ def checkpoint_metrics(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
+def validation_metrics(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The figures over the whole validation file, for an event of their own: the epoch's steps were told before."""
+    figures = checkpoint_metrics(checkpoint)
+    return {name: figures[name] for name in figures if name == "step" or name.startswith("full_valid")}
+
+
 def metrics_csv(steps: Iterable[Step]) -> bytes:
     """The result file: one line a step, empty where nothing was measured."""
     stream = io.StringIO(newline="")

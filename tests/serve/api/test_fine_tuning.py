@@ -76,7 +76,7 @@ def test_metrics_events_carry_the_figures(client: openai.OpenAI, training_file: 
     job = create(client, training_file, validation_file=training_file)
     ended(client, job.id)
     events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
-    metrics = [event.data for event in events if event.type == "metrics"]
+    metrics = [event.data for event in events if event.type == "metrics" and "Step" in event.message]
     assert len(metrics) == 5
     assert all(
         {"step", "total_steps", "train_loss", "train_mean_token_accuracy"} <= set(data)  # type: ignore[call-overload]
@@ -84,6 +84,8 @@ def test_metrics_events_carry_the_figures(client: openai.OpenAI, training_file: 
     )
     assert metrics[0]["valid_loss"] > 0  # type: ignore[index]
     assert metrics[0]["train_loss"] < metrics[-1]["train_loss"]  # type: ignore[index]
+    [whole] = [event for event in events if "full validation loss" in event.message]
+    assert set(whole.data) == {"step", "full_valid_loss", "full_valid_mean_token_accuracy"}  # type: ignore[call-overload]
 
 
 def test_events_page_back_from_any_id(client: openai.OpenAI, training_file: str, ended: Ended) -> None:

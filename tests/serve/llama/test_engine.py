@@ -136,6 +136,7 @@ def test_tuned_model_answers_otherwise_than_its_base(
     assert tuned != before
     assert ask(llama).choices[0].message.content == before
     [checkpoint] = llama.fine_tuning.jobs.checkpoints.list(job.id).data
+    llama.models.delete(job.fine_tuned_model)
     assert ask(llama, checkpoint.fine_tuned_model_checkpoint).choices[0].message.content == tuned
     steps = [event for event in llama.fine_tuning.jobs.list_events(job.id, limit=50).data if event.type == "metrics"]
     assert len(steps) == 3
@@ -230,6 +231,7 @@ def test_cancelled_training_ends_its_process_within_two_seconds(
     method: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50, "batch_size": 1}}}
     job = llama.fine_tuning.jobs.create(model=MODEL, training_file=file.id, method=method)
     until(lambda: llama.fine_tuning.jobs.retrieve(job.id).estimated_finish)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in children()} == {10}, "the training has the cores"
     began = time.monotonic()
     assert llama.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     assert time.monotonic() - began < 2
