@@ -11,7 +11,7 @@ from asyncgen.cli.finetune_options import job_argument, opened, place_options, w
 from asyncgen.cli.options import output_options, yes_option
 from asyncgen.cli.output import confirm, json_result, result
 from asyncgen.cli.resolve import Where
-from asyncgen.cli.tuning_target import Target, choose_tuner, find_target, owner_of_model
+from asyncgen.cli.tuning_target import Target, choose_tuner, find_target, note_state, owner_of_model
 from asyncgen.errors import AuthError, UsageError
 from asyncgen.finetune.errors import AbsentError
 
@@ -30,6 +30,7 @@ def cancel(job: str | None, as_json: bool, yes: bool, **options: Any) -> None:
 
     target = find_target(job, where_of(options))
     ended = run_loop(_cancelled(target, yes=yes))
+    note_state(target, ended)
     if as_json:
         json_result({"job": ended.id, "status": ended.status})
     else:

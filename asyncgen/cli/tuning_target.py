@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run, open_run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from asyncgen.finetune.api import TuningJob
     from asyncgen.finetune.event_log import EventLog
     from asyncgen.run_state import FinetuningState
 
@@ -111,6 +112,14 @@ def choose_tuner(where: Where, environment: Mapping[str, str] = os.environ) -> C
         able = ", ".join(name for name, profile in PROFILES.items() if profile.finetuning)
         raise UsageError(f"{where.provider} does not tune models", help_text=f"these do: {able}")
     return Choice(PROFILES[LOCAL], f"{choice.profile.name} does not tune models")
+
+
+def note_state(target: Target, job: TuningJob) -> None:
+    """Note the job's state in its run, unless it has none or another process writes it and will see for itself."""
+    if target.run is None:
+        return
+    with suppress(RunInUseError), open_run(target.run.path) as run, open_run_log(run, target.job_id) as log:
+        log.note(job)
 
 
 @contextmanager
