@@ -1,0 +1,287 @@
+"""Facts about the pool, each in a story of its own on the virtual clock."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from asyncgen.errors import DiskError, QuotaError, UsageError
+from asyncgen.generate.completer import Answer, ErrorClass, StopReason
+from asyncgen.generate.purse import Purse
+from asyncgen.generate.spend import Budget
+from asyncgen.job.model import Checks, Limits
+from asyncgen.rates import Rates as Prices
+
+WAIT, RETRY, ROW, STOP = ErrorClass.WAIT, ErrorClass.RETRY, ErrorClass.ROW, ErrorClass.STOP
+
+
+@pytest.fixture(scope="session")
+def ok(world: Any) -> Answer:
+    return world.good_answer()  # type: ignore[no-any-return]
+
+
+def test_all_places_are_in_flight_at_once(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (1.0, ok), rows=4000, limits=Limits(concurrency=1000))
+    assert story.completer.most_in_flight == 1000
+    assert story.progress.settled == 4000
+
+
+def test_a_request_leaves_its_place_while_it_waits_for_another_try(world: Any, ok: Answer) -> None:
+    failed = world.error(RETRY, "server_error", status=500)
+    story = world.play(lambda now, body, asked: (0.01, failed if asked == 1 else ok), limits=Limits(concurrency=1))
+    bodies = [call.body for call in story.calls]
+    assert len(set(bodies[:2])) == 2
+    assert story.progress.settled == 20
+
+
+def test_a_break_of_everything_in_flight_does_not_end_the_run(world: Any, ok: Answer) -> None:
+    reset = world.error(RETRY, "disconnected", maybe_paid=True)
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        return (1.0, ok) if now < 10 or now > 11 else (11.5 - now, reset)
+
+    story = world.play(server, rows=2000, limits=Limits(concurrency=64))
+    assert story.reason is None
+    assert story.progress.settled == 2000
+
+
+def test_a_broken_service_is_tried_by_one_request_at_a_time(world: Any, ok: Answer) -> None:
+    failed = world.error(RETRY, "server_error", status=500)
+    story = world.play(lambda now, body, asked: (0.2, ok if now < 5 or now > 15 else failed), rows=5000)
+    during = [call.began for call in story.calls if 6 < call.began < 15]
+    assert 1 <= len(during) <= 8
+    assert all(later - earlier > 0.2 for earlier, later in pairwise(during))
+    assert story.reason is None
+
+
+def test_a_service_of_which_nothing_ever_came_ends_the_run_within_seconds(world: Any) -> None:
+    refused = world.error(RETRY, "connection", message="no connection")
+    for rows in (1, 3, 500):
+        story = world.play(lambda *_: (0.001, refused), rows=rows)
+        assert story.ended < 20
+        assert len(story.calls) <= 40
+        assert story.outcome.error.exit_code == 1
+        assert "connection" in story.outcome.error.what
+        assert not story.journal.failures, "the rows are not at fault"
+        assert story.progress.left == rows
+
+
+def test_a_row_that_fails_while_others_succeed_is_given_up_on(world: Any, ok: Answer) -> None:
+    failed = world.error(RETRY, "server_error", status=500)
+    story = world.play(lambda now, body, asked: (0.1, failed if b"city 7 " in body else ok))
+    assert story.reason is None
+    [failure] = story.journal.failures.values()
+    assert failure.attempts == 5
+    assert story.progress.settled == 19
+
+
+def test_a_limit_pauses_everybody_and_costs_no_row_an_attempt(world: Any, ok: Answer) -> None:
+    limited = world.error(WAIT, "rate_limit", status=429, retry_after_s=7.0)
+    story = world.play(lambda now, body, asked: (0.05, limited if now < 60 else ok), rows=100)
+    first = min(call.ended for call in story.calls)
+    assert not [call for call in story.calls if first < call.began < first + 7.0]
+    assert story.progress.settled == 100
+    assert not story.journal.failures
+
+
+def test_requests_that_are_refused_together_are_one_sign(world: Any, ok: Answer) -> None:
+    limited = world.error(WAIT, "rate_limit", status=429)
+    story = world.play(lambda now, body, asked: (0.05, limited if now < 0.01 else ok), rows=10)
+    again = [call.began for call in story.calls if call.began > 0.01]
+    assert 0.5 <= min(again) <= 0.65
+
+
+def test_a_server_that_names_no_time_worth_the_name_is_not_hammered(world: Any, ok: Answer) -> None:
+    limited = world.error(WAIT, "rate_limit", status=429, retry_after_s=0.0)
+    story = world.play(lambda now, body, asked: (0.01, limited if now < 60 else ok), rows=100)
+    assert sum(call.began < 60 for call in story.calls) <= 60
+    assert story.progress.settled == 100
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 10.0, 3600.0])
+def test_a_limit_that_does_not_clear_ends_the_run_as_a_quota(world: Any, retry_after_s: float | None) -> None:
+    limited = world.error(WAIT, "rate_limit", status=429, retry_after_s=retry_after_s)
+    story = world.play(lambda *_: (0.05, limited), rows=100)
+    assert story.reason is StopReason.QUOTA
+    assert isinstance(story.outcome.error, QuotaError)
+    assert story.ended < 1000
+    assert story.progress.left == 100
+
+
+def test_requests_that_time_out_together_cut_the_places_once(world: Any, ok: Answer) -> None:
+    late = world.error(RETRY, "timeout", maybe_paid=True)
+    story = world.play(lambda now, body, asked: (60.0, late) if now < 1 else (1.0, ok), rows=100)
+    assert sum(60 <= call.began < 60.5 for call in story.calls) == 7
+    assert story.progress.settled == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "exit_code"),
+    [("auth", StopReason.AUTH, 4), ("not_found", StopReason.AUTH, 4), ("quota", StopReason.QUOTA, 5)],
+)
+def test_what_no_row_survives_stops_at_once(world: Any, name: str, reason: StopReason, exit_code: int) -> None:
+    fatal = world.error(STOP, name, status=401, stop=reason)
+    story = world.play(lambda *_: (0.1, fatal), rows=500)
+    assert story.reason is reason
+    assert story.outcome.error.exit_code == exit_code
+    assert len(story.calls) <= 10
+    assert not story.journal.failures
+
+
+def test_answers_in_flight_at_a_fatal_error_are_kept(world: Any, ok: Answer) -> None:
+    fatal = world.error(STOP, "quota", status=429, stop=StopReason.QUOTA)
+    story = world.play(lambda now, body, asked: (0.1, fatal) if b"city 3 " in body else (5.0, ok), rows=100)
+    assert story.progress.settled == 9
+    assert story.progress.left == 91
+
+
+def test_first_rows_that_are_refused_alike_stop_the_run(world: Any) -> None:
+    refused = world.error(ROW, "bad_request", status=400, code="invalid_value", param="temperature")
+    story = world.play(lambda *_: (0.1, refused), rows=500)
+    assert len(story.calls) <= 15
+    assert story.outcome.error.exit_code == 1
+    assert "temperature" in story.outcome.error.help_text
+
+
+def test_refused_rows_among_answers_stop_nothing(world: Any, ok: Answer) -> None:
+    refused = world.error(ROW, "bad_request", status=400)
+    story = world.play(lambda now, body, asked: (0.1, ok if b"city 0 " in body else refused), rows=50)
+    assert story.reason is None
+    assert story.progress.failed == 49
+
+
+def test_an_answer_that_fails_its_checks_is_asked_for_again_and_kept_at_last(world: Any) -> None:
+    poor = world.good_answer("poor")
+    checks = Checks(must_match=["good"], attempts=3)
+    story = world.play(lambda now, body, asked: (0.1, poor), rows=2, checks=checks)
+    assert len(story.calls) == 6
+    assert [record.attempts for record in story.journal.records.values()] == [3, 3]
+    assert [record.usage.completion_tokens for record in story.journal.records.values()] == [15, 15]
+    assert all(record.check_failures == ["must_match: good"] for record in story.journal.records.values())
+
+
+def test_an_answer_is_kept_where_asking_again_failed(world: Any) -> None:
+    poor, refused = world.good_answer("poor"), world.error(ROW, "refusal", status=200, maybe_paid=True)
+    checks = Checks(must_match=["good"], attempts=2)
+    story = world.play(lambda now, body, asked: (0.1, poor if asked == 1 else refused), rows=3, checks=checks)
+    assert story.progress.settled == 3
+    assert not story.journal.failures
+
+
+def test_an_answer_is_kept_where_asking_again_was_abandoned(world: Any) -> None:
+    poor = world.good_answer("poor")
+    checks = Checks(must_match=["good"], attempts=2)
+    server = lambda now, body, asked: (0.1 if asked == 1 else 500.0, poor)  # noqa: E731
+    story = world.play(server, rows=3, checks=checks, stop_at=1.0, abandon_at=2.0)
+    assert story.outcome.abandoned == 3
+    assert story.progress.settled == 3
+    assert story.ended < 2.1
+
+
+def test_the_first_stop_waits_for_what_is_in_flight(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (10.0, ok), rows=100, stop_at=3.0)
+    assert story.reason is StopReason.INTERRUPTED
+    assert story.progress.settled == 10
+    assert story.outcome.abandoned == 0
+
+
+def test_patience_with_what_is_in_flight_ends(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (500.0, ok), rows=100, stop_at=3.0)
+    assert story.outcome.abandoned == 10
+    assert story.ended == pytest.approx(123.0, abs=0.1)
+
+
+def test_a_full_disk_ends_the_run_and_says_what_was_lost(world: Any, ok: Answer) -> None:
+    journal = world.Journal()
+    journal.writes_left = 4
+    story = world.play(lambda *_: (1.0, ok), rows=100, journal=journal)
+    assert story.reason is StopReason.IO
+    assert isinstance(story.outcome.error, DiskError)
+    assert f"{len(story.calls) - 4} paid answers could not be saved" in story.outcome.error.what
+    assert story.progress.settled == 4
+    assert len(story.calls) <= 18
+
+
+def test_a_disk_that_fails_during_the_drain_is_the_reason(world: Any, ok: Answer) -> None:
+    journal = world.Journal()
+    journal.writes_left = 4
+    story = world.play(lambda *_: (1.0, ok), rows=100, journal=journal, stop_at=0.5)
+    assert story.reason is StopReason.IO
+
+
+def test_a_request_over_the_rate_of_tokens_is_refused_before_anything_is_sent(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (1.0, ok), grid=world.make_grid(50, words=300), limits=Limits(tokens_per_minute=200))
+    assert isinstance(story.outcome.error, UsageError)
+    assert not story.calls
+
+
+def test_twins_are_sent_once_and_none_is_left(world: Any, ok: Answer) -> None:
+    for concurrency in (1, 64):  # the twin is met after and before its answer
+        story = world.play(
+            lambda *_: (1.0, ok), grid=world.make_grid(30, twins=10), limits=Limits(concurrency=concurrency)
+        )
+        assert len(story.calls) == 30
+        assert story.progress.left == 0
+        again = world.play(
+            lambda *_: (1.0, ok), grid=story.grid, journal=world.Journal(earlier=list(story.journal.records))
+        )
+        assert not again.calls
+        assert again.progress.left == 0
+
+
+def test_rows_asked_for_again_by_hand_may_be_paid_for_once_more(world: Any) -> None:
+    grid = world.make_grid(1)
+    [key] = [request.key for request in grid.requests()]
+    reset = world.error(RETRY, "disconnected", maybe_paid=True)
+    story = world.play(lambda *_: (0.1, reset), grid=grid, journal=world.Journal(failed={key: (3, 2)}))
+    [failure] = story.journal.failures.values()
+    assert (failure.attempts, failure.maybe_paid) == (4, 3)
+
+
+def test_resent_requests_that_may_be_paid_twice_are_counted(world: Any, ok: Answer) -> None:
+    reset = world.error(RETRY, "disconnected", maybe_paid=True)
+    story = world.play(lambda now, body, asked: (0.1, reset if asked == 1 else ok), rows=12)
+    assert story.progress.maybe_paid_twice == 12
+    assert story.progress.retries == 12
+
+
+def test_a_bug_is_raised_plainly_and_takes_no_answer_with_it(world: Any) -> None:
+    poor = world.good_answer("poor")
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        if b"city 5 " in body:
+            return 1.0, ArithmeticError("a bug")
+        return (0.1, poor) if asked == 1 else (50.0, poor)
+
+    story = world.play(server, rows=8, checks=Checks(must_match=["good"], attempts=2))
+    assert str(story.error) == "a bug"
+    assert story.progress.settled == 7
+    assert story.tasks_left == 0
+
+
+def test_a_budget_is_used_up_and_not_passed(world: Any, ok: Answer) -> None:
+    budget = Budget(Prices(1.0, 1.0, 1.0), max_cost_usd=40 * 25e-6, spent_usd=0.0)
+    grid = world.make_grid(200)
+    story = world.play(lambda *_: (0.5, ok), grid=grid, budget=Purse(budget, grid.max_output_tokens))
+    assert story.reason is StopReason.BUDGET
+    assert isinstance(story.outcome.error, QuotaError)
+    assert 36 <= story.progress.settled <= 40
+    assert budget.spent_usd <= budget.max_cost_usd
+    assert budget.in_flight_usd == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_limit_of_requests_leaves_the_rest(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (0.5, ok), rows=50, limit=7)
+    assert story.reason is StopReason.LIMIT
+    assert (len(story.calls), story.progress.settled, story.progress.left) == (7, 7, 43)
+    whole = world.play(lambda *_: (0.5, ok), rows=7, limit=7)
+    assert whole.reason is None
+
+
+@pytest.mark.parametrize(("per_minute", "rows"), [(600.0, 162), (60_000.0, 3000), (300_000.0, 10_000)])
+def test_the_rate_that_is_asked_for_is_reached(world: Any, ok: Answer, per_minute: float, rows: int) -> None:
+    limits = Limits(concurrency=200, requests_per_minute=per_minute)
+    story = world.play(lambda *_: (0.01, ok), rows=rows, limits=limits)
+    assert story.starts()[-1] <= rows / (per_minute / 60) * 1.03 + 0.05  # the places are found out first
