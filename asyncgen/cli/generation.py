@@ -232,8 +232,7 @@ async def _work(
         async with open_completer(endpoint, concurrency=concurrency) as completer, shown(progress):
             outcome = await generate_grid(
                 opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
-                progress=progress, stop=interrupt.stop, abandon=interrupt.abandon,
-                endpoint=endpoint, limit=wanted.limit,
+                progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
                 budget=Purse(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
             )  # fmt: skip
     if outcome.stopped is StopReason.INTERRUPTED:
