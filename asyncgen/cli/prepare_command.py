@@ -123,12 +123,12 @@ def _prepare_file(
     profile = PROFILES[provider or "openai"]
     settings = DatasetSettings(**{name: value for name, value in given.items() if value != AUTO})
     if holds_training_lines(path):
-        written = prepare_training_lines(path, questions, settings, profile, None)
+        written = prepare_training_lines(path, questions, settings, profile)
     elif settings.format == "completion":
         _prepare_pairs(path, given, questions, as_json=as_json)
         return
     else:
-        written = prepare_chat_file(path, questions, settings, profile, None)
+        written = prepare_chat_file(path, questions, settings, profile)
     if as_json:
         json_result(file_object(written))
         return
@@ -171,7 +171,7 @@ class _Questions:
             UsageError: there is nobody to ask.
         """
         if self._yes:
-            say(f"[recommended] {question}: yes")
+            say(f"[recommended] {question} yes")
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(

@@ -82,9 +82,7 @@ def holds_training_lines(path: Path) -> bool:
     return False
 
 
-def prepare_chat_file(
-    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile, model: str | None
-) -> PreparedFile:
+def prepare_chat_file(path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile) -> PreparedFile:
     """Make chat samples of a file of prompts and completions.
 
     Args:
@@ -92,7 +90,6 @@ def prepare_chat_file(
         dialogue: hears what is found and answers what is recommended.
         settings: system message, validation share and seed.
         provider: who will train; its rules hold.
-        model: for the count of tokens.
 
     Raises:
         AsyncgenError: the file cannot be read, or the provider would refuse the result.
@@ -100,11 +97,11 @@ def prepare_chat_file(
     """
     plan = look_at(path, dialogue, CHAT_CHECKS)
     lines = ((training_line(settings, sample), texts(settings, sample)) for sample in _chat_samples(path, plan))
-    return _write(_Target(path, CHAT, settings, provider, model), dialogue, lines)
+    return _write(_Target(path, CHAT, settings, provider), dialogue, lines)
 
 
 def prepare_training_lines(
-    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile, model: str | None
+    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile
 ) -> PreparedFile:
     """Check a file of messages or of DPO examples, and write a mended copy where one is needed.
 
@@ -113,13 +110,13 @@ def prepare_training_lines(
         dialogue: hears what is found and answers what is recommended.
         settings: validation share and seed.
         provider: who will train; its rules hold.
-        model: for the count of tokens.
 
     Raises:
         AsyncgenError: the provider would refuse the file; with the first findings, each with its line.
         DiskError: the result could not be written.
     """
-    checked = check_training_file(path, provider, token_counter(model))
+    counter = token_counter((provider.finetuning or Finetuning()).default_model)
+    checked = check_training_file(path, provider, counter)
     dialogue.found(f"There are {checked.examples:,} examples of the format {checked.format or 'unknown'}")
     for finding in checked.findings.remarks[:_SHOWN]:
         dialogue.found(f"WARNING: {finding}")
@@ -131,7 +128,6 @@ def prepare_training_lines(
     if checked.duplicates and not unique:
         dialogue.found(f"WARNING: {checked.duplicates:,} lines repeat another one")
     if not (changes or unique or settings.validation):
-        label = token_counter(model).label
         return PreparedFile(
             path,
             checked.format,
@@ -139,9 +135,9 @@ def prepare_training_lines(
             declined=False,
             samples=(checked.examples,),
             tokens=checked.tokens,
-            token_label=label,
+            token_label=counter.label,
         )
-    target = _Target(path, checked.format, settings, provider, model)
+    target = _Target(path, checked.format, settings, provider)
     return _write(target, dialogue, _training_lines(path, unique=unique))
 
 
@@ -153,7 +149,6 @@ class _Target:
     format: str
     settings: DatasetSettings
     provider: Profile
-    model: str | None
 
     @property
     def rules(self) -> Finetuning:
@@ -213,7 +208,7 @@ def _refuse_findings(checked: CheckedFile, provider: Profile) -> None:
 
 
 def _write(target: _Target, dialogue: Dialogue, lines: Iterable[tuple[bytes, list[str]]]) -> PreparedFile:
-    counter = token_counter(target.model)
+    counter = token_counter(target.rules.default_model)
     share = target.settings.validation
     if not dialogue.accepts("Write the result to a new JSONL file?"):
         return PreparedFile(
