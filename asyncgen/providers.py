@@ -264,7 +264,7 @@ _PROFILES = (
     ),
     Profile(
         name=LOCAL,
-        title="asyncgen serve, on this machine",
+        title="the local server",
         base_url=None,
         key_variable=None,
         default_model="smollm2-135m-instruct",

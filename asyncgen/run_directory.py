@@ -62,6 +62,10 @@ class RunDirectory:
         return self.path / "rejected.jsonl"
 
     @property
+    def replaced(self) -> Path:
+        return self.path / "replaced.jsonl"
+
+    @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
 

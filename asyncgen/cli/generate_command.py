@@ -29,6 +29,7 @@ from asyncgen.records import Record, decode_record
 @limit_options
 @limit_option
 @retry_failed_option
+@click.option("--retry-rejected", is_flag=True, help="Ask again for rows whose answers `prepare` rejected.")
 @click.option("--batch", is_flag=True, help="Through the Batch API: half the price, answers within a day.")
 @click.option("--fsync-each", is_flag=True, help="Make every answer safe from a power loss at once; slower.")
 @yes_option

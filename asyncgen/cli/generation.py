@@ -19,7 +19,7 @@ from asyncgen.cli.output import confirm, say, show_error, this_command
 from asyncgen.cli.progress import duration, money, shown
 from asyncgen.cli.resolve import Where, open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
-from asyncgen.cli.spending import Spending, consent_to_cost, spending_of
+from asyncgen.cli.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import IncompleteError
 from asyncgen.generate.client import open_completer
@@ -28,6 +28,7 @@ from asyncgen.generate.journal import Journal, open_journal
 from asyncgen.generate.plan.span import Span
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.purse import Purse
+from asyncgen.generate.rejected import set_rejected_aside
 from asyncgen.generate.run import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.run import generate as generate_grid
 from asyncgen.generate.spend import Budget
@@ -53,6 +54,7 @@ class Wanted:
     max_cost: float | None = None
     limit: int | None = None
     retry_failed: bool = False
+    retry_rejected: bool = False
     fsync_each: bool = False
     yes: bool = False
     finetune_provider: str | None = None
@@ -120,10 +122,15 @@ async def generate_rows(job: Path | None, wanted: Wanted) -> Generated:
     """
     opened, generation, _ = open_named_job(job, wanted.where, finetune_provider=wanted.finetune_provider)
     path = wanted.out or RUNS / opened.job.name
+    if wanted.batch:
+        refuse_without_batches(generation.profile)
     with open_run(path, job_name=opened.job.name) as run:
         stale = _consent_to_stale(run, opened, wanted)
         keep_job(run, opened)
         accept_stale(run, opened.grid, stale)
+        if wanted.retry_rejected:
+            moved = set_rejected_aside(run)
+            say(f"{moved:,} rejected answers are asked for again; the old ones are kept in {run.directory.replaced}")
         return await _generate(run, opened, generation, wanted, stale)
 
 
@@ -152,10 +159,12 @@ async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wan
         if progress.left > (0 if wanted.batch else len(journal.held)) or (wanted.batch and journal.held):
             estimate = _consent_to_cost(spending, opened, journal, progress, wanted)
             is_demanded = wanted.max_cost is not None
-            budget = spending.budget(limits.max_cost, spent_before, run.state, is_demanded=is_demanded)
+            budget = spending.budget(limits.max_cost, journal.spend.total, run.state, is_demanded=is_demanded)
             send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget)
             async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
                 outcome, code = await send(endpoint, opened, journal, progress, wanted)
+            if budget is not None:
+                journal.spend.add_unanswered(budget.unanswered_usd)
         if spending.price is not None:
             progress.cost_usd = journal.spend.total.cost_usd - spent_before
     elapsed_s = time.monotonic() - began
@@ -203,10 +212,9 @@ async def _in_batches(
     wanted: Wanted,
 ) -> tuple[Outcome, int]:
     """The same through the Batch API."""
-    from asyncgen.cli.batching import generate_in_batches, refuse_without_batches  # noqa: PLC0415 - imports the SDK
+    from asyncgen.cli.batching import generate_in_batches  # noqa: PLC0415 - imports the SDK
     from asyncgen.generate.batch.send import Allowance  # noqa: PLC0415 - likewise
 
-    refuse_without_batches(endpoint.profile)
     allowance = Allowance(rows=wanted.limit, budget=budget)
     return await generate_in_batches(
         endpoint, run, opened, journal, progress, allowance=allowance, resume=this_command()

@@ -148,3 +148,21 @@ def test_twins_in_a_table_of_rows_are_asked_for_once(
     done = last_line(asyncgen("generate", "rows.toml", *where))
     assert (done["requests"], done["done"], done["left"]) == (3, 3, 0)
     assert len(lines(folder / "runs" / "rows" / "records.jsonl")) == 2
+
+
+def test_rejected_answers_are_asked_for_again_and_the_old_ones_kept(
+    asyncgen: Run, simulated: Callable[..., str], job: Path
+) -> None:
+    where = ("--base-url", simulated(), "--model", "any", "--json")
+    job.write_text(
+        JOB.replace("repeats = 2", "repeats = 6") + "[checks]\nmust_match = ['\\b[a-g]\\w*[.]$']\n", encoding="utf-8"
+    )
+    first = last_line(asyncgen("generate", "job.toml", *where))
+    run = job.parent / "runs" / "small"
+    asyncgen("prepare", "runs/small")
+    rejected = len(lines(run / "rejected.jsonl"))
+    assert 0 < rejected < first["done"]
+    again = last_line(asyncgen("generate", "job.toml", *where, "--retry-rejected"))
+    assert (again["done"], again["already_done"]) == (24, 24 - rejected)
+    assert len(lines(run / "replaced.jsonl")) == rejected
+    assert len({record["key"] for record in lines(run / "records.jsonl")}) == 24

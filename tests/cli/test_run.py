@@ -43,4 +43,6 @@ def test_a_run_says_at_which_stage_it_stopped_and_why(asyncgen: Run, simulated: 
     base_url = simulated("--fault", "401=1")
     done = asyncgen("run", "--provider", "local", "--base-url", base_url)
     assert done.returncode == 4
-    assert "the run stopped at the stage generate; this goes on from there: asyncgen run --provider local" in done.stderr
+    assert (
+        "the run stopped at the stage generate; this goes on from there: asyncgen run --provider local" in done.stderr
+    )
