@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -48,21 +49,24 @@ class HttpCompleter:
         self._key = endpoint.key
         self._patience = patience
         self._has_worked = False
-        self._in_flight: dict[asyncio.Timeout, float] = {}
+        self._in_flight: dict[asyncio.Task[Any], float] = {}
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
         """Send `body` once."""
-        began = time.perf_counter()
-        scope = asyncio.timeout(None)  # `sweep` ends it: one timer for all requests costs less than one for each
-        self._in_flight[scope] = began
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight[task] = began = time.perf_counter()
         try:
-            async with scope:
-                response = await self._session.post(self._url, data=body, allow_redirects=False)
-                content = await _read(response)
+            response = await self._session.post(self._url, data=body, allow_redirects=False)
+            content = await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._broken(error, time.perf_counter() - began)
+        except asyncio.CancelledError:
+            if task in self._in_flight or task.uncancel() > 0:
+                raise  # whoever cancelled, it was not `sweep`, or not it alone
+            return self._broken(TimeoutError(), time.perf_counter() - began)
         finally:
-            self._in_flight.pop(scope, None)
+            self._in_flight.pop(task, None)
         if content is None:
             text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
             return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
@@ -75,14 +79,13 @@ class HttpCompleter:
         return self._explained(reply, response)
 
     async def sweep(self) -> None:
-        """Give up on requests that take too long, for ever."""
-        loop = asyncio.get_running_loop()
+        """Give up on requests that take too long, for ever: one timer for all of them, not one for each."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             latest = time.perf_counter() - self._patience.limit_s
-            for scope in [scope for scope, began in self._in_flight.items() if began < latest]:
-                del self._in_flight[scope]
-                scope.reschedule(loop.time())
+            for task in [task for task, began in self._in_flight.items() if began < latest]:
+                del self._in_flight[task]
+                task.cancel()
 
     def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
         """What the reply alone does not tell; and the key taken out, should the server have quoted it."""

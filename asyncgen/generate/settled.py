@@ -41,6 +41,8 @@ class SettledKeys:
 
     def attempts_before(self, number: int) -> tuple[int, int]:
         """(attempts, of which maybe paid) of the failed key that begins with `number`."""
+        if not self.attempts:
+            return 0, 0
         return max((pair for pair, keys in self.attempts.items() if keys.has(number)), default=(0, 0))
 
 
