@@ -70,16 +70,15 @@ def is_held(folder: Path) -> bool:
 
 
 def _lock(descriptor: int) -> None:
-    for _ in range(_TRIES - 1):
+    for tries_left in reversed(range(_TRIES)):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _HELD:
+            if error.errno not in _HELD or not tries_left:
                 raise
             time.sleep(_PAUSE_S)
         else:
             return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:
