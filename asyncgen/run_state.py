@@ -56,12 +56,14 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
         usage: tokens, of records and of failures that were paid for.
         cost_usd: at the prices known when the answers came.
         unpriced: answers of a model without a known price, not in `cost_usd`.
+        unanswered_usd: the most that attempts without an answer may have been charged; a budget counts it.
         records: lines of `records.jsonl` that are counted here; the next start counts what a crash left out.
     """
 
     usage: Usage = Usage()
     cost_usd: float = 0.0
     unpriced: int = 0
+    unanswered_usd: float = 0.0
     records: int = 0
 
 

@@ -16,10 +16,11 @@ from asyncgen.cli.output import say
 from asyncgen.cli.signals import interruptible
 from asyncgen.cli.upload_bar import upload_bar
 from asyncgen.endpoint import Endpoint
-from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError, UsageError
+from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.generate.batch.api import BatchApi
 from asyncgen.generate.batch.engine import open_engine
 from asyncgen.generate.batch.join import Joined
+from asyncgen.generate.batch.ledger import BatchLedger
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.completer import StopReason
 from asyncgen.generate.journal import Journal
@@ -28,25 +29,11 @@ from asyncgen.generate.run import Outcome
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.openai_client import open_client
-from asyncgen.providers import PROFILES, Profile
 from asyncgen.run_directory import Run
 from asyncgen.run_state import BatchState
 
 _COUNTS_S = 30.0
 _REASONS = {AuthError: StopReason.AUTH, QuotaError: StopReason.QUOTA, DiskError: StopReason.IO}
-
-
-def refuse_without_batches(profile: Profile) -> None:
-    """See that the provider has the Batch API.
-
-    Raises:
-        UsageError: it has not.
-    """
-    if not profile.batch:
-        able = ", ".join(name for name, each in PROFILES.items() if each.batch)
-        raise UsageError(
-            f"{profile.title} has no Batch API", help_text=f"leave --batch out, or choose one of {able} with --provider"
-        )
 
 
 async def generate_in_batches(
@@ -63,6 +50,8 @@ async def generate_in_batches(
     checks = AnswerChecks(opened.job.checks)
     if checks.attempts > 1:
         say("in a batch every row is asked once: answers that fail a check are kept, with the names of the checks")
+    for batch in BatchLedger(run, endpoint).elsewhere:
+        say(f"{batch.requests:,} rows wait in a batch at {batch.provider or 'another provider'} ({batch.base_url})")
     with ExitStack() as stack:
         watcher = _Watcher(progress, stack.enter_context(upload_bar()))
         interrupt = stack.enter_context(interruptible(lambda: None))

@@ -1,4 +1,4 @@
-"""The money of a generating command: its price, what it is likely to cost, and what it may.
+"""The money of a generating command: the way in which rows are bought, what they are likely to cost, and may.
 
 Owns the question before an expensive run. Does not know how rows are sent.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from asyncgen.cli.output import confirm, say
 from asyncgen.cli.resolve import Where, named_address
+from asyncgen.errors import UsageError
 from asyncgen.generate.plan.costs import cost_of_rows
 from asyncgen.generate.plan.request_tokens import tokens_of_a_request
 from asyncgen.generate.plan.rows_there import RowsThere
@@ -18,9 +19,9 @@ from asyncgen.generate.spend import Budget, open_budget
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.prices import BATCH, STANDARD, Price, tier_of
 from asyncgen.prices_file import load_price_list
-from asyncgen.providers import Choice
+from asyncgen.providers import PROFILES, Choice, Profile
 from asyncgen.records import Usage
-from asyncgen.run_state import RunState
+from asyncgen.run_state import RunState, Spend
 
 _ASK_ABOVE_USD = 1.0
 
@@ -51,14 +52,12 @@ class Spending:
         tier = BATCH if self.in_batch else self.tier
         return cost_of_rows(rows, tokens, self.price, tier) or cost_of_rows(rows, tokens, self.price, STANDARD)
 
-    def budget(
-        self, max_cost_usd: float | None, spent_usd: float, state: RunState, *, is_demanded: bool
-    ) -> Budget | None:
+    def budget(self, max_cost_usd: float | None, spend: Spend, state: RunState, *, is_demanded: bool) -> Budget | None:
         """What may be spent, with open batches counted.
 
         Args:
             max_cost_usd: from the flag or the job file; None where nothing limits it.
-            spent_usd: by earlier invocations.
+            spend: of earlier invocations.
             state: of the run.
             is_demanded: the flag was given; a job's own limit does not keep it from a server without known prices.
 
@@ -70,6 +69,7 @@ class Spending:
             return None
         in_flight_usd = sum(batch.held_usd for batch in state.batches if not batch.collected)
         tier = BATCH if self.in_batch else self.tier
+        spent_usd = spend.cost_usd + spend.unanswered_usd
         return open_budget(self.price, tier, max_cost_usd, spent_usd=spent_usd, in_flight_usd=in_flight_usd)
 
 
@@ -94,3 +94,16 @@ def consent_to_cost(estimate: Span | None, rows: int, *, yes: bool) -> None:
     if estimate is not None and estimate.high > _ASK_ABOVE_USD:
         what = f"{rows:,} rows are estimated at {estimate.low:,.2f} to {estimate.high:,.2f} USD"
         confirm(f"{what}. Go on?", yes=yes, why=what)
+
+
+def refuse_without_batches(profile: Profile) -> None:
+    """See that the provider has the Batch API.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if not profile.batch:
+        able = ", ".join(name for name, each in PROFILES.items() if each.batch)
+        raise UsageError(
+            f"{profile.title} has no Batch API", help_text=f"leave --batch out, or choose one of {able} with --provider"
+        )

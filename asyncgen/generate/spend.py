@@ -26,12 +26,14 @@ class Budget:
         max_cost_usd: never to be passed.
         spent_usd: for certain, or so likely that it has to be counted.
         in_flight_usd: held for what was sent and is not answered yet, open batches included.
+        unanswered_usd: the part of `spent_usd` that was held for attempts without an answer.
     """
 
     rates: Rates
     max_cost_usd: float
     spent_usd: float
     in_flight_usd: float = 0.0
+    unanswered_usd: float = 0.0
     _largest_output: int = 0
 
     def hold(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
@@ -68,6 +70,7 @@ class Budget:
         """What was held may have been charged, and nobody will tell how much: a hard stop counts all of it."""
         self.release(held_usd)
         self.spent_usd += held_usd
+        self.unanswered_usd += held_usd
 
 
 def open_budget(

@@ -47,6 +47,10 @@ class SpendCount:
         """Count what a request was charged for that was given up on."""
         self._add(key_number(key), model, usage, records=0)
 
+    def add_unanswered(self, usd: float) -> None:
+        """Count what attempts that brought no answer may have been charged at most."""
+        self.total = msgspec.structs.replace(self.total, unanswered_usd=self.total.unanswered_usd + usd)
+
     def catch_up(self, path: Path, records: int) -> None:
         """Make the sum agree with the file: a crash may come between the writing of the two.
 
@@ -71,5 +75,6 @@ class SpendCount:
             usage=before.usage + usage,
             cost_usd=before.cost_usd + (cost_usd or 0.0),
             unpriced=before.unpriced + (cost_usd is None),
+            unanswered_usd=before.unanswered_usd,
             records=before.records + records,
         )

@@ -171,6 +171,18 @@ def test_answers_of_unknown_price_are_counted_apart(folder: Path, make_record: M
         assert (journal.spend.total.cost_usd, journal.spend.total.unpriced) == (1.0, 1)
 
 
+def test_what_attempts_without_an_answer_may_have_cost_is_kept_apart_over_invocations(
+    folder: Path, make_record: MakeRecord
+) -> None:
+    for number in range(2):
+        with journal_in(folder) as journal:
+            journal.spend.add_unanswered(0.25)
+            journal.settle(make_record(number))
+    spend = RunDirectory(folder).read_state().spend
+    assert spend.unanswered_usd == 0.5
+    assert spend.cost_usd == pytest.approx(0.06)
+
+
 def test_what_a_crash_left_out_of_the_spend_is_counted_by_the_next_start(folder: Path, make_record: MakeRecord) -> None:
     with journal_in(folder) as journal:
         journal.settle(make_record(0))

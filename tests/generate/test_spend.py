@@ -46,7 +46,7 @@ def test_what_was_refused_costs_nothing_and_what_may_be_paid_counts_whole() -> N
     assert second is not None
     purse.release(first)
     purse.count_as_spent(second)
-    assert (purse.spent_usd, purse.in_flight_usd) == (10, 0)
+    assert (purse.spent_usd, purse.in_flight_usd, purse.unanswered_usd) == (10, 0, 10)
 
 
 def test_an_unbounded_answer_is_held_at_the_largest_so_far() -> None:

@@ -69,8 +69,9 @@ class BatchCollector:
     def let_go(self, batch: BatchState, status: str) -> None:
         """The batch is done with: its rows are held no longer."""
         if self._budget is not None:
+            spend = self._journal.spend.total
             self._budget.release(batch.held_usd)
-            self._budget.spent_usd = max(self._budget.spent_usd, self._journal.spend.total.cost_usd)
+            self._budget.spent_usd = spend.cost_usd + spend.unanswered_usd
         release_batch(self._run, batch, status)
         self._journal.held.let_go(batch.intent)
 

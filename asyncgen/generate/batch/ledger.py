@@ -51,6 +51,11 @@ class BatchLedger:
         """Batches that are not collected and wait at another endpoint."""
         return [batch for batch in self._all_open() if not belongs_to(batch, self._provider, self._base_url)]
 
+    @property
+    def is_under_way(self) -> bool:
+        """Is one of them at the provider?"""
+        return any(batch.batch_id for batch in self.open)
+
     def _all_open(self) -> Iterator[BatchState]:
         return (batch for batch in self._run.state.batches if not batch.collected)
 

@@ -47,6 +47,16 @@ class Allowance:
         """Of the next batch."""
         return self.rows_a_batch if self.rows is None else min(self.rows_a_batch, self.rows)
 
+    def take(self, rows: int) -> None:
+        """So many rows were written into a batch."""
+        if self.rows is not None:
+            self.rows -= rows
+
+    def take_back(self, rows: int) -> None:
+        """A batch of so many rows was not taken."""
+        if self.rows is not None:
+            self.rows += rows
+
 
 class BatchSender:
     """Sends batches, one at a time.
@@ -173,8 +183,7 @@ class BatchSender:
         batch = self._ledger.add(
             files.intent, requests=written.requests, held_usd=written.held_usd, created=int(self._now())
         )
-        if self._allowance.rows is not None:
-            self._allowance.rows -= batch.requests
+        self._allowance.take(batch.requests)
         return batch
 
     def _write_files(self, files: BatchFiles) -> Written:
