@@ -20,13 +20,11 @@ from asyncgen.cli.output import result, say, this_command
 from asyncgen.cli.prepare_lines import run_lines, run_object
 from asyncgen.cli.resolve import Where, open_endpoint
 from asyncgen.cli.tuning import WantedTuning, tune
+from asyncgen.cli.tuning_source import find_source
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
 from asyncgen.finetune.complete import Asking, Completion, ask, form_of
-from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.open_tuner import open_calls
-from asyncgen.finetune.order import JobOrder
-from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.prices_file import load_price_list
 from asyncgen.providers import PROFILES, Choice, Profile
@@ -107,16 +105,14 @@ class Journey:
         return 0
 
     def _finetune(self) -> int:
-        opened = job_of_run(self._run)
-        profile = PROFILES[opened.tuning]
-        validation = self._run.validation if self._run.validation.exists() else None
+        source = find_source(self._run.path, None, None, self._tuning_where(job_of_run(self._run)), None)
         wanted = WantedTuning(
-            choice=Choice(profile, "as the run's job says"),
-            where=self._tuning_where(opened),
-            order=order_of(opened.job.finetune, profile),
-            dataset=Dataset(self._run.train, validation),
+            choice=source.choice,
+            where=source.where,
+            order=source.order(source.settings),
+            dataset=source.dataset,
             yes=self.wanted.yes,
-            price_folder=opened.file.folder,
+            price_folder=source.price_folder,
         )
         with open_run(self._run.path) as run:
             tuned = run_loop(tune(run, wanted))
@@ -152,6 +148,7 @@ class Journey:
         """The address given for the answers is also the tuner's when both are the same provider."""
         same = opened.tuning == opened.generation
         return Where(
+            provider=opened.tuning,
             base_url=self.wanted.where.base_url if same else None,
             api_key_file=self.wanted.where.api_key_file if same else None,
         )
@@ -165,23 +162,3 @@ class Journey:
         if "messages" in sample:
             return str(next(message["content"] for message in sample["messages"] if message["role"] == "user"))
         return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)
-
-
-def order_of(settings: FinetuneSettings, profile: Profile) -> JobOrder:
-    """The fine-tuning job that a job file asks for."""
-    model = settings.model or (profile.finetuning.default_model if profile.finetuning else None)
-    if model is None:
-        raise AsyncgenError(
-            f"{profile.title} has no model of its own choice to tune",
-            help_text="name one as `model` under [finetune] in the job file",
-            code="no_model",
-        )
-    return JobOrder(
-        model=model,
-        method=settings.method,
-        suffix=settings.suffix,
-        seed=settings.seed,
-        hyperparameters=settings.hyperparameters,
-        metadata=settings.metadata,
-        integrations=settings.integrations,
-    )
