@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import file_digest
 from itertools import islice, product
 from random import Random
 
@@ -38,6 +39,19 @@ class Combinations:
         whole = self._per_row * (len(table) if table is not None else 1)
         self._subset = Subset(whole, min(subset[0], whole), subset[1]) if subset and whole else None
         self.count = self._subset.size if self._subset else whole
+
+    def contents(self) -> dict[str, object]:
+        """What the combinations are made of, by the job's names: the values of each axis, a digest of the rows' file.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        axes = self.names[len(self.names) - len(self._axes) :]
+        contents: dict[str, object] = {f"grid.{name}": values for name, values in zip(axes, self._axes, strict=True)}
+        if self._table is not None:
+            with self._table.path.open("rb") as handle:
+                contents["rows"] = file_digest(handle, "blake2b").hexdigest()
+        return contents
 
     def __iter__(self) -> Iterator[tuple[int, Values]]:
         """Places and combinations; a subset's come in the order of its choice."""

@@ -32,6 +32,7 @@ class ParquetTable:
             self._file = pyarrow.parquet.ParquetFile(path)
         except pa.ArrowInvalid as error:
             raise TableError(f"not a Parquet file: {error}") from error
+        self.path = path
         self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
         metadata = self._file.metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

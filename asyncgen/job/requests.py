@@ -63,7 +63,7 @@ class RequestGrid:
         self.count = combinations.count * job.generate.repeats
         self.model = model
         self.parameters: Mapping[str, Any] = dict(sorted(job.generate.parameters.items()))
-        self.fingerprint = fingerprint(job, model)
+        self.fingerprint = fingerprint(job, model, combinations)
         self._combinations = combinations
         self._repeats = job.generate.repeats
         self._sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
@@ -211,8 +211,11 @@ def _json(value: object) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def fingerprint(job: Job, model: str) -> dict[str, str]:
-    """Part of the job to a short hash of it, for every part that a key or the set of rows depends on."""
+def fingerprint(job: Job, model: str, combinations: Combinations) -> dict[str, str]:
+    """Part of the job to a short hash of it, for every part that a key or the set of rows depends on.
+
+    Values that stand in files count by their content: a file can change while the job that names it does not.
+    """
     prompt = job.prompt
     parts: dict[str, object] = {
         "model": model,
@@ -222,11 +225,9 @@ def fingerprint(job: Job, model: str) -> dict[str, str]:
         "prompt.openings": prompt.openings,
         "prompt.examples": [[each.variables, each.completion, each.opening] for each in prompt.examples],
         "generate.repeats": job.generate.repeats,
-        "rows": job.rows and job.rows.file,
         "subset": job.subset and [job.subset.size, job.subset.seed],
+        **combinations.contents(),
     }
-    for name, values in job.grid.items():
-        parts[f"grid.{name}"] = values if isinstance(values, list) else [values.file, values.column]
     for name, value in job.generate.parameters.items():
         parts[f"generate.parameters.{name}"] = value
     return {

@@ -24,8 +24,9 @@ class TableError(ValueError):
 
 
 class Table(Protocol):
-    """Rows of text under named columns."""
+    """Rows of text under named columns, from the file at `path`."""
 
+    path: Path
     columns: tuple[str, ...]
 
     def __len__(self) -> int: ...
@@ -86,7 +87,7 @@ class _LineTable:
     """A text file whose rows are found again by where their first line begins."""
 
     def __init__(self, path: Path, read_columns: Callable[[BinaryIO], tuple[str, ...]], rows: _Rows) -> None:
-        self._path = path
+        self.path = path
         self._rows = rows
         with path.open("rb") as handle:
             self.columns = read_columns(handle)
@@ -99,19 +100,19 @@ class _LineTable:
         return len(self._offsets)
 
     def __getitem__(self, place: int) -> tuple[str, ...]:
-        with self._path.open("rb") as handle:
+        with self.path.open("rb") as handle:
             handle.seek(self._offsets[place])
             return next(self._rows(_numbered(handle, None), self.columns))
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
-        with self._path.open("rb") as handle:
+        with self.path.open("rb") as handle:
             handle.seek(self._start)
             yield from self._rows(_numbered(handle, None), self.columns)
 
     def _index(self) -> array[int]:
         """Read the file once: where each row begins, and that all of them are whole."""
         offsets = array("Q")
-        with self._path.open("rb") as handle:
+        with self.path.open("rb") as handle:
             handle.seek(self._start)
             begins: list[int] = []
             lines = _numbered(handle, begins)

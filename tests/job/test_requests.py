@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import orjson
 import pytest
@@ -110,6 +111,26 @@ def test_the_fingerprint_names_what_changed(opened: Open) -> None:
     after = opened(CAMPAIGN.replace("temperature = 1", "top_p = 1").replace('"Berlin"', '"Rome"')).grid.fingerprint
     changed = {part for part in before.keys() | after.keys() if before.get(part) != after.get(part)}
     assert changed == {"grid.city", "generate.parameters.temperature", "generate.parameters.top_p"}
+
+
+@pytest.mark.parametrize(
+    ("name", "job", "part"),
+    [
+        ("cities.txt", '[grid]\ncity = { file = "cities.txt" }', "grid.city"),
+        ("cities.csv", '[rows]\nfile = "cities.csv"', "rows"),
+    ],
+)
+def test_a_file_of_values_counts_by_what_stands_in_it(
+    opened: Open, tmp_path: Path, name: str, job: str, part: str
+) -> None:
+    text = f'name = "c"\n{job}\n[prompt]\nuser = "Write to {{city}}."\n'
+    fingerprints = []
+    for city in ("Paris", "Paris", "Rome"):
+        (tmp_path / name).write_text(f"city\n{city}\n", encoding="utf-8")
+        fingerprints.append(opened(text).grid.fingerprint)
+    same, again, other = fingerprints
+    assert same == again
+    assert {each for each in same if same[each] != other[each]} == {part}
 
 
 def test_a_key_is_found_again_from_the_variables(opened: Open) -> None:
