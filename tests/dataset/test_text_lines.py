@@ -1,0 +1,69 @@
+"""Lines of somebody else's file: numbers that are right, and clear errors."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.dataset import text_lines
+from asyncgen.dataset.text_lines import text_lines as read
+from asyncgen.errors import AsyncgenError, UsageError
+
+
+def write(folder: Path, content: bytes) -> Path:
+    path = folder / "file.txt"
+    path.write_bytes(content)
+    return path
+
+
+def test_every_kind_of_line_end_ends_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a\nb\r\nc\rd\r\re\n\nf")
+    assert list(read(path)) == [
+        (1, "a\n"), (2, "b\r\n"), (3, "c\r"), (4, "d\r"), (5, "\r"), (6, "e\n"), (7, "\n"), (8, "f"),
+    ]  # fmt: skip
+
+
+@given(st.text(st.sampled_from("ab\r\n\u2028\x0b"), max_size=20))
+def test_the_lines_together_are_the_file_and_only_line_ends_end_them(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lines = list(read(write(Path(folder), text.encode())))
+    assert "".join(line for _, line in lines) == text
+    assert [number for number, _ in lines] == list(range(1, len(lines) + 1))
+    for _, line in lines[:-1]:
+        assert line.endswith(("\n", "\r"))
+        assert not set(line.removesuffix("\r\n")[:-1]) & {"\n", "\r"} or line.endswith("\r\n")
+
+
+def test_bytes_that_are_not_utf_8_are_told_with_line_and_column(tmp_path: Path) -> None:
+    path = write(tmp_path, b"good\n" + "Café\n".encode("latin-1"))
+    with pytest.raises(AsyncgenError) as raised:
+        list(read(path))
+    assert raised.value.what == f"{path}:2: not UTF-8: byte 0xe9 at column 4"
+    assert "iconv" in str(raised.value.help_text)
+
+
+def test_a_byte_order_mark_is_an_error_unless_it_is_expected(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbfa\nb\n")
+    with pytest.raises(AsyncgenError, match=r"file\.txt:1: the file begins with a byte order mark"):
+        list(read(path))
+    assert list(read(path, byte_order_mark=True)) == [(1, "a\n"), (2, "b\n")]
+
+
+def test_a_line_that_is_too_long_is_told_with_its_number_and_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_lines, "LONGEST_LINE_BYTES", 1 << 20)
+    path = write(tmp_path, b"short\n" + b"x" * (1 << 22))
+    with pytest.raises(AsyncgenError, match=r"file\.txt:2: the line is longer than 1 MiB"):
+        list(read(path))
+
+
+def test_what_is_no_file_is_an_error_of_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file"):
+        list(read(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="is a directory"):
+        list(read(tmp_path))
