@@ -1,0 +1,132 @@
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.generate.completer import AttemptError, ErrorClass
+from asyncgen.generate.outcome import whole
+from asyncgen.generate.queue import RowQueue
+from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s, row_again
+from asyncgen.job.requests import Request
+
+REQUEST = Request(0, 0, ("Paris",), b"k" * 16, b"{}")
+LIMITED = AttemptError(kind=ErrorClass.WAIT, type="rate_limit")
+FAILED = AttemptError(kind=ErrorClass.RETRY, type="server_error")
+LOST = AttemptError(kind=ErrorClass.RETRY, type="disconnected", maybe_paid=True)
+REFUSED = AttemptError(kind=ErrorClass.ROW, type="bad_request")
+
+
+@given(st.lists(st.sampled_from([LIMITED, FAILED, LOST]), max_size=60), st.integers(0, 9))
+def test_no_order_of_errors_passes_the_bounds(errors: list[AttemptError], paid_before: int) -> None:
+    row = row_again(REQUEST, attempts=paid_before, maybe_paid=paid_before)
+    for error in errors:
+        note_error(row, error)
+        if not may_retry(row, error):
+            break
+    assert row.failed <= 5
+    assert row.maybe_paid - paid_before <= (2 if not paid_before else 1)
+
+
+def test_waiting_for_a_limit_uses_up_no_attempt() -> None:
+    row = Row(REQUEST)
+    for _ in range(1000):
+        note_error(row, LIMITED)
+    assert may_retry(row, LIMITED)
+    assert retry_wait_s(row, LIMITED, Random(0)) == 0.0
+
+
+def test_a_row_at_fault_is_not_tried_again() -> None:
+    row = Row(REQUEST)
+    note_error(row, REFUSED)
+    assert not may_retry(row, REFUSED)
+
+
+def test_waits_are_drawn_from_a_span_that_doubles() -> None:
+    row = Row(REQUEST)
+    for most_s in (0.5, 1.0, 2.0, 4.0):
+        note_error(row, FAILED)
+        waits = [retry_wait_s(row, FAILED, Random(seed)) for seed in range(300)]
+        assert min(waits) < most_s * 0.05
+        assert most_s * 0.95 < max(waits) <= most_s
+
+
+@pytest.mark.parametrize(
+    ("opening", "text", "expected"),
+    [
+        ("", " as it came\n", " as it came\n"),
+        ("Hotels in Rome", "can now take cards.", "Hotels in Rome can now take cards."),
+        ("Hotels in Rome", " can now take cards.\n", "Hotels in Rome can now take cards."),
+        ("Hotels in Rome", ", take cards!", "Hotels in Rome, take cards!"),
+        ("Hotels in Rome", "Hotels in Rome take cards.", "Hotels in Rome take cards."),
+        ("Hotels in Rome", "\nHotels in Rome take cards.", "Hotels in Rome take cards."),
+        ("Hotels in Rome ", "take cards.", "Hotels in Rome take cards."),
+    ],
+)
+def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expected: str) -> None:
+    assert whole(opening, text) == expected
+
+
+def test_the_producer_is_never_far_ahead(world: Any) -> None:
+    async def scene() -> int:
+        queue, made = RowQueue(4), 0
+
+        async def produce() -> None:
+            nonlocal made
+            for _ in range(100):
+                await queue.put(Row(REQUEST))
+                made += 1
+
+        task = asyncio.create_task(produce())
+        for taken in range(1, 50):
+            assert await queue.get() is not None
+            await asyncio.sleep(0)
+            assert made <= taken + 4
+        task.cancel()
+        await asyncio.wait([task])
+        return made
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        assert runner.run(scene()) >= 49
+
+
+def test_rows_to_be_tried_again_go_first_and_after_their_wait(world: Any) -> None:
+    async def scene() -> None:
+        queue = RowQueue(10)
+        first, second, third = Row(REQUEST), Row(REQUEST), Row(REQUEST)
+        for row in (first, second, third):
+            await queue.put(row)
+        queue.complete()
+        assert await queue.get() is first
+        queue.put_back(first, 5.0)
+        assert await queue.get() is second
+        queue.put_back(second, 0.0)
+        assert await queue.get() is second
+        assert await queue.get() is third
+        assert await queue.get() is first
+        assert asyncio.get_running_loop().time() == pytest.approx(5.0, abs=0.01)
+        for _ in range(3):
+            queue.finish()
+        assert await queue.get() is None
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_dropping_returns_the_rows_that_were_tried_and_ends_the_wait_of_workers(world: Any) -> None:
+    async def scene() -> None:
+        queue = RowQueue(10)
+        tried, delayed, fresh = Row(REQUEST), Row(REQUEST), Row(REQUEST)
+        for row in (tried, delayed, fresh):
+            await queue.put(row)
+        assert [await queue.get(), await queue.get()] == [tried, delayed]
+        queue.put_back(delayed, 9.0)
+        queue.put_back(tried, 0.0)
+        assert queue.drop_waiting() == [tried, delayed]
+        assert await queue.get() is None
+        assert asyncio.get_running_loop().time() < 1.0
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
