@@ -151,7 +151,7 @@ async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wan
     with open_journal(
         run, cost_of=spending.cost_of, retry_failed=wanted.retry_failed, fsync_each=wanted.fsync_each
     ) as journal:
-        progress = _counts(opened, journal, stale, retry_failed=wanted.retry_failed)
+        progress = _counts(run, opened, journal, stale, retry_failed=wanted.retry_failed)
         _say_what_is_there(run, progress, journal, in_batch=wanted.batch)
         began = time.monotonic()
         spent_before = journal.spend.total.cost_usd
@@ -163,6 +163,8 @@ async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wan
             send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget)
             async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
                 outcome, code = await send(endpoint, opened, journal, progress, wanted)
+            if outcome.stopped is None:
+                _note_twins(run, progress.twins)
             if budget is not None:
                 journal.spend.add_unanswered(budget.unanswered_usd)
         if spending.price is not None:
@@ -184,10 +186,16 @@ def _consent_to_cost(
     return estimate
 
 
-def _counts(opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
+def _note_twins(run: Run, twins: int) -> None:
+    """Keep what the pass over all rows found, so that a finished run is known as such without another one."""
+    run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
+
+
+def _counts(run: Run, opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
     counts = journal.counts
     return Progress(
         requests=opened.grid.count,
+        twins=run.state.job.twins,
         already_done=max(counts.settled - stale.records, 0),
         failed_before=0 if retry_failed else max(counts.failed - stale.failures, 0),
     )

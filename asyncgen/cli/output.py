@@ -114,4 +114,5 @@ def _quiet() -> bool:
 def _write_error(text: str) -> None:
     # A terminal that is gone must not end a run: the answers still have to be written down.
     with contextlib.suppress(OSError):
-        click.echo(clean(text), err=True)
+        # Not through click, which finds a way past the live block's stand-in for stderr.
+        print(clean(text), file=sys.stderr, flush=True)

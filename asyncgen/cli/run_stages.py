@@ -73,16 +73,13 @@ class Journey:
             try:
                 stage_code = stages[name]()
             except AsyncgenError:
-                self._say_where(name)
+                _say_where(name)
                 raise
             code = code or stage_code
             if stage_code not in {0, IncompleteError.exit_code}:
-                self._say_where(name)
+                _say_where(name)
                 return stage_code
         return code
-
-    def _say_where(self, name: str) -> None:
-        say(f"the run stopped at the stage {name}; this goes on from there: {this_command()}")
 
     def _generate(self) -> int:
         generated = run_loop(generate_rows(self.job, self.wanted))
@@ -162,3 +159,7 @@ class Journey:
         if "messages" in sample:
             return str(next(message["content"] for message in sample["messages"] if message["role"] == "user"))
         return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)
+
+
+def _say_where(name: str) -> None:
+    say(f"the run stopped at the stage {name}; this goes on from there: {this_command()}")
