@@ -7,19 +7,17 @@ second.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import Any
 
+from asyncgen.cli.batch_display import watching
 from asyncgen.cli.output import say
 from asyncgen.cli.signals import interruptible
-from asyncgen.cli.upload_bar import upload_bar
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.generate.batch.api import BatchApi
 from asyncgen.generate.batch.engine import open_engine
-from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.ledger import BatchLedger
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.completer import StopReason
@@ -30,9 +28,7 @@ from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.openai_client import open_client
 from asyncgen.run_directory import Run
-from asyncgen.run_state import BatchState
 
-_COUNTS_S = 30.0
 _REASONS = {AuthError: StopReason.AUTH, QuotaError: StopReason.QUOTA, DiskError: StopReason.IO}
 
 
@@ -53,7 +49,7 @@ async def generate_in_batches(
     for batch in BatchLedger(run, endpoint).elsewhere:
         say(f"{batch.requests:,} rows wait in a batch at {batch.provider or 'another provider'} ({batch.base_url})")
     with ExitStack() as stack:
-        watcher = _Watcher(progress, stack.enter_context(upload_bar()))
+        watcher = stack.enter_context(watching(progress))
         interrupt = stack.enter_context(interruptible(lambda: None))
         async with open_client(endpoint) as client:
             engine = open_engine(
@@ -87,35 +83,3 @@ async def _until_done_or_left(work: Coroutine[Any, Any, Outcome], stop: asyncio.
         return Outcome(StopReason.INTERRUPTED, None)
     except AsyncgenError as error:
         return Outcome(_REASONS.get(type(error)), error)
-
-
-class _Watcher:
-    """Tells of every new state at once, and of counts now and then."""
-
-    def __init__(self, progress: Progress, upload: Callable[[int, int], None]) -> None:
-        self._progress = progress
-        self._upload = upload
-        self._told: dict[str, tuple[str, float]] = {}
-
-    def uploading(self, batch: BatchState, sent: int, size: int) -> None:  # noqa: ARG002 - one bar for all of them
-        self._upload(sent, size)
-
-    def changed(self, batch: BatchState) -> None:
-        status, told_s = self._told.get(batch.intent, ("", 0.0))
-        now_s = time.monotonic()
-        if batch.status == status and now_s < told_s + _COUNTS_S:
-            return
-        self._told[batch.intent] = batch.status, now_s
-        failed = f", {batch.failed:,} failed" if batch.failed else ""
-        say(f"{batch.batch_id or 'batch'}: {batch.status}, {batch.answered:,} of {batch.requests:,} done{failed}")
-
-    def collected(self, batch: BatchState, joined: Joined) -> None:
-        self._progress.settled += joined.answered
-        self._progress.failed += joined.failed
-        remarks = {
-            "failed": joined.failed,
-            "without an outcome": joined.open,
-            "lines that belong to no row": joined.unread,
-        }
-        said = "".join(f", {count:,} {what}" for what, count in remarks.items() if count)
-        say(f"{batch.batch_id}: {joined.answered:,} answers kept{said}")
