@@ -172,14 +172,9 @@ class Story:
 def make_grid(rows: int, *, twins: int = 0, words: int = 3, max_tokens: int | None = 20) -> RequestGrid:
     """`rows` different requests, the first of them again `twins` times at the end."""
     names = [f"city {number} " + "word " * words for number in range(rows)]
-    table = [(name,) for name in [*names, *names[:twins]]]
-
-    class _Table(list[tuple[str, ...]]):
-        columns = ("city",)
-
     parameters = {"max_completion_tokens": max_tokens} if max_tokens else {}
     job = Job(name="story", prompt=Prompt(user="Write about {city}."), generate=Generate(parameters=parameters))
-    return RequestGrid(job, Combinations({}, _Table(table)), "model-1")  # type: ignore[arg-type]
+    return RequestGrid(job, Combinations({"city": [*names, *names[:twins]]}), "model-1")
 
 
 def good_answer(text: str = "An answer.", *, prompt: int = 20, completion: int = 5) -> Answer:
