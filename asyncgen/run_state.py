@@ -34,6 +34,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         model: asked for the rows.
         fingerprint: part of the job to a short hash, to name what changed.
         requests: rows of the job; 0 where generation never began.
+        twins: of them, rows with the same request as another one, as the last whole pass over the job found them.
         stale: records that an earlier form of the job left behind.
         stale_failures: likewise, of failures.
     """
@@ -45,6 +46,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     fingerprint: dict[str, str] = {}
     requests: int = 0
+    twins: int = 0
     stale: int = 0
     stale_failures: int = 0
 

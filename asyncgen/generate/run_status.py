@@ -45,7 +45,7 @@ def run_status(directory: RunDirectory) -> RunStatus:
     """
     state = directory.read_state()
     keys = read_settled(directory)
-    done = max(len(keys.settled) - state.job.stale, 0)
+    done = max(len(keys.settled) - state.job.stale, 0) + state.job.twins
     failed = max(len(keys.failed) - state.job.stale_failures, 0)
     left = max(state.job.requests - done - failed, 0)
     return RunStatus(state, done, failed, left, is_held(directory.path))

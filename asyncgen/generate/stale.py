@@ -69,13 +69,19 @@ def find_stale(run: Run, grid: RequestGrid) -> Stale:
 def accept_stale(run: Run, grid: RequestGrid, stale: Stale) -> None:
     """Note that the rows of the run belong to the job as it is now, but for the stale ones.
 
+    How many rows have a twin is not known of a changed job before all of it was gone over.
+
     Raises:
         DiskError: it could not be written.
     """
 
     def change(state: RunState) -> RunState:
         job = msgspec.structs.replace(
-            state.job, fingerprint=grid.fingerprint, stale=stale.records, stale_failures=stale.failures
+            state.job,
+            fingerprint=grid.fingerprint,
+            stale=stale.records,
+            stale_failures=stale.failures,
+            twins=0 if stale.changed else state.job.twins,
         )
         return msgspec.structs.replace(state, job=job)
 

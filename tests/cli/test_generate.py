@@ -148,6 +148,10 @@ def test_twins_in_a_table_of_rows_are_asked_for_once(
     done = last_line(asyncgen("generate", "rows.toml", *where))
     assert (done["requests"], done["done"], done["left"]) == (3, 3, 0)
     assert len(lines(folder / "runs" / "rows" / "records.jsonl")) == 2
+    again = last_line(asyncgen("generate", "rows.toml", *where))
+    assert (again["done"], again["left"]) == (3, 0)
+    status = last_line(asyncgen("status", "--json"))
+    assert (status["requests"], status["done"], status["left"]) == (3, 3, 0)
 
 
 def test_rejected_answers_are_asked_for_again_and_the_old_ones_kept(

@@ -1,5 +1,6 @@
 import itertools
 import time
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ axes = st.dictionaries(
 
 class Rows:
     """A table in memory."""
+
+    path = Path("nowhere.csv")
 
     def __init__(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         self.columns = columns
