@@ -15,11 +15,11 @@ from typing import Any
 from asyncgen.cli.resolve import Where, choose_answering, open_endpoint
 from asyncgen.cli.tuning_target import RUNS, Target, owner_of_model
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, ask_all, form_of
+from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.prices import Price
 from asyncgen.prices_file import load_price_list
-from asyncgen.providers import Choice, Profile
+from asyncgen.providers import Choice
 from asyncgen.run_directory import RunDirectory, find_run
 
 
@@ -109,7 +109,8 @@ async def ask_models(
     Raises:
         AsyncgenError: nothing could be asked; a prompt that fails is in the answer.
     """
-    chosen = {**parameters, **_limit(question.choice.profile, form, max_tokens)}
+    limit = answer_limit(question.choice.profile, form, max_tokens) if max_tokens else {}
+    chosen = {**parameters, **limit}
     async with (
         open_endpoint(question.choice, question.where, question.models[0]) as endpoint,
         open_calls(endpoint) as calls,
@@ -125,12 +126,6 @@ async def ask_models(
 
 async def _all(answers: Any) -> list[Completion | Unanswered]:
     return [answer async for answer in answers]
-
-
-def _limit(profile: Profile, form: PromptForm, max_tokens: int | None) -> dict[str, int]:
-    if max_tokens is None:
-        return {}
-    return {"max_tokens" if form.format == "completion" else profile.max_tokens_name: max_tokens}
 
 
 def _cost(answers: list[Completion | Unanswered], price: Price | None) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -113,6 +114,7 @@ async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tun
     if wanted.is_file:
         form = taught_form(wanted.dataset.training)
         run.update(lambda state: msgspec.structs.replace(state, dataset=form))
+    before = {noted.job_id for noted in run.state.finetuning}
     async with (
         open_endpoint(wanted.choice, wanted.where, wanted.order.model) as endpoint,
         open_tuner(endpoint, wandb_key=_wandb_key(wanted)) as tuner,
@@ -120,17 +122,25 @@ async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tun
         existing = await existing_job(tuner, run, wanted.order, wanted.dataset, another=wanted.another)
         if existing is None:
             await _consent(tuner, wanted, extent)
-        with interruptible(lambda: say("stopping; what is being asked for right now is waited for")) as interrupt:
+        with interruptible(lambda: say("stopping once the provider has answered")) as interrupt:
             created = existing or await _created(tuner, run, wanted, interrupt)
-            if created is None:
-                say("stopped; the same command goes on from here")
-                return Tuned(None, None, interrupt.exit_code or 0)
-            say(how_created(created))
-            if not following:
-                return Tuned(created.job, created.how, 0)
-            with open_run_log(run, created.job.id) as log:
-                job = await _followed(tuner, created.job.id, log, interrupt, pace_of(endpoint.base_url))
+        if created is None:
+            _say_stopped(run, before)
+            return Tuned(None, None, interrupt.exit_code or 0)
+        say(how_created(created))
+        if not following:
+            return Tuned(created.job, created.how, 0)
+        with open_run_log(run, created.job.id) as log, interruptible(lambda: None) as interrupt:
+            job = await _followed(tuner, created.job.id, log, interrupt, pace_of(endpoint.base_url))
         return _end(tuner, job or created.job, created.how, interrupt)
+
+
+def _say_stopped(run: Run, before: AbstractSet[str | None]) -> None:
+    """Say what a signal cut short; the job may have been created in the last moment."""
+    for noted in run.state.finetuning:
+        if noted.job_id and noted.job_id not in before:
+            say(leave_words(noted.job_id, noted.status))
+    say("stopped; the same command goes on from here")
 
 
 async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog) -> Tuned:

@@ -108,7 +108,7 @@ def job_failure(job: TuningJob) -> IncompleteError:
     return IncompleteError(
         f"the fine-tuning job {job.id} {happened}",
         cause=cause,
-        help_text=f"asyncgen finetune events {job.id}   (what it told); create it again when the cause is removed",
+        help_text=f"asyncgen finetune events {job.id}   (what it told); the command that created it creates another",
         code=f"job_{job.outcome}",
     )
 

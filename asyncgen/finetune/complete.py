@@ -15,6 +15,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.reply import read_usage
+from asyncgen.providers import Profile
 from asyncgen.records import Usage
 from asyncgen.run_state import DatasetState
 
@@ -140,6 +141,11 @@ def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
     if form.stop:
         body["stop"] = list(form.stop)
     return {**body, **asking.parameters}
+
+
+def answer_limit(profile: Profile, form: PromptForm, tokens: int) -> dict[str, int]:
+    """The parameter that bounds an answer, under the name that the provider has for it."""
+    return {"max_tokens" if form.format == "completion" else profile.max_tokens_name: tokens}
 
 
 class _Message(msgspec.Struct):

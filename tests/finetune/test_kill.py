@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,15 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def started(provider: Any, folder: Path) -> subprocess.Popen[str]:
+def started(provider: Any, folder: Path, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-m", "asyncgen", "finetune", "create", "train.jsonl", "--provider", "openai", "-y"],
         cwd=folder,
-        env={**environment, "HOME": str(folder), "OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "sk-x"},
+        env={
+            **environment,
+            "HOME": str(folder),
+            "OPENAI_BASE_URL": provider.base_url,
+            "OPENAI_API_KEY": "sk-x",
+            "TERM": "xterm",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 
@@ -86,6 +95,52 @@ def test_fifty_killed_commands_leave_one_job_each(moment: str, provider: Any, tr
         provider.jobs.clear()
         provider.seen.clear()
         killed_and_repeated(provider, folder, moment)
+
+
+def test_a_signal_while_the_job_is_created_waits_for_it_and_leaves_it(provider: Any, training_file: Path) -> None:
+    create = provider.add_job
+    asked = threading.Event()
+
+    def slowly(**fields: Any) -> Any:
+        asked.set()
+        time.sleep(0.7)
+        return create(**fields)
+
+    provider.add_job = slowly
+    process = started(provider, training_file.parent)
+    assert asked.wait(60)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    (job_id,) = provider.jobs
+    assert f"left {job_id}" in err
+    assert [
+        noted.job_id for noted in RunDirectory(training_file.parent / "runs" / "train").read_state().finetuning
+    ] == [job_id]
+    assert provider.count("POST", ".*/cancel") == 0
+
+
+def test_on_a_terminal_the_state_stands_under_the_events(provider: Any, training_file: Path) -> None:
+    def training(job: dict[str, Any], _events: Any) -> None:
+        job["status"] = "running"
+        for step in (1, 2):
+            data = {"step": step, "total_steps": 2, "train_loss": 3.0 - step}
+            provider.tell(job["id"], f"Step {step}/2", data=data)
+
+    provider.script = [training, lambda _job, _events: None, lambda job, _events: provider.finish(job)]
+    ours, theirs = pty.openpty()
+    process = started(provider, training_file.parent, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal's end shows on Linux
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert "Step 2/2" in text
+    assert "running  step 2 of 2  loss 1 █▁" in text
 
 
 def interrupted(provider: Any, folder: Path) -> None:
