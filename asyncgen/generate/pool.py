@@ -173,7 +173,7 @@ class Pool:
         progress.sent += 1
         progress.retries += row.attempts > 0
         progress.maybe_paid_twice += row.may_pay_twice
-        progress.in_flight = self._admission.in_flight
+        progress.in_flight += 1
         row.attempts += 1
         outcome: Answer | AttemptError | None = None
         try:
@@ -184,7 +184,7 @@ class Pool:
                 self._erred(row, outcome, ticket)
         finally:
             self._admission.leave(ticket, outcome)
-            progress.in_flight = self._admission.in_flight
+            progress.in_flight -= 1
 
     def _answered(self, row: Row, answer: Answer, ticket: Ticket) -> None:
         self._admission.answered(ticket, answer)
@@ -194,8 +194,8 @@ class Pool:
         row.may_pay_twice = False
         record = self.ends.record(row)
         self._progress.check_failures += bool(record.check_failures)
-        if record.check_failures and row.asked < self._checks.attempts and not self.stopping.is_set():
-            self._queue.put_back(row, 0.0)
+        if record.check_failures and row.asked < self._checks.attempts:
+            self._queue.put_back(row, 0.0)  # where the pool stops, the row ends with this answer
         else:
             self.ends.settle(row, record)
             self._queue.finish()

@@ -1,0 +1,85 @@
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+
+from asyncgen.generate.admission import Admission, Ticket
+from asyncgen.generate.completer import Answer, ErrorClass
+from asyncgen.generate.rate import Rates
+
+
+def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:
+    async def scene() -> None:
+        admission = Admission(Rates(60.0, None, None), 10, None, Random(0))
+        entering = [asyncio.create_task(admission.enter(b"{}")) for _ in range(10)]
+        await asyncio.sleep(3.5)
+        sent = [task.result() for task in entering if task.done()]
+        assert len(sent) == admission.in_flight == 4
+        last = sent[-1]
+        assert isinstance(last, Ticket)
+        admission.erred(last, world.error(ErrorClass.RETRY, "timeout"))
+        await asyncio.sleep(60)
+        assert admission.in_flight == 7
+        for ticket in sent:
+            assert ticket is not None
+            admission.leave(ticket, None)
+        await asyncio.sleep(60)
+        assert all(task.done() for task in entering)
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_a_pause_that_begins_while_a_request_waits_for_the_rate_holds_it_back(world: Any) -> None:
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        admission = Admission(Rates(60.0, 600.0, 5), 10, None, Random(0))
+        first = await admission.enter(b"{}")
+        assert first is not None
+        second = asyncio.create_task(admission.enter(b"{}"))
+        await asyncio.sleep(0.1)
+        admission.erred(first, world.error(ErrorClass.WAIT, "rate_limit", retry_after_s=30.0))
+        await second
+        assert 30.1 <= loop.time() <= 34.5
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_places_come_back_one_for_one(world: Any) -> None:
+    async def scene() -> None:
+        answer: Answer = world.good_answer()
+        admission = Admission(Rates(None, None, None), 3, None, Random(0))
+        tickets = [await admission.enter(b"{}") for _ in range(3)]
+        waiting = [asyncio.create_task(admission.enter(b"{}")) for _ in range(3)]
+        for ticket in tickets:
+            assert ticket is not None
+            admission.answered(ticket, answer)
+            admission.leave(ticket, answer)
+            await asyncio.sleep(0)
+            assert admission.in_flight == 3
+        await asyncio.wait(waiting)
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_who_is_cancelled_while_waiting_leaves_no_trace(world: Any, in_flight: int) -> None:
+    async def scene() -> None:
+        admission = Admission(Rates(None, None, None), in_flight, None, Random(0))
+        tickets = [await admission.enter(b"{}") for _ in range(in_flight)]
+        task = asyncio.create_task(admission.enter(b"{}"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        for ticket in tickets:
+            assert ticket is not None
+            admission.leave(ticket, None)
+        assert admission.in_flight == 0
+        again = [await admission.enter(b"{}") for _ in range(in_flight)]
+        assert len(again) == in_flight
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
