@@ -45,7 +45,7 @@ async def generate_in_batches(
     """Send and collect batches until there are none; returns how it ended, and a signal's exit code or 0."""
     checks = AnswerChecks(opened.job.checks)
     if checks.attempts > 1:
-        say("in a batch every row is asked once: answers that fail a check are kept, with the names of the checks")
+        say("in a batch every row is asked once; after `prepare`, --retry-rejected asks again where an answer failed")
     for batch in BatchLedger(run, endpoint).elsewhere:
         say(f"{batch.requests:,} rows wait in a batch at {batch.provider or 'another provider'} ({batch.base_url})")
     with ExitStack() as stack:
@@ -66,6 +66,9 @@ async def generate_in_batches(
     if outcome.stopped is StopReason.INTERRUPTED:
         say(f"left; what was sent goes on at {endpoint.profile.title}. To come back, today or another day: {resume}")
         return outcome, interrupt.exit_code or 0
+    if outcome == Outcome(None, None):
+        # Every row has come to an outcome: those that are not counted have that of a row with the same request.
+        progress.twins += max(progress.left - len(journal.held), 0)
     return outcome, 0
 
 

@@ -158,3 +158,16 @@ def test_a_provider_without_batches_says_who_has_them(asyncgen: Run, write: Call
     assert refused.returncode == 2
     assert "no Batch API" in refused.stderr
     assert "openai" in refused.stderr
+
+
+def test_rows_with_the_same_request_are_done_with_one_answer(
+    asyncgen: Run, simulated: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "work" / "rows.csv").write_text("a\nx\ny\nx\n", encoding="utf-8")
+    job = 'name = "c"\n[rows]\nfile = "rows.csv"\n[prompt]\nuser = "{a}"\n'
+    (tmp_path / "work" / "job.toml").write_text(job, encoding="utf-8")
+    address = {"ASYNCGEN_BASE_URL": simulated(), "ASYNCGEN_PROVIDER": "openai"}
+    done = asyncgen("generate", "job.toml", "--batch", "--json", **address)
+    assert (done.returncode, answer(done)["done"], answer(done)["left"]) == (0, 3, 0), done.stderr
+    assert answer(asyncgen("status", "--json"))["left"] == 0
+    assert answer(asyncgen("batch", "list", "--json"))["batches"][0]["requests"] == 2
