@@ -15,6 +15,7 @@ from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.prepare_lines import (
     file_lines,
     file_object,
+    next_step,
     pairs_lines,
     pairs_object,
     run_lines,
@@ -134,6 +135,8 @@ def _prepare_file(
         return
     for line in file_lines(written):
         result(line)
+    if not written.declined:
+        say(f"next: {next_step(path, written.files)}")
 
 
 def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, as_json: bool) -> None:
@@ -150,6 +153,8 @@ def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, 
         return
     for line in pairs_lines(prepared):
         result(line)
+    if prepared.outcome != "declined":
+        say(f"next: {next_step(path, prepared.files)}")
 
 
 class _Questions:

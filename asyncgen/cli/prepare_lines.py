@@ -5,6 +5,7 @@ Owns the words. Does not know how a dataset is made.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from asyncgen.cli.plan_lines import usd
@@ -96,7 +97,7 @@ def _cost_lines(costs: Sequence[TrainingCost]) -> Iterator[str]:
     for place, cost in enumerate(costs[:_PRICES_SHOWN]):
         label = "training" if not place else "elsewhere"
         yield (
-            f"{label}: {cost.provider}, {cost.model}: {cost.epochs} epochs, {cost.billed_tokens:,} tokens to be billed, "
+            f"{label}: {cost.provider}, {cost.model}: {cost.epochs} epochs, {cost.billed_tokens:,} billed tokens, "
             + _price(cost)
         )
 
@@ -178,12 +179,11 @@ def file_object(prepared: PreparedFile) -> dict[str, Any]:
     }
 
 
-def training_file(prepared: PreparedPairs | PreparedFile) -> Path | None:
-    """The file to train on; None where there is none."""
-    declined = prepared.outcome == "declined" if hasattr(prepared, "outcome") else prepared.declined
-    if declined:
-        return None
-    return prepared.files[0] if prepared.files else prepared.source
+def next_step(source: Path, files: Sequence[Path]) -> str:
+    """The command that trains on what was written, or on `source` where nothing had to be."""
+    train = files[0] if files else source
+    validation = f" --validation {shlex.quote(str(files[1]))}" if len(files) > 1 else ""
+    return f"asyncgen finetune create {shlex.quote(str(train))}{validation}"
 
 
 def _duration(seconds: float) -> str:
