@@ -17,12 +17,17 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
+        if self is NO_USAGE:
+            return other
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.cached_tokens + other.cached_tokens,
             self.completion_tokens + other.completion_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
         )
+
+
+NO_USAGE = Usage()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

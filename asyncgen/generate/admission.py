@@ -63,10 +63,6 @@ class Admission:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
-    def in_flight(self) -> int:
-        return self._places.in_flight
-
-    @property
     def ever_succeeded(self) -> bool:
         return self._breaker.ever_succeeded
 

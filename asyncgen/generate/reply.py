@@ -16,14 +16,13 @@ from asyncgen.backoff import server_wait_s
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.ratelimit_headers import read_limits
 from asyncgen.generate.verdict import is_maybe_paid, verdict_on
-from asyncgen.records import Usage
+from asyncgen.records import NO_USAGE, Usage
 from asyncgen.terminal import one_line
 
 _MESSAGE_WIDTH = 500
 _OK = 200
 _SERVER_ERROR = 500
 _MOST_TOKENS = 100_000_000  # a count beyond it is nonsense, and must not upset the accounts
-_NO_USAGE = Usage()
 _WITHHELD = frozenset({"content_filter", "error", "refusal"})  # finish reasons of what is no answer, text or not
 
 
@@ -104,7 +103,7 @@ def _unusable(refusal: Any, finish: Any, usage: Usage, request_id: str | None) -
 def read_usage(raw: Any) -> Usage:
     """Token counts of an answer; what is missing, negative or absurd counts as nothing."""
     if not isinstance(raw, dict):
-        return _NO_USAGE
+        return NO_USAGE
     prompt, completion = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
     return Usage(
         _count(raw.get("prompt_tokens")),

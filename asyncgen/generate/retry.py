@@ -6,13 +6,13 @@ retries, neither the HTTP client nor a caller. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from asyncgen.backoff import full_jitter_s
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
 from asyncgen.job.requests import Request
-from asyncgen.records import Usage
+from asyncgen.records import NO_USAGE, Usage
 
 MAX_FAILED = 5
 MAX_MAYBE_PAID = 2
@@ -39,7 +39,7 @@ class Row:
     maybe_paid: int = 0
     forgiven: int = 0
     may_pay_twice: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     answer: Answer | None = None
     asked: int = 0
 

@@ -90,7 +90,7 @@ def key_number(key: str) -> int:
     Raises:
         ValueError: it is no such key.
     """
-    return int.from_bytes(bytes.fromhex(key)[:8], "big")
+    return int(key[:16], 16)
 
 
 def checked_number(path: Path, number: int, key: str) -> int:
@@ -100,7 +100,7 @@ def checked_number(path: Path, number: int, key: str) -> int:
         BadLineError: it is no key.
     """
     try:
-        if len(key) == _HEX_DIGITS:
+        if len(bytes.fromhex(key)) * 2 == len(key) == _HEX_DIGITS:  # `int` alone would take signs and underscores
             return key_number(key)
     except ValueError:
         pass  # as a key of another length

@@ -6,6 +6,7 @@ Owns the checks and their names. Does not know what becomes of an answer that fa
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from asyncgen.job.model import Checks
 
@@ -29,20 +30,24 @@ class AnswerChecks:
 
     def __init__(self, checks: Checks) -> None:
         self.attempts = checks.attempts
-        self._limits = [
-            (name, measure, limit)
-            for name, measure, limit in (
-                ("max_sentences", count_sentences, checks.max_sentences),
-                ("max_words", lambda text: len(text.split()), checks.max_words),
-                ("max_characters", len, checks.max_characters),
-            )
-            if limit is not None
-        ]
-        self._wanted = [(f"must_match: {pattern}", re.compile(pattern)) for pattern in checks.must_match]
-        self._unwanted = [(f"must_not_match: {pattern}", re.compile(pattern)) for pattern in checks.must_not_match]
+        # A check's name, and whether a text fails it; in the order of the job file.
+        self._fails: list[tuple[str, Callable[[str], object]]] = []
+        self._add_limit("max_sentences", count_sentences, checks.max_sentences)
+        self._add_limit("max_words", lambda text: len(text.split()), checks.max_words)
+        self._add_limit("max_characters", len, checks.max_characters)
+        for pattern in checks.must_match:
+            self._add_wanted(pattern)
+        for pattern in checks.must_not_match:
+            self._fails.append((f"must_not_match: {pattern}", re.compile(pattern).search))
 
     def failures(self, text: str) -> list[str]:
         """The names of the checks that `text` does not pass, in the job file's order; empty when it passes all."""
-        failed = [name for name, measure, limit in self._limits if measure(text) > limit]
-        failed += [name for name, pattern in self._wanted if not pattern.search(text)]
-        return failed + [name for name, pattern in self._unwanted if pattern.search(text)]
+        return [name for name, fails in self._fails if fails(text)]
+
+    def _add_limit(self, name: str, measure: Callable[[str], int], limit: int | None) -> None:
+        if limit is not None:
+            self._fails.append((name, lambda text: measure(text) > limit))
+
+    def _add_wanted(self, pattern: str) -> None:
+        search = re.compile(pattern).search
+        self._fails.append((f"must_match: {pattern}", lambda text: not search(text)))

@@ -15,12 +15,12 @@ def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:
         entering = [asyncio.create_task(admission.enter(b"{}")) for _ in range(10)]
         await asyncio.sleep(3.5)
         sent = [task.result() for task in entering if task.done()]
-        assert len(sent) == admission.in_flight == 4
+        assert len(sent) == admission._places.in_flight == 4
         last = sent[-1]
         assert isinstance(last, Ticket)
         admission.erred(last, world.error(ErrorClass.RETRY, "timeout"))
         await asyncio.sleep(60)
-        assert admission.in_flight == 7
+        assert admission._places.in_flight == 7
         for ticket in sent:
             assert ticket is not None
             admission.leave(ticket, None)
@@ -58,7 +58,7 @@ def test_places_come_back_one_for_one(world: Any) -> None:
             admission.answered(ticket, answer)
             admission.leave(ticket, answer)
             await asyncio.sleep(0)
-            assert admission.in_flight == 3
+            assert admission._places.in_flight == 3
         await asyncio.wait(waiting)
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
@@ -77,7 +77,7 @@ def test_who_is_cancelled_while_waiting_leaves_no_trace(world: Any, in_flight: i
         for ticket in tickets:
             assert ticket is not None
             admission.leave(ticket, None)
-        assert admission.in_flight == 0
+        assert admission._places.in_flight == 0
         again = [await admission.enter(b"{}") for _ in range(in_flight)]
         assert len(again) == in_flight
 
