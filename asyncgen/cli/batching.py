@@ -29,7 +29,7 @@ from asyncgen.job.of_run import OpenedJob
 from asyncgen.openai_client import open_client
 from asyncgen.run_directory import Run
 
-_REASONS = {AuthError: StopReason.AUTH, QuotaError: StopReason.QUOTA, DiskError: StopReason.IO}
+_REASONS = ((AuthError, StopReason.AUTH), (QuotaError, StopReason.QUOTA), (DiskError, StopReason.IO))
 
 
 async def generate_in_batches(
@@ -85,4 +85,4 @@ async def _until_done_or_left(work: Coroutine[Any, Any, Outcome], stop: asyncio.
     except asyncio.CancelledError:
         return Outcome(StopReason.INTERRUPTED, None)
     except AsyncgenError as error:
-        return Outcome(_REASONS.get(type(error)), error)
+        return Outcome(next((reason for kind, reason in _REASONS if isinstance(error, kind)), None), error)

@@ -24,7 +24,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"{plan.requests:,} requests to {plan.model} at {plan.provider}"
     there = plan.there
     stale = f"; {there.stale:,} more answers are there that this job no longer asks for" if there.stale else ""
-    yield f"there already: {there.settled:,} answered, {there.failed:,} given up on; to send: {plan.left:,}{stale}"
+    waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
+    counts = f"{there.settled:,} answered, {there.failed:,} given up on{waiting}"
+    yield f"there already: {counts}; to send: {plan.left:,}{stale}"
     for number, prompt in enumerate(plan.prompts, 1):
         yield ""
         yield from _prompt_lines(f"prompt {number}", prompt)

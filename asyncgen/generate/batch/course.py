@@ -16,7 +16,7 @@ from asyncgen.generate.explain import provider_error
 from asyncgen.run_state import BatchState
 
 _MOST_PASSES = 3  # over the grid: rows that never come to an outcome are not sent for ever
-_QUEUE_CODES = frozenset({"token_limit_exceeded", "enqueued_token_limit_exceeded"})
+_QUEUE_CODES = frozenset({"token_limit_exceeded"})  # OpenAI's word for too many enqueued tokens
 _BILLING_CODES = BILLING_CODES | {"billing_hard_limit_reached"}
 _SHOWN_PROBLEMS = 3
 

@@ -63,7 +63,7 @@ class Plan:
     """What a job would send, cost and take.
 
     Attributes:
-        left: rows to be sent: neither there, nor given up on.
+        left: rows to be sent: neither there, nor given up on, nor in an open batch.
         prompts: the first rows.
         tokens: of a row.
         tier: which the job's own parameters ask for.
@@ -103,7 +103,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
     """
     tokens = tokens_of_a_request(job, grid, there)
     price = prices.price(place.profile.name, place.base_url, place.model)
-    left = max(grid.count - there.settled - there.failed, 0)
+    left = max(grid.count - there.settled - there.failed - there.in_batches, 0)
     tier = tier_of(job.generate.parameters)
     found = trainings(place.jobs, grid.count, tokens, prices, chosen=place.tuning, within_reach=place.within_reach)
     return Plan(
@@ -153,6 +153,7 @@ def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None)
         "requests": plan.requests,
         "done": there.settled,
         "failed": there.failed,
+        "in_batches": there.in_batches,
         "stale": there.stale,
         "left": plan.left,
         "prompts": [each.body for each in plan.prompts],

@@ -46,6 +46,7 @@ class RowsThere:
     Attributes:
         settled: rows of the job that have an answer.
         failed: rows of the job that were given up on, and not settled later.
+        in_batches: rows of the run whose answers are to come from open batches.
         stale: answers that the job no longer asks for.
         prompt_tokens: of the settled rows, everything asked for a row counted.
         completion_tokens: likewise.
@@ -55,6 +56,7 @@ class RowsThere:
 
     settled: int = 0
     failed: int = 0
+    in_batches: int = 0
     stale: int = 0
     prompt_tokens: Figures = field(default_factory=Figures)
     completion_tokens: Figures = field(default_factory=Figures)
@@ -67,6 +69,7 @@ def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
 
     Raises:
         BadLineError: a line is no record or failure.
+        AsyncgenError: `run.json` was written by a newer release.
         DiskError: a file cannot be read.
     """
     there = RowsThere()
@@ -81,7 +84,16 @@ def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
         if record.latency_s > 0:
             there.latency_s.add(record.latency_s)
     there.failed = _failed(directory, grid)
+    there.in_batches = _in_batches(directory)
     return there
+
+
+def _in_batches(directory: RunDirectory) -> int:
+    try:
+        state = directory.read_state()
+    except FileNotFoundError:
+        return 0
+    return sum(batch.requests for batch in state.batches if not batch.collected)
 
 
 class _Key(msgspec.Struct, gc=False):

@@ -52,6 +52,10 @@ def test_only_the_rows_left_are_priced(open_job: Open) -> None:
     assert rest.cost_usd == whole.cost_usd * 0.25
 
 
+def test_rows_in_open_batches_are_bought_already(open_job: Open) -> None:
+    assert plan_of(open_job(CAP), RowsThere(settled=1, in_batches=2)).left == 1
+
+
 def test_every_way_to_buy_is_shown_and_batch_is_half(open_job: Open) -> None:
     plan = plan_of(open_job(CAP))
     assert list(plan.costs) == ["standard", "flex", "batch"]

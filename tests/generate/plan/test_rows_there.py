@@ -13,6 +13,7 @@ from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.jsonl import BadLineError
 from asyncgen.records import Failure, FailureError, Record, Usage, encode_line
 from asyncgen.run_directory import RunDirectory
+from asyncgen.run_state import BatchState, JobState, RunState, write_state
 
 Open = Callable[..., OpenedJob]
 
@@ -77,6 +78,16 @@ def test_rows_that_the_job_no_longer_asks_for_are_counted_apart(open_job: Open, 
     write(run.failures, [failure(before, request) for request in before.requests()])
     there = rows_there(run, open_job("[generate.parameters]\ntemperature = 0.6", model="m").grid)
     assert (there.settled, there.failed, there.stale) == (0, 0, 4)
+
+
+def test_rows_in_open_batches_are_counted(open_job: Open, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    batches = [
+        BatchState(intent=name, provider="p", base_url="u", model="m", requests=rows, collected=name == "old")
+        for name, rows in (("old", 5), ("one", 2), ("two", 1))
+    ]
+    write_state(run.state, RunState(job=JobState(name="c"), batches=batches))
+    assert rows_there(run, open_job().grid).in_batches == 3
 
 
 def test_a_bad_line_is_told_with_its_number(open_job: Open, tmp_path: Path) -> None:
