@@ -33,7 +33,7 @@ from asyncgen.cli.tuning_words import (
     trained_cost,
 )
 from asyncgen.cli.upload_bar import upload_bar
-from asyncgen.dataset.rules.file import CheckedFile, check_training_file
+from asyncgen.dataset.rules.file import DPO, CheckedFile, check_training_file
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
 from asyncgen.endpoint import is_loopback
@@ -177,6 +177,7 @@ def _checked(wanted: WantedTuning) -> Extent:
         if path is not None
     ]
     _refuse_faulty(files, profile)
+    _refuse_other_method(files[0], order.method)
     prices = load_price_list(wanted.price_folder, os.environ)
     costs = training_costs(files[0].tokens, profile, order.model, order.hyperparameters, prices)
     return Extent(files[0].examples, counter.label, costs[0] if costs else None)
@@ -194,6 +195,16 @@ def _refuse_faulty(files: list[CheckedFile], profile: Profile) -> None:
             cause="\n".join(map(str, found[:_FINDINGS_SHOWN])),
             help_text=f"asyncgen prepare {files[0].path}   (mends what can be mended)",
             code="bad_dataset",
+        )
+
+
+def _refuse_other_method(file: CheckedFile, method: str) -> None:
+    """Preferences are trained by dpo, and dpo trains preferences."""
+    if (file.format == DPO) != (method == "dpo"):
+        wanted = "dpo" if file.format == DPO else "supervised"
+        raise UsageError(
+            f"{file.path} is not for the method {method}: it holds {'preferences' if wanted == 'dpo' else 'answers'}",
+            help_text=f'--method {wanted}, or method = "{wanted}" under [finetune] in the job file',
         )
 
 

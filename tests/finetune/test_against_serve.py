@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -21,12 +21,13 @@ from asyncgen.openai_client import Pacing
 from asyncgen.providers import PROFILES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from asyncgen.finetune.api import Event, Tuner, TuningJob
     from asyncgen.run_directory import Run
 
+Result = TypeVar("Result")
 ORDER = JobOrder(model="simulated", suffix="adverts", hyperparameters={"n_epochs": 2, "batch_size": 4})
 
 
@@ -48,30 +49,33 @@ def endpoint(server: Any) -> Endpoint:
     return Endpoint(PROFILES["local"], server.base_url, None, "simulated", "a test")
 
 
-async def created_in_the_end(tuner: Tuner, run: Run, training: Path) -> Created:
-    """As a user does: the same command again, when it says that it could not know."""
-
-    async def quick(_seconds: float) -> None:
-        await asyncio.sleep(0)
-
+async def in_the_end(command: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """As a user does: the same command again, while the provider cannot be reached."""
     for _ in range(20):
         try:
-            created: Created = await create(tuner, run, ORDER, Dataset(training), world=World(sleep=quick))
+            return await command()
         except OutageError:
             continue
-        return created
     raise AssertionError("twenty commands did not get through")
 
 
 async def tuned(tuner: Tuner, run: Run, training: Path) -> tuple[Created, TuningJob, list[str]]:
-    created = await created_in_the_end(tuner, run, training)
+    async def quick(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
     listener = Listener()
+    created = await in_the_end(lambda: create(tuner, run, ORDER, Dataset(training), world=World(sleep=quick)))
+    pace = Pace(first_s=0.02, longest_s=0.1)
     with open_run_log(run, created.job.id) as log:
-        job = await follow(
-            tuner.jobs, created.job.id, log, listener, stop=asyncio.Event(), pace=Pace(first_s=0.02, longest_s=0.1)
+        job = await in_the_end(
+            lambda: follow(tuner.jobs, created.job.id, log, listener, stop=asyncio.Event(), pace=pace)
         )
     assert job is not None
     return created, job, listener.ids
+
+
+async def all_ids(tuner: Tuner) -> list[str]:
+    return [job.id async for job in tuner.jobs.all()]
 
 
 def test_a_dataset_becomes_a_model_that_answers_and_is_deleted(
@@ -113,7 +117,7 @@ def test_a_server_full_of_faults_still_trains_one_job_and_tells_each_event_once(
             _, job, ids = await tuned(tuner, run, training_file)
             assert job.outcome == "succeeded"
             assert len(ids) == len(set(ids))
-            assert [found.id async for found in tuner.jobs.all()] == [job.id]
+            assert await in_the_end(lambda: all_ids(tuner)) == [job.id]
 
     asyncio.run(scenario())
 

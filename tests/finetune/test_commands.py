@@ -132,6 +132,23 @@ def test_a_faulty_dataset_is_refused_before_anything_is_sent(
     assert provider.seen == []
 
 
+def test_preferences_are_trained_by_dpo_and_by_nothing_else(
+    asyncgen: Asyncgen, provider: Any, training_file: Path
+) -> None:
+    refused = create(asyncgen, training_file, "--method", "dpo")
+    assert (refused.returncode, "--method supervised" in refused.stderr) == (2, True)
+    better, worse = ([{"role": "assistant", "content": text}] for text in ("Come in.", "No."))
+    line = {"input": {"messages": [{"role": "user", "content": "Hotel"}]}, "preferred_output": better,
+            "non_preferred_output": worse}  # fmt: skip
+    training_file.write_text((json.dumps(line) + "\n") * 12, encoding="utf-8")
+    refused = create(asyncgen, training_file)
+    assert (refused.returncode, "--method dpo" in refused.stderr) == (2, True)
+    assert provider.seen == []
+    done = create(asyncgen, training_file, "--method", "dpo", "--hyperparameter", "beta=0.2", "--no-follow")
+    assert done.returncode == 0, done.stderr
+    assert provider.bodies[0]["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
+
+
 def test_the_same_command_again_follows_the_job_that_is_there(
     asyncgen: Asyncgen, provider: Any, training_file: Path
 ) -> None:
