@@ -23,7 +23,7 @@ from asyncgen.cli.tuning import WantedTuning, tune
 from asyncgen.cli.tuning_source import find_source
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
-from asyncgen.finetune.complete import Asking, Completion, ask, form_of
+from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.prices_file import load_price_list
@@ -134,7 +134,7 @@ class Journey:
         dataset = self._run.read_state().dataset
         assert dataset is not None, "the stage prepare noted it"
         form = form_of(dataset)
-        limit = {"max_tokens" if form.format == "completion" else "max_completion_tokens": _ANSWER_TOKENS}
+        limit = answer_limit(profile, form, _ANSWER_TOKENS)
         asking = Asking(self._tuned_model, form, {"temperature": 0, **limit})
         choice = Choice(profile, "it tuned the model")
         where = self._tuning_where(opened)
