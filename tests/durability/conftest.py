@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,9 @@ def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
 
 
 @pytest.fixture
-def start(forker: subprocess.Popen[str], tmp_path: Path) -> Start:
+def start(forker: subprocess.Popen[str], tmp_path: Path) -> Iterator[Start]:
     """Start `asyncgen ARGUMENTS` in `tmp_path`, one at a time; with `stopped`, it waits for SIGCONT first."""
+    children: list[Child] = []
 
     def begin(*arguments: str, stopped: bool = False) -> Child:
         assert forker.stdin is not None
@@ -110,9 +112,13 @@ def start(forker: subprocess.Popen[str], tmp_path: Path) -> Start:
         names = {name: str(tmp_path / name) for name in ("stdout", "stderr")}
         wanted = {"arguments": arguments, "folder": str(tmp_path), "stopped": stopped, **names}
         print(json.dumps(wanted), file=forker.stdin, flush=True)
-        return Child(int(forker.stdout.readline()), tmp_path, forker)
+        children.append(Child(int(forker.stdout.readline()), tmp_path, forker))
+        return children[-1]
 
-    return begin
+    yield begin
+    for child in children:  # a test that failed half-way leaves one behind
+        child.signal(signal.SIGKILL)
+        child.wait()
 
 
 @dataclass
@@ -148,12 +154,8 @@ class CountingServer:
         finally:
             writer.close()
 
-    async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> None:
-        with self.changed:
-            self.received[body] += 1
-            self.changed.notify_all()
-        if self.latency_s:
-            await asyncio.sleep(self.latency_s)
+    @cached_property
+    def _reply(self) -> bytes:
         message = {"role": "assistant", "content": self.completion}
         answer = {
             "id": "chatcmpl-1",
@@ -163,7 +165,15 @@ class CountingServer:
         }
         content = json.dumps(answer).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        writer.write(head.encode() + content)
+        return head.encode() + content
+
+    async def _answer(self, body: bytes, writer: asyncio.StreamWriter) -> None:
+        with self.changed:
+            self.received[body] += 1
+            self.changed.notify_all()
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        writer.write(self._reply)
         await writer.drain()
         with self.changed:
             self.answered += 1
