@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -103,14 +103,17 @@ def live(desk: Desk, death_at: int | None) -> int:
     return death.steps
 
 
-def assert_nothing_lost_or_doubled(desk: Desk) -> None:
-    assert len(desk.records) == len(desk.keys) == len({record.key for record in desk.records})
-    assert set(desk.provider.sold.values()) == {1}
-    assert desk.failures == []
+def assert_nothing_lost_or_doubled(desk: Desk, *refused: str) -> None:
+    keys = [record.key for record in desk.records]
+    assert len(keys) == len(set(keys)) == len(desk.keys) - len(refused)
+    assert [failure.key for failure in desk.failures] == list(refused)
+    assert set(desk.provider.asked.values()) == {1}
+    ours = [batch for batch in desk.provider.batches.values() if batch["metadata"]]
+    assert len(ours) == len(desk.batches), "none was created that is not known"
     assert not desk.directory.batches.exists()
     state = desk.directory.read_state()
-    assert state.spend.records == 10
-    assert state.spend.cost_usd == pytest.approx(10 * 5 * 0.5)
+    assert state.spend.records == len(keys)
+    assert state.spend.cost_usd == pytest.approx(len(keys) * 5 * 0.5)
 
 
 @pytest.fixture
@@ -119,15 +122,19 @@ def quick_desk(desk: Desk) -> Desk:
     return desk
 
 
-def test_killed_at_every_step_once(quick_desk: Desk, folder: Path) -> None:
+def test_killed_at_every_step_once(quick_desk: Desk, folder: Path, lines: Any) -> None:
+    answered, refused, _ = lines
+    bad = min(quick_desk.keys)
+    quick_desk.provider.line_of = lambda key, _: refused(key, 400) if key == bad else answered(key)
     steps = live(quick_desk, None)
     assert steps > 40, "before and after every call and every note, of two batches"
     for step in range(1, steps + 1):
         desk = type(quick_desk)(folder / f"run-{step}", quick_desk.opened)
         desk.provider.script = quick_desk.provider.script
+        desk.provider.line_of = quick_desk.provider.line_of
         live(desk, step)
         live(desk, None)
-        assert_nothing_lost_or_doubled(desk)
+        assert_nothing_lost_or_doubled(desk, bad)
 
 
 def test_killed_again_and_again(quick_desk: Desk) -> None:
