@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from asyncgen.cli.loop import run
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, say
 from asyncgen.cli.signals import Interrupt, interruptible
@@ -75,7 +76,7 @@ def serve(as_json: bool, **options: Any) -> int | None:
     the trainings are made up, for rehearsals.
     """
     settings = _settings(options)
-    return asyncio.run(_serve(settings, as_json=as_json))
+    return run(_serve(settings, as_json=as_json))
 
 
 async def _serve(settings: ServeSettings, *, as_json: bool) -> int | None:
