@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MOST_RANKED = 256
 _MOST_COUNTED = 1000
 _HASH_RANGE = 2.0**64
+_NO_RANKS: tuple[float, dict[str, int]] = (0.0, {})
 
 Ranks = dict[str, list[str]]
 
@@ -83,6 +84,7 @@ class Split:
             name: (step, {value: rank for rank, value in enumerate(values)})
             for step, (name, values) in zip(steps, sorted(ranks.items()), strict=True)
         }
+        self._names = sorted(ranks)
         self._start = _fraction(f"{seed}")
 
     def validates(self, variables: Mapping[str, str], repeat: int) -> bool:
@@ -90,8 +92,10 @@ class Split:
         if not self._share:
             return False
         point = self._start + repeat * self._share
-        for name, value in variables.items():
-            step, places = self._axes.get(name, (0.0, {}))
+        # Always in one order, so that not even a rounding error depends on that of the axes.
+        for name in self._names if len(self._names) == len(variables) else sorted(variables):
+            step, places = self._axes.get(name, _NO_RANKS)
+            value = variables[name]
             place = places.get(value)
             point += place * step if place is not None else _fraction(f"{self._seed}\0{name}\0{value}")
         return point % 1.0 < self._share
