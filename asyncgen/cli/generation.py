@@ -202,7 +202,7 @@ def _counts(run: Run, opened: OpenedJob, journal: Journal, stale: Stale, *, retr
 
 
 def _say_what_is_there(run: Run, progress: Progress, journal: Journal, *, in_batch: bool) -> None:
-    for path, size in journal.torn.items():
+    for path, size in journal.files.torn.items():
         say(f"{path.name} ended in the middle of a line; its {size:,} bytes are kept beside it, the row is asked again")
     failed = f", {progress.failed_before:,} failed (--retry-failed asks again)" if progress.failed_before else ""
     collected = "" if in_batch else ", which --batch collects"

@@ -1,39 +1,32 @@
 """The journal: answers written as they come, so that what was paid for is neither lost nor bought again.
 
-Owns the order of things in a run's directory: a line is whole in `records.jsonl` before its key counts as
-settled, lines are made safe in groups, and `run.json` never counts more than the files hold. Requests that an
-open batch holds count as settled, so that they are not asked for twice. Does not know how answers are obtained,
-or which requests there are.
+Owns what counts as settled: a request whose line is whole in `records.jsonl`, one that was given up on and is not
+to be tried again now, and one that an open batch holds. Does not know how answers are obtained, which requests there
+are, or how lines outlive a power loss.
 """
 
 from __future__ import annotations
 
-import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from asyncgen.errors import DiskError
-from asyncgen.generate.group_sync import GroupSync
 from asyncgen.generate.held_keys import HeldKeys, open_held_keys
+from asyncgen.generate.journal_files import JournalFiles
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
-from asyncgen.jsonl import LineFile, NotSafeError
+from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from asyncgen.records import Failure, Record
     from asyncgen.run_directory import Run
-    from asyncgen.run_state import Spend
 
 _NOTHING = Usage()
-_NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,48 +41,35 @@ class Journal:
     """The writing side of a run; made by `open_journal`.
 
     Args:
-        run: locked by this process.
-        keys: what its files hold.
-        records: where answers go.
-        failures: where failures go.
-        spend: what its records came to so far.
+        keys: what the run's files hold.
+        files: where lines go.
+        spend: what the records came to so far.
         held: keys in batches that are not collected.
+        model: asked for the rows; its price counts for failures.
         retry_failed: requests that were given up on count as open again.
-        fsync_each: every line is made safe from a power loss before `settle` returns.
     """
 
     def __init__(
         self,
-        run: Run,
         keys: SettledKeys,
-        records: LineFile,
-        failures: LineFile,
+        files: JournalFiles,
         spend: SpendCount,
-        *,
         held: HeldKeys,
+        *,
+        model: str,
         retry_failed: bool,
-        fsync_each: bool,
     ) -> None:
+        self.files = files
         self.spend = spend
         self.held = held
-        self._run = run
         self._keys = keys
-        self._records = records
-        self._failures = failures
+        self._model = model
         self._given_up = KeySet() if retry_failed else keys.failed
         self._failed_count = len(keys.failed)
-        self._fsync_each = fsync_each
-        self._noted_at = 0.0
-        self._sync = GroupSync(self._flush)
 
     @property
     def counts(self) -> Counts:
         return Counts(settled=len(self._keys.settled), failed=self._failed_count)
-
-    @property
-    def torn(self) -> dict[Path, int]:
-        """Files whose torn last line was put aside when they were opened, with its size in bytes."""
-        return {file.path: file.torn_bytes for file in (self._records, self._failures) if file.torn_bytes}
 
     def is_settled(self, key: bytes) -> bool:
         """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
@@ -115,12 +95,12 @@ class Journal:
         number = key_number(record.key)
         if self._keys.settled.has(number):
             raise ValueError(f"the request {record.key} is settled already")
-        self._records.append(encode_line(record))
+        self.files.records.append(encode_line(record))
         self._keys.settled.add_number(number)
         if self._keys.failed.has(number):
             self._failed_count -= 1
         self.spend.add(record, number)
-        self._after_write(self._records)
+        self.files.wrote(self.files.records)
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING) -> None:
         """Keep the reason why a request was given up on.
@@ -133,55 +113,13 @@ class Journal:
             NotSafeError, DiskError: as `settle`.
         """
         number = key_number(failure.key)
-        self._failures.append(encode_line(failure))
+        self.files.failures.append(encode_line(failure))
         if self._keys.failed.add_number(number):
             self._failed_count += 1
         self._given_up.add_number(number)
         if usage != _NOTHING:
-            self.spend.add_failure(failure.key, self._run.state.job.model, usage)
-        self._after_write(self._failures)
-
-    def flush(self) -> None:
-        """Make everything safe that was written so far, and the spend with it; takes the time of an fsync.
-
-        Raises:
-            DiskError: it could not be made safe.
-        """
-        self._note(self._make_safe())
-
-    def close(self) -> None:
-        """Make everything safe; nothing can be written afterwards.
-
-        Raises:
-            DiskError: something could not be made safe.
-        """
-        self._sync.close()
-        self._note(self.spend.total)
-
-    def _after_write(self, file: LineFile) -> None:
-        if self._fsync_each:
-            file.sync()
-        try:
-            self._sync.mark()
-        except NotSafeError:
-            raise
-        except DiskError as error:  # `run.json` could not be written; the line was
-            raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
-
-    def _flush(self) -> None:
-        spend = self._make_safe()
-        if time.monotonic() - self._noted_at >= _NOTE_S:
-            self._note(spend)
-
-    def _make_safe(self) -> Spend:
-        spend = self.spend.total  # taken first: what is counted must be safe in the files
-        self._records.sync()
-        self._failures.sync()
-        return spend
-
-    def _note(self, spend: Spend) -> None:
-        self._run.update(lambda state: msgspec.structs.replace(state, spend=spend))
-        self._noted_at = time.monotonic()
+            self.spend.add_failure(failure.key, self._model, usage)
+        self.files.wrote(self.files.failures)
 
 
 @contextmanager
@@ -208,16 +146,14 @@ def open_journal(
         closing(LineFile(run.directory.records)) as records,
         closing(LineFile(run.directory.failures)) as failures,
     ):
-        journal = Journal(
-            run, keys, records, failures, spend, held=held, retry_failed=retry_failed, fsync_each=fsync_each
-        )
+        files = JournalFiles(run, records, failures, spend, fsync_each=fsync_each)
         try:
-            yield journal
+            yield Journal(keys, files, spend, held, model=run.state.job.model, retry_failed=retry_failed)
         except DiskError:
             with suppress(DiskError):  # the first one tells more
-                journal.close()
+                files.close()
             raise
         except BaseException:
-            journal.close()
+            files.close()
             raise
-        journal.close()
+        files.close()

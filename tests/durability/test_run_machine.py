@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from asyncgen.errors import RunInUseError, UsageError
-from asyncgen.generate import journal as journal_module
+from asyncgen.generate import journal_files
 from asyncgen.generate.journal import Journal, open_journal
 from asyncgen.generate.run_status import run_status
 from asyncgen.generate.stale import accept_stale, find_stale
@@ -71,7 +71,7 @@ class RunMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(prefix="asyncgen-machine-"))
         self.folder = self.root / "run"
         self.directory = RunDirectory(self.folder)
-        self.patch = patch.object(journal_module, "GroupSync", FlushedByHand)
+        self.patch = patch.object(journal_files, "GroupSync", FlushedByHand)
         self.patch.start()
         self.lines: dict[str, bytes] = {}
         self.failed: dict[str, tuple[int, int]] = {}
@@ -150,7 +150,7 @@ class RunMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         assert self.journal is not None
-        self.journal._sync.flush()  # type: ignore[attr-defined]
+        self.journal.files._sync.flush()  # type: ignore[attr-defined]
         self.safe_lines = len(self.lines)
 
     def record(self, request: Request, text: str) -> Record:
@@ -211,7 +211,7 @@ class RunMachine(RuleBasedStateMachine):
 
     def die(self) -> None:
         assert self.journal is not None
-        self.journal._sync.crashed = True  # type: ignore[attr-defined]
+        self.journal.files._sync.crashed = True  # type: ignore[attr-defined]
         self.open.close()
         self.journal = self.run = None
 

@@ -97,7 +97,7 @@ def test_answers_of_a_batch_that_a_crash_left_uncounted_have_its_price_too(
 def test_a_flush_counts_what_was_written_so_far(folder: Path, make_record: MakeRecord) -> None:
     with journal_in(folder) as (run, journal):
         journal.settle(make_record(0))
-        journal.flush()
+        journal.files.flush()
         assert run.state.spend.records == RunDirectory(folder).read_state().spend.records == 1
 
 

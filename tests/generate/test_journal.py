@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncgen.errors import DiskError
-from asyncgen.generate import journal as journal_module
+from asyncgen.generate import journal_files
 from asyncgen.generate.group_sync import GroupSync
 from asyncgen.generate.journal import Counts, Journal, open_journal
 from asyncgen.generate.settled import read_settled
@@ -213,7 +213,7 @@ def test_a_torn_last_line_is_put_aside_and_reported(folder: Path, make_record: M
     with RunDirectory(folder).records.open("ab") as file:
         file.write(encode_line(make_record(1))[:50])
     with journal_in(folder) as journal:
-        assert journal.torn == {RunDirectory(folder).records: 50}
+        assert journal.files.torn == {RunDirectory(folder).records: 50}
         journal.settle(make_record(1))
     assert records(folder) == [make_record(0), make_record(1)]
 
@@ -280,11 +280,11 @@ def test_after_a_failed_fsync_answers_are_still_written_but_every_call_stops_the
         calls.append(descriptor)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(journal_module, "GroupSync", lambda flush: GroupSync(flush, rows=1))
+    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=1))
     with pytest.raises(DiskError, match="made safe"), journal_in(folder) as journal:  # noqa: PT012 - the steps are one
         monkeypatch.setattr(os, "fsync", fail)
         journal.settle(make_record(0))
-        journal._sync._thread.join()
+        journal.files._sync._thread.join()
         with pytest.raises(NotSafeError, match="made safe"):
             journal.settle(make_record(1))
         with pytest.raises(NotSafeError, match="made safe"):
@@ -296,11 +296,11 @@ def test_after_a_failed_fsync_answers_are_still_written_but_every_call_stops_the
 def test_when_the_state_cannot_be_written_the_run_stops_though_its_lines_are(
     folder: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "GroupSync", lambda flush: GroupSync(flush, rows=1))
+    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=1))
     with pytest.raises(DiskError, match=r"run\.json"), journal_in(folder) as journal:  # noqa: PT012 - steps of one fact
         monkeypatch.setattr(os, "rename", fail_with(errno.ENOSPC))
         journal.settle(make_record(0))
-        journal._sync._thread.join()
+        journal.files._sync._thread.join()
         with pytest.raises(NotSafeError):
             journal.settle(make_record(1))
     assert records(folder) == [make_record(0), make_record(1)]
@@ -309,7 +309,7 @@ def test_when_the_state_cannot_be_written_the_run_stops_though_its_lines_are(
 def test_each_row_is_made_safe_before_settle_returns_when_that_is_wanted(
     folder: Path, make_record: MakeRecord, make_failure: MakeFailure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "GroupSync", lambda flush: GroupSync(flush, rows=MANY, seconds=NEVER_S))
+    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=MANY, seconds=NEVER_S))
     synced: list[int] = []
     with journal_in(folder, fsync_each=True) as journal:
         with monkeypatch.context() as patched:
@@ -323,7 +323,7 @@ def test_each_row_is_made_safe_before_settle_returns_when_that_is_wanted(
 def test_rows_are_made_safe_in_groups_otherwise(
     folder: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "GroupSync", lambda flush: GroupSync(flush, rows=MANY, seconds=NEVER_S))
+    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=MANY, seconds=NEVER_S))
     with journal_in(folder) as journal:
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", fail_with(errno.EIO))

@@ -62,7 +62,7 @@ class BatchCollector:
             if file_id and not path.exists():
                 await self._api.download(remote.id, file_id, path)
         joined = await join(files, self._journal, self._checks, batch.model, now=int(self._now()))
-        await asyncio.to_thread(self._journal.flush)
+        await asyncio.to_thread(self._journal.files.flush)
         self.let_go(batch, remote.status)
         return joined
 

@@ -1,0 +1,99 @@
+"""The files of a journal, made safe from a power loss in the order in which they build on one another.
+
+Owns that order: lines first, then the spend in `run.json`, which never counts more than the files hold; and how often.
+Does not know what a line says.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.errors import DiskError
+from asyncgen.generate.group_sync import GroupSync
+from asyncgen.jsonl import NotSafeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.generate.spend_count import SpendCount
+    from asyncgen.jsonl import LineFile
+    from asyncgen.run_directory import Run
+    from asyncgen.run_state import Spend
+
+_NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
+
+
+class JournalFiles:
+    """Where a journal's lines go.
+
+    Args:
+        run: locked by this process.
+        records: where answers go.
+        failures: where failures go.
+        spend: what the records came to so far.
+        fsync_each: every line is made safe at once.
+    """
+
+    def __init__(self, run: Run, records: LineFile, failures: LineFile, spend: SpendCount, *, fsync_each: bool) -> None:
+        self.records = records
+        self.failures = failures
+        self._run = run
+        self._spend = spend
+        self._fsync_each = fsync_each
+        self._noted_at = 0.0
+        self._sync = GroupSync(self._flush_now_and_then)
+
+    @property
+    def torn(self) -> dict[Path, int]:
+        """Files whose torn last line was put aside when they were opened, with its size in bytes."""
+        return {file.path: file.torn_bytes for file in (self.records, self.failures) if file.torn_bytes}
+
+    def wrote(self, file: LineFile) -> None:
+        """A line was appended to one of the two.
+
+        Raises:
+            NotSafeError: it, or a line before it, could not be made safe.
+        """
+        if self._fsync_each:
+            file.sync()
+        try:
+            self._sync.mark()
+        except NotSafeError:
+            raise
+        except DiskError as error:  # `run.json` could not be written; the line was
+            raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
+
+    def flush(self) -> None:
+        """Make everything safe that was written so far, and the spend with it; takes the time of an fsync.
+
+        Raises:
+            DiskError: it could not be made safe.
+        """
+        self._note(self._make_safe())
+
+    def close(self) -> None:
+        """Make everything safe; nothing can be written afterwards.
+
+        Raises:
+            DiskError: something could not be made safe.
+        """
+        self._sync.close()
+        self._note(self._spend.total)
+
+    def _flush_now_and_then(self) -> None:
+        spend = self._make_safe()
+        if time.monotonic() - self._noted_at >= _NOTE_S:
+            self._note(spend)
+
+    def _make_safe(self) -> Spend:
+        spend = self._spend.total  # taken first: what is counted must be safe in the files
+        self.records.sync()
+        self.failures.sync()
+        return spend
+
+    def _note(self, spend: Spend) -> None:
+        self._run.update(lambda state: msgspec.structs.replace(state, spend=spend))
+        self._noted_at = time.monotonic()
