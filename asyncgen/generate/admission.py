@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass
 from asyncgen.generate.concurrency import ConcurrencyLimit
 from asyncgen.generate.gate import Breaker, Pause
 from asyncgen.generate.rate import Rates
@@ -68,12 +68,13 @@ class Admission:
 
     def enter_at_once(self, body: bytes) -> Ticket | None:
         """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be."""
-        if self._budget is not None or self._rates.are_known or self._waiting or self._places.taken >= self._allowed:
+        places = self._places
+        if self._waiting or self._budget is not None or self._rates.are_known or places.taken >= self._allowed:
             return None
-        if self._pause.left_s(asyncio.get_running_loop().time()) > 0:
+        if self._pause.until and self._pause.left_s(asyncio.get_running_loop().time()) > 0:
             return None
-        self._places.taken += 1
-        return Ticket(body, self._places.send(), 0, 0.0)
+        places.taken += 1
+        return Ticket(body, places.send(), 0, 0.0)
 
     async def enter(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
@@ -100,8 +101,10 @@ class Admission:
         self._places.succeeded()
         self._pause.succeeded()
         self._breaker.succeeded()
-        self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
-        self._rates.learn(answer.limits)
+        if ticket.tokens:
+            self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
+        if answer.limits is not NO_LIMITS:
+            self._rates.learn(answer.limits)
 
     def erred(self, ticket: Ticket, error: AttemptError) -> bool:
         """Learn from an error, before `leave`; returns whether there is no hope for any other request either."""

@@ -18,6 +18,7 @@ class ConcurrencyLimit:
         ceiling: never more than this.
 
     Attributes:
+        limit: places that there are.
         taken: places taken; who took one may still have to wait for the rate.
         in_flight: requests sent and not answered.
         sent: requests sent in all; the number of the last one.
@@ -28,13 +29,10 @@ class ConcurrencyLimit:
         self.taken = 0
         self.in_flight = 0
         self.sent = 0
-        self._limit = float(min(ceiling, _FIRST))
+        self.limit = min(ceiling, _FIRST)
+        self._exact = float(self.limit)
         self._grows_quickly = True
         self._cut_at = 0
-
-    @property
-    def limit(self) -> int:
-        return int(self._limit)
 
     def send(self) -> int:
         """A place's request goes out; returns its number, for `congested`."""
@@ -44,9 +42,9 @@ class ConcurrencyLimit:
 
     def succeeded(self) -> None:
         """An answer came; call it while its request still counts as in flight."""
-        if self._limit >= self.ceiling or not (self._grows_quickly or self.in_flight >= self.limit):
+        if self.limit >= self.ceiling or not (self._grows_quickly or self.in_flight >= self.limit):
             return
-        self._limit = min(self._limit + (1.0 if self._grows_quickly else 1.0 / self._limit), float(self.ceiling))
+        self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self.ceiling)))
 
     def congested(self, number: int) -> bool:
         """The server wants less, or took too long, for the request of this number.
@@ -57,5 +55,9 @@ class ConcurrencyLimit:
         if number <= self._cut_at:
             return False
         self._cut_at = self.sent
-        self._limit = max(self._limit * _CUT, 1.0)
+        self._set(max(self._exact * _CUT, 1.0))
         return True
+
+    def _set(self, exact: float) -> None:
+        self._exact = exact
+        self.limit = int(exact)

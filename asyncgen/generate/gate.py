@@ -22,21 +22,24 @@ class Pause:
 
     Args:
         rng: for the jitter that keeps clients from coming back in step.
+
+    Attributes:
+        until: seconds of the loop's clock; 0 while there was no pause yet.
     """
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._until = 0.0
+        self.until = 0.0
         self._rounds = 0
         self._since: float | None = None
 
     def left_s(self, now: float) -> float:
         """Seconds still to wait."""
-        return max(self._until - now, 0.0)
+        return max(self.until - now, 0.0)
 
     def ask(self, now: float, wait_s: float) -> None:
         """Everybody waits so long, and a little longer."""
-        self._until = max(self._until, now + wait_s * (1 + self._rng.uniform(0, _JITTER)))
+        self.until = max(self.until, now + wait_s * (1 + self._rng.uniform(0, _JITTER)))
 
     def congested(self, now: float, retry_after_s: float | None, *, is_new: bool) -> None:
         """The server wants less: everybody waits as it asks, and longer each time that this led to nothing.
@@ -76,11 +79,8 @@ class Breaker:
         self._failures = 0
         self._probes = 0
         self._opened_at = 0
+        self.is_open = False
         self.ever_succeeded = False
-
-    @property
-    def is_open(self) -> bool:
-        return self._failures >= _FAILURES_TO_OPEN
 
     @property
     def is_hopeless(self) -> bool:
@@ -89,6 +89,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         self._failures = self._probes = 0
+        self.is_open = False
         self.ever_succeeded = True
 
     def failed(self, number: int, sent: int) -> float:
@@ -102,6 +103,7 @@ class Breaker:
             Seconds before the next try, 0 while the breaker is closed.
         """
         self._failures += 1
+        self.is_open = self._failures >= _FAILURES_TO_OPEN
         if not self.is_open or (self._failures > _FAILURES_TO_OPEN and number <= self._opened_at):
             return 0.0
         self._probes += self._failures > _FAILURES_TO_OPEN

@@ -127,8 +127,8 @@ class TokenRate:
 
     def settle(self, body: bytes, reserved: int, usage: Usage) -> None:
         """Give back what was reserved too much, or note what was too little, and learn from the count."""
-        if not reserved or not usage.prompt_tokens:
-            return  # no limit is known, or the server counts nothing
+        if not usage.prompt_tokens:
+            return  # the server counts nothing
         self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
         self._owed += usage.prompt_tokens + usage.completion_tokens - reserved
 
