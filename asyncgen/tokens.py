@@ -7,7 +7,7 @@ megabytes, and budgets only need to be right on average.
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 

@@ -42,6 +42,4 @@ def test_no_header_breaks_the_reading(milliseconds: str, seconds: str) -> None:
 
 @given(st.integers(0, 10_000), st.integers())
 def test_the_delay_stays_between_zero_and_its_cap(attempt: int, seed: int) -> None:
-    assert (
-        0 <= full_jitter_s(attempt, Random(seed), base_s=0.5, cap_s=8) <= min(2.0 ** min(attempt, 9) / 2, 8)
-    )
+    assert 0 <= full_jitter_s(attempt, Random(seed), base_s=0.5, cap_s=8) <= min(2.0 ** min(attempt, 9) / 2, 8)

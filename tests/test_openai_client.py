@@ -122,9 +122,7 @@ def test_attempts_are_bounded(server: Server) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(400, None), (401, None), (404, None), (429, "credit_balance_exhausted")]
-)
+@pytest.mark.parametrize(("status", "code"), [(400, None), (401, None), (404, None), (429, "credit_balance_exhausted")])
 def test_what_will_not_pass_is_not_asked_again(server: Server, status: int, code: str | None) -> None:
     async def scenario() -> None:
         server.answers = [says(status, code)]
@@ -137,9 +135,7 @@ def test_what_will_not_pass_is_not_asked_again(server: Server, status: int, code
 
 
 @pytest.mark.parametrize(("first", "calls"), [(says(429), 2), (says(500), 1), (resets, 1)])
-def test_an_unsafe_call_is_repeated_only_when_it_was_surely_not_done(
-    server: Server, first: Answer, calls: int
-) -> None:
+def test_an_unsafe_call_is_repeated_only_when_it_was_surely_not_done(server: Server, first: Answer, calls: int) -> None:
     async def scenario() -> None:
         server.answers = [first, says(200, id="b")]
         async with server.client() as client:
@@ -193,9 +189,7 @@ def test_an_unreadable_file_is_the_disks_fault(server: Server, tmp_path: Path) -
     run(scenario())
 
 
-def test_a_download_that_breaks_off_is_fetched_again_and_never_left_half(
-    server: Server, tmp_path: Path
-) -> None:
+def test_a_download_that_breaks_off_is_fetched_again_and_never_left_half(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
 
     async def breaks_off(request: web.Request) -> web.StreamResponse:
