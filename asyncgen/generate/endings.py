@@ -16,6 +16,7 @@ from asyncgen.generate.progress import Progress
 from asyncgen.generate.retry import Row
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
+from asyncgen.jsonl import NotSafeError
 from asyncgen.records import Failure, Record, Usage
 
 
@@ -41,7 +42,7 @@ class Endings:
         on_disk_error: called when a line could not be written.
 
     Attributes:
-        disk: what the journal said first; None while it takes what it is given.
+        disk: what the journal said first; None while it takes what it is given, and makes it safe.
         unsaved: paid answers that could not be written.
     """
 
@@ -73,11 +74,13 @@ class Endings:
         self._progress.usage += row.usage
         try:
             self._journal.settle(record)
+        except NotSafeError as error:
+            self._failed(error)
         except DiskError as error:
             self.unsaved += 1
             self._failed(error)
-        else:
-            self._progress.settled += 1
+            return
+        self._progress.settled += 1
 
     def keep(self, row: Row) -> bool:
         """A row that ends early keeps the answer it has, though it fails a check; returns whether it has one."""
@@ -91,10 +94,12 @@ class Endings:
         self._progress.usage += row.usage
         try:
             self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)
+        except NotSafeError as disk:
+            self._failed(disk)
         except DiskError as disk:
             self._failed(disk)
-        else:
-            self._progress.failed += 1
+            return
+        self._progress.failed += 1
 
     def _failed(self, error: DiskError) -> None:
         self.disk = self.disk or error

@@ -112,8 +112,27 @@ def test_a_run_deleted_while_it_is_written_stops_it(
     run.records.unlink()
     assert child.wait() == 6, child.stderr
     assert server.received.total() < ROWS
+    assert "records.jsonl could not be made safe on the disk" in child.stderr
     assert start(*command(server)).wait() == 0
     assert settled(run) == ROWS
+
+
+def test_when_answers_cannot_be_made_safe_sending_stops_but_those_in_flight_are_written(
+    start: Callable[..., Any], counting_server: Callable[..., Any], run: RunDirectory
+) -> None:
+    """`run.json` is made a folder: from then on no flush succeeds, though lines can be written."""
+    server = counting_server(latency_s=0.2)
+    child = start(*command(server))
+    assert server.wait_for(lambda server: server.answered >= 1)
+    run.state.rename(run.path / "run.json.mine")
+    run.state.mkdir()
+    assert child.wait() == 6, child.stderr
+    run.state.rmdir()
+    (run.path / "run.json.mine").rename(run.state)
+    assert settled(run) == server.answered == server.received.total() < ROWS
+    assert "could not be saved" not in child.stderr
+    assert start(*command(server)).wait() == 0
+    assert settled(run) == server.received.total() == ROWS
 
 
 def test_a_job_that_would_leave_rows_behind_needs_consent_and_names_what_changed(
