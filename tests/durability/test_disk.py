@@ -42,6 +42,7 @@ def settled(run: RunDirectory) -> int:
     return sum(1 for _ in read_rows(run.records, decode_record))
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are set on Linux only")
 def test_when_the_disk_is_full_sending_stops_and_the_unsaved_answers_are_counted(
     start: Callable[..., Any], counting_server: Callable[..., Any], run: RunDirectory, forker: Any
 ) -> None:
