@@ -26,6 +26,9 @@ class Kind(Flag):
     NULL = auto()
     MISSING = auto()
     OTHER = auto()
+    NEGATIVE = auto()
+    UNSIGNED = auto()
+    HUGE = auto()
 
 
 class Absent:
@@ -34,6 +37,8 @@ class Absent:
 
 ABSENT: Final = Absent()
 _DIGITS = 15
+_INT64_MAX = 2**63 - 1
+_UINT64_MAX = 2**64 - 1
 
 
 def read_number(text: str) -> float:
@@ -71,8 +76,17 @@ def kind_of(value: Any) -> Kind:
     if isinstance(value, bool):
         return Kind.OTHER
     if isinstance(value, int):
-        return Kind.INTEGER
+        return Kind.INTEGER | _extent_of(value)
     return Kind.REAL if isinstance(value, float) else Kind.OTHER
+
+
+def _extent_of(value: int) -> Kind:
+    """Which machine type an integer fits."""
+    if value < 0:
+        return Kind.NEGATIVE if value >= -_INT64_MAX - 1 else Kind.HUGE
+    if value <= _INT64_MAX:
+        return Kind.NOTHING
+    return Kind.UNSIGNED if value <= _UINT64_MAX else Kind.HUGE
 
 
 def kinds_of(values: Iterable[Any]) -> Kind:
@@ -85,10 +99,12 @@ def kinds_of(values: Iterable[Any]) -> Kind:
 
 def as_text(kinds: Kind) -> Callable[[Any], str]:
     """How the cells of a column in which `kinds` occur become text."""
-    if kinds & (Kind.TEXT | Kind.OTHER):
+    if kinds & (Kind.TEXT | Kind.OTHER | Kind.HUGE):
         return _object_text
+    if Kind.UNSIGNED in kinds and Kind.NEGATIVE in kinds:
+        return _object_text  # no machine type holds both, so that the cells stayed as they were
     if kinds & (Kind.INTEGER | Kind.REAL):
-        return str if kinds == Kind.INTEGER else _real_text
+        return _real_text if kinds & (Kind.REAL | Kind.NULL | Kind.MISSING) else str
     return _object_text if kinds == Kind.NULL else _real_text
 
 

@@ -107,6 +107,22 @@ CORPUS: dict[str, str | bytes] = {
     "truths.jsonl": jsonl(
         {"prompt": True, "completion": 1.5}, {"completion": True}, {"prompt": False, "completion": None}
     ),
+    "large_and_negative_and_missing.jsonl": jsonl(
+        {}, {"prompt": "", "completion": 2**63}, {"prompt": "b", "completion": -1}
+    ),
+    "large_and_missing.jsonl": jsonl({}, {"prompt": "", "completion": 2**63}, {"prompt": "b", "completion": 1}),
+    "large_and_null.jsonl": jsonl(
+        {"prompt": "a", "completion": None}, {"prompt": "", "completion": 2**63}, {"prompt": "b", "completion": 1}
+    ),
+    "large_and_negative.jsonl": jsonl(
+        {"prompt": "a", "completion": 2**63}, {"prompt": "c", "completion": -5}, {"prompt": "b", "completion": 1}
+    ),
+    "large_and_negative_and_real.jsonl": jsonl(
+        {"prompt": "a", "completion": 2**63}, {"prompt": "c", "completion": -5}, {"prompt": "b", "completion": 0.5}
+    ),
+    "large_and_real_and_missing.jsonl": jsonl(
+        {"prompt": "a", "completion": 2**63}, {"prompt": "c"}, {"prompt": "b", "completion": 0.5}
+    ),
     "integers_and_null.jsonl": jsonl(
         {"prompt": 2**53 + 1, "completion": "b"},
         {"prompt": None, "completion": "c"},
