@@ -16,12 +16,14 @@ from asyncgen.serve.api.files import FileRoutes
 from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
 from asyncgen.serve.batching.queue import BatchQueue
+from asyncgen.serve.batching.work import BatchWork
 from asyncgen.serve.guard import guarding, sign
 from asyncgen.serve.stores.batches import BatchStore
 from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
 from asyncgen.serve.stores.models import ModelStore
 from asyncgen.serve.tuning.queue import TuningQueue
+from asyncgen.serve.tuning.work import TuningWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,11 +64,13 @@ def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock
     files = FileStore(folder.files, clock)
     models = ModelStore(folder.root, engine.traits)
     jobs = JobStore(folder.jobs, clock)
-    tuning = TuningQueue(engine, jobs, files, models, root=folder.root, clock=clock)
+    work = TuningWork(engine, jobs=jobs, files=files, models=models, root=folder.root, clock=clock)
+    tuning = TuningQueue(jobs, work, engine.traits.notice, clock)
     answers = AnswerRoutes(engine, models.adapter, admit, clock)
     batches = BatchStore(folder.batches)
     parallel = max(1, engine.traits.parallel - 1)  # one is left for requests from outside
-    batching = BatchQueue(answers.answer, batches, files, parallel=parallel, clock=clock)
+    batch_work = BatchWork(answers.answer, batches, files, parallel=parallel, clock=clock)
+    batching = BatchQueue(batches, batch_work, clock)
     tables = (
         answers.table(),
         ModelRoutes(models).table(),

@@ -160,11 +160,11 @@ class FineTuningRoutes:
         return json_response(await self._queue.cancel(request.match_info["id"]))
 
     async def _events(self, request: web.Request) -> web.Response:
-        events = self._jobs.events(request.match_info["id"])
+        events = self._jobs.log.events(self._jobs.get(request.match_info["id"]).id)
         return json_response(page_of(events, request.query, default_limit=20, identify=lambda event: event.id))
 
     async def _checkpoints(self, request: web.Request) -> web.Response:
-        checkpoints = self._jobs.checkpoints(request.match_info["id"])
+        checkpoints = self._jobs.log.checkpoints(self._jobs.get(request.match_info["id"]).id)
         page = page_of(checkpoints, request.query, default_limit=10, identify=lambda checkpoint: checkpoint.id)
         return json_response(page)
 

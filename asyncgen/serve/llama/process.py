@@ -122,12 +122,12 @@ class LlamaProcess:
             raise ApiError(503, message, kind="server_error") from error
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[LlamaProcess]:
         """Keep the process from being retired while the block runs."""
         self._users += 1
         self._unused.clear()
         try:
-            yield
+            yield self
         finally:
             self._users -= 1
             if not self._users:
@@ -139,9 +139,11 @@ class LlamaProcess:
             os.setpriority(os.PRIO_PGRP, self._process.pid, _LOW_PRIORITY)  # the group: all of its threads
 
     async def retire(self) -> None:
-        """End it once nobody uses it any more."""
-        await self._unused.wait()
-        await self.close()
+        """End it once nobody uses it any more, or when this is cancelled."""
+        try:
+            await self._unused.wait()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """End it now."""

@@ -1,20 +1,19 @@
-"""Fine-tuning jobs: the job, its events, its checkpoints, each in its own file of the job's folder.
+"""Fine-tuning jobs: the object as the API shows it, and a folder each for what belongs to it.
 
-Owns these objects as the API shows them and their life on disk. Does not run anything.
+Owns the job's fields and its life on disk. Does not run anything.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 from asyncgen.serve.data_folder import read_whole, write_whole
-from asyncgen.serve.wire import Clock, new_id, no_such
+from asyncgen.serve.stores.job_log import JobLog
+from asyncgen.serve.wire import Clock, no_such
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 Status = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
@@ -64,30 +63,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     user_provided_suffix: str | None = None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a job's log."""
-
-    id: str
-    created_at: int
-    level: Literal["info", "warn", "error"]
-    message: str
-    type: Literal["message", "metrics"]
-    data: dict[str, Any] = {}
-    object: str = "fine_tuning.job.event"
-
-
-class JobCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as it was after an epoch."""
-
-    id: str
-    created_at: int
-    fine_tuned_model_checkpoint: str
-    fine_tuning_job_id: str
-    metrics: dict[str, Any]
-    step_number: int
-    object: str = "fine_tuning.job.checkpoint"
-
-
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """`job.json`: the job, and what the API does not show.
 
@@ -109,18 +84,16 @@ class JobStore:
     Args:
         folder: holds a folder a job.
         clock: Unix seconds.
+
+    Attributes:
+        log: what happened in each.
     """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
-        self._clock = clock
+        self.log = JobLog(folder, clock)
         kept = (read_whole(path, Kept) for path in folder.glob("*/job.json"))
         self._kept = {item.job.id: item for item in sorted(kept, key=lambda item: item.job.created_at)}
-        self._events: Mapping[str, list[Event]] = defaultdict(list)
-        self._checkpoints: Mapping[str, list[JobCheckpoint]] = defaultdict(list)
-        for identifier in self._kept:
-            self._events[identifier].extend(_lines(folder / identifier / "events.jsonl", Event))
-            self._checkpoints[identifier].extend(_lines(folder / identifier / "checkpoints.jsonl", JobCheckpoint))
 
     def folder(self, identifier: str) -> Path:
         return self._folder / identifier
@@ -169,61 +142,10 @@ class JobStore:
         )
 
     def begin(self, identifier: str) -> None:
-        """The training begins, or begins again: checkpoints of an earlier attempt are forgotten."""
+        """The training begins, or begins again."""
         self.note(identifier, starts=self.kept(identifier).starts + 1)
         self.change(identifier, status="running")
-        self._checkpoints[identifier].clear()
-        (self.folder(identifier) / "checkpoints.jsonl").unlink(missing_ok=True)
-
-    def tell(
-        self,
-        identifier: str,
-        message: str,
-        *,
-        level: Literal["info", "warn", "error"] = "info",
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Add an event."""
-        event = Event(
-            id=new_id("ftevent-"),
-            created_at=int(self._clock()),
-            level=level,
-            message=message,
-            type="message" if metrics is None else "metrics",
-            data=dict(metrics or {}),
-        )
-        self._events[identifier].append(event)
-        _append(self.folder(identifier) / "events.jsonl", event)
-
-    def events(self, identifier: str) -> list[Event]:
-        """Newest first. Raises ApiError: 404."""
-        self.kept(identifier)
-        return self._events[identifier][::-1]
-
-    def add_checkpoint(self, checkpoint: JobCheckpoint) -> None:
-        self._checkpoints[checkpoint.fine_tuning_job_id].append(checkpoint)
-        _append(self.folder(checkpoint.fine_tuning_job_id) / "checkpoints.jsonl", checkpoint)
-
-    def checkpoints(self, identifier: str) -> list[JobCheckpoint]:
-        """Newest first. Raises ApiError: 404."""
-        self.kept(identifier)
-        return self._checkpoints[identifier][::-1]
 
     def _write(self, kept: Kept) -> None:
         self._kept[kept.job.id] = kept
         write_whole(self.folder(kept.job.id) / "job.json", kept)
-
-
-def _append(path: Path, value: msgspec.Struct) -> None:
-    with path.open("ab") as stream:
-        stream.write(msgspec.json.encode(value) + b"\n")
-
-
-def _lines(path: Path, kind: type[Line]) -> list[Line]:
-    """The whole lines of a file; a torn last one is cut off, so that the next does not stick to it."""
-    if not path.exists():
-        return []
-    whole, newline, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        path.write_bytes(whole + newline)
-    return [msgspec.json.decode(line, type=kind) for line in whole.split(b"\n") if line]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncgen.serve.stores.jobs import Hyperparameters, JobCheckpoint, JobError
+from asyncgen.serve.stores.job_log import JobCheckpoint
+from asyncgen.serve.stores.jobs import Hyperparameters, JobError
 from asyncgen.serve.stores.models import TunedModel
 from asyncgen.serve.tuning import results
 from asyncgen.serve.tuning.messages import Checkpoint, End, Failed, Progress, Start, Step
@@ -75,7 +76,7 @@ class Course:
             case Start():
                 self._start(message)
             case Progress():
-                self._jobs.tell(self._id, message.message)
+                self._jobs.log.tell(self._id, message.message)
             case Step():
                 self._step(message)
             case Checkpoint():
@@ -92,8 +93,8 @@ class Course:
         table = self._files.add(
             results.metrics_csv(self._steps), filename=results.RESULT_FILENAME, purpose="fine-tune-results"
         )
-        self._jobs.tell(self._id, f"New fine-tuned model created: {name}")
-        self._jobs.tell(self._id, "The job has successfully completed")
+        self._jobs.log.tell(self._id, f"New fine-tuned model created: {name}")
+        self._jobs.log.tell(self._id, "The job has successfully completed")
         self._jobs.change(
             self._id,
             status="succeeded",
@@ -114,11 +115,11 @@ class Course:
         kind = method["type"]
         shown = {**method.get(kind, {}).get("hyperparameters", {}), **_as_json(chosen)}
         self._jobs.change(self._id, hyperparameters=chosen, method={"type": kind, kind: {"hyperparameters": shown}})
-        self._jobs.tell(self._id, results.start_message(start))
+        self._jobs.log.tell(self._id, results.start_message(start))
 
     def _step(self, step: Step) -> None:
         self._steps.append(step)
-        self._jobs.tell(self._id, results.step_message(step), metrics=results.step_metrics(step))
+        self._jobs.log.tell(self._id, results.step_message(step), metrics=results.step_metrics(step))
         now = self._clock()
         if step.step == 1:
             self._first_step_at = now
@@ -129,7 +130,7 @@ class Course:
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         tuned = checkpoint_name(self._jobs.kept(self._id).model_name, checkpoint.step)
         name = self._add_model(tuned, checkpoint.path)
-        self._jobs.add_checkpoint(
+        self._jobs.log.add_checkpoint(
             JobCheckpoint(
                 id=new_id("ftckpt_"),
                 created_at=int(self._clock()),
@@ -141,8 +142,8 @@ class Course:
         )
         if checkpoint.full_valid_loss is not None:
             message = f"Epoch {checkpoint.epoch}: full validation loss={checkpoint.full_valid_loss:.2f}"
-            self._jobs.tell(self._id, message, metrics=results.validation_metrics(checkpoint))
-        self._jobs.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
+            self._jobs.log.tell(self._id, message, metrics=results.validation_metrics(checkpoint))
+        self._jobs.log.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
     def _add_model(self, name: str, path: str | None) -> str:
         adapter = (self._root / path).relative_to(self._root).as_posix() if path else None

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from asyncgen.serve.batching.queue import BatchQueue
+from asyncgen.serve.batching.work import BatchWork
 from asyncgen.serve.stores.batches import BATCH_ENDED, Batch, BatchStore
 from asyncgen.serve.stores.files import FileStore
 
@@ -60,7 +61,8 @@ async def _worked(
     file = files.add(content, filename="in.jsonl", purpose="batch")
     if deleted:
         files.delete(file.id)
-    queue = BatchQueue(answer, batches, files, parallel=1, clock=clock)
+    work = BatchWork(answer, batches, files, parallel=1, clock=clock)
+    queue = BatchQueue(batches, work, clock)
     batch = Batch(
         id="batch_1",
         endpoint="/v1/completions",
@@ -71,11 +73,11 @@ async def _worked(
     )
     queue.submit(batch)
     assert queue.is_busy
-    work = asyncio.create_task(queue.run())
+    working = asyncio.create_task(queue.run())
     async with asyncio.timeout(10):
         while batches.get(batch.id).status not in BATCH_ENDED:  # noqa: ASYNC110 - as a client polls
             await asyncio.sleep(0.01)
-    work.cancel()
-    await asyncio.wait([work])
+    working.cancel()
+    await asyncio.wait([working])
     assert not queue.is_busy
     return batches.get(batch.id), files

@@ -1,0 +1,118 @@
+"""What is done with one fine-tuning job: its files are read, then it is trained.
+
+Owns these two steps. Does not know what waits before or after, nor how an engine trains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asyncgen.serve.engine import TrainingTask
+from asyncgen.serve.tuning.course import Course, JobFailedError
+from asyncgen.serve.tuning.samples import SampleError, check_samples
+
+if TYPE_CHECKING:
+    from asyncgen.serve.engine import Engine
+    from asyncgen.serve.stores.files import FileStore
+    from asyncgen.serve.stores.jobs import Job, JobStore, Kept
+    from asyncgen.serve.stores.models import ModelStore
+    from asyncgen.serve.wire import Clock
+
+_FEWEST_SAMPLES = 10
+
+
+class TuningWork:
+    """The two steps, over one engine and its stores.
+
+    Args:
+        engine: what trains.
+        jobs, files, models: the stores.
+        root: the data folder.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        jobs: JobStore,
+        files: FileStore,
+        models: ModelStore,
+        root: Path,
+        clock: Clock,
+    ) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._files = files
+        self._models = models
+        self._root = root
+        self._clock = clock
+
+    async def check(self, job: Job) -> None:
+        """Read the job's files, and find it ready to be trained.
+
+        Raises:
+            JobFailedError: a file is not as it must be.
+            ApiError: it was deleted.
+        """
+        method = job.method["type"]
+        self._jobs.log.tell(job.id, f"Validating training file: {job.training_file}")
+        samples = await self._count(job.training_file, method, "training_file", _FEWEST_SAMPLES)
+        if job.validation_file:
+            self._jobs.log.tell(job.id, f"Validating validation file: {job.validation_file}")
+            await self._count(job.validation_file, method, "validation_file", 1)
+        self._jobs.note(job.id, samples=samples)
+        self._jobs.log.tell(job.id, "Files validated, moving job to queued state")
+        self._jobs.change(job.id, status="queued")
+
+    async def _count(self, file: str, method: str, param: str, fewest: int) -> int:
+        try:
+            return await asyncio.to_thread(check_samples, self._files.content(file), method, fewest)
+        except SampleError as error:
+            message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}"
+            raise JobFailedError(message, code=f"invalid_{param}", param=param) from None
+
+    async def train(self, job: Job) -> None:
+        """Train the job to its end.
+
+        Raises:
+            JobFailedError: the training failed.
+            ApiError: a file was deleted meanwhile, or the adapter cannot be loaded.
+        """
+        kept = self._jobs.kept(job.id)
+        task = self._task(kept)
+        self._jobs.begin(job.id)
+        self._jobs.log.forget_checkpoints(job.id)
+        self._jobs.log.tell(job.id, "Fine-tuning job started")
+        try:
+            await self._follow(job, task)
+        except asyncio.CancelledError:  # an orderly stop is not the training's fault
+            self._jobs.note(job.id, starts=kept.starts)
+            raise
+
+    async def _follow(self, job: Job, task: TrainingTask) -> None:
+        course = Course(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
+        async with aclosing(self._engine.train(task)) as messages:
+            async for message in messages:
+                if end := course.record(message):
+                    if end.path:
+                        await self._engine.adopt(Path(end.path))
+                    course.succeed(end)
+                    return
+        raise JobFailedError("The training ended before its end.", code="server_error")
+
+    def _task(self, kept: Kept) -> TrainingTask:
+        job, wanted = kept.job, kept.job.hyperparameters
+        return TrainingTask(
+            folder=self._jobs.folder(job.id),
+            train=self._files.content(job.training_file),
+            validation=self._files.content(job.validation_file) if job.validation_file else None,
+            samples=kept.samples,
+            n_epochs=wanted.n_epochs,
+            batch_size=wanted.batch_size,
+            learning_rate_multiplier=wanted.learning_rate_multiplier,
+            seed=job.seed,
+        )
