@@ -24,10 +24,7 @@ from asyncgen.records import Record, Usage, encode_line
 from asyncgen.run_directory import open_run
 
 REPEATS = 10
-WORDS = (
-    "your shop shops in this city can accept card payments online with our new secure service from today customers "
-    "pay fast and you keep more of every sale so ask us for a free test account now at a clear and fair price"
-).split()
+WORDS = [f"word{number}" for number in range(40)]
 
 
 def write_run(folder: Path, records: int) -> Path:

@@ -94,6 +94,7 @@ def _prepare_run(
 ) -> None:
     opened = _job(directory, provider)
     job = msgspec.structs.replace(opened.job, dataset=msgspec.structs.replace(opened.job.dataset, **given))
+    _refuse_unused(given, job.dataset.format)
     profile = PROFILES[provider or opened.tuning]
     prices = load_price_list(opened.file.folder, os.environ)
     with open_run(directory.path) as run:
@@ -122,14 +123,13 @@ def _prepare_file(
     path: Path, given: dict[str, Any], provider: str | None, questions: _Questions, *, as_json: bool
 ) -> None:
     profile = PROFILES[provider or "openai"]
-    settings = DatasetSettings(**{name: value for name, value in given.items() if value != AUTO})
-    if holds_training_lines(path):
-        written = prepare_training_lines(path, questions, settings, profile)
-    elif settings.format == "completion":
+    if not holds_training_lines(path) and given.get("format") == "completion":
         _prepare_pairs(path, given, questions, as_json=as_json)
         return
-    else:
-        written = prepare_chat_file(path, questions, settings, profile)
+    _refuse_unused(given, "chat")
+    settings = DatasetSettings(**given)
+    prepare_it = prepare_training_lines if holds_training_lines(path) else prepare_chat_file
+    written = prepare_it(path, questions, settings, profile)
     if as_json:
         json_result(file_object(written))
         return
@@ -140,11 +140,12 @@ def _prepare_file(
 
 
 def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, as_json: bool) -> None:
-    if given.get("validation") or "system" in given:
+    _refuse_unused(given, "completion")
+    if given.get("validation"):
         raise UsageError(
-            "--validation and --system are not for a FILE in the completion format",
+            "--validation is not for a FILE in the completion format",
             cause="it is prepared as the legacy tool did, which splits classifications only",
-            help_text="leave them out, or use --format chat",
+            help_text="leave it out, or use --format chat",
         )
     ends = {name: given.get(name, AUTO) for name in ("separator", "ending")}
     prepared = prepare_pairs(path, questions, **ends)
@@ -155,6 +156,16 @@ def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, 
         result(line)
     if prepared.outcome != "declined":
         say(f"next: {next_step(path, prepared.files)}")
+
+
+def _refuse_unused(given: dict[str, Any], format_: str) -> None:
+    """A flag that the format has no use for is a misunderstanding, and better told than passed over."""
+    for name, format_of_flag in (("separator", "completion"), ("ending", "completion"), ("system", "chat")):
+        if name in given and format_ != format_of_flag:
+            raise UsageError(
+                f"--{name} is for the {format_of_flag} format, and this is {format_}",
+                help_text=f"leave it out, or add --format {format_of_flag}",
+            )
 
 
 class _Questions:

@@ -152,6 +152,8 @@ def test_chats_with_faults_are_refused_with_each_line(asyncgen: Run, work: Path)
         ([], 2, "there is no run"),
         (["a.csv", "--drop-near-duplicates"], 2, "is for runs"),
         (["a.csv", "--format", "completion", "--validation", "0.1"], 2, "splits classifications only"),
+        (["a.csv", "--separator", "x"], 2, "--separator is for the completion format"),
+        (["a.csv", "--format", "completion", "--system", "x"], 2, "--system is for the chat format"),
         (["a.csv", "--validation", "1"], 2, "validation"),
         (["a.csv", "--provider", "nobody"], 2, "provider"),
         (["a.pdf"], 2, "extension .pdf"),
