@@ -140,7 +140,7 @@ _OWN = frozenset(
 _PASSED_ON = _SAMPLING | frozenset(
     {"temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logprobs", "top_logprobs"}
 )
-_REFUSED = ("tools", "functions", "tool_choice", "function_call", "audio", "modalities", "prediction")
+_REFUSED = frozenset({"tools", "functions", "tool_choice", "function_call", "audio", "modalities", "prediction"})
 
 
 def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Call:
@@ -163,7 +163,7 @@ def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Cal
         max_tokens=given.max_completion_tokens or given.max_tokens,
         stop=_stops(given.stop),
         count=given.n or 1,
-        sampling={name: value for name, value in body.items() if _is_passed_on(name, value)},
+        sampling=_sampling(body),
     )
 
 
@@ -172,7 +172,7 @@ def text_calls(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> li
     _check_names(body, strict=strict)
     given = parsed(body, _TextBody)
     adapter = resolve(given.model)
-    sampling = {name: value for name, value in body.items() if _is_passed_on(name, value)}
+    sampling = _sampling(body)
     return [
         Call(
             model=given.model,
@@ -198,16 +198,16 @@ def wants_stream_usage(body: Mapping[str, Any]) -> bool:
 
 
 def _check_names(body: Mapping[str, Any], *, strict: bool) -> None:
-    for name in _REFUSED:
-        if body.get(name) is not None:
+    for name in _REFUSED & body.keys():
+        if body[name] is not None:
             raise ApiError(400, f"'{name}' is not supported by this server.", param=name, code="unsupported_parameter")
     if strict:
-        for name in body.keys() - _OWN - _PASSED_ON - _WITHOUT_EFFECT - set(_REFUSED):
+        for name in body.keys() - _OWN - _PASSED_ON - _WITHOUT_EFFECT - _REFUSED:
             raise ApiError(400, f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
 
 
-def _is_passed_on(name: str, value: object) -> bool:
-    return value is not None and name in _PASSED_ON
+def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for name in _PASSED_ON & body.keys() if body[name] is not None}
 
 
 def _text(content: str | list[_TextPart]) -> str:

@@ -6,8 +6,10 @@ Owns the types that cross it. Knows neither HTTP nor llama.cpp: the routes speak
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -50,8 +52,7 @@ class Traits:
     strict: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One request to a model, checked.
 
     Attributes:
@@ -72,7 +73,7 @@ class Call:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     count: int = 1
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = {}
 
     @property
     def opening(self) -> str:
@@ -82,8 +83,7 @@ class Call:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True):
     """Tokens of one answer; the cached ones are part of the prompt."""
 
     prompt: int
@@ -91,8 +91,7 @@ class Tally:
     cached: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One answer. An opening that came with the request is the beginning of `text`."""
 
     text: str
@@ -101,16 +100,14 @@ class Choice:
     logprobs: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """All choices of a call, and what they took."""
 
     choices: tuple[Choice, ...]
     tally: Tally
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """A part of a streamed choice: the opening first, the one with a finish reason last."""
 
     index: int

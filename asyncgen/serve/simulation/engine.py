@@ -81,9 +81,9 @@ class SimulatedEngine:
         repetition = self._repetitions.count(digest)
         fault = self._draw.fault(digest) if self._draw else None
         choices = tuple(_choice(call, digest, repetition, index, fault) for index in range(call.count))
-        written = sum(estimate_text(choice.text) for choice in choices)
-        opened = estimate_text(call.opening) * len(choices)
-        return Answer(choices, Tally(prompt_tokens(call), max(0, written - opened)))
+        opened = len(call.opening)
+        written = sum([estimate_text(choice.text[opened:]) for choice in choices])
+        return Answer(choices, Tally(prompt_tokens(call), written))
 
     async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
         answer = await self.complete(call)
