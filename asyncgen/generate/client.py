@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -58,7 +58,8 @@ class HttpCompleter:
         self._in_flight[task] = began = time.perf_counter()
         try:
             response = await self._session.post(self._url, data=body, allow_redirects=False)
-            content = await _read(response)
+            headers = response.headers
+            content = await _read(response, headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._broken(error, time.perf_counter() - began)
         except asyncio.CancelledError:
@@ -71,7 +72,7 @@ class HttpCompleter:
             text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
             return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
         latency_s = time.perf_counter() - began
-        reply = read_reply(response.status, response.headers, content, latency_s=latency_s)
+        reply = read_reply(response.status, headers, content, latency_s=latency_s)
         if isinstance(reply, Answer):
             self._has_worked = True
             self._patience.observe(latency_s)
@@ -122,10 +123,10 @@ def _redacted(error: AttemptError, key: Secret) -> AttemptError:
     return replace(error, **{name: text.replace(secret, "***") for name, text in quoted.items() if text})
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+async def _read(response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> bytes | None:
     """The whole body, decompressed; None when it is over the cap, which may be told only while it unpacks."""
-    length = response.content_length
-    if length is not None and length <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
+    length = headers.get("Content-Length")
+    if length is not None and int(length) <= MAX_REPLY_BYTES and "Content-Encoding" not in headers:
         return await response.read()
     chunks: list[bytes] = []
     size = 0

@@ -15,22 +15,23 @@ _FORGET = 0.995
 
 
 class Patience:
-    """Learns from answers.
+    """Learns from answers."""
 
-    Attributes:
-        limit_s: seconds that an answer may take now.
-    """
-
-    __slots__ = ("_answers", "_slowest_s", "limit_s")
+    __slots__ = ("_answers", "_slowest_s")
 
     def __init__(self) -> None:
         self._answers = 0
         self._slowest_s = 0.0
-        self.limit_s = _MOST_S
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds that an answer may take now."""
+        if self._answers < _ENOUGH:
+            return _MOST_S
+        return min(max(_TIMES_THE_SLOWEST * self._slowest_s, _LEAST_S), _MOST_S)
 
     def observe(self, latency_s: float) -> None:
         """An answer took so long."""
         self._answers += 1
-        self._slowest_s = max(latency_s, self._slowest_s * _FORGET)
-        if self._answers >= _ENOUGH:
-            self.limit_s = min(max(_TIMES_THE_SLOWEST * self._slowest_s, _LEAST_S), _MOST_S)
+        remembered_s = self._slowest_s * _FORGET
+        self._slowest_s = latency_s if latency_s > remembered_s else remembered_s  # noqa: FURB136 - half the time of max

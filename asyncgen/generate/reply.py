@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import orjson
 
 from asyncgen.backoff import server_wait_s
@@ -23,7 +24,47 @@ _MESSAGE_WIDTH = 500
 _OK = 200
 _SERVER_ERROR = 500
 _MOST_TOKENS = 100_000_000  # a count beyond it is nonsense, and must not upset the accounts
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
 _WITHHELD = frozenset({"content_filter", "error", "refusal"})  # finish reasons of what is no answer, text or not
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Tokens = 0
+    reasoning_tokens: _Tokens = 0
+
+
+_NO_DETAILS = _Details()
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+
+
+class _Message(msgspec.Struct):
+    content: Any = None
+    refusal: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: Any = None
+    error: Any = None
+
+
+class _Reply(msgspec.Struct):
+    """Of a reply, what is needed; only its outline has to be right for an answer to count."""
+
+    choices: list[_Choice] = []
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    model: Any = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
 
 def read_reply(
@@ -37,13 +78,39 @@ def read_reply(
         content: the body, decompressed.
         latency_s: seconds that the reply took, for the answer.
     """
+    if status == _OK:
+        try:
+            reply = _decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _read_no_answer(status, headers, content)
+        if reply.choices and not reply.error:
+            return _read_answer(reply, headers, latency_s)
+    return _read_no_answer(status, headers, content)
+
+
+def _read_answer(reply: _Reply, headers: Mapping[str, str], latency_s: float) -> Answer | AttemptError:
+    choice = reply.choices[0]
+    text, refusal = choice.message.content, choice.message.refusal
+    finish = choice.finish_reason if isinstance(choice.finish_reason, str) else ""
+    request_id = headers.get("x-request-id")
+    if isinstance(choice.error, dict):
+        status = _status_within(choice.error) or _SERVER_ERROR
+        return _read_error(status, headers, choice.error, request_id, maybe_paid=True)
+    usage = _read_counts(reply.usage)
+    if isinstance(text, list):  # some servers answer in parts
+        text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
+    if refusal or finish in _WITHHELD or not isinstance(text, str) or not text or text.isspace():
+        return _unusable(refusal, finish, usage, request_id)
+    answered_by = reply.model if isinstance(reply.model, str) else ""
+    return Answer(text, finish, answered_by, usage, request_id, latency_s, read_limits(headers))
+
+
+def _read_no_answer(status: int, headers: Mapping[str, str], content: bytes) -> AttemptError:
     request_id = headers.get("x-request-id")
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _not_json(status, headers, content, request_id)
-    if status == _OK and isinstance(body, dict) and "choices" in body and not body.get("error"):
-        return _read_answer(body, headers, request_id, latency_s)
     error = (body.get("error") or body) if isinstance(body, dict) else body
     if status != _OK:
         return _read_error(status, headers, error, request_id)
@@ -53,28 +120,7 @@ def read_reply(
     return _read_error(inner, headers, error, request_id, maybe_paid=True)
 
 
-def _read_answer(
-    body: dict[str, Any], headers: Mapping[str, str], request_id: str | None, latency_s: float
-) -> Answer | AttemptError:
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        text, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason") or ""
-    except (LookupError, TypeError, AttributeError):
-        return _malformed("the reply has no choices[0].message", orjson.dumps(body), request_id)
-    if isinstance(error := choice.get("error"), dict):
-        return _read_error(_status_within(error) or _SERVER_ERROR, headers, error, request_id, maybe_paid=True)
-    usage = read_usage(body.get("usage"))
-    if isinstance(text, list):  # some servers answer in parts
-        text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
-    if refusal or finish in _WITHHELD or not isinstance(text, str) or not text or text.isspace():
-        return _unusable(refusal, finish, usage, request_id)
-    model = body.get("model")
-    answered_by = model if isinstance(model, str) else ""
-    return Answer(text, str(finish), answered_by, usage, request_id, latency_s, read_limits(headers))
-
-
-def _unusable(refusal: Any, finish: Any, usage: Usage, request_id: str | None) -> AttemptError:
+def _unusable(refusal: Any, finish: str, usage: Usage, request_id: str | None) -> AttemptError:
     """What was paid for and is no answer; the same prompt would be refused or filtered again."""
     remedy = None
     if refusal or finish == "refusal":
@@ -97,6 +143,21 @@ def _unusable(refusal: Any, finish: Any, usage: Usage, request_id: str | None) -
         usage=usage,
         request_id=request_id,
         remedy=remedy,
+    )
+
+
+def _read_counts(raw: msgspec.Raw) -> Usage:
+    try:
+        counts = _decode_usage(raw)
+    except msgspec.DecodeError:  # one odd figure does not make the others worthless
+        return read_usage(msgspec.json.decode(raw))
+    if counts is None:
+        return NO_USAGE
+    return Usage(
+        counts.prompt_tokens,
+        (counts.prompt_tokens_details or _NO_DETAILS).cached_tokens,
+        counts.completion_tokens,
+        (counts.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
     )
 
 

@@ -63,9 +63,34 @@ def test_an_answer_cut_off_by_the_token_limit_is_kept_and_says_so() -> None:
     assert reply.finish_reason == "length"
 
 
-@pytest.mark.parametrize("extra", [{"error": None}, {"error": {}}, {"usage": None}, {"model": None}])
+@pytest.mark.parametrize(
+    "extra", [{"error": None}, {"error": {}}, {"usage": None}, {"usage": [7]}, {"usage": "?"}, {"model": None}]
+)
 def test_fields_that_say_nothing_spoil_no_answer(extra: dict[str, Any]) -> None:
     assert isinstance(judge({**ANSWER, **extra}), Answer)
+
+
+@pytest.mark.parametrize("finish", [[], {}, 7, None])
+def test_an_odd_finish_reason_counts_as_none(finish: Any) -> None:
+    reply = judge(answer(finish_reason=finish))
+    assert isinstance(reply, Answer)
+    assert reply.finish_reason == ""
+
+
+def test_one_odd_token_count_does_not_spoil_the_others() -> None:
+    reply = judge({**ANSWER, "usage": {"prompt_tokens": -5, "completion_tokens": 7, "prompt_tokens_details": []}})
+    assert isinstance(reply, Answer)
+    assert reply.usage == Usage(completion_tokens=7)
+
+
+@pytest.mark.parametrize("depth", [500, 990, 1020, 3000, 100_000])
+@pytest.mark.parametrize("place", ["usage", "content", "error", "x"])
+def test_no_depth_of_nesting_is_a_crash(depth: int, place: str) -> None:
+    nested = b"[" * depth + b"]" * depth
+    fields = b'"finish_reason":"stop","message":{"content":%b}' % (nested if place == "content" else b'"Buy it."')
+    rest = b"" if place == "content" else b',"%b":%b' % (place.encode(), nested)
+    usage = b',"usage":{"prompt_tokens":-1,"y":%b}' % nested if place == "x" else b""
+    assert isinstance(judge(b'{"choices":[{%b}]%b%b}' % (fields, rest, usage)), Answer | AttemptError)
 
 
 def test_an_answer_in_parts_is_joined() -> None:
