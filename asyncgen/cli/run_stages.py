@@ -104,7 +104,7 @@ class Journey:
     def _finetune(self) -> int:
         source = find_source(self._run.path, None, None, self._tuning_where(job_of_run(self._run)), None)
         wanted = WantedTuning(
-            choice=source.choice,
+            choice=Choice(source.choice.profile, "who tunes, by the run's job"),
             where=source.where,
             order=source.order(source.settings),
             dataset=source.dataset,
