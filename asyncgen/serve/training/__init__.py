@@ -2,7 +2,7 @@
 
 Read in this order: `train` (the whole course), `packing` and `trunk` (what makes it fast enough for two cores),
 `model` over `layers` and `lora` (forward and backward), `adamw` and `schedule` (the step). `architecture` over `gguf`
-reads what the model is, `weights` over `blocks` its numbers. `__main__` is the process: it takes a JSON file and
+reads what the model is, `weights` over `decoding` its numbers. `__main__` is the process: it takes a JSON file and
 tells how it goes in JSON lines.
 
 The room knows token ids and which of them are to be learnt; it knows nothing of text, chats, HTTP or jobs. Whoever

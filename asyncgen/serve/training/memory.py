@@ -11,6 +11,7 @@ import os
 
 from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes
 from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.model import LOGITS_AT_A_TIME
 
 _BYTES = 4  # of a number
 _LANE_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
@@ -21,7 +22,8 @@ def memory_needed(architecture: Architecture, *, layers: int, rank: int, lanes: 
     """Bytes, at the most.
 
     For the tuned blocks and the vocabulary's matrix; for the adapter, with a gradient for each lane and the optimiser's
-    means; and for what the way back needs of the way there.
+    means; and in each lane for what the way back needs of the way there, for the logits, and for the scores of one
+    attention and their gradients. Measured with samples of 1,024 tokens in two lanes: 1.23 GB of 1.29 GB estimated.
     """
     blocks = min(layers, architecture.blocks)
     shapes = block_shapes(architecture)
@@ -30,8 +32,9 @@ def memory_needed(architecture: Architecture, *, layers: int, rank: int, lanes: 
     adapters = blocks * pairs * (3 + lanes)
     vocabulary = architecture.vocabulary * architecture.width
     heads = 2 * (architecture.heads + architecture.kv_heads) * architecture.head_length
-    kept = 2 * architecture.width + heads + 2 * architecture.hidden
-    return _BYTES * (blocks * block + vocabulary + adapters + lanes * _LANE_TOKENS * blocks * kept) + _PROCESS
+    kept = _LANE_TOKENS * blocks * (2 * architecture.width + heads + 2 * architecture.hidden)
+    scores = 3 * architecture.heads * _LANE_TOKENS**2
+    return _BYTES * (blocks * block + vocabulary + adapters + lanes * (kept + scores + LOGITS_AT_A_TIME)) + _PROCESS
 
 
 def installed_memory() -> int:

@@ -17,7 +17,7 @@ from asyncgen.serve.training.lora import Adapter
 from asyncgen.serve.training.packing import Row
 from asyncgen.serve.training.weights import Array, Integers, Weights
 
-_LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
+LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class TunedPart:
     def _predict(self, normed: Array, labels: Integers, d_normed: Array | None) -> Score:
         """Cross-entropy over the vocabulary, some predictions at a time; fills `d_normed` where it is given."""
         score = Score()
-        at_a_time = max(1, _LOGITS_AT_A_TIME // len(self._output))
+        at_a_time = max(1, LOGITS_AT_A_TIME // len(self._output))
         for start in range(0, len(labels), at_a_time):
             part = slice(start, start + at_a_time)
             gradient = None if d_normed is None else d_normed[part]

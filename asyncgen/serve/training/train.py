@@ -124,11 +124,8 @@ def _start(chosen: Hyperparameters, plan: Plan, inputs: _Inputs) -> Start:
 
 
 def _left_out(idle: int) -> str:
-    return (
-        "1 sample has nothing to learn and is left out"
-        if idle == 1
-        else (f"{idle} samples have nothing to learn and are left out")
-    )
+    samples = "1 sample has" if idle == 1 else f"{idle} samples have"
+    return f"{samples} nothing to learn and will not be used"
 
 
 def _first_tuned(config: Config, weights: Weights) -> int:

@@ -20,7 +20,7 @@ from asyncgen.serve.training.architecture import (
     Architecture,
     block_shapes,
 )
-from asyncgen.serve.training.blocks import decode
+from asyncgen.serve.training.decoding import decode
 from asyncgen.serve.training.gguf import Gguf
 
 Array = npt.NDArray[np.floating[Any]]

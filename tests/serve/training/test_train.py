@@ -180,7 +180,9 @@ def test_long_samples_are_cut_and_the_idle_ones_told_of(training: Training) -> N
     start = of(Start, messages)[0]
     assert (start.train_samples, start.cut_samples) == (4, 1)
     assert of(End, messages)[0].trained_tokens == 1024 + 3 * 8
-    assert "1 sample has nothing to learn and is left out" in [message.message for message in of(Progress, messages)]
+    assert "1 sample has nothing to learn and will not be used" in [
+        message.message for message in of(Progress, messages)
+    ]
 
 
 def test_samples_without_anything_to_learn_are_no_training(training: Training) -> None:

@@ -7,7 +7,7 @@ from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.blocks import decode
+from asyncgen.serve.training.decoding import decode
 from asyncgen.serve.training.gguf import TENSOR_TYPES
 
 from .tiny_models import BLOCK_SCALES, TYPE_NUMBERS, random_blocks
