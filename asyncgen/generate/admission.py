@@ -61,6 +61,7 @@ class Admission:
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_in_doubt = True  # nothing came yet, or an error came last
 
     @property
     def ever_succeeded(self) -> bool:
@@ -99,8 +100,10 @@ class Admission:
     def answered(self, ticket: Ticket, answer: Answer) -> None:
         """Learn from an answer, before `leave`."""
         self._places.succeeded()
-        self._pause.succeeded()
-        self._breaker.succeeded()
+        if self._is_in_doubt:
+            self._is_in_doubt = False
+            self._pause.succeeded()
+            self._breaker.succeeded()
         if ticket.tokens:
             self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
         if answer.limits is not NO_LIMITS:
@@ -108,6 +111,7 @@ class Admission:
 
     def erred(self, ticket: Ticket, error: AttemptError) -> bool:
         """Learn from an error, before `leave`; returns whether there is no hope for any other request either."""
+        self._is_in_doubt = True
         self._rates.learn(error.limits)
         now = asyncio.get_running_loop().time()
         if error.kind is ErrorClass.WAIT:

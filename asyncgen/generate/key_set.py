@@ -39,6 +39,8 @@ class KeySet:
 
     def has(self, number: int) -> bool:
         """Is a key there whose first 64 bits are `number`?"""
+        if not self._count:
+            return False
         slots, capacity = self._slots, self._capacity
         number = number or 1  # 0 marks an empty slot
         slot = number % capacity

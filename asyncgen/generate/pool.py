@@ -171,9 +171,10 @@ class Pool:
         """One HTTP call, and what follows from it."""
         progress = self._progress
         progress.sent += 1
-        progress.retries += row.attempts > 0
-        progress.maybe_paid_twice += row.may_pay_twice
         progress.in_flight += 1
+        if row.attempts:
+            progress.retries += 1
+            progress.maybe_paid_twice += row.may_pay_twice
         row.attempts += 1
         outcome: Answer | AttemptError | None = None
         try:

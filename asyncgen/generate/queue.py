@@ -41,7 +41,8 @@ class RowQueue:
             await self._room.wait()
         self._unfinished += 1
         self._fresh.append(row)
-        self._wake_one()
+        if self._idle:
+            self._wake_one()
 
     def complete(self) -> None:
         """The producer is done."""
@@ -74,7 +75,8 @@ class RowQueue:
     def finish(self) -> None:
         """A row that a worker took came to its end."""
         self._unfinished -= 1
-        self._wake_all_at_end()
+        if self._is_complete:
+            self._wake_all_at_end()
 
     def drop_waiting(self) -> list[Row]:
         """Take no more rows: those not in a worker's hands are dropped, and returned where they were tried before."""

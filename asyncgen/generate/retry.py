@@ -6,8 +6,9 @@ retries, neither the HTTP client nor a caller. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
+
+import msgspec
 
 from asyncgen.backoff import full_jitter_s
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
@@ -18,8 +19,7 @@ MAX_FAILED = 5
 MAX_MAYBE_PAID = 2
 
 
-@dataclass(slots=True, eq=False)
-class Row:
+class Row(msgspec.Struct, eq=False):  # made for every request: a quarter of a dataclass's time
     """A request on its way, and what happened to it so far.
 
     Attributes:
@@ -46,6 +46,8 @@ class Row:
 
 def row_again(request: Request, attempts: int, maybe_paid: int) -> Row:
     """A row with what earlier invocations did for it; where they may have paid, one more time is the most."""
+    if not attempts:
+        return Row(request)
     return Row(request, attempts=attempts, maybe_paid=maybe_paid, forgiven=max(maybe_paid - MAX_MAYBE_PAID + 1, 0))
 
 

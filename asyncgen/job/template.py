@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -33,6 +33,11 @@ class Template:
     """A parsed template: literal text and places, in turn."""
 
     parts: tuple[str | Place, ...]
+    _pattern: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        texts = (part.replace("%", "%%") if isinstance(part, str) else f"%({part.name})s" for part in self.parts)
+        object.__setattr__(self, "_pattern", "".join(texts))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +50,7 @@ class Template:
         Raises:
             KeyError: a variable is missing.
         """
-        return "".join([part if isinstance(part, str) else variables[part.name] for part in self.parts])
+        return self._pattern % variables
 
 
 def parse(text: str) -> Template:
