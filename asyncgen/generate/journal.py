@@ -99,7 +99,7 @@ class Journal:
         self._keys.settled.add_number(number)
         if self._keys.failed.has(number):
             self._failed_count -= 1
-        self.spend.add(record, number)
+        self.spend.add(record.model, record.usage, number)
         self.files.wrote(self.files.records)
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING) -> None:
@@ -118,7 +118,7 @@ class Journal:
             self._failed_count += 1
         self._given_up.add_number(number)
         if usage != _NOTHING:
-            self.spend.add_failure(failure.key, self._model, usage)
+            self.spend.add(self._model, usage, number, records=0)
         self.files.wrote(self.files.failures)
 
 

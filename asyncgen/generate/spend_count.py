@@ -19,7 +19,6 @@ from asyncgen.run_state import Spend
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.records import Record
 
 # (model as answers name it, tokens, bought in a batch) to USD; None where the price is not known.
 CostOf = Callable[[str, Usage, bool], float | None]
@@ -39,13 +38,24 @@ class SpendCount:
         self._cost_of = cost_of
         self._is_held = is_held
 
-    def add(self, record: Record, number: int) -> None:
-        """Count an answer; `number` is the first 64 bits of its key."""
-        self._add(number, record.model, record.usage, records=1)
+    def add(self, model: str, usage: Usage, number: int, *, records: int = 1) -> None:
+        """Count an answer, or with `records=0` what a request was charged for that has none.
 
-    def add_failure(self, key: str, model: str, usage: Usage) -> None:
-        """Count what a request was charged for that was given up on."""
-        self._add(key_number(key), model, usage, records=0)
+        Args:
+            model: as the answer names it.
+            usage: of all attempts.
+            number: the first 64 bits of the request's key.
+            records: lines of `records.jsonl` that this is.
+        """
+        cost_usd = self._cost_of(model, usage, self._is_held(number))
+        before = self.total
+        self.total = Spend(
+            usage=before.usage + usage,
+            cost_usd=before.cost_usd + (cost_usd or 0.0),
+            unpriced=before.unpriced + (cost_usd is None),
+            unanswered_usd=before.unanswered_usd,
+            records=before.records + records,
+        )
 
     def add_unanswered(self, usd: float) -> None:
         """Count what attempts that brought no answer may have been charged at most."""
@@ -66,15 +76,4 @@ class SpendCount:
         self.total = msgspec.structs.replace(self.total, records=counted)
         if counted < records:
             for _, record in islice(read_rows(path, decode_record), counted, None):
-                self.add(record, key_number(record.key))
-
-    def _add(self, number: int, model: str, usage: Usage, *, records: int) -> None:
-        cost_usd = self._cost_of(model, usage, self._is_held(number))
-        before = self.total
-        self.total = Spend(
-            usage=before.usage + usage,
-            cost_usd=before.cost_usd + (cost_usd or 0.0),
-            unpriced=before.unpriced + (cost_usd is None),
-            unanswered_usd=before.unanswered_usd,
-            records=before.records + records,
-        )
+                self.add(record.model, record.usage, key_number(record.key))
