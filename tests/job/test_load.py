@@ -97,7 +97,8 @@ def test_openings_are_refused_for_a_provider_that_begins_answers_itself(opened: 
 def test_examples_must_hold_what_the_prompt_needs(opened: Open) -> None:
     text = (
         GOOD
-        + '[[prompt.examples]]\ncity = "Rome"\ncompletion = "x"\n[[prompt.examples]]\ntown = "Rome"\nopening = 0\ncompletion = "x"\n'
+        + '[[prompt.examples]]\ncity = "Rome"\ncompletion = "x"\n'
+        + '[[prompt.examples]]\ntown = "Rome"\nopening = 0\ncompletion = "x"\n'
     )
     found = problems(opened, text)
     assert [problem.partition(": ")[2] for problem in found] == [
