@@ -78,7 +78,7 @@ class Journal:
 
     def has_record(self, key: bytes) -> bool:
         """Is there an answer?"""
-        return key in self._keys.settled
+        return self._keys.settled.has(int.from_bytes(key[:8], "big"))
 
     def attempts_before(self, key: bytes) -> tuple[int, int]:
         """(attempts, of which maybe paid) of a request that was given up on before."""

@@ -100,8 +100,9 @@ def checked_number(path: Path, number: int, key: str) -> int:
         BadLineError: it is no key.
     """
     try:
-        if len(bytes.fromhex(key)) * 2 == len(key) == _HEX_DIGITS:  # `int` alone would take signs and underscores
-            return key_number(key)
+        whole = bytes.fromhex(key)  # `key_number` would take signs and underscores
+        if len(whole) * 2 == len(key) == _HEX_DIGITS:
+            return int.from_bytes(whole[:8], "big")
     except ValueError:
         pass  # as a key of another length
     raise BadLineError(path, number, f"its key {key[:_HEX_DIGITS]!r} is not {_HEX_DIGITS} hexadecimal digits")
