@@ -45,20 +45,23 @@ def measure(client: Client, count: int) -> Cost:
     return cost
 
 
-def table(costs: dict[str, dict[int, list[Cost]]], count: int) -> dict[str, dict[str, float]]:
-    """Medians; "per request" leaves out what a run of one request costs."""
+def per_request_ms(costs: dict[int, Cost], count: int) -> float:
+    """CPU of a request once the client runs: what a run of one request costs is left out."""
+    return (costs[count].cpu_s - costs[1].cpu_s) / (count - 1) * 1000
+
+
+def table(rounds: list[dict[str, dict[int, Cost]]], count: int) -> dict[str, dict[str, float]]:
+    """Medians over the rounds; a ratio compares runs of the same round, since the machine's speed changes."""
     rows: dict[str, dict[str, float]] = {}
-    for name, by_count in costs.items():
-        start_s = statistics.median(cost.cpu_s for cost in by_count[1])
-        whole_s = statistics.median(cost.cpu_s for cost in by_count[count])
+    for name in rounds[0]:
+        mine = [per_request_ms(costs[name], count) for costs in rounds]
+        bound = [per_request_ms(costs["tight loop"], count) for costs in rounds]
         rows[name] = {
-            "cpu_ms_per_request": round((whole_s - start_s) / (count - 1) * 1000, 4),
-            "start_cpu_s": round(start_s, 3),
-            "rss_mb": round(statistics.median(cost.rss_mb for cost in by_count[count]), 1),
+            "cpu_ms_per_request": round(statistics.median(mine), 4),
+            "times_the_bound": round(statistics.median(one / other for one, other in zip(mine, bound, strict=True)), 3),
+            "start_cpu_s": round(statistics.median(costs[name][1].cpu_s for costs in rounds), 3),
+            "rss_mb": round(statistics.median(costs[name][count].rss_mb for costs in rounds), 1),
         }
-    bound = rows["tight loop"]["cpu_ms_per_request"]
-    for row in rows.values():
-        row["times_the_bound"] = round(row["cpu_ms_per_request"] / bound, 3)
     return rows
 
 
@@ -73,20 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=5000, help="requests, a multiple of a hundred")
     parser.add_argument("--concurrency", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peers", action="store_true", help="run the openai SDK too (minutes)")
     options = parser.parse_args()
     clients = {"tight loop": script("tight_loop.py", options.concurrency), "asyncgen": asyncgen(options.concurrency)}
     if options.peers:
         clients["sdk, aiohttp"] = script("sdk_loop.py", options.concurrency, "aiohttp")
         clients["sdk, httpx"] = script("sdk_loop.py", options.concurrency, "httpx")
-    costs: dict[str, dict[int, list[Cost]]] = {name: {1: [], options.n: []} for name in clients}
+    rounds: list[dict[str, dict[int, Cost]]] = []
     for number in range(options.rounds):
         order = list(clients.items()) if number % 2 == 0 else list(reversed(clients.items()))
-        for name, client in order:
-            for count in (options.n, 1):
-                costs[name][count].append(measure(client, count))
-    rows = table(costs, options.n)
+        rounds.append({name: {count: measure(client, count) for count in (options.n, 1)} for name, client in order})
+    rows = table(rounds, options.n)
     show(rows)
     print(json.dumps({"benchmark": "throughput", "n": options.n, "concurrency": options.concurrency, "clients": rows}))
 
