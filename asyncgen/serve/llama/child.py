@@ -21,6 +21,7 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
         adapters: LoRA files; a request names one by its place in the list.
         context: tokens of all slots together.
         threads: of the processor.
+        niceness: as in `nice`: 0 for a normal share of the processor.
         key: what requests must bring along.
     """
 
@@ -29,6 +30,7 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     context: int
     threads: int
+    niceness: int
     key: str
 
 
@@ -41,6 +43,7 @@ def main() -> int:
     """Serve until stdin closes; 1 when the model cannot be loaded."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process in its time
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
+    os.nice(config.niceness)  # before there are threads, which each have their own
     try:
         import xllamacpp  # noqa: PLC0415 - the extra `local`; its absence is told like any other failure
 

@@ -18,6 +18,7 @@ from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.switch import ProcessSwitch
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
+from asyncgen.serve.tuning.messages import End
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -90,9 +91,16 @@ class LlamaEngine:
                             tallies.append(piece)
         yield sum_of(tallies)
 
-    def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
+    async def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
         self._switch.give_way()
-        return train(task, self._settings, self._ask)
+        try:
+            async with aclosing(train(task, self._settings, self._ask)) as messages:
+                async for message in messages:
+                    if isinstance(message, End):  # before its adapter is loaded into a process
+                        self._switch.take_back()
+                    yield message
+        finally:
+            self._switch.take_back()
 
     async def untunable(self) -> str | None:
         return await asyncio.to_thread(untunable, self._settings.model)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FAREWELL_S = 2.0
-_LOW_PRIORITY = 10
 
 
 class LoadError(Exception):
@@ -43,12 +41,14 @@ class LlamaSettings:
         slots: answers at the same time.
         threads: of the processor.
         context: tokens of all slots together.
+        niceness: as in `nice`: 0 for a normal share of the processor.
     """
 
     model: Path
     slots: int
     threads: int
     context: int = 16_384
+    niceness: int = 0
 
 
 class LlamaProcess:
@@ -58,8 +58,10 @@ class LlamaProcess:
         self,
         process: asyncio.subprocess.Process,
         session: aiohttp.ClientSession,
+        settings: LlamaSettings,
         adapters: tuple[Path, ...],
     ) -> None:
+        self.settings = settings
         self.adapters = adapters
         self._process = process
         self._session = session
@@ -92,7 +94,7 @@ class LlamaProcess:
             # llama.cpp's server keeps a thread for each connection, also for one that only waits for its next use.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
         )
-        return cls(process, session, adapters)
+        return cls(process, session, settings, adapters)
 
     @property
     def is_alive(self) -> bool:
@@ -133,17 +135,14 @@ class LlamaProcess:
             if not self._users:
                 self._unused.set()
 
-    def give_way(self) -> None:
-        """Leave the processor to others where they want it. It stays so: raising a priority takes privileges."""
-        with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PGRP, self._process.pid, _LOW_PRIORITY)  # the group: all of its threads
-
     async def retire(self) -> None:
-        """End it once nobody uses it any more, or when this is cancelled."""
-        try:
-            await self._unused.wait()
-        finally:
-            await self.close()
+        """End it once nobody uses it any more."""
+        await self._unused.wait()
+        await self.close()
+
+    def abandon(self) -> None:
+        """Let `retire` go on although somebody still uses the process."""
+        self._unused.set()
 
     async def close(self) -> None:
         """End it now."""
@@ -160,6 +159,7 @@ async def _address(
         slots=settings.slots,
         context=settings.context,
         threads=settings.threads,
+        niceness=settings.niceness,
         key=key,
     )
     assert process.stdin is not None, "it is a pipe"
