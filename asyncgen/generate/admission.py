@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass
+from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits
 from asyncgen.generate.concurrency import ConcurrencyLimit
 from asyncgen.generate.gate import Breaker, Pause
 from asyncgen.generate.rate import Rates
@@ -61,6 +61,7 @@ class Admission:
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._began = 0.0  # when the first request went
         self._is_in_doubt = True  # nothing came yet, or an error came last
 
     @property
@@ -75,7 +76,7 @@ class Admission:
         if self._pause.until and self._pause.left_s(asyncio.get_running_loop().time()) > 0:
             return None
         places.taken += 1
-        return Ticket(body, places.send(), 0, 0.0)
+        return self._ticket(body, 0, 0.0)
 
     async def enter(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
@@ -88,7 +89,7 @@ class Admission:
             if self._budget is not None:
                 self._budget.give_back(held_usd)
             raise
-        return Ticket(body, self._places.send(), tokens, held_usd)
+        return self._ticket(body, tokens, held_usd)
 
     def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
         """The request ended; `outcome` is None for one that was broken off."""
@@ -107,13 +108,13 @@ class Admission:
         if ticket.tokens:
             self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
         if answer.limits is not NO_LIMITS:
-            self._rates.learn(answer.limits)
+            self._learn(ticket, answer.limits, asyncio.get_running_loop().time())
 
     def erred(self, ticket: Ticket, error: AttemptError) -> bool:
         """Learn from an error, before `leave`; returns whether there is no hope for any other request either."""
         self._is_in_doubt = True
-        self._rates.learn(error.limits)
         now = asyncio.get_running_loop().time()
+        self._learn(ticket, error.limits, now)
         if error.kind is ErrorClass.WAIT:
             is_new = self._places.congested(ticket.number)
             self._pause.congested(now, error.retry_after_s, is_new=is_new)
@@ -125,6 +126,15 @@ class Admission:
             self._pause.ask(now, max(wait_s, error.retry_after_s or 0.0))
             return self._breaker.is_hopeless or self._pause.is_hopeless(now)
         return False
+
+    def _ticket(self, body: bytes, tokens: int, held_usd: float) -> Ticket:
+        number = self._places.send()
+        if number == 1:
+            self._began = asyncio.get_running_loop().time()
+        return Ticket(body, number, tokens, held_usd)
+
+    def _learn(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
+        self._rates.learn(limits, ticket.body, self._places.sent, now - self._began)
 
     async def _turn(self, body: bytes) -> int:
         """Take a place and the rates' leave; returns the tokens reserved."""

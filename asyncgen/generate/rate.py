@@ -53,12 +53,21 @@ class Pace:
         """How much may go at once."""
         return self._bucket.max_rate if self._bucket else float("inf")
 
-    def learn(self, per_minute: float) -> None:
-        """Take a limit that became known under way; it counts as used up, for what went before was not counted."""
-        if per_minute != self.per_minute:
-            self.per_minute = per_minute
-            self._bucket = self._fresh_bucket(per_minute)
-            self._taken_before = self._bucket.max_rate
+    def learn(self, per_minute: float, sent: float, seconds: float) -> None:
+        """Take a limit that became known under way.
+
+        Args:
+            per_minute: the limit.
+            sent: how much went so far, under no limit.
+            seconds: since the first of it. What a bucket of this rate would still hold of it counts as taken; where the
+                limit only changes, the new one counts as used up.
+        """
+        if per_minute == self.per_minute:
+            return
+        held = sent - seconds * per_minute / _MINUTE_S if self.per_minute is None else float("inf")
+        self.per_minute = per_minute
+        self._bucket = self._fresh_bucket(per_minute)
+        self._taken_before = min(max(held, 0.0), self._bucket.max_rate)
 
     async def take(self, amount: float) -> None:
         """Wait for the turn of `amount`, which may be more than the burst: then it comes in parts."""
@@ -155,12 +164,19 @@ class Rates:
         """Is there any limit to keep?"""
         return self.requests.per_minute is not None or self.tokens.pace.per_minute is not None
 
-    def learn(self, limits: RateLimits) -> None:
-        """Take the server's limits where the user set none."""
+    def learn(self, limits: RateLimits, body: bytes, sent: int, seconds: float) -> None:
+        """Take the server's limits where the user set none.
+
+        Args:
+            limits: as the server tells them.
+            body: of a request like those that were sent.
+            sent: how many requests were.
+            seconds: since the first one.
+        """
         if limits.requests_per_minute and self._learns_requests:
-            self.requests.learn(limits.requests_per_minute)
+            self.requests.learn(limits.requests_per_minute, sent, seconds)
         if limits.tokens_per_minute and self._learns_tokens:
-            self.tokens.pace.learn(limits.tokens_per_minute)
+            self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(body), seconds)
 
     async def acquire(self, body: bytes) -> int:
         """Wait for both; returns the tokens reserved."""

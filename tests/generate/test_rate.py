@@ -117,25 +117,39 @@ def test_without_a_limit_nobody_waits() -> None:
     assert rates.requests.burst == float("inf")
 
 
-def test_a_limit_that_becomes_known_under_way_counts_as_used_up() -> None:
-    async def scenario() -> list[float]:
-        rates = Rates(None, None, None)
+@pytest.mark.parametrize(
+    ("waited_s", "first", "last"), [(0.0, 0.2, 2.1), (0.5, 0.0, 1.6), (1.0, 0.0, 1.1), (9.0, 0.0, 1.1)]
+)
+def test_what_went_before_a_limit_was_known_counts_for_as_long_as_it_would(
+    waited_s: float, first: float, last: float
+) -> None:
+    async def scenario() -> tuple[float, float]:
+        rates, loop = Rates(None, None, None), asyncio.get_running_loop()
         await starts(rates, 10, 10)
-        rates.learn(RateLimits(600.0, None))
-        return await starts(rates, 20, 10)
+        await asyncio.sleep(waited_s)
+        rates.learn(RateLimits(600.0, None), BODY, 10, waited_s)
+        began = loop.time()
+        times = await starts(rates, 20, 10)
+        return times[0] - began, times[-1] - began
 
-    times = run(scenario())
-    assert times[0] >= 0.09
-    assert times[-1] - times[0] == pytest.approx(1.9, abs=0.01)
+    assert list(run(scenario())) == pytest.approx([first, last], abs=0.11)
+
+
+def test_tokens_that_went_before_a_limit_was_known_count_too() -> None:
+    async def scenario() -> float:
+        rates = Rates(None, None, 900)
+        rates.learn(RateLimits(None, 60_000.0), BODY, 10, 1.0)
+        return (await starts(rates, 1, 1))[0]
+
+    assert run(scenario()) == pytest.approx(1.0, abs=0.15)
 
 
 def test_a_new_limit_holds_for_those_who_wait_already() -> None:
     async def scenario() -> list[float]:
-        rates = Rates(None, None, None)
-        rates.learn(RateLimits(600.0, None))
+        rates = Rates(600.0, None, None)
         waiting = asyncio.create_task(starts(rates, 100, 50))
         await asyncio.sleep(1.0)
-        rates.learn(RateLimits(60.0, None))
+        rates.requests.learn(60.0, 0.0, 0.0)
         return await waiting
 
     times = run(scenario())
@@ -144,7 +158,7 @@ def test_a_new_limit_holds_for_those_who_wait_already() -> None:
 
 def test_limits_that_the_user_set_are_not_replaced() -> None:
     rates = Rates(600.0, 6000.0, None)
-    rates.learn(RateLimits(60.0, 60.0))
+    rates.learn(RateLimits(60.0, 60.0), BODY, 1, 0.0)
     assert (rates.requests.per_minute, rates.tokens.pace.per_minute) == (600.0, 6000.0)
 
 
