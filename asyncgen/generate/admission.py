@@ -58,6 +58,8 @@ class Admission:
         self._rates = rates
         self._budget = budget
         self._places = ConcurrencyLimit(concurrency)
+        if rates.are_known:
+            self._places.open_up()
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -135,6 +137,8 @@ class Admission:
 
     def _learn(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
         self._rates.learn(limits, ticket.body, self._places.sent, now - self._began)
+        if self._rates.are_known:
+            self._places.open_up()
 
     async def _turn(self, body: bytes) -> int:
         """Take a place and the rates' leave; returns the tokens reserved."""

@@ -1,8 +1,8 @@
 """How many requests may be in flight: found out, within a ceiling.
 
-Owns the rule: quick growth at the start, then one more after a round of successes in which the limit was used up, and
-a cut when the server wants less, at most once for the requests that were sent before it. Pure: it is told of starts and
-ends, and waits for nothing.
+Owns the rule: quick growth at the start, unless a known rate makes it needless; then one more after a round of successes
+in which the limit was used up, and a cut when the server wants less, at most once for the requests that were sent before
+it. Pure: it is told of starts and ends, and waits for nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class ConcurrencyLimit:
         if self.limit >= self.ceiling or not (self._grows_quickly or self.in_flight >= self.limit):
             return
         self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self.ceiling)))
+
+    def open_up(self) -> None:
+        """A rate is known, which holds requests back better than places do: no need to feel the way."""
+        if self._grows_quickly:
+            self._set(float(self.ceiling))
 
     def congested(self, number: int) -> bool:
         """The server wants less, or took too long, for the request of this number.

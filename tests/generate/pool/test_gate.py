@@ -99,6 +99,16 @@ def test_places_double_in_a_round_of_answers_until_the_first_cut() -> None:
     assert limit.limit == 14
 
 
+def test_a_known_rate_opens_all_places_but_not_again_after_a_cut() -> None:
+    limit = ConcurrencyLimit(64)
+    assert limit.limit < 64
+    limit.open_up()
+    assert limit.limit == 64
+    assert limit.congested(limit.send())
+    limit.open_up()
+    assert limit.limit == 44
+
+
 def test_requests_refused_together_cut_the_places_once() -> None:
     limit = ConcurrencyLimit(64)
     numbers = [limit.send() for _ in range(10)]
