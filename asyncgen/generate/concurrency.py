@@ -1,8 +1,8 @@
 """How many requests may be in flight: found out, within a ceiling.
 
-Owns the rule: quick growth at the start, unless a known rate makes it needless; then one more after a round of successes
-in which the limit was used up, and a cut when the server wants less, at most once for the requests that were sent before
-it. Pure: it is told of starts and ends, and waits for nothing.
+Owns the rule: quick growth at the start, unless a known rate makes it needless; then one more after a round of
+successes in which the limit was used up, and a cut when the server wants less, at most once for the requests that were
+sent before it. Pure: it is told of starts and ends, and waits for nothing.
 """
 
 from __future__ import annotations
