@@ -61,7 +61,9 @@ _LLAMA_ONLY = ("model_path", "slots", "threads")
 @click.option(
     "--slots", type=click.IntRange(1, 64), default=8, metavar="N", help="llama: answers at once.  [default: 8]"
 )
-@click.option("--threads", type=click.IntRange(1, 256), metavar="N", help="llama: processor threads.  [default: all]")
+@click.option(
+    "--threads", type=click.IntRange(1, 256), metavar="N", help="llama: processor threads.  [default: all but one]"
+)
 @click.option("--latency-ms", type=click.FloatRange(0), metavar="MS", help="simulated: time that an answer takes.")
 @click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: requests a minute.")
 @click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: tokens a minute.")

@@ -53,7 +53,7 @@ class ServeSettings:
         simulation: its behaviour; None for the engine `llama`.
         model_path: a GGUF file; None for the small model, fetched once.
         slots: answers at the same time.
-        threads: of the processor; None for all.
+        threads: of the processor; None for all in a training, and for all but one otherwise.
     """
 
     host: str = "127.0.0.1"
@@ -150,11 +150,25 @@ async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[En
         engine = SimulatedEngine(settings.simulation, created=int(time.time()))
     else:
         model = await find_model(settings.model_path, say)
-        engine = await LlamaEngine.start(LlamaSettings(model, settings.slots, settings.threads or _processors()))
+        engine = await LlamaEngine.start(_llama_settings(settings, model))
     try:
         yield engine
     finally:
         await engine.close()
+
+
+def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
+    """The share of the processor that answering and training have.
+
+    One is left to others while it answers: llama.cpp's threads wait for one another in tight loops, and one that has
+    to share its processor holds up all (measured on two busy ones: two threads took three times as long as one).
+    """
+    return LlamaSettings(
+        model=model,
+        slots=settings.slots,
+        threads=settings.threads or max(1, _processors() - 1),
+        training_threads=settings.threads or _processors(),
+    )
 
 
 def _processors() -> int:

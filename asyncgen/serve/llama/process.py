@@ -39,7 +39,8 @@ class LlamaSettings:
     Attributes:
         model: the GGUF file.
         slots: answers at the same time.
-        threads: of the processor.
+        threads: of the processor, to answer.
+        training_threads: likewise, to train.
         context: tokens of all slots together.
         niceness: as in `nice`: 0 for a normal share of the processor.
     """
@@ -47,6 +48,7 @@ class LlamaSettings:
     model: Path
     slots: int
     threads: int
+    training_threads: int
     context: int = 16_384
     niceness: int = 0
 

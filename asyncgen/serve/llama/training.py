@@ -140,7 +140,7 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
         batch_size=task.batch_size,
         learning_rate_multiplier=task.learning_rate_multiplier,
         seed=task.seed,
-        threads=settings.threads,
+        threads=settings.training_threads,
     )
 
 
