@@ -47,7 +47,7 @@ class GroupSync:
         """
         with self._lock:
             self._marks += 1
-            if self._marks == 1 or self._marks == self._rows:  # noqa: PLR1714 - a set is built each time
+            if self._marks == self._rows:
                 self._changed.notify()
         if self._failure is not None:
             raise self._failure
@@ -76,9 +76,14 @@ class GroupSync:
                 return
 
     def _wait_for_group(self) -> bool:
-        """Wait until there is something to flush; True when it is for the last time."""
+        """Wait until there is something to flush; True when it is for the last time.
+
+        The thread looks every so many seconds whether there is anything. Waking it for the first row of each group
+        would cost the event loop a change of threads more than the rows themselves do.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._marks or self._closing)
-            self._changed.wait_for(lambda: self._marks >= self._rows or self._closing, timeout=self._seconds)
-            self._marks = 0
-            return self._closing
+            while True:
+                self._changed.wait_for(lambda: self._marks >= self._rows or self._closing, timeout=self._seconds)
+                if self._marks or self._closing:
+                    self._marks = 0
+                    return self._closing

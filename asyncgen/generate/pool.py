@@ -125,8 +125,9 @@ class Pool:
                 elif self.stopping.is_set():
                     return
                 else:
-                    row = row_again(request, *self._journal.attempts_before(request.key))
-                    await self._queue.put(row)
+                    if self._queue.is_full:
+                        await self._queue.room()
+                    self._queue.put(row_again(request, *self._journal.attempts_before(request.key)))
         except AsyncgenError as error:  # a request that may not be sent; what is in flight still counts
             self.stop.refused = error
             self.take_no_more(None)
@@ -134,9 +135,10 @@ class Pool:
             self._queue.complete()
 
     async def _work(self) -> None:
-        while (row := await self._queue.get()) is not None:
+        while (row := self._queue.get_at_once() or await self._queue.get()) is not None:
             try:
-                ticket = await self._admitted(row.request.body)
+                ticket = None if self.stopping.is_set() else self._admission.enter_at_once(row.request.body)
+                ticket = ticket or await self._admitted(row.request.body)
                 if ticket is None:
                     self._end_early(row)
                 else:
@@ -149,8 +151,6 @@ class Pool:
         """Leave to send; None when the pool stops meanwhile."""
         if self.stopping.is_set():
             return None
-        if (at_once := self._admission.enter_at_once(body)) is not None:
-            return at_once
         task = asyncio.current_task()
         assert task is not None
         self._admitting.add(task)

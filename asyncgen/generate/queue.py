@@ -34,11 +34,19 @@ class RowQueue:
         """Rows that wait for their next attempt."""
         return len(self._delayed) + len(self._again)
 
-    async def put(self, row: Row) -> None:
-        """The producer's next row; waits while the workers have enough."""
-        while len(self._fresh) >= self._ahead:
+    @property
+    def is_full(self) -> bool:
+        """Have the workers enough?"""
+        return len(self._fresh) >= self._ahead
+
+    async def room(self) -> None:
+        """Wait until they have not."""
+        while self.is_full:
             self._room.clear()
             await self._room.wait()
+
+    def put(self, row: Row) -> None:
+        """The producer's next row."""
         self._unfinished += 1
         self._fresh.append(row)
         if self._idle:
@@ -49,19 +57,25 @@ class RowQueue:
         self._is_complete = True
         self._wake_all_at_end()
 
+    def get_at_once(self) -> Row | None:
+        """As `get`, without waiting; None where there is no row now."""
+        if self._again:
+            return self._again.popleft()
+        if not self._fresh:
+            return None
+        row = self._fresh.popleft()
+        if len(self._fresh) * 2 <= self._ahead:
+            self._room.set()
+        return row
+
     async def get(self) -> Row | None:
         """The next row for a worker; None when there will be no more."""
-        while not (self._again or self._fresh):
+        while (row := self.get_at_once()) is None:
             if self._is_complete and not self._unfinished:
                 return None
             place = asyncio.get_running_loop().create_future()
             self._idle.append(place)
             await place
-        if self._again:
-            return self._again.popleft()
-        row = self._fresh.popleft()
-        if len(self._fresh) * 2 <= self._ahead:
-            self._room.set()
         return row
 
     def put_back(self, row: Row, delay_s: float) -> None:

@@ -51,7 +51,7 @@ def test_no_row_waits_longer_than_the_seconds_given() -> None:
 
 def test_without_rows_nothing_is_flushed_but_once_at_the_end() -> None:
     flushes = Flushes()
-    sync = GroupSync(flushes, rows=1, seconds=0.0)
+    sync = GroupSync(flushes, rows=1, seconds=0.01)
     assert not flushes.called.acquire(timeout=0.05)
     sync.close()
     assert flushes.calls == 1

@@ -76,7 +76,8 @@ def test_the_producer_is_never_far_ahead(world: Any) -> None:
         async def produce() -> None:
             nonlocal made
             for _ in range(100):
-                await queue.put(Row(REQUEST))
+                await queue.room()
+                queue.put(Row(REQUEST))
                 made += 1
 
         task = asyncio.create_task(produce())
@@ -97,7 +98,7 @@ def test_rows_to_be_tried_again_go_first_and_after_their_wait(world: Any) -> Non
         queue = RowQueue(10)
         first, second, third = Row(REQUEST), Row(REQUEST), Row(REQUEST)
         for row in (first, second, third):
-            await queue.put(row)
+            queue.put(row)
         queue.complete()
         assert await queue.get() is first
         queue.put_back(first, 5.0)
@@ -120,7 +121,7 @@ def test_dropping_returns_the_rows_that_were_tried_and_ends_the_wait_of_workers(
         queue = RowQueue(10)
         tried, delayed, fresh = Row(REQUEST), Row(REQUEST), Row(REQUEST)
         for row in (tried, delayed, fresh):
-            await queue.put(row)
+            queue.put(row)
         assert [await queue.get(), await queue.get()] == [tried, delayed]
         queue.put_back(delayed, 9.0)
         queue.put_back(tried, 0.0)
