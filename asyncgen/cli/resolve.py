@@ -83,9 +83,19 @@ def open_named_job(
     return opened, generation, tuning
 
 
+def own_local_model(profile: Profile, environment: Mapping[str, str]) -> str | None:
+    """The name under which the local server serves the user's own model; None where it serves the small one."""
+    path = environment.get("ASYNCGEN_MODEL_PATH")
+    if profile.name != LOCAL or not path:
+        return None
+    from asyncgen.serve.llama.model_files import model_name as name_of_file  # noqa: PLC0415 - the server's rule
+
+    return name_of_file(Path(path))
+
+
 def model_name(profile: Profile, named: str | None) -> str:
     """The model to ask: the one named, else the provider's default."""
-    model = named or profile.default_model
+    model = named or own_local_model(profile, os.environ) or profile.default_model
     if model is None:
         raise UsageError(
             f"{profile.name} has no model of its own choice",

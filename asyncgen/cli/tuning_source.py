@@ -5,10 +5,11 @@ Owns what `[RUN|FILE]` may stand for, who tunes it, and the run in which that is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncgen.cli.resolve import Where
+from asyncgen.cli.resolve import Where, own_local_model
 from asyncgen.cli.tuning_target import RUNS, choose_tuner
 from asyncgen.errors import UsageError
 from asyncgen.finetune.create import Dataset
@@ -139,7 +140,8 @@ def _for_file(where: Where) -> Choice:
 
 def _model(choice: Choice, named: str | None) -> str:
     finetuning = choice.profile.finetuning
-    model = named or (finetuning.default_model if finetuning else None)
+    own = own_local_model(choice.profile, os.environ)
+    model = named or own or (finetuning.default_model if finetuning else None)
     if model is None:
         raise UsageError(
             f"{choice.profile.name} has no model of its own choice to tune",

@@ -126,3 +126,10 @@ def test_a_key_shows_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
     endpoint = addressed_endpoint(OPENAI, Where(), "m")
     assert "0123456789" not in repr(endpoint) + str(endpoint)
+
+
+def test_the_users_own_local_model_is_asked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCGEN_MODEL_PATH", "/models/Qwen2.5-0.5B-Instruct.Q4_K_M.gguf")
+    assert model_name(PROFILES["local"], None) == "qwen2.5-0.5b-instruct"
+    assert model_name(PROFILES["local"], "mine") == "mine"
+    assert model_name(PROFILES["openai"], None) == PROFILES["openai"].default_model
