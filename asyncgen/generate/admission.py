@@ -58,6 +58,7 @@ class Admission:
         self._rates = rates
         self._budget = budget
         self._places = ConcurrencyLimit(concurrency)
+        self._is_guarded = budget is not None or rates.are_known
         if rates.are_known:
             self._places.open_up()
         self._pause = Pause(rng)
@@ -73,7 +74,7 @@ class Admission:
     def enter_at_once(self, body: bytes) -> Ticket | None:
         """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be."""
         places = self._places
-        if self._waiting or self._budget is not None or self._rates.are_known or places.taken >= self._allowed:
+        if self._is_guarded or self._waiting or self._breaker.is_open or places.taken >= places.limit:
             return None
         if self._pause.until and self._pause.left_s(asyncio.get_running_loop().time()) > 0:
             return None
@@ -138,6 +139,7 @@ class Admission:
     def _learn(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
         self._rates.learn(limits, ticket.body, self._places.sent, now - self._began)
         if self._rates.are_known:
+            self._is_guarded = True
             self._places.open_up()
 
     async def _turn(self, body: bytes) -> int:

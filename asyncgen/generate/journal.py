@@ -15,7 +15,7 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.journal_files import JournalFiles
 from asyncgen.generate.key_set import KeySet
-from asyncgen.generate.settled import SettledKeys, key_number, read_settled
+from asyncgen.generate.settled import SettledKeys, Standing, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
 from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
@@ -73,8 +73,14 @@ class Journal:
 
     def is_settled(self, key: bytes) -> bool:
         """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
+        return self.standing(key) is not Standing.OPEN
+
+    def standing(self, key: bytes) -> Standing:
+        """How the request stands; one that was given up on is open where it is to be asked for again."""
         number = int.from_bytes(key[:8], "big")
-        return self._keys.settled.has(number) or self._given_up.has(number) or self.held.has(number)
+        if self._keys.settled.has(number):
+            return Standing.ANSWERED
+        return Standing.LEFT if self._given_up.has(number) or self.held.has(number) else Standing.OPEN
 
     def has_record(self, key: bytes) -> bool:
         """Is there an answer?"""

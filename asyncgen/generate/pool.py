@@ -194,12 +194,13 @@ class Pool:
         row.asked += 1
         row.may_pay_twice = False
         record = self.ends.record(row)
-        self._progress.check_failures += bool(record.check_failures)
-        if record.check_failures and row.asked < self._checks.attempts:
-            self._queue.put_back(row, 0.0)  # where the pool stops, the row ends with this answer
-        else:
-            self.ends.settle(row, record)
-            self._queue.finish()
+        if record.check_failures:
+            self._progress.check_failures += 1
+            if row.asked < self._checks.attempts:
+                self._queue.put_back(row, 0.0)  # where the pool stops, the row ends with this answer
+                return
+        self.ends.settle(row, record)
+        self._queue.finish()
 
     def _erred(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
         note_error(row, error)

@@ -7,6 +7,7 @@ that is being written meanwhile is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 _HEX_DIGITS = 32
 _SAMPLE_BYTES = 256 * 1024
+
+
+class Standing(Enum):
+    """How a request stands in a run."""
+
+    OPEN = "open"  # to be asked for
+    ANSWERED = "answered"
+    LEFT = "left"  # given up on, or to be answered by a batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Protocol
 from asyncgen.generate.endings import Journal
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import TokenRate
+from asyncgen.generate.settled import Standing
 from asyncgen.job.requests import Request, RequestGrid
 
 _GIVEN_AT_MOST = 10_000
@@ -23,7 +24,7 @@ class ResumableJournal(Journal, Protocol):
 
     def is_settled(self, key: bytes) -> bool: ...
 
-    def has_record(self, key: bytes) -> bool: ...
+    def standing(self, key: bytes) -> Standing: ...
 
 
 class Source:
@@ -73,7 +74,8 @@ class Source:
                 self.is_cut = True
                 return
             else:
-                self._tokens.refuse_too_large(request.body)
+                if self._tokens.pace.per_minute is not None:
+                    self._tokens.refuse_too_large(request.body)
                 given += 1
                 self._remember(request.key)
                 yield request
@@ -86,12 +88,12 @@ class Source:
                 yield None
 
     def _is_settled(self, key: bytes) -> bool:
-        if not self._journal.has_record(key):  # asked first: a resumed run passes over millions of such rows
-            return self._journal.is_settled(key)
-        self._found += 1
-        if self._found > self._progress.already_done:
-            self._count_twins()
-        return True
+        standing = self._journal.standing(key)
+        if standing is Standing.ANSWERED:
+            self._found += 1
+            if self._found > self._progress.already_done:
+                self._count_twins()
+        return standing is not Standing.OPEN
 
     def _count_twins(self) -> None:
         # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.

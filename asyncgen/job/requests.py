@@ -137,6 +137,8 @@ class RequestGrid:
         return self._sample.render(variables)
 
     def _body_of(self, values: Values, repeat: int) -> bytes:
+        if len(self._bodies) == 1:
+            return self._bodies[0].render(values)
         return self._bodies[self._turn(values, repeat)].render(values)
 
     def _turn(self, values: Values, repeat: int) -> int:
