@@ -146,7 +146,7 @@ def open_journal(
     """
     held = open_held_keys(run)
     spend = SpendCount(run.state.spend, cost_of, held.has)
-    keys = read_settled(run.directory)
+    keys = read_settled(run.directory, expected=run.state.job.requests)
     spend.catch_up(run.directory.records, len(keys.settled))
     with (
         closing(LineFile(run.directory.records)) as records,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _HEX_DIGITS = 32
 _SAMPLE_BYTES = 256 * 1024
+_ROOM_AT_MOST = 1_000_000  # a job may name more rows than will ever be asked for
 
 
 class Standing(Enum):
@@ -64,18 +65,23 @@ class _Head(msgspec.Struct, gc=False):
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 
-def read_settled(directory: RunDirectory) -> SettledKeys:
+def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
     """The keys in a run's files.
+
+    Args:
+        directory: of the run.
+        expected: how many records there will be at the end; making room while they come would cost as much as
+            adding them does.
 
     Raises:
         BadLineError: a line is no JSON object with a key, or a key stands twice among the records.
         DiskError: a file cannot be read.
     """
-    return _read_failures(directory.failures, _read_records(directory.records))
+    return _read_failures(directory.failures, _read_records(directory.records, min(expected, _ROOM_AT_MOST)))
 
 
-def _read_records(path: Path) -> KeySet:
-    settled = KeySet(_expected_rows(path))
+def _read_records(path: Path, expected: int) -> KeySet:
+    settled = KeySet(max(_expected_rows(path), expected))
     for number, head in read_rows(path, _decode_head):
         if not settled.add_number(checked_number(path, number, head.key)):
             raise BadLineError(path, number, f"its key {head.key} stands in an earlier line too")
