@@ -7,6 +7,7 @@ know what flushing is. A flush that failed is never tried again.
 from __future__ import annotations
 
 import threading
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import DiskError
@@ -32,23 +33,24 @@ class GroupSync:
         self._rows = rows
         self._seconds = seconds
         self._marks = 0
-        self._closing = False
+        self._is_dirty = False
         self._failure: DiskError | None = None
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        # Its `get` waits outside the interpreter, where a condition would take turns with the event loop.
+        self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
         self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
         self._thread.start()
 
     def mark(self) -> None:
-        """Note that a row was written.
+        """Note that a row was written; always from the same thread.
 
         Raises:
             DiskError: a flush has failed: what was written lately may not survive a power loss.
         """
-        with self._lock:
-            self._marks += 1
-            if self._marks == self._rows:
-                self._changed.notify()
+        self._is_dirty = True
+        self._marks += 1
+        if self._marks == self._rows:
+            self._marks = 0
+            self._wakes.put(item=False)
         if self._failure is not None:
             raise self._failure
 
@@ -58,9 +60,7 @@ class GroupSync:
         Raises:
             DiskError: this flush or an earlier one failed.
         """
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._wakes.put(item=True)
         self._thread.join()
         if self._failure is not None:
             raise self._failure
@@ -76,14 +76,12 @@ class GroupSync:
                 return
 
     def _wait_for_group(self) -> bool:
-        """Wait until there is something to flush; True when it is for the last time.
-
-        The thread looks every so many seconds whether there is anything. Waking it for the first row of each group
-        would cost the event loop a change of threads more than the rows themselves do.
-        """
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._marks >= self._rows or self._closing, timeout=self._seconds)
-                if self._marks or self._closing:
-                    self._marks = 0
-                    return self._closing
+        """Wait until there is something to flush; True when it is for the last time."""
+        while True:
+            try:
+                closing = self._wakes.get(timeout=self._seconds)
+            except Empty:
+                closing = False
+            if closing or self._is_dirty:
+                self._is_dirty = False
+                return closing
