@@ -70,6 +70,8 @@ class _Start:
             response = await session.get(f"{info.base_url.removesuffix('/v1')}/asyncgen/attach")
         except (aiohttp.ClientConnectionError, TimeoutError):
             return None  # a server that was killed leaves its address behind
+        if info.engine == "simulated":
+            say("warning: the local server that runs is a simulation: its answers and trainings are made up")
         return (info.base_url, response) if response.status == 200 else None  # noqa: PLR2004 - HTTP's OK
 
     def _see_to_server(self) -> None:

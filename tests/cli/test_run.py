@@ -33,6 +33,25 @@ def test_one_command_goes_the_whole_way_and_again_does_nothing(
     assert again["finetune"] == report["finetune"]
 
 
+def test_a_large_model_elsewhere_writes_and_this_machine_learns(
+    asyncgen: Run, simulated: Callable[..., str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    elsewhere = simulated()
+    here = simulated("--data-dir", str(Path(environment["HOME"]) / ".local" / "share" / "asyncgen"))
+    job = tmp_path / "work" / "job.toml"
+    job.write_text(
+        'name = "both"\n[grid]\ncity = ["Paris", "Berlin"]\n[prompt]\nuser = "Write to {city}."\n'
+        '[generate]\nprovider = "openai"\nmodel = "any"\nrepeats = 8\n[finetune]\nprovider = "local"\n',
+        encoding="utf-8",
+    )
+    done = asyncgen("run", "job.toml", "--base-url", elsewhere, "--json", timeout_s=100)
+    assert done.returncode == 0, done.stderr
+    assert f"openai, any at {elsewhere}" in done.stderr
+    assert f"at {here} (" in done.stderr
+    assert "the local server that runs is a simulation" in done.stderr
+    assert last_line(done)["finetune"]["model"].startswith("ft:")
+
+
 def test_a_run_stops_after_the_stage_that_was_named(asyncgen: Run, simulated: Callable[..., str]) -> None:
     done = asyncgen("run", "--provider", "local", "--base-url", simulated(), "--until", "prepare", "--json")
     assert done.returncode == 0, done.stderr
