@@ -7,8 +7,8 @@ reads one decides whether it is good, and says `BadLineError` when it is not.
 from __future__ import annotations
 
 import codecs
+import io
 import os
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # No line of ours comes near it: answers are cut off at 16 MiB before they are decoded.
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 64 * 1024
-_NEWLINE = ord("\n")
+_BLOCK_READ_BYTES = 256 * 1024
 Row = TypeVar("Row")
 
 
@@ -53,11 +53,11 @@ class NotSafeError(DiskError):
     code = "not_safe"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line with its number, from 1; blank ones are left out, and so is a torn last one.
+def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The file in blocks of whole lines, each with the number of its first line, from 1.
 
     The file may grow meanwhile. A last line without its newline counts when it is whole JSON otherwise: a
-    proper prefix of a JSON object never is. A missing file has no lines.
+    proper prefix of a JSON object never is. A missing file has no blocks.
 
     Raises:
         BadLineError: a line is longer than any of ours.
@@ -67,20 +67,38 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=1024 * 1024) as file:
-        pieces = iter(partial(file.readline, MAX_LINE_BYTES), b"")
-        for number, line in enumerate(pieces, 1):
-            is_last = line[-1] != _NEWLINE
-            if is_last and not _is_whole(line):
-                if len(line) == MAX_LINE_BYTES:
-                    raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
-                return
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - some editors put one there
-            if not line.isspace():
-                yield number, line
-            if is_last:  # what follows meanwhile belongs to it
-                return
+    number, begun = 1, bytearray()  # the line that is begun, and what was read of it
+    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=0) as file:
+        while piece := file.read(_BLOCK_READ_BYTES):
+            end = piece.rfind(b"\n") + 1
+            if end:
+                block = bytes(begun) + piece[:end]
+                yield number, (block.removeprefix(codecs.BOM_UTF8) if number == 1 else block)  # some editors put one
+                number += block.count(b"\n")
+                begun.clear()
+            begun += piece[end:]
+            if len(begun) >= MAX_LINE_BYTES:
+                raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
+    last = bytes(begun).removeprefix(codecs.BOM_UTF8) if number == 1 else bytes(begun)
+    if _is_whole(last):
+        yield number, last
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number; blank ones are left out. Otherwise as `read_blocks`.
+
+    Raises:
+        BadLineError, DiskError: as `read_blocks`.
+    """
+    for first, block in read_blocks(path):
+        yield from lines_of(first, block)
+
+
+def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block whose first line has the number `first`; blank ones are left out."""
+    for number, line in enumerate(io.BytesIO(block), first):
+        if not line.isspace():
+            yield number, line
 
 
 def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
@@ -90,7 +108,13 @@ def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int,
         BadLineError: `decode` raised `msgspec.DecodeError`.
         DiskError: the file cannot be read.
     """
-    for number, line in read_lines(path):
+    for first, block in read_blocks(path):
+        yield from rows_of(path, first, block, decode)
+
+
+def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+    """The rows of a block of `path`; otherwise as `read_rows`."""
+    for number, line in lines_of(first, block):
         try:
             row = decode(line)
         except msgspec.DecodeError as error:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import DiskError
 from asyncgen.generate.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.journal_files import JournalFiles
-from asyncgen.generate.key_set import KeySet
-from asyncgen.generate.settled import SettledKeys, Standing, key_number, read_settled
+from asyncgen.generate.key_set import KeySet, number_of
+from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
 from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
@@ -73,22 +73,22 @@ class Journal:
 
     def is_settled(self, key: bytes) -> bool:
         """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
-        return self.standing(key) is not Standing.OPEN
-
-    def standing(self, key: bytes) -> Standing:
-        """How the request stands; one that was given up on is open where it is to be asked for again."""
-        number = int.from_bytes(key[:8], "big")
-        if self._keys.settled.has(number):
-            return Standing.ANSWERED
-        return Standing.LEFT if self._given_up.has(number) or self.held.has(number) else Standing.OPEN
+        return self.has_record(key) or self.is_left(key)
 
     def has_record(self, key: bytes) -> bool:
         """Is there an answer?"""
-        return self._keys.settled.has(int.from_bytes(key[:8], "big"))
+        return self._keys.settled.has(number_of(key))
+
+    def is_left(self, key: bytes) -> bool:
+        """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
+        return bool(self._given_up or self.held) and self._is_left(number_of(key))
+
+    def _is_left(self, number: int) -> bool:
+        return self._given_up.has(number) or self.held.has(number)
 
     def attempts_before(self, key: bytes) -> tuple[int, int]:
         """(attempts, of which maybe paid) of a request that was given up on before."""
-        return self._keys.attempts_before(int.from_bytes(key[:8], "big"))
+        return self._keys.attempts_before(number_of(key)) if self._keys.attempts else (0, 0)
 
     def settle(self, record: Record) -> None:
         """Keep an answer: it survives the death of the process from the return on.
@@ -103,7 +103,7 @@ class Journal:
             raise ValueError(f"the request {record.key} is settled already")
         self.files.records.append(encode_line(record))
         self._keys.settled.add_number(number)
-        if self._keys.failed.has(number):
+        if self._failed_count and self._keys.failed.has(number):
             self._failed_count -= 1
         self.spend.add(record.model, record.usage, number)
         self.files.wrote(self.files.records)

@@ -12,7 +12,6 @@ from typing import Protocol
 from asyncgen.generate.endings import Journal
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import TokenRate
-from asyncgen.generate.settled import Standing
 from asyncgen.job.requests import Request, RequestGrid
 
 _GIVEN_AT_MOST = 10_000
@@ -24,7 +23,9 @@ class ResumableJournal(Journal, Protocol):
 
     def is_settled(self, key: bytes) -> bool: ...
 
-    def standing(self, key: bytes) -> Standing: ...
+    def has_record(self, key: bytes) -> bool: ...
+
+    def is_left(self, key: bytes) -> bool: ...
 
 
 class Source:
@@ -88,12 +89,12 @@ class Source:
                 yield None
 
     def _is_settled(self, key: bytes) -> bool:
-        standing = self._journal.standing(key)
-        if standing is Standing.ANSWERED:
-            self._found += 1
-            if self._found > self._progress.already_done:
-                self._count_twins()
-        return standing is not Standing.OPEN
+        if not self._journal.has_record(key):
+            return self._journal.is_left(key)
+        self._found += 1
+        if self._found > self._progress.already_done:
+            self._count_twins()
+        return True
 
     def _count_twins(self) -> None:
         # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -69,7 +70,7 @@ class RequestGrid:
         self._sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
-        self._bodies = [_BodyTemplate(self.names, _body(job, model, opening)) for opening in bodies]
+        self._bodies = [_renderer(self.names, _body(job, model, opening)) for opening in bodies]
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -100,14 +101,15 @@ class RequestGrid:
 
         A resumed run passes over millions of settled rows; the pauses let it answer Ctrl-C meanwhile.
         """
-        repeats = self._repeats
+        repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
+        render = self._bodies[0] if len(self._bodies) == 1 else None
         passed = 0
         for place, values in self._combinations:
-            for repeat in range(repeats):
-                body = self._body_of(values, repeat)
-                key = _key(body, repeat)
+            for repeat, tail in repeats:
+                body = render(values) if render else self._body_of(values, repeat)
+                key = blake2b(body + tail, digest_size=_KEY_BYTES).digest()
                 if not is_settled(key):
-                    yield Request(place * repeats + repeat, repeat, values, key, body)
+                    yield Request(place * self._repeats + repeat, repeat, values, key, body)
                 elif (passed := passed + 1) % _PASSED_AT_ONCE == 0:
                     yield None
 
@@ -137,9 +139,7 @@ class RequestGrid:
         return self._sample.render(variables)
 
     def _body_of(self, values: Values, repeat: int) -> bytes:
-        if len(self._bodies) == 1:
-            return self._bodies[0].render(values)
-        return self._bodies[self._turn(values, repeat)].render(values)
+        return self._bodies[self._turn(values, repeat)](values)
 
     def _turn(self, values: Values, repeat: int) -> int:
         """Which opening: the repeats of a combination take them in turn, from one that its values decide.
@@ -151,32 +151,34 @@ class RequestGrid:
         return (zlib.crc32("\0".join(values).encode()) + repeat) % len(self._bodies)
 
 
-class _BodyTemplate:
-    """A request body as JSON, cut at its places."""
+class _Escaped(dict[str, bytes]):
+    """Values to how they stand within a JSON string, made when they are first asked for."""
 
-    def __init__(self, names: tuple[str, ...], body: list[str | Place]) -> None:
-        self._pieces = [b"" if isinstance(part, Place) else part.encode() for part in body]
-        self._fills = [(slot, names.index(part.name)) for slot, part in enumerate(body) if isinstance(part, Place)]
-        self._escaped: dict[str, bytes] = {}
-
-    def render(self, values: Values) -> bytes:
-        pieces = self._pieces.copy()
-        escaped = self._escaped
-        for slot, position in self._fills:
-            value = values[position]
-            pieces[slot] = escaped.get(value) or self._escape(value)
-        return b"".join(pieces)
-
-    def _escape(self, value: str) -> bytes:
+    def __missing__(self, value: str) -> bytes:
         escaped = orjson.dumps(value)[1:-1]
-        if len(self._escaped) < _CACHED_VALUES:
-            self._escaped[value] = escaped
+        if len(self) < _CACHED_VALUES:
+            self[value] = escaped
         return escaped
 
 
+def _renderer(names: tuple[str, ...], body: list[str | Place]) -> Callable[[Values], bytes]:
+    """A function from a combination to its request body."""
+    places = [names.index(part.name) for part in body if isinstance(part, Place)]
+    form = b"".join(b"%b" if isinstance(part, Place) else part.encode().replace(b"%", b"%%") for part in body)
+    escaped = _Escaped().__getitem__
+    if len(places) > 1:
+        chosen = itemgetter(*places)
+        return lambda values: form % tuple(map(escaped, chosen(values)))
+    return lambda values: form % tuple([escaped(values[place]) for place in places])
+
+
 def _key(body: bytes, repeat: int) -> bytes:
+    return blake2b(body + _tail(repeat), digest_size=_KEY_BYTES).digest()
+
+
+def _tail(repeat: int) -> bytes:
     # A body is a JSON object: it ends in "}", so the number behind it cannot be taken for a part of it.
-    return blake2b(b"%b%d" % (body, repeat), digest_size=_KEY_BYTES).digest()
+    return b"%d" % repeat
 
 
 def _body(job: Job, model: str, opening: int | None) -> list[str | Place]:

@@ -63,8 +63,8 @@ MUTATIONS = {
     ),
     "the check of keys that stand twice in the file": (
         "generate/settled.py",
-        "if not settled.add_number(checked_number(path, number, head.key)):",
-        "if settled.add_number(checked_number(path, number, head.key)) is None:",
+        "if not settled.add_all(numbers):",
+        "if settled.add_all(numbers) is None:",
         "generate/test_journal.py::test_a_key_that_stands_twice_stops_the_run",
     ),
     "replacing run.json in one step": (

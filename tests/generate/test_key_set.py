@@ -28,6 +28,33 @@ def test_it_holds_what_was_added_as_a_set_does(added: list[bytes], asked: list[b
     assert [each in keys for each in asked] == [each[:8] in model for each in asked]
 
 
+@given(
+    batches=st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), unique=True), max_size=5),
+    expected=st.integers(0, 3000),
+)
+def test_many_added_at_once_are_held_as_if_added_one_by_one(batches: list[list[int]], expected: int) -> None:
+    keys, model = KeySet(expected), set[int]()
+    for batch in batches:
+        numbers = [number or 1 for number in batch]  # 0 and 1 are one key
+        is_new = len(set(numbers)) == len(numbers) and not model & set(numbers)
+        assert keys.add_all(batch) == is_new
+        if not is_new:
+            return
+        model |= set(numbers)
+        assert len(keys) == len(model)
+        assert all(map(keys.has, batch))
+
+
+def test_many_added_at_once_find_room() -> None:
+    keys = KeySet(10)
+    assert keys.add_all(range(1, 5000))
+    assert keys.add_all(range(5000, 20_000))
+    assert len(keys) == 19_999
+    assert all(map(keys.has, range(1, 20_000)))
+    assert not keys.has(20_000)
+    assert not keys.add_all([30_000, 7])
+
+
 def test_more_keys_than_expected_are_held_all_the_same() -> None:
     keys = KeySet(10)
     for number in range(20_000):

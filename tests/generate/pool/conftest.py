@@ -19,7 +19,6 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass, StopReason
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.run import Outcome, generate
-from asyncgen.generate.settled import Standing
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt
@@ -113,10 +112,11 @@ class FakeJournal:
     def is_settled(self, key: bytes) -> bool:
         return key in self.earlier or key in self.records or key in self.failures
 
-    def standing(self, key: bytes) -> Standing:
-        if key in self.earlier or key in self.records:
-            return Standing.ANSWERED
-        return Standing.LEFT if key in self.failures else Standing.OPEN
+    def has_record(self, key: bytes) -> bool:
+        return key in self.earlier or key in self.records
+
+    def is_left(self, key: bytes) -> bool:
+        return key in self.failures
 
     def attempts_before(self, key: bytes) -> tuple[int, int]:
         return self.failed_before.get(key, (0, 0))
