@@ -105,7 +105,7 @@ def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int,
     """Every line of `path` as `decode` reads it, with its number; otherwise as `read_lines`.
 
     Raises:
-        BadLineError: `decode` raised `msgspec.DecodeError`.
+        BadLineError: `decode` raised `msgspec.DecodeError`, or the line is no UTF-8.
         DiskError: the file cannot be read.
     """
     for first, block in read_blocks(path):
@@ -117,7 +117,7 @@ def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]
     for number, line in lines_of(first, block):
         try:
             row = decode(line)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # msgspec tells of bad UTF-8 in Python's own way
             raise BadLineError(path, number, str(error)) from error
         yield number, row
 

@@ -212,7 +212,7 @@ def read_state(path: Path) -> RunState:
         if written_by.version > VERSION:
             raise _newer(path, written_by)
         return _decode_state(content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DiskError(
             f"{path} is damaged, or was not written by asyncgen",
             cause=str(error),

@@ -159,7 +159,9 @@ def test_a_newer_runs_directory_is_refused_politely(folder: Path) -> None:
     assert "pip install --upgrade asyncgen" in refused.value.help_text
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\0\0\0", b"[]", b'{"version": 1}', b'{"version": "new"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\0\0\0", b"[]", b'{"version": 1}', b'{"version": "new"}', b'{"asyncgen": "\xff"}']
+)
 def test_a_damaged_state_is_refused_with_the_command_that_rebuilds_it(folder: Path, content: bytes) -> None:
     make_run(folder)
     (folder / "run.json").write_bytes(content)

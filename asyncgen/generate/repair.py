@@ -117,7 +117,7 @@ _decode_event = msgspec.json.Decoder(dict[str, Any]).decode
 def _judge_event(line: bytes) -> str | None:
     try:
         _decode_event(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return str(error)
     return None
 

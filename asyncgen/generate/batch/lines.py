@@ -60,7 +60,7 @@ def read_output_line(line: bytes) -> Answer | AttemptError:
     """What became of the request; `ErrorClass.RETRY` without `maybe_paid` for one that was never done."""
     try:
         found = _decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         text = one_line(f"the line is no answer: {error}", _MESSAGE_WIDTH)
         return AttemptError(kind=ErrorClass.RETRY, type="bad_json", message=text, maybe_paid=True)
     response = found.response
