@@ -5,7 +5,10 @@ Owns the fields and their order in a line. Does not know where a line is kept or
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
+from msgspec.structs import astuple
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -26,8 +29,16 @@ class Usage(msgspec.Struct, frozen=True):
             self.reasoning_tokens + other.reasoning_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
 
 NO_USAGE = Usage()
+
+
+def sum_of(usages: Iterable[Usage]) -> Usage:
+    """All of them together; much quicker than adding one by one."""
+    return Usage(*map(sum, zip(*map(astuple, usages), strict=True)))
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from asyncgen.whole_file import read_whole, replacing
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 FOUND_AGAIN = "found again"
 _MAX_BYTES = 256 * 1024 * 1024
 
@@ -67,6 +67,25 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: int = 0
     unanswered_usd: float = 0.0
     records: int = 0
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What was done for a row that has no line yet: bounds on attempts hold over interruptions.
+
+    Attributes:
+        attempts: HTTP calls.
+        failed: of them, such that gave no answer; those that a rate limit refused are not counted.
+        maybe_paid: of them, such that the provider may have charged for.
+        forgiven: of these, such that the user agreed to.
+    """
+
+    attempts: int
+    failed: int = 0
+    maybe_paid: int = 0
+    forgiven: int = 0
+
+
+UNTRIED = Tried(attempts=0)
 
 
 class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +194,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         version: of this form.
         asyncgen: the release that wrote it last.
+        tried: key of a row that has no line yet to what was done for it.
         finetuning: jobs, the newest last.
         batches: the newest last.
     """
@@ -183,6 +203,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     asyncgen: str = __version__
     job: JobState
     spend: Spend = Spend()
+    tried: dict[str, Tried] = {}
     dataset: DatasetState | None = None
     uploads: list[Upload] = []
     finetuning: list[FinetuningState] = []

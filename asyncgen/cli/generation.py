@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asyncgen.cli.output import confirm, say, show_error, this_command
-from asyncgen.cli.progress import duration, money, shown
+from asyncgen.cli.progress import duration, money, shown, used
 from asyncgen.cli.resolve import Where, open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
 from asyncgen.cli.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
@@ -85,6 +85,7 @@ class Generated:
     run: Path
     progress: Progress
     outcome: Outcome
+    cost_usd: float | None
     stale: int
     elapsed_s: float
     exit_code: int
@@ -102,7 +103,7 @@ class Generated:
             "left": progress.left,
             "retries": progress.retries,
             "maybe_paid_twice": progress.maybe_paid_twice,
-            "cost_usd": progress.cost_usd,
+            "cost_usd": self.cost_usd,
             "elapsed_s": round(self.elapsed_s, 3),
             "stopped": self.outcome.stopped.value if self.outcome.stopped else None,
             "run": str(self.run),
@@ -154,25 +155,24 @@ async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wan
         progress = _counts(run, opened, journal, stale, retry_failed=wanted.retry_failed)
         _say_what_is_there(run, progress, journal, in_batch=wanted.batch)
         began = time.monotonic()
-        spent_before = journal.spend.total.cost_usd
         outcome, code, estimate = Outcome(None, None), 0, None
         if progress.left > (0 if wanted.batch else len(journal.held)) or (wanted.batch and journal.held):
             estimate = _consent_to_cost(spending, opened, journal, progress, wanted)
             is_demanded = wanted.max_cost is not None
             budget = spending.budget(limits.max_cost, journal.spend.total, run.state, is_demanded=is_demanded)
-            send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget)
+            send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget, spending)
             async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
                 outcome, code = await send(endpoint, opened, journal, progress, wanted)
             if outcome.stopped is None:
                 _note_twins(run, progress.twins)
             if budget is not None:
                 journal.spend.add_unanswered(budget.unanswered_usd)
-        if spending.price is not None:
-            progress.cost_usd = journal.spend.total.cost_usd - spent_before
+        cost_usd = journal.spend.lately.cost_usd if spending.price is not None else None
     elapsed_s = time.monotonic() - began
     code = code or _exit_code(outcome, progress)
-    _summarise(run.directory.path, progress, outcome, elapsed_s, estimate)
-    return Generated(run.directory.path, progress, outcome, stale.records, elapsed_s, code)
+    done = Generated(run.directory.path, progress, outcome, cost_usd, stale.records, elapsed_s, code)
+    _summarise(done, estimate)
+    return done
 
 
 def _consent_to_cost(
@@ -232,6 +232,7 @@ async def _in_batches(
 async def _work(
     limits: Limits,
     budget: Budget | None,
+    spending: Spending,
     endpoint: Endpoint,
     opened: OpenedJob,
     journal: Journal,
@@ -244,8 +245,11 @@ async def _work(
     def on_first() -> None:
         say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
 
+    def spent() -> str:
+        return used(journal.spend.lately, has_price=spending.price is not None)
+
     with interruptible(on_first) as interrupt:
-        async with open_completer(endpoint, concurrency=concurrency) as completer, shown(progress):
+        async with open_completer(endpoint, concurrency=concurrency) as completer, shown(progress, spent):
             outcome = await generate_grid(
                 opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
                 progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
@@ -267,17 +271,18 @@ def _exit_code(outcome: Outcome, progress: Progress) -> int:
     return IncompleteError.exit_code if progress.failed + progress.failed_before else 0
 
 
-def _summarise(path: Path, progress: Progress, outcome: Outcome, elapsed_s: float, estimate: Span | None) -> None:
-    cost = f", {money(progress.cost_usd)}" if progress.cost_usd is not None else ""
+def _summarise(done: Generated, estimate: Span | None) -> None:
+    progress, error = done.progress, done.outcome.error
+    cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
     if cost and estimate is not None and estimate.high:
         cost += f" (estimated {money(estimate.low)} to {money(estimate.high)})"
     say(
-        f"{progress.settled:,} answers in {duration(elapsed_s)}{cost}; "
-        f"{progress.done:,} of {progress.requests:,} rows are in {path / 'records.jsonl'}"
+        f"{progress.settled:,} answers in {duration(done.elapsed_s)}{cost}; "
+        f"{progress.done:,} of {progress.requests:,} rows are in {done.run / 'records.jsonl'}"
     )
     if failed := progress.failed + progress.failed_before:
-        say(f"{failed:,} rows failed: {path / 'failures.jsonl'}; --retry-failed asks for them again")
+        say(f"{failed:,} rows failed: {done.run / 'failures.jsonl'}; --retry-failed asks for them again")
     if progress.maybe_paid_twice:
         say(f"{progress.maybe_paid_twice:,} requests were sent again and may have been paid twice")
-    if outcome.error is not None:
-        show_error(outcome.error, as_json=False)
+    if error is not None:
+        show_error(error, as_json=False)

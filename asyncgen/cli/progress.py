@@ -8,20 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from asyncgen.cli.output import error_console, is_live, say
 from asyncgen.generate.progress import Progress
+from asyncgen.run_state import Spend
 
 _LIVE_S = 0.2
 _PLAIN_S = 30.0
 
 
 @asynccontextmanager
-async def shown(progress: Progress) -> AsyncIterator[None]:
-    """Show the counts while the block runs."""
-    task = asyncio.create_task(_live(progress) if is_live() else _plain(progress))
+async def shown(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[None]:
+    """Show the counts while the block runs.
+
+    Args:
+        progress: the counts.
+        spent: says what was used so far.
+    """
+    task = asyncio.create_task(_live(progress, spent) if is_live() else _plain(progress, spent))
     try:
         yield
     finally:
@@ -30,25 +36,26 @@ async def shown(progress: Progress) -> AsyncIterator[None]:
             await task
 
 
-async def _live(progress: Progress) -> None:
+async def _live(progress: Progress, spent: Callable[[], str]) -> None:
     from rich.live import Live  # noqa: PLC0415 - costs a tenth of a second
     from rich.text import Text  # noqa: PLC0415 - likewise
 
     console = error_console()
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(Text("\n".join(block(progress, time.monotonic(), console.width))), refresh=True)
+            lines = [*block(progress, time.monotonic(), console.width), spent()]
+            live.update(Text("\n".join(lines)), refresh=True)
             await asyncio.sleep(_LIVE_S)
 
 
-async def _plain(progress: Progress) -> None:
+async def _plain(progress: Progress, spent: Callable[[], str]) -> None:
     while True:
         await asyncio.sleep(_PLAIN_S)
-        say(line(progress, time.monotonic()))
+        say(f"{line(progress, time.monotonic())}; {spent()}")
 
 
 def block(progress: Progress, now_s: float, width: int) -> list[str]:
-    """The live block: a bar, the rate and time left, the tokens and money."""
+    """The live block: a bar, the rate and time left."""
     per_second = progress.per_second(now_s)
     share = progress.done / progress.requests if progress.requests else 0.0
     bar_width = max(min(width - 30, 40), 10)
@@ -57,7 +64,6 @@ def block(progress: Progress, now_s: float, width: int) -> list[str]:
     return [
         f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})",
         f"{_rate(per_second)}, {progress.in_flight:,} in flight, {_left(progress, per_second)}{_troubles(progress)}",
-        _spent(progress),
     ]
 
 
@@ -66,7 +72,7 @@ def line(progress: Progress, now_s: float) -> str:
     per_second = progress.per_second(now_s)
     return (
         f"{progress.done:,} of {progress.requests:,} done, {_rate(per_second)}, {progress.in_flight:,} in flight, "
-        f"{_left(progress, per_second)}{_troubles(progress)}; {_spent(progress)}"
+        f"{_left(progress, per_second)}{_troubles(progress)}"
     )
 
 
@@ -98,10 +104,11 @@ def _troubles(progress: Progress) -> str:
     return "".join(f", {count:,} {name}" for name, count in figures.items() if count)
 
 
-def _spent(progress: Progress) -> str:
-    usage = progress.usage
+def used(spend: Spend, *, has_price: bool) -> str:
+    """Tokens and money."""
+    usage = spend.usage
     tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
-    return tokens if progress.cost_usd is None else f"{tokens}, {money(progress.cost_usd)}"
+    return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens
 
 
 def money(usd: float) -> str:

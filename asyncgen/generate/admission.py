@@ -18,6 +18,8 @@ from asyncgen.generate.concurrency import ConcurrencyLimit
 from asyncgen.generate.gate import Breaker, Pause
 from asyncgen.generate.rate import Rates
 
+_FIRST = 5  # requests whose outcomes tell whether all will fail alike
+
 
 class Budget(Protocol):
     """Money: USD held for an attempt (None when there is not enough), and what it came to."""
@@ -65,6 +67,7 @@ class Admission:
         self._breaker = Breaker(rng)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._began = 0.0  # when the first request went
+        self._first_in_flight: set[int] = set()
         self._is_in_doubt = True  # nothing came yet, or an error came last
 
     @property
@@ -94,10 +97,16 @@ class Admission:
             raise
         return self._ticket(body, tokens, held_usd)
 
+    def are_first_in_flight(self, *, besides: Ticket) -> bool:
+        """Is one of the very first requests still in flight, besides this one?"""
+        return bool(self._first_in_flight - {besides.number})
+
     def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
         """The request ended; `outcome` is None for one that was broken off."""
         self._places.in_flight -= 1
         self._give_back()
+        if self._first_in_flight:
+            self._first_in_flight.discard(ticket.number)
         if self._budget is not None:
             self._budget.settle(ticket.body, ticket.held_usd, outcome)
 
@@ -132,8 +141,9 @@ class Admission:
 
     def _ticket(self, body: bytes, tokens: int, held_usd: float) -> Ticket:
         number = self._places.send()
-        if number == 1:
-            self._began = asyncio.get_running_loop().time()
+        if number <= _FIRST:
+            self._first_in_flight.add(number)
+            self._began = asyncio.get_running_loop().time() if number == 1 else self._began
         return Ticket(body, number, tokens, held_usd)
 
     def _learn(self, ticket: Ticket, limits: RateLimits, now: float) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
 from yarl import URL
 
 from asyncgen import __version__
@@ -59,7 +60,11 @@ class HttpCompleter:
         try:
             response = await self._session.post(self._url, data=body, allow_redirects=False)
             headers = response.headers
-            content = await _read(response, headers)
+            length = headers.get(CONTENT_LENGTH)
+            if length is not None and int(length) <= MAX_REPLY_BYTES and CONTENT_ENCODING not in headers:
+                content: bytes | None = await response.read()
+            else:
+                content = await _read_to_cap(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._broken(error, time.perf_counter() - began)
         except asyncio.CancelledError:
@@ -123,11 +128,8 @@ def _redacted(error: AttemptError, key: Secret) -> AttemptError:
     return replace(error, **{name: text.replace(secret, "***") for name, text in quoted.items() if text})
 
 
-async def _read(response: aiohttp.ClientResponse, headers: Mapping[str, str]) -> bytes | None:
-    """The whole body, decompressed; None when it is over the cap, which may be told only while it unpacks."""
-    length = headers.get("Content-Length")
-    if length is not None and int(length) <= MAX_REPLY_BYTES and "Content-Encoding" not in headers:
-        return await response.read()
+async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
+    """The whole body, decompressed; None when it is over the cap, which shows only while it is unpacked."""
     chunks: list[bytes] = []
     size = 0
     async with response:

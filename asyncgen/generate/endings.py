@@ -10,14 +10,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.completer import AttemptError
+from asyncgen.generate.completer import AttemptError, ErrorClass
 from asyncgen.generate.outcome import failure_of, record_of
 from asyncgen.generate.progress import Progress
-from asyncgen.generate.retry import Row
+from asyncgen.generate.retry import Row, is_paid_enough, tried_of
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
 from asyncgen.jsonl import NotSafeError
 from asyncgen.records import Failure, Record, Usage
+from asyncgen.run_state import Tried
+
+_BROKEN_OFF = AttemptError(
+    kind=ErrorClass.RETRY, type="broken_off", message="its last attempt was broken off with the run", maybe_paid=True
+)
 
 
 class Journal(Protocol):
@@ -27,7 +32,7 @@ class Journal(Protocol):
 
     def fail(self, failure: Failure, usage: Usage) -> None: ...
 
-    def attempts_before(self, key: bytes) -> tuple[int, int]: ...
+    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None: ...
 
 
 class Endings:
@@ -71,7 +76,6 @@ class Endings:
     def settle(self, row: Row, record: Record) -> None:
         """The row ends with its answer."""
         row.answer = None
-        self._progress.usage += row.usage
         try:
             self._journal.settle(record)
         except NotSafeError as error:
@@ -89,9 +93,17 @@ class Endings:
         self.settle(row, self.record(row))
         return True
 
+    def leave(self, row: Row) -> None:
+        """The row is left for another invocation, unless it has an answer, or was perhaps charged for often enough."""
+        if self.keep(row) or (tried := tried_of(row)) is None:
+            return
+        if is_paid_enough(row):
+            self.fail(row, _BROKEN_OFF)
+        else:
+            self._journal.leave(row.request.key, tried, row.usage)
+
     def fail(self, row: Row, error: AttemptError) -> None:
         """The row is given up on."""
-        self._progress.usage += row.usage
         try:
             self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)
         except NotSafeError as disk:

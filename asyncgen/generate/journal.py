@@ -15,16 +15,19 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.journal_files import JournalFiles
 from asyncgen.generate.key_set import KeySet, number_of
+from asyncgen.generate.retry import given_up
 from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
 from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
+from asyncgen.run_state import UNTRIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncgen.records import Failure, Record
     from asyncgen.run_directory import Run
+    from asyncgen.run_state import Tried
 
 _NOTHING = Usage()
 
@@ -45,6 +48,7 @@ class Journal:
         files: where lines go.
         spend: what the records came to so far.
         held: keys in batches that are not collected.
+        tried: what was done for requests without a line, by key; kept in `run.json` by `files`.
         model: asked for the rows; its price counts for failures.
         retry_failed: requests that were given up on count as open again.
     """
@@ -55,6 +59,7 @@ class Journal:
         files: JournalFiles,
         spend: SpendCount,
         held: HeldKeys,
+        tried: dict[str, Tried],
         *,
         model: str,
         retry_failed: bool,
@@ -63,6 +68,7 @@ class Journal:
         self.spend = spend
         self.held = held
         self._keys = keys
+        self._tried = tried
         self._model = model
         self._given_up = KeySet() if retry_failed else keys.failed
         self._failed_count = len(keys.failed)
@@ -86,9 +92,11 @@ class Journal:
     def _is_left(self, number: int) -> bool:
         return self._given_up.has(number) or self.held.has(number)
 
-    def attempts_before(self, key: bytes) -> tuple[int, int]:
-        """(attempts, of which maybe paid) of a request that was given up on before."""
-        return self._keys.attempts_before(number_of(key)) if self._keys.attempts else (0, 0)
+    def tried_before(self, key: bytes) -> Tried:
+        """What earlier invocations did for a request that has no answer."""
+        if not (self._tried or self._keys.attempts):
+            return UNTRIED
+        return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
 
     def settle(self, record: Record) -> None:
         """Keep an answer: it survives the death of the process from the return on.
@@ -103,6 +111,8 @@ class Journal:
             raise ValueError(f"the request {record.key} is settled already")
         self.files.records.append(encode_line(record))
         self._keys.settled.add_number(number)
+        if self._tried:
+            self._tried.pop(record.key, None)
         if self._failed_count and self._keys.failed.has(number):
             self._failed_count -= 1
         self.spend.add(record.model, record.usage, number)
@@ -123,9 +133,22 @@ class Journal:
         if self._keys.failed.add_number(number):
             self._failed_count += 1
         self._given_up.add_number(number)
+        self._tried.pop(failure.key, None)
         if usage != _NOTHING:
             self.spend.add(self._model, usage, number, records=0)
         self.files.wrote(self.files.failures)
+
+    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
+        """Note what was done for a request that has no line yet, so that another invocation knows.
+
+        Args:
+            key: of the request.
+            tried: in all invocations.
+            usage: what it was charged for in this one.
+        """
+        self._tried[key.hex()] = tried
+        if usage != _NOTHING:
+            self.spend.add(self._model, usage, number_of(key), records=0)
 
 
 @contextmanager
@@ -152,9 +175,10 @@ def open_journal(
         closing(LineFile(run.directory.records)) as records,
         closing(LineFile(run.directory.failures)) as failures,
     ):
-        files = JournalFiles(run, records, failures, spend, fsync_each=fsync_each)
+        tried = _still_tried(run.state.tried, keys)
+        files = JournalFiles(run, records, failures, spend, tried, fsync_each=fsync_each)
         try:
-            yield Journal(keys, files, spend, held, model=run.state.job.model, retry_failed=retry_failed)
+            yield Journal(keys, files, spend, held, tried, model=run.state.job.model, retry_failed=retry_failed)
         except DiskError:
             with suppress(DiskError):  # the first one tells more
                 files.close()
@@ -163,3 +187,9 @@ def open_journal(
             files.close()
             raise
         files.close()
+
+
+def _still_tried(tried: dict[str, Tried], keys: SettledKeys) -> dict[str, Tried]:
+    """What is noted of rows that have no line; a crash may have come between the writing of the two."""
+    ended = (keys.settled, keys.failed)
+    return {key: each for key, each in tried.items() if not any(there.has(key_number(key)) for there in ended)}

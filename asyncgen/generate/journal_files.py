@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from asyncgen.generate.spend_count import SpendCount
     from asyncgen.jsonl import LineFile
     from asyncgen.run_directory import Run
-    from asyncgen.run_state import Spend
+    from asyncgen.run_state import Spend, Tried
 
 _NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
 
@@ -34,14 +34,25 @@ class JournalFiles:
         records: where answers go.
         failures: where failures go.
         spend: what the records came to so far.
+        tried: what was done for rows without a line; noted with the spend.
         fsync_each: every line is made safe at once.
     """
 
-    def __init__(self, run: Run, records: LineFile, failures: LineFile, spend: SpendCount, *, fsync_each: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        records: LineFile,
+        failures: LineFile,
+        spend: SpendCount,
+        tried: dict[str, Tried],
+        *,
+        fsync_each: bool,
+    ) -> None:
         self.records = records
         self.failures = failures
         self._run = run
         self._spend = spend
+        self._tried = tried
         self._fsync_each = fsync_each
         self._noted_at = 0.0
         self._sync = GroupSync(self._flush_now_and_then)
@@ -95,5 +106,6 @@ class JournalFiles:
         return spend
 
     def _note(self, spend: Spend) -> None:
-        self._run.update(lambda state: msgspec.structs.replace(state, spend=spend))
+        tried = dict(self._tried)
+        self._run.update(lambda state: msgspec.structs.replace(state, spend=spend, tried=tried))
         self._noted_at = time.monotonic()

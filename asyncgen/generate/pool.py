@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -18,14 +17,13 @@ from asyncgen.errors import AsyncgenError
 from asyncgen.generate.admission import Admission, Budget, Ticket
 from asyncgen.generate.completer import Answer, AttemptError, Completer, ErrorClass, StopReason
 from asyncgen.generate.endings import Endings, Journal
+from asyncgen.generate.losses import Losses
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.queue import RowQueue
 from asyncgen.generate.rate import Rates
-from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s, row_again
+from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s
 from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.requests import Request, RequestGrid
-
-_ALIKE = 5  # first rows that are refused in the same way: so will be the others
+from asyncgen.job.requests import RequestGrid
 
 
 @dataclass(slots=True)
@@ -43,7 +41,7 @@ class Stop:
 
 
 class Pool:
-    """Workers over one lazy source of requests.
+    """Workers over one lazy source of rows.
 
     Args:
         grid: the job's requests.
@@ -78,30 +76,33 @@ class Pool:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._rng = rng or Random()  # noqa: S311 - jitter, no secret
-        self._journal = journal
         self._completer = completer
         self._checks = checks
         self._progress = progress
         self._concurrency = concurrency
         self._admission = Admission(rates, concurrency, budget, self._rng)
-        self._queue = RowQueue(concurrency * 2)
+        self._queue = RowQueue(iter(()))
         self._admitting: set[asyncio.Task[None]] = set()
-        self._refused_alike: Counter[tuple[int | None, str | None]] = Counter()
+        self._losses = Losses(has_succeeded=progress.already_done > 0)
+        self._has_succeeded = False  # since the last loss
+        self._doubtful: list[tuple[Row, AttemptError]] = []  # given up on before anything succeeded
         self.ends = Endings(grid, journal, checks, progress, wall, lambda: self.take_no_more(StopReason.IO))
         self.stop = Stop()
         self.stopping = asyncio.Event()
 
-    async def run(self, requests: Iterator[Request | None]) -> None:
-        """Work until every request is finished or the pool was stopped.
+    async def run(self, rows: Iterator[Row | None]) -> None:
+        """Work until every row is finished or the pool was stopped.
 
         Args:
-            requests: pulled when there is room; None gives the loop a turn.
+            rows: pulled when a worker is free; None gives the loop a turn.
         """
-        async with asyncio.TaskGroup() as group:
-            producer = group.create_task(self._produce(requests))
-            workers = [group.create_task(self._work()) for _ in range(self._concurrency)]
-            await asyncio.wait(workers)
-            producer.cancel()
+        self._queue = RowQueue(self._until_refused(rows))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._concurrency):
+                    group.create_task(self._work())
+        finally:
+            self._leave_doubtful()
 
     def take_no_more(self, reason: StopReason | None, error: AttemptError | None = None) -> None:
         """Finish what is in flight and nothing else; the first reason stands, but for a disk that fails."""
@@ -112,22 +113,14 @@ class Pool:
         self.stopping.set()
         self.stop.reason, self.stop.error = reason, error
         for row in self._queue.drop_waiting():
-            self.ends.keep(row)
+            self.ends.leave(row)
         for task in self._admitting:
             if task is not asyncio.current_task():
                 task.cancel()
 
-    async def _produce(self, requests: Iterator[Request | None]) -> None:
+    def _until_refused(self, rows: Iterator[Row | None]) -> Iterator[Row | None]:
         try:
-            for request in requests:
-                if request is None:
-                    await asyncio.sleep(0)
-                elif self.stopping.is_set():
-                    return
-                else:
-                    if self._queue.is_full:
-                        await self._queue.room()
-                    self._queue.put(row_again(request, *self._journal.attempts_before(request.key)))
+            yield from rows
         except AsyncgenError as error:  # a request that may not be sent; what is in flight still counts
             self.stop.refused = error
             self.take_no_more(None)
@@ -135,16 +128,25 @@ class Pool:
             self._queue.complete()
 
     async def _work(self) -> None:
-        while (row := self._queue.get_at_once() or await self._queue.get()) is not None:
+        queue, admission, progress = self._queue, self._admission, self._progress
+        while (row := queue.get_at_once() or await queue.get()) is not None:
+            body = row.request.body
             try:
-                ticket = None if self.stopping.is_set() else self._admission.enter_at_once(row.request.body)
-                ticket = ticket or await self._admitted(row.request.body)
+                ticket = admission.enter_at_once(body) or await self._admitted(body)
                 if ticket is None:
                     self._end_early(row)
-                else:
-                    await self._attempt(row, ticket)
+                    continue
+                self._count_as_sent(row)
+                outcome = None
+                try:
+                    outcome = await self._completer.complete(body)
+                    self._judge(row, outcome, ticket)
+                finally:
+                    row.maybe_paid += outcome is None  # sent, and broken off
+                    progress.in_flight -= 1
+                    admission.leave(ticket, outcome)
             except BaseException:  # abandoned, or a bug: what was paid for is kept all the same
-                self.ends.keep(row)
+                self.ends.leave(row)
                 raise
 
     async def _admitted(self, body: bytes) -> Ticket | None:
@@ -167,8 +169,7 @@ class Pool:
             self.take_no_more(StopReason.BUDGET)
         return ticket
 
-    async def _attempt(self, row: Row, ticket: Ticket) -> None:
-        """One HTTP call, and what follows from it."""
+    def _count_as_sent(self, row: Row) -> None:
         progress = self._progress
         progress.sent += 1
         progress.in_flight += 1
@@ -176,19 +177,18 @@ class Pool:
             progress.retries += 1
             progress.maybe_paid_twice += row.may_pay_twice
         row.attempts += 1
-        outcome: Answer | AttemptError | None = None
-        try:
-            outcome = await self._completer.complete(row.request.body)
-            if isinstance(outcome, Answer):
-                self._answered(row, outcome, ticket)
-            else:
-                self._erred(row, outcome, ticket)
-        finally:
-            self._admission.leave(ticket, outcome)
-            progress.in_flight -= 1
+
+    def _judge(self, row: Row, outcome: Answer | AttemptError, ticket: Ticket) -> None:
+        """What follows from one HTTP call."""
+        if isinstance(outcome, Answer):
+            self._answered(row, outcome, ticket)
+        else:
+            self._erred(row, outcome, ticket)
 
     def _answered(self, row: Row, answer: Answer, ticket: Ticket) -> None:
         self._admission.answered(ticket, answer)
+        if not self._has_succeeded:
+            self._succeed()
         row.usage += answer.usage
         row.answer = answer
         row.asked += 1
@@ -196,11 +196,19 @@ class Pool:
         record = self.ends.record(row)
         if record.check_failures:
             self._progress.check_failures += 1
-            if row.asked < self._checks.attempts:
-                self._queue.put_back(row, 0.0)  # where the pool stops, the row ends with this answer
+            if row.asked < self._checks.attempts and not self.stopping.is_set():
+                self._queue.put_back(row, 0.0)
                 return
         self.ends.settle(row, record)
         self._queue.finish()
+
+    def _succeed(self) -> None:
+        """An answer came, after none or after rows that were lost."""
+        self._has_succeeded = True
+        self._losses.succeeded()
+        for row, error in self._doubtful:
+            self._fail(row, error)
+        self._doubtful.clear()
 
     def _erred(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
         note_error(row, error)
@@ -215,25 +223,39 @@ class Pool:
         elif may_retry(row, error):
             self._queue.put_back(row, retry_wait_s(row, error, self._rng))
         else:
-            self._give_up(row, error)
+            self._give_up(row, error, ticket)
 
     def _end_early(self, row: Row) -> None:
         """The row is left for another invocation, unless it has an answer."""
-        self.ends.keep(row)
+        self.ends.leave(row)
         self._queue.finish()
 
-    def _give_up(self, row: Row, error: AttemptError) -> None:
-        is_at_fault = error.kind is ErrorClass.ROW or error.type == "empty"
-        if not is_at_fault and not row.maybe_paid and not self._admission.ever_succeeded:
-            # The service is at fault, of which nothing came yet, and not the row.
-            self.take_no_more(None, error)
-            self._end_early(row)
-            return
-        if not self.ends.keep(row):  # it may have an answer, which did not pass its checks but was paid for
-            self.ends.fail(row, error)
-        self._queue.finish()
-        if error.kind is ErrorClass.ROW and not error.maybe_paid and not self._admission.ever_succeeded:
-            alike = (error.status, error.code)
-            self._refused_alike[alike] += 1
-            if self._refused_alike[alike] >= _ALIKE:
+    def _give_up(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
+        if self._is_service_in_doubt(row, error):
+            self._doubtful.append((row, error))
+        else:
+            self._fail(row, error)
+            self._has_succeeded = False  # the next answer ends a stretch of losses
+            if self._losses.note(error) and not self._admission.are_first_in_flight(besides=ticket):
                 self.take_no_more(None, error)
+        self._queue.finish()
+
+    def _is_service_in_doubt(self, row: Row, error: AttemptError) -> bool:
+        """Is it the service that is at fault rather than the row? Where nothing came of it yet, nobody knows.
+
+        Answers of an earlier invocation speak for it, unless it cannot be reached now.
+        """
+        if error.kind is not ErrorClass.RETRY or error.type == "empty" or row.maybe_paid:
+            return False
+        return not (self._admission.ever_succeeded or (self._losses.has_succeeded and error.status is not None))
+
+    def _fail(self, row: Row, error: AttemptError) -> None:
+        """Give up on the row; but it may have an answer, which did not pass its checks and was paid for."""
+        if not self.ends.keep(row):
+            self.ends.fail(row, error)
+
+    def _leave_doubtful(self) -> None:
+        """Nothing succeeded: rows that failed on the way are no more at fault than the others."""
+        for row, error in self._doubtful:
+            self.take_no_more(None, error)
+            self.ends.leave(row)

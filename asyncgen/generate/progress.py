@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from asyncgen.records import Usage
-
 _RECENT_S = 10.0
 
 
@@ -28,7 +26,6 @@ class Progress:
         rate_limited: calls that the server refused for the rate or its load.
         maybe_paid_twice: rows sent again though the provider may have charged for the call before.
         check_failures: answers that failed the job's checks.
-        cost_usd: of this invocation; None while no price is known.
     """
 
     requests: int = 0
@@ -43,8 +40,6 @@ class Progress:
     rate_limited: int = 0
     maybe_paid_twice: int = 0
     check_failures: int = 0
-    usage: Usage = field(default_factory=Usage)
-    cost_usd: float | None = None
     _recent: list[tuple[float, int]] = field(default_factory=list)
 
     @property

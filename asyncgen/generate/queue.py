@@ -1,59 +1,43 @@
-"""Rows on their way to the workers: a short queue that the producer fills, and rows that wait for another attempt.
+"""Rows on their way to the workers: those to be tried again, and fresh ones from a lazy source.
 
-Owns the order (rows to be tried again go first), the bound on what is read ahead, and the end: when the producer is
-done and every row is finished, workers are told. Does not know what happens to a row in between.
+Owns the order (rows to be tried again go first), and the end: when the source is used up and every row is finished,
+workers are told. Nothing is read ahead: a fresh row is made when a worker takes it. Does not know what happens to a row
+in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 
 from asyncgen.generate.retry import Row
 
 
 class RowQueue:
-    """A bounded queue with delays.
+    """A queue with delays.
 
     Args:
-        ahead: how many rows the producer may be ahead of the workers.
+        fresh: rows, pulled when a worker has nothing else to do; None gives the loop a turn. `complete` has to be
+            called when it ends.
     """
 
-    def __init__(self, ahead: int) -> None:
-        self._ahead = ahead
-        self._fresh: deque[Row] = deque()
+    def __init__(self, fresh: Iterator[Row | None]) -> None:
+        self._fresh = fresh
         self._again: deque[Row] = deque()
         self._delayed: dict[Row, asyncio.TimerHandle] = {}
-        self._unfinished = 0
         self._is_complete = False
+        self._is_looking = False  # a worker gives the loop a turn, and then looks on for all of them
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._room = asyncio.Event()
+        self.unfinished = 0
 
     @property
-    def waiting(self) -> int:
-        """Rows that wait for their next attempt."""
-        return len(self._delayed) + len(self._again)
-
-    @property
-    def is_full(self) -> bool:
-        """Have the workers enough?"""
-        return len(self._fresh) >= self._ahead
-
-    async def room(self) -> None:
-        """Wait until they have not."""
-        while self.is_full:
-            self._room.clear()
-            await self._room.wait()
-
-    def put(self, row: Row) -> None:
-        """The producer's next row."""
-        self._unfinished += 1
-        self._fresh.append(row)
-        if self._idle:
-            self._wake_one()
+    def is_used_up(self) -> bool:
+        """Are there no more fresh rows?"""
+        return self._is_complete
 
     def complete(self) -> None:
-        """The producer is done."""
+        """The source is used up."""
         self._is_complete = True
         self._wake_all_at_end()
 
@@ -61,22 +45,33 @@ class RowQueue:
         """As `get`, without waiting; None where there is no row now."""
         if self._again:
             return self._again.popleft()
-        if not self._fresh:
+        if self._is_looking:
             return None
-        row = self._fresh.popleft()
-        if len(self._fresh) * 2 <= self._ahead:
-            self._room.set()
+        row = next(self._fresh, None)
+        if row is not None:
+            self.unfinished += 1
         return row
 
     async def get(self) -> Row | None:
         """The next row for a worker; None when there will be no more."""
         while (row := self.get_at_once()) is None:
-            if self._is_complete and not self._unfinished:
+            if self._is_complete and not self.unfinished:
                 return None
-            place = asyncio.get_running_loop().create_future()
-            self._idle.append(place)
-            await place
+            if self._is_complete or self._is_looking:
+                place = asyncio.get_running_loop().create_future()
+                self._idle.append(place)
+                await place
+            else:
+                await self._give_a_turn()
+        self._wake_one()  # there may be more where this one came from
         return row
+
+    async def _give_a_turn(self) -> None:
+        self._is_looking = True
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._is_looking = False
 
     def put_back(self, row: Row, delay_s: float) -> None:
         """A row that a worker took is to be tried again after `delay_s`."""
@@ -88,19 +83,19 @@ class RowQueue:
 
     def finish(self) -> None:
         """A row that a worker took came to its end."""
-        self._unfinished -= 1
+        self.unfinished -= 1
         if self._is_complete:
             self._wake_all_at_end()
 
     def drop_waiting(self) -> list[Row]:
-        """Take no more rows: those not in a worker's hands are dropped, and returned where they were tried before."""
+        """Take no more rows: none is made any more, and those that wait for another try are dropped and returned."""
         tried = [*self._again, *self._delayed]
         for timer in self._delayed.values():
             timer.cancel()
-        self._unfinished -= len(tried) + len(self._fresh)
+        self.unfinished -= len(tried)
         self._again.clear()
         self._delayed.clear()
-        self._fresh.clear()
+        self._fresh = iter(())
         self.complete()
         return tried
 
@@ -117,6 +112,6 @@ class RowQueue:
                 return
 
     def _wake_all_at_end(self) -> None:
-        if self._is_complete and not self._unfinished:
+        if self._is_complete and not self.unfinished:
             while self._idle:
                 self._wake_one()

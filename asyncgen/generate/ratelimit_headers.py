@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from multidict import istr
+
 from asyncgen.generate.completer import NO_LIMITS, RateLimits
 
-_REQUESTS = "x-ratelimit-limit-requests"
-_TOKENS = "x-ratelimit-limit-tokens"
-# Some accounts have a limit a project, or by usage, beside the account's own; the smallest one counts.
-_MORE_TOKENS = ("x-ratelimit-limit-project-tokens", "x-ratelimit-limit-tokens_usage_based")
+# Looked up for every answer: these take half the time that plain strings do.
+_REQUESTS = istr("x-ratelimit-limit-requests")
+_TOKENS = istr("x-ratelimit-limit-tokens")
+# Some accounts have a limit a project, or by usage, beside the account's own or in its place; the smallest one counts.
+_PROJECT_TOKENS = istr("x-ratelimit-limit-project-tokens")
+_TOKENS_BY_USAGE = istr("x-ratelimit-limit-tokens_usage_based")
 
 
 def read_limits(headers: Mapping[str, str]) -> RateLimits:
@@ -24,9 +28,9 @@ def read_limits(headers: Mapping[str, str]) -> RateLimits:
         headers: with lower-case names, or a mapping that does not care.
     """
     requests, tokens = headers.get(_REQUESTS), headers.get(_TOKENS)
-    if requests is None and tokens is None:  # every answer comes by here, and most servers tell nothing
-        return NO_LIMITS
-    limits = [_positive(tokens), *(_positive(headers.get(name)) for name in _MORE_TOKENS)]
+    if requests is tokens is None and _PROJECT_TOKENS not in headers and _TOKENS_BY_USAGE not in headers:
+        return NO_LIMITS  # as of most servers
+    limits = map(_positive, (tokens, headers.get(_PROJECT_TOKENS), headers.get(_TOKENS_BY_USAGE)))
     return RateLimits(_positive(requests), min((limit for limit in limits if limit is not None), default=None))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
+from multidict import istr
 
 from asyncgen.backoff import server_wait_s
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
@@ -21,7 +22,8 @@ from asyncgen.records import NO_USAGE, Usage
 from asyncgen.terminal import one_line
 
 _MESSAGE_WIDTH = 500
-_OK = 200
+_OK, _NO_LONGER_OK = 200, 300
+_REQUEST_ID = istr("x-request-id")  # looked up in half the time that a string takes
 _SERVER_ERROR = 500
 _MOST_TOKENS = 100_000_000  # a count beyond it is nonsense, and must not upset the accounts
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
@@ -41,6 +43,26 @@ class _Usage(msgspec.Struct):
     completion_tokens: _Tokens = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
+
+
+class _PlainMessage(msgspec.Struct):
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+    refusal: None = None
+
+
+class _PlainChoice(msgspec.Struct):
+    message: _PlainMessage
+    finish_reason: Literal["stop", "length"]
+    error: None = None
+
+
+class _PlainReply(msgspec.Struct):
+    """An answer without anything odd, as nearly all are: read in one step."""
+
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
+    model: str
+    usage: _Usage
+    error: None = None
 
 
 class _Message(msgspec.Struct):
@@ -63,6 +85,7 @@ class _Reply(msgspec.Struct):
     error: Any = None
 
 
+_decode_plain = msgspec.json.Decoder(_PlainReply).decode
 _decode = msgspec.json.Decoder(_Reply).decode
 _decode_usage = msgspec.json.Decoder(_Usage | None).decode
 
@@ -78,13 +101,28 @@ def read_reply(
         content: the body, decompressed.
         latency_s: seconds that the reply took, for the answer.
     """
-    if status == _OK:
-        try:
-            reply = _decode(content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return _read_no_answer(status, headers, content)
-        if reply.choices and not reply.error:
-            return _read_answer(reply, headers, latency_s)
+    if not _OK <= status < _NO_LONGER_OK:
+        return _read_no_answer(status, headers, content)
+    try:
+        reply = _decode_plain(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _read_closely(status, headers, content, latency_s)
+    choice = reply.choices[0]
+    text = choice.message.content
+    if text.isspace():
+        return _read_closely(status, headers, content, latency_s)
+    usage, request_id = _usage_of(reply.usage), headers.get(_REQUEST_ID)
+    return Answer(text, choice.finish_reason, reply.model, usage, request_id, latency_s, read_limits(headers))
+
+
+def _read_closely(status: int, headers: Mapping[str, str], content: bytes, latency_s: float) -> Answer | AttemptError:
+    """A reply that should hold an answer, and has something odd about it."""
+    try:
+        reply = _decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _read_no_answer(status, headers, content)
+    if reply.choices and not reply.error:
+        return _read_answer(reply, headers, latency_s)
     return _read_no_answer(status, headers, content)
 
 
@@ -92,8 +130,8 @@ def _read_answer(reply: _Reply, headers: Mapping[str, str], latency_s: float) ->
     choice = reply.choices[0]
     text, refusal = choice.message.content, choice.message.refusal
     finish = choice.finish_reason if isinstance(choice.finish_reason, str) else ""
-    request_id = headers.get("x-request-id")
-    if isinstance(choice.error, dict):
+    request_id = headers.get(_REQUEST_ID)
+    if choice.error:
         status = _status_within(choice.error) or _SERVER_ERROR
         return _read_error(status, headers, choice.error, request_id, maybe_paid=True)
     usage = _read_counts(reply.usage)
@@ -106,13 +144,13 @@ def _read_answer(reply: _Reply, headers: Mapping[str, str], latency_s: float) ->
 
 
 def _read_no_answer(status: int, headers: Mapping[str, str], content: bytes) -> AttemptError:
-    request_id = headers.get("x-request-id")
+    request_id = headers.get(_REQUEST_ID)
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _not_json(status, headers, content, request_id)
     error = (body.get("error") or body) if isinstance(body, dict) else body
-    if status != _OK:
+    if not _OK <= status < _NO_LONGER_OK:
         return _read_error(status, headers, error, request_id)
     inner = _status_within(error)
     if inner is None:
@@ -151,8 +189,10 @@ def _read_counts(raw: msgspec.Raw) -> Usage:
         counts = _decode_usage(raw)
     except msgspec.DecodeError:  # one odd figure does not make the others worthless
         return read_usage(msgspec.json.decode(raw))
-    if counts is None:
-        return NO_USAGE
+    return NO_USAGE if counts is None else _usage_of(counts)
+
+
+def _usage_of(counts: _Usage) -> Usage:
     return Usage(
         counts.prompt_tokens,
         (counts.prompt_tokens_details or _NO_DETAILS).cached_tokens,
@@ -220,7 +260,7 @@ def _status_within(error: Any) -> int | None:
 def _not_json(status: int, headers: Mapping[str, str], content: bytes, request_id: str | None) -> AttemptError:
     """A proxy's page, a broken body, or an address that is no API."""
     is_page = "html" in headers.get("content-type", "").lower() or content.lstrip()[:1] == b"<"
-    if status != _OK:
+    if not _OK <= status < _NO_LONGER_OK:
         text = "a web page" if is_page else content[:_MESSAGE_WIDTH].decode("utf-8", "replace")
         return _read_error(status, headers, text, request_id)
     if not is_page:

@@ -1,4 +1,4 @@
-"""The requests of a job that are still to be sent.
+"""The rows of a job that are still to be sent.
 
 Owns what is left out: what the journal has, twins of requests that are on their way, and what is over a limit. Does
 not send.
@@ -12,7 +12,9 @@ from typing import Protocol
 from asyncgen.generate.endings import Journal
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import TokenRate
-from asyncgen.job.requests import Request, RequestGrid
+from asyncgen.generate.retry import Row, row_again
+from asyncgen.job.requests import RequestGrid
+from asyncgen.run_state import Tried
 
 _GIVEN_AT_MOST = 10_000
 _LOOKED_AT_ONCE = 512
@@ -27,9 +29,11 @@ class ResumableJournal(Journal, Protocol):
 
     def is_left(self, key: bytes) -> bool: ...
 
+    def tried_before(self, key: bytes) -> Tried: ...
+
 
 class Source:
-    """An iterable of requests; None stands for a turn that the loop may take.
+    """An iterable of rows; None stands for a turn that the loop may take.
 
     Args:
         grid: the job's requests.
@@ -56,8 +60,8 @@ class Source:
         self._given_at_most = _GIVEN_AT_MOST
         self.is_cut = False
 
-    def __iter__(self) -> Iterator[Request | None]:
-        """The requests, in order.
+    def __iter__(self) -> Iterator[Row | None]:
+        """The rows, in order.
 
         Raises:
             UsageError: a request alone is over the rate of tokens; where the user set that, before anything is given.
@@ -79,7 +83,7 @@ class Source:
                     self._tokens.refuse_too_large(request.body)
                 given += 1
                 self._remember(request.key)
-                yield request
+                yield row_again(request, self._journal.tried_before(request.key))
 
     def _look_through(self) -> Iterator[None]:
         for number, request in enumerate(self._grid.walk(self._journal.is_settled)):

@@ -130,16 +130,16 @@ class RunMachine(RuleBasedStateMachine):
         request = left[pick % len(left)]
         key = request.key.hex()
         assert self.journal is not None
-        before, maybe_paid = self.journal.attempts_before(request.key)
-        assert (before, maybe_paid) == self.failed.get(key, (0, 0))
+        tried = self.journal.tried_before(request.key)
+        assert (tried.attempts, tried.maybe_paid) == self.failed.get(key, (0, 0))
         failure = Failure(
             key=key,
             index=request.index,
             repeat=request.repeat,
             variables=self.grid.variables(request),
             error=FailureError(type="server_error", status=500),
-            attempts=before + attempts,
-            maybe_paid=maybe_paid + 1,
+            attempts=tried.attempts + attempts,
+            maybe_paid=tried.maybe_paid + 1,
             created=1,
         )
         self.journal.fail(failure)

@@ -17,6 +17,7 @@ from asyncgen.generate.settled import read_settled
 from asyncgen.jsonl import BadLineError, NotSafeError, read_rows
 from asyncgen.records import Usage, decode_failure, decode_record, encode_line
 from asyncgen.run_directory import RunDirectory, open_run
+from asyncgen.run_state import UNTRIED, Tried
 
 NEVER_S = 1000.0
 MANY = 10**9
@@ -114,7 +115,7 @@ def test_a_failed_request_that_is_settled_later_counts_as_settled(
         assert journal.is_settled(key_of_row(1))
         assert not journal.is_settled(key_of_row(2))
         assert journal.counts == Counts(settled=1, failed=1)
-        assert journal.attempts_before(key_of_row(1)) == (0, 0)
+        assert journal.tried_before(key_of_row(1)) == UNTRIED
     assert len(failures(folder)) == 2
 
 
@@ -134,11 +135,43 @@ def test_attempts_add_up_over_invocations(folder: Path, make_failure: MakeFailur
     """The caller writes sums; the journal gives back the latest."""
     for invocation, (attempts, maybe_paid) in enumerate([(5, 1), (7, 2), (12, 2)]):
         with journal_in(folder, retry_failed=True) as journal:
-            assert journal.attempts_before(key_of_row(2)) == (0, 0)
-            assert (journal.attempts_before(key_of_row(1)) == (0, 0)) == (invocation == 0)
+            assert journal.tried_before(key_of_row(2)) == UNTRIED
+            assert (journal.tried_before(key_of_row(1)) == UNTRIED) == (invocation == 0)
             journal.fail(make_failure(1, attempts=attempts, maybe_paid=maybe_paid))
     with journal_in(folder, retry_failed=True) as journal:
-        assert journal.attempts_before(key_of_row(1)) == (12, 2)
+        assert journal.tried_before(key_of_row(1)) == Tried(attempts=12, maybe_paid=2, forgiven=1)
+
+
+def test_what_was_done_for_a_row_without_a_line_is_known_to_the_next_invocation_until_it_has_one(
+    folder: Path, make_record: MakeRecord, make_failure: MakeFailure, key_of_row: KeyOfRow
+) -> None:
+    tried = Tried(attempts=2, failed=1, maybe_paid=1)
+    charged = Usage(prompt_tokens=7)
+    with journal_in(folder) as journal:
+        for row in range(3):
+            journal.leave(key_of_row(row), tried, charged)
+            assert not journal.is_settled(key_of_row(row))
+    with journal_in(folder) as journal:
+        assert [journal.tried_before(key_of_row(row)) for row in range(4)] == [tried, tried, tried, UNTRIED]
+        assert journal.spend.total.usage == Usage(prompt_tokens=21)
+        assert journal.spend.total.records == 0
+        journal.settle(make_record(0))
+        journal.fail(make_failure(1, attempts=3, maybe_paid=2))
+    assert RunDirectory(folder).read_state().tried == {key_of_row(2).hex(): tried}
+    with journal_in(folder, retry_failed=True) as journal:
+        assert journal.tried_before(key_of_row(1)) == Tried(attempts=3, maybe_paid=2, forgiven=1)
+
+
+def test_a_note_of_a_row_whose_line_was_written_before_a_crash_is_dropped(
+    folder: Path, make_record: MakeRecord, key_of_row: KeyOfRow
+) -> None:
+    with journal_in(folder) as journal:
+        journal.leave(key_of_row(0), Tried(attempts=1, failed=1), Usage())
+    with RunDirectory(folder).records.open("ab") as file:
+        file.write(encode_line(make_record(0)))
+    with journal_in(folder):
+        pass
+    assert RunDirectory(folder).read_state().tried == {}
 
 
 def test_spend_grows_with_every_answer_and_over_invocations(folder: Path, make_record: MakeRecord) -> None:

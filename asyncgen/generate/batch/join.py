@@ -130,7 +130,7 @@ def _keep(
         journal.settle(_record(row, outcome, checks, model, now))
         joined.answered += 1
     elif outcome is not None and _is_final(outcome):
-        if journal.attempts_before(key)[0] <= row.attempts:  # else a broken-off join noted it
+        if journal.tried_before(key).attempts <= row.attempts:  # else a broken-off join noted it
             journal.fail(_failure(row, outcome, now), outcome.usage)
             joined.failed += 1
     else:

@@ -200,7 +200,7 @@ class BatchSender:
         )
 
     def _row_of(self, request: Request) -> BatchRow:
-        attempts, maybe_paid = self._journal.attempts_before(request.key)
+        tried = self._journal.tried_before(request.key)
         return BatchRow(
             key=request.key.hex(),
             index=request.index,
@@ -208,8 +208,8 @@ class BatchSender:
             variables=self._grid.variables(request),
             prompt=self._grid.prompt(request),
             opening=self._grid.opening(request),
-            attempts=attempts,
-            maybe_paid=maybe_paid,
+            attempts=tried.attempts,
+            maybe_paid=tried.maybe_paid,
         )
 
     def _afford(self, request: Request) -> float | None:

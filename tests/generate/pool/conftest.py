@@ -18,12 +18,14 @@ import pytest
 from asyncgen.errors import DiskError
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass, StopReason
 from asyncgen.generate.progress import Progress
+from asyncgen.generate.retry import given_up
 from asyncgen.generate.run import Outcome, generate
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt
 from asyncgen.job.requests import RequestGrid
 from asyncgen.records import Failure, Record, Usage
+from asyncgen.run_state import Tried
 
 _TURN_S = 1e-6  # a turn of a real loop takes time too; without it, rounding may leave a timer due now for ever
 
@@ -105,6 +107,7 @@ class FakeJournal:
         self.records: dict[bytes, Record] = {}
         self.failures: dict[bytes, Failure] = {}
         self.usage = Usage()
+        self.tried: dict[bytes, Tried] = {}
         self.earlier = set(earlier)
         self.failed_before = failed or {}
         self.writes_left: float = float("inf")
@@ -118,8 +121,12 @@ class FakeJournal:
     def is_left(self, key: bytes) -> bool:
         return key in self.failures
 
-    def attempts_before(self, key: bytes) -> tuple[int, int]:
-        return self.failed_before.get(key, (0, 0))
+    def tried_before(self, key: bytes) -> Tried:
+        return self.tried.get(key) or given_up(*self.failed_before.get(key, (0, 0)))
+
+    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
+        self.tried[key] = tried
+        self.usage += usage
 
     def settle(self, record: Record) -> None:
         key = bytes.fromhex(record.key)

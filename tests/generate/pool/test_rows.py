@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from asyncgen.generate.completer import AttemptError, ErrorClass
 from asyncgen.generate.outcome import whole
 from asyncgen.generate.queue import RowQueue
-from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s, row_again
+from asyncgen.generate.retry import Row, given_up, may_retry, note_error, retry_wait_s, row_again
 from asyncgen.job.requests import Request
 
 REQUEST = Request(0, 0, ("Paris",), b"k" * 16, b"{}")
@@ -21,7 +22,7 @@ REFUSED = AttemptError(kind=ErrorClass.ROW, type="bad_request")
 
 @given(st.lists(st.sampled_from([LIMITED, FAILED, LOST]), max_size=60), st.integers(0, 9))
 def test_no_order_of_errors_passes_the_bounds(errors: list[AttemptError], paid_before: int) -> None:
-    row = row_again(REQUEST, attempts=paid_before, maybe_paid=paid_before)
+    row = row_again(REQUEST, given_up(paid_before, paid_before))
     for error in errors:
         note_error(row, error)
         if not may_retry(row, error):
@@ -69,37 +70,71 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
     assert whole(opening, text) == expected
 
 
-def test_the_producer_is_never_far_ahead(world: Any) -> None:
-    async def scene() -> int:
-        queue, made = RowQueue(4), 0
+def queue_of(rows: Iterable[Row | None]) -> RowQueue:
+    def fresh() -> Iterator[Row | None]:
+        yield from rows
+        queue.complete()
 
-        async def produce() -> None:
-            nonlocal made
-            for _ in range(100):
-                await queue.room()
-                queue.put(Row(REQUEST))
-                made += 1
+    queue = RowQueue(fresh())
+    return queue
 
-        task = asyncio.create_task(produce())
+
+def test_a_row_is_made_only_when_a_worker_takes_it(world: Any) -> None:
+    made = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal made
+        for _ in range(100):
+            made += 1
+            yield Row(REQUEST)
+
+    async def scene() -> None:
+        queue = queue_of(rows())
         for taken in range(1, 50):
             assert await queue.get() is not None
-            await asyncio.sleep(0)
-            assert made <= taken + 4
-        task.cancel()
-        await asyncio.wait([task])
-        return made
+            assert made == taken
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
-        assert runner.run(scene()) >= 49
+        runner.run(scene())
+
+
+def test_while_one_worker_gives_the_loop_a_turn_the_others_wait_and_then_all_get_their_rows(world: Any) -> None:
+    pulls = 0
+
+    def rows() -> Iterator[Row | None]:
+        nonlocal pulls
+        for _ in range(50):
+            pulls += 1
+            yield None
+        for _ in range(20):
+            pulls += 1
+            yield Row(REQUEST)
+
+    async def scene() -> None:
+        queue = queue_of(rows())
+        taken: list[Row] = []
+
+        async def work() -> None:
+            while (row := await queue.get()) is not None:
+                taken.append(row)
+                await asyncio.sleep(1.0)
+                queue.finish()
+
+        workers = [asyncio.create_task(work()) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert pulls <= 2, "a turn of the loop pulls once, however many workers there are"
+        await asyncio.gather(*workers)
+        assert len(set(map(id, taken))) == 20
+        assert asyncio.get_running_loop().time() == pytest.approx(2.0, abs=0.01)
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
 
 
 def test_rows_to_be_tried_again_go_first_and_after_their_wait(world: Any) -> None:
     async def scene() -> None:
-        queue = RowQueue(10)
         first, second, third = Row(REQUEST), Row(REQUEST), Row(REQUEST)
-        for row in (first, second, third):
-            queue.put(row)
-        queue.complete()
+        queue = queue_of([first, second, third])
         assert await queue.get() is first
         queue.put_back(first, 5.0)
         assert await queue.get() is second
@@ -118,10 +153,8 @@ def test_rows_to_be_tried_again_go_first_and_after_their_wait(world: Any) -> Non
 
 def test_dropping_returns_the_rows_that_were_tried_and_ends_the_wait_of_workers(world: Any) -> None:
     async def scene() -> None:
-        queue = RowQueue(10)
         tried, delayed, fresh = Row(REQUEST), Row(REQUEST), Row(REQUEST)
-        for row in (tried, delayed, fresh):
-            queue.put(row)
+        queue = queue_of([tried, delayed, fresh])
         assert [await queue.get(), await queue.get()] == [tried, delayed]
         queue.put_back(delayed, 9.0)
         queue.put_back(tried, 0.0)

@@ -23,7 +23,7 @@ from asyncgen.generate.run import DRAIN_S
 from asyncgen.generate.spend import Budget
 from asyncgen.job.model import Checks, Limits
 from asyncgen.rates import Rates as Prices
-from asyncgen.records import Usage
+from asyncgen.records import Usage, sum_of
 
 _TOLERANCE_S = 0.01
 _BLOCK = 50
@@ -130,8 +130,9 @@ def check_rows(story: Any) -> None:
         assert answered <= settled, "answers were dropped"
     assert progress.settled == len(settled)
     assert progress.failed == len(failed)
-    if story.reason is not StopReason.IO:
-        assert progress.usage == journal.usage
+    if story.reason is not StopReason.IO and story.outcome.abandoned == 0:
+        charged = sum_of([Usage(), *(call.outcome.usage for call in story.calls if call.outcome is not None)])
+        assert journal.usage == charged, "something that was paid for is not counted"
     if story.reason is None and story.outcome.error is None and not failed:
         assert progress.left == 0
 
