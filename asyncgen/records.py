@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import astuple
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the provider counted them; cached and reasoning tokens are parts of prompt and completion."""
 
     prompt_tokens: int = 0
@@ -41,7 +41,7 @@ def sum_of(usages: Iterable[Usage]) -> Usage:
     return Usage(*map(sum, zip(*map(astuple, usages), strict=True)))
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A settled answer: one line of `records.jsonl`.
 
     Attributes:

@@ -31,7 +31,7 @@ class Budget(Protocol):
     def give_back(self, held_usd: float) -> None: ...
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Ticket(msgspec.Struct, frozen=True, gc=False):
     """Leave to send one request; `Admission.leave` takes it back.
 
     Attributes:
@@ -104,7 +104,9 @@ class Admission:
     def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
         """The request ended; `outcome` is None for one that was broken off."""
         self._places.in_flight -= 1
-        self._give_back()
+        self._places.taken -= 1
+        if self._waiting:
+            self._wake()
         if self._first_in_flight:
             self._first_in_flight.discard(ticket.number)
         if self._budget is not None:
@@ -190,8 +192,9 @@ class Admission:
 
     def _give_back(self) -> None:
         self._places.taken -= 1
-        if not self._waiting:
-            return
+        self._wake()
+
+    def _wake(self) -> None:
         for _ in range(min(len(self._waiting), max(self._allowed - self._places.taken, 0))):
             turn = self._waiting.popleft()
             if not turn.done():

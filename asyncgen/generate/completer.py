@@ -34,7 +34,7 @@ class StopReason(Enum):
     IO = "io"
 
 
-class RateLimits(msgspec.Struct, frozen=True):
+class RateLimits(msgspec.Struct, frozen=True, gc=False):
     """What a server's headers say about its limits; None where they say nothing.
 
     Attributes:
@@ -49,7 +49,7 @@ class RateLimits(msgspec.Struct, frozen=True):
 NO_LIMITS = RateLimits()
 
 
-class Answer(msgspec.Struct, frozen=True):  # made for every request: a quarter of a dataclass's time
+class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: a quarter of a dataclass's time
     """A usable answer.
 
     Attributes:

@@ -33,7 +33,8 @@ class GroupSync:
         self._rows = rows
         self._seconds = seconds
         self._marks = 0
-        self._is_dirty = False
+        self._marks_flushed = 0
+        self._marks_to_wake_at = rows
         self._failure: DiskError | None = None
         # Its `get` waits outside the interpreter, where a condition would take turns with the event loop.
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
@@ -46,10 +47,9 @@ class GroupSync:
         Raises:
             DiskError: a flush has failed: what was written lately may not survive a power loss.
         """
-        self._is_dirty = True
         self._marks += 1
-        if self._marks == self._rows:
-            self._marks = 0
+        if self._marks == self._marks_to_wake_at:
+            self._marks_to_wake_at += self._rows
             self._wakes.put(item=False)
         if self._failure is not None:
             raise self._failure
@@ -82,6 +82,6 @@ class GroupSync:
                 closing = self._wakes.get(timeout=self._seconds)
             except Empty:
                 closing = False
-            if closing or self._is_dirty:
-                self._is_dirty = False
+            if closing or self._marks != self._marks_flushed:
+                self._marks_flushed = self._marks
                 return closing

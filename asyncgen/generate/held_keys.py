@@ -99,6 +99,9 @@ class HeldKeys:
     def __len__(self) -> int:
         return sum(map(len, self._batches.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
     def has(self, number: int) -> bool:
         """Is a key held whose first 64 bits are `number`?"""
         return bool(self._batches) and any(keys.has(number) for keys in self._batches.values())

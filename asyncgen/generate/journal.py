@@ -65,6 +65,8 @@ class Journal:
         retry_failed: bool,
     ) -> None:
         self.files = files
+        self._records = files.records
+        self._settled = keys.settled
         self.spend = spend
         self.held = held
         self._keys = keys
@@ -83,7 +85,7 @@ class Journal:
 
     def has_record(self, key: bytes) -> bool:
         """Is there an answer?"""
-        return self._keys.settled.has(number_of(key))
+        return self._settled.has(number_of(key))
 
     def is_left(self, key: bytes) -> bool:
         """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
@@ -107,16 +109,16 @@ class Journal:
             ValueError: its key is settled already: the caller asked twice.
         """
         number = key_number(record.key)
-        if self._keys.settled.has(number):
+        if self._settled.has(number):
             raise ValueError(f"the request {record.key} is settled already")
-        self.files.records.append(encode_line(record))
-        self._keys.settled.add_number(number)
+        self._records.append(encode_line(record))
+        self._settled.add_number(number)
         if self._tried:
             self._tried.pop(record.key, None)
         if self._failed_count and self._keys.failed.has(number):
             self._failed_count -= 1
         self.spend.add(record.model, record.usage, number)
-        self.files.wrote(self.files.records)
+        self.files.wrote(self._records)
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING) -> None:
         """Keep the reason why a request was given up on.

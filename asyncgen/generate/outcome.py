@@ -23,7 +23,7 @@ def record_of(row: Row, grid: RequestGrid, checks: AnswerChecks, now: float) -> 
     """
     answer, request = row.answer, row.request
     assert answer is not None
-    completion = whole(grid.opening(request), answer.text)
+    completion = whole(grid.opening(request), answer.text) if grid.has_openings else answer.text
     variables = grid.variables(request)
     return Record(
         key=request.key.hex(),

@@ -24,6 +24,7 @@ from asyncgen.generate.rate import Rates
 from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
+from asyncgen.records import NO_USAGE
 
 
 @dataclass(slots=True)
@@ -136,11 +137,18 @@ class Pool:
                 if ticket is None:
                     self._end_early(row)
                     continue
-                self._count_as_sent(row)
+                if row.attempts:
+                    self._count_again(row)
+                row.attempts += 1
+                progress.sent += 1
+                progress.in_flight += 1
                 outcome = None
                 try:
                     outcome = await self._completer.complete(body)
-                    self._judge(row, outcome, ticket)
+                    if isinstance(outcome, Answer):
+                        self._answered(row, outcome, ticket)
+                    else:
+                        self._erred(row, outcome, ticket)
                 finally:
                     row.maybe_paid += outcome is None  # sent, and broken off
                     progress.in_flight -= 1
@@ -169,27 +177,15 @@ class Pool:
             self.take_no_more(StopReason.BUDGET)
         return ticket
 
-    def _count_as_sent(self, row: Row) -> None:
-        progress = self._progress
-        progress.sent += 1
-        progress.in_flight += 1
-        if row.attempts:
-            progress.retries += 1
-            progress.maybe_paid_twice += row.may_pay_twice
-        row.attempts += 1
-
-    def _judge(self, row: Row, outcome: Answer | AttemptError, ticket: Ticket) -> None:
-        """What follows from one HTTP call."""
-        if isinstance(outcome, Answer):
-            self._answered(row, outcome, ticket)
-        else:
-            self._erred(row, outcome, ticket)
+    def _count_again(self, row: Row) -> None:
+        self._progress.retries += 1
+        self._progress.maybe_paid_twice += row.may_pay_twice
 
     def _answered(self, row: Row, answer: Answer, ticket: Ticket) -> None:
         self._admission.answered(ticket, answer)
         if not self._has_succeeded:
             self._succeed()
-        row.usage += answer.usage
+        row.usage = answer.usage if row.usage is NO_USAGE else row.usage + answer.usage
         row.answer = answer
         row.asked += 1
         row.may_pay_twice = False

@@ -30,7 +30,7 @@ _Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
 _WITHHELD = frozenset({"content_filter", "error", "refusal"})  # finish reasons of what is no answer, text or not
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: _Tokens = 0
     reasoning_tokens: _Tokens = 0
 
@@ -38,25 +38,25 @@ class _Details(msgspec.Struct):
 _NO_DETAILS = _Details()
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: _Tokens = 0
     completion_tokens: _Tokens = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
 
-class _PlainMessage(msgspec.Struct):
+class _PlainMessage(msgspec.Struct, gc=False):
     content: Annotated[str, msgspec.Meta(min_length=1)]
     refusal: None = None
 
 
-class _PlainChoice(msgspec.Struct):
+class _PlainChoice(msgspec.Struct, gc=False):
     message: _PlainMessage
     finish_reason: Literal["stop", "length"]
     error: None = None
 
 
-class _PlainReply(msgspec.Struct):
+class _PlainReply(msgspec.Struct, gc=False):
     """An answer without anything odd, as nearly all are: read in one step."""
 
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]

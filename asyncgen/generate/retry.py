@@ -20,7 +20,7 @@ MAX_FAILED = 5
 MAX_MAYBE_PAID = 2
 
 
-class Row(msgspec.Struct, eq=False):  # made for every request: a quarter of a dataclass's time
+class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quarter of a dataclass's time
     """A request on its way, and what happened to it so far, in earlier invocations too where they gave up nothing.
 
     Attributes:

@@ -82,7 +82,9 @@ class Source:
                 if self._tokens.pace.per_minute is not None:
                     self._tokens.refuse_too_large(request.body)
                 given += 1
-                self._remember(request.key)
+                self._given.add(request.key)
+                if len(self._given) > self._given_at_most:
+                    self._forget_settled()
                 yield row_again(request, self._journal.tried_before(request.key))
 
     def _look_through(self) -> Iterator[None]:
@@ -104,8 +106,6 @@ class Source:
         # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.
         self._progress.twins = self._twins + max(self._found - self._progress.already_done, 0)
 
-    def _remember(self, key: bytes) -> None:
-        if len(self._given) > self._given_at_most:
-            self._given = {key for key in self._given if not self._journal.is_settled(key)}
-            self._given_at_most = max(_GIVEN_AT_MOST, 2 * len(self._given))
-        self._given.add(key)
+    def _forget_settled(self) -> None:
+        self._given = {key for key in self._given if not self._journal.is_settled(key)}
+        self._given_at_most = max(_GIVEN_AT_MOST, 2 * len(self._given))

@@ -42,7 +42,7 @@ class AnswerChecks:
 
     def failures(self, text: str) -> list[str]:
         """The names of the checks that `text` does not pass, in the job file's order; empty when it passes all."""
-        return [name for name, fails in self._fails if fails(text)]
+        return [name for name, fails in self._fails if fails(text)] if self._fails else []
 
     def _add_limit(self, name: str, measure: Callable[[str], int], limit: int | None) -> None:
         if limit is not None:

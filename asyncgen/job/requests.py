@@ -27,7 +27,7 @@ _PASSED_AT_ONCE = 512
 _CACHED_VALUES = 100_000  # values whose JSON form is kept; a table's free text would fill the memory
 
 
-class Request(msgspec.Struct, frozen=True):  # made for every row: a quarter of a dataclass's time
+class Request(msgspec.Struct, frozen=True, gc=False):  # made for every row: a quarter of a dataclass's time
     """One rendered prompt with its parameters.
 
     Attributes:
@@ -56,6 +56,7 @@ class RequestGrid:
     Attributes:
         names: the variables, in order.
         count: requests in all, repeats counted.
+        has_openings: requests give answers their first words.
         fingerprint: part of the job to a short hash of it; comparing two tells what changed.
     """
 
@@ -68,6 +69,7 @@ class RequestGrid:
         self._combinations = combinations
         self._repeats = job.generate.repeats
         self._sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
+        self.has_openings = bool(job.prompt.openings)
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
         self._bodies = [_renderer(self.names, _body(job, model, opening)) for opening in bodies]

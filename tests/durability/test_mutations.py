@@ -57,7 +57,7 @@ MUTATIONS = {
     ),
     "the check of a key before it is written": (
         "generate/journal.py",
-        "        if self._keys.settled.has(number):\n            raise",
+        "        if self._settled.has(number):\n            raise",
         "        if False:\n            raise",
         "generate/test_journal.py::test_a_key_is_never_written_twice",
     ),
