@@ -116,7 +116,7 @@ class LlamaProcess:
     async def opened(self, path: str, body: dict[str, Any] | None) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask, and read the answer as it comes. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
         try:
-            method, data = ("GET", None) if body is None else ("POST", orjson.dumps(body))
+            method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
             async with self._session.request(method, path, data=data) as response:
                 if response.status != HTTPStatus.OK:
                     raise _refusal(response.status, await response.read())

@@ -68,7 +68,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model_name: the name that the tuned model will have.
-        starts: how often its training was begun.
+        starts: how often the check of its files, or then its training, was begun.
         samples: how many the training file has; 0 until it was found valid.
     """
 
@@ -140,11 +140,6 @@ class JobStore:
                 samples=kept.samples if samples is None else samples,
             )
         )
-
-    def begin(self, identifier: str) -> None:
-        """The training begins, or begins again."""
-        self.note(identifier, starts=self.kept(identifier).starts + 1)
-        self.change(identifier, status="running")
 
     def _write(self, kept: Kept) -> None:
         self._kept[kept.job.id] = kept

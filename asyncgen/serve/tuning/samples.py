@@ -119,7 +119,7 @@ def check_samples(path: Path, method: str, fewest: int) -> int:
 def _sample(line: bytes, method: str) -> Sample | str:
     try:
         row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"not valid JSON ({error})"
     if not isinstance(row, dict):
         return "not a JSON object"

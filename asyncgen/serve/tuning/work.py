@@ -82,16 +82,11 @@ class TuningWork:
             JobFailedError: the training failed.
             ApiError: a file was deleted meanwhile, or the adapter cannot be loaded.
         """
-        kept = self._jobs.kept(job.id)
-        task = self._task(kept)
-        self._jobs.begin(job.id)
+        task = self._task(self._jobs.kept(job.id))
+        self._jobs.change(job.id, status="running")
         self._jobs.log.forget_checkpoints(job.id)
         self._jobs.log.tell(job.id, "Fine-tuning job started")
-        try:
-            await self._follow(job, task)
-        except asyncio.CancelledError:  # an orderly stop is not the training's fault
-            self._jobs.note(job.id, starts=kept.starts)
-            raise
+        await self._follow(job, task)
 
     async def _follow(self, job: Job, task: TrainingTask) -> None:
         course = Course(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)

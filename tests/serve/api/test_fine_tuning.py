@@ -238,6 +238,17 @@ def test_file_with_bad_lines_fails_the_job_and_names_them(
     assert job.finished_at is not None
 
 
+def test_file_in_another_encoding_fails_the_job_and_leaves_the_server_alone(
+    client: openai.OpenAI, chat_samples: Callable[[int], bytes], ended: Ended
+) -> None:
+    job = ended(
+        client, create(client, upload(client, chat_samples(20) + b'{"prompt": "Caf\xe9", "completion": "x"}')).id
+    )
+    assert job.error is not None
+    assert "line 21: not valid JSON" in job.error.message
+    assert ended(client, create(client, upload(client, chat_samples(20))).id).status == "succeeded"
+
+
 def test_fewer_than_ten_samples_fail_the_job(
     client: openai.OpenAI, chat_samples: Callable[[int], bytes], ended: Ended
 ) -> None:

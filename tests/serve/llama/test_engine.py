@@ -300,9 +300,26 @@ def test_tuned_model_is_not_tuned_again(llama: openai.OpenAI, ended: Any, chat_s
 
 def test_batch_is_answered_by_the_model(llama: openai.OpenAI, until: Any) -> None:
     body = {"model": MODEL, "messages": HELLO, "max_tokens": 4}
-    rows = [{"custom_id": str(n), "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(8)]
+    assert batch_of(llama, until, [body] * 8).request_counts.completed == 8
+
+
+def test_rows_with_huge_numbers_or_deep_lists_leave_the_server_alone(llama: openai.OpenAI, until: Any) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 4}
+    deep: Any = "yes"
+    for _ in range(300):
+        deep = [deep]
+    counts = batch_of(llama, until, [body, {**body, "top_k": 10**30}, {**body, "logit_bias": deep}]).request_counts
+    assert counts.completed + counts.failed == 3
+    assert counts.completed >= 1
+    assert ask(llama).choices[0].message.content is not None
+
+
+def batch_of(client: openai.OpenAI, until: Any, bodies: list[dict[str, Any]]) -> Any:
+    rows = [
+        {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for number, body in enumerate(bodies)
+    ]
     content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-    file = llama.files.create(file=("batch.jsonl", content), purpose="batch")
-    batch = llama.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    done = until(lambda: (found := llama.batches.retrieve(batch.id)).status == "completed" and found)
-    assert done.request_counts.completed == 8
+    file = client.files.create(file=("batch.jsonl", content), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    return until(lambda: (found := client.batches.retrieve(batch.id)).status == "completed" and found)
