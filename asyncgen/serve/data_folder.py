@@ -98,6 +98,7 @@ def open_data_folder(root: Path, engine: EngineName) -> DataFolder:
         UsageError: it belongs to the other engine.
         DiskError: it cannot be written.
     """
+    root = root.absolute()  # what lies in it is noted relative to it, and named to processes elsewhere
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

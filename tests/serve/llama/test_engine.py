@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -18,7 +19,6 @@ from asyncgen.serve.server import ServeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from asyncgen.serve.data_folder import ServerInfo
 
@@ -171,6 +171,22 @@ def test_tuned_model_outlives_the_server(
         client.models.delete(name)
         with pytest.raises(openai.NotFoundError):
             ask(client, name)
+
+
+def test_tuned_model_in_a_folder_named_from_where_one_stands_answers(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    start_server: Callable[[ServeSettings], ServerInfo],
+    sdk: Any,
+    ended: Any,
+    chat_samples: Callable[[int], bytes],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client = sdk(start_server(ServeSettings(data_dir=Path("data"), model_path=tiny_model, slots=1, threads=1)))
+    job = tune(client, ended, chat_samples(10))
+    assert job.status == "succeeded", job.error
+    assert ask(client, job.fine_tuned_model).choices[0].message.content is not None
 
 
 def test_model_tuned_from_another_base_is_named_as_such(
