@@ -16,7 +16,7 @@ from asyncgen.serve.llama.model_files import SMOLLM2, default_models_folder
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.simulation.engine import SimulationSettings
 
-from .training.tiny_models import TinyModel
+from .training.tiny_models import CHATML, TinyModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,6 +124,17 @@ def until() -> Callable[[Callable[[], Any]], Any]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF file with random weights and a vocabulary of bytes: it answers nonsense, and can be tuned in a second."""
     return TinyModel().write(tmp_path_factory.mktemp("tiny") / "Tiny-Llama.F32.gguf")
+
+
+@pytest.fixture
+def make_tiny_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write another such file: its chat template given, or its architecture."""
+
+    def make(*, template: str = CHATML, **fields: Any) -> Path:
+        model = TinyModel(metadata={"tokenizer.chat_template": template}, **fields)
+        return model.write(tmp_path / "Tiny.F32.gguf")
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from asyncgen.serve.llama.encoding import Encoder, TemplateError
+from asyncgen.serve.llama.encoding import Encoder
 from asyncgen.serve.training import TrainingError, describe
 from asyncgen.serve.tuning.messages import End, Failed, Progress, TrainerMessage, decode_message
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
@@ -148,15 +148,15 @@ async def _encode_file(source: Path, target: Path, encoder: Encoder, param: str)
     samples = read_samples(source, "supervised")
     with target.open("wb") as stream:
         while group := list(islice(samples, _AT_ONCE)):
-            for tokens in await asyncio.gather(*(_encode(*item, encoder, param) for item in group)):
-                stream.write(msgspec.json.encode(tokens) + b"\n")
+            for encoded in await asyncio.gather(*(_encode(*item, encoder, param) for item in group)):
+                stream.writelines(msgspec.json.encode(tokens) + b"\n" for tokens in encoded)
 
 
-async def _encode(line: int, sample: Sample | str, encoder: Encoder, param: str) -> Tokens:
+async def _encode(line: int, sample: Sample | str, encoder: Encoder, param: str) -> list[Tokens]:
     assert isinstance(sample, ChatSample | CompletionSample), "the file was found valid"
     try:
         return await encoder.encode(sample)
-    except (TemplateError, ApiError) as error:
+    except ApiError as error:
         raise _BadSampleError(f"Line {line} cannot be tokenised: {error}", param) from error
 
 
