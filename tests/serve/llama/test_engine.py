@@ -248,14 +248,16 @@ def test_cancelled_training_ends_its_process_within_two_seconds(
     job = llama.fine_tuning.jobs.create(model=MODEL, training_file=file.id, method=method)
     until(lambda: llama.fine_tuning.jobs.retrieve(job.id).estimated_finish)
     ask(llama)
-    until(lambda: {os.getpriority(os.PRIO_PROCESS, pid) for pid in children()} == {10})  # the training has the cores
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    given_way = {min(own + 10, 19)}
+    until(lambda: {os.getpriority(os.PRIO_PROCESS, pid) for pid in children()} == given_way)
     began = time.monotonic()
     assert llama.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     assert time.monotonic() - began < 2
     trainers = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert f"{job.id}/config.json" not in trainers
     assert ask(llama).choices[0].message.content is not None
-    until(lambda: {os.getpriority(os.PRIO_PROCESS, pid) for pid in children()} == {0})
+    until(lambda: {os.getpriority(os.PRIO_PROCESS, pid) for pid in children()} == {own})
 
 
 def test_llama_cpp_that_dies_is_started_again(llama: openai.OpenAI, until: Any) -> None:
