@@ -333,6 +333,19 @@ def test_job_in_training_is_trained_again_after_a_restart(
         assert len(client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data) == 50
 
 
+def test_jobs_of_one_second_keep_their_order_after_a_restart(
+    tmp_path: Path, restarted: Any, chat_samples: Callable[[int], bytes]
+) -> None:
+    with restarted(tmp_path) as client:
+        file = upload(client, chat_samples(20))
+        jobs = [create(client, file, n_epochs=50).id for _ in range(8)]
+        files = [file, *(upload(client, b"{}") for _ in range(8))]
+    with restarted(tmp_path) as client:
+        assert [job.id for job in client.fine_tuning.jobs.list()] == jobs[::-1]
+        assert [found.id for found in client.files.list()] == files[::-1]
+        assert "sequence" not in client.fine_tuning.jobs.list().data[0].model_dump()
+
+
 def test_job_that_ended_three_servers_fails(
     tmp_path: Path, restarted: Any, chat_samples: Callable[[int], bytes], until: Any
 ) -> None:
