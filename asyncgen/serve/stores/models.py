@@ -92,6 +92,15 @@ class ModelStore:
         model = self._find(name)
         if model is None:
             raise ApiError(403, f"{name} is a base model; only tuned models can be deleted.", param="model")
+        self._remove(model)
+
+    def forget(self, job: str) -> None:
+        """Take the models of a job away: it is trained again, and writes its adapters anew."""
+        for model in self._tuned.newest_first():
+            if model.job == job:
+                self._remove(model)
+
+    def _remove(self, model: TunedModel) -> None:
         self._tuned.remove(model.id)
         # The last checkpoint of a job and its result are one file under two names.
         if model.adapter and not any(other.adapter == model.adapter for other in self._tuned.newest_first()):

@@ -84,6 +84,7 @@ class TuningWork:
         """
         task = self._task(self._jobs.kept(job.id))
         self._jobs.change(job.id, status="running")
+        self._models.forget(job.id)  # of a training that was interrupted
         self._jobs.log.forget_checkpoints(job.id)
         self._jobs.log.tell(job.id, "Fine-tuning job started")
         await self._follow(job, task)

@@ -333,6 +333,22 @@ def test_job_in_training_is_trained_again_after_a_restart(
         assert len(client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data) == 50
 
 
+def test_training_that_begins_again_takes_its_models_back(
+    tmp_path: Path, restarted: Any, chat_samples: Callable[[int], bytes], until: Any
+) -> None:
+    def tuned(client: openai.OpenAI) -> list[str]:
+        return [model.id for model in client.models.list() if model.id.startswith("ft:")]
+
+    with restarted(tmp_path) as client:
+        job = create(client, upload(client, chat_samples(20)), n_epochs=50)
+        until(lambda: len(tuned(client)) > 5)
+    with restarted(tmp_path) as client:
+        until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running")
+        client.fine_tuning.jobs.cancel(job.id)
+        checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data
+        assert tuned(client) == [checkpoint.fine_tuned_model_checkpoint for checkpoint in checkpoints]
+
+
 def test_jobs_of_one_second_keep_their_order_after_a_restart(
     tmp_path: Path, restarted: Any, chat_samples: Callable[[int], bytes]
 ) -> None:
