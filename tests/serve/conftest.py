@@ -19,7 +19,7 @@ from .small_model import small_model_file
 from .training.tiny_models import CHATML, TinyModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from openai.types.fine_tuning import FineTuningJob
@@ -128,10 +128,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_tiny_model(tmp_path: Path) -> Callable[..., Path]:
-    """Write another such file: its chat template given, or its architecture."""
+    """Write another such file, of a given chat template, vocabulary or architecture."""
 
-    def make(*, template: str = CHATML, **fields: Any) -> Path:
-        model = TinyModel(metadata={"tokenizer.chat_template": template}, **fields)
+    def make(*, template: str = CHATML, vocabulary: Mapping[str, Any] | None = None, **fields: Any) -> Path:
+        model = TinyModel(metadata={"tokenizer.chat_template": template, **(vocabulary or {})}, **fields)
         return model.write(tmp_path / "Tiny.F32.gguf")
 
     return make

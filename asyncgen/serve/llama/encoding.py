@@ -7,20 +7,18 @@ tokenising; nothing here knows a template.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncgen.serve.llama.translate import NO_THINKING, messages_of
+from asyncgen.serve.llama.vocabulary import Vocabulary
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from asyncgen.serve.llama.vocabulary import Ask
     from asyncgen.serve.tuning.samples import Message
-
-Ask = Callable[[str, dict[str, Any] | None], Awaitable[dict[str, Any]]]
-"""POST to llama.cpp, or GET where the body is None; raises ApiError."""
 
 _QUESTION, _ANSWER, _NEXT_QUESTION = "probe-question-1", "probe-answer-1", "probe-question-2"  # in no template's text
 
@@ -43,14 +41,16 @@ class Tokens:
 class Encoder:
     """Encodes samples for one model; made by `for_model`."""
 
-    def __init__(self, ask: Ask, ending_tokens: list[int]) -> None:
+    def __init__(self, ask: Ask, vocabulary: Vocabulary, ending_tokens: list[int]) -> None:
         self._ask = ask
+        self._vocabulary = vocabulary
         self._ending_tokens = ending_tokens
 
     @classmethod
     async def for_model(cls, ask: Ask) -> Encoder:
         """Find out how the model's template ends an answer: that is what it must learn to stop with."""
-        return cls(ask, await _tokenized(ask, await _ending(ask)))
+        vocabulary = await Vocabulary.of_model(ask)
+        return cls(ask, vocabulary, await vocabulary.behind(await _ending(ask), parse_special=True))
 
     async def encode(self, sample: ChatSample | CompletionSample) -> list[Tokens]:
         """Tokenise a sample.
@@ -64,7 +64,7 @@ class Encoder:
         if isinstance(sample, ChatSample):
             return await self._chat(sample.messages)
         encoded = Tokens()
-        encoded.add(await _tokenized(self._ask, sample.prompt, is_start=True), learn=False)
+        encoded.add(await self._vocabulary.request(sample.prompt), learn=False)
         await self._answer(encoded, sample.completion)
         return [encoded]
 
@@ -74,7 +74,7 @@ class Encoder:
         for place, message in enumerate(messages):
             if not message.is_learnt:
                 continue
-            context = await _tokenized(self._ask, await _rendered(self._ask, turns[:place]), is_start=True)
+            context = await self._vocabulary.request(await _rendered(self._ask, turns[:place]))
             if not (samples and samples[-1].begins(context)):
                 samples.append(Tokens())
             sample = samples[-1]
@@ -83,7 +83,7 @@ class Encoder:
         return samples
 
     async def _answer(self, encoded: Tokens, text: str) -> None:
-        encoded.add(await _tokenized(self._ask, text, parse_special=False), learn=True)
+        encoded.add(await self._vocabulary.behind(text), learn=True)
         encoded.add(self._ending_tokens, learn=True)
 
 
@@ -101,9 +101,3 @@ async def _rendered(ask: Ask, turns: Sequence[tuple[str, str]]) -> str:
     answer = await ask("/apply-template", {"messages": messages_of(turns), **NO_THINKING})
     prompt: str = answer["prompt"]
     return prompt
-
-
-async def _tokenized(ask: Ask, text: str, *, is_start: bool = False, parse_special: bool = True) -> list[int]:
-    body = {"content": text, "add_special": is_start, "parse_special": parse_special}
-    tokens: list[int] = (await ask("/tokenize", body))["tokens"]
-    return tokens

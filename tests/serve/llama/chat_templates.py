@@ -45,3 +45,9 @@ LLAMA3 = r"""{{- bos_token }}
     {{- "[" + message.role + "]\n\n" + message.content | trim + eos_token }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "[assistant]\n\n" }}{% endif %}"""
+
+# TinyLlama: marks of plain text.
+TINYLLAMA = r"""{%- for message in messages %}
+    {{- "<|" + message.role + "|>\n" + message.content + eos_token + "\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ "<|assistant|>\n" }}{% endif %}"""

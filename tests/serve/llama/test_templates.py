@@ -15,7 +15,8 @@ from asyncgen.serve.llama.translate import path_of, request_of
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Message
 
-from .chat_templates import LLAMA3, MISTRAL, QWEN3
+from .chat_templates import LLAMA3, MISTRAL, QWEN3, TINYLLAMA
+from .vocabularies import SENTENCEPIECE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +36,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "qwen3": {"architecture": "qwen3", "template": QWEN3},
     "mistral": {"template": MISTRAL},
     "llama3": {"template": LLAMA3},
+    "llama2": {"template": MISTRAL, "vocabulary": SENTENCEPIECE},
+    "tinyllama": {"template": TINYLLAMA, "vocabulary": SENTENCEPIECE},
 }
 
 
@@ -111,7 +114,7 @@ def test_a_completion_is_learnt_behind_its_prompt(make_tiny_model: Callable[...,
     with_llama_cpp(make_tiny_model(**FORMS[form]), scenario)
 
 
-@pytest.mark.parametrize("form", ["qwen3", "mistral"])
+@pytest.mark.parametrize("form", ["qwen3", "mistral", "tinyllama"])
 def test_a_tuned_model_answers_what_it_was_taught_and_ends(
     make_tiny_model: Callable[..., Path],
     start_server: Callable[[ServeSettings], ServerInfo],
