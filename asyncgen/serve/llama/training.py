@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asyncgen.serve.llama.vocabulary import Ask
 
 _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
+_CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
 _AT_ONCE = 16
 _FAREWELL_S = 1.0
 _LINE_LIMIT = 1024 * 1024
@@ -75,28 +76,22 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
         task: what is to be learnt.
         settings: the model and the threads.
         ask: POST to the llama.cpp that serves the model.
+
+    Raises:
+        OSError: a file cannot be written or read.
     """
+    path = task.folder / _CONFIG
     try:
-        config = await _prepared(task, settings, ask)
-    except _BadSampleError as error:
-        yield Failed(code=f"invalid_{error.param}", message=str(error), param=error.param)
-        return
-    yield Progress(message="Samples tokenised with the model's own template")
-    path = task.folder / "config.json"
-    path.write_bytes(msgspec.json.encode(config))
-    try:
+        path.write_bytes(msgspec.json.encode(await _prepared(task, settings, ask)))
+        yield Progress(message="Samples tokenised with the model's own template")
         async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
             async for message in messages:
                 yield message
-    finally:
-        _remove(path, config)
-
-
-def _remove(path: Path, config: TrainerConfig) -> None:
-    """Delete what was only for the trainer; it can be made again from the upload."""
-    for written in (path, config.train, config.validation):
-        if written:
-            Path(written).unlink(missing_ok=True)
+    except _BadSampleError as error:
+        yield Failed(code=f"invalid_{error.param}", message=str(error), param=error.param)
+    finally:  # what was only for the trainer can be made again from the upload
+        for name in (_CONFIG, _TRAIN, _VALIDATION):
+            (task.folder / name).unlink(missing_ok=True)
 
 
 async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMessage, None]:
@@ -127,9 +122,9 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
     adapters = task.folder / "adapters"
     shutil.rmtree(adapters, ignore_errors=True)  # of a training that was interrupted
     adapters.mkdir()
-    train_path = task.folder / "train.jsonl"
+    train_path = task.folder / _TRAIN
     await _encode_file(task.train, train_path, encoder, "training_file")
-    validation_path = task.folder / "validation.jsonl" if task.validation else None
+    validation_path = task.folder / _VALIDATION if task.validation else None
     if task.validation and validation_path:
         await _encode_file(task.validation, validation_path, encoder, "validation_file")
     return TrainerConfig(
@@ -149,7 +144,10 @@ async def _encode_file(source: Path, target: Path, encoder: Encoder, param: str)
     samples = read_samples(source, "supervised")
     with target.open("wb") as stream:
         while group := list(islice(samples, _AT_ONCE)):
-            for encoded in await asyncio.gather(*(_encode(*item, encoder, param) for item in group)):
+            encoding = (_encode(*item, encoder, param) for item in group)
+            for encoded in await asyncio.gather(*encoding, return_exceptions=True):
+                if isinstance(encoded, BaseException):  # the first in the file, not the first that was found
+                    raise encoded
                 stream.writelines(msgspec.json.encode(tokens) + b"\n" for tokens in encoded)
 
 

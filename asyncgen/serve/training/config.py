@@ -53,6 +53,6 @@ def read_config(path: Path) -> Config:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Config)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be read", code="invalid_config", cause=error.strerror) from error
+        raise TrainingError(f"{path.name} cannot be read", code="invalid_config", cause=error.strerror) from error
     except msgspec.DecodeError as error:
-        raise TrainingError(f"{path} is not a training", code="invalid_config", cause=str(error)) from error
+        raise TrainingError(f"{path.name} is not a training", code="invalid_config", cause=str(error)) from error

@@ -128,6 +128,9 @@ class TuningQueue:
         except ApiError as refusal:  # a file that was deleted meanwhile, an adapter that does not load
             error = JobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
             self._fail(identifier, error)
+        except OSError as error:  # a full disk, most likely
+            message = f"The job's files could not be read or written: {error.strerror or error}."
+            self._fail(identifier, JobError(code="io_error", message=message))
 
     async def _check(self, job: Job) -> None:
         await self._work.check(job)

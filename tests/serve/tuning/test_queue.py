@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -22,17 +23,22 @@ class BugError(Exception):
     """What nobody foresaw."""
 
 
+BUG = BugError()
+
+
 class Work:
     """Two steps of which one may meet a bug.
 
     Args:
         jobs: the store.
         bug_in: "check", "train" or "".
+        bug: what is met there.
     """
 
-    def __init__(self, jobs: JobStore, bug_in: str) -> None:
+    def __init__(self, jobs: JobStore, bug_in: str, bug: Exception) -> None:
         self._jobs = jobs
         self._bug_in = bug_in
+        self._bug = bug
 
     async def check(self, job: Job) -> None:
         self._meet("check")
@@ -44,14 +50,14 @@ class Work:
 
     def _meet(self, step: str) -> None:
         if step == self._bug_in:
-            raise BugError(step)
+            raise self._bug
 
 
-def server(folder: Path, bug_in: str = "") -> Job:
+def server(folder: Path, bug_in: str = "", bug: Exception = BUG) -> Job:
     """A server on the folder, up to the job's end or a bug; the job is created where there is none."""
 
     async def live() -> None:
-        queue = TuningQueue(jobs, cast("TuningWork", Work(jobs, bug_in)), "", lambda: 0.0)
+        queue = TuningQueue(jobs, cast("TuningWork", Work(jobs, bug_in, bug)), "", lambda: 0.0)
         running = asyncio.create_task(queue.run())
         await asyncio.sleep(0)
         if not jobs.all():
@@ -101,3 +107,11 @@ def test_servers_that_the_check_ended_do_not_count_for_the_training(tmp_path: Pa
         with pytest.raises(ExceptionGroup):
             server(tmp_path, bug_in=step)
     assert server(tmp_path).status == "succeeded"
+
+
+@pytest.mark.parametrize("step", ["check", "train"])
+def test_full_disk_fails_the_job_and_not_the_server(tmp_path: Path, step: str) -> None:
+    failed = server(tmp_path, bug_in=step, bug=OSError(errno.ENOSPC, "No space left on device", "/secret/path"))
+    assert failed.error is not None
+    assert failed.error.code == "io_error"
+    assert failed.error.message == "The job's files could not be read or written: No space left on device."
