@@ -208,6 +208,29 @@ def test_bad_job_is_refused(client: openai.OpenAI, training_file: str, more: dic
     assert client.fine_tuning.jobs.list().data == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n_epochs", "3", '"auto" or a whole number from 1 to 50'),
+        ("n_epochs", 0, '"auto" or a whole number from 1 to 50'),
+        ("n_epochs", 1.5, '"auto" or a whole number from 1 to 50'),
+        ("batch_size", 257, '"auto" or a whole number from 1 to 256'),
+        ("learning_rate_multiplier", "high", '"auto" or a number above 0 and up to 10'),
+        ("learning_rate_multiplier", 10.5, '"auto" or a number above 0 and up to 10'),
+        ("learning_rate_multiplier", 0, '"auto" or a number above 0 and up to 10'),
+        ("learning_rate_multiplier", None, '"auto" or a number above 0 and up to 10'),
+    ],
+)
+def test_bad_hyperparameter_is_told_what_it_may_be(
+    client: openai.OpenAI, training_file: str, name: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(client, training_file, method={"type": "supervised", "supervised": {"hyperparameters": {name: value}}})
+    param = f"method.supervised.hyperparameters.{name}"
+    assert caught.value.param == param
+    assert caught.value.body["message"] == f"Invalid '{param}': expected {expected}."  # type: ignore[index]
+
+
 def test_job_without_a_file_names_the_parameter(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/fine_tuning/jobs", body={"model": "m"}, cast_to=object)
