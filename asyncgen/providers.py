@@ -276,9 +276,11 @@ _PROFILES = (
         batch=True,
         finetuning=Finetuning(
             default_model="smollm2-135m-instruct",
-            hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
+            methods=("supervised",),
+            hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier"),
             epochs_by_samples=local_epochs,
             formats=("chat", "completion"),
+            max_sample_tokens=1024,  # in the model's own tokens; less where it was made for fewer
             free=True,
         ),
         notes="Needs no key and costs nothing; started when it is needed.",
