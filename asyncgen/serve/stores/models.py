@@ -91,7 +91,8 @@ class ModelStore:
         """
         model = self._find(name)
         if model is None:
-            raise ApiError(403, f"{name} is a base model; only tuned models can be deleted.", param="model")
+            message = f"{name} is a base model; only tuned models can be deleted."
+            raise ApiError(403, message, param="model", code="base_model")
         self._remove(model)
 
     def forget(self, job: str) -> None:

@@ -125,7 +125,7 @@ class TuningQueue:
             raise
         except JobFailedError as failure:
             self._fail(identifier, failure.error)
-        except ApiError as refusal:  # a file that was deleted meanwhile, an adapter that does not load
+        except ApiError as refusal:  # an adapter that does not load
             error = JobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
             self._fail(identifier, error)
         except OSError as error:  # a full disk, most likely

@@ -287,6 +287,28 @@ def test_bad_validation_file_is_named(client: openai.OpenAI, training_file: str,
     assert (job.error.code, job.error.param) == ("invalid_validation_file", "validation_file")
 
 
+@pytest.mark.parametrize("param", ["training_file", "validation_file"])
+def test_file_that_is_deleted_before_the_training_is_named_by_its_parameter(
+    client: openai.OpenAI,
+    training_file: str,
+    chat_samples: Callable[[int], bytes],
+    ended: Ended,
+    until: Any,
+    param: str,
+) -> None:
+    first = create(client, training_file, n_epochs=50)
+    doomed = upload(client, chat_samples(20))
+    files: dict[str, Any] = {"training_file": training_file, param: doomed}
+    job = create(client, files.pop("training_file"), **files)
+    until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "queued")
+    client.files.delete(doomed)
+    client.fine_tuning.jobs.cancel(first.id)
+    failed = ended(client, job.id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.param) == ("file_not_found", param)
+    assert doomed in failed.error.message
+
+
 def test_preference_samples_are_taken_for_dpo(client: openai.OpenAI, ended: Ended) -> None:
     line = {
         "input": {"messages": [{"role": "user", "content": "Hello"}]},
@@ -318,8 +340,9 @@ def test_tuned_model_can_be_deleted_and_a_base_model_cannot(
     for call in (client.models.retrieve, client.models.delete):
         with pytest.raises(openai.NotFoundError):
             call(name)
-    with pytest.raises(openai.PermissionDeniedError):
+    with pytest.raises(openai.PermissionDeniedError) as caught:
         client.models.delete("simulated")
+    assert (caught.value.code, caught.value.param) == ("base_model", "model")
 
 
 def test_jobs_events_and_models_outlive_the_server(
