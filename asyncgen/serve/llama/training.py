@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
 _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
 _CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
+_ALPHA_PER_RANK = 2  # so that the learning rate fits every rank alike
 _AT_ONCE = 16
 _FAREWELL_S = 1.0
 _LINE_LIMIT = 1024 * 1024
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The trainer's JSON file; rank, alpha and layers are this server's choice."""
+    """The trainer's JSON file; rank, alpha and layers are the server's choice."""
 
     model: str
     train: str
@@ -48,9 +49,9 @@ class TrainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate_multiplier: float | Literal["auto"]
     seed: int
     threads: int
-    rank: int = 16
-    alpha: int = 32
-    layers: int = 12
+    rank: int
+    alpha: int
+    layers: int
 
 
 class _BadSampleError(Exception):
@@ -137,6 +138,9 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
         learning_rate_multiplier=task.learning_rate_multiplier,
         seed=task.seed,
         threads=settings.training_threads,
+        rank=settings.lora_rank,
+        alpha=_ALPHA_PER_RANK * settings.lora_rank,
+        layers=settings.lora_layers,
     )
 
 

@@ -12,6 +12,8 @@ import msgspec
 
 from asyncgen.serve.training.failure import TrainingError
 
+RANK, LAYERS = 16, 12  # unless the server is told otherwise
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -38,9 +40,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_size: Count | Literal["auto"] = "auto"
     learning_rate_multiplier: Positive | Literal["auto"] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
-    rank: Count = 16
+    rank: Count = RANK
     alpha: Positive = 32.0
-    layers: Count = 12
+    layers: Count = LAYERS
     threads: Count = 2
 
 
