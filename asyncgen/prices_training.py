@@ -14,10 +14,6 @@ from typing import Any
 from asyncgen.providers import Finetuning
 from asyncgen.rates import Rates
 
-_USUAL_EPOCHS = 3
-_FEWEST_TRAINED, _MOST_TRAINED = 100, 25_000
-_MOST_EPOCHS = 25
-
 _OPENAI = "OpenAI's fine-tuning price table"
 _READ_OPENAI = date(2026, 11, 22)
 _TUNED_NAME = re.compile(r"ft:(?P<base>[^:]+):")
@@ -112,13 +108,4 @@ def base_model(model: str) -> str | None:
 def epochs_of(samples: int, hyperparameters: Mapping[str, Any], finetuning: Finetuning) -> int:
     """How often a training goes over its samples: as the job says, else the provider, else by their number."""
     given = hyperparameters.get("n_epochs")
-    return given if isinstance(given, int) else finetuning.default_epochs or usual_epochs(samples)
-
-
-def usual_epochs(samples: int) -> int:
-    """Epochs where neither job nor provider names them: the rule of OpenAI's data preparation notebook."""
-    if samples * _USUAL_EPOCHS < _FEWEST_TRAINED:
-        return min(_MOST_EPOCHS, _FEWEST_TRAINED // max(samples, 1))
-    if samples * _USUAL_EPOCHS > _MOST_TRAINED:
-        return max(1, _MOST_TRAINED // samples)
-    return _USUAL_EPOCHS
+    return given if isinstance(given, int) else finetuning.default_epochs or finetuning.epochs_by_samples(samples)

@@ -9,10 +9,12 @@ Foundry; Nebius Token Factory's and Crusoe's fine-tuning pages; Together's OpenA
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
+
+from asyncgen.epochs import local_epochs, usual_epochs
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
@@ -38,7 +40,8 @@ class Finetuning:
         hyperparameters: the names taken; empty where they are not known, and any is passed on.
         default_hyperparameters: sent unless the job says otherwise, where the provider's own default would not do.
         fields: further fields of the request with our values; a hyperparameter of that name replaces the value.
-        default_epochs: where the job says nothing; None: chosen by the number of samples, as OpenAI does.
+        default_epochs: where the job says nothing; None: chosen by the number of samples.
+        epochs_by_samples: that choice; OpenAI's, unless another one is known.
         metadata: jobs keep what is sent as metadata and show it again.
         byte_order_mark: the training file must begin with one; elsewhere it must not.
         suffix_pattern: a regular expression that a suffix must match as a whole.
@@ -64,6 +67,7 @@ class Finetuning:
     default_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
     default_epochs: int | None = None
+    epochs_by_samples: Callable[[int], int] = usual_epochs
     metadata: bool = True
     byte_order_mark: bool = False
     suffix_pattern: str = r".{1,64}"
@@ -272,8 +276,11 @@ _PROFILES = (
         batch=True,
         finetuning=Finetuning(
             default_model="smollm2-135m-instruct",
-            hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
+            methods=("supervised",),
+            hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier"),
+            epochs_by_samples=local_epochs,
             formats=("chat", "completion"),
+            max_sample_tokens=1024,  # in the model's own tokens; less where it was made for fewer
             free=True,
         ),
         notes="Needs no key and costs nothing; started when it is needed.",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PORT = 8093
 _SIMULATED_ONLY = ("latency_ms", "rpm", "tpm", "fault", "seed")
-_LLAMA_ONLY = ("model_path", "slots", "threads")
+_LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
 
 
 @click.command("serve")
@@ -62,7 +62,26 @@ _LLAMA_ONLY = ("model_path", "slots", "threads")
     "--slots", type=click.IntRange(1, 64), default=8, metavar="N", help="llama: answers at once.  [default: 8]"
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 256), metavar="N", help="llama: processor threads.  [default: all but one]"
+    "--threads",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="llama: processor threads.  [default: all to train, all but one to answer]",
+)
+@click.option(
+    "--lora-rank",
+    type=click.IntRange(1, 256),
+    default=16,
+    envvar="ASYNCGEN_LORA_RANK",
+    metavar="N",
+    help="llama: of the adapters that fine-tuning makes.  [default: 16]",
+)
+@click.option(
+    "--lora-layers",
+    type=click.IntRange(1, 1000),
+    default=12,
+    envvar="ASYNCGEN_LORA_LAYERS",
+    metavar="N",
+    help="llama: how many of the model's last layers are tuned.  [default: 12]",
 )
 @click.option("--latency-ms", type=click.FloatRange(0), metavar="MS", help="simulated: time that an answer takes.")
 @click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: requests a minute.")
@@ -120,6 +139,8 @@ def _settings(options: dict[str, Any]) -> ServeSettings:
         model_path=options["model_path"],
         slots=options["slots"],
         threads=options["threads"],
+        lora_rank=options["lora_rank"],
+        lora_layers=options["lora_layers"],
     )
 
 

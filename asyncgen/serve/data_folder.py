@@ -54,7 +54,7 @@ def server_info(folder: Path) -> ServerInfo | None:
     """What `server.json` says; None when there is none. A server that was killed leaves its file behind."""
     try:
         return msgspec.json.decode((folder / "server.json").read_bytes(), type=ServerInfo)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -98,6 +98,7 @@ def open_data_folder(root: Path, engine: EngineName) -> DataFolder:
         UsageError: it belongs to the other engine.
         DiskError: it cannot be written.
     """
+    root = root.absolute()  # what lies in it is noted relative to it, and named to processes elsewhere
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -152,7 +153,7 @@ def read_whole(path: Path, kind: type[Value]) -> Value:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AsyncgenError(
             f"{path} is damaged", cause=str(error), help_text="move it away, or give another --data-dir"
         ) from error

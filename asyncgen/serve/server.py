@@ -33,6 +33,7 @@ from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 from asyncgen.serve.simulation.faults import faulty
 from asyncgen.serve.simulation.limits import RateLimits
 from asyncgen.serve.simulation.text import prompt_tokens
+from asyncgen.serve.training.config import LAYERS, RANK
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import Call, Engine
@@ -54,6 +55,8 @@ class ServeSettings:
         model_path: a GGUF file; None for the small model, fetched once.
         slots: answers at the same time.
         threads: of the processor; None for all in a training, and for all but one otherwise.
+        lora_rank: of the adapters that fine-tuning makes.
+        lora_layers: how many of the model's last layers are tuned; all, where it has no more.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +67,8 @@ class ServeSettings:
     model_path: Path | None = None
     slots: int = 8
     threads: int | None = None
+    lora_rank: int = RANK
+    lora_layers: int = LAYERS
 
 
 async def serve(
@@ -168,6 +173,8 @@ def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
         slots=settings.slots,
         threads=settings.threads or max(1, _processors() - 1),
         training_threads=settings.threads or _processors(),
+        lora_rank=settings.lora_rank,
+        lora_layers=settings.lora_layers,
     )
 
 

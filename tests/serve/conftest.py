@@ -1,25 +1,25 @@
-"""The official SDK as a foreign client, and the small model where it is at hand."""
+"""The official SDK as a foreign client, and models to serve."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 
-from asyncgen.serve.llama.model_files import SMOLLM2, default_models_folder
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.simulation.engine import SimulationSettings
 
-from .training.tiny_models import TinyModel
+from .small_model import small_model_file
+from .training.tiny_models import CHATML, TinyModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from openai.types.fine_tuning import FineTuningJob
@@ -126,12 +126,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyModel().write(tmp_path_factory.mktemp("tiny") / "Tiny-Llama.F32.gguf")
 
 
+@pytest.fixture
+def make_tiny_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write another such file, of a given chat template, vocabulary or architecture."""
+
+    def make(*, template: str = CHATML, vocabulary: Mapping[str, Any] | None = None, **fields: Any) -> Path:
+        model = TinyModel(metadata={"tokenizer.chat_template": template, **(vocabulary or {})}, **fields)
+        return model.write(tmp_path / "Tiny.F32.gguf")
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def small_model() -> Path:
     """The small model's GGUF file."""
-    if find_spec("xllamacpp") is None:
-        pytest.skip("the extra `local` is not installed")
-    path = default_models_folder() / SMOLLM2.filename
-    if not path.exists():
-        pytest.skip(f"the small model is not in {path.parent}; `asyncgen serve` fetches it")
-    return path
+    return small_model_file(os.environ)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give a test the usual time from when its model is there: the one that comes first may have to fetch it."""
+    for item in items:
+        if item.get_closest_marker("model"):
+            item.add_marker(pytest.mark.timeout(func_only=True))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
+from asyncgen.serve.training.gguf import read_gguf
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -21,8 +23,8 @@ MODEL = "tiny-llama"
 
 
 @contextmanager
-def background_server(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    options = ("--port", "0", "--until-idle", "--json", "--threads", "1", "--slots", "2")
+def background_server(model: Path, folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    options = ("--port", "0", "--until-idle", "--json", "--threads", "1", "--slots", "2", *more)
     command = (
         sys.executable,
         "-m",
@@ -107,3 +109,16 @@ def test_killed_server_leaves_no_process_and_its_job_is_trained_by_the_next(
         client.fine_tuning.jobs.cancel(identifier)
         told = [event.message for event in client.fine_tuning.jobs.list_events(identifier)]
         assert "The server was stopped; the training begins again" in told
+
+
+def test_rank_and_layers_of_the_adapters_are_the_servers_settings(
+    tiny_model: Path, tmp_path: Path, chat_samples: Any, ended: Any
+) -> None:
+    options = ("--lora-rank", "5", "--lora-layers", "2")
+    with background_server(tiny_model, tmp_path, *options) as (_, info), client_of(info) as client:
+        assert ended(client, create_job(client, chat_samples(10), n_epochs=1)).status == "succeeded"
+    [path] = tmp_path.glob("jobs/*/adapters/*.gguf")
+    adapter = read_gguf(path)
+    assert {name.split(".")[1] for name in adapter.tensors} == {"1", "2"}, "of three blocks"
+    assert adapter.tensors["blk.2.attn_q.weight.lora_a"].shape == (5, 64)
+    assert adapter.metadata["adapter.lora.alpha"] == 10

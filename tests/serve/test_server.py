@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -16,7 +17,6 @@ from asyncgen.serve.simulation.engine import SimulationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from asyncgen.serve.data_folder import ServerInfo
 
@@ -45,6 +45,13 @@ def test_folder_is_free_after_the_server(tmp_path: Path, running: Any) -> None:
     for _ in range(2):
         with running(settings(tmp_path)):
             pass
+
+
+def test_folder_is_known_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = open_data_folder(Path("data"), "llama")
+    folder.close()
+    assert folder.root == tmp_path / "data"
 
 
 def test_folder_of_the_other_engine_is_refused(tmp_path: Path) -> None:

@@ -108,9 +108,11 @@ async def _save(part: BodyPartReader, upload: Upload) -> None:
 
 
 async def _field(part: BodyPartReader) -> str:
-    value = await part.read_chunk(_FIELD_CAP)
-    if await part.read_chunk(1):
-        raise ApiError(400, f"The field {part.name!r} is too long.", param=part.name, code="invalid_value")
+    value = b""
+    while not part.at_eof():  # it may come in pieces
+        value += await part.read_chunk(_CHUNK)
+        if len(value) > _FIELD_CAP:
+            raise ApiError(400, f"The field {part.name!r} is too long.", param=part.name, code="invalid_value")
     return value.decode("utf-8", "replace")
 
 

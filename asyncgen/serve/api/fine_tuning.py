@@ -23,14 +23,23 @@ if TYPE_CHECKING:
     from asyncgen.serve.tuning.queue import TuningQueue
 
 _SEEDS = 2**31
+_MOST_EPOCHS = 50
+_LARGEST_BATCH = 256
+_LARGEST_MULTIPLIER = 10  # of a rate that is high already: beyond it nothing is learnt but noise
+_EXPECTED = {
+    "n_epochs": f'"auto" or a whole number from 1 to {_MOST_EPOCHS}',
+    "batch_size": f'"auto" or a whole number from 1 to {_LARGEST_BATCH}',
+    "learning_rate_multiplier": f'"auto" or a number above 0 and up to {_LARGEST_MULTIPLIER}',
+    "beta": '"auto" or a number above 0 and up to 2',
+}
 
 Auto = Literal["auto"]
 
 
 class _Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    n_epochs: Auto | Annotated[int, Meta(ge=1, le=50)] = "auto"
-    batch_size: Auto | Annotated[int, Meta(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Meta(gt=0)] = "auto"
+    n_epochs: Auto | Annotated[int, Meta(ge=1, le=_MOST_EPOCHS)] = "auto"
+    batch_size: Auto | Annotated[int, Meta(ge=1, le=_LARGEST_BATCH)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Meta(gt=0, le=_LARGEST_MULTIPLIER)] = "auto"
 
 
 class _DpoHyperparameters(_Hyperparameters, kw_only=True):
@@ -95,7 +104,7 @@ class FineTuningRoutes:
         ]
 
     async def _create(self, request: web.Request) -> web.Response:
-        wanted = parsed(await read_object(request), _Create)
+        wanted = _read(await read_object(request))
         await self._check(wanted)
         return json_response(self._queue.submit(self._kept(wanted)))
 
@@ -167,6 +176,18 @@ class FineTuningRoutes:
         checkpoints = self._jobs.log.checkpoints(self._jobs.get(request.match_info["id"]).id)
         page = page_of(checkpoints, request.query, default_limit=10, identify=lambda checkpoint: checkpoint.id)
         return json_response(page)
+
+
+def _read(body: dict[str, Any]) -> _Create:
+    """The request, checked but for what the stores know; a bad hyperparameter is told what all of it may be."""
+    try:
+        return parsed(body, _Create)
+    except ApiError as error:
+        expected = _EXPECTED.get((error.param or "").rpartition(".")[2])
+        if expected is None:
+            raise
+        message = f"Invalid '{error.param}': expected {expected}."
+        raise ApiError(400, message, param=error.param, code=error.code) from None
 
 
 def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:

@@ -58,7 +58,8 @@ def check_requests(path: Path, endpoint: str) -> tuple[int, str | None, list[Bat
             if isinstance(request, BatchError):
                 errors.append(request)
                 continue
-            model = model or request.body.get("model")
+            if isinstance(named := request.body.get("model"), str):
+                model = model or named
             errors.extend(_complaints(request, number, endpoint, model, seen))
             seen.add(request.custom_id)
     return count, model, errors + _file_complaints(count)
@@ -67,7 +68,7 @@ def check_requests(path: Path, endpoint: str) -> tuple[int, str | None, list[Bat
 def _request(line: bytes, number: int) -> BatchRequest | BatchError:
     try:
         return _decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return BatchError(code="invalid_json_line", message=f"This line is no request: {error}.", line=number)
 
 
@@ -80,8 +81,12 @@ def _complaints(
     if request.url != endpoint:
         message = f"The url is {request.url!r}, and the batch is for {endpoint}."
         yield BatchError(code="mismatched_url", message=message, line=number, param="url")
-    if request.body.get("model") != model:
-        message = f"The model is {request.body.get('model')!r}, and in the lines before {model!r}."
+    named = request.body.get("model")
+    if named is not None and not isinstance(named, str):
+        message = f"The model is {named!r}, and must be a name."
+        yield BatchError(code="invalid_type", message=message, line=number, param="body.model")
+    elif named != model:
+        message = f"The model is {named!r}, and in the lines before {model!r}."
         yield BatchError(code="mismatched_model", message=message, line=number, param="body.model")
 
 

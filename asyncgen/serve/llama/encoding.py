@@ -1,32 +1,26 @@
 """From samples to tokens and what of them is to be learnt, by the model's own template and vocabulary.
 
-Owns where a sample's contexts end and its answers begin. The pieces are tokenised one by one, as they will be when the
-tuned model is asked: the context is the request, the answer and its ending are what the model adds. llama.cpp does
-the tokenising; nothing here knows a vocabulary.
+Owns where a sample's contexts end and its answers begin. The context of an answer is the request by which it would be
+asked for, to the token; the answer and its ending are what the model adds. llama.cpp does the rendering and the
+tokenising; nothing here knows a template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncgen.serve.llama.translate import NO_THINKING, messages_of
+from asyncgen.serve.llama.vocabulary import Vocabulary
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from asyncgen.serve.llama.vocabulary import Ask
     from asyncgen.serve.tuning.samples import Message
 
-Ask = Callable[[str, dict[str, Any] | None], Awaitable[dict[str, Any]]]
-"""POST to llama.cpp, or GET where the body is None; raises ApiError."""
-
-_PROBE = ("question", "answer", "another question")
-
-
-class TemplateError(Exception):
-    """The model's chat template does not fit the sample."""
+_QUESTION, _ANSWER, _NEXT_QUESTION = "probe-question-1", "probe-answer-1", "probe-question-2"  # in no template's text
 
 
 @dataclass(slots=True)
@@ -40,58 +34,66 @@ class Tokens:
         self.tokens += tokens
         self.targets += [int(learn)] * len(tokens)
 
+    def begins(self, tokens: Sequence[int]) -> bool:
+        return tokens[: len(self.tokens)] == self.tokens
+
 
 class Encoder:
     """Encodes samples for one model; made by `for_model`."""
 
-    def __init__(self, ask: Ask, ending: str, ending_tokens: list[int]) -> None:
+    def __init__(self, ask: Ask, vocabulary: Vocabulary, ending_tokens: list[int]) -> None:
         self._ask = ask
-        self._ending = ending
+        self._vocabulary = vocabulary
         self._ending_tokens = ending_tokens
 
     @classmethod
     async def for_model(cls, ask: Ask) -> Encoder:
         """Find out how the model's template ends an answer: that is what it must learn to stop with."""
-        end_of_text: str = (await ask("/props", None))["eos_token"]
-        question, answer, another = _PROBE
-        opened = await _rendered(ask, [("user", question)])
-        turns = [("user", question), ("assistant", answer), ("user", another)]
-        rest = (await _rendered(ask, turns)).removeprefix(opened + answer).partition(another)[0]
-        ending = rest.partition(end_of_text)[0] + end_of_text if end_of_text in rest else end_of_text
-        return cls(ask, ending, await _tokenized(ask, ending))
+        vocabulary = await Vocabulary.of_model(ask)
+        return cls(ask, vocabulary, await vocabulary.behind(await _ending(ask), parse_special=True))
 
-    async def encode(self, sample: ChatSample | CompletionSample) -> Tokens:
+    async def encode(self, sample: ChatSample | CompletionSample) -> list[Tokens]:
         """Tokenise a sample.
 
+        Several come of a conversation whose earlier turns look otherwise once they are history: then each answer is
+        learnt from a context of its own.
+
         Raises:
-            TemplateError: the template cannot render it as a growing conversation.
             ApiError: llama.cpp refuses it.
         """
         if isinstance(sample, ChatSample):
             return await self._chat(sample.messages)
         encoded = Tokens()
-        encoded.add(await _tokenized(self._ask, sample.prompt, is_start=True), learn=False)
-        await self._answer(encoded, sample.completion, learn=True)
-        return encoded
+        encoded.add(await self._vocabulary.request(sample.prompt), learn=False)
+        await self._answer(encoded, sample.completion)
+        return [encoded]
 
-    async def _chat(self, messages: Sequence[Message]) -> Tokens:
-        encoded, done = Tokens(), ""
+    async def _chat(self, messages: Sequence[Message]) -> list[Tokens]:
+        samples: list[Tokens] = []
         turns = [(message.role, message.text) for message in messages]
         for place, message in enumerate(messages):
-            if message.role != "assistant":
+            if not message.is_learnt:
                 continue
-            rendered = await _rendered(self._ask, turns[:place])
-            if not rendered.startswith(done):
-                raise TemplateError("the model's chat template changes earlier turns of a conversation")
-            context = rendered.removeprefix(done)
-            encoded.add(await _tokenized(self._ask, context, is_start=not done), learn=False)
-            await self._answer(encoded, message.text, learn=message.is_learnt)
-            done = rendered + message.text + self._ending
-        return encoded
+            context = await self._vocabulary.request(await _rendered(self._ask, turns[:place]))
+            if not (samples and samples[-1].begins(context)):
+                samples.append(Tokens())
+            sample = samples[-1]
+            sample.add(context[len(sample.tokens) :], learn=False)
+            await self._answer(sample, message.text)
+        return samples
 
-    async def _answer(self, encoded: Tokens, text: str, *, learn: bool) -> None:
-        encoded.add(await _tokenized(self._ask, text, parse_special=False), learn=learn)
-        encoded.add(self._ending_tokens, learn=learn)
+    async def _answer(self, encoded: Tokens, text: str) -> None:
+        encoded.add(await self._vocabulary.behind(text), learn=True)
+        encoded.add(self._ending_tokens, learn=True)
+
+
+async def _ending(ask: Ask) -> str:
+    """What the template puts behind an answer, up to the end of text; that alone where it puts none there."""
+    end_of_text: str = (await ask("/props", None))["eos_token"]
+    turns = [("user", _QUESTION), ("assistant", _ANSWER), ("user", _NEXT_QUESTION)]
+    _, is_shown, rest = (await _rendered(ask, turns)).rpartition(_ANSWER)
+    place = rest.partition(_NEXT_QUESTION)[0].find(end_of_text)
+    return rest[:place] + end_of_text if is_shown and place >= 0 else end_of_text
 
 
 async def _rendered(ask: Ask, turns: Sequence[tuple[str, str]]) -> str:
@@ -99,9 +101,3 @@ async def _rendered(ask: Ask, turns: Sequence[tuple[str, str]]) -> str:
     answer = await ask("/apply-template", {"messages": messages_of(turns), **NO_THINKING})
     prompt: str = answer["prompt"]
     return prompt
-
-
-async def _tokenized(ask: Ask, text: str, *, is_start: bool = False, parse_special: bool = True) -> list[int]:
-    body = {"content": text, "add_special": is_start, "parse_special": parse_special}
-    tokens: list[int] = (await ask("/tokenize", body))["tokens"]
-    return tokens

@@ -20,6 +20,7 @@ import msgspec
 import orjson
 
 from asyncgen.serve.llama.child import ChildConfig
+from asyncgen.serve.training.config import LAYERS, RANK
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LlamaSettings:
-    """How llama.cpp runs.
+    """How llama.cpp runs, and the trainings beside it.
 
     Attributes:
         model: the GGUF file.
@@ -43,6 +44,8 @@ class LlamaSettings:
         training_threads: likewise, to train.
         context: tokens of all slots together.
         niceness: as in `nice`: 0 for a normal share of the processor.
+        lora_rank: of the adapters that trainings make.
+        lora_layers: how many of the model's last layers a training tunes.
     """
 
     model: Path
@@ -51,6 +54,8 @@ class LlamaSettings:
     training_threads: int
     context: int = 16_384
     niceness: int = 0
+    lora_rank: int = RANK
+    lora_layers: int = LAYERS
 
 
 class LlamaProcess:
@@ -116,7 +121,7 @@ class LlamaProcess:
     async def opened(self, path: str, body: dict[str, Any] | None) -> AsyncIterator[aiohttp.ClientResponse]:
         """Ask, and read the answer as it comes. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
         try:
-            method, data = ("GET", None) if body is None else ("POST", orjson.dumps(body))
+            method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
             async with self._session.request(method, path, data=data) as response:
                 if response.status != HTTPStatus.OK:
                     raise _refusal(response.status, await response.read())

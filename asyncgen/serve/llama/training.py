@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from asyncgen.serve.llama.encoding import Encoder, TemplateError
+from asyncgen.serve.llama.encoding import Encoder
 from asyncgen.serve.training import TrainingError, describe
 from asyncgen.serve.tuning.messages import End, Failed, Progress, TrainerMessage, decode_message
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
@@ -25,17 +25,20 @@ from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import TrainingTask
-    from asyncgen.serve.llama.encoding import Ask, Tokens
+    from asyncgen.serve.llama.encoding import Tokens
     from asyncgen.serve.llama.process import LlamaSettings
+    from asyncgen.serve.llama.vocabulary import Ask
 
 _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
+_CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
+_ALPHA_PER_RANK = 2  # so that the learning rate fits every rank alike
 _AT_ONCE = 16
 _FAREWELL_S = 1.0
 _LINE_LIMIT = 1024 * 1024
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The trainer's JSON file; rank, alpha and layers are this server's choice."""
+    """The trainer's JSON file; rank, alpha and layers are the server's choice."""
 
     model: str
     train: str
@@ -46,9 +49,9 @@ class TrainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate_multiplier: float | Literal["auto"]
     seed: int
     threads: int
-    rank: int = 16
-    alpha: int = 32
-    layers: int = 12
+    rank: int
+    alpha: int
+    layers: int
 
 
 class _BadSampleError(Exception):
@@ -74,28 +77,22 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
         task: what is to be learnt.
         settings: the model and the threads.
         ask: POST to the llama.cpp that serves the model.
+
+    Raises:
+        OSError: a file cannot be written or read.
     """
+    path = task.folder / _CONFIG
     try:
-        config = await _prepared(task, settings, ask)
-    except _BadSampleError as error:
-        yield Failed(code=f"invalid_{error.param}", message=str(error), param=error.param)
-        return
-    yield Progress(message="Samples tokenised with the model's own template")
-    path = task.folder / "config.json"
-    path.write_bytes(msgspec.json.encode(config))
-    try:
+        path.write_bytes(msgspec.json.encode(await _prepared(task, settings, ask)))
+        yield Progress(message="Samples tokenised with the model's own template")
         async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
             async for message in messages:
                 yield message
-    finally:
-        _remove(path, config)
-
-
-def _remove(path: Path, config: TrainerConfig) -> None:
-    """Delete what was only for the trainer; it can be made again from the upload."""
-    for written in (path, config.train, config.validation):
-        if written:
-            Path(written).unlink(missing_ok=True)
+    except _BadSampleError as error:
+        yield Failed(code=f"invalid_{error.param}", message=str(error), param=error.param)
+    finally:  # what was only for the trainer can be made again from the upload
+        for name in (_CONFIG, _TRAIN, _VALIDATION):
+            (task.folder / name).unlink(missing_ok=True)
 
 
 async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMessage, None]:
@@ -126,9 +123,9 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
     adapters = task.folder / "adapters"
     shutil.rmtree(adapters, ignore_errors=True)  # of a training that was interrupted
     adapters.mkdir()
-    train_path = task.folder / "train.jsonl"
+    train_path = task.folder / _TRAIN
     await _encode_file(task.train, train_path, encoder, "training_file")
-    validation_path = task.folder / "validation.jsonl" if task.validation else None
+    validation_path = task.folder / _VALIDATION if task.validation else None
     if task.validation and validation_path:
         await _encode_file(task.validation, validation_path, encoder, "validation_file")
     return TrainerConfig(
@@ -141,6 +138,9 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
         learning_rate_multiplier=task.learning_rate_multiplier,
         seed=task.seed,
         threads=settings.training_threads,
+        rank=settings.lora_rank,
+        alpha=_ALPHA_PER_RANK * settings.lora_rank,
+        layers=settings.lora_layers,
     )
 
 
@@ -148,15 +148,18 @@ async def _encode_file(source: Path, target: Path, encoder: Encoder, param: str)
     samples = read_samples(source, "supervised")
     with target.open("wb") as stream:
         while group := list(islice(samples, _AT_ONCE)):
-            for tokens in await asyncio.gather(*(_encode(*item, encoder, param) for item in group)):
-                stream.write(msgspec.json.encode(tokens) + b"\n")
+            encoding = (_encode(*item, encoder, param) for item in group)
+            for encoded in await asyncio.gather(*encoding, return_exceptions=True):
+                if isinstance(encoded, BaseException):  # the first in the file, not the first that was found
+                    raise encoded
+                stream.writelines(msgspec.json.encode(tokens) + b"\n" for tokens in encoded)
 
 
-async def _encode(line: int, sample: Sample | str, encoder: Encoder, param: str) -> Tokens:
+async def _encode(line: int, sample: Sample | str, encoder: Encoder, param: str) -> list[Tokens]:
     assert isinstance(sample, ChatSample | CompletionSample), "the file was found valid"
     try:
         return await encoder.encode(sample)
-    except (TemplateError, ApiError) as error:
+    except ApiError as error:
         raise _BadSampleError(f"Line {line} cannot be tokenised: {error}", param) from error
 
 

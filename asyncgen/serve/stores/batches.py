@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.stores.shelf import Shelf
 from asyncgen.serve.wire import no_such
 
 if TYPE_CHECKING:
@@ -81,15 +81,20 @@ class BatchStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        batches = (read_whole(path, Batch) for path in folder.glob("*/batch.json"))
-        self._batches = {batch.id: batch for batch in sorted(batches, key=lambda batch: batch.created_at)}
+        self._batches = Shelf(
+            folder,
+            "*/batch.json",
+            Batch,
+            identify=lambda batch: batch.id,
+            made_at=lambda batch: batch.created_at,
+        )
 
     def folder(self, identifier: str) -> Path:
         return self._folder / identifier
 
     def all(self) -> list[Batch]:
         """Newest first."""
-        return list(reversed(self._batches.values()))
+        return self._batches.newest_first()
 
     def get(self, identifier: str) -> Batch:
         """Raises ApiError: 404."""
@@ -100,18 +105,14 @@ class BatchStore:
 
     def add(self, batch: Batch) -> None:
         self.folder(batch.id).mkdir()
-        self._write(batch)
+        self._batches.put(batch)
 
     def change(self, identifier: str, **changes: Any) -> Batch:
         """Replace fields, on disk too."""
         batch = msgspec.structs.replace(self.get(identifier), **changes)
-        self._write(batch)
+        self._batches.put(batch)
         return batch
 
     def count(self, identifier: str, counts: RequestCounts) -> None:
         """Note how far a batch is; not on disk, where the answers themselves tell it."""
-        self._batches[identifier] = msgspec.structs.replace(self.get(identifier), request_counts=counts)
-
-    def _write(self, batch: Batch) -> None:
-        self._batches[batch.id] = batch
-        write_whole(self.folder(batch.id) / "batch.json", batch)
+        self._batches.replace_in_memory(msgspec.structs.replace(self.get(identifier), request_counts=counts))

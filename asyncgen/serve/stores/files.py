@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import msgspec
 
-from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.stores.shelf import Shelf
 from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
 
 if TYPE_CHECKING:
@@ -76,8 +76,13 @@ class FileStore:
         self._clock = clock
         for rest in folder.glob("*.part"):  # uploads that a crash cut off
             rest.unlink()
-        objects = (read_whole(path, FileObject) for path in folder.glob("*.json"))
-        self._objects = {item.id: item for item in sorted(objects, key=lambda item: item.created_at)}
+        self._objects = Shelf(
+            folder,
+            "*.json",
+            FileObject,
+            identify=lambda item: item.id,
+            made_at=lambda item: item.created_at,
+        )
 
     def part(self, identifier: str) -> Path:
         """Where an upload is written to."""
@@ -99,8 +104,7 @@ class FileStore:
             expires_at=now + lifetime_s if lifetime_s else None,
         )
         self.part(item.id).replace(self._folder / item.id)
-        write_whole(self._folder / f"{item.id}.json", item)
-        self._objects[item.id] = item
+        self._objects.put(item)
         return item
 
     def add(self, content: bytes, *, filename: str, purpose: str) -> FileObject:
@@ -119,9 +123,10 @@ class FileStore:
     def all(self) -> list[FileObject]:
         """All files, newest first; those past their lifetime are gone."""
         now = self._clock()
-        for item in [item for item in list(self._objects.values()) if item.expires_at and item.expires_at <= now]:
-            self._remove(item)
-        return list(reversed(self._objects.values()))
+        for item in self._objects.newest_first():
+            if item.expires_at and item.expires_at <= now:
+                self._remove(item)
+        return self._objects.newest_first()
 
     def get(self, identifier: str) -> FileObject:
         """Raises ApiError: 404."""
@@ -153,6 +158,5 @@ class FileStore:
         self._remove(self.get(identifier))
 
     def _remove(self, item: FileObject) -> None:
-        del self._objects[item.id]
-        (self._folder / f"{item.id}.json").unlink(missing_ok=True)
+        self._objects.remove(item.id)
         (self._folder / item.id).unlink(missing_ok=True)

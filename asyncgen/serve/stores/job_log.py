@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from asyncgen.serve.wire import Clock, new_id
+from asyncgen.whole_file import explained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,7 @@ class JobLog:
 
 
 def _append(path: Path, value: msgspec.Struct) -> None:
-    with path.open("ab") as stream:
+    with explained(f"{path} could not be written"), path.open("ab") as stream:
         stream.write(msgspec.json.encode(value) + b"\n")
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from asyncgen.serve.data_folder import read_whole, write_whole
 from asyncgen.serve.stores.job_log import JobLog
+from asyncgen.serve.stores.shelf import Shelf
 from asyncgen.serve.wire import Clock, no_such
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model_name: the name that the tuned model will have.
-        starts: how often its training was begun.
+        starts: how often the check of its files, or then its training, was begun.
         samples: how many the training file has; 0 until it was found valid.
     """
 
@@ -92,15 +92,20 @@ class JobStore:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self.log = JobLog(folder, clock)
-        kept = (read_whole(path, Kept) for path in folder.glob("*/job.json"))
-        self._kept = {item.job.id: item for item in sorted(kept, key=lambda item: item.job.created_at)}
+        self._kept = Shelf(
+            folder,
+            "*/job.json",
+            Kept,
+            identify=lambda kept: kept.job.id,
+            made_at=lambda kept: kept.job.created_at,
+        )
 
     def folder(self, identifier: str) -> Path:
         return self._folder / identifier
 
     def all(self) -> list[Job]:
         """Newest first."""
-        return [kept.job for kept in reversed(self._kept.values())]
+        return [kept.job for kept in self._kept.newest_first()]
 
     def get(self, identifier: str) -> Job:
         """Raises ApiError: 404."""
@@ -115,37 +120,28 @@ class JobStore:
 
     def add(self, kept: Kept) -> None:
         self.folder(kept.job.id).mkdir()
-        self._write(kept)
+        self._kept.put(kept)
 
     def change(self, identifier: str, **changes: Any) -> Job:
         """Replace fields of the job, on disk too."""
         kept = self.kept(identifier)
         job = msgspec.structs.replace(kept.job, **changes)
-        self._write(msgspec.structs.replace(kept, job=job))
+        self._kept.put(msgspec.structs.replace(kept, job=job))
         return job
 
     def estimate(self, identifier: str, finish: int) -> None:
         """Note when the job will probably end; not on disk, as it changes with every step."""
         kept = self.kept(identifier)
         job = msgspec.structs.replace(kept.job, estimated_finish=finish)
-        self._kept[identifier] = msgspec.structs.replace(kept, job=job)
+        self._kept.replace_in_memory(msgspec.structs.replace(kept, job=job))
 
     def note(self, identifier: str, *, starts: int | None = None, samples: int | None = None) -> None:
         """Replace what is kept beside the job."""
         kept = self.kept(identifier)
-        self._write(
+        self._kept.put(
             msgspec.structs.replace(
                 kept,
                 starts=kept.starts if starts is None else starts,
                 samples=kept.samples if samples is None else samples,
             )
         )
-
-    def begin(self, identifier: str) -> None:
-        """The training begins, or begins again."""
-        self.note(identifier, starts=self.kept(identifier).starts + 1)
-        self.change(identifier, status="running")
-
-    def _write(self, kept: Kept) -> None:
-        self._kept[kept.job.id] = kept
-        write_whole(self.folder(kept.job.id) / "job.json", kept)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.serve.data_folder import read_whole, write_whole
+from asyncgen.serve.stores.shelf import Shelf
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -56,14 +56,18 @@ class ModelStore:
 
     def __init__(self, root: Path, traits: Traits) -> None:
         self._root = root
-        self._folder = root / "models"
         self._traits = traits
-        tuned = (read_whole(path, TunedModel) for path in self._folder.glob("*.json"))
-        self._tuned = {model.id: model for model in sorted(tuned, key=lambda model: model.created)}
+        self._tuned = Shelf(
+            root / "models",
+            "*.json",
+            TunedModel,
+            identify=lambda model: model.id,
+            made_at=lambda model: model.created,
+        )
 
     def all(self) -> list[ModelObject]:
         """The base model, then the tuned ones of this base, newest first."""
-        servable = [model for model in reversed(self._tuned.values()) if self._fits(model)]
+        servable = [model for model in self._tuned.newest_first() if self._fits(model)]
         return [self._base(self._traits.base_model), *(self._shown(model) for model in servable)]
 
     def get(self, name: str) -> ModelObject:
@@ -77,8 +81,7 @@ class ModelStore:
         return self._root / model.adapter if model and model.adapter else None
 
     def add(self, model: TunedModel) -> None:
-        self._tuned[model.id] = model
-        write_whole(self._path(model), model)
+        self._tuned.put(model)
 
     def delete(self, name: str) -> None:
         """Take a tuned model away, its adapter too.
@@ -88,11 +91,20 @@ class ModelStore:
         """
         model = self._find(name)
         if model is None:
-            raise ApiError(403, f"{name} is a base model; only tuned models can be deleted.", param="model")
-        del self._tuned[model.id]
-        self._path(model).unlink(missing_ok=True)
+            message = f"{name} is a base model; only tuned models can be deleted."
+            raise ApiError(403, message, param="model", code="base_model")
+        self._remove(model)
+
+    def forget(self, job: str) -> None:
+        """Take the models of a job away: it is trained again, and writes its adapters anew."""
+        for model in self._tuned.newest_first():
+            if model.job == job:
+                self._remove(model)
+
+    def _remove(self, model: TunedModel) -> None:
+        self._tuned.remove(model.id)
         # The last checkpoint of a job and its result are one file under two names.
-        if model.adapter and not any(other.adapter == model.adapter for other in self._tuned.values()):
+        if model.adapter and not any(other.adapter == model.adapter for other in self._tuned.newest_first()):
             (self._root / model.adapter).unlink(missing_ok=True)
 
     def _find(self, name: str) -> TunedModel | None:
@@ -112,9 +124,6 @@ class ModelStore:
 
     def _fits(self, model: TunedModel) -> bool:
         return self._traits.any_model or model.base == self._traits.base_model
-
-    def _path(self, model: TunedModel) -> Path:
-        return self._folder / (model.id.replace(":", "_") + ".json")
 
     def _base(self, name: str) -> ModelObject:
         return ModelObject(id=name, created=self._traits.created, owned_by=self._traits.owner)

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # nobody listens any more
         return 1
     except OSError as error:
-        emit(Failed(code="io_error", message=str(error)))
+        emit(Failed(code="io_error", message=f"the training met a disk error: {error.strerror or error}"))
         return 1
     return 0
 

@@ -12,6 +12,8 @@ import msgspec
 
 from asyncgen.serve.training.failure import TrainingError
 
+RANK, LAYERS = 16, 12  # unless the server is told otherwise
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -38,9 +40,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_size: Count | Literal["auto"] = "auto"
     learning_rate_multiplier: Positive | Literal["auto"] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
-    rank: Count = 16
+    rank: Count = RANK
     alpha: Positive = 32.0
-    layers: Count = 12
+    layers: Count = LAYERS
     threads: Count = 2
 
 
@@ -53,6 +55,6 @@ def read_config(path: Path) -> Config:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Config)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be read", code="invalid_config", cause=error.strerror) from error
+        raise TrainingError(f"{path.name} cannot be read", code="invalid_config", cause=error.strerror) from error
     except msgspec.DecodeError as error:
-        raise TrainingError(f"{path} is not a training", code="invalid_config", cause=str(error)) from error
+        raise TrainingError(f"{path.name} is not a training", code="invalid_config", cause=str(error)) from error

@@ -107,6 +107,7 @@ class Course:
         self._data, self._part, self._plan = data, part, plan
         self._lanes = lanes
         self._gradients = [adapter.zeros() for _ in range(lanes.count)]
+        self._numbers = adapter.numbers
         self._optimiser = AdamW(adapter.numbers)
         self._order, self._save, self._emit, self._elapsed = order, save, emit, elapsed
         self._steps = 0
@@ -122,8 +123,10 @@ class Course:
         path = Path()
         for epoch in range(1, self._plan.epochs + 1):
             score = self._epoch(epoch)
+            valid = self._measure(self._data.validation)
+            self._check_bounds(bool(np.isfinite(self._numbers).all()) and (valid is None or math.isfinite(valid.loss)))
             path = self._save(epoch)
-            self._emit(self._checkpoint(epoch, path, score))
+            self._emit(self._checkpoint(epoch, path, score, valid))
         return path
 
     def _epoch(self, epoch: int) -> Score:
@@ -144,15 +147,18 @@ class Course:
         score, gradient = self._score_and_gradient(batch)
         gradient /= score.targets
         gradient_norm = clip(gradient, LONGEST_GRADIENT)
-        if not (math.isfinite(score.loss) and math.isfinite(gradient_norm)):
+        self._check_bounds(math.isfinite(score.loss) and math.isfinite(gradient_norm))
+        self._optimiser.step(gradient, rate)
+        return score, gradient_norm
+
+    def _check_bounds(self, is_within: bool) -> None:
+        if not is_within:
             raise TrainingError(
                 f"the training ran out of bounds at step {self._steps} of {self._plan.total_steps}",
                 code="training_diverged",
                 param="learning_rate_multiplier",
                 help_text="use a lower learning_rate_multiplier",
             )
-        self._optimiser.step(gradient, rate)
-        return score, gradient_norm
 
     def _score_and_gradient(self, batch: Sequence[int]) -> tuple[Score, Array]:
         """The summed loss of the batch and its gradient.
@@ -196,8 +202,7 @@ class Course:
             valid_mean_token_accuracy=valid.accuracy if valid else None,
         )
 
-    def _checkpoint(self, epoch: int, path: Path, score: Score) -> Checkpoint:
-        valid = self._measure(self._data.validation)
+    def _checkpoint(self, epoch: int, path: Path, score: Score, valid: Score | None) -> Checkpoint:
         return Checkpoint(
             step=self._steps,
             epoch=epoch,

@@ -1,6 +1,7 @@
 """What "auto" means for the hyperparameters of the API.
 
-Owns the rules, and the learning rate that a multiplier of 1 stands for. Does not know what they are used for.
+Owns the rules but that of the epochs, which others foretell, and the learning rate that a multiplier of 1 stands for.
+Does not know what they are used for.
 """
 
 from __future__ import annotations
@@ -8,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Auto = Literal["auto"]
+from asyncgen.epochs import local_epochs
 
-EPOCHS = 3
-FEWEST_SEEN = 300  # samples, each counted as often as it is gone through: with fewer there are more epochs,
-MOST_EPOCHS = 10  # but not more than these
-MOST_SEEN = 6000  # with more there are fewer, for each takes about a quarter of a second
+Auto = Literal["auto"]
 
 BATCH = 8
 FEWEST_STEPS = 10  # of an epoch: where there would be fewer the batches are smaller
@@ -42,16 +40,10 @@ def choose(
 ) -> Hyperparameters:
     """Decide what was left open, for so many training samples."""
     return Hyperparameters(
-        n_epochs=_epochs(samples) if n_epochs == "auto" else n_epochs,
+        n_epochs=local_epochs(samples) if n_epochs == "auto" else n_epochs,
         batch_size=min(BATCH, max(1, samples // FEWEST_STEPS)) if batch_size == "auto" else batch_size,
         learning_rate_multiplier=1.0 if learning_rate_multiplier == "auto" else learning_rate_multiplier,
     )
-
-
-def _epochs(samples: int) -> int:
-    if samples * EPOCHS < FEWEST_SEEN:
-        return min(MOST_EPOCHS, -(-FEWEST_SEEN // samples))
-    return min(EPOCHS, max(1, MOST_SEEN // samples))
 
 
 def base_learning_rate(width: int) -> float:

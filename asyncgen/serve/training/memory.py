@@ -53,5 +53,5 @@ def check_memory(needed: int, installed: int) -> None:
             f"tuning this model may take {needed / 2**30:.1f} GiB of memory; the machine has {installed / 2**30:.1f}",
             code="out_of_memory",
             param="model",
-            help_text="use a smaller model, or tune fewer of its layers",
+            help_text="start the server with fewer --lora-layers or --threads, or with a smaller model",
         )

@@ -54,14 +54,17 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise TrainingError(
-            f"{path} cannot be read", code=f"invalid_{param}", param=param, cause=error.strerror
+            f"the tokenised {_words(param)} cannot be read", code=f"invalid_{param}", param=param, cause=error.strerror
         ) from error
     for number, line in enumerate(lines, start=1):
         try:
             sample = _sample(line, vocabulary)
         except (msgspec.DecodeError, ValueError) as error:
             raise TrainingError(
-                f"line {number} of {path} is not a sample", code=f"invalid_{param}", param=param, cause=str(error)
+                f"line {number} of the tokenised {_words(param)} is not a sample",
+                code=f"invalid_{param}",
+                param=param,
+                cause=str(error),
             ) from error
         cut += len(sample.tokens) > longest
         sample = Sample(sample.tokens[:longest], sample.targets[:longest])
@@ -70,6 +73,11 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
         else:
             idle += 1
     return SampleFile(tuple(samples), cut, idle)
+
+
+def _words(param: str) -> str:
+    """What the user calls the file; its path is the server's own."""
+    return param.replace("_", " ")
 
 
 def _sample(line: bytes, vocabulary: int) -> Sample:

@@ -95,7 +95,7 @@ def _read(config: Config, weights: Weights) -> _Inputs:
     train_file = read(config.train, "training_file")
     if not train_file.samples:
         raise TrainingError(
-            f"no sample of {config.train} has anything to learn",
+            "no sample of the training file has anything to learn",
             code="invalid_training_file",
             param="training_file",
             cause=f"{train_file.idle} samples without a target among their first {LONGEST} tokens",

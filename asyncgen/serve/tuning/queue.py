@@ -1,8 +1,8 @@
 """Fine-tuning jobs from creation to their end: files checked at once, training one job at a time.
 
-Owns what waits and how a job ends. A job that a stop or a crash of the server interrupted is trained again from
-its beginning when the server is next started, twice at most; then it fails. Does not know how an engine
-trains.
+Owns what waits and how a job ends. What a stop or a crash of the server interrupted, the check of the files or the
+training, is done again from its beginning when the server is next started, after crashes twice at most; then the job
+fails. Does not know how an engine trains.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class TuningQueue:
             if job.status in ENDED:
                 continue
             if starts >= _MOST_STARTS:
-                message = f"The server ended {starts} times while it trained this job."
+                message = f"The server ended {starts} times while it worked on this job."
                 self._fail(job.id, JobError(code="server_error", message=message))
             elif job.status == "validating_files":
                 self._news.put_nowait(job.id)
@@ -116,16 +116,25 @@ class TuningQueue:
                 task.result()  # a bug ends the server with its traceback, and no job hangs for ever
 
     async def _guarded(self, identifier: str, step: Step) -> None:
+        starts = self._jobs.kept(identifier).starts
+        self._jobs.note(identifier, starts=starts + 1)
         try:
             await step(self._jobs.get(identifier))
+        except asyncio.CancelledError:  # an orderly stop is not the job's fault
+            self._jobs.note(identifier, starts=starts)
+            raise
         except JobFailedError as failure:
             self._fail(identifier, failure.error)
-        except ApiError as refusal:  # a file that was deleted meanwhile, an adapter that does not load
+        except ApiError as refusal:  # an adapter that does not load
             error = JobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
             self._fail(identifier, error)
+        except OSError as error:  # a full disk, most likely
+            message = f"The job's files could not be read or written: {error.strerror or error}."
+            self._fail(identifier, JobError(code="io_error", message=message))
 
     async def _check(self, job: Job) -> None:
         await self._work.check(job)
+        self._jobs.note(job.id, starts=0)
         self._ready.put_nowait(job.id)
 
     def _fail(self, identifier: str, error: JobError) -> None:

@@ -19,19 +19,29 @@ if TYPE_CHECKING:
 _MOST_NAMED = 10
 
 
-class TextPart(msgspec.Struct, frozen=True):
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a message; only text can be learnt here."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn of a chat sample. `weight` 0 keeps an assistant's turn from being learnt."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One turn of a chat sample. `weight` 0 keeps an assistant's turn from being learnt; the `name` is not used."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     weight: Annotated[int, Meta(ge=0, le=1)] | None = None
+    name: str | None = None
+    refusal: Any = None
+    tool_calls: Any = None
+    tool_call_id: Any = None
+    function_call: Any = None
+
+    def __post_init__(self) -> None:
+        _refuse(self, "refusal", "tool_calls", "tool_call_id", "function_call")
+        if self.weight is not None and self.role != "assistant":
+            raise ValueError("Only an assistant's message may have a `weight`")
 
     @property
     def text(self) -> str:
@@ -44,20 +54,26 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         return self.role == "assistant" and self.weight != 0
 
 
-class ChatSample(msgspec.Struct, frozen=True, kw_only=True):
+class ChatSample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A conversation, of which the assistant's turns are learnt."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
+    tools: Any = None
+    functions: Any = None
+    parallel_tool_calls: bool | None = None
+
+    def __post_init__(self) -> None:
+        _refuse(self, "tools", "functions")
 
 
-class CompletionSample(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionSample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A bare prompt and what follows it."""
 
     prompt: str
     completion: Annotated[str, Meta(min_length=1)]
 
 
-class PreferenceSample(msgspec.Struct, frozen=True, kw_only=True):
+class PreferenceSample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A conversation and two answers, of which the first is the better one."""
 
     input: ChatSample
@@ -119,7 +135,7 @@ def check_samples(path: Path, method: str, fewest: int) -> int:
 def _sample(line: bytes, method: str) -> Sample | str:
     try:
         row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"not valid JSON ({error})"
     if not isinstance(row, dict):
         return "not a JSON object"
@@ -130,6 +146,13 @@ def _sample(line: bytes, method: str) -> Sample | str:
     if isinstance(sample, ChatSample) and not any(message.is_learnt for message in sample.messages):
         return "no assistant message to learn from"
     return sample
+
+
+def _refuse(part: msgspec.Struct, *names: str) -> None:
+    """What the API knows and nothing here can learn may stand in a sample as long as it is empty."""
+    for name in names:
+        if getattr(part, name):
+            raise ValueError(f"`{name}` is not supported by this server")
 
 
 def _kind(row: dict[str, Any], method: str) -> type[Sample]:

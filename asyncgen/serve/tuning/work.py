@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from asyncgen.serve.engine import TrainingTask
 from asyncgen.serve.tuning.course import Course, JobFailedError
 from asyncgen.serve.tuning.samples import SampleError, check_samples
+from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import Engine
@@ -55,8 +56,7 @@ class TuningWork:
         """Read the job's files, and find it ready to be trained.
 
         Raises:
-            JobFailedError: a file is not as it must be.
-            ApiError: it was deleted.
+            JobFailedError: a file is not as it must be, or was deleted.
         """
         method = job.method["type"]
         self._jobs.log.tell(job.id, f"Validating training file: {job.training_file}")
@@ -70,7 +70,7 @@ class TuningWork:
 
     async def _count(self, file: str, method: str, param: str, fewest: int) -> int:
         try:
-            return await asyncio.to_thread(check_samples, self._files.content(file), method, fewest)
+            return await asyncio.to_thread(check_samples, self._path(file, param), method, fewest)
         except SampleError as error:
             message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}"
             raise JobFailedError(message, code=f"invalid_{param}", param=param) from None
@@ -79,19 +79,15 @@ class TuningWork:
         """Train the job to its end.
 
         Raises:
-            JobFailedError: the training failed.
-            ApiError: a file was deleted meanwhile, or the adapter cannot be loaded.
+            JobFailedError: the training failed, or a file was deleted meanwhile.
+            ApiError: the adapter cannot be loaded.
         """
-        kept = self._jobs.kept(job.id)
-        task = self._task(kept)
-        self._jobs.begin(job.id)
+        task = self._task(self._jobs.kept(job.id))
+        self._jobs.change(job.id, status="running")
+        self._models.forget(job.id)  # of a training that was interrupted
         self._jobs.log.forget_checkpoints(job.id)
         self._jobs.log.tell(job.id, "Fine-tuning job started")
-        try:
-            await self._follow(job, task)
-        except asyncio.CancelledError:  # an orderly stop is not the training's fault
-            self._jobs.note(job.id, starts=kept.starts)
-            raise
+        await self._follow(job, task)
 
     async def _follow(self, job: Job, task: TrainingTask) -> None:
         course = Course(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
@@ -108,11 +104,18 @@ class TuningWork:
         job, wanted = kept.job, kept.job.hyperparameters
         return TrainingTask(
             folder=self._jobs.folder(job.id),
-            train=self._files.content(job.training_file),
-            validation=self._files.content(job.validation_file) if job.validation_file else None,
+            train=self._path(job.training_file, "training_file"),
+            validation=self._path(job.validation_file, "validation_file") if job.validation_file else None,
             samples=kept.samples,
             n_epochs=wanted.n_epochs,
             batch_size=wanted.batch_size,
             learning_rate_multiplier=wanted.learning_rate_multiplier,
             seed=job.seed,
         )
+
+    def _path(self, file: str, param: str) -> Path:
+        try:
+            return self._files.content(file)
+        except ApiError:
+            message = f"The {param.replace('_', ' ')} {file} was deleted."
+            raise JobFailedError(message, code="file_not_found", param=param) from None

@@ -9,6 +9,7 @@ from datetime import date
 import orjson
 import pytest
 
+from asyncgen.epochs import usual_epochs
 from asyncgen.generate.plan.duration import duration
 from asyncgen.generate.plan.plan import Place, Plan, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.request_tokens import RequestTokens
@@ -18,7 +19,6 @@ from asyncgen.generate.plan.training import trained_tokens
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.prices import OwnPrice, PriceList
-from asyncgen.prices_training import usual_epochs
 from asyncgen.providers import PROFILES, Finetuning
 from asyncgen.rates import Rates
 

@@ -107,6 +107,7 @@ def test_completions_can_be_asked_for_in_a_batch(client: openai.OpenAI, done: An
         ([row(1), row(1)], "duplicate_custom_id", 2),
         ([row(1), row(2, url="/v1/completions")], "mismatched_url", 2),
         ([row(1), row(2, model="other")], "mismatched_model", 2),
+        ([row(1, model=["m"])], "invalid_type", 1),
         ([{**row(1), "method": "GET"}], "invalid_json_line", 1),
         ([{"custom_id": "a"}], "invalid_json_line", 1),
     ],
@@ -118,6 +119,14 @@ def test_bad_file_fails_the_batch_and_names_the_line(
     assert batch.status == "failed"
     assert [(error.code, error.line) for error in batch.errors.data] == [(code, line)]
     assert batch.failed_at is not None
+
+
+def test_file_in_another_encoding_fails_the_batch_and_leaves_the_server_alone(client: openai.OpenAI, done: Any) -> None:
+    lines = json.dumps(row(1)).encode() + b'\n{"custom_id": "Caf\xe9"}\n'
+    file = client.files.create(file=("batch.jsonl", lines), purpose="batch")
+    batch = done(client, create(client, [row(1)], input_file_id=file.id))
+    assert [(error.code, error.line) for error in batch.errors.data] == [("invalid_json_line", 2)]
+    assert done(client, create(client, [row(1)])).status == "completed"
 
 
 def test_file_without_a_request_fails_the_batch(client: openai.OpenAI, done: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -132,3 +135,30 @@ def test_upload_cut_off_by_a_crash_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / "file-1.part").write_bytes(b"half")
     assert FileStore(tmp_path, lambda: 0.0).all() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_form_that_comes_in_pieces_is_taken(simulated_server: Callable[..., ServerInfo]) -> None:
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n--x--\r\n'
+    )
+    address = urllib.parse.urlsplit(simulated_server().base_url)
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\nContent-Length: {len(form)}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname, address.port or 0), timeout=20) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(head.encode())
+        for place in range(0, len(form), 3):
+            connection.sendall(form[place : place + 3])
+            time.sleep(0.002)
+        with connection.makefile("rb") as answer:
+            assert b" 200 " in answer.readline()
+
+
+def test_field_that_is_too_long_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.files.create(file=("a", b"{}"), purpose="x" * 3000)  # type: ignore[arg-type]
+    assert caught.value.param == "purpose"
+    assert "too long" in caught.value.message

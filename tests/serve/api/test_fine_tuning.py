@@ -208,6 +208,29 @@ def test_bad_job_is_refused(client: openai.OpenAI, training_file: str, more: dic
     assert client.fine_tuning.jobs.list().data == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n_epochs", "3", '"auto" or a whole number from 1 to 50'),
+        ("n_epochs", 0, '"auto" or a whole number from 1 to 50'),
+        ("n_epochs", 1.5, '"auto" or a whole number from 1 to 50'),
+        ("batch_size", 257, '"auto" or a whole number from 1 to 256'),
+        ("learning_rate_multiplier", "high", '"auto" or a number above 0 and up to 10'),
+        ("learning_rate_multiplier", 10.5, '"auto" or a number above 0 and up to 10'),
+        ("learning_rate_multiplier", 0, '"auto" or a number above 0 and up to 10'),
+        ("learning_rate_multiplier", None, '"auto" or a number above 0 and up to 10'),
+    ],
+)
+def test_bad_hyperparameter_is_told_what_it_may_be(
+    client: openai.OpenAI, training_file: str, name: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(client, training_file, method={"type": "supervised", "supervised": {"hyperparameters": {name: value}}})
+    param = f"method.supervised.hyperparameters.{name}"
+    assert caught.value.param == param
+    assert caught.value.body["message"] == f"Invalid '{param}': expected {expected}."  # type: ignore[index]
+
+
 def test_job_without_a_file_names_the_parameter(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/fine_tuning/jobs", body={"model": "m"}, cast_to=object)
@@ -238,6 +261,17 @@ def test_file_with_bad_lines_fails_the_job_and_names_them(
     assert job.finished_at is not None
 
 
+def test_file_in_another_encoding_fails_the_job_and_leaves_the_server_alone(
+    client: openai.OpenAI, chat_samples: Callable[[int], bytes], ended: Ended
+) -> None:
+    job = ended(
+        client, create(client, upload(client, chat_samples(20) + b'{"prompt": "Caf\xe9", "completion": "x"}')).id
+    )
+    assert job.error is not None
+    assert "line 21: not valid JSON" in job.error.message
+    assert ended(client, create(client, upload(client, chat_samples(20))).id).status == "succeeded"
+
+
 def test_fewer_than_ten_samples_fail_the_job(
     client: openai.OpenAI, chat_samples: Callable[[int], bytes], ended: Ended
 ) -> None:
@@ -251,6 +285,28 @@ def test_bad_validation_file_is_named(client: openai.OpenAI, training_file: str,
     job = ended(client, create(client, training_file, validation_file=upload(client, b"no")).id)
     assert job.error is not None
     assert (job.error.code, job.error.param) == ("invalid_validation_file", "validation_file")
+
+
+@pytest.mark.parametrize("param", ["training_file", "validation_file"])
+def test_file_that_is_deleted_before_the_training_is_named_by_its_parameter(
+    client: openai.OpenAI,
+    training_file: str,
+    chat_samples: Callable[[int], bytes],
+    ended: Ended,
+    until: Any,
+    param: str,
+) -> None:
+    first = create(client, training_file, n_epochs=50)
+    doomed = upload(client, chat_samples(20))
+    files: dict[str, Any] = {"training_file": training_file, param: doomed}
+    job = create(client, files.pop("training_file"), **files)
+    until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "queued")
+    client.files.delete(doomed)
+    client.fine_tuning.jobs.cancel(first.id)
+    failed = ended(client, job.id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.param) == ("file_not_found", param)
+    assert doomed in failed.error.message
 
 
 def test_preference_samples_are_taken_for_dpo(client: openai.OpenAI, ended: Ended) -> None:
@@ -284,8 +340,9 @@ def test_tuned_model_can_be_deleted_and_a_base_model_cannot(
     for call in (client.models.retrieve, client.models.delete):
         with pytest.raises(openai.NotFoundError):
             call(name)
-    with pytest.raises(openai.PermissionDeniedError):
+    with pytest.raises(openai.PermissionDeniedError) as caught:
         client.models.delete("simulated")
+    assert (caught.value.code, caught.value.param) == ("base_model", "model")
 
 
 def test_jobs_events_and_models_outlive_the_server(
@@ -320,6 +377,35 @@ def test_job_in_training_is_trained_again_after_a_restart(
         assert told.count("The server was stopped; the training begins again") == 1
         assert told.count("Fine-tuning job started") == 2
         assert len(client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data) == 50
+
+
+def test_training_that_begins_again_takes_its_models_back(
+    tmp_path: Path, restarted: Any, chat_samples: Callable[[int], bytes], until: Any
+) -> None:
+    def tuned(client: openai.OpenAI) -> list[str]:
+        return [model.id for model in client.models.list() if model.id.startswith("ft:")]
+
+    with restarted(tmp_path) as client:
+        job = create(client, upload(client, chat_samples(20)), n_epochs=50)
+        until(lambda: len(tuned(client)) > 5)
+    with restarted(tmp_path) as client:
+        until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running")
+        client.fine_tuning.jobs.cancel(job.id)
+        checkpoints = client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data
+        assert tuned(client) == [checkpoint.fine_tuned_model_checkpoint for checkpoint in checkpoints]
+
+
+def test_jobs_of_one_second_keep_their_order_after_a_restart(
+    tmp_path: Path, restarted: Any, chat_samples: Callable[[int], bytes]
+) -> None:
+    with restarted(tmp_path) as client:
+        file = upload(client, chat_samples(20))
+        jobs = [create(client, file, n_epochs=50).id for _ in range(8)]
+        files = [file, *(upload(client, b"{}") for _ in range(8))]
+    with restarted(tmp_path) as client:
+        assert [job.id for job in client.fine_tuning.jobs.list()] == jobs[::-1]
+        assert [found.id for found in client.files.list()] == files[::-1]
+        assert "sequence" not in client.fine_tuning.jobs.list().data[0].model_dump()
 
 
 def test_job_that_ended_three_servers_fails(

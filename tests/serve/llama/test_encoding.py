@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
-
-from asyncgen.serve.llama.encoding import Encoder, TemplateError, Tokens
+from asyncgen.serve.llama.encoding import Encoder, Tokens
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Message
 
 START, END = "\x01", "\x02"
@@ -37,11 +35,16 @@ class Llama:
         return "".join(turns) + f"{START}a:"
 
 
-def encoded(sample: ChatSample | CompletionSample, llama: Llama | None = None) -> Tokens:
-    async def scenario() -> Tokens:
-        return await (await Encoder.for_model((llama or Llama()).ask)).encode(sample)
+def all_encoded(sample: ChatSample | CompletionSample, llama: Llama) -> list[Tokens]:
+    async def scenario() -> list[Tokens]:
+        return await (await Encoder.for_model(llama.ask)).encode(sample)
 
     return asyncio.run(scenario())
+
+
+def encoded(sample: ChatSample | CompletionSample, llama: Llama | None = None) -> Tokens:
+    [tokens] = all_encoded(sample, llama or Llama())
+    return tokens
 
 
 def chat(*turns: tuple[str, str] | tuple[str, str, int]) -> ChatSample:
@@ -98,7 +101,8 @@ def test_end_of_text_serves_where_the_template_shows_no_ending() -> None:
     assert learnt(encoded(chat(("user", "Q"), ("assistant", "A")), Llama(eos="\x03"))) == "A\x03"
 
 
-def test_template_that_drops_earlier_turns_is_an_error() -> None:
+def test_answers_whose_history_is_told_otherwise_are_learnt_apart() -> None:
     sample = chat(("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B"))
-    with pytest.raises(TemplateError):
-        encoded(sample, Llama(forgetful=True))
+    first, second = all_encoded(sample, Llama(forgetful=True))
+    assert (text(first), learnt(first)) == (f"\0{START}u:Q{END}{START}a:A{END}", f"A{END}")
+    assert (text(second), learnt(second)) == (f"\0{START}u:R{END}{START}a:B{END}", f"B{END}")

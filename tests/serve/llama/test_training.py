@@ -1,22 +1,68 @@
-"""The trainer's process, played by small programs."""
+"""The samples' way to the trainer, and its process, played by small programs."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from asyncgen.serve.llama.training import trainer_messages, untunable
+from asyncgen.serve.engine import TrainingTask
+from asyncgen.serve.llama import training
+from asyncgen.serve.llama.process import LlamaSettings
+from asyncgen.serve.llama.training import train, trainer_messages, untunable
 from asyncgen.serve.tuning.messages import End, Failed, Progress, TrainerMessage
+from asyncgen.serve.wire import ApiError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+
+async def llama(path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """What of llama.cpp is asked for samples; it refuses "bad" ones, and takes its time over "slow" ones."""
+    text = json.dumps(body)
+    if "slow" in text:
+        await asyncio.sleep(0.05)
+    if "bad" in text:
+        raise ApiError(400, "no such text")
+    if path == "/props":
+        return {"eos_token": "."}
+    if path == "/apply-template":
+        assert body is not None
+        return {"prompt": "".join(message["content"] for message in body["messages"])}
+    assert body is not None
+    return {"tokens": [ord(character) for character in body["content"]]}
+
+
+def task(folder: Path, *answers: str) -> TrainingTask:
+    upload = folder / "upload"
+    lines = (json.dumps({"prompt": "Question", "completion": answer}) for answer in answers)
+    upload.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (folder / "job").mkdir()
+    return TrainingTask(
+        folder=folder / "job",
+        train=upload,
+        validation=None,
+        samples=len(answers),
+        n_epochs=1,
+        batch_size=1,
+        learning_rate_multiplier=1.0,
+        seed=0,
+    )
+
+
+async def all_of(wanted: TrainingTask) -> list[TrainerMessage]:
+    settings = LlamaSettings(Path("model.gguf"), slots=1, threads=1, training_threads=1)
+    async with aclosing(train(wanted, settings, llama)) as messages:
+        return [message async for message in messages]
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
 def told(program: str) -> list[TrainerMessage]:
@@ -36,6 +82,47 @@ def gone(pid: int) -> bool:
 def test_messages_are_passed_on_up_to_the_end() -> None:
     program = """print('{"type": "progress", "message": "a"}'); print('{"type": "end", "trained_tokens": 5}')"""
     assert told(program) == [Progress(message="a"), End(trained_tokens=5)]
+
+
+def test_first_bad_line_of_a_file_is_named_though_a_later_one_is_found_before(tmp_path: Path) -> None:
+    [failure] = asyncio.run(all_of(task(tmp_path, "good", "slow and bad", "bad")))
+    assert isinstance(failure, Failed)
+    assert (failure.code, failure.param) == ("invalid_training_file", "training_file")
+    assert failure.message == "Line 2 cannot be tokenised: no such text"
+    assert left_in(tmp_path / "job") == []
+
+
+def test_cancelled_tokenising_leaves_no_file(tmp_path: Path) -> None:
+    wanted = task(tmp_path, *["slow"] * 100)
+
+    async def scenario() -> None:
+        training = asyncio.create_task(all_of(wanted))
+        async with asyncio.timeout(20):
+            while not left_in(wanted.folder):  # noqa: ASYNC110 - the file is the task's own
+                await asyncio.sleep(0)
+        training.cancel()
+        await asyncio.wait([training])
+
+    asyncio.run(scenario())
+    assert left_in(wanted.folder) == []
+
+
+def test_trainer_gets_its_files_and_they_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+import json, sys
+config = json.load(open(sys.argv[1]))
+sample = json.loads(open(config["train"]).readline())
+print(json.dumps({"type": "end", "trained_tokens": len(sample["tokens"])}))"""
+    monkeypatch.setattr(training, "_TRAINER", (sys.executable, "-c", program))
+    assert asyncio.run(all_of(task(tmp_path, "Answer")))[-1] == End(trained_tokens=len("QuestionAnswer."))
+    assert left_in(tmp_path / "job") == []
+
+
+def test_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    wanted = task(tmp_path, "good")
+    (wanted.folder / "adapters").write_bytes(b"stands in the way")
+    with pytest.raises(OSError, match="exists"):
+        asyncio.run(all_of(wanted))
 
 
 def test_trainers_own_failure_is_the_last_message() -> None:

@@ -153,14 +153,16 @@ def test_it_ends_when_nobody_listens_any_more(endless: subprocess.Popen[bytes]) 
     ("fields", "code", "param", "words"),
     [
         ({"model": "/absent.gguf"}, "model_not_found", "model", "there is no file /absent.gguf"),
-        ({"train": "/absent.jsonl"}, "invalid_training_file", "training_file", "/absent.jsonl cannot be read"),
-        ({"validation": "/absent.jsonl"}, "invalid_validation_file", "validation_file", "/absent.jsonl"),
+        ({"train": "/absent.jsonl"}, "invalid_training_file", "training_file", "training file cannot be read"),
+        ({"validation": "/absent.jsonl"}, "invalid_validation_file", "validation_file", "file cannot be read"),
         ({"n_epochs": -1}, "invalid_config", None, "$.n_epochs"),
-        ({"output_dir": "/proc/absent"}, "io_error", None, "/proc/absent"),
+        ({"output_dir": "/proc/absent"}, "io_error", None, "No such file or directory"),
         ({"learning_rate_multiplier": 1e30}, "training_diverged", "learning_rate_multiplier", "use a lower"),
+        ({"learning_rate_multiplier": 1e39, "n_epochs": 1, "batch_size": 99, "validation": None}, "training_diverged",
+         "learning_rate_multiplier", "out of bounds at step 1 of 1"),
         ({"layers": 10**9, "rank": 10**9}, "out_of_memory", "model", "memory"),
     ],
-)
+)  # fmt: skip
 def test_what_can_go_wrong_is_the_last_line_and_exit_code_1(
     fields: dict[str, Any], code: str, param: str | None, words: str, config: Callable[..., Path]
 ) -> None:

@@ -83,7 +83,7 @@ def test_samples_with_nothing_to_learn_are_counted_and_left_out(read: Callable[.
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(read: Callable[..., SampleFile], bad: Any, cause: str) -> None:
-    with pytest.raises(TrainingError, match=r"line 2 of .*samples\.jsonl is not a sample") as caught:
+    with pytest.raises(TrainingError, match="line 2 of the tokenised validation file is not a sample") as caught:
         read(line([1, 2], [0, 1]), bad, line([1, 2], [0, 1]), param="validation_file")
     assert cause in str(caught.value.cause)
     assert (caught.value.code, caught.value.param) == ("invalid_validation_file", "validation_file")

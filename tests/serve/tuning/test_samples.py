@@ -63,6 +63,7 @@ def test_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None
     [
         (b"{", "not valid JSON"),
         (b"\xff", "not valid JSON"),
+        (b'{"prompt": "Caf\xe9?", "completion": "Yes."}', "not valid JSON ('utf-8' codec"),
         (b"[" * 200_000, "not valid JSON"),
         ([1], "not a JSON object"),
         ({}, "missing required field `messages`"),
@@ -73,12 +74,27 @@ def test_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None
         ({"messages": [QUESTION]}, "no assistant message to learn from"),
         ({"messages": [QUESTION, {**ANSWER, "weight": 0}]}, "no assistant message to learn from"),
         ({"messages": [QUESTION, {**ANSWER, "weight": 2}]}, "<= 1"),
+        ({"messages": [QUESTION, {**ANSWER, "wieght": 0}]}, "unknown field `wieght` - at `$.messages[1]`"),
+        ({"messages": [{**QUESTION, "weight": 1}, ANSWER]}, "Only an assistant's message may have a `weight`"),
+        ({"messages": [QUESTION, {**ANSWER, "refusal": "No."}]}, "`refusal` is not supported"),
+        ({"messages": [QUESTION, {**ANSWER, "tool_calls": [{}]}]}, "`tool_calls` is not supported"),
+        ({"messages": [QUESTION, {**ANSWER, "function_call": {"name": "f"}}]}, "`function_call` is not supported"),
+        ({**CHAT, "tools": [{"type": "function"}]}, "`tools` is not supported"),
+        ({**CHAT, "functions": [{"name": "f"}]}, "`functions` is not supported"),
+        ({**CHAT, "mesages": []}, "unknown field `mesages`"),
+        ({"prompt": "x", "completion": "y", "id": 1}, "unknown field `id`"),
         ({"prompt": "x"}, "missing required field `completion`"),
         ({"prompt": "x", "completion": ""}, "length >= 1"),
     ],
 )
 def test_bad_line_says_what_is_wrong(tmp_path: Path, row: Any, reason: str) -> None:
     assert reason in only(tmp_path, row)
+
+
+def test_names_and_empty_parts_of_the_api_are_taken(tmp_path: Path) -> None:
+    answer: dict[str, Any] = {**ANSWER, "name": "shop", "refusal": None, "tool_calls": [], "function_call": None}
+    row = {"messages": [{**QUESTION, "name": "guest"}, answer], "tools": [], "functions": None}
+    assert only(tmp_path, {**row, "parallel_tool_calls": False}).messages[1].is_learnt
 
 
 def test_preference_sample_needs_both_answers(tmp_path: Path) -> None:
