@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Answers of status 429 that mean an empty account or a spending limit; named by OpenAI's error guide.
 BILLING_CODES = frozenset(
     {
+        "billing_not_active",
         "credit_balance_exhausted",
         "insufficient_quota",
         "organization_spend_limit_exceeded",

@@ -155,10 +155,12 @@ class LineFile:
             with explained(f"{path} could not be mended"):
                 self.torn_bytes = self._mend()
                 sync_folder(path.parent)
-                self._size = os.fstat(self._descriptor).st_size
+                opened = os.fstat(self._descriptor)
         except DiskError:
             os.close(self._descriptor)
             raise
+        self._size = opened.st_size
+        self._identity = (opened.st_dev, opened.st_ino)
         self._unusable: DiskError | None = None
         self._unsafe: NotSafeError | None = None
         self._safe_size = -1
@@ -196,15 +198,15 @@ class LineFile:
 
     def _sync(self) -> NotSafeError | None:
         expected_size = self._size
+        if expected_size == self._safe_size:
+            return None
         try:
-            if expected_size != self._safe_size:
-                os.fsync(self._descriptor)
-            here = os.fstat(self._descriptor)
-            there = self.path.lstat()
+            os.fsync(self._descriptor)
+            there = os.lstat(self.path)
         except OSError as error:
             refusal = disk_error(f"{self.path} could not be made safe on the disk", error)
             return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
-        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) or here.st_size < expected_size:
+        if (there.st_dev, there.st_ino) != self._identity or there.st_size < expected_size:
             return NotSafeError(
                 f"{self.path} was replaced or shortened by another program while it was written",
                 help_text="put the file back (an editor may have a copy), then give the same command again",

@@ -6,6 +6,7 @@ Owns the questions asked before anything is paid for, the summary after it, and 
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,6 +249,7 @@ async def _work(
     def spent() -> str:
         return used(journal.spend.lately, has_price=spending.price is not None)
 
+    gc.freeze()  # what start-up made is here to stay: the collector need not look through it again and again
     with interruptible(on_first) as interrupt:
         async with open_completer(endpoint, concurrency=concurrency) as completer, shown(progress, spent):
             outcome = await generate_grid(

@@ -57,13 +57,14 @@ async def _plain(progress: Progress, spent: Callable[[], str]) -> None:
 def block(progress: Progress, now_s: float, width: int) -> list[str]:
     """The live block: a bar, the rate and time left."""
     per_second = progress.per_second(now_s)
+    moving = f"{_rate(per_second)}, {progress.in_flight:,} in flight, {_left(progress, per_second)}"
     share = progress.done / progress.requests if progress.requests else 0.0
     bar_width = max(min(width - 30, 40), 10)
     filled = round(share * bar_width)
     bar = "━" * filled + "╺" * (filled < bar_width) + "─" * (bar_width - filled - 1)
     return [
         f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})",
-        f"{_rate(per_second)}, {progress.in_flight:,} in flight, {_left(progress, per_second)}{_troubles(progress)}",
+        moving + _troubles(progress, now_s),
     ]
 
 
@@ -72,7 +73,7 @@ def line(progress: Progress, now_s: float) -> str:
     per_second = progress.per_second(now_s)
     return (
         f"{progress.done:,} of {progress.requests:,} done, {_rate(per_second)}, {progress.in_flight:,} in flight, "
-        f"{_left(progress, per_second)}{_troubles(progress)}"
+        f"{_left(progress, per_second)}{_troubles(progress, now_s)}"
     )
 
 
@@ -94,14 +95,16 @@ def _left(progress: Progress, per_second: float) -> str:
     return f"{progress.left:,} left" + (f", about {duration(eta_s)}" if eta_s is not None and progress.left else "")
 
 
-def _troubles(progress: Progress) -> str:
+def _troubles(progress: Progress, now_s: float) -> str:
     figures = {
         "failed": progress.failed + progress.failed_before,
         "answers failed a check": progress.check_failures,
         "tried again": progress.retries,
         "refused for the rate": progress.rate_limited,
     }
-    return "".join(f", {count:,} {name}" for name, count in figures.items() if count)
+    troubles = "".join(f", {count:,} {name}" for name, count in figures.items() if count)
+    paused_s = progress.paused_until - now_s
+    return f"{troubles}, waits {duration(paused_s)} as the server asks" if paused_s > 1 else troubles
 
 
 def used(spend: Spend, *, has_price: bool) -> str:

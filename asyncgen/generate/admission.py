@@ -16,6 +16,7 @@ import msgspec
 from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits
 from asyncgen.generate.concurrency import ConcurrencyLimit
 from asyncgen.generate.gate import Breaker, Pause
+from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
 
 _FIRST = 5  # requests whose outcomes tell whether all will fail alike
@@ -52,12 +53,14 @@ class Admission:
     Args:
         rates: requests and tokens a minute.
         concurrency: the most requests in flight.
+        progress: its counts of requests sent and in flight are raised here.
         budget: None where money is no matter.
         rng: for jitter.
     """
 
-    def __init__(self, rates: Rates, concurrency: int, budget: Budget | None, rng: Random) -> None:
+    def __init__(self, rates: Rates, concurrency: int, progress: Progress, budget: Budget | None, rng: Random) -> None:
         self._rates = rates
+        self._progress = progress
         self._budget = budget
         self._places = ConcurrencyLimit(concurrency)
         self._is_guarded = budget is not None or rates.are_known
@@ -103,7 +106,7 @@ class Admission:
 
     def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
         """The request ended; `outcome` is None for one that was broken off."""
-        self._places.in_flight -= 1
+        self._progress.in_flight -= 1
         self._places.taken -= 1
         if self._waiting:
             self._wake()
@@ -114,7 +117,8 @@ class Admission:
 
     def answered(self, ticket: Ticket, answer: Answer) -> None:
         """Learn from an answer, before `leave`."""
-        self._places.succeeded()
+        if self._places.limit < self._places.ceiling:
+            self._places.succeeded(self._progress.in_flight)
         if self._is_in_doubt:
             self._is_in_doubt = False
             self._pause.succeeded()
@@ -130,26 +134,31 @@ class Admission:
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)
         if error.kind is ErrorClass.WAIT:
-            is_new = self._places.congested(ticket.number)
+            is_new = self._places.congested(ticket.number, self._progress.sent)
             self._pause.congested(now, error.retry_after_s, is_new=is_new)
+            self._progress.paused_until = self._pause.until
+            if ticket.tokens:
+                self._rates.tokens.count_at_the_door()
             return self._pause.is_hopeless(now)
         if error.kind is ErrorClass.RETRY and error.type != "empty":
             if error.type == "timeout":
-                self._places.congested(ticket.number)
-            wait_s = self._breaker.failed(ticket.number, self._places.sent)
+                self._places.congested(ticket.number, self._progress.sent)
+            wait_s = self._breaker.failed(ticket.number, self._progress.sent)
             self._pause.ask(now, max(wait_s, error.retry_after_s or 0.0))
             return self._breaker.is_hopeless or self._pause.is_hopeless(now)
         return False
 
     def _ticket(self, body: bytes, tokens: int, held_usd: float) -> Ticket:
-        number = self._places.send()
+        progress = self._progress
+        progress.in_flight += 1
+        progress.sent = number = progress.sent + 1
         if number <= _FIRST:
             self._first_in_flight.add(number)
             self._began = asyncio.get_running_loop().time() if number == 1 else self._began
         return Ticket(body, number, tokens, held_usd)
 
     def _learn(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
-        self._rates.learn(limits, ticket.body, self._places.sent, now - self._began)
+        self._rates.learn(limits, ticket.body, self._progress.sent, now - self._began)
         if self._rates.are_known:
             self._is_guarded = True
             self._places.open_up()

@@ -22,6 +22,7 @@ from yarl import URL
 from asyncgen import __version__
 from asyncgen.endpoint import Endpoint
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.open_files import allow_connections
 from asyncgen.generate.patience import Patience
 from asyncgen.generate.reply import read_reply
 from asyncgen.secret import Secret
@@ -49,12 +50,14 @@ class HttpCompleter:
         self._url = URL(f"{endpoint.base_url}/chat/completions")
         self._key = endpoint.key
         self._patience = patience
+        self._loop = asyncio.get_running_loop()
         self._has_worked = False
+        self._latencies_s: list[float] = []  # since the last sweep
         self._in_flight: dict[asyncio.Task[Any], float] = {}
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
         """Send `body` once."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without the loop, it would ask the system for the process's number
         assert task is not None
         self._in_flight[task] = began = time.perf_counter()
         try:
@@ -80,7 +83,7 @@ class HttpCompleter:
         reply = read_reply(response.status, headers, content, latency_s=latency_s)
         if isinstance(reply, Answer):
             self._has_worked = True
-            self._patience.observe(latency_s)
+            self._latencies_s.append(latency_s)
             return reply
         return self._explained(reply, response)
 
@@ -88,10 +91,13 @@ class HttpCompleter:
         """Give up on requests that take too long, for ever: one timer for all of them, not one for each."""
         while True:
             await asyncio.sleep(_SWEEP_S)
+            self._patience.observe(self._latencies_s)
+            self._latencies_s.clear()
             latest = time.perf_counter() - self._patience.limit_s
             for task in [task for task, began in self._in_flight.items() if began < latest]:
                 del self._in_flight[task]
                 task.cancel()
+                self._patience.lost()
 
     def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
         """What the reply alone does not tell; and the key taken out, should the server have quoted it."""
@@ -107,7 +113,10 @@ class HttpCompleter:
         name = type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             kind = ErrorClass.RETRY if self._has_worked else ErrorClass.STOP
-            remedy = "check this machine's clock, and whether a proxy on the way changes certificates"
+            remedy = (
+                "check this machine's clock, and whether a proxy on the way changes certificates; "
+                "SSL_CERT_FILE=... names an authority of your own"
+            )
             text = f"no trusted connection to {self._url.host} ({name})"
             return AttemptError(kind=kind, type="tls", message=text, remedy=remedy)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
@@ -149,7 +158,11 @@ async def open_completer(endpoint: Endpoint, *, concurrency: int) -> AsyncIterat
     Args:
         endpoint: where requests go.
         concurrency: the most requests that will be in flight; the connection pool never limits them.
+
+    Raises:
+        UsageError: this system does not allow so many connections.
     """
+    allow_connections(concurrency)
     headers = {"Content-Type": "application/json", "User-Agent": f"asyncgen/{__version__}"}
     if endpoint.key is not None:
         headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"

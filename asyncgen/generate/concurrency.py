@@ -12,7 +12,7 @@ _CUT = 0.7
 
 
 class ConcurrencyLimit:
-    """The number of places, how many are taken, and how many of those have a request in flight.
+    """The number of places, and how many are taken.
 
     Args:
         ceiling: never more than this.
@@ -20,29 +20,19 @@ class ConcurrencyLimit:
     Attributes:
         limit: places that there are.
         taken: places taken; who took one may still have to wait for the rate.
-        in_flight: requests sent and not answered.
-        sent: requests sent in all; the number of the last one.
     """
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
         self.taken = 0
-        self.in_flight = 0
-        self.sent = 0
         self.limit = min(ceiling, _FIRST)
         self._exact = float(self.limit)
         self._grows_quickly = True
         self._cut_at = 0
 
-    def send(self) -> int:
-        """A place's request goes out; returns its number, for `congested`."""
-        self.in_flight += 1
-        self.sent += 1
-        return self.sent
-
-    def succeeded(self) -> None:
-        """An answer came; call it while its request still counts as in flight."""
-        if self.limit >= self.ceiling or not (self._grows_quickly or self.in_flight >= self.limit):
+    def succeeded(self, in_flight: int) -> None:
+        """An answer came, while so many requests were in flight, its own included."""
+        if self.limit >= self.ceiling or not (self._grows_quickly or in_flight >= self.limit):
             return
         self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self.ceiling)))
 
@@ -51,15 +41,15 @@ class ConcurrencyLimit:
         if self._grows_quickly:
             self._set(float(self.ceiling))
 
-    def congested(self, number: int) -> bool:
-        """The server wants less, or took too long, for the request of this number.
+    def congested(self, number: int, sent: int) -> bool:
+        """The server wants less, or took too long, for the request of this number, when `sent` were sent in all.
 
         Returns whether the limit was cut; a request sent before the last cut is answered for by that one.
         """
         self._grows_quickly = False
         if number <= self._cut_at:
             return False
-        self._cut_at = self.sent
+        self._cut_at = sent
         self._set(max(self._exact * _CUT, 1.0))
         return True
 

@@ -60,7 +60,8 @@ class Pause:
 
     def is_hopeless(self, now: float) -> bool:
         """The pauses lead nowhere: one is very long, or they have gone on without an answer for long."""
-        return self.left_s(now) > _LONGEST_S or (self._since is not None and now - self._since > _LONGEST_S)
+        is_fruitless = self._since is not None and now - self._since > _LONGEST_S
+        return is_fruitless or self.left_s(now) > _LONGEST_S * (1 + _JITTER)
 
     def succeeded(self) -> None:
         self._rounds = 0

@@ -7,8 +7,11 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _LEAST_S = 60.0
 _MOST_S = 600.0
+_SECOND_S = 120.0  # nothing ever came, and the longest wait is over: other requests need not prove it at that length
 _ENOUGH = 20  # answers before the limit follows them
 _TIMES_THE_SLOWEST = 4.0  # a server that is asked for twice as much at a time answers half as quickly
 _FORGET = 0.995
@@ -17,21 +20,28 @@ _FORGET = 0.995
 class Patience:
     """Learns from answers."""
 
-    __slots__ = ("_answers", "_slowest_s")
+    __slots__ = ("_answers", "_has_lost", "_slowest_s")
 
     def __init__(self) -> None:
         self._answers = 0
         self._slowest_s = 0.0
+        self._has_lost = False
 
     @property
     def limit_s(self) -> float:
         """Seconds that an answer may take now."""
+        if not self._answers and self._has_lost:
+            return _SECOND_S
         if self._answers < _ENOUGH:
             return _MOST_S
         return min(max(_TIMES_THE_SLOWEST * self._slowest_s, _LEAST_S), _MOST_S)
 
-    def observe(self, latency_s: float) -> None:
-        """An answer took so long."""
-        self._answers += 1
-        remembered_s = self._slowest_s * _FORGET
-        self._slowest_s = latency_s if latency_s > remembered_s else remembered_s  # noqa: FURB136 - half the time of max
+    def observe(self, latencies_s: Sequence[float]) -> None:
+        """Answers took so long, in the order in which they came."""
+        if latencies_s:
+            self._answers += len(latencies_s)
+            self._slowest_s = max(self._slowest_s * _FORGET ** len(latencies_s), *latencies_s)
+
+    def lost(self) -> None:
+        """Requests were given up on."""
+        self._has_lost = True

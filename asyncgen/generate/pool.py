@@ -79,9 +79,10 @@ class Pool:
         self._rng = rng or Random()  # noqa: S311 - jitter, no secret
         self._completer = completer
         self._checks = checks
+        self._rates = rates
         self._progress = progress
         self._concurrency = concurrency
-        self._admission = Admission(rates, concurrency, budget, self._rng)
+        self._admission = Admission(rates, concurrency, progress, budget, self._rng)
         self._queue = RowQueue(iter(()))
         self._admitting: set[asyncio.Task[None]] = set()
         self._losses = Losses(has_succeeded=progress.already_done > 0)
@@ -129,7 +130,7 @@ class Pool:
             self._queue.complete()
 
     async def _work(self) -> None:
-        queue, admission, progress = self._queue, self._admission, self._progress
+        queue, admission = self._queue, self._admission
         while (row := queue.get_at_once() or await queue.get()) is not None:
             body = row.request.body
             try:
@@ -140,8 +141,6 @@ class Pool:
                 if row.attempts:
                     self._count_again(row)
                 row.attempts += 1
-                progress.sent += 1
-                progress.in_flight += 1
                 outcome = None
                 try:
                     outcome = await self._completer.complete(body)
@@ -151,7 +150,6 @@ class Pool:
                         self._erred(row, outcome, ticket)
                 finally:
                     row.maybe_paid += outcome is None  # sent, and broken off
-                    progress.in_flight -= 1
                     admission.leave(ticket, outcome)
             except BaseException:  # abandoned, or a bug: what was paid for is kept all the same
                 self.ends.leave(row)
@@ -210,6 +208,9 @@ class Pool:
         note_error(row, error)
         self._progress.rate_limited += error.kind is ErrorClass.WAIT
         is_hopeless = self._admission.erred(ticket, error)
+        if error.kind is ErrorClass.WAIT and (refused := self._rates.refusal(row.request.body)):
+            self.stop.refused = self.stop.refused or refused
+            self.take_no_more(None)
         if error.kind is ErrorClass.STOP:
             self.take_no_more(error.stop, error)
         elif is_hopeless:

@@ -22,6 +22,8 @@ class Progress:
         failed_before: rows given up on earlier, and not asked for again.
         twins: rows with the same request as another row; its answer is theirs.
         sent: HTTP calls.
+        in_flight: of them, such that are not answered yet.
+        paused_until: seconds of a monotonic clock, before which nothing is sent, as the server asked; 0 for none.
         retries: of them, such that a row had been tried before.
         rate_limited: calls that the server refused for the rate or its load.
         maybe_paid_twice: rows sent again though the provider may have charged for the call before.
@@ -36,6 +38,7 @@ class Progress:
     twins: int = 0
     sent: int = 0
     in_flight: int = 0
+    paused_until: float = 0.0
     retries: int = 0
     rate_limited: int = 0
     maybe_paid_twice: int = 0

@@ -24,6 +24,7 @@ _SLOW_BURST_S = 0.9
 _SLOW_BURST = 9.0
 _BURST_TOKENS_S = 0.9
 _BYTES_PER_TOKEN = 4
+_GUESSED_OUTPUT = 1000
 
 
 class Pace:
@@ -98,48 +99,63 @@ class TokenRate:
 
     def __init__(self, per_minute: float | None, max_output_tokens: int | None) -> None:
         self.pace = Pace(per_minute, _token_burst)
-        self._max_output_tokens = max_output_tokens or 0
+        self._max_output_tokens = max_output_tokens
         self._estimate = TokenEstimate()
+        self._outputs = TokenEstimate()  # of a guess at what an answer takes, where no parameter bounds it
+        self._gives_back = True
         self._owed = 0.0  # reserved too little (positive) or too much; the next reservation makes up for it
+        self._turn = asyncio.Lock()
 
-    def reservation(self, body: bytes) -> int:
-        """Tokens that the request may take: its estimate, corrected by what was counted so far, and its answer."""
-        return self._estimate.corrected(len(body) // _BYTES_PER_TOKEN) + self._max_output_tokens
+    def reservation(self, body_bytes: int) -> int:
+        """Tokens that a request may take: its estimate, corrected by what was counted so far, and its answer."""
+        output = self._max_output_tokens
+        output = self._outputs.corrected(_GUESSED_OUTPUT) if output is None else output
+        return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + output
 
-    def refuse_too_large(self, body: bytes) -> None:
-        """See that the request fits into a minute at all.
+    def at_least(self, body_bytes: int) -> int:
+        """Tokens that a request takes by its parameters, as near as is known; no answer is guessed at."""
+        return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + (self._max_output_tokens or 0)
 
-        Raises:
-            UsageError: it does not, so it would wait for ever.
-        """
-        limit = self.pace.per_minute
-        if limit is None or (tokens := self.reservation(body)) <= limit:
-            return
-        raise UsageError(
-            f"a single request may take {tokens:,} tokens, more than {limit:,.0f} a minute",
-            help_text="lower max_completion_tokens, shorten the prompt, or raise tokens_per_minute",
-        )
+    def exceeds_a_minute(self, body_bytes: int) -> bool:
+        """Would the request wait for ever?"""
+        return self.pace.per_minute is not None and self.at_least(body_bytes) > self.pace.per_minute
 
     async def acquire(self, body: bytes) -> int:
         """Wait until the request's tokens are free; returns how many were reserved."""
         if self.pace.per_minute is None:
             return 0
-        reserved = self.reservation(body)
+        async with self._turn:  # what is owed counts as it stands at the turn, not when the wait for it began
+            reserved = self.reservation(len(body))
+            await self._pay(reserved)
+            if self._owed > 0:  # became known meanwhile
+                await self._pay(0)
+        return reserved
+
+    async def _pay(self, reserved: int) -> None:
         wanted = reserved + self._owed
         self._owed = min(wanted, 0.0)
         await self.pace.take(wanted)
-        return reserved
 
     def give_back(self, reserved: int) -> None:
-        """A reservation was not used: nothing was sent."""
-        self._owed -= reserved
+        """A reservation was not used: nothing was sent. What a bucket could not hold is lost, as it would be in one."""
+        self._owed = max(self._owed - reserved, -self.pace.burst)
+
+    def count_at_the_door(self) -> None:
+        """The server refused a request whose tokens were free by our count: it counts the most that an answer may take.
+
+        From now on nothing that was reserved is given back.
+        """
+        self._gives_back = False
 
     def settle(self, body: bytes, reserved: int, usage: Usage) -> None:
         """Give back what was reserved too much, or note what was too little, and learn from the count."""
         if not usage.prompt_tokens:
             return  # the server counts nothing
         self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
-        self._owed += usage.prompt_tokens + usage.completion_tokens - reserved
+        self._outputs.observe(_GUESSED_OUTPUT, usage.completion_tokens)
+        more = usage.prompt_tokens + usage.completion_tokens - reserved
+        if more > 0 or self._gives_back:
+            self._owed += more
 
 
 class Rates:
@@ -176,7 +192,22 @@ class Rates:
         if limits.requests_per_minute and self._learns_requests:
             self.requests.learn(limits.requests_per_minute, sent, seconds)
         if limits.tokens_per_minute and self._learns_tokens:
-            self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(body), seconds)
+            self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(len(body)), seconds)
+
+    def refusal(self, body: bytes) -> UsageError | None:
+        """Why the request can never go; None where it can.
+
+        A limit that only the server tells is believed when it refuses the request.
+        """
+        if not self.tokens.exceeds_a_minute(len(body)):
+            return None
+        whose = "the server's" if self._learns_tokens else "the"
+        return UsageError(
+            f"a single request may take {self.tokens.at_least(len(body)):,} tokens, more than {whose} limit of "
+            f"{self.tokens.pace.per_minute:,.0f} a minute",
+            help_text="lower max_completion_tokens or shorten the prompt"
+            + ("" if self._learns_tokens else ", or raise tokens_per_minute"),
+        )
 
     async def acquire(self, body: bytes) -> int:
         """Wait for both; returns the tokens reserved."""

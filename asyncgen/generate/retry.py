@@ -49,8 +49,6 @@ class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quar
 
 def row_again(request: Request, before: Tried) -> Row:
     """A row with what earlier invocations did for it."""
-    if before is UNTRIED:
-        return Row(request)
     return Row(
         request,
         attempts=before.attempts,

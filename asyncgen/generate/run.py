@@ -79,7 +79,7 @@ async def generate(
         grid, journal, completer, checks=checks, rates=rates, concurrency=limits.concurrency or DEFAULT_CONCURRENCY,
         progress=progress, budget=budget, rng=rng,
     )  # fmt: skip
-    source = Source(grid, journal, rates.tokens, progress, limit)
+    source = Source(grid, journal, rates, progress, limit)
     work = asyncio.create_task(pool.run(iter(source)))
     try:
         dropped = await _until_done(work, pool, progress, stop, abandon)

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from asyncgen.generate.endings import Journal
 from asyncgen.generate.progress import Progress
-from asyncgen.generate.rate import TokenRate
+from asyncgen.generate.rate import Rates
 from asyncgen.generate.retry import Row, row_again
 from asyncgen.job.requests import RequestGrid
-from asyncgen.run_state import Tried
+from asyncgen.run_state import UNTRIED, Tried
 
 _GIVEN_AT_MOST = 10_000
 _LOOKED_AT_ONCE = 512
@@ -38,7 +38,7 @@ class Source:
     Args:
         grid: the job's requests.
         journal: what is there.
-        tokens: a request that does not fit into a minute is refused.
+        rates: a request that does not fit into a minute is refused.
         progress: twins are counted there.
         limit: give at most so many; None for all.
 
@@ -47,11 +47,11 @@ class Source:
     """
 
     def __init__(
-        self, grid: RequestGrid, journal: ResumableJournal, tokens: TokenRate, progress: Progress, limit: int | None
+        self, grid: RequestGrid, journal: ResumableJournal, rates: Rates, progress: Progress, limit: int | None
     ) -> None:
         self._grid = grid
         self._journal = journal
-        self._tokens = tokens
+        self._rates = rates
         self._progress = progress
         self._limit = limit
         self._found = 0
@@ -64,9 +64,9 @@ class Source:
         """The rows, in order.
 
         Raises:
-            UsageError: a request alone is over the rate of tokens; where the user set that, before anything is given.
+            UsageError: a request alone is over the rate of tokens that the user set, before anything is given.
         """
-        if self._tokens.pace.per_minute is not None:
+        if self._rates.tokens.exceeds_a_minute(self._grid.longest_body()):
             yield from self._look_through()
         given = 0
         for request in self._grid.walk(self._is_settled):
@@ -79,18 +79,23 @@ class Source:
                 self.is_cut = True
                 return
             else:
-                if self._tokens.pace.per_minute is not None:
-                    self._tokens.refuse_too_large(request.body)
                 given += 1
                 self._given.add(request.key)
                 if len(self._given) > self._given_at_most:
                     self._forget_settled()
-                yield row_again(request, self._journal.tried_before(request.key))
+                tried = self._journal.tried_before(request.key)
+                yield Row(request) if tried is UNTRIED else row_again(request, tried)
 
     def _look_through(self) -> Iterator[None]:
+        """See that no request that will be given is too large."""
+        found = 0
         for number, request in enumerate(self._grid.walk(self._journal.is_settled)):
+            if found == self._limit:
+                return
             if request is not None:
-                self._tokens.refuse_too_large(request.body)
+                found += 1
+                if (refused := self._rates.refusal(request.body)) is not None:
+                    raise refused
             if request is None or number % _LOOKED_AT_ONCE == 0:
                 yield None
 

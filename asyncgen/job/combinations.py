@@ -7,7 +7,7 @@ combination's number in that order. Knows nothing of prompts, and nothing of rep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import file_digest
 from itertools import islice, product
 from random import Random
@@ -80,6 +80,17 @@ class Combinations:
         chosen = Random(0)  # noqa: S311 - an estimate, which is to be the same each time
         places = {0, *(chosen.randrange(self.count) for _ in range(most - 1))}
         return ((place, self[place]) for place in sorted(places))
+
+    def most(self, weight: Callable[[int, str], int]) -> int:
+        """The most that the weights of a combination's values come to; a subset may stay below it.
+
+        Args:
+            weight: of a value at a position of `names`.
+        """
+        first = len(self.names) - len(self._axes)
+        axes = sum(max((weight(first + n, value) for value in axis), default=0) for n, axis in enumerate(self._axes))
+        rows = (sum(weight(n, value) for n, value in enumerate(row)) for row in self._table or ())
+        return axes + max(rows, default=0)
 
     def __contains__(self, values: Values) -> bool:
         place = self._place(values)

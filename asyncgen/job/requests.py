@@ -10,6 +10,7 @@ a row only joins pieces and hashes them.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 from operator import itemgetter
@@ -61,6 +62,7 @@ class RequestGrid:
     """
 
     def __init__(self, job: Job, combinations: Combinations, model: str) -> None:
+        self._job = job
         self.names = combinations.names
         self.count = combinations.count * job.generate.repeats
         self.model = model
@@ -79,6 +81,21 @@ class RequestGrid:
         """The most tokens an answer may take, where the parameters say so."""
         limit = self.parameters.get("max_completion_tokens", self.parameters.get("max_tokens"))
         return limit if isinstance(limit, int) else None
+
+    def longest_body(self) -> int:
+        """Bytes that no request's body passes; found without making any, and seldom more than the longest has."""
+        names = self.names
+        bodies = range(len(self._openings)) if self._openings else [None]
+        longest = 0
+        for body in (_body(self._job, self.model, opening) for opening in bodies):
+            places = Counter(names.index(part.name) for part in body if isinstance(part, Place))
+            fixed = sum(len(part.encode()) for part in body if not isinstance(part, Place))
+
+            def weight(position: int, value: str, places: Counter[int] = places) -> int:
+                return places[position] * (len(orjson.dumps(value)) - 2) if places[position] else 0
+
+            longest = max(longest, fixed + self._combinations.most(weight))
+        return longest
 
     def requests(self) -> Iterator[Request]:
         """Every request, in order."""

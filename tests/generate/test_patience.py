@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from asyncgen.generate.patience import Patience
 def patience_after(latencies: list[float]) -> Patience:
     patience = Patience()
     for latency_s in latencies:
-        patience.observe(latency_s)
+        patience.observe([latency_s])
     return patience
 
 
@@ -32,6 +33,24 @@ def test_quick_answers_leave_a_minute_and_slow_ones_ten() -> None:
 
 def test_one_slow_answer_is_forgotten_in_time() -> None:
     assert patience_after([1.0] * 20 + [100.0] + [1.0] * 2000).limit_s == 60
+
+
+def test_answers_told_together_count_as_those_told_one_by_one() -> None:
+    patience = Patience()
+    patience.observe([1.0] * 10 + [30.0] * 9)
+    assert patience.limit_s == 600
+    patience.observe([2.0])
+    assert patience.limit_s == pytest.approx(4 * 30 * 0.995)
+    patience.observe([])
+    assert patience.limit_s == pytest.approx(4 * 30 * 0.995)
+
+
+def test_where_nothing_ever_came_the_wait_is_long_only_once() -> None:
+    patience = Patience()
+    patience.lost()
+    assert patience.limit_s == 120
+    patience.observe([200.0])
+    assert patience.limit_s == 600
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=60))

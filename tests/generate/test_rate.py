@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncgen.errors import UsageError
 from asyncgen.generate.completer import RateLimits
 from asyncgen.generate.rate import Rates
 from asyncgen.records import Usage
@@ -199,16 +198,46 @@ def test_what_an_answer_did_not_take_is_given_back() -> None:
 
 
 def test_the_estimate_follows_what_the_server_counts() -> None:
-    rates = Rates(None, 60_000.0, None)
-    assert rates.tokens.reservation(BODY) == 100
+    rates = Rates(None, 60_000.0, 0)
+    assert rates.tokens.reservation(len(BODY)) == 100
     for _ in range(30):
         rates.tokens.settle(BODY, 100, Usage(prompt_tokens=150))
-    assert rates.tokens.reservation(BODY) == 150
+    assert rates.tokens.reservation(len(BODY)) == 150
+
+
+def test_an_answer_that_no_parameter_bounds_is_guessed_at_and_then_follows_the_answers() -> None:
+    rates = Rates(None, 60_000.0, None)
+    assert rates.tokens.reservation(len(BODY)) == 1100
+    for _ in range(30):
+        rates.tokens.settle(BODY, 1100, Usage(prompt_tokens=100, completion_tokens=400))
+    assert rates.tokens.reservation(len(BODY)) == 500
+
+
+def test_what_became_known_of_earlier_requests_counts_at_the_turn_and_not_when_the_wait_for_it_began() -> None:
+    async def scenario() -> float:
+        rates = Rates(None, 60_000.0, 900)
+        waiting = [asyncio.create_task(rates.acquire(BODY)) for _ in range(21)]
+        for task in waiting:  # they wait from the beginning, and each answer took a tenth
+            rates.tokens.settle(BODY, await task, Usage(prompt_tokens=100, completion_tokens=0))
+        return asyncio.get_running_loop().time()
+
+    assert run(scenario()) == pytest.approx(2.0, rel=0.5)
+
+
+def test_where_a_server_counts_the_most_at_the_door_nothing_is_given_back() -> None:
+    async def scenario() -> float:
+        rates = Rates(None, 60_000.0, 900)
+        rates.tokens.count_at_the_door()
+        for _ in range(21):
+            rates.tokens.settle(BODY, await rates.acquire(BODY), Usage(prompt_tokens=100, completion_tokens=0))
+        return asyncio.get_running_loop().time()
+
+    assert run(scenario()) == pytest.approx(20.0, rel=0.1)
 
 
 def test_a_reservation_for_what_was_not_sent_is_given_back() -> None:
     async def scenario() -> float:
-        rates = Rates(None, 6000.0, None)
+        rates = Rates(None, 60_000.0, 0)
         for _ in range(50):
             rates.tokens.give_back(await rates.acquire(BODY))
         return asyncio.get_running_loop().time()
@@ -216,13 +245,26 @@ def test_a_reservation_for_what_was_not_sent_is_given_back() -> None:
     assert run(scenario()) < 1.0
 
 
+def test_no_more_is_given_back_than_a_bucket_holds() -> None:
+    async def scenario() -> float:
+        rates = Rates(None, 60_000.0, 0)
+        for _ in range(50):
+            rates.tokens.give_back(100)  # fifty that waited for a pause, and went at none
+        for _ in range(38):
+            await rates.acquire(BODY)
+        return asyncio.get_running_loop().time()
+
+    assert run(scenario()) == pytest.approx(2.0, rel=0.1)
+
+
 def test_a_request_that_no_minute_can_hold_is_refused_before_anything_is_sent() -> None:
-    rates = Rates(None, 150.0, 100)
-    with pytest.raises(UsageError, match="200 tokens, more than 150 a minute") as refusal:
-        rates.tokens.refuse_too_large(BODY)
-    assert "max_completion_tokens" in (refusal.value.help_text or "")
-    Rates(None, 200.0, 100).tokens.refuse_too_large(BODY)
-    Rates(None, None, 10**9).tokens.refuse_too_large(BODY)
+    refused = Rates(None, 150.0, 100).refusal(BODY)
+    assert refused is not None
+    assert "200 tokens, more than the limit of 150 a minute" in refused.what
+    assert "max_completion_tokens" in (refused.help_text or "")
+    assert Rates(None, 200.0, 100).refusal(BODY) is None
+    assert Rates(None, None, 10**9).refusal(BODY) is None
+    assert Rates(None, 150.0, None).refusal(BODY) is None, "an answer of unknown length is no reason"
 
 
 def test_whoever_stops_waiting_holds_up_nobody() -> None:

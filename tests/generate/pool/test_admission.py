@@ -6,21 +6,23 @@ import pytest
 
 from asyncgen.generate.admission import Admission, Ticket
 from asyncgen.generate.completer import Answer, ErrorClass
+from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
 
 
 def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:
     async def scene() -> None:
-        admission = Admission(Rates(60.0, None, None), 10, None, Random(0))
+        progress = Progress()
+        admission = Admission(Rates(60.0, None, None), 10, progress, None, Random(0))
         entering = [asyncio.create_task(admission.enter(b"{}")) for _ in range(10)]
         await asyncio.sleep(3.5)
         sent = [task.result() for task in entering if task.done()]
-        assert len(sent) == admission._places.in_flight == 4
+        assert len(sent) == progress.in_flight == 4
         last = sent[-1]
         assert isinstance(last, Ticket)
         admission.erred(last, world.error(ErrorClass.RETRY, "timeout"))
         await asyncio.sleep(60)
-        assert admission._places.in_flight == 7
+        assert progress.in_flight == 7
         for ticket in sent:
             assert ticket is not None
             admission.leave(ticket, None)
@@ -34,7 +36,8 @@ def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:
 def test_a_pause_that_begins_while_a_request_waits_for_the_rate_holds_it_back(world: Any) -> None:
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        admission = Admission(Rates(60.0, 600.0, 5), 10, None, Random(0))
+        progress = Progress()
+        admission = Admission(Rates(60.0, 600.0, 5), 10, progress, None, Random(0))
         first = await admission.enter(b"{}")
         assert first is not None
         second = asyncio.create_task(admission.enter(b"{}"))
@@ -50,7 +53,8 @@ def test_a_pause_that_begins_while_a_request_waits_for_the_rate_holds_it_back(wo
 def test_places_come_back_one_for_one(world: Any) -> None:
     async def scene() -> None:
         answer: Answer = world.good_answer()
-        admission = Admission(Rates(None, None, None), 3, None, Random(0))
+        progress = Progress()
+        admission = Admission(Rates(None, None, None), 3, progress, None, Random(0))
         tickets = [await admission.enter(b"{}") for _ in range(3)]
         waiting = [asyncio.create_task(admission.enter(b"{}")) for _ in range(3)]
         for ticket in tickets:
@@ -58,7 +62,7 @@ def test_places_come_back_one_for_one(world: Any) -> None:
             admission.answered(ticket, answer)
             admission.leave(ticket, answer)
             await asyncio.sleep(0)
-            assert admission._places.in_flight == 3
+            assert progress.in_flight == 3
         await asyncio.wait(waiting)
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
@@ -68,7 +72,8 @@ def test_places_come_back_one_for_one(world: Any) -> None:
 @pytest.mark.parametrize("in_flight", [1, 5])
 def test_who_is_cancelled_while_waiting_leaves_no_trace(world: Any, in_flight: int) -> None:
     async def scene() -> None:
-        admission = Admission(Rates(None, None, None), in_flight, None, Random(0))
+        progress = Progress()
+        admission = Admission(Rates(None, None, None), in_flight, progress, None, Random(0))
         tickets = [await admission.enter(b"{}") for _ in range(in_flight)]
         task = asyncio.create_task(admission.enter(b"{}"))
         await asyncio.sleep(0)
@@ -77,7 +82,7 @@ def test_who_is_cancelled_while_waiting_leaves_no_trace(world: Any, in_flight: i
         for ticket in tickets:
             assert ticket is not None
             admission.leave(ticket, None)
-        assert admission._places.in_flight == 0
+        assert progress.in_flight == 0
         again = [await admission.enter(b"{}") for _ in range(in_flight)]
         assert len(again) == in_flight
 

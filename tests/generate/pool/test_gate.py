@@ -93,9 +93,9 @@ def test_places_double_in_a_round_of_answers_until_the_first_cut() -> None:
     limit = ConcurrencyLimit(64)
     assert limit.limit == 10
     for _ in range(10):
-        limit.succeeded()
+        limit.succeeded(in_flight=1)
     assert limit.limit == 20
-    assert limit.congested(limit.send())
+    assert limit.congested(11, sent=11)
     assert limit.limit == 14
 
 
@@ -104,41 +104,35 @@ def test_a_known_rate_opens_all_places_but_not_again_after_a_cut() -> None:
     assert limit.limit < 64
     limit.open_up()
     assert limit.limit == 64
-    assert limit.congested(limit.send())
+    assert limit.congested(1, sent=1)
     limit.open_up()
     assert limit.limit == 44
 
 
 def test_requests_refused_together_cut_the_places_once() -> None:
     limit = ConcurrencyLimit(64)
-    numbers = [limit.send() for _ in range(10)]
-    assert [limit.congested(number) for number in numbers] == [True] + [False] * 9
+    assert [limit.congested(number, sent=10) for number in range(1, 11)] == [True] + [False] * 9
     assert limit.limit == 7
-    assert limit.congested(limit.send())
+    assert limit.congested(11, sent=11)
 
 
 def test_after_a_cut_places_grow_only_while_all_are_used() -> None:
     limit = ConcurrencyLimit(64)
-    numbers = [limit.send() for _ in range(10)]
-    limit.congested(numbers[-1])
-    limit.in_flight = 3
+    limit.congested(10, sent=10)
     for _ in range(100):
-        limit.succeeded()
+        limit.succeeded(in_flight=3)
     assert limit.limit == 7
-    limit.in_flight = 64
     for _ in range(8):
-        limit.succeeded()
+        limit.succeeded(in_flight=64)
     assert limit.limit == 8
 
 
-@given(st.integers(1, 200), st.lists(st.booleans(), max_size=300))
-def test_places_stay_between_one_and_the_ceiling(ceiling: int, outcomes: list[bool]) -> None:
+@given(st.integers(1, 200), st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=300))
+def test_places_stay_between_one_and_the_ceiling(ceiling: int, outcomes: list[tuple[bool, int]]) -> None:
     limit = ConcurrencyLimit(ceiling)
-    for is_answer in outcomes:
-        number = limit.send()
+    for number, (is_answer, in_flight) in enumerate(outcomes, 1):
         if is_answer:
-            limit.succeeded()
+            limit.succeeded(in_flight)
         else:
-            limit.congested(number)
-        limit.in_flight -= 1
+            limit.congested(number, sent=number)
         assert 1 <= limit.limit <= ceiling
