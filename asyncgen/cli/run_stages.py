@@ -152,7 +152,7 @@ class Journey:
 
     def _unseen_prompt(self, opened: OpenedJob) -> str:
         if set(opened.grid.names) == set(_OUTSIDE_BUILT_IN):
-            return opened.grid.sample_prompt(_OUTSIDE_BUILT_IN)
+            return opened.grid.sample.render(_OUTSIDE_BUILT_IN)
         held_out = self._run.validation if self._run.validation.exists() else self._run.train
         with held_out.open("rb") as lines:
             sample = orjson.loads(lines.readline().lstrip(b"\xef\xbb\xbf"))

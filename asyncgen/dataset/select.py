@@ -88,7 +88,7 @@ class Selection:
         """The sample that the record would be, and the reason why it is not taken; None where it is."""
         if self._may_be_stale and is_stale(record, self._grid):
             return Sample(record.prompt, record.completion.strip()), STALE
-        sample = Sample(self._grid.sample_prompt(record.variables), record.completion.strip())
+        sample = Sample(self._grid.sample.render(record.variables), record.completion.strip())
         reason = self._reason(record, sample)
         if reason is None:
             self._seen.add(hash((sample.prompt, sample.answer)))

@@ -71,7 +71,7 @@ class Admission:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._began = 0.0  # when the first request went
         self._first_in_flight: set[int] = set()
-        self._is_in_doubt = True  # nothing came yet, or an error came last
+        self._is_in_doubt = True  # nothing came yet, or an error came last, or a pause is not over
 
     @property
     def ever_succeeded(self) -> bool:
@@ -80,9 +80,7 @@ class Admission:
     def enter_at_once(self, body: bytes) -> Ticket | None:
         """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be."""
         places = self._places
-        if self._is_guarded or self._waiting or self._breaker.is_open or places.taken >= places.limit:
-            return None
-        if self._pause.until and self._pause.left_s(asyncio.get_running_loop().time()) > 0:
+        if self._is_guarded or self._is_in_doubt or self._waiting or places.taken >= places.limit:
             return None
         places.taken += 1
         return self._ticket(body, 0, 0.0)
@@ -120,9 +118,9 @@ class Admission:
         if self._places.limit < self._places.ceiling:
             self._places.succeeded(self._progress.in_flight)
         if self._is_in_doubt:
-            self._is_in_doubt = False
             self._pause.succeeded()
             self._breaker.succeeded()
+            self._is_in_doubt = self._pause.left_s(asyncio.get_running_loop().time()) > 0
         if ticket.tokens:
             self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
         if answer.limits is not NO_LIMITS:

@@ -20,7 +20,6 @@ from asyncgen.generate.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.spend_count import CostOf, SpendCount
 from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
-from asyncgen.run_state import UNTRIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,19 +84,25 @@ class Journal:
 
     def has_record(self, key: bytes) -> bool:
         """Is there an answer?"""
-        return self._settled.has(number_of(key))
+        return key in self._settled
 
     def is_left(self, key: bytes) -> bool:
         """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
-        return bool(self._given_up or self.held) and self._is_left(number_of(key))
-
-    def _is_left(self, number: int) -> bool:
+        number = number_of(key)
         return self._given_up.has(number) or self.held.has(number)
+
+    @property
+    def leaves_any(self) -> bool:
+        """Is there a request without an answer that is not to be asked for now?"""
+        return bool(self._given_up or self.held)
+
+    @property
+    def tried_any(self) -> bool:
+        """Did earlier invocations do something for a request that has no answer?"""
+        return bool(self._tried or self._keys.attempts)
 
     def tried_before(self, key: bytes) -> Tried:
         """What earlier invocations did for a request that has no answer."""
-        if not (self._tried or self._keys.attempts):
-            return UNTRIED
         return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
 
     def settle(self, record: Record) -> None:

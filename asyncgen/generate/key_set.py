@@ -34,7 +34,15 @@ class KeySet:
         return self._count
 
     def __contains__(self, key: bytes) -> bool:
-        return self.has(number_of(key))
+        slots, capacity = self._slots, self._capacity  # as `has`, in one step: a resumed run asks it of every row
+        (number,) = _first_bits(key)
+        number = number or 1
+        slot = number % capacity
+        while found := slots[slot]:
+            if found == number:
+                return True
+            slot = slot + 1 if slot + 1 < capacity else 0
+        return False
 
     def add(self, key: bytes) -> bool:
         """Add a key of 16 bytes; False when it was there already."""
@@ -43,7 +51,7 @@ class KeySet:
     def has(self, number: int) -> bool:
         """Is a key there whose first 64 bits are `number`?"""
         slots, capacity = self._slots, self._capacity
-        number = number or 1  # 0 marks an empty slot
+        number = number or 1  # 0 marks an empty slot, here and below
         slot = number % capacity
         while found := slots[slot]:
             if found == number:

@@ -30,7 +30,7 @@ def record_of(row: Row, grid: RequestGrid, checks: AnswerChecks, now: float) -> 
         index=request.index,
         repeat=request.repeat,
         variables=variables,
-        prompt=grid.sample_prompt(variables),
+        prompt=grid.sample.render(variables),
         completion=completion,
         model=answer.model or grid.model,
         finish_reason=answer.finish_reason,

@@ -14,7 +14,7 @@ from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
 from asyncgen.generate.retry import Row, row_again
 from asyncgen.job.requests import RequestGrid
-from asyncgen.run_state import UNTRIED, Tried
+from asyncgen.run_state import Tried
 
 _GIVEN_AT_MOST = 10_000
 _LOOKED_AT_ONCE = 512
@@ -28,6 +28,12 @@ class ResumableJournal(Journal, Protocol):
     def has_record(self, key: bytes) -> bool: ...
 
     def is_left(self, key: bytes) -> bool: ...
+
+    @property
+    def leaves_any(self) -> bool: ...
+
+    @property
+    def tried_any(self) -> bool: ...
 
     def tried_before(self, key: bytes) -> Tried: ...
 
@@ -51,6 +57,7 @@ class Source:
     ) -> None:
         self._grid = grid
         self._journal = journal
+        self._has_record = journal.has_record
         self._rates = rates
         self._progress = progress
         self._limit = limit
@@ -68,8 +75,8 @@ class Source:
         """
         if self._rates.tokens.exceeds_a_minute(self._grid.longest_body()):
             yield from self._look_through()
-        given = 0
-        for request in self._grid.walk(self._is_settled):
+        given, tried_any = 0, self._journal.tried_any
+        for request in self._grid.walk(self._is_settled if self._journal.leaves_any else self._is_answered):
             if request is None:
                 yield None
             elif request.key in self._given:
@@ -83,8 +90,7 @@ class Source:
                 self._given.add(request.key)
                 if len(self._given) > self._given_at_most:
                     self._forget_settled()
-                tried = self._journal.tried_before(request.key)
-                yield Row(request) if tried is UNTRIED else row_again(request, tried)
+                yield row_again(request, self._journal.tried_before(request.key)) if tried_any else Row(request)
 
     def _look_through(self) -> Iterator[None]:
         """See that no request that will be given is too large."""
@@ -100,8 +106,11 @@ class Source:
                 yield None
 
     def _is_settled(self, key: bytes) -> bool:
-        if not self._journal.has_record(key):
-            return self._journal.is_left(key)
+        return self._is_answered(key) or self._journal.is_left(key)
+
+    def _is_answered(self, key: bytes) -> bool:
+        if not self._has_record(key):
+            return False
         self._found += 1
         if self._found > self._progress.already_done:
             self._count_twins()
@@ -112,5 +121,6 @@ class Source:
         self._progress.twins = self._twins + max(self._found - self._progress.already_done, 0)
 
     def _forget_settled(self) -> None:
-        self._given = {key for key in self._given if not self._journal.is_settled(key)}
+        # A row that is given up on meanwhile stays: its twins are not to be asked for either.
+        self._given = {key for key in self._given if not self._has_record(key)}
         self._given_at_most = max(_GIVEN_AT_MOST, 2 * len(self._given))

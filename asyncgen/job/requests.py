@@ -57,6 +57,7 @@ class RequestGrid:
     Attributes:
         names: the variables, in order.
         count: requests in all, repeats counted.
+        sample: renders the short prompt that the tuned model will be given.
         has_openings: requests give answers their first words.
         fingerprint: part of the job to a short hash of it; comparing two tells what changed.
     """
@@ -70,7 +71,7 @@ class RequestGrid:
         self.fingerprint = fingerprint(job, model, combinations)
         self._combinations = combinations
         self._repeats = job.generate.repeats
-        self._sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
+        self.sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
         self.has_openings = bool(job.prompt.openings)
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
@@ -138,7 +139,7 @@ class RequestGrid:
 
     def prompt(self, request: Request) -> str:
         """The short prompt that the tuned model will be given."""
-        return self._sample.render(self.variables(request))
+        return self.sample.render(self.variables(request))
 
     def opening(self, request: Request) -> str:
         """The words that the request gives the answer to begin with; "" when it gives none."""
@@ -152,10 +153,6 @@ class RequestGrid:
         if len(variables) != len(self.names) or repeat >= self._repeats or values not in self._combinations:
             return None
         return _key(self._body_of(values, repeat), repeat)
-
-    def sample_prompt(self, variables: Mapping[str, str]) -> str:
-        """The short prompt for variables that need not be in the grid."""
-        return self._sample.render(variables)
 
     def _body_of(self, values: Values, repeat: int) -> bytes:
         return self._bodies[self._turn(values, repeat)](values)

@@ -121,6 +121,14 @@ class FakeJournal:
     def is_left(self, key: bytes) -> bool:
         return key in self.failures
 
+    @property
+    def leaves_any(self) -> bool:
+        return bool(self.failures)
+
+    @property
+    def tried_any(self) -> bool:
+        return bool(self.tried or self.failed_before)
+
     def tried_before(self, key: bytes) -> Tried:
         return self.tried.get(key) or given_up(*self.failed_before.get(key, (0, 0)))
 
