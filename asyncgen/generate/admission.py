@@ -83,7 +83,10 @@ class Admission:
         if self._is_guarded or self._is_in_doubt or self._waiting or places.taken >= places.limit:
             return None
         places.taken += 1
-        return self._ticket(body, 0, 0.0)
+        progress = self._progress
+        progress.in_flight += 1
+        progress.sent = number = progress.sent + 1
+        return Ticket(body, number, 0, 0.0)
 
     async def enter(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import aiohttp
@@ -57,29 +57,30 @@ class HttpCompleter:
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
         """Send `body` once."""
+        in_flight = self._in_flight
         task = asyncio.current_task(self._loop)  # without the loop, it would ask the system for the process's number
         assert task is not None
-        self._in_flight[task] = began = time.perf_counter()
+        in_flight[task] = began = perf_counter()
         try:
             response = await self._session.post(self._url, data=body, allow_redirects=False)
             headers = response.headers
             length = headers.get(CONTENT_LENGTH)
-            if length is not None and int(length) <= MAX_REPLY_BYTES and CONTENT_ENCODING not in headers:
-                content: bytes | None = await response.read()
-            else:
+            if length is None or CONTENT_ENCODING in headers or int(length) > MAX_REPLY_BYTES:
                 content = await _read_to_cap(response)
+            else:
+                content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return self._broken(error, time.perf_counter() - began)
+            return self._broken(error, perf_counter() - began)
         except asyncio.CancelledError:
-            if task in self._in_flight or task.uncancel() > 0:
+            if task in in_flight or task.uncancel() > 0:
                 raise  # whoever cancelled, it was not `sweep`, or not it alone
-            return self._broken(TimeoutError(), time.perf_counter() - began)
+            return self._broken(TimeoutError(), perf_counter() - began)
         finally:
-            self._in_flight.pop(task, None)
+            in_flight.pop(task, None)
         if content is None:
             text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
             return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
-        latency_s = time.perf_counter() - began
+        latency_s = perf_counter() - began
         reply = read_reply(response.status, headers, content, latency_s=latency_s)
         if isinstance(reply, Answer):
             self._has_worked = True
@@ -93,7 +94,7 @@ class HttpCompleter:
             await asyncio.sleep(_SWEEP_S)
             self._patience.observe(self._latencies_s)
             self._latencies_s.clear()
-            latest = time.perf_counter() - self._patience.limit_s
+            latest = perf_counter() - self._patience.limit_s
             for task in [task for task, began in self._in_flight.items() if began < latest]:
                 del self._in_flight[task]
                 task.cancel()

@@ -114,10 +114,11 @@ class Journal:
             ValueError: its key is settled already: the caller asked twice.
         """
         number = key_number(record.key)
-        if self._settled.has(number):
+        slot = self._settled.free_slot(number)
+        if slot is None:
             raise ValueError(f"the request {record.key} is settled already")
         self._records.append(encode_line(record))
-        self._settled.add_number(number)
+        self._settled.put(slot, number)
         if self._tried:
             self._tried.pop(record.key, None)
         if self._failed_count and self._keys.failed.has(number):

@@ -61,18 +61,29 @@ class KeySet:
 
     def add_number(self, number: int) -> bool:
         """Add a key by its first 64 bits; False when it was there already."""
+        slot = self.free_slot(number)
+        if slot is None:
+            return False
+        self.put(slot, number)
+        return True
+
+    def free_slot(self, number: int) -> int | None:
+        """Where a key that begins with `number` would go, for `put`; None when it is there already."""
         slots, capacity = self._slots, self._capacity
         number = number or 1
         slot = number % capacity
         while found := slots[slot]:
             if found == number:
-                return False
+                return None
             slot = slot + 1 if slot + 1 < capacity else 0
-        slots[slot] = number
+        return slot
+
+    def put(self, slot: int, number: int) -> None:
+        """Add a key where `free_slot` said, before any other is added."""
+        self._slots[slot] = number or 1
         self._count += 1
         if self._count > self._room:
             self._make_room(self._count // 4)
-        return True
 
     def add_all(self, numbers: Sequence[int]) -> bool:
         """Add many keys at half the cost of one at a time; False, with a part of them added, when one was there."""

@@ -37,7 +37,7 @@ def record_of(row: Row, grid: RequestGrid, checks: AnswerChecks, now: float) -> 
         usage=row.usage,
         attempts=row.attempts,
         check_failures=checks.failures(completion),
-        latency_s=round(answer.latency_s, 4),
+        latency_s=int(answer.latency_s * 10_000) / 10_000,
         created=int(now),
         request_id=answer.request_id,
     )

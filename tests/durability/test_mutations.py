@@ -57,8 +57,8 @@ MUTATIONS = {
     ),
     "the check of a key before it is written": (
         "generate/journal.py",
-        "        if self._settled.has(number):\n            raise",
-        "        if False:\n            raise",
+        "        if slot is None:\n            raise ValueError",
+        "        slot = slot or 0\n        if False:\n            raise ValueError",
         "generate/test_journal.py::test_a_key_is_never_written_twice",
     ),
     "the check of keys that stand twice in the file": (
