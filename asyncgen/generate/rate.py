@@ -103,7 +103,7 @@ class TokenRate:
         self._estimate = TokenEstimate()
         self._outputs = TokenEstimate()  # of a guess at what an answer takes, where no parameter bounds it
         self._gives_back = True
-        self._owed = 0.0  # reserved too little (positive) or too much; the next reservation makes up for it
+        self._owed = 0.0  # to be taken from the bucket; below 0, more was taken than was used
         self._turn = asyncio.Lock()
 
     def reservation(self, body_bytes: int) -> int:
@@ -124,17 +124,18 @@ class TokenRate:
         """Wait until the request's tokens are free; returns how many were reserved."""
         if self.pace.per_minute is None:
             return 0
-        async with self._turn:  # what is owed counts as it stands at the turn, not when the wait for it began
+        async with self._turn:
             reserved = self.reservation(len(body))
-            await self._pay(reserved)
-            if self._owed > 0:  # became known meanwhile
-                await self._pay(0)
+            self._owed += reserved
+            try:
+                while self._owed > 0:  # in parts, since answers that come meanwhile change it
+                    part = min(self._owed, self.pace.burst)
+                    self._owed -= part
+                    await self.pace.take(part)
+            except BaseException:
+                self.give_back(reserved)
+                raise
         return reserved
-
-    async def _pay(self, reserved: int) -> None:
-        wanted = reserved + self._owed
-        self._owed = min(wanted, 0.0)
-        await self.pace.take(wanted)
 
     def give_back(self, reserved: int) -> None:
         """A reservation was not used: nothing was sent. What a bucket could not hold is lost, as it would be in one."""

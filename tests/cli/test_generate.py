@@ -1,6 +1,8 @@
 import json
 import subprocess
-from collections.abc import Callable
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,52 @@ def test_rejected_answers_are_asked_for_again_and_the_old_ones_kept(
     assert (again["done"], again["already_done"]) == (24, 24 - rejected)
     assert len(lines(run / "replaced.jsonl")) == rejected
     assert len({record["key"] for record in lines(run / "records.jsonl")}) == 24
+
+
+@pytest.fixture
+def slow_server() -> Iterator[str]:
+    """A server that takes half a second for each answer and counts; its base URL."""
+    program = Path(__file__).parents[2] / "benchmarks" / "fake_server.py"
+    command = f"ulimit -Sn 4096 && exec {sys.executable} {program} --latency-ms 500"
+    with subprocess.Popen(["bash", "-c", command], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        server.terminate()
+
+
+def test_a_thousand_places_are_a_thousand_requests_at_the_server_though_the_system_starts_with_few_open_files(
+    environment: dict[str, str], tmp_path: Path, slow_server: str
+) -> None:
+    cities = ", ".join(f'"city {number}"' for number in range(4000))
+    job = f'name = "many"\n[grid]\ncity = [{cities}]\n[prompt]\nuser = "Write to {{city}}."\n'
+    (tmp_path / "job.toml").write_text(job, encoding="utf-8")
+    words = f"generate job.toml --base-url {slow_server} --model any --concurrency 1000 --json"
+    command = f"ulimit -Sn 256 && exec {sys.executable} -m asyncgen {words}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert last_line(done)["done"] == 4000
+    with urllib.request.urlopen(slow_server.removesuffix("/v1") + "/stats") as answer:
+        assert json.load(answer)["most_in_flight"] == 1000
+
+
+def test_more_places_than_the_system_allows_are_refused_with_the_number_that_it_does(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
+    words = "generate job.toml --base-url http://127.0.0.1:9/v1 --model any --concurrency 5000"
+    command = ["bash", "-c", f"ulimit -n 1000 && exec {sys.executable} -m asyncgen {words}"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--concurrency 872" in done.stderr
+
+
+def test_what_may_be_paid_twice_is_said_at_the_end(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
+    where = ("--base-url", simulated("--fault", "truncated=0.4"), "--model", "any", "--json")
+    for number in range(10):  # the server throws dice
+        done = asyncgen("generate", "job.toml", "--out", f"runs/{number}", *where)
+        if twice := last_line(done)["maybe_paid_twice"]:
+            assert f"{twice} requests were sent again and may have been paid twice" in done.stderr
+            return
+    raise AssertionError("no answer was cut off in ten runs")

@@ -186,3 +186,35 @@ def test_a_spread_gives_requests_of_the_grid(opened: Open) -> None:
         spread = list(grid.spread(most))
         assert 1 <= len(spread) <= most
         assert all(everything[request.index] == request for request in spread)
+
+
+TEXTS = st.text(max_size=6)
+
+
+@given(
+    sectors=st.lists(TEXTS, min_size=1, max_size=4, unique=True),
+    cities=st.lists(TEXTS, min_size=1, max_size=4, unique=True),
+    literal=TEXTS,
+    openings=st.lists(TEXTS, max_size=2),
+)
+def test_the_longest_body_is_known_without_making_any(
+    sectors: list[str], cities: list[str], literal: str, openings: list[str]
+) -> None:
+    user = "{b}{a} %s {a}" % escaped(literal)
+    prompt = Prompt(user=user, openings=[escaped(opening) + "{b}" for opening in openings])
+    job = Job(name="x", prompt=prompt, grid={"a": sectors, "b": cities})
+    grid = RequestGrid(job, Combinations({"a": sectors, "b": cities}), "m")
+    longest = max(len(request.body) for request in grid.requests())
+    assert grid.longest_body() >= longest
+    if len(openings) <= 1:
+        assert grid.longest_body() == longest
+
+
+def test_the_longest_body_is_that_of_the_longest_row_with_the_longest_values(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "stores.csv").write_text("store,street\nShort,A very long street\nA long name,S\n", encoding="utf-8")
+    text = 'name = "c"\n[rows]\nfile = "stores.csv"\n[grid]\ncity = ["Rome", "Brussels"]\n'
+    text += '[prompt]\nuser = "{store} {street} {city} {city}"\n'
+    grid = opened(text).grid
+    assert grid.longest_body() == max(len(request.body) for request in grid.requests())
+    chosen = opened(text + "[subset]\nsize = 1\n").grid
+    assert chosen.longest_body() >= max(len(request.body) for request in chosen.requests())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.completer import Answer, AttemptError, ErrorClass, StopReason
+from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.retry import given_up
 from asyncgen.generate.run import Outcome, generate
@@ -195,8 +195,11 @@ def make_grid(rows: int, *, twins: int = 0, words: int = 3, max_tokens: int | No
     return RequestGrid(job, Combinations({"city": [*names, *names[:twins]]}), "model-1")
 
 
-def good_answer(text: str = "An answer.", *, prompt: int = 20, completion: int = 5) -> Answer:
-    return Answer(text, "stop", "model-1", Usage(prompt_tokens=prompt, completion_tokens=completion))
+def good_answer(
+    text: str = "An answer.", *, prompt: int = 20, completion: int = 5, limits: RateLimits = NO_LIMITS
+) -> Answer:
+    usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
+    return Answer(text, "stop", "model-1", usage, limits=limits)
 
 
 def error(kind: ErrorClass, name: str, **fields: Any) -> AttemptError:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
 
 from asyncgen.errors import DiskError, QuotaError, UsageError
-from asyncgen.generate.completer import Answer, ErrorClass, StopReason
+from asyncgen.generate.completer import Answer, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.purse import Purse
 from asyncgen.generate.spend import Budget
 from asyncgen.job.model import Checks, Limits
 from asyncgen.rates import Rates as Prices
+
+
+@dataclass
+class Bucket:
+    """A server's own, full at the beginning."""
+
+    per_second: float
+    size: float
+    level: float = 0.0
+    at: float = float("-inf")
+
+    def takes(self, now: float) -> bool:
+        self.level = min(self.level + (now - self.at) * self.per_second, self.size)
+        self.at = now
+        if self.level < 1:
+            return False
+        self.level -= 1
+        return True
+
 
 WAIT, RETRY, ROW, STOP = ErrorClass.WAIT, ErrorClass.RETRY, ErrorClass.ROW, ErrorClass.STOP
 
@@ -143,6 +164,182 @@ def test_first_rows_that_are_refused_alike_stop_the_run(world: Any) -> None:
     assert len(story.calls) <= 20
     assert story.outcome.error.exit_code == 1
     assert "temperature" in story.outcome.error.help_text
+
+
+def test_quick_refusals_among_slow_answers_do_not_stop_a_healthy_run(world: Any, ok: Answer) -> None:
+    refused = world.error(ROW, "bad_request", status=400)
+    for seed in range(30):
+        rng = Random(seed)
+        bad = {number for number in range(200) if rng.random() < 0.3}
+
+        def server(now: float, body: bytes, asked: int, bad: set[int] = bad) -> tuple[float, Any]:
+            number = int(body.split(b"city ")[1].split()[0])
+            return (0.05, refused) if number in bad else (30.0, ok)
+
+        story = world.play(server, rows=200)
+        first_five_are_bad = set(range(5)) <= bad
+        assert (story.reason is None and story.outcome.error is None) != first_five_are_bad
+
+
+def test_answers_that_are_paid_for_and_useless_stop_the_run(world: Any) -> None:
+    paid = world.good_answer().usage
+    useless = [
+        world.error(ROW, "refusal", status=200, maybe_paid=True, usage=paid),
+        world.error(ROW, "empty", status=200, maybe_paid=True, usage=paid, remedy="raise max_completion_tokens"),
+        world.error(RETRY, "empty", status=200, maybe_paid=True, usage=paid),
+    ]
+    for outcome in useless:
+        story = world.play(lambda *_, outcome=outcome: (0.1, outcome), rows=2000)
+        assert len(story.calls) <= 200
+        assert story.outcome.error.exit_code == 1
+        assert story.journal.usage.prompt_tokens == paid.prompt_tokens * len(story.calls), "all of it is counted"
+    story = world.play(lambda *_: (0.1, useless[1]), rows=2000)
+    assert "max_completion_tokens" in story.outcome.error.help_text
+
+
+def test_a_stretch_of_refusals_among_answers_stops_nothing_but_an_endless_one_does(world: Any, ok: Answer) -> None:
+    refused = world.error(ROW, "refusal", status=200, maybe_paid=True)
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        number = int(body.split(b"city ")[1].split()[0])
+        return 0.1, refused if 100 <= number < length + 100 else ok
+
+    length = 60
+    assert world.play(server, rows=300).progress.failed == 60
+    length = 5000
+    story = world.play(server, rows=5100)
+    assert story.outcome.error is not None
+    assert len(story.calls) < 400
+
+
+def test_a_row_that_fails_before_anything_came_is_given_up_on_once_something_did(world: Any, ok: Answer) -> None:
+    failed = world.error(RETRY, "server_error", status=500)
+    for seed in range(20):
+        story = world.play(
+            lambda now, body, asked: (0.1, failed) if b"city 4 " in body else (60.0, ok), rows=9, seed=seed
+        )
+        assert story.outcome.error is None
+        assert (story.progress.settled, story.progress.failed) == (8, 1)
+
+
+def test_the_last_row_of_a_run_may_fail_when_others_succeeded_before_but_not_while_nobody_answers(
+    world: Any, ok: Answer
+) -> None:
+    grid = world.make_grid(9)
+    earlier = [request.key for request in grid.requests()][:-1]
+    broken = world.error(RETRY, "server_error", status=500)
+    story = world.play(lambda *_: (0.1, broken), grid=grid, journal=world.Journal(earlier=earlier))
+    assert (story.outcome.error, story.progress.failed) == (None, 1)
+    gone = world.error(RETRY, "connection")
+    story = world.play(lambda *_: (0.1, gone), grid=grid, journal=world.Journal(earlier=earlier))
+    assert story.outcome.error.exit_code == 1
+    assert (story.progress.failed, story.progress.left) == (0, 1)
+
+
+def test_a_limit_told_within_an_answer_that_may_be_paid_for_is_not_waited_for_without_end(world: Any) -> None:
+    inner = world.error(WAIT, "rate_limit", status=429, maybe_paid=True)
+    ok = world.good_answer()
+    story = world.play(lambda now, body, asked: (0.1, inner if b"city 7 " in body else ok), rows=20)
+    assert story.progress.failed == 1
+    assert sum(b"city 7 " in call.body for call in story.calls) == 2
+
+
+def test_attempts_that_may_be_paid_stay_bounded_over_interruptions(world: Any, ok: Answer) -> None:
+    """Whoever interrupts a run again and again does not have the same row charged again and again."""
+    lost = world.error(RETRY, "disconnected", maybe_paid=True)
+    grid, journal = world.make_grid(1), world.Journal()
+    calls = twice = 0
+    for _ in range(6):
+        story = world.play(lambda *_: (1.0, lost), grid=grid, journal=journal, stop_at=0.5)
+        calls += len(story.calls)
+        twice += story.progress.maybe_paid_twice
+        journal = story.journal
+    assert (calls, twice) == (2, 1)
+    [failure] = journal.failures.values()
+    assert (failure.attempts, failure.maybe_paid) == (2, 2)
+
+
+def test_what_was_charged_for_a_row_that_waits_for_another_try_is_counted_at_a_stop(world: Any) -> None:
+    usage = world.good_answer().usage
+    empty = world.error(RETRY, "empty", status=200, maybe_paid=True, usage=usage)
+    story = world.play(lambda *_: (1.0, empty), rows=1, stop_at=0.5)
+    assert story.journal.usage == usage
+    [tried] = story.journal.tried.values()
+    assert (tried.attempts, tried.failed, tried.maybe_paid) == (1, 1, 1)
+
+
+def test_a_request_that_was_dropped_in_flight_counts_as_perhaps_paid(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (500.0, ok), rows=1, stop_at=1.0, abandon_at=2.0)
+    assert [each.maybe_paid for each in story.journal.tried.values()] == [1]
+    again = world.play(lambda *_: (1.0, ok), grid=story.grid, journal=story.journal)
+    assert (again.progress.settled, again.progress.maybe_paid_twice) == (1, 1)
+
+
+def test_a_request_that_the_servers_own_limit_can_never_hold_is_refused_with_that_limit(world: Any) -> None:
+    limited = world.error(WAIT, "rate_limit", status=429, limits=RateLimits(tokens_per_minute=10.0))
+    story = world.play(lambda *_: (0.1, limited), rows=100)
+    assert isinstance(story.outcome.error, UsageError)
+    assert "the server's limit of 10 a minute" in story.outcome.error.what
+    assert story.ended < 5
+    assert story.progress.left == 100
+
+
+def test_a_limit_that_a_server_tells_but_does_not_keep_stops_nothing(world: Any) -> None:
+    generous = world.good_answer(limits=RateLimits(tokens_per_minute=10.0))
+    story = world.play(lambda *_: (0.1, generous), rows=30)
+    assert story.reason is None
+    assert story.progress.settled == 30
+
+
+def test_what_short_answers_leave_of_large_reservations_lets_others_go(world: Any, ok: Answer) -> None:
+    """A request reserves 20 s of the rate and takes a quarter of a second's; else it would be 100 minutes."""
+    grid = world.make_grid(300, max_tokens=2000)
+    story = world.play(lambda *_: (1.0, ok), grid=grid, limits=Limits(tokens_per_minute=6000.0))
+    assert story.progress.settled == 300
+    assert story.ended < 180
+
+
+def test_answers_of_unknown_length_do_not_pass_the_rate_of_tokens(world: Any) -> None:
+    long = world.good_answer(completion=1000)
+    grid = world.make_grid(300, max_tokens=None)
+    story = world.play(lambda *_: (1.0, long), grid=grid, limits=Limits(tokens_per_minute=60_000.0))
+    starts = story.starts()
+    busiest = max(sum(began <= other < began + 60 for other in starts) for began in starts)
+    assert busiest * 1020 <= 60_000 * 1.1
+
+
+def test_a_server_that_counts_the_most_at_the_door_is_refused_by_once(world: Any) -> None:
+    """It takes the most that an answer may take from its bucket, and gives nothing back."""
+    per_second, most = 1000.0, 220.0
+    bucket = Bucket(per_second / most, per_second / most)
+    refused = world.error(WAIT, "rate_limit", status=429)
+    short = world.good_answer(prompt=20, completion=60)
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        return (10.0, short) if bucket.takes(now) else (0.01, refused)
+
+    grid = world.make_grid(400, max_tokens=200)
+    story = world.play(server, grid=grid, limits=Limits(tokens_per_minute=60_000.0))
+    assert story.progress.settled == 400
+    assert story.progress.rate_limited <= 12
+    assert story.ended < 400 * most / per_second * 1.4 + 10
+
+
+@pytest.mark.parametrize("is_learnt", [False, True])
+def test_an_enforced_rate_is_kept_to_within_five_percent_of_the_ideal(world: Any, is_learnt: bool) -> None:
+    """162 requests at 600 a minute from a bucket of ten, a second each."""
+    bucket = Bucket(per_second=10.0, size=10.0)
+    ok = world.good_answer(limits=RateLimits(requests_per_minute=600.0))
+    refused = world.error(WAIT, "rate_limit", status=429)
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        return (1.0, ok) if bucket.takes(now) else (0.01, refused)
+
+    limits = Limits() if is_learnt else Limits(requests_per_minute=600.0)
+    story = world.play(server, rows=162, limits=limits)
+    starts = story.starts()
+    assert story.progress.rate_limited <= 2
+    assert starts[-1] - starts[0] <= (162 - 10) / 10 * 1.05
 
 
 def test_refused_rows_among_answers_stop_nothing(world: Any, ok: Answer) -> None:

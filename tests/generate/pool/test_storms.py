@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 from typing import Any
 
@@ -160,13 +161,48 @@ def check_calls(story: Any) -> None:
 
 def check_rate(story: Any) -> None:
     per_minute = story.limits.requests_per_minute
+    if per_minute is not None:
+        burst = Rates(per_minute, None, None).requests.burst
+        check_windows(story.starts(), [1.0] * len(story.calls), per_minute / 60, burst, 1.0)
+    check_tokens(story)
+    check_pauses(story)
+
+
+def check_tokens(story: Any) -> None:
+    """What was used in any minute, counted when it was sent, is within the limit, its burst, and what was in flight."""
+    per_minute = story.limits.tokens_per_minute
     if per_minute is None:
         return
-    most = per_minute / 60 + Rates(per_minute, None, None).requests.burst
-    starts = story.starts()
+    used = [_tokens_of(call) for call in story.calls]
+    rates = Rates(None, per_minute, story.grid.max_output_tokens)
+    # Requests are estimated before they are counted: those in flight meanwhile may have been estimated too low.
+    slack = rates.tokens.pace.burst + story.completer.most_in_flight * max(used, default=0)
+    check_windows(story.starts(), used, per_minute / 60, slack, 60.0)
+
+
+def _tokens_of(call: Any) -> int:
+    usage = call.outcome.usage if call.outcome is not None else Usage()
+    return int(usage.prompt_tokens + usage.completion_tokens)
+
+
+def check_windows(
+    starts: list[float], amounts: Sequence[float], per_second: float, burst: float, seconds: float
+) -> None:
+    sums = [0.0, *accumulate(amounts)]
     for first, began in enumerate(starts):
-        within = bisect_right(starts, began + 1 - _TOLERANCE_S) - first
-        assert within <= most + 1e-6, f"{within} starts in a second, of {most} allowed"
+        within = sums[bisect_right(starts, began + seconds - _TOLERANCE_S)] - sums[first]
+        most = per_second * seconds + burst
+        assert within <= most + 1e-6, f"{within} in {seconds} s, of {most} allowed"
+
+
+def check_pauses(story: Any) -> None:
+    """After a server asked for a time, nothing is sent before it is over."""
+    for call in story.calls:
+        outcome = call.outcome
+        if not isinstance(outcome, AttemptError) or outcome.kind is not ErrorClass.WAIT or not outcome.retry_after_s:
+            continue
+        until = call.ended + outcome.retry_after_s - _TOLERANCE_S
+        assert not [each for each in story.calls if call.ended + _TOLERANCE_S < each.began < until], "sent in a pause"
 
 
 def check_end(story: Any) -> None:
@@ -212,6 +248,33 @@ def seeds(first: int, count: int) -> list[range]:
 def test_every_row_ends_once_in_any_storm(world: Any, block: range) -> None:
     for seed in block:
         live_through(world, seed)
+
+
+@pytest.mark.parametrize("block", seeds(0, 300), ids=str)
+def test_no_row_is_charged_without_an_answer_more_often_than_agreed_however_often_the_run_is_interrupted(
+    world: Any, block: range
+) -> None:
+    for seed in block:
+        rng, paid, journal = Random(seed), Counter[bytes](), world.Journal()
+        weather = {"answer": 0.5, "reset": rng.random(), "empty": rng.random(), "500": rng.random(), "hang": 0.1}
+        storm = Storm(rng, weather, outage=(0.0, 0.0), fatal_at=0, slow_s=rng.choice([0.1, 10.0]))
+        grid = world.make_grid(rng.choice([1, 5, 20]))
+        charged = Usage()
+        for _ in range(8):
+            stop_at = rng.uniform(0, 20)
+            story = world.play(
+                lambda now, body, asked, storm=storm: storm.reply(world, now, body, asked),
+                grid=grid, journal=journal, seed=seed, stop_at=stop_at,
+                abandon_at=rng.choice([None, stop_at + 0.5]),
+            )  # fmt: skip
+            paid.update(call.body for call in story.calls if call.outcome is None or _is_maybe_paid(call.outcome))
+            charged = sum_of([charged, *(call.outcome.usage for call in story.calls if call.outcome is not None)])
+        assert max(paid.values(), default=0) <= 2, f"storm {seed}"
+        assert journal.usage == charged, f"storm {seed}"
+
+
+def _is_maybe_paid(outcome: Answer | AttemptError) -> bool:
+    return isinstance(outcome, AttemptError) and outcome.maybe_paid
 
 
 @pytest.mark.slow
