@@ -200,9 +200,9 @@ TEXTS = st.text(max_size=6)
 def test_the_longest_body_is_known_without_making_any(
     sectors: list[str], cities: list[str], literal: str, openings: list[str]
 ) -> None:
-    user = "{b}{a} %s {a}" % escaped(literal)
+    user = "{b}{a} " + escaped(literal) + " {a}"
     prompt = Prompt(user=user, openings=[escaped(opening) + "{b}" for opening in openings])
-    job = Job(name="x", prompt=prompt, grid={"a": sectors, "b": cities})
+    job = Job(name="x", prompt=prompt, grid={"a": list(sectors), "b": list(cities)})
     grid = RequestGrid(job, Combinations({"a": sectors, "b": cities}), "m")
     longest = max(len(request.body) for request in grid.requests())
     assert grid.longest_body() >= longest
