@@ -2,6 +2,7 @@
 
 python benchmarks/bench_throughput.py                  # asyncgen and the bound
 python benchmarks/bench_throughput.py --peers          # the openai SDK on both transports too
+python benchmarks/bench_throughput.py --instructions   # counted by valgrind, for a machine that others use too
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from measure import HERE, Cost, asyncgen_generate, fake_server, run, stats, write_job
+from measure import HERE, Cost, asyncgen_generate, fake_server, instructions, run, stats, write_job
 
 Client = Callable[[str, int, Path], list[str]]
+Figure = TypeVar("Figure")
 
 
 def script(name: str, concurrency: int, *more: str) -> Client:
@@ -35,14 +38,15 @@ def asyncgen(concurrency: int) -> Client:
     return command
 
 
-def measure(client: Client, count: int) -> Cost:
+def work(client: Client, count: int, measure: Callable[[list[str], Path], Figure]) -> Figure:
+    """What `measure` says of a client that sends `count` requests to a fresh server."""
     with tempfile.TemporaryDirectory() as name, fake_server() as base_url:
         folder = Path(name)
-        cost = run(client(base_url, count, folder), folder / "log")
+        figure = measure(client(base_url, count, folder), folder / "log")
         served = stats(base_url)["served"]
     if served != count:
         sys.exit(f"{served} requests were served, not {count}")
-    return cost
+    return figure
 
 
 def per_request_ms(costs: dict[int, Cost], count: int) -> float:
@@ -66,30 +70,53 @@ def table(rounds: list[dict[str, dict[int, Cost]]], count: int) -> dict[str, dic
 
 
 def show(rows: dict[str, dict[str, float]]) -> None:
-    columns: Sequence[str] = ("cpu_ms_per_request", "times_the_bound", "start_cpu_s", "rss_mb")
-    print(f"{'':16}" + "".join(f"{column:>20}" for column in columns), file=sys.stderr)
+    columns = list(rows["tight loop"])
+    print(f"{'':16}" + "".join(f"{column:>24}" for column in columns), file=sys.stderr)
     for name, row in rows.items():
-        print(f"{name:16}" + "".join(f"{row[column]:>20}" for column in columns), file=sys.stderr)
+        print(f"{name:16}" + "".join(f"{row[column]:>24}" for column in columns), file=sys.stderr)
+
+
+def count_instructions(clients: dict[str, Client], count: int) -> dict[str, dict[str, float]]:
+    """Thousands of instructions of a request, millions at start-up."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, client in clients.items():
+        start = work(client, 1, instructions)
+        each = (work(client, count, instructions) - start) / (count - 1)
+        bound = rows["tight loop"]["thousands_per_request"] * 1000 if rows else each
+        rows[name] = {
+            "thousands_per_request": round(each / 1000, 1),
+            "times_the_bound": round(each / bound, 3),
+            "millions_at_start": round(start / 1e6),
+        }
+    return rows
+
+
+def time_rounds(clients: dict[str, Client], count: int, number_of_rounds: int) -> dict[str, dict[str, float]]:
+    """CPU and memory, from rounds in which every client runs, in one order and then in the other."""
+    rounds: list[dict[str, dict[int, Cost]]] = []
+    for number in range(number_of_rounds):
+        order = list(clients.items()) if number % 2 == 0 else list(reversed(clients.items()))
+        rounds.append({name: {n: work(client, n, run) for n in (count, 1)} for name, client in order})
+    return table(rounds, count)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=5000, help="requests, a multiple of a hundred")
+    parser.add_argument("--n", type=int, help="requests, a multiple of a hundred; 5000, or 2000 with --instructions")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peers", action="store_true", help="run the openai SDK too (minutes)")
+    parser.add_argument("--instructions", action="store_true", help="count instructions in place of time (minutes)")
     options = parser.parse_args()
     clients = {"tight loop": script("tight_loop.py", options.concurrency), "asyncgen": asyncgen(options.concurrency)}
     if options.peers:
         clients["sdk, aiohttp"] = script("sdk_loop.py", options.concurrency, "aiohttp")
         clients["sdk, httpx"] = script("sdk_loop.py", options.concurrency, "httpx")
-    rounds: list[dict[str, dict[int, Cost]]] = []
-    for number in range(options.rounds):
-        order = list(clients.items()) if number % 2 == 0 else list(reversed(clients.items()))
-        rounds.append({name: {count: measure(client, count) for count in (options.n, 1)} for name, client in order})
-    rows = table(rounds, options.n)
+    count = options.n or (2000 if options.instructions else 5000)
+    counted = options.instructions
+    rows = count_instructions(clients, count) if counted else time_rounds(clients, count, options.rounds)
     show(rows)
-    print(json.dumps({"benchmark": "throughput", "n": options.n, "concurrency": options.concurrency, "clients": rows}))
+    print(json.dumps({"benchmark": "throughput", "n": count, "concurrency": options.concurrency, "clients": rows}))
 
 
 if __name__ == "__main__":

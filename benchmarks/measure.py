@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -63,6 +64,21 @@ def run(command: Sequence[str], log: Path) -> Cost:
         sys.exit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-2000:]}")
     peak_kb = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return Cost(usage.ru_utime + usage.ru_stime, os.times().elapsed - began, peak_kb / 1024)
+
+
+def instructions(command: Sequence[str], log: Path) -> int:
+    """Machine instructions that a client takes outside the kernel: the same each time, whatever else the machine does.
+
+    Fifty times slower than the client alone.
+    """
+    counting = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *command]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    with log.open("wb") as out:
+        done = subprocess.run(counting, stdout=out, stderr=subprocess.PIPE, env=environment, text=True, check=False)
+    counted = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or counted is None:
+        sys.exit(f"{' '.join(counting)} failed:\n{done.stderr[-2000:]}{log.read_text(encoding='utf-8')[-2000:]}")
+    return int(counted[1])
 
 
 def _on_the_first_core() -> None:

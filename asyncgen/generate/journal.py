@@ -22,7 +22,7 @@ from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from asyncgen.records import Failure, Record
     from asyncgen.run_directory import Run
@@ -50,6 +50,9 @@ class Journal:
         tried: what was done for requests without a line, by key; kept in `run.json` by `files`.
         model: asked for the rows; its price counts for failures.
         retry_failed: requests that were given up on count as open again.
+
+    Attributes:
+        has_record: tells of a request's key whether there is an answer.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Journal:
         self.files = files
         self._records = files.records
         self._settled = keys.settled
+        self.has_record: Callable[[bytes], bool] = keys.settled.__contains__  # asked of every row of a resumed run
         self.spend = spend
         self.held = held
         self._keys = keys
@@ -81,10 +85,6 @@ class Journal:
     def is_settled(self, key: bytes) -> bool:
         """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
         return self.has_record(key) or self.is_left(key)
-
-    def has_record(self, key: bytes) -> bool:
-        """Is there an answer?"""
-        return key in self._settled
 
     def is_left(self, key: bytes) -> bool:
         """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _HEX_DIGITS = 32
 _SAMPLE_BYTES = 256 * 1024
+_LINE_BEGINS = b'\n{"key":"'  # as ours do; longer to write than the brace alone, but searched for twice as fast
 _ROOM_AT_MOST = 1_000_000  # a job may name more rows than will ever be asked for
 
 
@@ -93,7 +94,7 @@ def _numbers_at_once(block: bytes) -> array[int] | None:
         whole = bytes.fromhex("".join(keys))
     except ValueError:  # msgspec's own errors among them
         return None
-    is_one_a_line = len(keys) == block.count(b"\n") == (b"\n" + block).count(b"\n{")
+    is_one_a_line = len(keys) == block.count(b"\n") == (b"\n" + block).count(_LINE_BEGINS)
     are_whole = set(map(len, keys)) == {_HEX_DIGITS} and len(whole) * 2 == len(keys) * _HEX_DIGITS
     if not (is_one_a_line and are_whole):
         return None

@@ -6,7 +6,7 @@ not send.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from asyncgen.generate.endings import Journal
@@ -25,7 +25,8 @@ class ResumableJournal(Journal, Protocol):
 
     def is_settled(self, key: bytes) -> bool: ...
 
-    def has_record(self, key: bytes) -> bool: ...
+    @property
+    def has_record(self) -> Callable[[bytes], bool]: ...
 
     def is_left(self, key: bytes) -> bool: ...
 
@@ -62,6 +63,7 @@ class Source:
         self._progress = progress
         self._limit = limit
         self._found = 0
+        self._found_before = progress.already_done
         self._twins = 0
         self._given: set[bytes] = set()  # keys on their way; what has ended, the journal knows
         self._given_at_most = _GIVEN_AT_MOST
@@ -112,13 +114,13 @@ class Source:
         if not self._has_record(key):
             return False
         self._found += 1
-        if self._found > self._progress.already_done:
+        if self._found > self._found_before:
             self._count_twins()
         return True
 
     def _count_twins(self) -> None:
         # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.
-        self._progress.twins = self._twins + max(self._found - self._progress.already_done, 0)
+        self._progress.twins = self._twins + max(self._found - self._found_before, 0)
 
     def _forget_settled(self) -> None:
         # A row that is given up on meanwhile stays: its twins are not to be asked for either.

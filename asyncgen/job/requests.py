@@ -123,11 +123,13 @@ class RequestGrid:
         """
         repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
         render = self._bodies[0] if len(self._bodies) == 1 else None
-        passed = 0
+        passed, new_digest = 0, blake2b(digest_size=_KEY_BYTES).copy
         for place, values in self._combinations:
             for repeat, tail in repeats:
                 body = render(values) if render else self._body_of(values, repeat)
-                key = blake2b(body + tail, digest_size=_KEY_BYTES).digest()
+                digest = new_digest()  # a copy of an empty one costs less than a new one
+                digest.update(body + tail)
+                key = digest.digest()
                 if not is_settled(key):
                     yield Request(place * self._repeats + repeat, repeat, values, key, body)
                 elif (passed := passed + 1) % _PASSED_AT_ONCE == 0:
