@@ -6,12 +6,15 @@ never shows more of a key than its last characters.
 
 from __future__ import annotations
 
+import re
+
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.generate.completer import AttemptError, ErrorClass, StopReason
 
 _DOCTOR = "asyncgen doctor   (looks at key, address and model)"
 _GOES_ON = "the same command goes on where it stopped"
+_VERSION = re.compile(r"/v\d")  # as nearly all addresses of APIs have it
 
 
 def disk_error(disk: DiskError, unsaved: int) -> DiskError:
@@ -71,10 +74,10 @@ def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
     cause, status = error.message or None, _status(error)
     if error.type == "not_found":
         what = f"model {endpoint.model} at {endpoint.base_url}" if endpoint else "such model or address"
-        return AuthError(
-            f"{provider} has no {what}{status}", cause=cause, help_text=f"name another one with --model; {_DOCTOR}",
-            code="model",
-        )  # fmt: skip
+        remedy = f"name another one with --model; {_DOCTOR}"
+        if endpoint and not _VERSION.search(endpoint.base_url):
+            remedy = f"--base-url {endpoint.base_url}/v1 may be meant; or {remedy}"
+        return AuthError(f"{provider} has no {what}{status}", cause=cause, help_text=remedy, code="model")
     which = _which_key(endpoint)
     if error.type == "permission":
         return AuthError(f"{provider} does not let {which} do this{status}", cause=cause, help_text=_DOCTOR)

@@ -106,6 +106,13 @@ def test_a_refusal_stops_at_once_and_names_the_next_step(
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_without_a_version_is_asked_about(refusing: Callable[..., str], generate: Any) -> None:
+    base_url = refusing(404)
+    assert "may be meant" not in generate(base_url).stderr
+    bare = base_url.removesuffix("/v1")
+    assert f"--base-url {bare}/v1 may be meant" in generate(bare).stderr
+
+
 def test_a_job_that_is_refused_row_by_row_stops_early(refusing: Callable[..., str], generate: Any) -> None:
     done = generate(refusing(400, code="invalid_value", param="top_p"))
     assert done.returncode == 1
