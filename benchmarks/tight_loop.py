@@ -20,10 +20,12 @@ from hashlib import blake2b
 import aiohttp
 import orjson
 import uvloop
+from multidict import istr
 from yarl import URL
 
 _SYSTEM = "You write short direct marketing messages."
 _MODEL = "fake-1"
+_REQUEST_ID = istr("x-request-id")
 
 
 def axes(count: int) -> tuple[list[str], list[str]]:
@@ -46,7 +48,7 @@ async def work(session: aiohttp.ClientSession, url: URL, rows: Iterator[tuple[in
         began = time.perf_counter()
         response = await session.post(url, data=body, allow_redirects=False)  # a body read whole needs no `async with`
         answer = orjson.loads(await response.read())
-        request_id = response.headers.get("x-request-id")
+        request_id = response.headers.get(_REQUEST_ID)
         choice, usage = answer["choices"][0], answer["usage"]
         record = {
             "key": key,
