@@ -78,7 +78,10 @@ class Admission:
         return self._breaker.ever_succeeded
 
     def enter_at_once(self, body: bytes) -> Ticket | None:
-        """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be."""
+        """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be.
+
+        The first requests of all never go this way: nothing came yet.
+        """
         places = self._places
         if self._is_guarded or self._is_in_doubt or self._waiting or places.taken >= places.limit:
             return None
@@ -138,8 +141,8 @@ class Admission:
             is_new = self._places.congested(ticket.number, self._progress.sent)
             self._pause.congested(now, error.retry_after_s, is_new=is_new)
             self._progress.paused_until = self._pause.until
-            if ticket.tokens:
-                self._rates.tokens.count_at_the_door()
+            if ticket.tokens and is_new:
+                self._rates.tokens.refused()
             return self._pause.is_hopeless(now)
         if error.kind is ErrorClass.RETRY and error.type != "empty":
             if error.type == "timeout":

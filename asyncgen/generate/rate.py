@@ -25,6 +25,7 @@ _SLOW_BURST = 9.0
 _BURST_TOKENS_S = 0.9
 _BYTES_PER_TOKEN = 4
 _GUESSED_OUTPUT = 1000
+_SHARE_CUT, _SHARE_GROWTH = 0.25, 0.001
 
 
 class Pace:
@@ -102,7 +103,7 @@ class TokenRate:
         self._max_output_tokens = max_output_tokens
         self._estimate = TokenEstimate()
         self._outputs = TokenEstimate()  # of a guess at what an answer takes, where no parameter bounds it
-        self._gives_back = True
+        self._share_given_back = 1.0  # of what was reserved and not used
         self._owed = 0.0  # to be taken from the bucket; below 0, more was taken than was used
         self._turn = asyncio.Lock()
 
@@ -141,12 +142,13 @@ class TokenRate:
         """A reservation was not used: nothing was sent. What a bucket could not hold is lost, as it would be in one."""
         self._owed = max(self._owed - reserved, -self.pace.burst)
 
-    def count_at_the_door(self) -> None:
-        """The server refused a request whose tokens were free by our count: it counts the most that an answer may take.
+    def refused(self) -> None:
+        """The server refused a request whose tokens were free by our count.
 
-        From now on nothing that was reserved is given back.
+        It may count the most that an answer may take, as many do: less of what was reserved is given back from now on,
+        and more again, little by little, as answers come.
         """
-        self._gives_back = False
+        self._share_given_back *= _SHARE_CUT
 
     def settle(self, body: bytes, reserved: int, usage: Usage) -> None:
         """Give back what was reserved too much, or note what was too little, and learn from the count."""
@@ -155,8 +157,8 @@ class TokenRate:
         self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
         self._outputs.observe(_GUESSED_OUTPUT, usage.completion_tokens)
         more = usage.prompt_tokens + usage.completion_tokens - reserved
-        if more > 0 or self._gives_back:
-            self._owed += more
+        self._owed += more if more > 0 else more * self._share_given_back
+        self._share_given_back = min(self._share_given_back + _SHARE_GROWTH, 1.0)
 
 
 class Rates:

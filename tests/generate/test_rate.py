@@ -224,15 +224,20 @@ def test_what_became_known_of_earlier_requests_counts_at_the_turn_and_not_when_t
     assert run(scenario()) == pytest.approx(3.0, rel=0.1)  # it would be 20, if each reserved by what it knew at first
 
 
-def test_where_a_server_counts_the_most_at_the_door_nothing_is_given_back() -> None:
-    async def scenario() -> float:
-        rates = Rates(None, 60_000.0, 900)
-        rates.tokens.count_at_the_door()
-        for _ in range(21):
-            rates.tokens.settle(BODY, await rates.acquire(BODY), Usage(prompt_tokens=100, completion_tokens=0))
-        return asyncio.get_running_loop().time()
+def test_after_refusals_less_is_given_back_and_in_time_all_of_it_again() -> None:
+    async def scenario(refusals: int, before: int) -> float:
+        rates = Rates(None, 60_000_000.0, 900)
+        for _ in range(refusals):
+            rates.tokens.refused()
+        for _ in range(before):
+            rates.tokens.settle(BODY, 1000, Usage(prompt_tokens=100, completion_tokens=900))
+        rates.tokens.settle(BODY, 1000, Usage(prompt_tokens=100))
+        return -rates.tokens._owed
 
-    assert run(scenario()) == pytest.approx(20.0, rel=0.1)
+    assert run(scenario(0, 0)) == 900
+    assert run(scenario(1, 0)) == 225
+    assert run(scenario(2, 0)) == pytest.approx(900 / 16)
+    assert run(scenario(2, 2000)) == 900
 
 
 def test_a_reservation_for_what_was_not_sent_is_given_back() -> None:

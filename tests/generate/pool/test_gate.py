@@ -107,6 +107,11 @@ def test_a_known_rate_opens_all_places_but_not_again_after_a_cut() -> None:
     assert limit.congested(1, sent=1)
     limit.open_up()
     assert limit.limit == 44
+    limit.succeeded(in_flight=43)
+    assert limit.limit == 44
+    for _ in range(20):
+        limit.succeeded(in_flight=64)
+    assert limit.limit == 64, "the rate holds requests back, so places may come back quickly"
 
 
 def test_requests_refused_together_cut_the_places_once() -> None:

@@ -308,7 +308,7 @@ def test_answers_of_unknown_length_do_not_pass_the_rate_of_tokens(world: Any) ->
     assert busiest * 1020 <= 60_000 * 1.1
 
 
-def test_a_server_that_counts_the_most_at_the_door_is_refused_by_once(world: Any) -> None:
+def test_a_server_that_counts_the_most_at_the_door_is_soon_taken_at_its_word(world: Any) -> None:
     """It takes the most that an answer may take from its bucket, and gives nothing back."""
     per_second, most = 1000.0, 220.0
     bucket = Bucket(per_second / most, per_second / most)
@@ -321,7 +321,7 @@ def test_a_server_that_counts_the_most_at_the_door_is_refused_by_once(world: Any
     grid = world.make_grid(400, max_tokens=200)
     story = world.play(server, grid=grid, limits=Limits(tokens_per_minute=60_000.0))
     assert story.progress.settled == 400
-    assert story.progress.rate_limited <= 12
+    assert story.progress.rate_limited <= 20
     assert story.ended < 400 * most / per_second * 1.4 + 10
 
 
