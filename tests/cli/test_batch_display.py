@@ -7,6 +7,7 @@ import pty
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -64,7 +65,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     with os.fdopen(outer, "rb", buffering=0) as reading, os.fdopen(inner, "w", encoding="utf-8") as writing:
         monkeypatch.setattr(sys, "stderr", writing)
         monkeypatch.setenv("TERM", "xterm")
-        yield lambda: reading.read(100_000).decode()
+        os.set_blocking(outer, False)
+        yield lambda: b"".join(iter(partial(reading.read, 100_000), None)).decode()  # a terminal gives a part at a time
 
 
 def test_on_a_terminal_every_batch_is_a_bar_and_what_was_kept_stands_above(monkeypatch: pytest.MonkeyPatch) -> None:
