@@ -17,7 +17,7 @@ import msgspec
 from asyncgen import __version__
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.run_lock import LOCK_NAME, locked
-from asyncgen.run_state import JobState, RunState, read_state, write_state
+from asyncgen.run_state import VERSION, JobState, RunState, read_state, write_state
 from asyncgen.whole_file import disk_error, explained, remove_leftovers
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Run:
             DiskError: it could not be written; file and state are as they were.
         """
         with self._turn:
-            changed = msgspec.structs.replace(change(self._state), asyncgen=__version__)
+            changed = msgspec.structs.replace(change(self._state), version=VERSION, asyncgen=__version__)
             if changed != self._state:
                 write_state(self.directory.state, changed)
                 self._state = changed

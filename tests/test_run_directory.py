@@ -150,6 +150,19 @@ def test_files_of_a_run_that_are_not_files_are_refused(tmp_path: Path, folder: P
     assert elsewhere.read_bytes() == before
 
 
+def test_a_run_of_the_first_form_is_read_and_written_in_todays(folder: Path) -> None:
+    make_run(folder)
+    path = folder / "run.json"
+    before = json.loads(path.read_text(encoding="utf-8"))
+    del before["tried"]
+    path.write_text(json.dumps({**before, "version": 1, "asyncgen": "0.0"}), encoding="utf-8")
+    with open_run(folder, job_name="campaign") as run:
+        assert run.state.tried == {}
+        run.update(lambda state: msgspec.structs.replace(state, uploads=[]))
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert (after["version"], after["tried"]) == (run_state.VERSION, {})
+
+
 def test_a_newer_runs_directory_is_refused_politely(folder: Path) -> None:
     make_run(folder)
     edit_state(folder, version=run_state.VERSION + 1, asyncgen="9.9", job="of a form unknown today")

@@ -11,13 +11,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.admission import Admission, Budget, Ticket
 from asyncgen.generate.completer import Answer, AttemptError, Completer, ErrorClass, StopReason
 from asyncgen.generate.endings import Endings, Journal
-from asyncgen.generate.losses import Losses
+from asyncgen.generate.giving_up import GivingUp
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.queue import RowQueue
 from asyncgen.generate.rate import Rates
@@ -85,10 +86,10 @@ class Pool:
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
         self._queue = RowQueue(iter(()))
         self._admitting: set[asyncio.Task[None]] = set()
-        self._losses = Losses(has_succeeded=progress.already_done > 0)
-        self._has_succeeded = False  # since the last loss
-        self._doubtful: list[tuple[Row, AttemptError]] = []  # given up on before anything succeeded
         self.ends = Endings(grid, journal, checks, progress, wall, lambda: self.take_no_more(StopReason.IO))
+        self._giving_up = GivingUp(
+            self.ends, self._admission, has_succeeded=progress.already_done > 0, stop=partial(self.take_no_more, None)
+        )
         self.stop = Stop()
         self.stopping = asyncio.Event()
 
@@ -104,7 +105,7 @@ class Pool:
                 for _ in range(self._concurrency):
                     group.create_task(self._work())
         finally:
-            self._leave_doubtful()
+            self._giving_up.leave_doubtful()
 
     def take_no_more(self, reason: StopReason | None, error: AttemptError | None = None) -> None:
         """Finish what is in flight and nothing else; the first reason stands, but for a disk that fails."""
@@ -181,8 +182,8 @@ class Pool:
 
     def _answered(self, row: Row, answer: Answer, ticket: Ticket) -> None:
         self._admission.answered(ticket, answer)
-        if not self._has_succeeded:
-            self._succeed()
+        if not self._giving_up.is_clear:
+            self._giving_up.answered()
         row.usage = answer.usage if row.usage is NO_USAGE else row.usage + answer.usage
         row.answer = answer
         row.asked += 1
@@ -195,14 +196,6 @@ class Pool:
                 return
         self.ends.settle(row, record)
         self._queue.finish()
-
-    def _succeed(self) -> None:
-        """An answer came, after none or after rows that were lost."""
-        self._has_succeeded = True
-        self._losses.succeeded()
-        for row, error in self._doubtful:
-            self._fail(row, error)
-        self._doubtful.clear()
 
     def _erred(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
         note_error(row, error)
@@ -220,39 +213,10 @@ class Pool:
         elif may_retry(row, error):
             self._queue.put_back(row, retry_wait_s(row, error, self._rng))
         else:
-            self._give_up(row, error, ticket)
+            self._giving_up.give_up(row, error, ticket)
+            self._queue.finish()
 
     def _end_early(self, row: Row) -> None:
         """The row is left for another invocation, unless it has an answer."""
         self.ends.leave(row)
         self._queue.finish()
-
-    def _give_up(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
-        if self._is_service_in_doubt(row, error):
-            self._doubtful.append((row, error))
-        else:
-            self._fail(row, error)
-            self._has_succeeded = False  # the next answer ends a stretch of losses
-            if self._losses.note(error) and not self._admission.are_first_in_flight(besides=ticket):
-                self.take_no_more(None, error)
-        self._queue.finish()
-
-    def _is_service_in_doubt(self, row: Row, error: AttemptError) -> bool:
-        """Is it the service that is at fault rather than the row? Where nothing came of it yet, nobody knows.
-
-        Answers of an earlier invocation speak for it, unless it cannot be reached now.
-        """
-        if error.kind is not ErrorClass.RETRY or error.type == "empty" or row.maybe_paid:
-            return False
-        return not (self._admission.ever_succeeded or (self._losses.has_succeeded and error.status is not None))
-
-    def _fail(self, row: Row, error: AttemptError) -> None:
-        """Give up on the row; but it may have an answer, which did not pass its checks and was paid for."""
-        if not self.ends.keep(row):
-            self.ends.fail(row, error)
-
-    def _leave_doubtful(self) -> None:
-        """Nothing succeeded: rows that failed on the way are no more at fault than the others."""
-        for row, error in self._doubtful:
-            self.take_no_more(None, error)
-            self.ends.leave(row)
