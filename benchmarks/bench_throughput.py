@@ -113,6 +113,8 @@ def main() -> None:
         clients["sdk, aiohttp"] = script("sdk_loop.py", options.concurrency, "aiohttp")
         clients["sdk, httpx"] = script("sdk_loop.py", options.concurrency, "httpx")
     count = options.n or (2000 if options.instructions else 5000)
+    for client in clients.values():
+        work(client, 1, run)  # writes the bytecode of what changed
     counted = options.instructions
     rows = count_instructions(clients, count) if counted else time_rounds(clients, count, options.rounds)
     show(rows)
