@@ -13,7 +13,7 @@ from asyncgen.generate.endings import Journal
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
 from asyncgen.generate.retry import Row, row_again
-from asyncgen.job.requests import RequestGrid
+from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run_state import Tried
 
 _GIVEN_AT_MOST = 10_000
@@ -78,8 +78,10 @@ class Source:
         if self._rates.tokens.exceeds_a_minute(self._grid.longest_body()):
             yield from self._look_through()
         given, tried_any = 0, self._journal.tried_any
-        for request in self._grid.walk(self._is_settled if self._journal.leaves_any else self._is_answered):
-            if request is None:
+        leaves_any = self._journal.leaves_any
+        for request in self._grid.walk(self._is_settled if leaves_any else self._journal.has_record):
+            if isinstance(request, int):
+                self._find(0 if leaves_any else request)
                 yield None
             elif request.key in self._given:
                 self._twins += 1
@@ -100,23 +102,22 @@ class Source:
         for number, request in enumerate(self._grid.walk(self._journal.is_settled)):
             if found == self._limit:
                 return
-            if request is not None:
+            if isinstance(request, Request):
                 found += 1
                 if (refused := self._rates.refusal(request.body)) is not None:
                     raise refused
-            if request is None or number % _LOOKED_AT_ONCE == 0:
+            if isinstance(request, int) or number % _LOOKED_AT_ONCE == 0:
                 yield None
 
     def _is_settled(self, key: bytes) -> bool:
-        return self._is_answered(key) or self._journal.is_left(key)
+        is_answered = self._has_record(key)
+        self._find(is_answered)
+        return is_answered or self._journal.is_left(key)
 
-    def _is_answered(self, key: bytes) -> bool:
-        if not self._has_record(key):
-            return False
-        self._found += 1
+    def _find(self, answered: int) -> None:
+        self._found += answered
         if self._found > self._found_before:
             self._count_twins()
-        return True
 
     def _count_twins(self) -> None:
         # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import file_digest
-from itertools import islice, product
+from itertools import count, islice, product
 from random import Random
+from typing import TypeVar
 
 from asyncgen.job.subset import Subset
 from asyncgen.job.tables import Table
 
 Values = tuple[str, ...]
+Form = TypeVar("Form")
 
 
 class Combinations:
@@ -60,6 +62,13 @@ class Combinations:
         if self._table is None:
             return enumerate(product(*self._axes))
         return enumerate(row + values for row in self._table for values in product(*self._axes))
+
+    def with_forms(self, form: Callable[[str], Form]) -> Iterator[tuple[int, Values, tuple[Form, ...]]]:
+        """As iteration, with a form of each value beside it, which is made once for each value of an axis."""
+        if self._subset or self._table is not None:
+            return ((place, values, tuple(map(form, values))) for place, values in self)
+        forms = (map(form, axis) for axis in self._axes)
+        return zip(count(), product(*self._axes), product(*forms), strict=False)  # `count` has no end
 
     def __getitem__(self, place: int) -> Values:
         """The combination at a place of the whole product."""

@@ -73,6 +73,7 @@ class RequestGrid:
         self._repeats = job.generate.repeats
         self.sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
         self.has_openings = bool(job.prompt.openings)
+        self._escape = _Escaped().__getitem__
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
         self._bodies = [_renderer(self.names, _body(job, model, opening)) for opening in bodies]
@@ -114,26 +115,34 @@ class RequestGrid:
         Args:
             is_settled: called once for every request of the grid with its key.
         """
-        return (request for request in self.walk(is_settled) if request is not None)
+        return (request for request in self.walk(is_settled) if isinstance(request, Request))
 
-    def walk(self, is_settled: Callable[[bytes], bool]) -> Iterator[Request | None]:
-        """As `unsettled`, with a None for every few hundred rows passed over.
+    def walk(self, is_settled: Callable[[bytes], bool]) -> Iterator[Request | int]:
+        """As `unsettled`, with the number of rows passed over since the last item, at least every few hundred rows.
 
         A resumed run passes over millions of settled rows; the pauses let it answer Ctrl-C meanwhile.
         """
         repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
-        render = self._bodies[0] if len(self._bodies) == 1 else None
-        passed, new_digest = 0, blake2b(digest_size=_KEY_BYTES).copy
-        for place, values in self._combinations:
+        bodies, new_digest = self._bodies, blake2b(digest_size=_KEY_BYTES).copy
+        passed = 0
+        for place, values, escaped in self._combinations.with_forms(self._escape):
             for repeat, tail in repeats:
-                body = render(values) if render else self._body_of(values, repeat)
+                body = bodies[self._turn(values, repeat) if len(bodies) > 1 else 0](escaped)
                 digest = new_digest()  # a copy of an empty one costs less than a new one
                 digest.update(body + tail)
                 key = digest.digest()
-                if not is_settled(key):
+                if is_settled(key):
+                    passed += 1
+                    if passed == _PASSED_AT_ONCE:
+                        yield passed
+                        passed = 0
+                else:
+                    if passed:
+                        yield passed
+                        passed = 0
                     yield Request(place * self._repeats + repeat, repeat, values, key, body)
-                elif (passed := passed + 1) % _PASSED_AT_ONCE == 0:
-                    yield None
+        if passed:
+            yield passed
 
     def variables(self, request: Request) -> dict[str, str]:
         """Axis name to value."""
@@ -157,7 +166,7 @@ class RequestGrid:
         return _key(self._body_of(values, repeat), repeat)
 
     def _body_of(self, values: Values, repeat: int) -> bytes:
-        return self._bodies[self._turn(values, repeat)](values)
+        return self._bodies[self._turn(values, repeat)](tuple(map(self._escape, values)))
 
     def _turn(self, values: Values, repeat: int) -> int:
         """Which opening: the repeats of a combination take them in turn, from one that its values decide.
@@ -179,15 +188,14 @@ class _Escaped(dict[str, bytes]):
         return escaped
 
 
-def _renderer(names: tuple[str, ...], body: list[str | Place]) -> Callable[[Values], bytes]:
-    """A function from a combination to its request body."""
+def _renderer(names: tuple[str, ...], body: list[str | Place]) -> Callable[[tuple[bytes, ...]], bytes]:
+    """A function from a combination's escaped values to its request body."""
     places = [names.index(part.name) for part in body if isinstance(part, Place)]
     form = b"".join(b"%b" if isinstance(part, Place) else part.encode().replace(b"%", b"%%") for part in body)
-    escaped = _Escaped().__getitem__
     if len(places) > 1:
         chosen = itemgetter(*places)
-        return lambda values: form % tuple(map(escaped, chosen(values)))
-    return lambda values: form % tuple([escaped(values[place]) for place in places])
+        return lambda escaped: form % chosen(escaped)
+    return lambda escaped: form % tuple([escaped[place] for place in places])
 
 
 def _key(body: bytes, repeat: int) -> bytes:

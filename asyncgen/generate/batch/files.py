@@ -69,10 +69,10 @@ class Upcoming:
     """Requests that can be looked at before they are taken.
 
     Args:
-        requests: None stands for a pause, in which the loop may turn.
+        requests: a number stands for rows that were passed over.
     """
 
-    def __init__(self, requests: Iterator[Request | None]) -> None:
+    def __init__(self, requests: Iterator[Request | int]) -> None:
         self._requests = requests
         self._next: Request | None = None
 
@@ -80,9 +80,10 @@ class Upcoming:
         """The next request; None when there is none left."""
         while self._next is None:
             try:
-                self._next = next(self._requests)
+                upcoming = next(self._requests)
             except StopIteration:
                 return None
+            self._next = upcoming if isinstance(upcoming, Request) else None
         return self._next
 
     def take(self) -> None:
