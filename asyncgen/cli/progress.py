@@ -27,6 +27,7 @@ async def shown(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[N
         progress: the counts.
         spent: says what was used so far.
     """
+    progress.per_second(time.monotonic())  # from here on rows are counted
     task = asyncio.create_task(_live(progress, spent) if is_live() else _plain(progress, spent))
     try:
         yield
