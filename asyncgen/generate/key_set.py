@@ -36,7 +36,7 @@ class KeySet:
     def __contains__(self, key: bytes) -> bool:
         slots, capacity = self._slots, self._capacity  # as `has`, in one step: a resumed run asks it of every row
         (number,) = _first_bits(key)
-        number = number or 1
+        number = number or 1  # 0 marks an empty slot, here and below
         slot = number % capacity
         while found := slots[slot]:
             if found == number:
@@ -50,14 +50,7 @@ class KeySet:
 
     def has(self, number: int) -> bool:
         """Is a key there whose first 64 bits are `number`?"""
-        slots, capacity = self._slots, self._capacity
-        number = number or 1  # 0 marks an empty slot, here and below
-        slot = number % capacity
-        while found := slots[slot]:
-            if found == number:
-                return True
-            slot = slot + 1 if slot + 1 < capacity else 0
-        return False
+        return self.free_slot(number) is None
 
     def add_number(self, number: int) -> bool:
         """Add a key by its first 64 bits; False when it was there already."""

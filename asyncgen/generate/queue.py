@@ -29,12 +29,7 @@ class RowQueue:
         self._is_complete = False
         self._is_looking = False  # a worker gives the loop a turn, and then looks on for all of them
         self._idle: deque[asyncio.Future[None]] = deque()
-        self.unfinished = 0
-
-    @property
-    def is_used_up(self) -> bool:
-        """Are there no more fresh rows?"""
-        return self._is_complete
+        self._unfinished = 0
 
     def complete(self) -> None:
         """The source is used up."""
@@ -49,13 +44,13 @@ class RowQueue:
             return None
         row = next(self._fresh, None)
         if row is not None:
-            self.unfinished += 1
+            self._unfinished += 1
         return row
 
     async def get(self) -> Row | None:
         """The next row for a worker; None when there will be no more."""
         while (row := self.get_at_once()) is None:
-            if self._is_complete and not self.unfinished:
+            if self._is_complete and not self._unfinished:
                 return None
             if self._is_complete or self._is_looking:
                 place = asyncio.get_running_loop().create_future()
@@ -83,7 +78,7 @@ class RowQueue:
 
     def finish(self) -> None:
         """A row that a worker took came to its end."""
-        self.unfinished -= 1
+        self._unfinished -= 1
         if self._is_complete:
             self._wake_all_at_end()
 
@@ -92,7 +87,7 @@ class RowQueue:
         tried = [*self._again, *self._delayed]
         for timer in self._delayed.values():
             timer.cancel()
-        self.unfinished -= len(tried)
+        self._unfinished -= len(tried)
         self._again.clear()
         self._delayed.clear()
         self._fresh = iter(())
@@ -112,6 +107,6 @@ class RowQueue:
                 return
 
     def _wake_all_at_end(self) -> None:
-        if self._is_complete and not self.unfinished:
+        if self._is_complete and not self._unfinished:
             while self._idle:
                 self._wake_one()
