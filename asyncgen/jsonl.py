@@ -163,7 +163,7 @@ class LineFile:
         self._identity = (opened.st_dev, opened.st_ino)
         self._unusable: DiskError | None = None
         self._unsafe: NotSafeError | None = None
-        self._safe_size = -1
+        self._safe_size = self._size
 
     def append(self, line: bytes) -> None:
         """Write `line`, which ends in a newline, whole; it survives the death of the process from then on.

@@ -40,7 +40,7 @@ class Spending:
     tier: str
     in_batch: bool
 
-    def cost_of(self, _model: str, usage: Usage, in_batch: bool) -> float | None:
+    def cost_of(self, usage: Usage, in_batch: bool) -> float | None:
         """USD for the tokens of a row, by the way in which it was bought; None where the price is not known."""
         return None if self.price is None else self.price.cost_usd(usage, BATCH if in_batch else self.tier)
 

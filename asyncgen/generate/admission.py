@@ -87,7 +87,6 @@ class Admission:
             return None
         places.taken += 1
         progress = self._progress
-        progress.in_flight += 1
         progress.sent = number = progress.sent + 1
         return Ticket(body, number, 0, 0.0)
 
@@ -110,7 +109,7 @@ class Admission:
 
     def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
         """The request ended; `outcome` is None for one that was broken off."""
-        self._progress.in_flight -= 1
+        self._progress.ended += 1
         self._places.taken -= 1
         if self._waiting:
             self._wake()
@@ -154,7 +153,6 @@ class Admission:
 
     def _ticket(self, body: bytes, tokens: int, held_usd: float) -> Ticket:
         progress = self._progress
-        progress.in_flight += 1
         progress.sent = number = progress.sent + 1
         if number <= _FIRST:
             self._first_in_flight.add(number)

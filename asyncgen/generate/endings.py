@@ -11,7 +11,7 @@ from typing import Protocol
 
 from asyncgen.errors import DiskError
 from asyncgen.generate.completer import AttemptError, ErrorClass
-from asyncgen.generate.outcome import failure_of, record_of
+from asyncgen.generate.outcome import RecordMaker, failure_of
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.retry import Row, is_paid_enough, tried_of
 from asyncgen.job.checks import AnswerChecks
@@ -47,6 +47,7 @@ class Endings:
         on_disk_error: called when a line could not be written.
 
     Attributes:
+        record: makes the record of a row's answer.
         disk: what the journal said first; None while it takes what it is given, and makes it safe.
         unsaved: paid answers that could not be written.
     """
@@ -62,16 +63,12 @@ class Endings:
     ) -> None:
         self._grid = grid
         self._journal = journal
-        self._checks = checks
         self._progress = progress
         self._wall = wall
         self._on_disk_error = on_disk_error
+        self.record: Callable[[Row], Record] = RecordMaker(grid, checks, wall).record
         self.disk: DiskError | None = None
         self.unsaved = 0
-
-    def record(self, row: Row) -> Record:
-        """The record that the row's answer makes."""
-        return record_of(row, self._grid, self._checks, self._wall())
 
     def settle(self, row: Row, record: Record) -> None:
         """The row ends with its answer."""

@@ -34,7 +34,7 @@ class GroupSync:
         self._seconds = seconds
         self._marks = 0
         self._marks_flushed = 0
-        self._marks_to_wake_at = rows
+        self._marks_to_look_at = rows
         self._failure: DiskError | None = None
         # Its `get` waits outside the interpreter, where a condition would take turns with the event loop.
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
@@ -47,12 +47,9 @@ class GroupSync:
         Raises:
             DiskError: a flush has failed: what was written lately may not survive a power loss.
         """
-        self._marks += 1
-        if self._marks == self._marks_to_wake_at:
-            self._marks_to_wake_at += self._rows
-            self._wakes.put(item=False)
-        if self._failure is not None:
-            raise self._failure
+        self._marks = marks = self._marks + 1
+        if marks >= self._marks_to_look_at:
+            self._look()
 
     def close(self) -> None:
         """Flush for the last time, unless a flush has failed before.
@@ -65,6 +62,13 @@ class GroupSync:
         if self._failure is not None:
             raise self._failure
 
+    def _look(self) -> None:
+        self._marks_to_look_at = self._marks + self._rows
+        self._wakes.put(item=False)
+        if self._failure is not None:  # looked at after the line above: the thread sets both, in the other order
+            self._marks_to_look_at = 0
+            raise self._failure
+
     def _work(self) -> None:
         closing = False
         while not closing:
@@ -73,6 +77,7 @@ class GroupSync:
                 self._flush()
             except DiskError as error:
                 self._failure = error
+                self._marks_to_look_at = 0  # at once
                 return
 
     def _wait_for_group(self) -> bool:

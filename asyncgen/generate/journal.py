@@ -48,11 +48,11 @@ class Journal:
         spend: what the records came to so far.
         held: keys in batches that are not collected.
         tried: what was done for requests without a line, by key; kept in `run.json` by `files`.
-        model: asked for the rows; its price counts for failures.
         retry_failed: requests that were given up on count as open again.
 
     Attributes:
-        has_record: tells of a request's key whether there is an answer.
+        take: to be asked before a request is sent, or its answer settled: False when there is an answer, or it was
+            taken already.
     """
 
     def __init__(
@@ -63,28 +63,31 @@ class Journal:
         held: HeldKeys,
         tried: dict[str, Tried],
         *,
-        model: str,
         retry_failed: bool,
     ) -> None:
         self.files = files
-        self._records = files.records
-        self._settled = keys.settled
-        self.has_record: Callable[[bytes], bool] = keys.settled.__contains__  # asked of every row of a resumed run
+        self._append = files.records.append
+        self._taken = keys.settled  # and what is taken in this invocation
+        self.take: Callable[[bytes], bool] = keys.settled.add  # asked of every row of a resumed run
+        self._settled_count = len(keys.settled)
         self.spend = spend
         self.held = held
         self._keys = keys
         self._tried = tried
-        self._model = model
         self._given_up = KeySet() if retry_failed else keys.failed
         self._failed_count = len(keys.failed)
 
     @property
     def counts(self) -> Counts:
-        return Counts(settled=len(self._keys.settled), failed=self._failed_count)
+        return Counts(settled=self._settled_count, failed=self._failed_count)
+
+    def has_record(self, key: bytes) -> bool:
+        """Is there an answer, or was the request taken?"""
+        return key in self._taken
 
     def is_settled(self, key: bytes) -> bool:
         """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
-        return self.has_record(key) or self.is_left(key)
+        return key in self._taken or self.is_left(key)
 
     def is_left(self, key: bytes) -> bool:
         """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
@@ -105,33 +108,33 @@ class Journal:
         """What earlier invocations did for a request that has no answer."""
         return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
 
-    def settle(self, record: Record) -> None:
-        """Keep an answer: it survives the death of the process from the return on.
+    def settle(self, record: Record, *, in_batch: bool = False) -> None:
+        """Keep the answer of a request that was taken: it survives the death of the process from the return on.
+
+        Args:
+            record: of it.
+            in_batch: the answer was bought in a batch.
 
         Raises:
             NotSafeError: it was written, but it or an earlier line could not be made safe: send nothing more.
             DiskError: it could not be written: send nothing more.
-            ValueError: its key is settled already: the caller asked twice.
         """
-        number = key_number(record.key)
-        slot = self._settled.free_slot(number)
-        if slot is None:
-            raise ValueError(f"the request {record.key} is settled already")
-        self._records.append(encode_line(record))
-        self._settled.put(slot, number)
+        self._append(encode_line(record))
+        self._settled_count += 1
         if self._tried:
             self._tried.pop(record.key, None)
-        if self._failed_count and self._keys.failed.has(number):
+        if self._failed_count and self._keys.failed.has(key_number(record.key)):
             self._failed_count -= 1
-        self.spend.add(record.model, record.usage, number)
-        self.files.wrote(self._records)
+        self.spend.add(record.usage, in_batch=in_batch, is_record=True)
+        self.files.wrote()
 
-    def fail(self, failure: Failure, usage: Usage = _NOTHING) -> None:
+    def fail(self, failure: Failure, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
         """Keep the reason why a request was given up on.
 
         Args:
             failure: with the attempts of earlier invocations added.
             usage: what its attempts were charged for in this invocation.
+            in_batch: at a batch's price.
 
         Raises:
             NotSafeError, DiskError: as `settle`.
@@ -143,8 +146,8 @@ class Journal:
         self._given_up.add_number(number)
         self._tried.pop(failure.key, None)
         if usage != _NOTHING:
-            self.spend.add(self._model, usage, number, records=0)
-        self.files.wrote(self.files.failures)
+            self.spend.add(usage, in_batch=in_batch, is_record=False)
+        self.files.wrote()
 
     def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
         """Note what was done for a request that has no line yet, so that another invocation knows.
@@ -156,7 +159,7 @@ class Journal:
         """
         self._tried[key.hex()] = tried
         if usage != _NOTHING:
-            self.spend.add(self._model, usage, number_of(key), records=0)
+            self.spend.add(usage, in_batch=False, is_record=False)
 
 
 @contextmanager
@@ -167,7 +170,7 @@ def open_journal(
 
     Args:
         run: locked by this process.
-        cost_of: USD for a model's tokens, online or in a batch; None for an unknown price.
+        cost_of: USD for tokens, bought online or in a batch; None for an unknown price.
         retry_failed: requests that were given up on count as open again.
         fsync_each: every line is made safe from a power loss before `settle` returns.
 
@@ -176,9 +179,9 @@ def open_journal(
         DiskError: the files cannot be opened or mended; or, at the end, not be made safe.
     """
     held = open_held_keys(run)
-    spend = SpendCount(run.state.spend, cost_of, held.has)
+    spend = SpendCount(run.state.spend, cost_of)
     keys = read_settled(run.directory, expected=run.state.job.requests)
-    spend.catch_up(run.directory.records, len(keys.settled))
+    spend.catch_up(run.directory.records, len(keys.settled), held.has)
     with (
         closing(LineFile(run.directory.records)) as records,
         closing(LineFile(run.directory.failures)) as failures,
@@ -186,7 +189,7 @@ def open_journal(
         tried = _still_tried(run.state.tried, keys)
         files = JournalFiles(run, records, failures, spend, tried, fsync_each=fsync_each)
         try:
-            yield Journal(keys, files, spend, held, tried, model=run.state.job.model, retry_failed=retry_failed)
+            yield Journal(keys, files, spend, held, tried, retry_failed=retry_failed)
         except DiskError:
             with suppress(DiskError):  # the first one tells more
                 files.close()

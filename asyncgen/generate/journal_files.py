@@ -36,6 +36,10 @@ class JournalFiles:
         spend: what the records came to so far.
         tried: what was done for rows without a line; noted with the spend.
         fsync_each: every line is made safe at once.
+
+    Attributes:
+        wrote: to be called when a line was appended to one of the two; raises `NotSafeError` when it, or a line before
+            it, could not be made safe.
     """
 
     def __init__(
@@ -53,29 +57,14 @@ class JournalFiles:
         self._run = run
         self._spend = spend
         self._tried = tried
-        self._fsync_each = fsync_each
         self._noted_at = 0.0
         self._sync = GroupSync(self._flush_now_and_then)
+        self.wrote = self._make_each_safe if fsync_each else self._sync.mark
 
     @property
     def torn(self) -> dict[Path, int]:
         """Files whose torn last line was put aside when they were opened, with its size in bytes."""
         return {file.path: file.torn_bytes for file in (self.records, self.failures) if file.torn_bytes}
-
-    def wrote(self, file: LineFile) -> None:
-        """A line was appended to one of the two.
-
-        Raises:
-            NotSafeError: it, or a line before it, could not be made safe.
-        """
-        if self._fsync_each:
-            file.sync()
-        try:
-            self._sync.mark()
-        except NotSafeError:
-            raise
-        except DiskError as error:  # `run.json` could not be written; the line was
-            raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
 
     def flush(self) -> None:
         """Make everything safe that was written so far, and the spend with it; takes the time of an fsync.
@@ -94,10 +83,18 @@ class JournalFiles:
         self._sync.close()
         self._note(self._spend.total)
 
+    def _make_each_safe(self) -> None:
+        self.records.sync()
+        self.failures.sync()
+        self._sync.mark()
+
     def _flush_now_and_then(self) -> None:
         spend = self._make_safe()
         if time.monotonic() - self._noted_at >= _NOTE_S:
-            self._note(spend)
+            try:
+                self._note(spend)
+            except DiskError as error:  # `run.json` could not be written; the lines were
+                raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
 
     def _make_safe(self) -> Spend:
         spend = self._spend.total  # taken first: what is counted must be safe in the files

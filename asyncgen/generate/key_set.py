@@ -34,8 +34,11 @@ class KeySet:
         return self._count
 
     def __contains__(self, key: bytes) -> bool:
-        slots, capacity = self._slots, self._capacity  # as `has`, in one step: a resumed run asks it of every row
-        (number,) = _first_bits(key)
+        return self.has(number_of(key))
+
+    def has(self, number: int) -> bool:
+        """Is a key there whose first 64 bits are `number`?"""
+        slots, capacity = self._slots, self._capacity
         number = number or 1  # 0 marks an empty slot, here and below
         slot = number % capacity
         while found := slots[slot]:
@@ -46,37 +49,23 @@ class KeySet:
 
     def add(self, key: bytes) -> bool:
         """Add a key of 16 bytes; False when it was there already."""
-        return self.add_number(number_of(key))
-
-    def has(self, number: int) -> bool:
-        """Is a key there whose first 64 bits are `number`?"""
-        return self.free_slot(number) is None
-
-    def add_number(self, number: int) -> bool:
-        """Add a key by its first 64 bits; False when it was there already."""
-        slot = self.free_slot(number)
-        if slot is None:
-            return False
-        self.put(slot, number)
-        return True
-
-    def free_slot(self, number: int) -> int | None:
-        """Where a key that begins with `number` would go, for `put`; None when it is there already."""
-        slots, capacity = self._slots, self._capacity
+        slots, capacity = self._slots, self._capacity  # as `add_number`, in one step: it is asked of every row
+        (number,) = _first_bits(key)
         number = number or 1
         slot = number % capacity
         while found := slots[slot]:
             if found == number:
-                return None
+                return False
             slot = slot + 1 if slot + 1 < capacity else 0
-        return slot
+        slots[slot] = number
+        self._count = count = self._count + 1
+        if count > self._room:
+            self._make_room(count // 4)
+        return True
 
-    def put(self, slot: int, number: int) -> None:
-        """Add a key where `free_slot` said, before any other is added."""
-        self._slots[slot] = number or 1
-        self._count += 1
-        if self._count > self._room:
-            self._make_room(self._count // 4)
+    def add_number(self, number: int) -> bool:
+        """Add a key by its first 64 bits; False when it was there already."""
+        return self.add_all((number,))
 
     def add_all(self, numbers: Sequence[int]) -> bool:
         """Add many keys at half the cost of one at a time; False, with a part of them added, when one was there."""

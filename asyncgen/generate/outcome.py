@@ -5,6 +5,8 @@ Owns what goes into both. Does not write, and does not decide which of the two a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from asyncgen.generate.completer import AttemptError
 from asyncgen.generate.retry import Row
 from asyncgen.job.checks import AnswerChecks
@@ -12,35 +14,46 @@ from asyncgen.job.requests import RequestGrid
 from asyncgen.records import Failure, FailureError, Record
 
 
-def record_of(row: Row, grid: RequestGrid, checks: AnswerChecks, now: float) -> Record:
-    """The record of the row's answer; it must have one.
+class RecordMaker:
+    """Makes the records of answers.
 
     Args:
-        row: answered.
-        grid: of its request.
-        checks: the answer is judged by.
-        now: Unix seconds.
+        grid: of their requests.
+        checks: answers are judged by.
+        wall: Unix seconds.
     """
-    answer, request = row.answer, row.request
-    assert answer is not None
-    completion = whole(grid.opening(request), answer.text) if grid.has_openings else answer.text
-    variables = grid.variables(request)
-    return Record(
-        key=request.key.hex(),
-        index=request.index,
-        repeat=request.repeat,
-        variables=variables,
-        prompt=grid.sample.render(variables),
-        completion=completion,
-        model=answer.model or grid.model,
-        finish_reason=answer.finish_reason,
-        usage=row.usage,
-        attempts=row.attempts,
-        check_failures=checks.failures(completion),
-        latency_s=int(answer.latency_s * 10_000) / 10_000,
-        created=int(now),
-        request_id=answer.request_id,
-    )
+
+    def __init__(self, grid: RequestGrid, checks: AnswerChecks, wall: Callable[[], float]) -> None:
+        # Looked up once, and not for every answer.
+        self._names = grid.names
+        self._model = grid.model
+        self._render_sample = grid.sample.render
+        self._opening = grid.opening if grid.has_openings else None
+        self._failures = checks.failures
+        self._wall = wall
+
+    def record(self, row: Row) -> Record:
+        """The record of the row's answer; it must have one."""
+        answer, request = row.answer, row.request
+        assert answer is not None
+        completion = answer.text if self._opening is None else whole(self._opening(request), answer.text)
+        variables = dict(zip(self._names, request.values, strict=True))
+        return Record(
+            key=request.key.hex(),
+            index=request.index,
+            repeat=request.repeat,
+            variables=variables,
+            prompt=self._render_sample(variables),
+            completion=completion,
+            model=answer.model or self._model,
+            finish_reason=answer.finish_reason,
+            usage=row.usage,
+            attempts=row.attempts,
+            check_failures=self._failures(completion),
+            latency_s=int(answer.latency_s * 10_000) / 10_000,
+            created=int(self._wall()),
+            request_id=answer.request_id,
+        )
 
 
 def failure_of(row: Row, grid: RequestGrid, error: AttemptError, now: float) -> Failure:

@@ -84,7 +84,7 @@ class Pool:
         self._progress = progress
         self._concurrency = concurrency
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
-        self._queue = RowQueue(iter(()))
+        self._queue = RowQueue(iter(()), concurrency)
         self._admitting: set[asyncio.Task[None]] = set()
         self.ends = Endings(grid, journal, checks, progress, wall, lambda: self.take_no_more(StopReason.IO))
         self._giving_up = GivingUp(
@@ -99,7 +99,7 @@ class Pool:
         Args:
             rows: pulled when a worker is free; None gives the loop a turn.
         """
-        self._queue = RowQueue(self._until_refused(rows))
+        self._queue = RowQueue(self._until_refused(rows), self._concurrency)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._concurrency):
@@ -131,26 +131,28 @@ class Pool:
             self._queue.complete()
 
     async def _work(self) -> None:
-        queue, admission = self._queue, self._admission
+        queue, admission, complete = self._queue, self._admission, self._completer.complete
         while (row := queue.get_at_once() or await queue.get()) is not None:
             body = row.request.body
             try:
                 ticket = admission.enter_at_once(body) or await self._admitted(body)
                 if ticket is None:
-                    self._end_early(row)
+                    self.ends.leave(row)
                     continue
                 if row.attempts:
                     self._count_again(row)
                 row.attempts += 1
                 outcome = None
                 try:
-                    outcome = await self._completer.complete(body)
+                    outcome = await complete(body)
                     if isinstance(outcome, Answer):
                         self._answered(row, outcome, ticket)
                     else:
                         self._erred(row, outcome, ticket)
-                finally:
+                except BaseException:
                     row.maybe_paid += outcome is None  # sent, and broken off
+                    raise
+                finally:
                     admission.leave(ticket, outcome)
             except BaseException:  # abandoned, or a bug: what was paid for is kept all the same
                 self.ends.leave(row)
@@ -195,7 +197,6 @@ class Pool:
                 self._queue.put_back(row, 0.0)
                 return
         self.ends.settle(row, record)
-        self._queue.finish()
 
     def _erred(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
         note_error(row, error)
@@ -209,14 +210,8 @@ class Pool:
         elif is_hopeless:
             self.take_no_more(StopReason.QUOTA if error.kind is ErrorClass.WAIT else None, error)
         if error.kind is ErrorClass.STOP or (self.stopping.is_set() and may_retry(row, error)):
-            self._end_early(row)
+            self.ends.leave(row)
         elif may_retry(row, error):
             self._queue.put_back(row, retry_wait_s(row, error, self._rng))
         else:
             self._giving_up.give_up(row, error, ticket)
-            self._queue.finish()
-
-    def _end_early(self, row: Row) -> None:
-        """The row is left for another invocation, unless it has an answer."""
-        self.ends.leave(row)
-        self._queue.finish()

@@ -22,7 +22,7 @@ class Progress:
         failed_before: rows given up on earlier, and not asked for again.
         twins: rows with the same request as another row; its answer is theirs.
         sent: HTTP calls.
-        in_flight: of them, such that are not answered yet.
+        ended: of them, such that came to an end.
         paused_until: seconds of a monotonic clock, before which nothing is sent, as the server asked; 0 for none.
         retries: of them, such that a row had been tried before.
         rate_limited: calls that the server refused for the rate or its load.
@@ -37,13 +37,17 @@ class Progress:
     failed_before: int = 0
     twins: int = 0
     sent: int = 0
-    in_flight: int = 0
+    ended: int = 0
     paused_until: float = 0.0
     retries: int = 0
     rate_limited: int = 0
     maybe_paid_twice: int = 0
     check_failures: int = 0
     _recent: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def in_flight(self) -> int:
+        return self.sent - self.ended
 
     @property
     def done(self) -> int:

@@ -1,8 +1,8 @@
 """Rows on their way to the workers: those to be tried again, and fresh ones from a lazy source.
 
-Owns the order (rows to be tried again go first), and the end: when the source is used up and every row is finished,
-workers are told. Nothing is read ahead: a fresh row is made when a worker takes it. Does not know what happens to a row
-in between.
+Owns the order (rows to be tried again go first), and the end: when the source is used up, no row waits for another try
+and every worker asks for one, they are told. Nothing is read ahead: a fresh row is made when a worker takes it. Does
+not know what happens to a row in between.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ class RowQueue:
     Args:
         fresh: rows, pulled when a worker has nothing else to do; None gives the loop a turn. `complete` has to be
             called when it ends.
+        workers: how many ask for rows. One that asks has done with the row it had.
     """
 
-    def __init__(self, fresh: Iterator[Row | None]) -> None:
+    def __init__(self, fresh: Iterator[Row | None], workers: int) -> None:
         self._fresh = fresh
+        self._workers = workers
         self._again: deque[Row] = deque()
         self._delayed: dict[Row, asyncio.TimerHandle] = {}
         self._is_complete = False
         self._is_looking = False  # a worker gives the loop a turn, and then looks on for all of them
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._unfinished = 0
+        self._is_over = False
 
     def complete(self) -> None:
         """The source is used up."""
         self._is_complete = True
-        self._wake_all_at_end()
+        self._wake_all()
 
     def get_at_once(self) -> Row | None:
         """As `get`, without waiting; None where there is no row now."""
@@ -42,15 +44,12 @@ class RowQueue:
             return self._again.popleft()
         if self._is_looking:
             return None
-        row = next(self._fresh, None)
-        if row is not None:
-            self._unfinished += 1
-        return row
+        return next(self._fresh, None)
 
     async def get(self) -> Row | None:
         """The next row for a worker; None when there will be no more."""
         while (row := self.get_at_once()) is None:
-            if self._is_complete and not self._unfinished:
+            if self._has_ended():
                 return None
             if self._is_complete or self._is_looking:
                 place = asyncio.get_running_loop().create_future()
@@ -76,18 +75,11 @@ class RowQueue:
             timer = asyncio.get_running_loop().call_later(delay_s, self._release, row)
             self._delayed[row] = timer
 
-    def finish(self) -> None:
-        """A row that a worker took came to its end."""
-        self._unfinished -= 1
-        if self._is_complete:
-            self._wake_all_at_end()
-
     def drop_waiting(self) -> list[Row]:
         """Take no more rows: none is made any more, and those that wait for another try are dropped and returned."""
         tried = [*self._again, *self._delayed]
         for timer in self._delayed.values():
             timer.cancel()
-        self._unfinished -= len(tried)
         self._again.clear()
         self._delayed.clear()
         self._fresh = iter(())
@@ -106,7 +98,13 @@ class RowQueue:
                 place.set_result(None)
                 return
 
-    def _wake_all_at_end(self) -> None:
-        if self._is_complete and not self._unfinished:
-            while self._idle:
-                self._wake_one()
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._wake_one()
+
+    def _has_ended(self) -> bool:
+        """Asked by a worker without a row: have none of the others one, and will there be none?"""
+        if self._is_complete and not self._delayed and len(self._idle) == self._workers - 1:
+            self._is_over = True
+            self._wake_all()
+        return self._is_over

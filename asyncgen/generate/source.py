@@ -1,7 +1,6 @@
 """The rows of a job that are still to be sent.
 
-Owns what is left out: what the journal has, twins of requests that are on their way, and what is over a limit. Does
-not send.
+Owns what is left out: what the journal has, twins of requests that were taken, and what is over a limit. Does not send.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from asyncgen.generate.retry import Row, row_again
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run_state import Tried
 
-_GIVEN_AT_MOST = 10_000
 _LOOKED_AT_ONCE = 512
 
 
@@ -26,7 +24,7 @@ class ResumableJournal(Journal, Protocol):
     def is_settled(self, key: bytes) -> bool: ...
 
     @property
-    def has_record(self) -> Callable[[bytes], bool]: ...
+    def take(self) -> Callable[[bytes], bool]: ...
 
     def is_left(self, key: bytes) -> bool: ...
 
@@ -58,15 +56,12 @@ class Source:
     ) -> None:
         self._grid = grid
         self._journal = journal
-        self._has_record = journal.has_record
+        self._take = journal.take
         self._rates = rates
         self._progress = progress
         self._limit = limit
         self._found = 0
         self._found_before = progress.already_done
-        self._twins = 0
-        self._given: set[bytes] = set()  # keys on their way; what has ended, the journal knows
-        self._given_at_most = _GIVEN_AT_MOST
         self.is_cut = False
 
     def __iter__(self) -> Iterator[Row | None]:
@@ -79,27 +74,21 @@ class Source:
             yield from self._look_through()
         given, tried_any = 0, self._journal.tried_any
         leaves_any = self._journal.leaves_any
-        for request in self._grid.walk(self._is_settled if leaves_any else self._journal.has_record):
+        for request in self._grid.walk(self._take_unless_left if leaves_any else self._take):
             if isinstance(request, int):
                 self._find(0 if leaves_any else request)
                 yield None
-            elif request.key in self._given:
-                self._twins += 1
-                self._count_twins()
             elif given == self._limit:
                 self.is_cut = True
                 return
             else:
                 given += 1
-                self._given.add(request.key)
-                if len(self._given) > self._given_at_most:
-                    self._forget_settled()
                 yield row_again(request, self._journal.tried_before(request.key)) if tried_any else Row(request)
 
     def _look_through(self) -> Iterator[None]:
         """See that no request that will be given is too large."""
         found = 0
-        for number, request in enumerate(self._grid.walk(self._journal.is_settled)):
+        for number, request in enumerate(self._grid.walk(self._is_open)):
             if found == self._limit:
                 return
             if isinstance(request, Request):
@@ -109,21 +98,17 @@ class Source:
             if isinstance(request, int) or number % _LOOKED_AT_ONCE == 0:
                 yield None
 
-    def _is_settled(self, key: bytes) -> bool:
-        is_answered = self._has_record(key)
-        self._find(is_answered)
-        return is_answered or self._journal.is_left(key)
+    def _is_open(self, key: bytes) -> bool:
+        return not self._journal.is_settled(key)
 
-    def _find(self, answered: int) -> None:
-        self._found += answered
-        if self._found > self._found_before:
-            self._count_twins()
+    def _take_unless_left(self, key: bytes) -> bool:
+        if self._journal.is_left(key):
+            return False
+        is_taken_now = self._take(key)
+        self._find(not is_taken_now)
+        return is_taken_now
 
-    def _count_twins(self) -> None:
-        # More rows with an answer than there were answers before: such that an answer of this invocation is for, too.
-        self._progress.twins = self._twins + max(self._found - self._found_before, 0)
-
-    def _forget_settled(self) -> None:
-        # A row that is given up on meanwhile stays: its twins are not to be asked for either.
-        self._given = {key for key in self._given if not self._has_record(key)}
-        self._given_at_most = max(_GIVEN_AT_MOST, 2 * len(self._given))
+    def _find(self, taken: int) -> None:
+        self._found += taken
+        if self._found > self._found_before:  # more than had an answer before: such that share it with another row
+            self._progress.twins = self._found - self._found_before

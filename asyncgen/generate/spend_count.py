@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import islice, product
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,46 +23,47 @@ if TYPE_CHECKING:
 
 _SUMMED_AT_ONCE = 1000
 
-# (model as answers name it, tokens, bought in a batch) to USD; None where the price is not known.
-CostOf = Callable[[str, Usage, bool], float | None]
+# (tokens of an answer, bought in a batch) to USD; None where the price is not known.
+CostOf = Callable[[Usage, bool], float | None]
 
 
 class SpendCount:
     """A sum that only grows; what it has come to may be asked for by another thread.
 
-    Answers are only noted as they come, and summed up when somebody asks: that takes a third of the time.
+    Answers are only noted as they come, and priced and summed up when somebody asks: that takes a third of the time.
 
     Args:
         before: what earlier invocations used.
         cost_of: the price of an answer.
-        is_held: is a request, by the first 64 bits of its key, in a batch that is not collected?
     """
 
-    def __init__(self, before: Spend, cost_of: CostOf, is_held: Callable[[int], bool]) -> None:
+    def __init__(self, before: Spend, cost_of: CostOf) -> None:
         self._before = before
         self._sum = before
-        self._noted: deque[tuple[Usage, float | None, int]] = deque()
+        # By (bought in a batch, is a record). The collector looks for nothing in a usage, as it would in a pair.
+        kinds = product((False, True), (False, True))
+        self._noted: dict[tuple[bool, bool], deque[Usage]] = {kind: deque() for kind in kinds}
         self._summing = threading.Lock()
         self._cost_of = cost_of
-        self._is_held = is_held
 
-    def add(self, model: str, usage: Usage, number: int, *, records: int = 1) -> None:
-        """Count an answer, or with `records=0` what a request was charged for that has none.
+    def add(self, usage: Usage, *, in_batch: bool, is_record: bool) -> None:
+        """Count what a request was charged for.
 
         Args:
-            model: as the answer names it.
             usage: of all attempts.
-            number: the first 64 bits of the request's key.
-            records: lines of `records.jsonl` that this is.
+            in_batch: at a batch's price.
+            is_record: there is an answer, which is a line of `records.jsonl`.
         """
-        self._noted.append((usage, self._cost_of(model, usage, self._is_held(number)), records))
+        self._noted[in_batch, is_record].append(usage)
 
     @property
     def total(self) -> Spend:
         """The sum over all invocations."""
         with self._summing:
-            if noted := [self._noted.popleft() for _ in range(len(self._noted))]:
-                self._sum = _plus(self._sum, noted)
+            for (in_batch, is_record), noted in self._noted.items():
+                if usages := [noted.popleft() for _ in range(len(noted))]:
+                    costs_usd = [self._cost_of(usage, in_batch) for usage in usages]
+                    self._sum = _plus(self._sum, usages, costs_usd, len(usages) if is_record else 0)
             return self._sum
 
     @property
@@ -82,12 +83,13 @@ class SpendCount:
         total = self.total
         self._sum = msgspec.structs.replace(total, unanswered_usd=total.unanswered_usd + usd)
 
-    def catch_up(self, path: Path, records: int) -> None:
+    def catch_up(self, path: Path, records: int, is_held: Callable[[int], bool]) -> None:
         """Make the sum agree with the file: a crash may come between the writing of the two.
 
         Args:
             path: `records.jsonl`.
             records: how many stand there.
+            is_held: is a request, by the first 64 bits of its key, in a batch that is not collected?
 
         Raises:
             BadLineError: a line that is not counted yet is no record.
@@ -96,20 +98,19 @@ class SpendCount:
         counted = min(self._sum.records, records)  # a power loss may have taken lines that were counted
         self._sum = msgspec.structs.replace(self._sum, records=counted)
         if counted < records:
-            for _, record in islice(read_rows(path, decode_record), counted, None):
-                self.add(record.model, record.usage, key_number(record.key))
-                if len(self._noted) >= _SUMMED_AT_ONCE:
+            for number, (_, record) in enumerate(islice(read_rows(path, decode_record), counted, None)):
+                self.add(record.usage, in_batch=is_held(key_number(record.key)), is_record=True)
+                if number % _SUMMED_AT_ONCE == 0:
                     self._sum = self.total
         self._before = self.total
 
 
-def _plus(before: Spend, noted: Sequence[tuple[Usage, float | None, int]]) -> Spend:
-    usages, costs_usd, records = zip(*noted, strict=True)
+def _plus(before: Spend, usages: Sequence[Usage], costs_usd: Sequence[float | None], records: int) -> Spend:
     known_usd = [cost_usd for cost_usd in costs_usd if cost_usd is not None]
     return Spend(
         usage=sum_of([before.usage, *usages]),
         cost_usd=sum(known_usd, start=before.cost_usd),
         unpriced=before.unpriced + len(costs_usd) - len(known_usd),
         unanswered_usd=before.unanswered_usd,
-        records=before.records + sum(records),
+        records=before.records + records,
     )

@@ -101,7 +101,7 @@ class RequestGrid:
 
     def requests(self) -> Iterator[Request]:
         """Every request, in order."""
-        return self.unsettled(lambda key: False)  # noqa: ARG005 - nothing is settled
+        return self.wanted(lambda key: True)  # noqa: ARG005 - all of them
 
     def spread(self, most: int) -> Iterator[Request]:
         """The first repeat of at most so many combinations, spread over the grid: what an estimate looks at."""
@@ -109,16 +109,16 @@ class RequestGrid:
             body = self._body_of(values, 0)
             yield Request(place * self._repeats, 0, values, _key(body, 0), body)
 
-    def unsettled(self, is_settled: Callable[[bytes], bool]) -> Iterator[Request]:
-        """The requests whose key `is_settled` does not hold, in order.
+    def wanted(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request]:
+        """The requests of whose key `is_wanted` says so, in order.
 
         Args:
-            is_settled: called once for every request of the grid with its key.
+            is_wanted: called once for every request of the grid with its key.
         """
-        return (request for request in self.walk(is_settled) if isinstance(request, Request))
+        return (request for request in self.walk(is_wanted) if isinstance(request, Request))
 
-    def walk(self, is_settled: Callable[[bytes], bool]) -> Iterator[Request | int]:
-        """As `unsettled`, with the number of rows passed over since the last item, at least every few hundred rows.
+    def walk(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request | int]:
+        """As `wanted`, with the number of rows passed over since the last item, at least every few hundred rows.
 
         A resumed run passes over millions of settled rows; the pauses let it answer Ctrl-C meanwhile.
         """
@@ -131,16 +131,16 @@ class RequestGrid:
                 digest = new_digest()  # a copy of an empty one costs less than a new one
                 digest.update(body + tail)
                 key = digest.digest()
-                if is_settled(key):
-                    passed += 1
-                    if passed == _PASSED_AT_ONCE:
-                        yield passed
-                        passed = 0
-                else:
+                if is_wanted(key):
                     if passed:
                         yield passed
                         passed = 0
                     yield Request(place * self._repeats + repeat, repeat, values, key, body)
+                else:
+                    passed += 1
+                    if passed == _PASSED_AT_ONCE:
+                        yield passed
+                        passed = 0
         if passed:
             yield passed
 

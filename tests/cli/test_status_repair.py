@@ -48,7 +48,7 @@ def folder(tmp_path: Path, asyncgen: Run) -> Path:
     folder = tmp_path / "work" / "runs" / "campaign"
     with open_run(folder, job_name="campaign") as run:
         run.update(with_job)
-        with open_journal(run, cost_of=lambda _model, _usage, _in_batch: 0.25) as journal:
+        with open_journal(run, cost_of=lambda _usage, _in_batch: 0.25) as journal:
             for number in range(1, 5):
                 journal.settle(record(number))
             error = FailureError(type="bad_request", status=400)
@@ -97,7 +97,7 @@ def test_status_as_json_has_the_same_figures(asyncgen: Run, folder: Path) -> Non
 
 
 def test_status_works_while_the_run_is_written_and_changes_nothing(asyncgen: Run, folder: Path) -> None:
-    with open_run(folder) as run, open_journal(run, cost_of=lambda _model, _usage, _in_batch: 0.25) as journal:
+    with open_run(folder) as run, open_journal(run, cost_of=lambda _usage, _in_batch: 0.25) as journal:
         journal.settle(record(5))
         with RunDirectory(folder).records.open("ab") as file:
             file.write(b'{"key":"half a li')

@@ -104,7 +104,8 @@ class RunMachine(RuleBasedStateMachine):
 
     def left(self) -> list[Request]:
         assert self.journal is not None
-        return list(self.grid.unsettled(self.journal.is_settled))
+        is_settled = self.journal.is_settled
+        return list(self.grid.wanted(lambda key: not is_settled(key)))
 
     # What the writer does
 
@@ -117,6 +118,7 @@ class RunMachine(RuleBasedStateMachine):
         request = left[pick % len(left)]
         record = self.record(request, text.encode("utf-8", "ignore").decode())
         assert self.journal is not None
+        assert self.journal.take(request.key)
         self.journal.settle(record)
         self.lines[record.key] = encode_line(record)
         self.spent += 1
@@ -226,7 +228,7 @@ class RunMachine(RuleBasedStateMachine):
             )
         )
         self.journal = self.open.enter_context(
-            open_journal(run, cost_of=lambda _model, _usage, _in_batch: PRICE, retry_failed=retry_failed)
+            open_journal(run, cost_of=lambda _usage, _in_batch: PRICE, retry_failed=retry_failed)
         )
         self.run, self.retry_failed, self.given_up_now = run, retry_failed, set()
         self.safe_lines = len(self.lines)

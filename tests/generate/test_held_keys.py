@@ -22,7 +22,7 @@ MakeRecord = Callable[..., Record]
 KeyOfRow = Callable[[int], bytes]
 
 
-def cost_of(_model: str, usage: Usage, in_batch: bool) -> float:
+def cost_of(usage: Usage, in_batch: bool) -> float:
     return usage.completion_tokens / (200 if in_batch else 100)
 
 
@@ -62,7 +62,8 @@ def test_a_batch_that_is_let_go_leaves_its_unanswered_rows_open(
     folder: Path, key_of_row: KeyOfRow, make_record: MakeRecord
 ) -> None:
     with journal_in(folder) as (_, journal):
-        journal.settle(make_record(0))
+        assert journal.take(key_of_row(0))
+        journal.settle(make_record(0), in_batch=True)
         journal.held.let_go("one")
         journal.held.let_go("never heard of")
         assert [journal.is_settled(key_of_row(row)) for row in range(2)] == [True, False]
@@ -80,7 +81,7 @@ def test_keys_that_are_added_while_a_batch_is_written_are_held_at_once(folder: P
 def test_answers_of_a_batch_are_counted_at_its_price(folder: Path, make_record: MakeRecord) -> None:
     usage = Usage(completion_tokens=100)
     with journal_in(folder) as (_, journal):
-        journal.settle(make_record(0, usage=usage))
+        journal.settle(make_record(0, usage=usage), in_batch=True)
         journal.settle(make_record(5, usage=usage))
         assert journal.spend.total.cost_usd == pytest.approx(0.5 + 1.0)
 

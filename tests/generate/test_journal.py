@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def journal_in(folder: Path, **options: Any) -> Iterator[Journal]:
-    options.setdefault("cost_of", lambda model, usage, in_batch: usage.completion_tokens / (200 if in_batch else 100))
+    options.setdefault("cost_of", lambda usage, in_batch: usage.completion_tokens / (200 if in_batch else 100))
     with open_run(folder, job_name="campaign") as run, open_journal(run, **options) as journal:
         yield journal
 
@@ -78,14 +78,19 @@ def test_settled_requests_are_known_to_the_next_invocation(
         assert journal.counts == Counts(settled=1, failed=0)
 
 
-def test_a_key_is_never_written_twice(folder: Path, make_record: MakeRecord) -> None:
+def test_a_request_is_taken_once_and_never_when_it_has_an_answer(
+    folder: Path, make_record: MakeRecord, key_of_row: KeyOfRow
+) -> None:
     with journal_in(folder) as journal:
+        assert journal.take(key_of_row(1))
+        assert not journal.take(key_of_row(1))
         journal.settle(make_record(1))
-        with pytest.raises(ValueError, match="settled already"):
-            journal.settle(make_record(1, completion="Another answer."))
-    with journal_in(folder) as journal, pytest.raises(ValueError, match="settled already"):
-        journal.settle(make_record(1, completion="Another answer."))
-    assert records(folder) == [make_record(1)]
+        assert not journal.take(key_of_row(1))
+        assert journal.take(key_of_row(2))
+        assert journal.counts == Counts(settled=1, failed=0)
+    with journal_in(folder) as journal:
+        assert not journal.take(key_of_row(1))
+        assert journal.take(key_of_row(2)), "what was taken and not settled is open to the next invocation"
 
 
 def test_a_request_given_up_on_is_not_asked_again_until_that_is_wanted(
@@ -198,9 +203,9 @@ def test_a_failure_that_was_charged_for_is_in_the_spend_but_no_record(
 
 
 def test_answers_of_unknown_price_are_counted_apart(folder: Path, make_record: MakeRecord) -> None:
-    with journal_in(folder, cost_of=lambda model, usage, in_batch: None if model == "new" else 1.0) as journal:
+    with journal_in(folder, cost_of=lambda usage, in_batch: None if in_batch else 1.0) as journal:
         journal.settle(make_record(1))
-        journal.settle(make_record(2, model="new"))
+        journal.settle(make_record(2), in_batch=True)
         assert (journal.spend.total.cost_usd, journal.spend.total.unpriced) == (1.0, 1)
 
 

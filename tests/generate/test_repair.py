@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def journal_in(folder: Path) -> Iterator[Journal]:
     with (
         open_run(folder, job_name="campaign") as run,
-        open_journal(run, cost_of=lambda _model, _usage, _in_batch: 0.5) as journal,
+        open_journal(run, cost_of=lambda _usage, _in_batch: 0.5) as journal,
     ):
         yield journal
 

@@ -147,7 +147,7 @@ def test_settled_requests_are_passed_over(opened: Open) -> None:
     grid = opened(CAMPAIGN).grid
     every = list(grid.requests())
     settled = {request.key for request in every[::2]}
-    assert list(grid.unsettled(settled.__contains__)) == every[1::2]
+    assert list(grid.wanted(lambda key: key not in settled)) == every[1::2]
 
 
 def test_repeats_of_a_combination_take_the_openings_in_turn() -> None:

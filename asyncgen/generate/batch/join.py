@@ -127,11 +127,12 @@ def _keep(
     if journal.has_record(key):
         return
     if isinstance(outcome, Answer):
-        journal.settle(_record(row, outcome, checks, model, now))
+        journal.take(key)
+        journal.settle(_record(row, outcome, checks, model, now), in_batch=True)
         joined.answered += 1
     elif outcome is not None and _is_final(outcome):
         if journal.tried_before(key).attempts <= row.attempts:  # else a broken-off join noted it
-            journal.fail(_failure(row, outcome, now), outcome.usage)
+            journal.fail(_failure(row, outcome, now), outcome.usage, in_batch=True)
             joined.failed += 1
     else:
         joined.open += 1

@@ -99,7 +99,7 @@ class BatchSender:
 
     def begin_again(self) -> None:
         """Go through the grid from its beginning: rows that a batch did not answer are open again."""
-        self._upcoming = Upcoming(self._grid.walk(self._journal.is_settled))
+        self._upcoming = Upcoming(self._grid.walk(lambda key: not self._journal.is_settled(key)))
 
     @property
     def has_more(self) -> bool:

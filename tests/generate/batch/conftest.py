@@ -259,7 +259,7 @@ class Seen:
         self.joined.append(joined)
 
 
-def half_in_batch(_model: str, usage: Usage, in_batch: bool) -> float:
+def half_in_batch(usage: Usage, in_batch: bool) -> float:
     return usage.completion_tokens * (0.5 if in_batch else 1.0)
 
 

@@ -111,12 +111,16 @@ class FakeJournal:
         self.earlier = set(earlier)
         self.failed_before = failed or {}
         self.writes_left: float = float("inf")
+        self.taken: set[bytes] = set()
 
     def is_settled(self, key: bytes) -> bool:
         return key in self.earlier or key in self.records or key in self.failures
 
-    def has_record(self, key: bytes) -> bool:
-        return key in self.earlier or key in self.records
+    def take(self, key: bytes) -> bool:
+        if key in self.earlier or key in self.records or key in self.taken:
+            return False
+        self.taken.add(key)
+        return True
 
     def is_left(self, key: bytes) -> bool:
         return key in self.failures
@@ -138,6 +142,7 @@ class FakeJournal:
 
     def settle(self, record: Record) -> None:
         key = bytes.fromhex(record.key)
+        assert key in self.taken, f"row {record.index} was not taken"
         assert not self.is_settled(key), f"row {record.index} ended twice"
         self._write()
         self.records[key] = record
@@ -224,6 +229,7 @@ def play(
     """Run `generate` on a virtual loop; `stop_at` and `abandon_at` are seconds of its clock."""
     grid = grid or make_grid(rows)
     journal = journal or FakeJournal()
+    journal.taken.clear()  # of an earlier invocation
     progress = Progress(requests=grid.count, already_done=len(journal.earlier))
     story = Story(grid, FakeCompleter(server), journal, progress, limits or Limits())
     loop = VirtualLoop()

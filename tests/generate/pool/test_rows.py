@@ -70,12 +70,12 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
     assert whole(opening, text) == expected
 
 
-def queue_of(rows: Iterable[Row | None]) -> RowQueue:
+def queue_of(rows: Iterable[Row | None], *, workers: int = 1) -> RowQueue:
     def fresh() -> Iterator[Row | None]:
         yield from rows
         queue.complete()
 
-    queue = RowQueue(fresh())
+    queue = RowQueue(fresh(), workers)
     return queue
 
 
@@ -111,14 +111,13 @@ def test_while_one_worker_gives_the_loop_a_turn_the_others_wait_and_then_all_get
             yield Row(REQUEST)
 
     async def scene() -> None:
-        queue = queue_of(rows())
+        queue = queue_of(rows(), workers=10)
         taken: list[Row] = []
 
         async def work() -> None:
             while (row := await queue.get()) is not None:
                 taken.append(row)
                 await asyncio.sleep(1.0)
-                queue.finish()
 
         workers = [asyncio.create_task(work()) for _ in range(10)]
         await asyncio.sleep(0)
@@ -143,8 +142,6 @@ def test_rows_to_be_tried_again_go_first_and_after_their_wait(world: Any) -> Non
         assert await queue.get() is third
         assert await queue.get() is first
         assert asyncio.get_running_loop().time() == pytest.approx(5.0, abs=0.01)
-        for _ in range(3):
-            queue.finish()
         assert await queue.get() is None
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
