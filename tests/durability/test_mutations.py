@@ -55,11 +55,11 @@ MUTATIONS = {
         "        if True:\n",
         "test_jsonl.py::test_a_failed_fsync_is_reported_ever_after_and_never_tried_again",
     ),
-    "the check of a key before it is written": (
-        "generate/journal.py",
-        "        if slot is None:\n            raise ValueError",
-        "        slot = slot or 0\n        if False:\n            raise ValueError",
-        "generate/test_journal.py::test_a_key_is_never_written_twice",
+    "the taking of a request before it is sent": (
+        "generate/source.py",
+        "self._take_unless_left if leaves_any else self._take)",
+        "lambda key: not self._journal.is_settled(key))",
+        "generate/pool/test_pool.py::test_twins_are_sent_once_and_none_is_left",
     ),
     "the check of keys that stand twice in the file": (
         "generate/settled.py",
