@@ -99,7 +99,7 @@ class Pool:
         Args:
             rows: pulled when a worker is free; None gives the loop a turn.
         """
-        self._queue = RowQueue(self._until_refused(rows), self._concurrency)
+        self._queue = RowQueue(rows, self._concurrency)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._concurrency):
@@ -121,18 +121,17 @@ class Pool:
             if task is not asyncio.current_task():
                 task.cancel()
 
-    def _until_refused(self, rows: Iterator[Row | None]) -> Iterator[Row | None]:
-        try:
-            yield from rows
-        except AsyncgenError as error:  # a request that may not be sent; what is in flight still counts
-            self.stop.refused = error
-            self.take_no_more(None)
-        else:
-            self._queue.complete()
-
     async def _work(self) -> None:
         queue, admission, complete = self._queue, self._admission, self._completer.complete
-        while (row := queue.get_at_once() or await queue.get()) is not None:
+        while True:
+            try:
+                row = queue.get_at_once() or await queue.get()
+            except AsyncgenError as error:  # a request that may not be sent; what is in flight still counts
+                self.stop.refused = error
+                self.take_no_more(None)
+                continue
+            if row is None:
+                return
             body = row.request.body
             try:
                 ticket = admission.enter_at_once(body) or await self._admitted(body)

@@ -18,8 +18,7 @@ class RowQueue:
     """A queue with delays.
 
     Args:
-        fresh: rows, pulled when a worker has nothing else to do; None gives the loop a turn. `complete` has to be
-            called when it ends.
+        fresh: rows, pulled when a worker has nothing else to do; None gives the loop a turn.
         workers: how many ask for rows. One that asks has done with the row it had.
     """
 
@@ -33,21 +32,21 @@ class RowQueue:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._is_over = False
 
-    def complete(self) -> None:
-        """The source is used up."""
-        self._is_complete = True
-        self._wake_all()
-
     def get_at_once(self) -> Row | None:
         """As `get`, without waiting; None where there is no row now."""
         if self._again:
             return self._again.popleft()
         if self._is_looking:
             return None
-        return next(self._fresh, None)
+        try:
+            return next(self._fresh)
+        except StopIteration:
+            if not self._is_complete:
+                self._complete()
+            return None
 
     async def get(self) -> Row | None:
-        """The next row for a worker; None when there will be no more."""
+        """The next row for a worker; None when there will be no more. Raises what the source raises."""
         while (row := self.get_at_once()) is None:
             if self._has_ended():
                 return None
@@ -83,8 +82,13 @@ class RowQueue:
         self._again.clear()
         self._delayed.clear()
         self._fresh = iter(())
-        self.complete()
+        self._complete()
         return tried
+
+    def _complete(self) -> None:
+        """There will be no fresh row any more."""
+        self._is_complete = True
+        self._wake_all()
 
     def _release(self, row: Row) -> None:
         self._delayed.pop(row, None)

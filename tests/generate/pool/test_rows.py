@@ -71,12 +71,7 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
 
 
 def queue_of(rows: Iterable[Row | None], *, workers: int = 1) -> RowQueue:
-    def fresh() -> Iterator[Row | None]:
-        yield from rows
-        queue.complete()
-
-    queue = RowQueue(fresh(), workers)
-    return queue
+    return RowQueue(iter(rows), workers)
 
 
 def test_a_row_is_made_only_when_a_worker_takes_it(world: Any) -> None:
