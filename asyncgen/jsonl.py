@@ -184,35 +184,53 @@ class LineFile:
             raise failure from error
         self._size += written
 
-    def sync(self) -> None:
+    def fsync(self) -> None:
         """Make all lines survive a power loss. May be called from another thread than `append`.
 
         Raises:
             NotSafeError: it failed, now or before. It is never tried again: the system may have dropped what it
-                could not write, and would then report success. Or somebody replaced or shortened the file.
+                could not write, and would then report success.
         """
-        if self._unsafe is None:
-            self._unsafe = self._sync()
+        self._unsafe = self._unsafe or self._fsync()
         if self._unsafe is not None:
             raise self._unsafe
 
-    def _sync(self) -> NotSafeError | None:
+    def sync(self) -> None:
+        """As `fsync`, and see that these lines are those that others find under the file's name.
+
+        Raises:
+            NotSafeError: as `fsync`; or somebody replaced or shortened the file.
+        """
+        self._unsafe = self._unsafe or self._fsync() or self._look()
+        if self._unsafe is not None:
+            raise self._unsafe
+
+    def _fsync(self) -> NotSafeError | None:
         expected_size = self._size
         if expected_size == self._safe_size:
             return None
         try:
             os.fsync(self._descriptor)
-            there = os.lstat(self.path)
         except OSError as error:
-            refusal = disk_error(f"{self.path} could not be made safe on the disk", error)
-            return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
-        if (there.st_dev, there.st_ino) != self._identity or there.st_size < expected_size:
-            return NotSafeError(
-                f"{self.path} was replaced or shortened by another program while it was written",
-                help_text="put the file back (an editor may have a copy), then give the same command again",
-            )
+            return self._not_safe(error)
         self._safe_size = expected_size
         return None
+
+    def _look(self) -> NotSafeError | None:
+        try:
+            there = os.lstat(self.path)
+        except OSError as error:
+            return self._not_safe(error)
+        if (there.st_dev, there.st_ino) == self._identity and there.st_size >= self._safe_size:
+            return None
+        return NotSafeError(
+            f"{self.path} was replaced or shortened by another program while it was written",
+            help_text="put the file back (an editor may have a copy), then give the same command again",
+        )
+
+    def _not_safe(self, error: OSError) -> NotSafeError:
+        refusal = disk_error(f"{self.path} could not be made safe on the disk", error)
+        return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
 
     def close(self) -> None:
         """Let go of the file.

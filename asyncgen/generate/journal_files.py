@@ -72,7 +72,10 @@ class JournalFiles:
         Raises:
             DiskError: it could not be made safe.
         """
-        self._note(self._make_safe())
+        spend = self._spend.total  # taken first: what is counted must be safe in the files
+        self.records.sync()
+        self.failures.sync()
+        self._note(spend)
 
     def close(self) -> None:
         """Make everything safe; nothing can be written afterwards.
@@ -81,26 +84,26 @@ class JournalFiles:
             DiskError: something could not be made safe.
         """
         self._sync.close()
-        self._note(self._spend.total)
+        self.flush()
 
     def _make_each_safe(self) -> None:
-        self.records.sync()
-        self.failures.sync()
+        self._make_safe()
         self._sync.mark()
 
     def _flush_now_and_then(self) -> None:
-        spend = self._make_safe()
-        if time.monotonic() - self._noted_at >= _NOTE_S:
-            try:
-                self._note(spend)
-            except DiskError as error:  # `run.json` could not be written; the lines were
-                raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
+        if time.monotonic() - self._noted_at < _NOTE_S:
+            self._make_safe()
+            return
+        try:
+            self.flush()
+        except NotSafeError:
+            raise
+        except DiskError as error:  # `run.json` could not be written; the lines were
+            raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
 
-    def _make_safe(self) -> Spend:
-        spend = self._spend.total  # taken first: what is counted must be safe in the files
-        self.records.sync()
-        self.failures.sync()
-        return spend
+    def _make_safe(self) -> None:
+        self.records.fsync()
+        self.failures.fsync()
 
     def _note(self, spend: Spend) -> None:
         tried = dict(self._tried)

@@ -51,8 +51,8 @@ MUTATIONS = {
     ),
     "never trying a failed fsync again": (
         "jsonl.py",
-        "        if self._unsafe is None:\n",
-        "        if True:\n",
+        "self._unsafe or self._fsync() or self._look()",
+        "self._fsync() or self._look()",
         "test_jsonl.py::test_a_failed_fsync_is_reported_ever_after_and_never_tried_again",
     ),
     "the taking of a request before it is sent": (
