@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from typing import Any
 
 from asyncgen.cli.batch_display import watching
@@ -48,10 +47,8 @@ async def generate_in_batches(
         say("in a batch every row is asked once; after `prepare`, --retry-rejected asks again where an answer failed")
     for batch in BatchLedger(run, endpoint).elsewhere:
         say(f"{batch.requests:,} rows wait in a batch at {batch.provider or 'another provider'} ({batch.base_url})")
-    with ExitStack() as stack:
-        watcher = stack.enter_context(watching(progress))
-        interrupt = stack.enter_context(interruptible(lambda: None))
-        async with open_client(endpoint) as client:
+    with watching(progress) as watcher:
+        async with interruptible(lambda: None) as interrupt, open_client(endpoint) as client:
             engine = open_engine(
                 run,
                 journal,

@@ -250,13 +250,16 @@ async def _work(
         return used(journal.spend.lately, has_price=spending.price is not None)
 
     gc.freeze()  # what start-up made is here to stay: the collector need not look through it again and again
-    with interruptible(on_first) as interrupt:
-        async with open_completer(endpoint, concurrency=concurrency) as completer, shown(progress, spent):
-            outcome = await generate_grid(
-                opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
-                progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
-                budget=Purse(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
-            )  # fmt: skip
+    async with (
+        interruptible(on_first) as interrupt,
+        open_completer(endpoint, concurrency=concurrency) as completer,
+        shown(progress, spent),
+    ):
+        outcome = await generate_grid(
+            opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
+            progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
+            budget=Purse(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
+        )  # fmt: skip
     if outcome.stopped is StopReason.INTERRUPTED:
         dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
         say(f"stopped{dropped}. To go on: {this_command()}")

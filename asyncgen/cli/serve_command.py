@@ -107,7 +107,7 @@ async def _serve(settings: ServeSettings, *, as_json: bool) -> int | None:
         if as_json:
             json_result(msgspec.structs.asdict(info))
 
-    with interruptible(lambda: say("stopping; Ctrl-C again drops what is in flight")) as interrupt:
+    async with interruptible(lambda: say("stopping; Ctrl-C again drops what is in flight")) as interrupt:
         server = asyncio.create_task(run_server(settings, stop=interrupt.stop, say=say, started=started))
         await _abandoning(server, interrupt)
         return interrupt.exit_code

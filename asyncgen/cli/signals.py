@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,9 +34,12 @@ class Interrupt:
         return None if self.first is None else 128 + self.first
 
 
-@contextmanager
-def interruptible(on_first: Callable[[], None]) -> Iterator[Interrupt]:
+@asynccontextmanager
+async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:
     """Handle the signals within the block; the handlers there before come back after it.
+
+    A Ctrl-C that came before has cancelled the task, which takes effect at its next wait: that is here, and not in the
+    midst of the work, where requests on their way would be broken off.
 
     Args:
         on_first: called at the first signal, to say what happens now.
@@ -55,6 +58,7 @@ def interruptible(on_first: Callable[[], None]) -> Iterator[Interrupt]:
     for number in _SIGNALS:
         loop.add_signal_handler(number, receive, number)
     try:
+        await asyncio.sleep(0)
         yield interrupt
     finally:
         for number in _SIGNALS:

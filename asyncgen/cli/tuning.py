@@ -122,7 +122,7 @@ async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tun
         existing = await existing_job(tuner, run, wanted.order, wanted.dataset, another=wanted.another)
         if existing is None:
             await _consent(tuner, wanted, extent)
-        with interruptible(lambda: say("stopping once the provider has answered")) as interrupt:
+        async with interruptible(lambda: say("stopping once the provider has answered")) as interrupt:
             created = existing or await _created(tuner, run, wanted, interrupt)
         if created is None:
             _say_stopped(run, before)
@@ -130,8 +130,9 @@ async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tun
         say(how_created(created))
         if not following:
             return Tuned(created.job, created.how, 0)
-        with open_run_log(run, created.job.id) as log, interruptible(lambda: None) as interrupt:
-            job = await _followed(tuner, created.job.id, log, interrupt, pace_of(endpoint.base_url))
+        with open_run_log(run, created.job.id) as log:
+            async with interruptible(lambda: None) as interrupt:
+                job = await _followed(tuner, created.job.id, log, interrupt, pace_of(endpoint.base_url))
         return _end(tuner, job or created.job, created.how, interrupt)
 
 
@@ -150,7 +151,7 @@ async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog) -
         AsyncgenError: of any kind; the job's own failure is an IncompleteError.
     """
     async with open_endpoint(choice, where, "") as endpoint, open_tuner(endpoint) as tuner:
-        with interruptible(lambda: None) as interrupt:
+        async with interruptible(lambda: None) as interrupt:
             job = await _followed(tuner, job_id, log, interrupt, pace_of(endpoint.base_url))
         if job is None:
             say(leave_words(job_id, "not known yet"))
