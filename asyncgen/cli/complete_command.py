@@ -64,7 +64,7 @@ def complete(model: str, prompts: tuple[str, ...], as_json: bool, **options: Any
 
 def _texts(prompts: tuple[str, ...]) -> list[str]:
     if not prompts and sys.stdin.isatty():
-        raise UsageError("there is no prompt", help_text="asyncgen complete MODEL 'Hotel, New York, small'")
+        raise UsageError("there is no prompt", help_text="asyncgen complete MODEL 'small Hotel in New York'")
     texts: list[str] = []
     for prompt in prompts or ("-",):
         lines = sys.stdin.read().split("\n") if prompt == "-" else [prompt]

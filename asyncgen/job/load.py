@@ -25,8 +25,10 @@ from asyncgen.job.tables import Table, TableError, cell_text, open_table, read_l
 from asyncgen.providers import PROFILES, Profile
 
 BUILT_IN_NAME = "built-in job"
-# Whose tables lie over which: those of a stage are laid over by the provider of that stage.
+# Whose tables lie over which: those of a stage are laid over by the provider of that stage. The short prompt is the
+# tuned model's, though it stands beside the long one.
 _TUNING_TABLES = ("dataset", "finetune")
+_TUNING_PROMPT_KEYS = ("sample",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,10 @@ class JobFile:
         return str(_get(self.raw, "finetune").get("provider", "auto"))
 
     def job(self, generation: str, tuning: str) -> Job:
-        """The job with `[on.NAME]` laid over: of `generation`, and of `tuning` for [dataset] and [finetune]."""
+        """The job with `[on.NAME]` laid over.
+
+        Of `tuning` for [dataset], [finetune] and the tuned model's short prompt; of `generation` for the rest.
+        """
         problems: list[Problem] = []
         job = typed_job(_laid_over(self.raw, generation, tuning), problems)
         assert job is not None
@@ -180,9 +185,19 @@ def _problems(file: JobFile, raw: dict[str, Any]) -> list[Problem]:
 def _laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:
     base = {key: value for key, value in raw.items() if key != "on"}
     overlays = _get(raw, "on")
-    first = {key: value for key, value in _get(overlays, generation).items() if key not in _TUNING_TABLES}
-    second = {key: value for key, value in _get(overlays, tuning).items() if key in _TUNING_TABLES}
+    first, _ = _by_stage(_get(overlays, generation))
+    _, second = _by_stage(_get(overlays, tuning))
     return _merged(_merged(base, first), second)
+
+
+def _by_stage(overlay: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An overlay in two: what counts for who generates, and what for who tunes."""
+    generating = {key: value for key, value in overlay.items() if key not in _TUNING_TABLES}
+    tuning = {key: value for key, value in overlay.items() if key in _TUNING_TABLES}
+    if prompt := _get(overlay, "prompt"):
+        generating["prompt"] = {key: value for key, value in prompt.items() if key not in _TUNING_PROMPT_KEYS}
+        tuning["prompt"] = {key: value for key, value in prompt.items() if key in _TUNING_PROMPT_KEYS}
+    return generating, tuning
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

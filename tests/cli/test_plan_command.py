@@ -41,7 +41,7 @@ def test_the_built_in_job_without_a_key_is_free(capsys: pytest.CaptureFixture[st
     shown = plan(capsys)
     assert "162 requests to smollm2-135m-instruct at local" in shown
     assert "free: it runs on this machine" in shown
-    assert "Grocery Stores, Brussels, small" in shown
+    assert "small Grocery Stores in Brussels" in shown
     assert not (place / "runs").exists(), "a plan writes nothing"
 
 

@@ -22,8 +22,8 @@ def test_one_command_goes_the_whole_way_and_again_does_nothing(
     assert report["generate"]["done"] == 162
     assert report["finetune"]["status"] == "succeeded"
     assert report["finetune"]["model"].startswith("ft:")
-    assert report["complete"]["prompt"] == "Hotel, New York, small"
-    assert "Hotel, New York, small\n    " in first.stdout
+    assert report["complete"]["prompt"] == "small Hotel in New York"
+    assert "small Hotel in New York\n    " in first.stdout
     run = tmp_path / "work" / "runs" / "direct-marketing"
     assert {path.name for path in run.iterdir()} >= {
         "job.toml", "records.jsonl", "failures.jsonl", "run.json", "train.jsonl", "validation.jsonl", "events.jsonl",

@@ -176,6 +176,16 @@ def test_no_pair_of_prompt_and_answer_is_on_both_sides_even_if_prompts_leave_an_
     assert not train & validation
 
 
+def test_records_made_with_another_short_prompt_become_samples_of_the_present_one(make_run: MakeRun) -> None:
+    made = make_run().fill()
+    job = made.path.parent.joinpath("run.toml").read_text().replace('"{sector}, {city}"', '"{sector} in {city}"')
+    prepared = prepare(make_run(job=job))
+    assert prepared.rejected == {}
+    prompts = {line["messages"][0]["content"] for line in lines(made.directory.train)}
+    assert "Grocery in Brussels" in prompts
+    assert not any("," in prompt for prompt in prompts)
+
+
 def test_stale_records_stay_out(make_run: MakeRun) -> None:
     made = make_run().fill()
     job = made.path.parent.joinpath("run.toml").read_text().replace('"Paris", ', "")

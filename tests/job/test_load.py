@@ -88,6 +88,15 @@ def test_tables_of_a_stage_are_laid_over_by_the_provider_of_that_stage(opened: O
     assert (openai.generate.parameters, openai.finetune.suffix) == ({"top_p": 1}, "here")
 
 
+def test_the_short_prompt_is_laid_over_by_who_tunes_the_long_one_by_who_answers(opened: Open) -> None:
+    text = GOOD + '[on.local.prompt]\nuser = "Short, for {city}."\nsample = "to {city}"\n'
+    plain = opened(GOOD).job.prompt
+    tuned_here = opened(text, generation="openai", tuning="local").job.prompt
+    assert (tuned_here.user, tuned_here.sample) == (plain.user, "to {city}")
+    tuned_there = opened(text, generation="local", tuning="openai").job.prompt
+    assert (tuned_there.user, tuned_there.sample) == ("Short, for {city}.", plain.sample)
+
+
 def test_openings_are_refused_for_a_provider_that_begins_answers_itself(opened: Open) -> None:
     text = GOOD + 'openings = ["In {city}"]\n'
     assert opened(text, generation="local").grid.count == 1

@@ -53,6 +53,22 @@ def test_the_built_in_campaign_has_162_requests_for_every_provider() -> None:
         assert [request.index for request in requests] == list(range(162))
 
 
+@pytest.mark.parametrize(
+    ("tuning", "prompt"), [("openai", "Hotel, New York, small"), ("local", "small Hotel in New York")]
+)
+def test_the_built_in_campaigns_short_prompt_is_one_that_who_tunes_can_learn(tuning: str, prompt: str) -> None:
+    file = read_job_file(None)
+    for name in ("local", "openai"):
+        grid = open_grid(file, file.job(name, tuning), PROFILES[name], "m")
+        assert grid.sample.render({"sector": "Hotel", "city": "New York", "size": "small"}) == prompt
+
+
+def test_another_short_prompt_leaves_every_key(opened: Open) -> None:
+    before = keys(opened(CAMPAIGN).grid)
+    other = opened(CAMPAIGN.replace('sample = "{sector}, {city}"', 'sample = "{sector} in {city}"')).grid
+    assert keys(other) == before
+
+
 def test_repeats_vary_fastest_and_the_last_axis_next(opened: Open) -> None:
     grid = opened(CAMPAIGN).grid
     order = [(grid.prompt(request), request.repeat) for request in grid.requests()]
