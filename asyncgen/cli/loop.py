@@ -20,10 +20,15 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 return runner.run(coroutine)
-        except RuntimeError as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # in the closing of the loop, which uvloop minds
-                raise error.__context__ from None
+        except RuntimeError as error:  # uvloop cannot be closed when Ctrl-C comes in the midst of that
+            if _is_of_ctrl_c(error):
+                raise KeyboardInterrupt from error
             raise
+
+
+def _is_of_ctrl_c(error: BaseException) -> bool:
+    behind = error.__context__  # a step or two down: each step of the closing fails in turn
+    return behind is not None and (isinstance(behind, KeyboardInterrupt) or _is_of_ctrl_c(behind))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

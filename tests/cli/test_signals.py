@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
@@ -39,3 +40,33 @@ def test_the_first_signal_asks_to_stop_and_the_second_to_let_go(number: signal.S
 
     assert run(command()) == 128 + number
     assert said == ["stopping"]
+
+
+def failure(steps: int) -> BaseException:
+    """What comes out of the closing of uvloop's loop: each step of it fails after the one that was interrupted."""
+    error: BaseException = KeyboardInterrupt()
+    for _ in range(steps):
+        cause, error = error, RuntimeError("Cannot close a running event loop")
+        error.__context__ = cause
+    return error
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_ctrl_c_while_the_loop_closes_is_no_bug(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    close = asyncio.Runner.close
+
+    def interrupted(runner: asyncio.Runner) -> None:
+        close(runner)
+        raise failure(steps)
+
+    monkeypatch.setattr(asyncio.Runner, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(asyncio.sleep(0))
+
+
+def test_an_error_of_the_command_itself_stays_what_it_is() -> None:
+    async def command() -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(command())
