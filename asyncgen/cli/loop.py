@@ -20,6 +20,8 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 return runner.run(coroutine)
+        except asyncio.CancelledError as error:  # by Ctrl-C alone; one that is seen twice is not taken for it
+            raise KeyboardInterrupt from error
         except RuntimeError as error:  # uvloop cannot be closed when Ctrl-C comes in the midst of that
             if _is_of_ctrl_c(error):
                 raise KeyboardInterrupt from error

@@ -64,6 +64,18 @@ def test_ctrl_c_while_the_loop_closes_is_no_bug(monkeypatch: pytest.MonkeyPatch,
         run(asyncio.sleep(0))
 
 
+def test_a_ctrl_c_that_cancels_the_command_twice_is_still_one() -> None:
+    async def command() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(command())
+
+
 def test_an_error_of_the_command_itself_stays_what_it_is() -> None:
     async def command() -> None:
         raise RuntimeError("a bug")
