@@ -165,19 +165,19 @@ class LineFile:
         self._unsafe: NotSafeError | None = None
         self._safe_size = self._size
 
-    def append(self, line: bytes) -> None:
-        """Write `line`, which ends in a newline, whole; it survives the death of the process from then on.
+    def append(self, lines: bytes) -> None:
+        """Write one or more lines, each with its newline; they survive the death of the process from then on.
 
         Raises:
-            DiskError: it could not be written. What had been written of it was cut off again, so that a later
-                line may be tried; where even that failed, every later line is refused.
+            DiskError: they could not be written. What had been written of them was cut off again, so that later
+                lines may be tried; where even that failed, every later line is refused.
         """
         if self._unusable is not None:
             raise self._unusable
         try:
-            written = os.write(self._descriptor, line)
-            while written < len(line):  # a disk that is getting full takes a part
-                written += os.write(self._descriptor, line[written:])
+            written = os.write(self._descriptor, lines)
+            while written < len(lines):  # a disk that is getting full takes a part
+                written += os.write(self._descriptor, lines[written:])
         except OSError as error:
             failure = disk_error(f"{self.path} could not be written", error)
             self._cut_back(failure)

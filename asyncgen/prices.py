@@ -16,7 +16,7 @@ from asyncgen.providers import LOCAL, PROFILES
 from asyncgen.rates import Rates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import date
 
     from asyncgen.records import Usage
@@ -48,6 +48,10 @@ class Price:
     def cost_usd(self, usage: Usage, tier: str = STANDARD) -> float:
         """USD for the tokens of one call."""
         return self.rates(tier).cost_usd(usage)
+
+    def cost_of_all_usd(self, usages: Sequence[Usage], tier: str = STANDARD) -> float:
+        """USD for the tokens of many calls."""
+        return self.rates(tier).cost_of_all_usd(usages)
 
 
 FREE = Price({STANDARD: Rates(0.0, 0.0, 0.0), BATCH: Rates(0.0, 0.0, 0.0)}, "this machine", None)

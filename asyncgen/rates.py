@@ -1,6 +1,6 @@
 """USD for a million tokens, and the sum for what was used.
 
-Owns the arithmetic of one call. Does not know models, providers or where rates come from.
+Owns the arithmetic of calls. Does not know models, providers or where rates come from.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asyncgen.records import Usage, sum_of
+
 if TYPE_CHECKING:
-    from asyncgen.records import Usage
+    from collections.abc import Sequence
 
 _MILLION = 1_000_000
 
@@ -48,6 +50,10 @@ class Rates:
             + (completion - reasoning) * rates.output
             + reasoning * reasoning_rate
         ) / _MILLION
+
+    def cost_of_all_usd(self, usages: Sequence[Usage]) -> float:
+        """USD for the tokens of many calls; much quicker than one by one, where the length of a prompt is no matter."""
+        return sum(map(self.cost_usd, usages)) if self.steps else self.cost_usd(sum_of(usages))
 
     def _for_prompt(self, tokens: int) -> Rates:
         rates = self

@@ -38,7 +38,13 @@ NO_USAGE = Usage()
 
 def sum_of(usages: Iterable[Usage]) -> Usage:
     """All of them together; much quicker than adding one by one."""
-    return Usage(*map(sum, zip(*map(astuple, usages), strict=True)))
+    prompt = cached = completion = reasoning = 0
+    for usage in usages:
+        prompt += usage.prompt_tokens
+        cached += usage.cached_tokens
+        completion += usage.completion_tokens
+        reasoning += usage.reasoning_tokens
+    return Usage(prompt, cached, completion, reasoning)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -6,6 +6,7 @@ Owns the question before an expensive run. Does not know how rows are sent.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncgen.cli.output import confirm, say
@@ -40,9 +41,9 @@ class Spending:
     tier: str
     in_batch: bool
 
-    def cost_of(self, usage: Usage, in_batch: bool) -> float | None:
-        """USD for the tokens of a row, by the way in which it was bought; None where the price is not known."""
-        return None if self.price is None else self.price.cost_usd(usage, BATCH if in_batch else self.tier)
+    def cost_of(self, usages: Sequence[Usage], in_batch: bool) -> float | None:
+        """USD for the tokens of rows, by the way in which they were bought; None where the price is not known."""
+        return None if self.price is None else self.price.cost_of_all_usd(usages, BATCH if in_batch else self.tier)
 
     def estimate(self, opened: OpenedJob, rows: int) -> Span | None:
         """USD for so many rows, roughly; None where the price is not known."""

@@ -103,36 +103,52 @@ class Admission:
             raise
         return self._ticket(body, tokens, held_usd)
 
-    def are_first_in_flight(self, *, besides: Ticket) -> bool:
-        """Is one of the very first requests still in flight, besides this one?"""
-        return bool(self._first_in_flight - {besides.number})
+    @property
+    def are_first_in_flight(self) -> bool:
+        """Is one of the very first requests still in flight?"""
+        return bool(self._first_in_flight)
 
-    def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
-        """The request ended; `outcome` is None for one that was broken off."""
-        self._progress.ended += 1
-        self._places.taken -= 1
+    def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None, *, among: int = 0) -> bool:
+        """The request ended: learn from what it came to, and give its place back.
+
+        Args:
+            ticket: what `enter` gave.
+            outcome: None for a request that was broken off.
+            among: requests that were in flight when it came, itself included.
+
+        Returns:
+            Whether there is no hope for any other request either.
+        """
+        places, progress, is_hopeless = self._places, self._progress, False
+        if isinstance(outcome, Answer):
+            if places.limit < places.ceiling:
+                places.succeeded(among)
+            if self._is_in_doubt:
+                self._trust_again()
+            if ticket.tokens:
+                self._rates.tokens.settle(ticket.body, ticket.tokens, outcome.usage)
+            if outcome.limits is not NO_LIMITS:
+                self._learn(ticket, outcome.limits, asyncio.get_running_loop().time())
+        elif outcome is not None:
+            is_hopeless = self._erred(ticket, outcome)
+        progress.ended += 1
+        places.taken -= 1
         if self._waiting:
             self._wake()
         if self._first_in_flight:
             self._first_in_flight.discard(ticket.number)
         if self._budget is not None:
             self._budget.settle(ticket.body, ticket.held_usd, outcome)
+        return is_hopeless
 
-    def answered(self, ticket: Ticket, answer: Answer) -> None:
-        """Learn from an answer, before `leave`."""
-        if self._places.limit < self._places.ceiling:
-            self._places.succeeded(self._progress.in_flight)
-        if self._is_in_doubt:
-            self._pause.succeeded()
-            self._breaker.succeeded()
-            self._is_in_doubt = self._pause.left_s(asyncio.get_running_loop().time()) > 0
-        if ticket.tokens:
-            self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
-        if answer.limits is not NO_LIMITS:
-            self._learn(ticket, answer.limits, asyncio.get_running_loop().time())
+    def _trust_again(self) -> None:
+        """An answer came, after none or after errors."""
+        self._pause.succeeded()
+        self._breaker.succeeded()
+        self._is_in_doubt = self._pause.left_s(asyncio.get_running_loop().time()) > 0
 
-    def erred(self, ticket: Ticket, error: AttemptError) -> bool:
-        """Learn from an error, before `leave`; returns whether there is no hope for any other request either."""
+    def _erred(self, ticket: Ticket, error: AttemptError) -> bool:
+        """Learn from an error; returns as `leave` does."""
         self._is_in_doubt = True
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)

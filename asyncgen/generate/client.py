@@ -52,7 +52,7 @@ class HttpCompleter:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._has_worked = False
-        self._latencies_s: list[float] = []  # since the last sweep
+        self._answers, self._slowest_s = 0, 0.0  # since the last sweep
         self._in_flight: dict[asyncio.Task[Any], float] = {}
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
@@ -84,7 +84,8 @@ class HttpCompleter:
         reply = read_reply(response.status, headers, content, latency_s=latency_s)
         if isinstance(reply, Answer):
             self._has_worked = True
-            self._latencies_s.append(latency_s)
+            self._answers += 1
+            self._slowest_s = max(self._slowest_s, latency_s)
             return reply
         return self._explained(reply, response)
 
@@ -92,8 +93,8 @@ class HttpCompleter:
         """Give up on requests that take too long, for ever: one timer for all of them, not one for each."""
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self._patience.observe(self._latencies_s)
-            self._latencies_s.clear()
+            self._patience.observe(self._answers, self._slowest_s)
+            self._answers, self._slowest_s = 0, 0.0
             latest = perf_counter() - self._patience.limit_s
             for task in [task for task, began in self._in_flight.items() if began < latest]:
                 del self._in_flight[task]

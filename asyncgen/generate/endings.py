@@ -6,7 +6,7 @@ row ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from asyncgen.errors import DiskError
@@ -28,7 +28,7 @@ _BROKEN_OFF = AttemptError(
 class Journal(Protocol):
     """Where lines go."""
 
-    def settle(self, record: Record) -> None: ...
+    def settle(self, records: Sequence[Record]) -> None: ...
 
     def fail(self, failure: Failure, usage: Usage) -> None: ...
 
@@ -70,24 +70,29 @@ class Endings:
         self.disk: DiskError | None = None
         self.unsaved = 0
 
-    def settle(self, row: Row, record: Record) -> None:
-        """The row ends with its answer."""
-        row.answer = None
+    def settle(self, records: Sequence[Record]) -> None:
+        """Rows end with their answers."""
+        if not records:
+            return
         try:
-            self._journal.settle(record)
+            self._journal.settle(records)
         except NotSafeError as error:
             self._failed(error)
         except DiskError as error:
+            if len(records) > 1:  # none was written; some of them may be
+                for record in records:
+                    self.settle([record])
+                return
             self.unsaved += 1
             self._failed(error)
             return
-        self._progress.settled += 1
+        self._progress.settled += len(records)
 
     def keep(self, row: Row) -> bool:
         """A row that ends early keeps the answer it has, though it fails a check; returns whether it has one."""
         if row.answer is None:
             return False
-        self.settle(row, self.record(row))
+        self.settle([self.record(row)])
         return True
 
     def leave(self, row: Row) -> None:

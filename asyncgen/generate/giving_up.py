@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from asyncgen.generate.admission import Admission, Ticket
+from asyncgen.generate.admission import Admission
 from asyncgen.generate.completer import AttemptError, ErrorClass
 from asyncgen.generate.endings import Endings
 from asyncgen.generate.losses import Losses
@@ -45,14 +45,14 @@ class GivingUp:
             self._fail(row, error)
         self._doubtful.clear()
 
-    def give_up(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
-        """The row is not tried again after this error, of the attempt with this ticket."""
+    def give_up(self, row: Row, error: AttemptError) -> None:
+        """The row is not tried again after this error, of an attempt that has left."""
         if self._is_service_in_doubt(row, error):
             self._doubtful.append((row, error))
             return
         self._fail(row, error)
         self.is_clear = False
-        if self._losses.note(error) and not self._admission.are_first_in_flight(besides=ticket):
+        if self._losses.note(error) and not self._admission.are_first_in_flight:
             self._stop(error)
 
     def leave_doubtful(self) -> None:

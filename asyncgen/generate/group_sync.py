@@ -41,13 +41,13 @@ class GroupSync:
         self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
         self._thread.start()
 
-    def mark(self) -> None:
-        """Note that a row was written; always from the same thread.
+    def mark(self, rows: int) -> None:
+        """Note that so many rows were written; always from the same thread.
 
         Raises:
             DiskError: a flush has failed: what was written lately may not survive a power loss.
         """
-        self._marks = marks = self._marks + 1
+        self._marks = marks = self._marks + rows
         if marks >= self._marks_to_look_at:
             self._look()
 

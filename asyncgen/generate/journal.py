@@ -22,7 +22,7 @@ from asyncgen.jsonl import LineFile
 from asyncgen.records import Usage, encode_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from asyncgen.records import Failure, Record
     from asyncgen.run_directory import Run
@@ -66,7 +66,6 @@ class Journal:
         retry_failed: bool,
     ) -> None:
         self.files = files
-        self._append = files.records.append
         self._taken = keys.settled  # and what is taken in this invocation
         self.take: Callable[[bytes], bool] = keys.settled.add  # asked of every row of a resumed run
         self._settled_count = len(keys.settled)
@@ -108,25 +107,25 @@ class Journal:
         """What earlier invocations did for a request that has no answer."""
         return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
 
-    def settle(self, record: Record, *, in_batch: bool = False) -> None:
-        """Keep the answer of a request that was taken: it survives the death of the process from the return on.
+    def settle(self, records: Sequence[Record], *, in_batch: bool = False) -> None:
+        """Keep the answers of requests that were taken: they survive the death of the process from the return on.
 
         Args:
-            record: of it.
-            in_batch: the answer was bought in a batch.
+            records: of them.
+            in_batch: the answers were bought in a batch.
 
         Raises:
-            NotSafeError: it was written, but it or an earlier line could not be made safe: send nothing more.
-            DiskError: it could not be written: send nothing more.
+            NotSafeError: they were written, but they or earlier lines could not be made safe: send nothing more.
+            DiskError: they could not be written, none of them: send nothing more.
         """
-        self._append(encode_line(record))
-        self._settled_count += 1
-        if self._tried:
-            self._tried.pop(record.key, None)
-        if self._failed_count and self._keys.failed.has(key_number(record.key)):
-            self._failed_count -= 1
-        self.spend.add(record.usage, in_batch=in_batch, is_record=True)
-        self.files.wrote()
+        self.files.records.append(b"".join(map(encode_line, records)))
+        self._settled_count += len(records)
+        if self._tried or self._failed_count:
+            for record in records:
+                self._tried.pop(record.key, None)
+                self._failed_count -= self._keys.failed.has(key_number(record.key))
+        self.spend.add([record.usage for record in records], in_batch=in_batch, is_record=True)
+        self.files.wrote(len(records))
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
         """Keep the reason why a request was given up on.
@@ -146,8 +145,8 @@ class Journal:
         self._given_up.add_number(number)
         self._tried.pop(failure.key, None)
         if usage != _NOTHING:
-            self.spend.add(usage, in_batch=in_batch, is_record=False)
-        self.files.wrote()
+            self.spend.add([usage], in_batch=in_batch, is_record=False)
+        self.files.wrote(1)
 
     def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
         """Note what was done for a request that has no line yet, so that another invocation knows.
@@ -159,7 +158,7 @@ class Journal:
         """
         self._tried[key.hex()] = tried
         if usage != _NOTHING:
-            self.spend.add(usage, in_batch=False, is_record=False)
+            self.spend.add([usage], in_batch=False, is_record=False)
 
 
 @contextmanager

@@ -38,8 +38,8 @@ class JournalFiles:
         fsync_each: every line is made safe at once.
 
     Attributes:
-        wrote: to be called when a line was appended to one of the two; raises `NotSafeError` when it, or a line before
-            it, could not be made safe.
+        wrote: to be called with the number of lines that were appended to the two; raises `NotSafeError` when they, or
+            lines before them, could not be made safe.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class JournalFiles:
         self._sync.close()
         self.flush()
 
-    def _make_each_safe(self) -> None:
+    def _make_each_safe(self, lines: int) -> None:
         self._make_safe()
-        self._sync.mark()
+        self._sync.mark(lines)
 
     def _flush_now_and_then(self) -> None:
         if time.monotonic() - self._noted_at < _NOTE_S:

@@ -7,8 +7,6 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 _LEAST_S = 60.0
 _MOST_S = 600.0
 _SECOND_S = 120.0  # nothing ever came, and the longest wait is over: other requests need not prove it at that length
@@ -36,11 +34,10 @@ class Patience:
             return _MOST_S
         return min(max(_TIMES_THE_SLOWEST * self._slowest_s, _LEAST_S), _MOST_S)
 
-    def observe(self, latencies_s: Sequence[float]) -> None:
-        """Answers took so long, in the order in which they came."""
-        if latencies_s:
-            self._answers += len(latencies_s)
-            self._slowest_s = max(self._slowest_s * _FORGET ** len(latencies_s), *latencies_s)
+    def observe(self, answers: int, slowest_s: float) -> None:
+        """So many answers came, the slowest of which took so long."""
+        self._answers += answers
+        self._slowest_s = max(self._slowest_s * _FORGET**answers, slowest_s)
 
     def lost(self) -> None:
         """Requests were given up on."""

@@ -1,8 +1,10 @@
 """The worker pool: rows go in, records and failures come out.
 
-Owns the way of a row through admission, one attempt, and what follows from its outcome. Knows the server only as a
-`Completer` and the files only as a `Journal`; reads no signal and prints nothing. Time is the event loop's, so a test
-may run it on its own clock.
+Owns the way of a row through admission, one attempt, and what follows from its outcome. What came within a turn of the
+event loop is dealt with together, before any of the workers that brought it gets another row: so there are never more
+requests in flight and answers not yet written than there are workers. Knows the server only as a `Completer` and the
+files only as a `Journal`; reads no signal and prints nothing. Time is the event loop's, so a test may run it on its own
+clock.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from asyncgen.generate.rate import Rates
 from asyncgen.generate.retry import Row, may_retry, note_error, retry_wait_s
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
-from asyncgen.records import NO_USAGE
+from asyncgen.records import NO_USAGE, Record
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Pool:
     """Workers over one lazy source of rows.
 
     Args:
+        rows: pulled when a worker is free; None gives the loop a turn.
         grid: the job's requests.
         journal: where rows end.
         completer: who is asked.
@@ -59,12 +62,14 @@ class Pool:
 
     Attributes:
         ends: how rows ended, and what the disk said.
+        dropped: requests that were broken off in flight.
         stop: why it takes no more.
         stopping: set when it takes no more.
     """
 
     def __init__(
         self,
+        rows: Iterator[Row | None],
         grid: RequestGrid,
         journal: Journal,
         completer: Completer,
@@ -84,27 +89,27 @@ class Pool:
         self._progress = progress
         self._concurrency = concurrency
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
-        self._queue = RowQueue(iter(()), concurrency)
+        self._queue = RowQueue(rows, concurrency, self._end_came)
+        self._came: list[tuple[Row, Ticket, Answer | AttemptError]] = []  # since the last round
         self._admitting: set[asyncio.Task[None]] = set()
         self.ends = Endings(grid, journal, checks, progress, wall, lambda: self.take_no_more(StopReason.IO))
         self._giving_up = GivingUp(
             self.ends, self._admission, has_succeeded=progress.already_done > 0, stop=partial(self.take_no_more, None)
         )
+        self.dropped = 0
         self.stop = Stop()
         self.stopping = asyncio.Event()
 
-    async def run(self, rows: Iterator[Row | None]) -> None:
-        """Work until every row is finished or the pool was stopped.
-
-        Args:
-            rows: pulled when a worker is free; None gives the loop a turn.
-        """
-        self._queue = RowQueue(rows, self._concurrency)
+    async def run(self) -> None:
+        """Work until every row is finished or the pool was stopped."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._concurrency):
                     group.create_task(self._work())
         finally:
+            self._end_came()
+            for row in self._queue.drop_waiting():
+                self.ends.leave(row)
             self._giving_up.leave_doubtful()
 
     def take_no_more(self, reason: StopReason | None, error: AttemptError | None = None) -> None:
@@ -122,10 +127,10 @@ class Pool:
                 task.cancel()
 
     async def _work(self) -> None:
-        queue, admission, complete = self._queue, self._admission, self._completer.complete
+        get, admission, complete = self._queue.get, self._admission, self._completer.complete
         while True:
             try:
-                row = queue.get_at_once() or await queue.get()
+                row = await get()
             except AsyncgenError as error:  # a request that may not be sent; what is in flight still counts
                 self.stop.refused = error
                 self.take_no_more(None)
@@ -141,21 +146,37 @@ class Pool:
                 if row.attempts:
                     self._count_again(row)
                 row.attempts += 1
-                outcome = None
                 try:
                     outcome = await complete(body)
-                    if isinstance(outcome, Answer):
-                        self._answered(row, outcome, ticket)
-                    else:
-                        self._erred(row, outcome, ticket)
                 except BaseException:
-                    row.maybe_paid += outcome is None  # sent, and broken off
+                    row.maybe_paid += 1  # sent, and broken off
+                    self.dropped += 1
+                    admission.leave(ticket, None)
                     raise
-                finally:
-                    admission.leave(ticket, outcome)
             except BaseException:  # abandoned, or a bug: what was paid for is kept all the same
                 self.ends.leave(row)
                 raise
+            self._came.append((row, ticket, outcome))
+
+    def _end_came(self) -> None:
+        """End the rows of which something came, or see that they are tried again."""
+        came, self._came = self._came, []
+        in_flight = self._progress.in_flight
+        records: list[Record] = []
+        bug: Exception | None = None
+        for row, ticket, outcome in came:
+            try:
+                is_hopeless = self._admission.leave(ticket, outcome, among=in_flight)
+                if not isinstance(outcome, Answer):
+                    self._erred(row, outcome, is_hopeless=is_hopeless)
+                elif (record := self._answered(row, outcome)) is not None:
+                    records.append(record)
+            except Exception as error:  # noqa: BLE001 - what was paid for is kept all the same, of all of them
+                self.ends.leave(row)
+                bug = bug or error
+        self.ends.settle(records)
+        if bug is not None:
+            raise bug
 
     async def _admitted(self, body: bytes) -> Ticket | None:
         """Leave to send; None when the pool stops meanwhile."""
@@ -181,8 +202,8 @@ class Pool:
         self._progress.retries += 1
         self._progress.maybe_paid_twice += row.may_pay_twice
 
-    def _answered(self, row: Row, answer: Answer, ticket: Ticket) -> None:
-        self._admission.answered(ticket, answer)
+    def _answered(self, row: Row, answer: Answer) -> Record | None:
+        """The record that the row ends with; None when it is tried again."""
         if not self._giving_up.is_clear:
             self._giving_up.answered()
         row.usage = answer.usage if row.usage is NO_USAGE else row.usage + answer.usage
@@ -194,13 +215,12 @@ class Pool:
             self._progress.check_failures += 1
             if row.asked < self._checks.attempts and not self.stopping.is_set():
                 self._queue.put_back(row, 0.0)
-                return
-        self.ends.settle(row, record)
+                return None
+        return record
 
-    def _erred(self, row: Row, error: AttemptError, ticket: Ticket) -> None:
+    def _erred(self, row: Row, error: AttemptError, *, is_hopeless: bool) -> None:
         note_error(row, error)
         self._progress.rate_limited += error.kind is ErrorClass.WAIT
-        is_hopeless = self._admission.erred(ticket, error)
         if error.kind is ErrorClass.WAIT and (refused := self._rates.refusal(row.request.body)):
             self.stop.refused = self.stop.refused or refused
             self.take_no_more(None)
@@ -213,4 +233,4 @@ class Pool:
         elif may_retry(row, error):
             self._queue.put_back(row, retry_wait_s(row, error, self._rng))
         else:
-            self._giving_up.give_up(row, error, ticket)
+            self._giving_up.give_up(row, error)

@@ -1,15 +1,17 @@
 """Rows on their way to the workers: those to be tried again, and fresh ones from a lazy source.
 
-Owns the order (rows to be tried again go first), and the end: when the source is used up, no row waits for another try
-and every worker asks for one, they are told. Nothing is read ahead: a fresh row is made when a worker takes it. Does
-not know what happens to a row in between.
+Owns the rounds in which workers get rows: one for all that ask within a turn of the event loop, since a processor does
+the same for forty rows at a stretch in a fraction of the time that it takes for forty among other work. Owns the order
+too (rows to be tried again go first), and the end: when the source is used up, no row waits for another try and every
+worker asks for one, they are told. Nothing is read ahead: a fresh row is made when a worker takes it. Does not know
+what happens to a row in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from asyncgen.generate.retry import Row
 
@@ -20,59 +22,41 @@ class RowQueue:
     Args:
         fresh: rows, pulled when a worker has nothing else to do; None gives the loop a turn.
         workers: how many ask for rows. One that asks has done with the row it had.
+        before_round: called before rows are handed out, and may put back such as workers brought.
     """
 
-    def __init__(self, fresh: Iterator[Row | None], workers: int) -> None:
+    def __init__(self, fresh: Iterator[Row | None], workers: int, before_round: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
         self._fresh = fresh
         self._workers = workers
+        self._before_round = before_round
         self._again: deque[Row] = deque()
         self._delayed: dict[Row, asyncio.TimerHandle] = {}
         self._is_complete = False
-        self._is_looking = False  # a worker gives the loop a turn, and then looks on for all of them
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._is_over = False
-
-    def get_at_once(self) -> Row | None:
-        """As `get`, without waiting; None where there is no row now."""
-        if self._again:
-            return self._again.popleft()
-        if self._is_looking:
-            return None
-        try:
-            return next(self._fresh)
-        except StopIteration:
-            if not self._is_complete:
-                self._complete()
-            return None
+        self._is_round_planned = False
+        self._idle: deque[asyncio.Future[Row | None]] = deque()
 
     async def get(self) -> Row | None:
-        """The next row for a worker; None when there will be no more. Raises what the source raises."""
-        while (row := self.get_at_once()) is None:
-            if self._has_ended():
-                return None
-            if self._is_complete or self._is_looking:
-                place = asyncio.get_running_loop().create_future()
-                self._idle.append(place)
-                await place
-            else:
-                await self._give_a_turn()
-        self._wake_one()  # there may be more where this one came from
-        return row
+        """The next row for a worker, in the next round; None when there will be no more.
 
-    async def _give_a_turn(self) -> None:
-        self._is_looking = True
+        Raises what the source raises, and what is raised before the round; one of the workers gets it.
+        """
+        place: asyncio.Future[Row | None] = self._loop.create_future()
+        self._idle.append(place)
+        self._plan_round()
         try:
-            await asyncio.sleep(0)
-        finally:
-            self._is_looking = False
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and (row := place.result()) is not None:
+                self._again.appendleft(row)
+            raise
 
     def put_back(self, row: Row, delay_s: float) -> None:
         """A row that a worker took is to be tried again after `delay_s`."""
         if delay_s <= 0:
             self._release(row)
         else:
-            timer = asyncio.get_running_loop().call_later(delay_s, self._release, row)
-            self._delayed[row] = timer
+            self._delayed[row] = self._loop.call_later(delay_s, self._release, row)
 
     def drop_waiting(self) -> list[Row]:
         """Take no more rows: none is made any more, and those that wait for another try are dropped and returned."""
@@ -81,34 +65,60 @@ class RowQueue:
             timer.cancel()
         self._again.clear()
         self._delayed.clear()
-        self._fresh = iter(())
-        self._complete()
-        return tried
-
-    def _complete(self) -> None:
-        """There will be no fresh row any more."""
         self._is_complete = True
-        self._wake_all()
+        self._plan_round()
+        return tried
 
     def _release(self, row: Row) -> None:
         self._delayed.pop(row, None)
         self._again.append(row)
-        self._wake_one()
+        self._plan_round()
 
-    def _wake_one(self) -> None:
+    def _plan_round(self) -> None:
+        if self._idle and not self._is_round_planned:
+            self._is_round_planned = True
+            self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        try:
+            self._before_round()
+            self._is_round_planned = False
+            self._hand_out()
+        except Exception as error:  # noqa: BLE001 - the loop would only log it, and every worker wait for ever
+            self._is_round_planned = False
+            self._raise_in_a_worker(error)
+
+    def _hand_out(self) -> None:
+        idle, again, fresh = self._idle, self._again, self._fresh
+        while idle:
+            if again:
+                row = again.popleft()
+            elif self._is_complete:
+                break
+            else:
+                try:
+                    next_row = next(fresh)
+                except StopIteration:
+                    self._is_complete = True
+                    break
+                if next_row is None:
+                    self._plan_round()
+                    return
+                row = next_row
+            place = idle.popleft()
+            if place.done():  # its worker was cancelled
+                again.appendleft(row)
+            else:
+                place.set_result(row)
+        if self._is_complete and not self._delayed and len(idle) == self._workers:
+            for place in idle:
+                if not place.done():
+                    place.set_result(None)
+
+    def _raise_in_a_worker(self, error: Exception) -> None:
         while self._idle:
             place = self._idle.popleft()
             if not place.done():
-                place.set_result(None)
+                place.set_exception(error)
                 return
-
-    def _wake_all(self) -> None:
-        while self._idle:
-            self._wake_one()
-
-    def _has_ended(self) -> bool:
-        """Asked by a worker without a row: have none of the others one, and will there be none?"""
-        if self._is_complete and not self._delayed and len(self._idle) == self._workers - 1:
-            self._is_over = True
-            self._wake_all()
-        return self._is_over
+        raise error

@@ -75,24 +75,22 @@ async def generate(
         rng: for jitter.
     """
     rates = Rates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
-    pool = Pool(
-        grid, journal, completer, checks=checks, rates=rates, concurrency=limits.concurrency or DEFAULT_CONCURRENCY,
-        progress=progress, budget=budget, rng=rng,
-    )  # fmt: skip
     source = Source(grid, journal, rates, progress, limit)
-    work = asyncio.create_task(pool.run(iter(source)))
+    pool = Pool(
+        iter(source), grid, journal, completer, checks=checks, rates=rates,
+        concurrency=limits.concurrency or DEFAULT_CONCURRENCY, progress=progress, budget=budget, rng=rng,
+    )  # fmt: skip
+    work = asyncio.create_task(pool.run())
     try:
-        dropped = await _until_done(work, pool, progress, stop, abandon)
+        await _until_done(work, pool, stop, abandon)
     finally:
         await _let_go(work, pool)
     _raise_plainly(work)
-    return Outcome(_reason(pool, source, progress), _error(pool, endpoint), dropped)
+    return Outcome(_reason(pool, source, progress), _error(pool, endpoint), pool.dropped)
 
 
-async def _until_done(
-    work: asyncio.Task[None], pool: Pool, progress: Progress, stop: asyncio.Event, abandon: asyncio.Event
-) -> int:
-    """Wait for the pool's end, or for the end of patience with it; returns how many requests are still in flight."""
+async def _until_done(work: asyncio.Task[None], pool: Pool, stop: asyncio.Event, abandon: asyncio.Event) -> None:
+    """Wait for the pool's end, or for the end of patience with it."""
     waits = [asyncio.create_task(event.wait()) for event in (stop, pool.stopping, abandon)]
     try:
         await asyncio.wait([work, *waits], return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +101,6 @@ async def _until_done(
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
-    return 0 if work.done() else progress.in_flight
 
 
 async def _let_go(work: asyncio.Task[None], pool: Pool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
@@ -21,20 +21,21 @@ from asyncgen.run_state import Spend
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SUMMED_AT_ONCE = 1000
+_SUMMED_AT_ONCE = 100
 
-# (tokens of an answer, bought in a batch) to USD; None where the price is not known.
-CostOf = Callable[[Usage, bool], float | None]
+# (tokens of answers, each by itself; bought in a batch) to USD for all; None where the price is not known.
+CostOf = Callable[[Sequence[Usage], bool], float | None]
 
 
 class SpendCount:
     """A sum that only grows; what it has come to may be asked for by another thread.
 
-    Answers are only noted as they come, and priced and summed up when somebody asks: that takes a third of the time.
+    Answers are only noted as they come, and priced and summed up together: that takes a small part of the time. They
+    are few enough to be still at hand in the processor.
 
     Args:
         before: what earlier invocations used.
-        cost_of: the price of an answer.
+        cost_of: the price of answers.
     """
 
     def __init__(self, before: Spend, cost_of: CostOf) -> None:
@@ -46,25 +47,23 @@ class SpendCount:
         self._summing = threading.Lock()
         self._cost_of = cost_of
 
-    def add(self, usage: Usage, *, in_batch: bool, is_record: bool) -> None:
-        """Count what a request was charged for.
+    def add(self, usages: Iterable[Usage], *, in_batch: bool, is_record: bool) -> None:
+        """Count what requests were charged for.
 
         Args:
-            usage: of all attempts.
+            usages: of each, for all its attempts.
             in_batch: at a batch's price.
-            is_record: there is an answer, which is a line of `records.jsonl`.
+            is_record: there are answers, which are lines of `records.jsonl`.
         """
-        self._noted[in_batch, is_record].append(usage)
+        noted = self._noted[in_batch, is_record]
+        noted.extend(usages)
+        if len(noted) >= _SUMMED_AT_ONCE:
+            self._sum_up()
 
     @property
     def total(self) -> Spend:
         """The sum over all invocations."""
-        with self._summing:
-            for (in_batch, is_record), noted in self._noted.items():
-                if usages := [noted.popleft() for _ in range(len(noted))]:
-                    costs_usd = [self._cost_of(usage, in_batch) for usage in usages]
-                    self._sum = _plus(self._sum, usages, costs_usd, len(usages) if is_record else 0)
-            return self._sum
+        return self._sum_up()
 
     @property
     def lately(self) -> Spend:
@@ -98,19 +97,24 @@ class SpendCount:
         counted = min(self._sum.records, records)  # a power loss may have taken lines that were counted
         self._sum = msgspec.structs.replace(self._sum, records=counted)
         if counted < records:
-            for number, (_, record) in enumerate(islice(read_rows(path, decode_record), counted, None)):
-                self.add(record.usage, in_batch=is_held(key_number(record.key)), is_record=True)
-                if number % _SUMMED_AT_ONCE == 0:
-                    self._sum = self.total
+            for _, record in islice(read_rows(path, decode_record), counted, None):
+                self.add([record.usage], in_batch=is_held(key_number(record.key)), is_record=True)
         self._before = self.total
 
+    def _sum_up(self) -> Spend:
+        with self._summing:
+            for (in_batch, is_record), noted in self._noted.items():
+                if usages := [noted.popleft() for _ in range(len(noted))]:
+                    cost_usd = self._cost_of(usages, in_batch)
+                    self._sum = _plus(self._sum, usages, cost_usd, is_record=is_record)
+            return self._sum
 
-def _plus(before: Spend, usages: Sequence[Usage], costs_usd: Sequence[float | None], records: int) -> Spend:
-    known_usd = [cost_usd for cost_usd in costs_usd if cost_usd is not None]
+
+def _plus(before: Spend, usages: Sequence[Usage], cost_usd: float | None, *, is_record: bool) -> Spend:
     return Spend(
-        usage=sum_of([before.usage, *usages]),
-        cost_usd=sum(known_usd, start=before.cost_usd),
-        unpriced=before.unpriced + len(costs_usd) - len(known_usd),
+        usage=before.usage + sum_of(usages),
+        cost_usd=before.cost_usd + (cost_usd or 0.0),
+        unpriced=before.unpriced + (len(usages) if cost_usd is None else 0),
         unanswered_usd=before.unanswered_usd,
-        records=before.records + records,
+        records=before.records + (len(usages) if is_record else 0),
     )

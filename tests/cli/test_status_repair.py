@@ -48,9 +48,9 @@ def folder(tmp_path: Path, asyncgen: Run) -> Path:
     folder = tmp_path / "work" / "runs" / "campaign"
     with open_run(folder, job_name="campaign") as run:
         run.update(with_job)
-        with open_journal(run, cost_of=lambda _usage, _in_batch: 0.25) as journal:
+        with open_journal(run, cost_of=lambda usages, _in_batch: 0.25 * len(usages)) as journal:
             for number in range(1, 5):
-                journal.settle(record(number))
+                journal.settle([record(number)])
             error = FailureError(type="bad_request", status=400)
             journal.fail(Failure(**row(9), error=error, attempts=1, maybe_paid=0))
     return folder
@@ -97,8 +97,8 @@ def test_status_as_json_has_the_same_figures(asyncgen: Run, folder: Path) -> Non
 
 
 def test_status_works_while_the_run_is_written_and_changes_nothing(asyncgen: Run, folder: Path) -> None:
-    with open_run(folder) as run, open_journal(run, cost_of=lambda _usage, _in_batch: 0.25) as journal:
-        journal.settle(record(5))
+    with open_run(folder) as run, open_journal(run, cost_of=lambda usages, _in_batch: 0.25 * len(usages)) as journal:
+        journal.settle([record(5)])
         with RunDirectory(folder).records.open("ab") as file:
             file.write(b'{"key":"half a li')
         before = {path.name: path.read_bytes() for path in folder.iterdir()}

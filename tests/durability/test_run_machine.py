@@ -55,7 +55,7 @@ class FlushedByHand:
         self.flush = flush
         self.crashed = False
 
-    def mark(self) -> None:
+    def mark(self, rows: int) -> None:
         pass
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class RunMachine(RuleBasedStateMachine):
         record = self.record(request, text.encode("utf-8", "ignore").decode())
         assert self.journal is not None
         assert self.journal.take(request.key)
-        self.journal.settle(record)
+        self.journal.settle([record])
         self.lines[record.key] = encode_line(record)
         self.spent += 1
 
@@ -228,7 +228,7 @@ class RunMachine(RuleBasedStateMachine):
             )
         )
         self.journal = self.open.enter_context(
-            open_journal(run, cost_of=lambda _usage, _in_batch: PRICE, retry_failed=retry_failed)
+            open_journal(run, cost_of=lambda usages, _in_batch: PRICE * len(usages), retry_failed=retry_failed)
         )
         self.run, self.retry_failed, self.given_up_now = run, retry_failed, set()
         self.safe_lines = len(self.lines)

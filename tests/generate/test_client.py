@@ -11,7 +11,7 @@ import resource
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import orjson
@@ -131,7 +131,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     class Impatience:
         limit_s = 0.2
 
-        def observe(self, latencies_s: Sequence[float]) -> None: ...
+        def observe(self, answers: int, slowest_s: float) -> None: ...
 
         def lost(self) -> None: ...
 

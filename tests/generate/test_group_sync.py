@@ -32,9 +32,9 @@ def test_the_hundredth_row_is_followed_by_a_flush() -> None:
     flushes = Flushes()
     sync = GroupSync(flushes, rows=100, seconds=NEVER_S)
     for _ in range(99):
-        sync.mark()
+        sync.mark(1)
     assert not flushes.called.acquire(timeout=0.05)
-    sync.mark()
+    sync.mark(1)
     assert flushes.called.acquire(timeout=10)
     sync.close()
 
@@ -43,7 +43,7 @@ def test_no_row_waits_longer_than_the_seconds_given() -> None:
     flushes = Flushes()
     sync = GroupSync(flushes, rows=MANY, seconds=0.01)
     for expected in (1, 2):
-        sync.mark()
+        sync.mark(1)
         assert flushes.called.acquire(timeout=10)
         assert flushes.calls == expected
     sync.close()
@@ -60,7 +60,7 @@ def test_without_rows_nothing_is_flushed_but_once_at_the_end() -> None:
 def test_closing_does_not_wait_for_the_group_to_fill() -> None:
     flushes = Flushes()
     sync = GroupSync(flushes, rows=MANY, seconds=NEVER_S)
-    sync.mark()
+    sync.mark(1)
     sync.close()
     assert flushes.calls == 1
 
@@ -68,12 +68,12 @@ def test_closing_does_not_wait_for_the_group_to_fill() -> None:
 def test_a_failed_flush_is_reported_by_every_later_call_and_not_tried_again() -> None:
     flushes = Flushes(fails_at=1)
     sync = GroupSync(flushes, rows=1, seconds=NEVER_S)
-    sync.mark()
+    sync.mark(1)
     assert flushes.called.acquire(timeout=10)
     sync._thread.join()
     for _ in range(3):
         with pytest.raises(DiskError):
-            sync.mark()
+            sync.mark(1)
     with pytest.raises(DiskError):
         sync.close()
     assert flushes.calls == 1
@@ -89,9 +89,9 @@ def test_rows_marked_during_a_flush_get_one_of_their_own() -> None:
         leave.wait(10)
 
     sync = GroupSync(flush, rows=1, seconds=NEVER_S)
-    sync.mark()
+    sync.mark(1)
     assert entered.wait(10)
-    sync.mark()
+    sync.mark(1)
     leave.set()
     sync.close()
     assert calls[:2] == [False, True]

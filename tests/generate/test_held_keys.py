@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,8 @@ MakeRecord = Callable[..., Record]
 KeyOfRow = Callable[[int], bytes]
 
 
-def cost_of(usage: Usage, in_batch: bool) -> float:
-    return usage.completion_tokens / (200 if in_batch else 100)
+def cost_of(usages: Sequence[Usage], in_batch: bool) -> float:
+    return sum(usage.completion_tokens for usage in usages) / (200 if in_batch else 100)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def test_a_batch_that_is_let_go_leaves_its_unanswered_rows_open(
 ) -> None:
     with journal_in(folder) as (_, journal):
         assert journal.take(key_of_row(0))
-        journal.settle(make_record(0), in_batch=True)
+        journal.settle([make_record(0)], in_batch=True)
         journal.held.let_go("one")
         journal.held.let_go("never heard of")
         assert [journal.is_settled(key_of_row(row)) for row in range(2)] == [True, False]
@@ -81,8 +81,8 @@ def test_keys_that_are_added_while_a_batch_is_written_are_held_at_once(folder: P
 def test_answers_of_a_batch_are_counted_at_its_price(folder: Path, make_record: MakeRecord) -> None:
     usage = Usage(completion_tokens=100)
     with journal_in(folder) as (_, journal):
-        journal.settle(make_record(0, usage=usage), in_batch=True)
-        journal.settle(make_record(5, usage=usage))
+        journal.settle([make_record(0, usage=usage)], in_batch=True)
+        journal.settle([make_record(5, usage=usage)])
         assert journal.spend.total.cost_usd == pytest.approx(0.5 + 1.0)
 
 
@@ -97,7 +97,7 @@ def test_answers_of_a_batch_that_a_crash_left_uncounted_have_its_price_too(
 
 def test_a_flush_counts_what_was_written_so_far(folder: Path, make_record: MakeRecord) -> None:
     with journal_in(folder) as (run, journal):
-        journal.settle(make_record(0))
+        journal.settle([make_record(0)])
         journal.files.flush()
         assert run.state.spend.records == RunDirectory(folder).read_state().spend.records == 1
 

@@ -12,7 +12,7 @@ from asyncgen.generate.patience import Patience
 def patience_after(latencies: list[float]) -> Patience:
     patience = Patience()
     for latency_s in latencies:
-        patience.observe([latency_s])
+        patience.observe(1, latency_s)
     return patience
 
 
@@ -37,11 +37,11 @@ def test_one_slow_answer_is_forgotten_in_time() -> None:
 
 def test_answers_told_together_count_as_those_told_one_by_one() -> None:
     patience = Patience()
-    patience.observe([1.0] * 10 + [30.0] * 9)
+    patience.observe(19, 30.0)
     assert patience.limit_s == 600
-    patience.observe([2.0])
+    patience.observe(1, 2.0)
     assert patience.limit_s == pytest.approx(4 * 30 * 0.995)
-    patience.observe([])
+    patience.observe(0, 0.0)
     assert patience.limit_s == pytest.approx(4 * 30 * 0.995)
 
 
@@ -49,7 +49,7 @@ def test_where_nothing_ever_came_the_wait_is_long_only_once() -> None:
     patience = Patience()
     patience.lost()
     assert patience.limit_s == 120
-    patience.observe([200.0])
+    patience.observe(1, 200.0)
     assert patience.limit_s == 600
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def journal_in(folder: Path) -> Iterator[Journal]:
     with (
         open_run(folder, job_name="campaign") as run,
-        open_journal(run, cost_of=lambda _usage, _in_batch: 0.5) as journal,
+        open_journal(run, cost_of=lambda usages, _in_batch: 0.5 * len(usages)) as journal,
     ):
         yield journal
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, make_record: MakeRecord, make_failure: MakeFailure) -
     """A sound run of three records and a failure."""
     with journal_in(tmp_path / "run") as journal:
         for number in range(3):
-            journal.settle(make_record(number))
+            journal.settle([make_record(number)])
         journal.fail(make_failure(3))
     return tmp_path / "run"
 
@@ -149,7 +149,7 @@ def test_after_any_damage_and_a_repair_the_run_opens_and_untouched_rows_are_ther
     folder = tmp_path_factory.mktemp("damage")
     with journal_in(folder) as journal:
         for number in range(4):
-            journal.settle(make_record(number))
+            journal.settle([make_record(number)])
     content = bytearray(records_file(folder).read_bytes())
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, min(len(content), start + 700)))

@@ -45,11 +45,11 @@ def run(tmp_path: Path, make_record: MakeRecord, make_failure: MakeFailure) -> I
     """A run of `BEFORE` in which all requests are settled but the last, which failed."""
     with open_run(tmp_path / "run", job_name="campaign") as run:
         accept_stale(run, BEFORE, find_stale(run, BEFORE))
-        with open_journal(run, cost_of=lambda _usage, _in_batch: None) as journal:
+        with open_journal(run, cost_of=lambda _usages, _in_batch: None) as journal:
             *settled, failed = BEFORE.requests()
             for request in settled:
                 fields = {"key": request.key.hex(), "variables": BEFORE.variables(request), "repeat": request.repeat}
-                journal.settle(make_record(request.index, **fields))
+                journal.settle([make_record(request.index, **fields)])
             fields = {"key": failed.key.hex(), "variables": BEFORE.variables(failed), "repeat": failed.repeat}
             journal.fail(make_failure(failed.index, **fields))
         yield run
@@ -94,9 +94,9 @@ def test_what_was_accepted_is_remembered_and_not_asked_about_again(run: Run) -> 
 
 def test_a_failed_request_that_was_settled_later_is_not_counted_twice(run: Run, make_record: MakeRecord) -> None:
     failed = list(BEFORE.requests())[-1]
-    with open_journal(run, cost_of=lambda _usage, _in_batch: None, retry_failed=True) as journal:
+    with open_journal(run, cost_of=lambda _usages, _in_batch: None, retry_failed=True) as journal:
         fields = {"key": failed.key.hex(), "variables": BEFORE.variables(failed), "repeat": failed.repeat}
-        journal.settle(make_record(failed.index, **fields))
+        journal.settle([make_record(failed.index, **fields)])
     assert find_stale(run, grid_of("Paris", "Rome", model="other")).records == 4
     assert find_stale(run, grid_of("Paris", "Rome", model="other")).failures == 0
 

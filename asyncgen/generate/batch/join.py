@@ -128,7 +128,7 @@ def _keep(
         return
     if isinstance(outcome, Answer):
         journal.take(key)
-        journal.settle(_record(row, outcome, checks, model, now), in_batch=True)
+        journal.settle([_record(row, outcome, checks, model, now)], in_batch=True)
         joined.answered += 1
     elif outcome is not None and _is_final(outcome):
         if journal.tried_before(key).attempts <= row.attempts:  # else a broken-off join noted it

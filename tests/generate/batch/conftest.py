@@ -7,7 +7,7 @@ import itertools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -259,8 +259,8 @@ class Seen:
         self.joined.append(joined)
 
 
-def half_in_batch(usage: Usage, in_batch: bool) -> float:
-    return usage.completion_tokens * (0.5 if in_batch else 1.0)
+def half_in_batch(usages: Sequence[Usage], in_batch: bool) -> float:
+    return sum(usage.completion_tokens for usage in usages) * (0.5 if in_batch else 1.0)
 
 
 class Desk:

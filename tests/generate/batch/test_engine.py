@@ -277,7 +277,9 @@ def test_a_queue_that_takes_nothing_ends_as_a_quota(desk: Desk) -> None:
 def test_a_budget_stops_before_it_is_passed_and_batches_give_back_what_they_did_not_use(desk: Desk) -> None:
     # Every row is held at some 47 USD, and costs 15.
     budget = Budget(Rates(1e6, 1e6, 1e6), max_cost_usd=120, spent_usd=0.0)
-    desk.cost_of = lambda usage, _in_batch: float(usage.prompt_tokens + usage.completion_tokens)
+    desk.cost_of = lambda usages, _in_batch: float(
+        sum(usage.prompt_tokens + usage.completion_tokens for usage in usages)
+    )
     outcome = desk.generate(Allowance(budget=budget))
     assert outcome.stopped is StopReason.BUDGET
     assert isinstance(outcome.error, QuotaError)

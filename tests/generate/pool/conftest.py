@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -112,6 +112,7 @@ class FakeJournal:
         self.failed_before = failed or {}
         self.writes_left: float = float("inf")
         self.taken: set[bytes] = set()
+        self.together: list[int] = []  # records written by each call
 
     def is_settled(self, key: bytes) -> bool:
         return key in self.earlier or key in self.records or key in self.failures
@@ -140,25 +141,27 @@ class FakeJournal:
         self.tried[key] = tried
         self.usage += usage
 
-    def settle(self, record: Record) -> None:
-        key = bytes.fromhex(record.key)
-        assert key in self.taken, f"row {record.index} was not taken"
-        assert not self.is_settled(key), f"row {record.index} ended twice"
-        self._write()
-        self.records[key] = record
-        self.usage += record.usage
+    def settle(self, records: Sequence[Record]) -> None:
+        self._write(len(records))
+        self.together.append(len(records))
+        for record in records:
+            key = bytes.fromhex(record.key)
+            assert key in self.taken, f"row {record.index} was not taken"
+            assert not self.is_settled(key), f"row {record.index} ended twice"
+            self.records[key] = record
+            self.usage += record.usage
 
     def fail(self, failure: Failure, usage: Usage) -> None:
         key = bytes.fromhex(failure.key)
         assert not self.is_settled(key), f"row {failure.index} ended twice"
-        self._write()
+        self._write(1)
         self.failures[key] = failure
         self.usage += usage
 
-    def _write(self) -> None:
-        if self.writes_left <= 0:
+    def _write(self, lines: int) -> None:
+        if self.writes_left < lines:
             raise DiskError("records.jsonl could not be written", cause="no space left on device")
-        self.writes_left -= 1
+        self.writes_left -= lines
 
 
 @dataclass

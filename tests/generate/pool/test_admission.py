@@ -20,7 +20,8 @@ def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:
         assert len(sent) == progress.in_flight == 4
         last = sent[-1]
         assert isinstance(last, Ticket)
-        admission.erred(last, world.error(ErrorClass.RETRY, "timeout"))
+        sent.pop()
+        admission.leave(last, world.error(ErrorClass.RETRY, "timeout"))
         await asyncio.sleep(60)
         assert progress.in_flight == 7
         for ticket in sent:
@@ -42,7 +43,7 @@ def test_a_pause_that_begins_while_a_request_waits_for_the_rate_holds_it_back(wo
         assert first is not None
         second = asyncio.create_task(admission.enter(b"{}"))
         await asyncio.sleep(0.1)
-        admission.erred(first, world.error(ErrorClass.WAIT, "rate_limit", retry_after_s=30.0))
+        admission.leave(first, world.error(ErrorClass.WAIT, "rate_limit", retry_after_s=30.0))
         await second
         assert 30.1 <= loop.time() <= 34.5
 
@@ -59,8 +60,7 @@ def test_places_come_back_one_for_one(world: Any) -> None:
         waiting = [asyncio.create_task(admission.enter(b"{}")) for _ in range(3)]
         for ticket in tickets:
             assert ticket is not None
-            admission.answered(ticket, answer)
-            admission.leave(ticket, answer)
+            admission.leave(ticket, answer, among=progress.in_flight)
             await asyncio.sleep(0)
             assert progress.in_flight == 3
         await asyncio.wait(waiting)

@@ -71,7 +71,7 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
 
 
 def queue_of(rows: Iterable[Row | None], *, workers: int = 1) -> RowQueue:
-    return RowQueue(iter(rows), workers)
+    return RowQueue(iter(rows), workers, lambda: None)
 
 
 def test_a_row_is_made_only_when_a_worker_takes_it(world: Any) -> None:
@@ -120,6 +120,90 @@ def test_while_one_worker_gives_the_loop_a_turn_the_others_wait_and_then_all_get
         await asyncio.gather(*workers)
         assert len(set(map(id, taken))) == 20
         assert asyncio.get_running_loop().time() == pytest.approx(2.0, abs=0.01)
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_all_who_ask_within_a_turn_get_their_rows_in_one_round(world: Any) -> None:
+    async def scene() -> None:
+        rounds = 0
+
+        def begin() -> None:
+            nonlocal rounds
+            rounds += 1
+
+        queue = RowQueue((Row(REQUEST) for _ in range(30)), 10, begin)
+        for expected in (1, 2, 3):
+            assert all(await asyncio.gather(*(queue.get() for _ in range(10))))
+            assert rounds == expected
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_what_is_put_back_before_a_round_is_handed_out_in_it(world: Any) -> None:
+    async def scene() -> None:
+        brought = [again := Row(REQUEST)]
+
+        def put_back() -> None:
+            while brought:
+                queue.put_back(brought.pop(), 0.0)
+
+        queue = RowQueue(iter([Row(REQUEST)]), 1, put_back)
+        assert await queue.get() is again
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_what_goes_wrong_before_a_round_is_raised_in_one_worker_and_the_others_get_their_rows(world: Any) -> None:
+    async def scene() -> None:
+        bugs = [ArithmeticError("a bug")]
+
+        def fail_once() -> None:
+            if bugs:
+                raise bugs.pop()
+
+        queue = RowQueue((Row(REQUEST) for _ in range(3)), 3, fail_once)
+        workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+        await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        [failed] = [task for task in workers if task.done()]
+        assert str(failed.exception()) == "a bug"
+        rows = await asyncio.gather(queue.get(), *(task for task in workers if task is not failed))
+        assert all(rows)
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+def test_what_the_source_raises_ends_it_and_is_raised_in_one_worker(world: Any) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row(REQUEST)
+        raise ArithmeticError("a bug")
+
+    async def scene() -> None:
+        queue = queue_of(rows(), workers=3)
+        row, bug, *_ = await asyncio.gather(*(queue.get() for _ in range(2)), return_exceptions=True)
+        assert isinstance(row, Row)
+        assert str(bug) == "a bug"
+        assert await asyncio.gather(*(queue.get() for _ in range(3))) == [None] * 3
+
+    with asyncio.Runner(loop_factory=world.Loop) as runner:
+        runner.run(scene())
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_a_row_for_a_worker_that_is_cancelled_goes_to_another(world: Any, turns: int) -> None:
+    async def scene() -> None:
+        first = Row(REQUEST)
+        queue = RowQueue(iter([first]), 2, lambda: None)
+        worker = asyncio.create_task(queue.get())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        worker.cancel()
+        await asyncio.wait([worker])
+        assert await queue.get() is first
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
         runner.run(scene())
