@@ -21,6 +21,7 @@ import pytest
 
 # Imports once what a command imports, then runs each command in a process of its own: a fork takes milliseconds
 # where a new interpreter takes most of a second, and a hundred kills are to fit into a minute.
+_FOR_EVER_S = 600.0
 _FORKER = """
 import ctypes, json, os, signal, sys
 if sys.platform == "linux":
@@ -128,6 +129,7 @@ class CountingServer:
     Attributes:
         completion: what it answers.
         latency_s: how long that takes.
+        answers: requests after so many are left without an answer; None: all are answered.
         received: bodies and how often each came.
         answered: how many answers went out whole.
         base_url: up to and including `/v1`.
@@ -135,6 +137,7 @@ class CountingServer:
 
     completion: str = "An answer."
     latency_s: float = 0.0
+    answers: int | None = None
     received: Counter[bytes] = field(default_factory=Counter)
     answered: int = 0
     base_url: str = ""
@@ -171,8 +174,9 @@ class CountingServer:
         with self.changed:
             self.received[body] += 1
             self.changed.notify_all()
-        if self.latency_s:
-            await asyncio.sleep(self.latency_s)
+            hangs = self.answers is not None and self.received.total() > self.answers
+        if self.latency_s or hangs:
+            await asyncio.sleep(_FOR_EVER_S if hangs else self.latency_s)
         writer.write(self._reply)
         await writer.drain()
         with self.changed:

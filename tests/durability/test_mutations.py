@@ -61,6 +61,12 @@ MUTATIONS = {
         "lambda key: not self._journal.is_settled(key))",
         "generate/pool/test_pool.py::test_twins_are_sent_once_and_none_is_left",
     ),
+    "writing what a worker brought before it gets another row": (
+        "generate/pool.py",
+        "RowQueue(rows, concurrency, self._end_came)",
+        "RowQueue(rows, concurrency, lambda: asyncio.get_running_loop().call_later(0.01, self._end_came))",
+        "generate/pool/test_pool.py::test_nobody_sends_a_request_before_the_answer_that_it_brought_is_written",
+    ),
     "the check of keys that stand twice in the file": (
         "generate/settled.py",
         "if not settled.add_all(numbers):",
