@@ -1,6 +1,6 @@
 """CPU per request and at start-up, as multiples of the tightest loop; runs are interleaved, medians are shown.
 
-python benchmarks/bench_throughput.py                  # asyncgen and the bound
+python benchmarks/bench_throughput.py                  # asyncgen, the bound, and a plain loop
 python benchmarks/bench_throughput.py --peers          # the openai SDK on both transports too
 python benchmarks/bench_throughput.py --instructions   # counted by valgrind, for a machine that others use too
 """
@@ -108,7 +108,11 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="run the openai SDK too (minutes)")
     parser.add_argument("--instructions", action="store_true", help="count instructions in place of time (minutes)")
     options = parser.parse_args()
-    clients = {"tight loop": script("tight_loop.py", options.concurrency), "asyncgen": asyncgen(options.concurrency)}
+    clients = {
+        "tight loop": script("tight_loop.py", options.concurrency),
+        "plain loop": script("tight_loop.py", options.concurrency, "plain"),
+        "asyncgen": asyncgen(options.concurrency),
+    }
     if options.peers:
         clients["sdk, aiohttp"] = script("sdk_loop.py", options.concurrency, "aiohttp")
         clients["sdk, httpx"] = script("sdk_loop.py", options.concurrency, "httpx")
