@@ -97,15 +97,16 @@ class Rounds:
 
     rows: Iterator[Row]
     out: int
+    loop: asyncio.AbstractEventLoop
     came: list[Came] = field(default_factory=list)
     waiting: list[asyncio.Future[tuple[Row, bytes] | None]] = field(default_factory=list)
 
     def next_row(self) -> asyncio.Future[tuple[Row, bytes] | None]:
-        loop = asyncio.get_running_loop()
         if not self.waiting:
-            loop.call_soon(self.round)
-        self.waiting.append(loop.create_future())
-        return self.waiting[-1]
+            self.loop.call_soon(self.round)
+        place: asyncio.Future[tuple[Row, bytes] | None] = self.loop.create_future()
+        self.waiting.append(place)
+        return place
 
     def round(self) -> None:
         if self.came:
@@ -137,7 +138,7 @@ async def main() -> None:
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         url, rows = URL(f"{base_url}/chat/completions"), combinations(count)
-        rounds = Rounds(rows, out)
+        rounds = Rounds(rows, out, asyncio.get_running_loop())
         is_plain = "plain" in sys.argv[5:]
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):

@@ -90,6 +90,11 @@ class Admission:
         progress.sent = number = progress.sent + 1
         return Ticket(body, number, 0, 0.0)
 
+    def take_back(self) -> None:
+        """Nothing was sent for a ticket of `enter_at_once`."""
+        self._progress.sent -= 1
+        self._give_back()
+
     async def enter(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
         held_usd = await self._budget.take(body) if self._budget is not None else 0.0

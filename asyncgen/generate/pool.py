@@ -89,7 +89,7 @@ class Pool:
         self._progress = progress
         self._concurrency = concurrency
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
-        self._queue = RowQueue(rows, concurrency, self._end_came)
+        self._queue = RowQueue(rows, concurrency, self._end_came, self._admit_at_once)
         self._came: list[tuple[Row, Ticket, Answer | AttemptError]] = []  # since the last round
         self._admitting: set[asyncio.Task[None]] = set()
         self.ends = Endings(grid, journal, checks, progress, wall, lambda: self.take_no_more(StopReason.IO))
@@ -108,8 +108,7 @@ class Pool:
                     group.create_task(self._work())
         finally:
             self._end_came()
-            for row in self._queue.drop_waiting():
-                self.ends.leave(row)
+            self._leave_waiting()
             self._giving_up.leave_doubtful()
 
     def take_no_more(self, reason: StopReason | None, error: AttemptError | None = None) -> None:
@@ -120,8 +119,7 @@ class Pool:
             return
         self.stopping.set()
         self.stop.reason, self.stop.error = reason, error
-        for row in self._queue.drop_waiting():
-            self.ends.leave(row)
+        self._leave_waiting()
         for task in self._admitting:
             if task is not asyncio.current_task():
                 task.cancel()
@@ -139,7 +137,7 @@ class Pool:
                 return
             body = row.request.body
             try:
-                ticket = admission.enter_at_once(body) or await self._admitted(body)
+                ticket, row.ticket = row.ticket or await self._admitted(body), None
                 if ticket is None:
                     self.ends.leave(row)
                     continue
@@ -177,6 +175,15 @@ class Pool:
         self.ends.settle(records)
         if bug is not None:
             raise bug
+
+    def _admit_at_once(self, row: Row) -> None:
+        row.ticket = self._admission.enter_at_once(row.request.body)
+
+    def _leave_waiting(self) -> None:
+        for row in self._queue.drop_waiting():
+            if row.ticket is not None:  # its worker was cancelled before it could send it
+                self._admission.take_back()
+            self.ends.leave(row)
 
     async def _admitted(self, body: bytes) -> Ticket | None:
         """Leave to send; None when the pool stops meanwhile."""

@@ -23,13 +23,21 @@ class RowQueue:
         fresh: rows, pulled when a worker has nothing else to do; None gives the loop a turn.
         workers: how many ask for rows. One that asks has done with the row it had.
         before_round: called before rows are handed out, and may put back such as workers brought.
+        before_row: called with each row before a worker gets it.
     """
 
-    def __init__(self, fresh: Iterator[Row | None], workers: int, before_round: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        fresh: Iterator[Row | None],
+        workers: int,
+        before_round: Callable[[], None],
+        before_row: Callable[[Row], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._fresh = fresh
         self._workers = workers
         self._before_round = before_round
+        self._before_row = before_row
         self._again: deque[Row] = deque()
         self._delayed: dict[Row, asyncio.TimerHandle] = {}
         self._is_complete = False
@@ -89,7 +97,7 @@ class RowQueue:
             self._raise_in_a_worker(error)
 
     def _hand_out(self) -> None:
-        idle, again, fresh = self._idle, self._again, self._fresh
+        idle, again, fresh, before_row = self._idle, self._again, self._fresh, self._before_row
         while idle:
             if again:
                 row = again.popleft()
@@ -109,6 +117,7 @@ class RowQueue:
             if place.done():  # its worker was cancelled
                 again.appendleft(row)
             else:
+                before_row(row)
                 place.set_result(row)
         if self._is_complete and not self._delayed and len(idle) == self._workers:
             for place in idle:

@@ -7,6 +7,7 @@ retries, neither the HTTP client nor a caller. Pure.
 from __future__ import annotations
 
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,9 @@ from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
 from asyncgen.job.requests import Request
 from asyncgen.records import NO_USAGE, Usage
 from asyncgen.run_state import UNTRIED, Tried
+
+if TYPE_CHECKING:
+    from asyncgen.generate.admission import Ticket
 
 MAX_FAILED = 5
 MAX_MAYBE_PAID = 2
@@ -33,6 +37,7 @@ class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quar
         answer: the last usable answer, when it did not pass the checks and is asked for again.
         asked: usable answers so far.
         attempts_before: of `attempts`, those of earlier invocations.
+        ticket: leave to send it, where it came with the row.
     """
 
     request: Request
@@ -45,6 +50,7 @@ class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quar
     answer: Answer | None = None
     asked: int = 0
     attempts_before: int = 0
+    ticket: Ticket | None = None
 
 
 def row_again(request: Request, before: Tried) -> Row:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import DiskError, QuotaError, UsageError
+from asyncgen.generate.admission import Admission
 from asyncgen.generate.completer import Answer, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.purse import Purse
 from asyncgen.generate.spend import Budget
@@ -504,6 +505,30 @@ def test_a_bug_is_raised_plainly_and_takes_no_answer_with_it(world: Any) -> None
     assert str(story.error) == "a bug"
     assert story.progress.settled == 7
     assert story.tasks_left == 0
+
+
+def test_a_row_whose_worker_ends_before_it_can_send_it_counts_as_not_sent(
+    world: Any, ok: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes a bug within the very turn of the loop in which the row was handed out."""
+    taken_back = 0
+
+    def take_back(self: Admission) -> None:
+        nonlocal taken_back
+        taken_back += 1
+        really_take_back(self)
+
+    really_take_back = Admission.take_back
+    monkeypatch.setattr(Admission, "take_back", take_back)
+    for turns in range(-6, 7):
+        end = 1.0 + turns * 1e-6
+        bug = ArithmeticError("a bug")
+        story = world.play(lambda now, body, asked: (1.0, bug) if b"city 5 " in body else (end, ok), rows=100)  # noqa: B023 - played at once
+        assert str(story.error) == "a bug"
+        assert story.progress.sent == len(story.calls)
+        assert story.progress.in_flight == 0
+        assert story.progress.settled == sum(call.outcome is ok for call in story.calls)
+    assert taken_back > 0
 
 
 def test_a_budget_is_used_up_and_not_passed(world: Any, ok: Answer) -> None:

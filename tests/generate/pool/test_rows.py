@@ -71,7 +71,7 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
 
 
 def queue_of(rows: Iterable[Row | None], *, workers: int = 1) -> RowQueue:
-    return RowQueue(iter(rows), workers, lambda: None)
+    return RowQueue(iter(rows), workers, lambda: None, lambda _row: None)
 
 
 def test_a_row_is_made_only_when_a_worker_takes_it(world: Any) -> None:
@@ -128,14 +128,15 @@ def test_while_one_worker_gives_the_loop_a_turn_the_others_wait_and_then_all_get
 def test_all_who_ask_within_a_turn_get_their_rows_in_one_round(world: Any) -> None:
     async def scene() -> None:
         rounds = 0
+        handed: list[Row] = []
 
         def begin() -> None:
             nonlocal rounds
             rounds += 1
 
-        queue = RowQueue((Row(REQUEST) for _ in range(30)), 10, begin)
+        queue = RowQueue((Row(REQUEST) for _ in range(30)), 10, begin, handed.append)
         for expected in (1, 2, 3):
-            assert all(await asyncio.gather(*(queue.get() for _ in range(10))))
+            assert await asyncio.gather(*(queue.get() for _ in range(10))) == handed[-10:]
             assert rounds == expected
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
@@ -150,7 +151,7 @@ def test_what_is_put_back_before_a_round_is_handed_out_in_it(world: Any) -> None
             while brought:
                 queue.put_back(brought.pop(), 0.0)
 
-        queue = RowQueue(iter([Row(REQUEST)]), 1, put_back)
+        queue = RowQueue(iter([Row(REQUEST)]), 1, put_back, lambda _row: None)
         assert await queue.get() is again
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
@@ -165,7 +166,7 @@ def test_what_goes_wrong_before_a_round_is_raised_in_one_worker_and_the_others_g
             if bugs:
                 raise bugs.pop()
 
-        queue = RowQueue((Row(REQUEST) for _ in range(3)), 3, fail_once)
+        queue = RowQueue((Row(REQUEST) for _ in range(3)), 3, fail_once, lambda _row: None)
         workers = [asyncio.create_task(queue.get()) for _ in range(3)]
         await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         [failed] = [task for task in workers if task.done()]
@@ -197,7 +198,7 @@ def test_what_the_source_raises_ends_it_and_is_raised_in_one_worker(world: Any) 
 def test_a_row_for_a_worker_that_is_cancelled_goes_to_another(world: Any, turns: int) -> None:
     async def scene() -> None:
         first = Row(REQUEST)
-        queue = RowQueue(iter([first]), 2, lambda: None)
+        queue = queue_of([first], workers=2)
         worker = asyncio.create_task(queue.get())
         for _ in range(turns):
             await asyncio.sleep(0)
