@@ -89,8 +89,8 @@ class Pool:
         self._progress = progress
         self._concurrency = concurrency
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
-        self._queue = RowQueue(rows, concurrency, self._end_came, self._admit_at_once)
-        self._came: list[tuple[Row, Ticket, Answer | AttemptError]] = []  # since the last round
+        self._queue = RowQueue(rows, concurrency, self._deal_with_outcomes, self._admit_at_once)
+        self._outcomes: list[tuple[Row, Ticket, Answer | AttemptError]] = []  # not yet dealt with
         self._admitting: set[asyncio.Task[None]] = set()
         self.ends = Endings(grid, journal, checks, progress, wall, lambda: self.take_no_more(StopReason.IO))
         self._giving_up = GivingUp(
@@ -107,7 +107,7 @@ class Pool:
                 for _ in range(self._concurrency):
                     group.create_task(self._work())
         finally:
-            self._end_came()
+            self._deal_with_outcomes()
             self._leave_waiting()
             self._giving_up.leave_doubtful()
 
@@ -154,15 +154,15 @@ class Pool:
             except BaseException:  # abandoned, or a bug: what was paid for is kept all the same
                 self.ends.leave(row)
                 raise
-            self._came.append((row, ticket, outcome))
+            self._outcomes.append((row, ticket, outcome))
 
-    def _end_came(self) -> None:
-        """End the rows of which something came, or see that they are tried again."""
-        came, self._came = self._came, []
+    def _deal_with_outcomes(self) -> None:
+        """End the rows of which something came since the last round, or see that they are tried again."""
+        outcomes, self._outcomes = self._outcomes, []
         in_flight = self._progress.in_flight
         records: list[Record] = []
         bug: Exception | None = None
-        for row, ticket, outcome in came:
+        for row, ticket, outcome in outcomes:
             try:
                 is_hopeless = self._admission.leave(ticket, outcome, among=in_flight)
                 if not isinstance(outcome, Answer):

@@ -97,32 +97,32 @@ class RowQueue:
             self._raise_in_a_worker(error)
 
     def _hand_out(self) -> None:
-        idle, again, fresh, before_row = self._idle, self._again, self._fresh, self._before_row
-        while idle:
-            if again:
-                row = again.popleft()
-            elif self._is_complete:
-                break
-            else:
-                try:
-                    next_row = next(fresh)
-                except StopIteration:
-                    self._is_complete = True
-                    break
-                if next_row is None:
-                    self._plan_round()
-                    return
-                row = next_row
-            place = idle.popleft()
+        while self._idle and (row := self._next_row()) is not None:
+            place = self._idle.popleft()
             if place.done():  # its worker was cancelled
-                again.appendleft(row)
+                self._again.appendleft(row)
             else:
-                before_row(row)
+                self._before_row(row)
                 place.set_result(row)
-        if self._is_complete and not self._delayed and len(idle) == self._workers:
-            for place in idle:
+        if self._is_complete and not self._again and not self._delayed and len(self._idle) == self._workers:
+            for place in self._idle:
                 if not place.done():
                     place.set_result(None)
+
+    def _next_row(self) -> Row | None:
+        """A row, where there is one now."""
+        if self._again:
+            return self._again.popleft()
+        if self._is_complete:
+            return None
+        try:
+            row = next(self._fresh)
+        except StopIteration:
+            self._is_complete = True
+            return None
+        if row is None:
+            self._plan_round()
+        return row
 
     def _raise_in_a_worker(self, error: Exception) -> None:
         while self._idle:
