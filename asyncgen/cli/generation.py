@@ -41,6 +41,7 @@ from asyncgen.providers import Choice
 from asyncgen.run_directory import Run, open_run
 
 RUNS = Path("runs")
+_OBJECTS_TO_COLLECT = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +251,8 @@ async def _work(
         return used(journal.spend.lately, has_price=spending.price is not None)
 
     gc.freeze()  # what start-up made is here to stay: the collector need not look through it again and again
+    # Nor look for cycles after every few rows: a request leaves none. A round makes objects for many rows at a stretch.
+    gc.set_threshold(_OBJECTS_TO_COLLECT)
     async with (
         interruptible(on_first) as interrupt,
         open_completer(endpoint, concurrency=concurrency) as completer,
