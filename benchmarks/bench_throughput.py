@@ -102,7 +102,7 @@ def time_rounds(clients: dict[str, Client], count: int, number_of_rounds: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, help="requests, a multiple of a hundred; 5000, or 2000 with --instructions")
+    parser.add_argument("--n", type=int, help="requests, a multiple of a hundred; 10000, or 2000 with --instructions")
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--peers", action="store_true", help="run the openai SDK too (minutes)")
@@ -116,7 +116,7 @@ def main() -> None:
     if options.peers:
         clients["sdk, aiohttp"] = script("sdk_loop.py", options.concurrency, "aiohttp")
         clients["sdk, httpx"] = script("sdk_loop.py", options.concurrency, "httpx")
-    count = options.n or (2000 if options.instructions else 5000)
+    count = options.n or (2000 if options.instructions else 10_000)
     for client in clients.values():
         work(client, 1, run)  # writes the bytecode of what changed
     counted = options.instructions
