@@ -12,6 +12,7 @@ import pytest
 from asyncgen.cli.main import cli
 from asyncgen.job.load import read_job_file
 from asyncgen.providers import LOCAL, PROFILES
+from asyncgen.run_state import VERSION
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(?:^    |^\$ |`|&& )(asyncgen [^`\n]*)", re.MULTILINE)
@@ -52,6 +53,10 @@ def test_every_provider_and_exit_code_is_in_the_readme() -> None:
     for code in (0, 1, 2, 3, 4, 5, 6, 7, 130, 143, 129):
         assert re.search(rf"^\|.*\b{code}\b", README, re.MULTILINE), code
     assert all(name in README for name in PROFILES)
+
+
+def test_the_readme_names_the_form_of_run_json() -> None:
+    assert f"of this form ({VERSION})" in README
 
 
 def test_the_readme_says_where_the_local_server_cuts_samples() -> None:
