@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -63,3 +65,19 @@ async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
+    """Await the work; the first signal cancels it and waits for it to let go, the second does not wait.
+
+    Returns None when it was cut short.
+    """
+    task = asyncio.ensure_future(work)
+    for signalled in (interrupt.stop, interrupt.abandon):
+        waiter = asyncio.ensure_future(signalled.wait())
+        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if task.done():
+            return None if task.cancelled() else task.result()
+        task.cancel()
+    return None

@@ -6,19 +6,17 @@ follow` and `run`; knows nothing of how a provider is asked.
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Coroutine
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.cli.output import confirm, offered, say
 from asyncgen.cli.resolve import Where, open_endpoint
-from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.cli.signals import Interrupt, interruptible, stoppable
 from asyncgen.cli.training_display import TrainingDisplay, shown
 from asyncgen.cli.tuning_words import (
     Extent,
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
     from asyncgen.finetune.order import JobOrder
     from asyncgen.run_directory import Run
 
-Result = TypeVar("Result")
 _SHORT_LIFE_DAYS = 90
 _FINDINGS_SHOWN = 20
 
@@ -261,22 +258,6 @@ async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, *, yes: bool
         say(f"deleted {files}")
     else:
         say(f"{files} stays there; asyncgen finetune delete {error.file_ids[0]}   deletes it")
-
-
-async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
-    """Await the work; the first signal cancels it and waits for it to let go, the second does not wait.
-
-    Returns None when it was cut short.
-    """
-    task = asyncio.ensure_future(work)
-    for signalled in (interrupt.stop, interrupt.abandon):
-        waiter = asyncio.ensure_future(signalled.wait())
-        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if task.done():
-            return None if task.cancelled() else task.result()
-        task.cancel()
-    return None
 
 
 async def _followed(tuner: Tuner, job_id: str, log: EventLog, interrupt: Interrupt, pace: Pace) -> TuningJob | None:

@@ -7,7 +7,6 @@ rows, and decides nothing about them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from random import Random
 from typing import Protocol
 
@@ -16,6 +15,7 @@ import msgspec
 from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits
 from asyncgen.generate.concurrency import ConcurrencyLimit
 from asyncgen.generate.gate import Breaker, Pause
+from asyncgen.generate.places import Places
 from asyncgen.generate.progress import Progress
 from asyncgen.generate.rate import Rates
 
@@ -62,13 +62,14 @@ class Admission:
         self._rates = rates
         self._progress = progress
         self._budget = budget
-        self._places = ConcurrencyLimit(concurrency)
+        self._limit = ConcurrencyLimit(concurrency)
         self._is_guarded = budget is not None or rates.are_known
         if rates.are_known:
-            self._places.open_up()
+            self._limit.open_up()
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # A broken service is tried by one request at a time.
+        self._places = Places(lambda: 1 if self._breaker.is_open else self._limit.limit)
         self._began = 0.0  # when the first request went
         self._first_in_flight: set[int] = set()
         self._is_in_doubt = True  # nothing came yet, or an error came last, or a pause is not over
@@ -82,10 +83,8 @@ class Admission:
 
         The first requests of all never go this way: nothing came yet.
         """
-        places = self._places
-        if self._is_guarded or self._is_in_doubt or self._waiting or places.taken >= places.limit:
+        if self._is_guarded or self._is_in_doubt or not self._places.take_at_once():
             return None
-        places.taken += 1
         progress = self._progress
         progress.sent = number = progress.sent + 1
         return Ticket(body, number, 0, 0.0)
@@ -93,7 +92,7 @@ class Admission:
     def take_back(self) -> None:
         """Nothing was sent for a ticket of `enter_at_once`."""
         self._progress.sent -= 1
-        self._give_back()
+        self._places.give_back()
 
     async def enter(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
@@ -124,10 +123,9 @@ class Admission:
         Returns:
             Whether there is no hope for any other request either.
         """
-        places, progress, is_hopeless = self._places, self._progress, False
+        is_hopeless = False
         if isinstance(outcome, Answer):
-            if places.limit < places.ceiling:
-                places.succeeded(among)
+            self._limit.succeeded(among)
             if self._is_in_doubt:
                 self._trust_again()
             if ticket.tokens:
@@ -136,10 +134,8 @@ class Admission:
                 self._learn(ticket, outcome.limits, asyncio.get_running_loop().time())
         elif outcome is not None:
             is_hopeless = self._erred(ticket, outcome)
-        progress.ended += 1
-        places.taken -= 1
-        if self._waiting:
-            self._wake()
+        self._progress.ended += 1
+        self._places.give_back()
         if self._first_in_flight:
             self._first_in_flight.discard(ticket.number)
         if self._budget is not None:
@@ -158,7 +154,7 @@ class Admission:
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)
         if error.kind is ErrorClass.WAIT:
-            is_new = self._places.congested(ticket.number, self._progress.sent)
+            is_new = self._limit.congested(ticket.number, self._progress.sent)
             self._pause.congested(now, error.retry_after_s, is_new=is_new)
             self._progress.paused_until = self._pause.until
             if ticket.tokens and is_new:
@@ -166,7 +162,7 @@ class Admission:
             return self._pause.is_hopeless(now)
         if error.kind is ErrorClass.RETRY and error.type != "empty":
             if error.type == "timeout":
-                self._places.congested(ticket.number, self._progress.sent)
+                self._limit.congested(ticket.number, self._progress.sent)
             wait_s = self._breaker.failed(ticket.number, self._progress.sent)
             self._pause.ask(now, max(wait_s, error.retry_after_s or 0.0))
             return self._breaker.is_hopeless or self._pause.is_hopeless(now)
@@ -184,27 +180,20 @@ class Admission:
         self._rates.learn(limits, ticket.body, self._progress.sent, now - self._began)
         if self._rates.are_known:
             self._is_guarded = True
-            self._places.open_up()
+            self._limit.open_up()
 
     async def _turn(self, body: bytes) -> int:
         """Take a place and the rates' leave; returns the tokens reserved."""
         while True:
-            await self._place()
+            await self._places.take()
             try:
                 tokens = await self._leave_to_send(body)
             except BaseException:
-                self._give_back()
+                self._places.give_back()
                 raise
             if tokens is not None:
                 return tokens
-            self._give_back()
-
-    async def _place(self) -> None:
-        while self._places.taken >= self._allowed:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
-        self._places.taken += 1
+            self._places.give_back()
 
     async def _leave_to_send(self, body: bytes) -> int | None:
         """Wait for the pause and the rates; None when things changed meanwhile and the place is to be given back."""
@@ -212,22 +201,7 @@ class Admission:
         while (left_s := self._pause.left_s(now())) > 0:  # noqa: ASYNC110 - it may have grown meanwhile
             await asyncio.sleep(left_s)
         tokens = await self._rates.acquire(body)
-        if self._pause.left_s(now()) > 0 or self._places.taken > self._allowed:
+        if self._pause.left_s(now()) > 0 or self._places.are_too_many:
             self._rates.tokens.give_back(tokens)
             return None
         return tokens
-
-    @property
-    def _allowed(self) -> int:
-        """Places that may be taken now; a broken service is tried by one request at a time."""
-        return 1 if self._breaker.is_open else self._places.limit
-
-    def _give_back(self) -> None:
-        self._places.taken -= 1
-        self._wake()
-
-    def _wake(self) -> None:
-        for _ in range(min(len(self._waiting), max(self._allowed - self._places.taken, 0))):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)

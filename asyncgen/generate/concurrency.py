@@ -12,19 +12,17 @@ _CUT = 0.7
 
 
 class ConcurrencyLimit:
-    """The number of places, and how many are taken.
+    """The number of places.
 
     Args:
         ceiling: never more than this.
 
     Attributes:
         limit: places that there are.
-        taken: places taken; who took one may still have to wait for the rate.
     """
 
     def __init__(self, ceiling: int) -> None:
-        self.ceiling = ceiling
-        self.taken = 0
+        self._ceiling = ceiling
         self.limit = min(ceiling, _FIRST)
         self._exact = float(self.limit)
         self._grows_quickly = True
@@ -33,15 +31,16 @@ class ConcurrencyLimit:
 
     def succeeded(self, in_flight: int) -> None:
         """An answer came, while so many requests were in flight, its own included."""
-        is_start = self._grows_quickly and not self._cut_at
-        if self.limit >= self.ceiling or not (is_start or in_flight >= self.limit):
+        if self.limit >= self._ceiling:
             return
-        self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self.ceiling)))
+        is_start = self._grows_quickly and not self._cut_at
+        if is_start or in_flight >= self.limit:
+            self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self._ceiling)))
 
     def open_up(self) -> None:
         """A rate is known, which holds requests back better than places do: no need to feel the way."""
         if not self._is_paced and self._grows_quickly:
-            self._set(float(self.ceiling))
+            self._set(float(self._ceiling))
         self._is_paced = True
 
     def congested(self, number: int, sent: int) -> bool:
