@@ -52,8 +52,9 @@ class Rates:
         ) / _MILLION
 
     def cost_of_all_usd(self, usages: Sequence[Usage]) -> float:
-        """USD for the tokens of many calls; much quicker than one by one, where the length of a prompt is no matter."""
-        return sum(map(self.cost_usd, usages)) if self.steps else self.cost_usd(sum_of(usages))
+        """USD for the tokens of many calls; much quicker than one by one, where their sum says as much."""
+        is_sum_enough = not self.steps and self.reasoning is None and all(map(_is_plain, usages))
+        return self.cost_usd(sum_of(usages)) if is_sum_enough else sum(map(self.cost_usd, usages))
 
     def _for_prompt(self, tokens: int) -> Rates:
         rates = self
@@ -61,3 +62,8 @@ class Rates:
             if tokens > above:
                 rates = step
         return rates
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Is there nothing to cut?"""
+    return 0 <= usage.cached_tokens <= usage.prompt_tokens and usage.completion_tokens >= 0

@@ -394,7 +394,9 @@ def test_each_row_is_made_safe_before_settle_returns_when_that_is_wanted(
             for number in range(3):
                 journal.settle([make_record(number)])
             journal.fail(make_failure(3))
-        assert len(synced) == 4
+            assert len(synced) == 4
+            journal.settle([make_record(number) for number in range(4, 9)])
+        assert len(synced) == 5, "answers that are settled together share one"
 
 
 def test_rows_are_made_safe_in_groups_otherwise(
