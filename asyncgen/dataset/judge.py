@@ -18,7 +18,7 @@ from asyncgen.dataset.split import AxisValues
 from asyncgen.dataset.token_counts import TokenRatio
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.jsonl import read_rows
-from asyncgen.records import Record, decode_record
+from asyncgen.records import decode_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,9 @@ def judge_records(path: Path, job: Job, grid: RequestGrid, *, stale: bool, drop_
             verdicts.values.add(record.variables, record.index)
         if reason is None:
             answers.add(sample.prompt, place)
-            _look_closer(verdicts, job.dataset, record, sample)
+            if record.attempts == 1 and not grid.has_openings:  # else the usage is not that of this text alone
+                verdicts.ratio.add(record.completion, record.usage.completion_tokens - record.usage.reasoning_tokens)
+            _look_closer(verdicts, job.dataset, sample)
     del selection  # it remembers every pair, and the search needs the memory
     for found in similar_records(path, answers):
         verdicts.near_duplicates += 1
@@ -101,10 +103,7 @@ def judge_records(path: Path, job: Job, grid: RequestGrid, *, stale: bool, drop_
     return verdicts
 
 
-def _look_closer(verdicts: Verdicts, settings: DatasetSettings, record: Record, sample: Sample) -> None:
-    if record.attempts == 1:  # the usage of the others is that of all their attempts
-        answered = record.usage.completion_tokens - record.usage.reasoning_tokens
-        verdicts.ratio.add(record.completion, answered)
+def _look_closer(verdicts: Verdicts, settings: DatasetSettings, sample: Sample) -> None:
     if settings.format == COMPLETION:
         verdicts.separators += bool(settings.separator) and settings.separator in sample.prompt
         verdicts.endings += bool(settings.ending) and settings.ending in sample.answer

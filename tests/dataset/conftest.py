@@ -115,10 +115,12 @@ def settle(run: Run, opened: OpenedJob) -> None:
 def make_run(tmp_path: Path) -> Callable[..., MadeRun]:
     """Make a run of the job above with more tables; the same `name` again changes that run's job."""
 
-    def make(tables: str = "", *, job: str = JOB, name: str = "run", tuning: str = "local") -> MadeRun:
+    def make(
+        tables: str = "", *, job: str = JOB, name: str = "run", generation: str = "openai", tuning: str = "local"
+    ) -> MadeRun:
         file = tmp_path / f"{name}.toml"
         file.write_text(f"{job}\n{tables}", encoding="utf-8")
-        opened = open_job(read_job_file(file), generation="openai", tuning=tuning, model="some-model")
+        opened = open_job(read_job_file(file), generation=generation, tuning=tuning, model="some-model")
         with open_run(tmp_path / name, job_name=opened.job.name) as run:
             settle(run, opened)
         return MadeRun(tmp_path / name, opened)

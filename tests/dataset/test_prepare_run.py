@@ -296,6 +296,15 @@ def test_tokens_are_counted_for_the_training_side_only(make_run: MakeRun, monkey
     assert "from this run's answers" in prepared.token_label
 
 
+def test_answers_that_only_go_on_from_an_opening_do_not_say_how_many_tokens_a_text_has(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "toktok", None)
+    made = make_run('[on.local.prompt]\nopenings = ["Dear {sector} in {city}"]\n', generation="local").fill()
+    assert made.opened.grid.has_openings
+    assert prepare(made).token_label.startswith("estimate (bytes / 4);")
+
+
 def test_the_first_cost_is_that_of_the_provider_asked_for(make_run: MakeRun) -> None:
     costs = prepare(make_run("[finetune.hyperparameters]\nn_epochs = 2\n").fill(), "nebius").costs
     assert costs[0].provider == "nebius"
