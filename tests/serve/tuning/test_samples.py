@@ -63,7 +63,7 @@ def test_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None
     [
         (b"{", "not valid JSON"),
         (b"\xff", "not valid JSON"),
-        (b'{"prompt": "Caf\xe9?", "completion": "Yes."}', "not valid JSON ('utf-8' codec"),
+        (b'{"prompt": "Caf\xe9?", "completion": "Yes."}', "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),
         ([1], "not a JSON object"),
         ({}, "missing required field `messages`"),
