@@ -1,11 +1,16 @@
 """A key that cannot be printed by accident.
 
-Owns the wrapping of secrets. Does not know where they come from or whom they are shown to.
+Owns the wrapping of secrets, and taking them out of texts that came from outside. Does not know where they come from or
+whom they are shown to.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Never
+from urllib.parse import quote, quote_plus
+
+_REDACTED = "***"
 
 
 class Secret:
@@ -36,3 +41,23 @@ class Secret:
 
     def __reduce__(self) -> Never:
         raise TypeError("a Secret is not to be written anywhere")
+
+
+def redacted(text: str, secret: Secret | None) -> str:
+    """A text from outside without the secret that it may quote.
+
+    To be called on the whole text, before it is cut: a part of a secret that a cut leaves would not be found any more.
+
+    Args:
+        text: of a reply or a header, as it came.
+        secret: None where none was sent.
+
+    Returns:
+        The text, the secret replaced as it is, percent-encoded (as an address holds it) and escaped (as JSON holds it).
+    """
+    value = "" if secret is None else secret.reveal()
+    if not value:
+        return text
+    for form in {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]}:
+        text = text.replace(form, _REDACTED)
+    return text
