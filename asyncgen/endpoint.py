@@ -6,11 +6,11 @@ what it is given was found by the command line.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
 from asyncgen.errors import UsageError
+from asyncgen.loopback import is_loopback_host
 from asyncgen.providers import Profile
 from asyncgen.secret import Secret
 
@@ -34,13 +34,7 @@ class Endpoint:
 
 def is_loopback(base_url: str) -> bool:
     """Does the address name this machine? Only the literal forms do: a name that resolves to it may move."""
-    host = urlsplit(base_url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback_host(urlsplit(base_url).hostname or "")
 
 
 def checked_base_url(base_url: str, *, sends_key: bool) -> str:

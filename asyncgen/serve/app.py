@@ -17,7 +17,7 @@ from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
 from asyncgen.serve.batching.queue import BatchQueue
 from asyncgen.serve.batching.work import BatchWork
-from asyncgen.serve.guard import guarding, sign
+from asyncgen.serve.guard import Access, guarding, signing
 from asyncgen.serve.stores.batches import BatchStore
 from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
@@ -82,18 +82,18 @@ def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock
 
 
 def build_app(
-    routes: Iterable[web.RouteDef], host: str, weather: Middleware | None, clock: Callable[[], float]
+    routes: Iterable[web.RouteDef], access: Access, weather: Middleware | None, clock: Callable[[], float]
 ) -> web.Application:
     """The application over these routes.
 
     Args:
         routes: what it answers.
-        host: where it will listen.
+        access: who may ask.
         weather: makes faults; None for fair weather.
         clock: monotonic seconds.
     """
-    middlewares = [guarding(host, clock), *([weather] if weather else [])]
+    middlewares = [guarding(access, clock), *([weather] if weather else [])]
     app = web.Application(middlewares=middlewares, client_max_size=_LARGEST_BODY)
     app.router.add_routes(routes)
-    app.on_response_prepare.append(sign(clock))
+    app.on_response_prepare.append(signing(access, clock))
     return app

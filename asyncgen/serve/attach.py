@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from asyncgen.serve.wire import json_response
+from asyncgen.local_http import json_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,18 +1,20 @@
 """What every request passes first, and every answer last.
 
-Owns the check of `Host` and `Origin` (a page in a browser can be made to send requests to a loopback
-address), the request's id and the errors' shape. Knows no route.
+Owns who may ask (over `local_http`), the key where one is wanted, the answers to pages that may use the server (CORS),
+the request's id and the errors' shape. Knows no route.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import hmac
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from asyncgen.errors import AsyncgenError
+from asyncgen.local_http import ForeignRequestError
 from asyncgen.serve.wire import ApiError, new_id
 
 if TYPE_CHECKING:
@@ -20,40 +22,83 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler, Middleware
 
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+    from asyncgen.local_http import RequestGuard
+    from asyncgen.secret import Secret
+
+HEALTH_PATH = "/health"  # asked by those who start containers, who have no key
 _ID = web.RequestKey("asyncgen_request_id", str)
 _BEGAN = web.RequestKey("asyncgen_request_began", float)
+_EXPOSED = "x-request-id, openai-processing-ms, retry-after, retry-after-ms"
+_PREFLIGHT_S = "600"
 _log = logging.getLogger(__name__)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
+        guard: tells programs and own pages from foreign ones.
+        key: what every request must bring along; None for nothing.
+    """
+
+    guard: RequestGuard
+    key: Secret | None = None
+
+    def check(self, request: web.Request) -> None:
+        """Raises ApiError: 400, 401, 403."""
+        try:
+            self.guard.check(request)
+        except ForeignRequestError as error:
+            raise ApiError(error.status, str(error), code=error.code) from None
+        if self.key is None or request.path == HEALTH_PATH or self._is_preflight(request):
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.key.reveal().encode())
+        if scheme.lower() != "bearer" or not is_right:
+            message = "This server wants its key: send the header 'Authorization: Bearer KEY'."
+            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    def preflight(self, request: web.Request) -> web.Response | None:
+        """The answer to a browser that asks whether a page may go on; None where this is no such question."""
+        if not self._is_preflight(request):
+            return None
+        headers = {
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
+            "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", ""),
+            "Access-Control-Max-Age": _PREFLIGHT_S,
+        }
+        if request.headers.get("Access-Control-Request-Private-Network"):
+            headers["Access-Control-Allow-Private-Network"] = "true"
+        return web.Response(status=204, headers=headers)
+
+    def _is_preflight(self, request: web.Request) -> bool:
+        asks = "Access-Control-Request-Method" in request.headers
+        return request.method == "OPTIONS" and asks and self.guard.allows_origin(request)
 
 
-def guarding(host: str, clock: Callable[[], float]) -> Middleware:
+def guarding(access: Access, clock: Callable[[], float]) -> Middleware:
     """The outermost middleware.
 
     Args:
-        host: where the server listens, as it was asked to.
+        access: who may ask.
         clock: monotonic seconds.
     """
-    is_own = _loopback_only if is_loopback(host) else _address_or(host)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[_ID] = new_id("req_", 32)
         request[_BEGAN] = clock()
         try:
-            _check_sender(request, is_own)
-            return await handler(request)
+            access.check(request)
+            return access.preflight(request) or await handler(request)
         except ApiError as error:
             return error.response()
         except web.HTTPException as error:
             return _in_shape(request, error).response()
+        except (AsyncgenError, OSError) as error:  # a full disk, most likely: this request fails, the server lives on
+            _log.error("%s: %s %s: %s", request[_ID], request.method, request.path, error)
+            return _unable(error).response()
         except Exception:  # noqa: BLE001 - the edge: a bug is logged whole, and answered as the API would
             _log.exception("%s: %s %s", request[_ID], request.method, request.path)
             return ApiError(500, "The server had an error; its log tells more.", kind="server_error").response()
@@ -61,52 +106,42 @@ def guarding(host: str, clock: Callable[[], float]) -> Middleware:
     return guarded
 
 
-def sign(clock: Callable[[], float]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What puts the request's id and time on an answer that is about to be sent."""
+def signing(access: Access, clock: Callable[[], float]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """What puts the request's id and time, and the leave to read it, on an answer that is about to be sent."""
 
-    async def signed(request: web.Request, response: web.StreamResponse) -> None:
+    async def sign(request: web.Request, response: web.StreamResponse) -> None:
         if identifier := request.get(_ID):
             response.headers["x-request-id"] = identifier
             response.headers["openai-processing-ms"] = str(int((clock() - request[_BEGAN]) * 1000))
+        if access.guard.allowed_origins:
+            response.headers["Vary"] = "Origin"
+            if access.guard.allows_origin(request):
+                response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+                response.headers["Access-Control-Expose-Headers"] = _EXPOSED
 
-    return signed
-
-
-def _check_sender(request: web.Request, is_own: Callable[[str], bool]) -> None:
-    if not is_own(_hostname(request.headers.get("Host", ""))):
-        raise ApiError(403, "The Host header names another server than this one.", code="invalid_host")
-    origin = request.headers.get("Origin")
-    if origin is not None and not is_own(urlsplit(origin).hostname or ""):
-        raise ApiError(403, "Pages of other sites may not use this server.", code="invalid_origin")
-
-
-def _hostname(header: str) -> str:
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
-
-
-def _loopback_only(name: str) -> bool:
-    return name in _LOOPBACK_NAMES
-
-
-def _address_or(host: str) -> Callable[[str], bool]:
-    """For a server that others reach too: a literal address cannot be rebound to it by a foreign name."""
-
-    def is_own(name: str) -> bool:
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return name in (host, "localhost")
-        return True
-
-    return is_own
+    return sign
 
 
 def _in_shape(request: web.Request, error: web.HTTPException) -> ApiError:
     if error.status == web.HTTPNotFound.status_code:
-        return ApiError(404, f"Invalid URL ({request.method} {request.path})", code="unknown_url")
+        return _unknown_url(request)
     if error.status == web.HTTPMethodNotAllowed.status_code:
         message = f"Not allowed to {request.method} on {request.path}."
         return ApiError(405, message, code="method_not_supported", headers={"Allow": error.headers["Allow"]})
     return ApiError(error.status, f"{error.reason}: {error.text or ''}".strip(": "))
+
+
+def _unknown_url(request: web.Request) -> ApiError:
+    """The 404 for a path that is none; where the API has it and this server not, what the server has."""
+    known = sorted({path for resource in request.app.router.resources() if (path := resource.canonical)})
+    there = ", ".join(path for path in known if path.startswith("/v1/") and "{" not in path)
+    message = f"Invalid URL ({request.method} {request.path})"
+    return ApiError(404, f"{message}; this server has {there}." if there else message, code="unknown_url")
+
+
+def _unable(error: AsyncgenError | OSError) -> ApiError:
+    if isinstance(error, OSError):
+        message = f"The server could not read or write its files: {error.strerror or error}."
+    else:
+        message = f"The server could not do it: {error}" + (f" ({error.cause})" if error.cause else "") + "."
+    return ApiError(500, message, kind="server_error", code="io_error")

@@ -7,7 +7,6 @@ Owns that order and the settings. Does not know signals (it gets a `stop`), nor 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import sys
 import tempfile
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError
+from asyncgen.local_http import RequestGuard, listen
+from asyncgen.loopback import is_loopback_host
 from asyncgen.serve.app import Service, build_app, build_service
 from asyncgen.serve.attach import Attachment
 from asyncgen.serve.data_folder import DataFolder, ServerInfo, default_data_folder, open_data_folder
-from asyncgen.serve.guard import is_loopback
+from asyncgen.serve.guard import Access
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
 from asyncgen.serve.llama.process import LlamaSettings
@@ -36,6 +36,7 @@ from asyncgen.serve.simulation.text import prompt_tokens
 from asyncgen.serve.training.config import LAYERS, RANK
 
 if TYPE_CHECKING:
+    from asyncgen.secret import Secret
     from asyncgen.serve.engine import Call, Engine
 
 _DRAIN_S = 5.0
@@ -50,6 +51,9 @@ class ServeSettings:
     Attributes:
         host, port: where it listens; port 0 takes a free one.
         data_dir: its data folder; None for the user's own or, for a simulation, one that is gone at the end.
+        allowed_hosts: further names of the server, as `local_http.checked_host` gives them.
+        allowed_origins: pages that may use it, as `local_http.checked_origin` gives them.
+        key: what every request must bring along; None for nothing.
         until_idle: end when nobody is attached and no work goes on.
         simulation: its behaviour; None for the engine `llama`.
         model_path: a GGUF file; None for the small model, fetched once.
@@ -61,6 +65,9 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     port: int = 0
+    allowed_hosts: frozenset[str] = frozenset()
+    allowed_origins: frozenset[str] = frozenset()
+    key: Secret | None = None
     data_dir: Path | None = None
     until_idle: bool = False
     simulation: SimulationSettings | None = None
@@ -133,8 +140,10 @@ def _info(base_url: str, engine: Engine) -> ServerInfo:
 def _greet(info: ServerInfo, settings: ServeSettings, say: Say) -> None:
     what = "a simulation, without a model" if settings.simulation else f"the model {info.model}"
     say(f"asyncgen {info.version} serves {what} at {info.base_url}")
-    if not is_loopback(settings.host):
-        say("warning: others can reach this address; the server asks nobody for a key")
+    if not is_loopback_host(settings.host) and settings.key is None:
+        say(
+            "warning: others can reach this address, and the server asks nobody for a key; --api-key-file FILE sets one"
+        )
 
 
 @contextmanager
@@ -195,33 +204,26 @@ def _admission(simulation: SimulationSettings | None) -> Callable[[Call], dict[s
     return admit
 
 
+def _access(settings: ServeSettings) -> Access:
+    guard = RequestGuard(
+        host=settings.host, allowed_hosts=settings.allowed_hosts, allowed_origins=settings.allowed_origins
+    )
+    return Access(guard=guard, key=settings.key)
+
+
 @asynccontextmanager
 async def _listening(settings: ServeSettings, service: Service, attachment: Attachment) -> AsyncIterator[str]:
     """Listen; at the end, take no more connections and give what is in flight a few seconds."""
     simulation = settings.simulation
     weather = faulty(simulation.faults, simulation.seed) if simulation else None
-    app = build_app([*service.routes, *attachment.table()], settings.host, weather, time.monotonic)
+    app = build_app([*service.routes, *attachment.table()], _access(settings), weather, time.monotonic)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_DRAIN_S)
     await runner.setup()
     try:
-        await _bind(runner, settings)
-        host, port = runner.addresses[0][:2]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        yield await listen(runner, settings.host, settings.port) + "/v1"
     finally:
         attachment.end()
         await runner.cleanup()
-
-
-async def _bind(runner: web.AppRunner, settings: ServeSettings) -> None:
-    try:
-        await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AsyncgenError(
-                f"port {settings.port} of {settings.host} is taken",
-                help_text="--port 0 takes a free one",
-            ) from error
-        raise AsyncgenError(f"cannot listen on {settings.host}:{settings.port}", cause=str(error)) from error
 
 
 async def _ended(stop: asyncio.Event, attachment: Attachment | None) -> None:

@@ -15,6 +15,8 @@ import orjson
 from aiohttp import web
 from msgspec import Meta
 
+from asyncgen.local_http import json_response
+
 Clock = Callable[[], float]
 """Unix seconds."""
 
@@ -25,7 +27,6 @@ Metadata = Annotated[
 Item = TypeVar("Item")
 Body = TypeVar("Body")
 
-_encode = msgspec.json.Encoder().encode
 _PAGE_LIMIT = 100
 _PLACE = re.compile(
     r"^(?P<what>.*?)(?: - at (?:`\w+` in )?`\$(?P<path>.*)`)?$", re.DOTALL
@@ -75,12 +76,6 @@ class ApiError(Exception):
 def no_such(kind: str, identifier: str, *, param: str = "id") -> ApiError:
     """The 404 for an object that is not there."""
     return ApiError(404, f"No such {kind}: {identifier}", param=param, code="not_found")
-
-
-def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=_encode(value), status=status, headers={"Content-Type": "application/json", **(headers or {})}
-    )
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
 
+from asyncgen.local_http import RequestGuard
 from asyncgen.serve.app import build_app
 from asyncgen.serve.attach import Attachment
+from asyncgen.serve.guard import Access
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 
 TRAITS = SimulatedEngine(SimulationSettings(), created=0).traits
@@ -23,7 +25,7 @@ class Service:
         self.attachment = Attachment(TRAITS, lambda: self.busy, lambda: self.now)
 
     def client(self) -> TestClient[Any, Any]:
-        app = build_app(self.attachment.table(), "127.0.0.1", None, lambda: self.now)
+        app = build_app(self.attachment.table(), Access(guard=RequestGuard(host="127.0.0.1")), None, lambda: self.now)
         return TestClient(TestServer(app, handler_cancellation=True))
 
     async def is_idle(self) -> bool:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from aiohttp import web
 
+from asyncgen.local_http import json_response
 from asyncgen.serve.stores.batches import Batch
-from asyncgen.serve.wire import Clock, Metadata, json_response, new_id, page_of, parsed, read_object
+from asyncgen.serve.wire import Clock, Metadata, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:
     from asyncgen.serve.batching.queue import BatchQueue

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import BodyPartReader, web
 
-from asyncgen.serve.wire import ApiError, json_response, no_such, page_of
+from asyncgen.local_http import json_response
+from asyncgen.serve.wire import ApiError, no_such, page_of
 
 if TYPE_CHECKING:
     from asyncgen.serve.stores.files import FileObject, FileStore, Upload

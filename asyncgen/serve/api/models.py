@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from asyncgen.serve.wire import Page, json_response
+from asyncgen.local_http import json_response
+from asyncgen.serve.wire import Page
 
 if TYPE_CHECKING:
     from asyncgen.serve.stores.models import ModelStore

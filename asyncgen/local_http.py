@@ -1,0 +1,168 @@
+"""What every HTTP server that asyncgen runs on the user's machine has in common: who may ask, listening, JSON.
+
+A page of any site can make its reader's browser send requests to this machine, directly or by a name of its own that
+it lets resolve to 127.0.0.1 (DNS rebinding). `RequestGuard` tells such requests from those of programs, which send
+neither `Origin` nor `Sec-Fetch-Site`. The rule is that of Go's `net/http.CrossOriginProtection`, with an exact `Host`
+before it. Keys, cookies, routes and the form of an error are left to each server. Imports aiohttp.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.loopback import is_address, is_loopback_host
+
+_AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
+_ORIGIN = re.compile(rf"(?:https?|[a-z][a-z0-9+.-]*)://{_AUTHORITY.pattern}", re.IGNORECASE)
+_HTTP_PORT = 80
+_BACKLOG = 1024
+_encode = msgspec.json.Encoder().encode
+
+
+class ForeignRequestError(Exception):
+    """A request that a foreign page, or a name that is not the server's, may have sent.
+
+    Args:
+        status: of the answer: 400 where the request is malformed, else 403.
+        code: a stable word: "invalid_host" or "invalid_origin".
+        message: what is wrong, for whoever sent it.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestGuard:
+    """Lets in what was sent by a program, or by a page of the server's own.
+
+    Attributes:
+        host: where the server listens, as it was asked to.
+        allowed_hosts: further names of the server, `NAME` (on any port) or `NAME:PORT`.
+        allowed_origins: pages of other servers that may use this one, such as `http://localhost:3000`.
+        linked_paths: paths to which a link on a foreign page may lead (a GET that opens a page).
+        option: the option that adds a name, for the message.
+    """
+
+    host: str
+    allowed_hosts: frozenset[str] = frozenset()
+    allowed_origins: frozenset[str] = frozenset()
+    linked_paths: frozenset[str] = frozenset()
+    option: str = "--allow-host"
+
+    def check(self, request: web.Request) -> None:
+        """Raises ForeignRequestError."""
+        authority = self._check_host(request)
+        origins = request.headers.getall("Origin", [])
+        if self.allows_origin(request):
+            return
+        if len(origins) > 1 or (origins and origins[0].lower() != f"http://{authority}"):
+            raise ForeignRequestError(403, "invalid_origin", "Pages of other sites may not use this server.")
+        site = request.headers.get("Sec-Fetch-Site", "none").lower()
+        if site not in {"none", "same-origin"} and not self._follows_a_link(request):
+            raise ForeignRequestError(403, "invalid_origin", "Pages of other sites may not use this server.")
+
+    def allows_origin(self, request: web.Request) -> bool:
+        """Whether it comes from a page of one of the allowed origins."""
+        origins = request.headers.getall("Origin", [])
+        return len(origins) == 1 and origins[0].lower() in self.allowed_origins
+
+    def _check_host(self, request: web.Request) -> str:
+        """The authority by which the server was asked, in lower case."""
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) != 1:
+            raise ForeignRequestError(400, "invalid_host", "A request must have one Host header.")
+        own_port = (request.get_extra_info("sockname") or ("", 0))[1]
+        match = _AUTHORITY.fullmatch(hosts[0])
+        if match is None or not self._is_own(match, own_port):
+            shown = hosts[0] if match else "HOST"
+            raise ForeignRequestError(
+                403,
+                "invalid_host",
+                f"The Host header names another server than this one; if this one is meant, start it with "
+                f"{self.option} {shown}.",
+            )
+        return hosts[0].lower()
+
+    def _is_own(self, match: re.Match[str], own_port: int) -> bool:
+        name = (match["v6"] or match["name"]).lower()
+        port = int(match["port"] or _HTTP_PORT)
+        if name in self.allowed_hosts or f"{name}:{port}" in self.allowed_hosts:
+            return True
+        if port != own_port:
+            return False
+        if name == self.host.lower() or is_loopback_host(name):
+            return True
+        # Whoever listens for others is asked by any of its addresses, and no foreign name can stand for one.
+        return is_address(name) and not is_loopback_host(self.host)
+
+    def _follows_a_link(self, request: web.Request) -> bool:
+        mode = request.headers.get("Sec-Fetch-Mode", "").lower()
+        return request.method == "GET" and mode == "navigate" and request.path in self.linked_paths
+
+
+def checked_host(text: str) -> str:
+    """A name for `RequestGuard.allowed_hosts` in the form that it compares.
+
+    Raises:
+        UsageError: it is no name.
+    """
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is no host", help_text="give NAME or NAME:PORT, such as mybox.local:8093")
+    name = (match["v6"] or match["name"]).lower()
+    return f"{name}:{int(match['port'])}" if match["port"] else name
+
+
+def checked_origin(text: str) -> str:
+    """An origin for `RequestGuard.allowed_origins` in the form that it compares.
+
+    Raises:
+        UsageError: it is no origin.
+    """
+    if _ORIGIN.fullmatch(text.removesuffix("/")) is None:
+        raise UsageError(f"{text!r} is no origin", help_text="give SCHEME://HOST[:PORT], such as http://localhost:3000")
+    return text.removesuffix("/").lower()
+
+
+async def listen(runner: web.AppRunner, host: str, port: int) -> str:
+    """Listen, and tell the address: `http://HOST:PORT`.
+
+    Args:
+        runner: set up.
+        host: an address, or a name of this machine.
+        port: 0 takes a free one.
+
+    Raises:
+        AsyncgenError: the port is taken (its code is "port_taken"), or the host is not this machine's.
+    """
+    try:
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise AsyncgenError(
+                f"port {port} of {host} is taken", help_text="--port 0 takes a free one", code="port_taken"
+            ) from error
+        raise AsyncgenError(
+            f"cannot listen on {host}:{port}",
+            cause=str(error),
+            help_text="give an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them",
+        ) from error
+    address, bound_port = runner.addresses[0][:2]
+    return f"http://{f'[{address}]' if ':' in address else address}:{bound_port}"
+
+
+def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer with this value's JSON; structs are values too."""
+    return web.Response(
+        body=_encode(value), status=status, headers={"Content-Type": "application/json", **(headers or {})}
+    )
