@@ -29,7 +29,7 @@ from asyncgen.run_directory import RunDirectory, find_run
 @click.option("--raw-csv", is_flag=True, help="Leave CSV cells alone that a spreadsheet would run as formulas.")
 @output_options
 def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
-    r"""Write the answers of RUN in the order of its grid, whole or not at all.
+    """Write the answers of RUN in the order of its grid, whole or not at all.
 
     \b
     asyncgen export -o answers.csv        prompt,completion
@@ -37,7 +37,7 @@ def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
     asyncgen export -o dataset/           the samples by split, and a card
 
     Works while the run is written.
-    """
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     directory = find_run(run, root=Path("runs"))
     path = Path(output)
     is_folder = output.endswith(os.sep) or path.is_dir()

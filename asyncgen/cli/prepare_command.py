@@ -71,7 +71,7 @@ def prepare(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    r"""Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
+    """Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
 
     \b
     asyncgen prepare                                  the newest run, as its job file says
@@ -79,7 +79,7 @@ def prepare(
     asyncgen prepare chats.jsonl                      checks messages, line by line
 
     FILE is .csv, .tsv, .xlsx, .json, .jsonl or .txt; it is only read, and the result stands beside it.
-    """
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     given = {name: value for name, value in (("format", format_), *settings.items()) if value is not None}
     if source is not None and not source.is_dir():
         if drop_near_duplicates:

@@ -27,7 +27,7 @@ from asyncgen.dataset.rules.file import (
 )
 from asyncgen.dataset.samples import Sample, texts, training_line
 from asyncgen.dataset.split import Split
-from asyncgen.dataset.text_lines import BYTE_ORDER_MARK, raw_lines
+from asyncgen.text_lines import BYTE_ORDER_MARK, raw_lines
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError

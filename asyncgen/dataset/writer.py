@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from asyncgen.dataset.hashed_file import HashedFile
 from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.text_lines import BYTE_ORDER_MARK
+from asyncgen.text_lines import BYTE_ORDER_MARK
 from asyncgen.whole_file import replacing
 
 if TYPE_CHECKING:

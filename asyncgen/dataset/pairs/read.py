@@ -12,7 +12,7 @@ from asyncgen.dataset.pairs.read_delimited import read_delimited
 from asyncgen.dataset.pairs.read_json import read_json, read_jsonl
 from asyncgen.dataset.pairs.read_xlsx import read_xlsx
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.dataset.text_lines import text_lines
+from asyncgen.text_lines import text_lines
 from asyncgen.errors import UsageError
 
 if TYPE_CHECKING:

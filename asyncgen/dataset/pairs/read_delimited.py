@@ -12,7 +12,7 @@ import csv
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.dataset.text_lines import LONGEST_LINE_BYTES, bad_line, text_lines
+from asyncgen.text_lines import LONGEST_LINE_BYTES, bad_line, text_lines
 from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:

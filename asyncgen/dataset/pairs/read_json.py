@@ -19,7 +19,7 @@ from asyncgen.dataset.pairs.json_numbers import (
     read_number,
 )
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.dataset.text_lines import bad_line, text_lines
+from asyncgen.text_lines import bad_line, text_lines
 from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:

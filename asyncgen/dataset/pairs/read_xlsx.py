@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncgen.dataset.pairs.read_delimited import EMPTY_WORDS
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.dataset.text_lines import open_input
+from asyncgen.text_lines import open_input
 from asyncgen.errors import AsyncgenError, UsageError
 
 if TYPE_CHECKING:

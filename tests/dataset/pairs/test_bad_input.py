@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.dataset import text_lines
+from asyncgen import text_lines
 from asyncgen.dataset.pairs import read_delimited
 from asyncgen.errors import AsyncgenError, UsageError
 
@@ -32,7 +32,7 @@ TWO = b'{"prompt":"c","completion":"d"}\n{"prompt":"e","completion":"f"}\n'
         ("a.csv", HEAD + b"a,b\nc,d,e\n", r"a\.csv:3: the row has 3 cells"),
         ("a.csv", HEAD + b'a,b\nc,"d\ne,f\n', r"a\.csv:3: a quote opened in this row is not closed"),
         ("a.csv", HEAD + "é,b\n".encode("latin-1"), r"a\.csv:2: not UTF-8"),
-        ("a.csv", "prompt,completion\n".encode("utf-16"), r"a\.csv:1: not UTF-8"),
+        ("a.csv", "prompt,completion\n".encode("utf-16"), "no row with a completion"),
         ("a.tsv", b"prompt\tcompletion\na\tb\tc\td\n\n\nx\t\ty\tz\tu\n", r"a\.tsv:5: the row has 5 cells"),
         ("a.jsonl", b"", "no column `prompt`"),
         ("a.jsonl", TWO + b"{oops\n", r"a\.jsonl:3: it is no JSON"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dataset import text_lines
-from asyncgen.dataset.text_lines import text_lines as read
+from asyncgen import text_lines
+from asyncgen.text_lines import text_lines as read
 from asyncgen.errors import AsyncgenError, UsageError
 
 
@@ -67,3 +69,44 @@ def test_what_is_no_file_is_an_error_of_usage(tmp_path: Path) -> None:
         list(read(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="is a directory"):
         list(read(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    mark = {"utf-16": "", "utf-16-le": "\ufeff", "utf-16-be": "\ufeff"}[encoding]
+    path = write(tmp_path, (mark + "Käse\r\n\u0a0a😀\nend").encode(encoding))
+    assert list(read(path)) == [(1, "Käse\r\n"), (2, "\u0a0a😀\n"), (3, "end")]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [("prompt,completion\n".encode("utf-16-le"), "utf-16le"), ("prompt,completion\n".encode("utf-16-be"), "utf-16be"),
+     ("a,b\n".encode("utf-32"), "utf-32"), (b"prompt\nCaf\xe9\n", "windows-1252")],
+)  # fmt: skip
+def test_other_encodings_are_told_with_a_command_that_converts(tmp_path: Path, content: bytes, encoding: str) -> None:
+    path = tmp_path / "it's.txt"
+    path.write_bytes(content)
+    with pytest.raises(AsyncgenError) as raised:
+        list(read(path))
+    command = str(raised.value.help_text).partition(": ")[2]
+    converted = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True)
+    assert (encoding in command, converted.returncode) == (True, 0)
+    assert (tmp_path / "copy.txt").read_text(encoding="utf-8").strip()
+
+
+def test_utf_16_that_is_broken_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AsyncgenError, match="is not UTF-16"):
+        list(read(write(tmp_path, "\ufeffa\n".encode("utf-16-le") + b"\x00\xd8a\0\n\0")))
+
+
+def test_pipes_and_devices_are_refused_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", Path(os.devnull)):
+        with pytest.raises(UsageError, match="pipe or a device"):
+            list(read(path))
+
+
+def test_names_that_no_file_can_have_are_errors_of_usage(tmp_path: Path) -> None:
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            list(read(tmp_path / name))
