@@ -27,11 +27,11 @@ from asyncgen.dataset.rules.file import (
 )
 from asyncgen.dataset.samples import Sample, texts, training_line
 from asyncgen.dataset.split import Split
-from asyncgen.text_lines import BYTE_ORDER_MARK, raw_lines
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
 from asyncgen.providers import Finetuning
+from asyncgen.text_lines import BYTE_ORDER_MARK, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,8 +12,8 @@ from asyncgen.dataset.pairs.read_delimited import read_delimited
 from asyncgen.dataset.pairs.read_json import read_json, read_jsonl
 from asyncgen.dataset.pairs.read_xlsx import read_xlsx
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.text_lines import text_lines
 from asyncgen.errors import UsageError
+from asyncgen.text_lines import text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

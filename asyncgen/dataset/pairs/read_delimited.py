@@ -12,8 +12,8 @@ import csv
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.text_lines import LONGEST_LINE_BYTES, bad_line, text_lines
 from asyncgen.errors import AsyncgenError
+from asyncgen.text_lines import LONGEST_LINE_BYTES, bad_line, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

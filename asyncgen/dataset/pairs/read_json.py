@@ -19,8 +19,8 @@ from asyncgen.dataset.pairs.json_numbers import (
     read_number,
 )
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.text_lines import bad_line, text_lines
 from asyncgen.errors import AsyncgenError
+from asyncgen.text_lines import bad_line, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyncgen.dataset.pairs.read_delimited import EMPTY_WORDS
 from asyncgen.dataset.pairs.table import Table
-from asyncgen.text_lines import open_input
 from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.text_lines import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from asyncgen.dataset.rules.chat import check_chat
 from asyncgen.dataset.rules.fault import Fault
 from asyncgen.dataset.rules.pair import check_pair
 from asyncgen.dataset.rules.preference import NON_PREFERRED, PREFERRED, check_preference
-from asyncgen.text_lines import BYTE_ORDER_MARK, decode, raw_lines
 from asyncgen.providers import Finetuning, Profile
+from asyncgen.text_lines import BYTE_ORDER_MARK, decode, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
