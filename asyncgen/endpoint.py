@@ -23,6 +23,7 @@ class Endpoint:
         base_url: up to and including the version, without a trailing slash.
         key: None where none is needed.
         why: how it was chosen, for the first line on stderr.
+        remarks: what the user should hear of address and key, each a sentence.
     """
 
     profile: Profile
@@ -30,6 +31,7 @@ class Endpoint:
     key: Secret | None
     model: str
     why: str
+    remarks: tuple[str, ...] = ()
 
 
 def is_loopback(base_url: str) -> bool:

@@ -94,6 +94,7 @@ class Profile:
         max_tokens_name: the parameter that bounds a chat's answer.
         continues_assistant: a last assistant message is taken as the beginning of the answer.
         batch: the Batch API is there.
+        by_name_only: chosen when it is named, never because its key happens to be set.
         flex: `service_tier = "flex"` is there, at half the price.
         finetuning: how it tunes; None where it does not.
         notes: what a user should know, in a sentence.
@@ -111,6 +112,7 @@ class Profile:
     continues_assistant: bool = False
     batch: bool = False
     flex: bool = False
+    by_name_only: bool = False
     finetuning: Finetuning | None = None
     notes: str = ""
 

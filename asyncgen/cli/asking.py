@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asyncgen.cli.resolve import Where, choose_answering, open_endpoint
+from asyncgen.cli.resolve import open_endpoint
 from asyncgen.cli.tuning_target import RUNS, Target, owner_of_model
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.prices import Price
 from asyncgen.prices_file import load_price_list
+from asyncgen.provider_choice import AUTO, Where, choose_generation
 from asyncgen.providers import Choice
 from asyncgen.run_directory import RunDirectory, find_run
 
@@ -55,7 +56,7 @@ class Question:
         """
         models = (model, compared) if compared else (model,)
         owner = owner_of_model(model, where)
-        choice = owner.choice if owner else choose_answering(where, environment)
+        choice = owner.choice if owner else choose_generation(where, AUTO, environment)
         place = owner.where if owner else where
         return cls(models, choice, place, _form(owner, run))
 

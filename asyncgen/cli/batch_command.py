@@ -12,9 +12,10 @@ import msgspec
 
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
 from asyncgen.cli.output import confirm, json_result, result, say
-from asyncgen.cli.resolve import Where, open_endpoint
+from asyncgen.cli.resolve import open_endpoint
 from asyncgen.cli.table import local_time, table
 from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.provider_choice import Where
 from asyncgen.providers import LOCAL, PROFILES, Choice
 from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run, open_run
 

@@ -26,7 +26,7 @@ import orjson
 from asyncgen import __version__
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError
-from asyncgen.job.schema import nearest
+from asyncgen.nearest import nearest
 from asyncgen.run_directory import newest_run
 from asyncgen.run_lock import is_held
 

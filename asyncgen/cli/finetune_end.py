@@ -10,10 +10,10 @@ import click
 from asyncgen.cli.finetune_options import job_argument, opened, place_options, where_of
 from asyncgen.cli.options import output_options, yes_option
 from asyncgen.cli.output import confirm, json_result, result
-from asyncgen.cli.resolve import Where
-from asyncgen.cli.tuning_target import Target, choose_tuner, find_target, note_state, owner_of_model
+from asyncgen.cli.tuning_target import Target, find_target, note_state, owner_of_model
 from asyncgen.errors import AuthError, UsageError
 from asyncgen.finetune.errors import AbsentError
+from asyncgen.provider_choice import Where, choose_tuner
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner, TuningJob

@@ -10,10 +10,10 @@ import msgspec
 from asyncgen.cli.finetune_options import job_argument, job_lines, opened, place_options, where_of
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.cli.resolve import Where
 from asyncgen.cli.table import local_time, table
-from asyncgen.cli.tuning_target import Target, choose_tuner, find_target
+from asyncgen.cli.tuning_target import Target, find_target
 from asyncgen.finetune.api import Checkpoint, Event, TuningJob
+from asyncgen.provider_choice import Where, choose_tuner
 
 
 @click.command("list")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from asyncgen.cli.options import api_key_file_option, base_url_option, provider_option
-from asyncgen.cli.resolve import Where
 from asyncgen.cli.table import local_time
 from asyncgen.cli.tuning_target import Target
+from asyncgen.provider_choice import Where
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner, TuningJob

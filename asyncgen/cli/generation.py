@@ -18,7 +18,7 @@ import msgspec
 
 from asyncgen.cli.output import confirm, say, show_error, this_command
 from asyncgen.cli.progress import duration, money, shown, used
-from asyncgen.cli.resolve import Where, open_endpoint, open_named_job
+from asyncgen.cli.resolve import open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
 from asyncgen.cli.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
 from asyncgen.endpoint import Endpoint
@@ -37,6 +37,7 @@ from asyncgen.generate.stale import Stale, accept_stale, find_stale
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
 from asyncgen.job.of_run import OpenedJob, keep_job
+from asyncgen.provider_choice import Where
 from asyncgen.providers import Choice
 from asyncgen.run_directory import Run, open_run
 

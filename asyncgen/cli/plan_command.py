@@ -20,11 +20,12 @@ from asyncgen.cli.options import (
 )
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.plan_lines import break_even_lines, plan_lines
-from asyncgen.cli.resolve import Where, named_address, open_named_job
+from asyncgen.cli.resolve import open_named_job
 from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
 from asyncgen.prices_file import load_price_list
+from asyncgen.provider_choice import Where, named_address
 from asyncgen.providers import PROFILES
 from asyncgen.run_directory import RunDirectory
 

@@ -18,7 +18,7 @@ from asyncgen.cli.generation import Wanted, generate_rows
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import result, say, this_command
 from asyncgen.cli.prepare_lines import run_lines, run_object
-from asyncgen.cli.resolve import Where, open_endpoint
+from asyncgen.cli.resolve import open_endpoint
 from asyncgen.cli.tuning import WantedTuning, tune
 from asyncgen.cli.tuning_source import find_source
 from asyncgen.dataset.prepare_run import prepare_run
@@ -27,6 +27,7 @@ from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, fo
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.prices_file import load_price_list
+from asyncgen.provider_choice import Where
 from asyncgen.providers import PROFILES, Choice, Profile
 from asyncgen.run_directory import RunDirectory, open_run
 

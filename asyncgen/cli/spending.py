@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncgen.cli.output import confirm, say
-from asyncgen.cli.resolve import Where, named_address
 from asyncgen.errors import UsageError
 from asyncgen.generate.plan.costs import cost_of_rows
 from asyncgen.generate.plan.request_tokens import tokens_of_a_request
@@ -20,6 +19,7 @@ from asyncgen.generate.spend import Budget, open_budget
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.prices import BATCH, STANDARD, Price, tier_of
 from asyncgen.prices_file import load_price_list
+from asyncgen.provider_choice import Where, named_address
 from asyncgen.providers import PROFILES, Choice, Profile
 from asyncgen.records import Usage
 from asyncgen.run_state import RunState, Spend

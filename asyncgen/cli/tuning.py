@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.cli.output import confirm, offered, say
-from asyncgen.cli.resolve import Where, open_endpoint
+from asyncgen.cli.resolve import open_endpoint
 from asyncgen.cli.signals import Interrupt, interruptible, stoppable
 from asyncgen.cli.training_display import TrainingDisplay, shown
 from asyncgen.cli.tuning_words import (
@@ -43,6 +43,7 @@ from asyncgen.finetune.follow import Pace, follow
 from asyncgen.finetune.open_tuner import open_tuner
 from asyncgen.finetune.taught_form import taught_form
 from asyncgen.prices_file import load_price_list
+from asyncgen.provider_choice import Where
 from asyncgen.providers import Choice, Profile
 from asyncgen.secret import Secret
 from asyncgen.shutdowns import shutdown_date

@@ -9,14 +9,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncgen.cli.resolve import Where, own_local_model
-from asyncgen.cli.tuning_target import RUNS, choose_tuner
+from asyncgen.cli.resolve import own_local_model
+from asyncgen.cli.tuning_target import RUNS
 from asyncgen.errors import UsageError
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.order import JobOrder
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import job_of_run
-from asyncgen.providers import LOCAL, PROFILES, Choice
+from asyncgen.provider_choice import AUTO, Where, choose_tuner, choose_tuning
+from asyncgen.providers import PROFILES, Choice
 from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run
 
 
@@ -120,9 +121,9 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
 
 def _for_run(where: Where, named_in_job: str, tuned_so_far: str) -> Choice:
     """Who tunes a run: the flags, else the job file, else as was chosen when the run began."""
-    if where.provider or (where.base_url and named_in_job == "auto"):
+    if where.provider or where.addresses:
         return choose_tuner(where)
-    if named_in_job != "auto":
+    if named_in_job != AUTO:
         return Choice(PROFILES[named_in_job], "named in the job file")
     return Choice(PROFILES[tuned_so_far], "chosen when the run began")
 
@@ -130,12 +131,7 @@ def _for_run(where: Where, named_in_job: str, tuned_so_far: str) -> Choice:
 def _for_file(where: Where) -> Choice:
     """Who tunes a file: the flags, else the provider with a key if it tunes for new customers, else this machine."""
     choice = choose_tuner(where)
-    if where.provider or where.base_url:
-        return choice
-    finetuning = choice.profile.finetuning
-    if finetuning is not None and finetuning.new_customers:
-        return choice
-    return Choice(PROFILES[LOCAL], f"{choice.profile.name} does not tune for new customers")
+    return choice if where.provider or where.addresses else choose_tuning(choice)
 
 
 def _model(choice: Choice, named: str | None) -> str:

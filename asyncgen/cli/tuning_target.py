@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.cli.output import say
-from asyncgen.cli.resolve import Where, choose_answering
 from asyncgen.errors import AsyncgenError, RunInUseError, UsageError
 from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.notes import newest_job, noted_job
-from asyncgen.providers import LOCAL, PROFILES, Choice
+from asyncgen.provider_choice import Where, choose_tuner, is_same_place
+from asyncgen.providers import PROFILES, Choice
 from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run, open_run
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def find_target(argument: str | None, where: Where, environment: Mapping[str, st
 
 
 def _noted_place(noted: FinetuningState, where: Where) -> tuple[Choice, Where]:
-    if where.provider or where.base_url:
+    if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
     profile = PROFILES.get(noted.provider)
     if profile is None:
@@ -97,21 +97,6 @@ def owner_of_model(model: str, where: Where) -> Target | None:
             if noted.tuned_model == model and noted.job_id:
                 return Target(noted.job_id, run, *_noted_place(noted, where))
     return None
-
-
-def choose_tuner(where: Where, environment: Mapping[str, str] = os.environ) -> Choice:
-    """The provider for jobs that no run and no job file tell of.
-
-    Raises:
-        UsageError: it does not tune.
-    """
-    choice = choose_answering(where, environment)
-    if choice.profile.finetuning is not None:
-        return choice
-    if where.provider:
-        able = ", ".join(name for name, profile in PROFILES.items() if profile.finetuning)
-        raise UsageError(f"{where.provider} does not tune models", help_text=f"these do: {able}")
-    return Choice(PROFILES[LOCAL], f"{choice.profile.name} does not tune models")
 
 
 def note_state(target: Target, job: TuningJob) -> None:

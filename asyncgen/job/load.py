@@ -20,8 +20,9 @@ from asyncgen.job.parameters import parameter_problems
 from asyncgen.job.places import line_of
 from asyncgen.job.requests import RequestGrid
 from asyncgen.job.rules import problems_of
-from asyncgen.job.schema import nearest, typed_job
+from asyncgen.job.schema import typed_job
 from asyncgen.job.tables import Table, TableError, cell_text, open_table, read_lines
+from asyncgen.nearest import nearest
 from asyncgen.providers import PROFILES, Profile
 
 BUILT_IN_NAME = "built-in job"

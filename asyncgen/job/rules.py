@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from asyncgen.errors import Problem
 from asyncgen.job.model import Job
-from asyncgen.job.schema import nearest
 from asyncgen.job.template import TemplateError, parse
+from asyncgen.nearest import nearest
 from asyncgen.providers import PROFILES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -6,21 +6,15 @@ Owns names and types. Does not judge values beyond their type, and does not know
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from asyncgen.errors import Problem
 from asyncgen.job.model import Example, Job, Prompt, ValuesFile
+from asyncgen.nearest import nearest
 
 _BACKQUOTES = re.compile(r"`([^`]*)`")
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The valid name most like `name`, or None when none is like it."""
-    return next(iter(get_close_matches(name, list(names), 1)), None)
 
 
 def typed_job(raw: dict[str, Any], problems: list[Problem]) -> Job | None:

@@ -63,7 +63,7 @@ def generate(asyncgen: Run, tmp_path: Path) -> Callable[[str], subprocess.Comple
 
     def run(base_url: str) -> subprocess.CompletedProcess[str]:
         where = ("--base-url", base_url, "--model", "model-1", "--json")
-        done = asyncgen("generate", "job.toml", *where, OPENAI_API_KEY=KEY)
+        done = asyncgen("generate", "job.toml", *where, ASYNCGEN_API_KEY=KEY)
         written = [path.read_text(encoding="utf-8") for path in (tmp_path / "work" / "runs").rglob("*.json*")]
         assert not [text for text in (done.stdout, done.stderr, *written) if "314159" in text]
         return done
@@ -79,8 +79,8 @@ def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "error", "exit_code", "stopped", "words"),
     [
-        (401, {"code": "invalid_api_key"}, 4, "auth", ["OPENAI_API_KEY", "…WXYZ", "doctor"]),
-        (403, {"code": None}, 4, "auth", ["OPENAI_API_KEY", "…WXYZ", "doctor"]),
+        (401, {"code": "invalid_api_key"}, 4, "auth", ["ASYNCGEN_API_KEY", "…WXYZ", "doctor"]),
+        (403, {"code": None}, 4, "auth", ["ASYNCGEN_API_KEY", "…WXYZ", "doctor"]),
         (404, {"code": "model_not_found"}, 4, "auth", ["model-1", "--model", "doctor"]),
         (429, {"code": "credit_balance_exhausted", "type": "insufficient_quota"}, 5, "quota", ["goes on"]),
         (

@@ -46,7 +46,7 @@ def test_a_large_model_elsewhere_writes_and_this_machine_learns(
     )
     done = asyncgen("run", "job.toml", "--base-url", elsewhere, "--json", timeout_s=100)
     assert done.returncode == 0, done.stderr
-    assert f"openai, any at {elsewhere}" in done.stderr
+    assert f"custom, any at {elsewhere}" in done.stderr
     assert f"at {here} (" in done.stderr
     assert "the local server that runs is a simulation" in done.stderr
     assert last_line(done)["finetune"]["model"].startswith("ft:")

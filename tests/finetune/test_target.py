@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from asyncgen.cli.resolve import Where
 from asyncgen.cli.tuning_source import find_source
-from asyncgen.cli.tuning_target import Target, choose_tuner, event_log, find_target, note_state, owner_of_model
+from asyncgen.cli.tuning_target import Target, event_log, find_target, note_state, owner_of_model
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import TuningJob
+from asyncgen.provider_choice import Where, choose_tuner
 from asyncgen.providers import PROFILES
 from asyncgen.run_directory import open_run
 from asyncgen.run_state import DatasetFile, DatasetState, FinetuningState
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-KEYS = {"OPENAI_API_KEY": "sk-x", "NEBIUS_API_KEY": "k"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +62,8 @@ def test_a_directory_means_its_newest_job_and_an_id_is_found_in_whatever_run(tmp
 def test_flags_go_before_what_the_run_notes(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", "ftjob-1")
     assert find_target(None, Where(provider="crusoe")).choice.profile.name == "crusoe"
+    assert find_target(None, Where(base_url="https://elsewhere/v1")).choice.profile.name == "custom"
+    assert find_target(None, Where(base_url="https://there/v1")).choice.profile.name == "nebius"
 
 
 def test_an_id_that_no_run_knows_is_looked_for_where_a_key_is_set() -> None:
@@ -156,9 +156,3 @@ def test_a_missing_source_says_how_to_make_one() -> None:
     with pytest.raises(UsageError, match="no run and no file at nowhere") as caught:
         find_source(Path("nowhere"), None, None, Where(), None)
     assert "asyncgen prepare" in (caught.value.help_text or "")
-
-
-def test_the_tuner_is_who_has_a_key_in_the_order_of_the_profiles() -> None:
-    assert choose_tuner(Where(), KEYS).profile.name == "openai"
-    with pytest.raises(UsageError):
-        choose_tuner(Where(provider="nobody"), KEYS)
