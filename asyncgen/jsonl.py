@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from asyncgen.errors import DiskError
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.whole_file import disk_error, explained, open_regular, sync_folder
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int,
     """Every line of `path` as `decode` reads it, with its number; otherwise as `read_lines`.
 
     Raises:
-        BadLineError: `decode` raised `msgspec.DecodeError`, or the line is no UTF-8.
+        BadLineError: `decode` raised `NotJsonError`.
         DiskError: the file cannot be read.
     """
     for first, block in read_blocks(path):
@@ -117,7 +118,7 @@ def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]
     for number, line in lines_of(first, block):
         try:
             row = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # msgspec tells of bad UTF-8 in Python's own way
+        except NotJsonError as error:
             raise BadLineError(path, number, str(error)) from error
         yield number, row
 
@@ -126,8 +127,8 @@ def _is_whole(line: bytes) -> bool:
     if not line.rstrip().endswith(b"}"):
         return False
     try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-    except msgspec.DecodeError:
+        decode_json(line, msgspec.Raw)
+    except NotJsonError:
         return False
     return True
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import msgspec
 from msgspec.structs import astuple
 
+from asyncgen.json_text import decoder
+
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the provider counted them; cached and reasoning tokens are parts of prompt and completion."""
@@ -118,8 +120,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_record = msgspec.json.Decoder(Record).decode
-_decode_failure = msgspec.json.Decoder(Failure).decode
+_decode_record = decoder(Record)
+_decode_failure = decoder(Failure)
 
 
 def encode_line(row: Record | Failure) -> bytes:
@@ -135,7 +137,7 @@ def decode_record(line: bytes) -> Record:
     """Read one line of `records.jsonl`.
 
     Raises:
-        msgspec.DecodeError: the line is not JSON, or not a record (`msgspec.ValidationError`).
+        NotJsonError: the line is not JSON, or not a record.
     """
     return _decode_record(line)
 

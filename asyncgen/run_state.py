@@ -12,6 +12,7 @@ import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, DiskError
+from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.records import Usage
 from asyncgen.whole_file import read_whole, replacing
 
@@ -215,8 +216,8 @@ class _Version(msgspec.Struct):
     asyncgen: str
 
 
-_decode_version = msgspec.json.Decoder(_Version).decode
-_decode_state = msgspec.json.Decoder(RunState).decode
+_decode_version = decoder(_Version)
+_decode_state = decoder(RunState)
 
 
 def read_state(path: Path) -> RunState:
@@ -233,7 +234,7 @@ def read_state(path: Path) -> RunState:
         if written_by.version > VERSION:
             raise _newer(path, written_by)
         return _decode_state(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NotJsonError as error:
         raise DiskError(
             f"{path} is damaged, or was not written by asyncgen",
             cause=str(error),

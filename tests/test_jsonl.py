@@ -9,13 +9,13 @@ import resource
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen import jsonl
 from asyncgen.errors import DiskError
+from asyncgen.json_text import decode_json
 from asyncgen.jsonl import BadLineError, LineFile, read_lines, read_rows
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def test_zeros_before_a_newline_are_a_line_that_nobody_wrote(path: Path, offset:
     path.write_bytes(WHOLE[:offset] + b"\0" * (len(WHOLE) - 1 - offset) + b"\n")
     append(path, NEW)
     with pytest.raises(BadLineError) as refused:
-        list(read_rows(path, msgspec.json.decode))
+        list(read_rows(path, decode_json))
     assert refused.value.number == len(lines_before(offset)) + 1
     assert "asyncgen repair" in (refused.value.help_text or "")
 
@@ -131,18 +131,18 @@ def test_any_text_stays_on_its_one_line(tmp_path_factory: pytest.TempPathFactory
     rows = [{"text": text}, {"text": other}]
     for row in rows:
         append(path, json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    assert [row for _, row in read_rows(path, msgspec.json.decode)] == rows
+    assert [row for _, row in read_rows(path, decode_json)] == rows
 
 
 def test_a_byte_order_mark_blank_lines_and_windows_newlines_are_passed_over(path: Path) -> None:
     path.write_bytes(b'\xef\xbb\xbf{"row":1}\r\n\r\n{"row":2}\r\n')
-    assert list(read_rows(path, msgspec.json.decode)) == [(1, {"row": 1}), (3, {"row": 2})]
+    assert list(read_rows(path, decode_json)) == [(1, {"row": 1}), (3, {"row": 2})]
 
 
 def test_a_bad_line_is_named_by_number_with_the_command_that_mends_it(path: Path) -> None:
     path.write_bytes(ROWS[0] + b'{"row":\n' + ROWS[2])
     with pytest.raises(BadLineError) as refused:
-        list(read_rows(path, msgspec.json.decode))
+        list(read_rows(path, decode_json))
     assert refused.value.number == 2
     assert refused.value.exit_code == 6
     assert refused.value.what == f"{path}, line 2 cannot be read"

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
-import orjson
 
 from asyncgen import __version__
 from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.nearest import nearest
 from asyncgen.run_directory import newest_run
 from asyncgen.run_lock import is_held
@@ -154,8 +154,8 @@ def _models(endpoint: Endpoint, status: int, body: bytes) -> Iterator[Finding]:
         yield Finding("fail", "key", f"refused with status {status} ({source})", "make a new key, or check its rights")
         return
     try:
-        models = {str(model["id"]): model for model in orjson.loads(body)["data"]}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        models = {str(model["id"]): model for model in decode_loosely(body)["data"]}
+    except (NotJsonError, KeyError, TypeError):
         yield Finding("warn", "model", "the address lists no models", "is it an API, and does the address end in /v1?")
         return
     if status != _OK:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from asyncgen.cli.generation import Wanted, generate_rows
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import result, say, this_command
@@ -26,6 +24,7 @@ from asyncgen.errors import AsyncgenError, IncompleteError
 from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.json_text import decode_loosely
 from asyncgen.prices_file import load_price_list
 from asyncgen.provider_choice import Where
 from asyncgen.providers import PROFILES, Choice, Profile
@@ -156,7 +155,7 @@ class Journey:
             return opened.grid.sample.render(_OUTSIDE_BUILT_IN)
         held_out = self._run.validation if self._run.validation.exists() else self._run.train
         with held_out.open("rb") as lines:
-            sample = orjson.loads(lines.readline().lstrip(b"\xef\xbb\xbf"))
+            sample = decode_loosely(lines.readline().lstrip(b"\xef\xbb\xbf"))
         if "messages" in sample:
             return str(next(message["content"] for message in sample["messages"] if message["role"] == "user"))
         return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)

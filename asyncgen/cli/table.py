@@ -17,5 +17,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 
 
 def local_time(unix_s: int | None, form: str = "%Y-%m-%d %H:%M") -> str:
-    """Unix seconds in the user's time zone; "" for none."""
-    return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime(form) if unix_s else ""
+    """Unix seconds in the user's time zone; "" for none, or for a number that is no time."""
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime(form) if unix_s else ""
+    except (OSError, OverflowError, ValueError):  # a server may send any number
+        return ""

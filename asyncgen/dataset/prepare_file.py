@@ -30,6 +30,7 @@ from asyncgen.dataset.split import Split
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers import Finetuning
 from asyncgen.text_lines import BYTE_ORDER_MARK, raw_lines
 
@@ -76,8 +77,8 @@ def holds_training_lines(path: Path) -> bool:
         text = line.removeprefix(BYTE_ORDER_MARK).strip()
         if text:
             try:
-                return format_of(orjson.loads(text)) in {CHAT, DPO}
-            except orjson.JSONDecodeError:
+                return format_of(decode_loosely(text)) in {CHAT, DPO}
+            except NotJsonError:
                 return False
     return False
 
@@ -174,7 +175,7 @@ def _training_lines(path: Path, *, unique: bool) -> Iterator[tuple[bytes, list[s
         line = raw.removeprefix(BYTE_ORDER_MARK).strip()
         if not line:
             continue
-        example = orjson.loads(line)
+        example = decode_loosely(line)
         identity = hash(orjson.dumps(example, option=orjson.OPT_SORT_KEYS))
         if unique and identity in seen:
             continue

@@ -22,6 +22,7 @@ from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import read_lines, read_rows
 from asyncgen.providers import Finetuning
 from asyncgen.records import decode_record
@@ -187,7 +188,7 @@ class _Row(msgspec.Struct, gc=False):
     completion: str
 
 
-_decode_row = msgspec.json.Decoder(_Row).decode
+_decode_row = decoder(_Row)
 
 
 def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: TokenCounter) -> _Written:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.dataset.line_index import indexed_lines
+from asyncgen.json_text import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ class _Answer(msgspec.Struct, gc=False):
     completion: str
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_answer = decoder(_Answer)
 
 
 def similar_records(path: Path, answers: AnswersByPrompt) -> Iterator[NearDuplicate]:

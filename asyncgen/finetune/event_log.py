@@ -13,6 +13,7 @@ import msgspec
 
 from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.notes import noted_job, with_job, with_last_event
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import LineFile, read_rows
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from asyncgen.run_directory import Run
 
-_decode_event = msgspec.json.Decoder(Event).decode
+_decode_event = decoder(Event)
 _encode = msgspec.json.Encoder().encode
 
 

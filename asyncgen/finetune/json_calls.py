@@ -16,6 +16,7 @@ import openai
 
 from asyncgen.errors import UsageError
 from asyncgen.finetune.errors import AbsentError, OutageError, as_kind
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.openai_client import api_error, passes, retrying
 from asyncgen.terminal import one_line
 
@@ -104,8 +105,8 @@ def decoded(content: bytes, kind: type[Answer], doing: str) -> Answer:
         OutageError: it is something else.
     """
     try:
-        value = _without_nulls(msgspec.json.decode(content))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        value = _without_nulls(decode_json(content))
+    except NotJsonError as error:
         raise _bad_answer(doing, _shown(content)) from error
     return parsed(value, kind, doing)
 

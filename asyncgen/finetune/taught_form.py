@@ -12,8 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from asyncgen.json_text import decode_json
 from asyncgen.jsonl import read_lines
 from asyncgen.run_state import DatasetState
 
@@ -44,7 +43,7 @@ def taught_form(path: Path) -> DatasetState:
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
     for _, line in read_lines(path):
-        sample = msgspec.json.decode(line)
+        sample = decode_json(line)
         if isinstance(sample, dict):
             yield sample
 

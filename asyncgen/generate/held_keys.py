@@ -15,6 +15,7 @@ import msgspec
 from asyncgen.errors import DiskError
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import read_lines, read_rows
 from asyncgen.run_directory import Run, RunDirectory
 from asyncgen.run_state import FOUND_AGAIN, BatchState
@@ -39,7 +40,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     maybe_paid: int = 0
 
 
-_decode_row = msgspec.json.Decoder(BatchRow).decode
+_decode_row = decoder(BatchRow)
 
 
 def rows_path(directory: RunDirectory, intent: str) -> Path:

@@ -7,16 +7,21 @@ Owns the order of the steps: a record stands in `replaced.jsonl`, safe from a po
 from __future__ import annotations
 
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.key_set import KeySet
-from asyncgen.generate.settled import key_number
+from asyncgen.generate.settled import checked_number, key_number
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import LineFile, read_lines, read_rows
 from asyncgen.run_directory import Run
 from asyncgen.run_state import RunState
 from asyncgen.whole_file import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class _Rejected(msgspec.Struct):
@@ -28,8 +33,8 @@ class _Key(msgspec.Struct, gc=False):
     key: str
 
 
-_decode_rejected = msgspec.json.Decoder(_Rejected).decode
-_decode_key = msgspec.json.Decoder(_Key).decode
+_decode_rejected = decoder(_Rejected)
+_decode_key = decoder(_Key)
 
 
 def set_rejected_aside(run: Run) -> int:
@@ -51,13 +56,23 @@ def set_rejected_aside(run: Run) -> int:
             f"{directory.path} does not say which answers were rejected",
             help_text=f"asyncgen prepare {directory.path}   (judges them), then the same command again",
         )
-    rejected = KeySet()
-    for _, row in read_rows(directory.rejected, _decode_rejected):
-        if row.reason != "stale":  # nobody asks for these any more
-            rejected.add_number(key_number(row.key))
-    moved = _move(run, rejected)
+    moved = _move(run, read_rejected(directory.rejected))
     directory.rejected.unlink()
     return moved
+
+
+def read_rejected(path: Path) -> KeySet:
+    """The keys in a `rejected.jsonl` whose rows are still asked for.
+
+    Raises:
+        BadLineError: a line is not one of `prepare`'s.
+        DiskError: the file cannot be read.
+    """
+    rejected = KeySet()
+    for number, row in read_rows(path, _decode_rejected):
+        if row.reason != "stale":  # nobody asks for these any more
+            rejected.add_number(checked_number(path, number, row.key))
+    return rejected
 
 
 def _move(run: Run, rejected: KeySet) -> int:

@@ -19,6 +19,7 @@ from asyncgen.errors import DiskError, UsageError
 from asyncgen.generate.held_keys import batches_by_files
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
+from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.jsonl import MAX_LINE_BYTES, LineFile
 from asyncgen.records import Failure, Record, decode_failure, decode_record
 from asyncgen.run_directory import RunDirectory
@@ -102,7 +103,7 @@ def _row_judge(decode: Callable[[bytes], Record | Failure], *, once: bool) -> Ju
             key = decode(line).key
             if len(bytes.fromhex(key)) != _KEY_BYTES:
                 return f"its key is not {_KEY_BYTES} bytes"
-        except (msgspec.DecodeError, ValueError) as error:
+        except ValueError as error:
             return str(error)
         if once and not seen.add_number(key_number(key)):
             return f"its key {key} stands in an earlier line too"
@@ -111,13 +112,13 @@ def _row_judge(decode: Callable[[bytes], Record | Failure], *, once: bool) -> Ju
     return judge
 
 
-_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_event = decoder(dict[str, Any])
 
 
 def _judge_event(line: bytes) -> str | None:
     try:
         _decode_event(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NotJsonError as error:
         return str(error)
     return None
 

@@ -6,6 +6,7 @@ that is being written meanwhile is left out.
 
 from __future__ import annotations
 
+import os
 import sys
 from array import array
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import msgspec
 from asyncgen.errors import DiskError
 from asyncgen.generate.key_set import KeySet
 from asyncgen.jsonl import BadLineError, read_blocks, read_rows, rows_of
-from asyncgen.records import decode_failure
+from asyncgen.records import decode_failure, decode_record
+from asyncgen.whole_file import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +61,8 @@ class _Head(msgspec.Struct, gc=False):
 
 
 _heads = msgspec.json.Decoder(_Head)
+# Fields that a record cannot be without, as they stand in a line: within a JSON text these bytes do not occur.
+_FIELDS = (b',"variables":{', b',"completion":"', b',"usage":{', b',"created":')
 
 
 def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
@@ -70,7 +74,7 @@ def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
             adding them does.
 
     Raises:
-        BadLineError: a line is no JSON object with a key, or a key stands twice among the records.
+        BadLineError: a line is no record or failure, or a key stands twice among the records.
         DiskError: a file cannot be read.
     """
     return _read_failures(directory.failures, _read_records(directory.records, min(expected, _ROOM_AT_MOST)))
@@ -90,11 +94,14 @@ def _read_records(path: Path, expected: int) -> KeySet:
 def _numbers_at_once(block: bytes) -> array[int] | None:
     """The keys of a block's lines as numbers, at a third of the cost; None where not every line is plainly good."""
     try:
+        block.decode()  # fields that are passed over are looked at by nobody else
         keys = [head.key for head in _heads.decode_lines(block)]
         whole = bytes.fromhex("".join(keys))
-    except ValueError:  # msgspec's own errors among them
+    except (ValueError, RecursionError):  # msgspec's own errors among them
         return None
     is_one_a_line = len(keys) == block.count(b"\n") == (b"\n" + block).count(_LINE_BEGINS)
+    if any(block.count(field) < len(keys) for field in _FIELDS):
+        return None
     are_whole = set(map(len, keys)) == {_HEX_DIGITS} and len(whole) * 2 == len(keys) * _HEX_DIGITS
     if not (is_one_a_line and are_whole):
         return None
@@ -105,16 +112,16 @@ def _numbers_at_once(block: bytes) -> array[int] | None:
 
 
 def _numbers_line_by_line(path: Path, first: int, block: bytes) -> Iterator[int]:
-    for number, head in rows_of(path, first, block, _heads.decode):
-        yield checked_number(path, number, head.key)
+    for number, record in rows_of(path, first, block, decode_record):
+        yield checked_number(path, number, record.key)
 
 
 def _refuse_the_twin(path: Path) -> NoReturn:
     """Find the line whose key stands in an earlier line too."""
     seen = KeySet(_expected_rows(path))
-    for number, head in read_rows(path, _heads.decode):
-        if not seen.add_number(checked_number(path, number, head.key)):
-            raise BadLineError(path, number, f"its key {head.key} stands in an earlier line too")
+    for number, record in read_rows(path, decode_record):
+        if not seen.add_number(checked_number(path, number, record.key)):
+            raise BadLineError(path, number, f"its key {record.key} stands in an earlier line too")
     raise DiskError(f"{path} was changed by another program while it was read", help_text="give the command again")
 
 
@@ -156,9 +163,10 @@ def checked_number(path: Path, number: int, key: str) -> int:
 def _expected_rows(path: Path) -> int:
     """About how many lines a file has, from its size and its first lines."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        descriptor = open_regular(path, os.O_RDONLY)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            size = os.fstat(descriptor).st_size
             sample = file.read(_SAMPLE_BYTES)
-    except OSError:
+    except (OSError, DiskError):
         return 0  # a guess only; reading the file tells what is wrong with it
     return size * sample.count(b"\n") // max(len(sample), 1)

@@ -12,6 +12,7 @@ import msgspec
 
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import read_rows
 from asyncgen.whole_file import make_safe
 
@@ -46,7 +47,7 @@ class _Row(msgspec.Struct, gc=False):
     repeat: int
 
 
-_decode_row = msgspec.json.Decoder(_Row).decode
+_decode_row = decoder(_Row)
 
 
 def find_stale(run: Run, grid: RequestGrid) -> Stale:

@@ -14,6 +14,8 @@ from typing import BinaryIO, Protocol
 
 import orjson
 
+from asyncgen.json_text import NotJsonError, decode_loosely
+
 
 class TableError(ValueError):
     """A file that cannot be read as a table; `line` is 1-based where it is known."""
@@ -184,8 +186,8 @@ def _jsonl_rows(lines: Iterator[tuple[int, str]], columns: tuple[str, ...]) -> I
 
 def _jsonl_row(text: str, number: int) -> dict[str, object]:
     try:
-        row = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        row = decode_loosely(text)
+    except NotJsonError as error:
         raise TableError(f"not JSON: {error}", number) from error
     if not isinstance(row, dict):
         raise TableError("expected an object", number)

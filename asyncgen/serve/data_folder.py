@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.whole_file import remove_leftovers, replacing
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def default_data_folder() -> Path:
 def server_info(folder: Path) -> ServerInfo | None:
     """What `server.json` says; None when there is none. A server that was killed leaves its file behind."""
     try:
-        return msgspec.json.decode((folder / "server.json").read_bytes(), type=ServerInfo)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return decode_json((folder / "server.json").read_bytes(), ServerInfo)
+    except (FileNotFoundError, NotJsonError):
         return None
 
 
@@ -152,8 +153,8 @@ def read_whole(path: Path, kind: type[Value]) -> Value:
         AsyncgenError: it does not hold what is expected.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(path.read_bytes(), kind)
+    except NotJsonError as error:
         raise AsyncgenError(
             f"{path} is damaged", cause=str(error), help_text="move it away, or give another --data-dir"
         ) from error

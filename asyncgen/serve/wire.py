@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-import orjson
 from aiohttp import web
 from msgspec import Meta
 
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.local_http import json_response
 
 Clock = Callable[[], float]
@@ -85,8 +85,8 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         ApiError: it is not JSON, or no object.
     """
     try:
-        value = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
+        value = decode_loosely(await request.read())
+    except NotJsonError as error:
         raise ApiError(400, f"The body of the request is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(value, dict):
         raise ApiError(400, "The body of the request must be a JSON object.", code="invalid_type")

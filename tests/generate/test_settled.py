@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.generate.settled import key_number, read_settled
 from asyncgen.jsonl import BadLineError
+from asyncgen.records import decode_record
 from asyncgen.run_directory import RunDirectory
 
+REST = (
+    b',"index":1,"repeat":0,"variables":{},"prompt":"p","completion":"c","model":"m","finish_reason":"stop","usage":{},'
+    b'"attempts":1,"check_failures":[],"latency_s":0.5,"created":1'
+)
 KEYS = st.binary(min_size=16, max_size=16).map(bytes.hex)
 LINES = st.one_of(
-    KEYS.map(lambda key: b'{"key":"%s","index":1}' % key.encode()),
-    KEYS.map(lambda key: b'{"index": 1, "key": "%s"} ' % key.upper().encode()),
+    KEYS.map(lambda key: b'{"key":"%s"%s}' % (key.encode(), REST)),
+    KEYS.map(lambda key: b'{"request_id": null, "key": "%s"%s} ' % (key.upper().encode(), REST)),
+    KEYS.map(lambda key: b'{"key":"%s","index":1}' % key.encode()),  # nothing else of a record
+    KEYS.map(lambda key: b'{"key":"%s"%s,"x":"\xff"}' % (key.encode(), REST)),  # no UTF-8 where nobody looks
+    KEYS.map(lambda key: b'{"key":"%s"%s}' % (key.encode(), REST.replace(b'"c"', b'"\xff"'))),
+    KEYS.map(lambda key: b'{"key":"%s"%s,"x":%s}' % (key.encode(), REST, b"[" * 5000 + b"]" * 5000)),  # too deep
     KEYS.map(lambda key: b'{"key":"%s"}{"key":"%s"}' % (key.encode(), key[::-1].encode())),  # two on a line
     KEYS.map(lambda key: b'{"key":\n"%s"}' % key.encode()),  # one on two lines
     KEYS.map(lambda key: b'{"key":"%s"}' % (key[:30] + "  ").encode()),  # white space in place of digits
@@ -34,9 +42,9 @@ def read_plainly(content: bytes) -> tuple[list[str], list[int]]:
         if not line.strip():
             continue
         try:
-            key = msgspec.json.decode(line)["key"]
+            key = decode_record(line).key
             is_good = len(bytes.fromhex(key)) * 2 == len(key) == 32 and key.lower() not in keys
-        except (ValueError, TypeError, KeyError):
+        except ValueError:
             bad.append(number)
             continue
         keys += [key.lower()] if is_good else []
@@ -64,7 +72,7 @@ def test_keys_are_those_that_a_reader_line_by_line_finds(
 
 def test_a_bad_line_far_into_a_large_file_is_named(tmp_path: Path, key_of_row: Callable[[int], bytes]) -> None:
     directory = RunDirectory(tmp_path)
-    lines = [b'{"key":"%s"}\n' % key_of_row(row).hex().encode() for row in range(20_000)]
+    lines = [b'{"key":"%s"%s}\n' % (key_of_row(row).hex().encode(), REST) for row in range(20_000)]
     lines[15_000] = b'{"key":"12"}\n'
     directory.records.write_bytes(b"".join(lines))
     with pytest.raises(BadLineError) as refused:
@@ -74,7 +82,7 @@ def test_a_bad_line_far_into_a_large_file_is_named(tmp_path: Path, key_of_row: C
 
 def test_a_key_that_stands_twice_far_apart_is_named(tmp_path: Path, key_of_row: Callable[[int], bytes]) -> None:
     directory = RunDirectory(tmp_path)
-    lines = [b'{"key":"%s"}\n' % key_of_row(row).hex().encode() for row in range(20_000)]
+    lines = [b'{"key":"%s"%s}\n' % (key_of_row(row).hex().encode(), REST) for row in range(20_000)]
     directory.records.write_bytes(b"".join([*lines, lines[3]]))
     with pytest.raises(BadLineError, match="line 20001"):
         read_settled(directory)

@@ -12,6 +12,7 @@ import msgspec
 
 from asyncgen.dataset.line_index import indexed_lines
 from asyncgen.dataset.select import is_stale
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import read_rows
 from asyncgen.records import decode_record
 
@@ -27,7 +28,7 @@ class _Place(msgspec.Struct, gc=False):
     index: int
 
 
-_decode_place = msgspec.json.Decoder(_Place).decode
+_decode_place = decoder(_Place)
 
 
 def ordered_records(path: Path, grid: RequestGrid | None) -> Iterator[Record]:

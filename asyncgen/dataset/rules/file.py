@@ -16,6 +16,7 @@ from asyncgen.dataset.rules.chat import check_chat
 from asyncgen.dataset.rules.fault import Fault
 from asyncgen.dataset.rules.pair import check_pair
 from asyncgen.dataset.rules.preference import NON_PREFERRED, PREFERRED, check_preference
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers import Finetuning, Profile
 from asyncgen.text_lines import BYTE_ORDER_MARK, decode, raw_lines
 
@@ -149,8 +150,8 @@ def _examples(checked: CheckedFile) -> Iterator[tuple[int, Any]]:
             continue
         decode(checked.path, number, line)
         try:
-            yield number, orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            yield number, decode_loosely(line)
+        except NotJsonError as error:
             checked.findings.add(checked.path, number, [Fault("json", f"the line is not JSON: {error}")])
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.reply import read_reply
+from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.terminal import one_line
 
 URL: Final = "/v1/chat/completions"
@@ -44,15 +45,15 @@ class _Id(msgspec.Struct):
     custom_id: str
 
 
-_decode = msgspec.json.Decoder(_OutputLine).decode
-_decode_id = msgspec.json.Decoder(_Id).decode
+_decode = decoder(_OutputLine)
+_decode_id = decoder(_Id)
 
 
 def key_of_line(line: bytes) -> bytes | None:
     """The key of the request that a line of an output or error file answers; None when it is no such line."""
     try:
         return bytes.fromhex(_decode_id(line).custom_id)
-    except (msgspec.DecodeError, ValueError):
+    except ValueError:
         return None
 
 
@@ -60,7 +61,7 @@ def read_output_line(line: bytes) -> Answer | AttemptError:
     """What became of the request; `ErrorClass.RETRY` without `maybe_paid` for one that was never done."""
     try:
         found = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NotJsonError as error:
         text = one_line(f"the line is no answer: {error}", _MESSAGE_WIDTH)
         return AttemptError(kind=ErrorClass.RETRY, type="bad_json", message=text, maybe_paid=True)
     response = found.response

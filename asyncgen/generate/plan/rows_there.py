@@ -14,6 +14,7 @@ import msgspec
 from asyncgen.generate.key_set import KeySet
 from asyncgen.generate.settled import key_number
 from asyncgen.job.requests import RequestGrid
+from asyncgen.json_text import decoder
 from asyncgen.jsonl import read_rows
 from asyncgen.records import decode_failure, decode_record
 from asyncgen.run_directory import RunDirectory
@@ -100,7 +101,7 @@ class _Key(msgspec.Struct, gc=False):
     key: str
 
 
-_decode_key = msgspec.json.Decoder(_Key).decode
+_decode_key = decoder(_Key)
 
 
 def _failed(directory: RunDirectory, grid: RequestGrid) -> int:

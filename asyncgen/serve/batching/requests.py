@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.serve.stores.batches import BatchError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: dict[str, Any]
 
 
-_decode = msgspec.json.Decoder(BatchRequest).decode
+_decode = decoder(BatchRequest)
 
 
 def read_requests(path: Path) -> Iterator[BatchRequest]:
@@ -68,7 +69,7 @@ def check_requests(path: Path, endpoint: str) -> tuple[int, str | None, list[Bat
 def _request(line: bytes, number: int) -> BatchRequest | BatchError:
     try:
         return _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NotJsonError as error:
         return BatchError(code="invalid_json_line", message=f"This line is no request: {error}.", line=number)
 
 

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
+from asyncgen.json_text import decode_loosely
 from asyncgen.serve.stores.batches import RequestCounts
 from asyncgen.serve.wire import new_id
 
@@ -121,7 +122,7 @@ def _whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
             file.truncate(whole)
             return
         whole += len(line)
-        yield orjson.loads(line)
+        yield decode_loosely(line)
 
 
 def _line(

@@ -13,6 +13,8 @@ import sys
 
 import msgspec
 
+from asyncgen.json_text import decode_json
+
 
 class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What to load and how.
@@ -42,7 +44,7 @@ _SILENT = -1
 def main() -> int:
     """Serve until stdin closes; 1 when the model cannot be loaded."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process in its time
-    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=ChildConfig)
+    config = decode_json(sys.stdin.buffer.readline(), ChildConfig)
     os.nice(config.niceness)  # before there are threads, which each have their own
     try:
         import xllamacpp  # noqa: PLC0415 - the extra `local`; its absence is told like any other failure

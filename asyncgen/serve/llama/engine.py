@@ -9,9 +9,8 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from asyncgen.errors import AsyncgenError
+from asyncgen.json_text import decode_loosely
 from asyncgen.serve.engine import Answer, Call, Piece, Tally, TrainingTask, Traits
 from asyncgen.serve.llama.model_files import model_name
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
@@ -125,7 +124,7 @@ async def _events(process: LlamaProcess, path: str, body: dict[str, Any]) -> Asy
             data = line.removeprefix(b"data: ").strip()
             if not line.startswith(b"data: ") or data == b"[DONE]":
                 continue
-            chunk: dict[str, Any] = orjson.loads(data)
+            chunk: dict[str, Any] = decode_loosely(data)
             if "error" in chunk:
                 raise ApiError(500, str(chunk["error"].get("message")), kind="server_error")
             yield chunk

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
-import orjson
 
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.serve.llama.child import ChildConfig
 from asyncgen.serve.training.config import LAYERS, RANK
 from asyncgen.serve.wire import ApiError
@@ -114,7 +114,7 @@ class LlamaProcess:
             ApiError: llama.cpp's refusal in the API's form, or 503 when the process died.
         """
         async with self.opened(path, body) as response:
-            answer: dict[str, Any] = orjson.loads(await response.read())
+            answer: dict[str, Any] = decode_loosely(await response.read())
             return answer
 
     @asynccontextmanager
@@ -177,7 +177,7 @@ async def _address(
     line = await process.stdout.readline()
     if not line:
         raise LoadError(f"llama.cpp ended while it loaded the model (exit {await process.wait()})")
-    answer: dict[str, str] = orjson.loads(line)
+    answer: dict[str, str] = decode_loosely(line)
     if "error" in answer:
         raise LoadError(answer["error"])
     return answer["address"]
@@ -196,9 +196,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _refusal(status: int, body: bytes) -> ApiError:
     """llama.cpp's error in the API's form."""
     try:
-        error = orjson.loads(body)["error"]
+        error = decode_loosely(body)["error"]
         message, kind = str(error["message"]), str(error["type"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (NotJsonError, KeyError, TypeError):
         return ApiError(500, body[:500].decode("utf-8", "replace"), kind="server_error")
     if kind == "exceed_context_size_error":
         message = (

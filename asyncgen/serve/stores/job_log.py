@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from asyncgen.json_text import decode_json
 from asyncgen.serve.wire import Clock, new_id
 from asyncgen.whole_file import explained
 
@@ -112,4 +113,4 @@ def _lines(path: Path, kind: type[Line]) -> list[Line]:
     whole, newline, torn = path.read_bytes().rpartition(b"\n")
     if torn:
         path.write_bytes(whole + newline)
-    return [msgspec.json.decode(line, type=kind) for line in whole.split(b"\n") if line]
+    return [decode_json(line, kind) for line in whole.split(b"\n") if line]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.serve.training.failure import TrainingError
 
 RANK, LAYERS = 16, 12  # unless the server is told otherwise
@@ -53,8 +54,8 @@ def read_config(path: Path) -> Config:
         TrainingError: it cannot be read, or a field is not as it must be.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Config)
+        return decode_json(path.read_bytes(), Config)
     except OSError as error:
         raise TrainingError(f"{path.name} cannot be read", code="invalid_config", cause=error.strerror) from error
-    except msgspec.DecodeError as error:
+    except NotJsonError as error:
         raise TrainingError(f"{path.name} is not a training", code="invalid_config", cause=str(error)) from error

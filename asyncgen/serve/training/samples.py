@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from asyncgen.json_text import decode_json
 from asyncgen.serve.training.failure import TrainingError
 from asyncgen.serve.training.packing import Sample
 
@@ -59,7 +60,7 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
     for number, line in enumerate(lines, start=1):
         try:
             sample = _sample(line, vocabulary)
-        except (msgspec.DecodeError, ValueError) as error:
+        except ValueError as error:
             raise TrainingError(
                 f"line {number} of the tokenised {_words(param)} is not a sample",
                 code=f"invalid_{param}",
@@ -81,7 +82,7 @@ def _words(param: str) -> str:
 
 
 def _sample(line: bytes, vocabulary: int) -> Sample:
-    fields = msgspec.json.decode(line, type=_Line)
+    fields = decode_json(line, _Line)
     if len(fields.tokens) != len(fields.targets):
         raise ValueError(f"{len(fields.tokens)} tokens but {len(fields.targets)} targets")
     if fields.tokens and not 0 <= min(fields.tokens) <= max(fields.tokens) < vocabulary:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from asyncgen.json_text import decoder
+
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     """The first message: what was chosen where the job said "auto", and what there is to do."""
@@ -72,13 +74,14 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
 TrainerMessage = Start | Progress | Step | Checkpoint | End | Failed
 
-_decoder: msgspec.json.Decoder[TrainerMessage] = msgspec.json.Decoder(TrainerMessage)
+_decode = decoder(TrainerMessage)
 
 
 def decode_message(line: bytes) -> TrainerMessage:
     """Read one line of the training process.
 
     Raises:
-        msgspec.DecodeError: it is not JSON, or no message of the protocol.
+        NotJsonError: it is not JSON, or no message of the protocol.
     """
-    return _decoder.decode(line)
+    message: TrainerMessage = _decode(line)
+    return message

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from asyncgen.json_text import NotJsonError, decode_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -134,8 +136,8 @@ def check_samples(path: Path, method: str, fewest: int) -> int:
 
 def _sample(line: bytes, method: str) -> Sample | str:
     try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        row = decode_json(line)
+    except NotJsonError as error:
         return f"not valid JSON ({error})"
     if not isinstance(row, dict):
         return "not a JSON object"

@@ -1,0 +1,131 @@
+"""JSON read with one error for whatever is not the JSON that was expected.
+
+Libraries refuse in many ways: syntax, types, numbers out of range, half a surrogate pair, bytes that are no UTF-8, and
+nesting that is too deep for them, each with an exception of its own. Every reader of JSON in asyncgen reads it here, so
+that no odd byte of a file or a server is mistaken for a fault of asyncgen itself. Knows no file and no reply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import msgspec
+import orjson
+
+Kind = TypeVar("Kind")
+_AT = re.compile(r" - at `\$\.?(?P<place>.*)`$")
+_EXPECTED = re.compile(r"^Expected `(?P<expected>.+?)`, got `(?P<found>.+?)`$")
+_MISSING = re.compile(r"^Object missing required field `(?P<field>.+)`$")
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_WORDS = {
+    "object": "an object",
+    "array": "a list",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+}
+
+
+class NotJsonError(ValueError):
+    """A text is not the JSON that was expected; the message says what is wrong, and where if that is known."""
+
+
+@overload
+def decoder(kind: type[Kind]) -> Callable[[bytes | str], Kind]: ...
+
+
+@overload
+def decoder(kind: Any) -> Callable[[bytes | str], Any]: ...
+
+
+def decoder(kind: Any) -> Callable[[bytes | str], Any]:
+    """A function that reads JSON of the form `kind`; quicker than `decode_json` for many texts.
+
+    Args:
+        kind: a `msgspec.Struct` or any type that msgspec knows.
+
+    Returns:
+        A function of the text, which raises `NotJsonError` and nothing else.
+    """
+    decode = msgspec.json.Decoder(kind).decode
+
+    def read(text: bytes | str) -> Any:
+        try:
+            return decode(text)
+        except (ValueError, RecursionError) as error:
+            raise NotJsonError(what_is_wrong(error, text)) from error
+
+    return read
+
+
+@overload
+def decode_json(text: bytes | str) -> Any: ...
+
+
+@overload
+def decode_json(text: bytes | str, kind: type[Kind]) -> Kind: ...
+
+
+def decode_json(text: bytes | str, kind: Any = Any) -> Any:
+    """Read JSON once; see `decoder` for many texts of one form.
+
+    Raises:
+        NotJsonError: it is no JSON, or of another form.
+
+    >>> decode_json(b'{"rows": 3}')
+    {'rows': 3}
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise NotJsonError(what_is_wrong(error, text)) from error
+
+
+def decode_loosely(text: bytes | str) -> Any:
+    """As `decode_json` of any form, but whole numbers too large for 64 bits are read as real ones.
+
+    Raises:
+        NotJsonError: it is no JSON, or a number is too large for a real one too.
+    """
+    try:
+        return orjson.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotJsonError(what_is_wrong(error, text)) from error
+
+
+def what_is_wrong(error: Exception, text: bytes | str) -> str:
+    """The fault that a library found in `text`, in plain words."""
+    said = str(error)
+    if isinstance(error, RecursionError) or "depth limit" in said:
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError) or "UTF-8 encoded" in said or "not valid UTF-8" in said:
+        return "it is not valid UTF-8"
+    if "truncated" in said or "surrogate" in said:
+        whole = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        if _LONE_SURROGATE.search(whole):
+            return "it ends early, or holds half of a surrogate pair (\\ud83d, such as a cut emoji)"
+        return "it ends early" if whole.strip() else "it is empty"
+    return _in_our_words(error, said)
+
+
+def _in_our_words(error: Exception, said: str) -> str:
+    place = _AT.search(said)
+    fault = _AT.sub("", said)
+    where = f"{place['place']}: " if place and place["place"] else ""
+    if "out of range" in fault or "is infinity" in fault:
+        return f"{where}a number is too large"
+    if expected := _EXPECTED.match(fault):
+        return f"{where}expected {_named(expected['expected'])}, found {_named(expected['found'])}"
+    if missing := _MISSING.match(fault):
+        return f"{where}the field {missing['field']!r} is missing"
+    if isinstance(error, msgspec.ValidationError):
+        return where + fault[:1].lower() + fault[1:]
+    return f"it is no JSON ({fault.removeprefix('JSON is malformed: ')})"
+
+
+def _named(kinds: str) -> str:
+    return " or ".join(_WORDS.get(kind, kind) for kind in kinds.split(" | "))
