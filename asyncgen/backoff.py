@@ -14,17 +14,39 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from random import Random
 
-# Answers of status 429 that mean an empty account or a spending limit; named by OpenAI's error guide.
+# Codes and types that mean an empty account or a spending limit, in lower case; many come with status 429. From the
+# error guides of OpenAI, Anthropic (billing_error), Moonshot (exceeded_current_quota_error), Zhipu (number 1113),
+# MiniMax (number 1008), SiliconFlow (number 30001), Alibaba (arrearage, allocationquota.freetieronly), Volcengine
+# (accountoverdueerror), and of one-api, a gateway (insufficient_user_quota).
 BILLING_CODES = frozenset(
     {
+        "1008",
+        "1113",
+        "30001",
+        "accountoverdueerror",
+        "allocationquota.freetieronly",
+        "arrearage",
+        "billing_error",
+        "billing_hard_limit_reached",
         "billing_not_active",
         "credit_balance_exhausted",
+        "exceeded_current_quota_error",
+        "insufficient_balance",
+        "insufficient_credits",
+        "insufficient_funds",
         "insufficient_quota",
+        "insufficient_user_quota",
         "organization_spend_limit_exceeded",
         "organization_usage_limit_exceeded",
+        "payment_required",
         "project_spend_limit_exceeded",
     }
 )
+
+
+def is_billing_code(code: object) -> bool:
+    """Does the code or type of an error mean that no waiting mends it, in any case of its letters?"""
+    return isinstance(code, str) and code.casefold() in BILLING_CODES
 
 
 def server_wait_s(headers: Mapping[str, str], *, now: float) -> float | None:

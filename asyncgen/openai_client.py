@@ -22,7 +22,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from asyncgen.backoff import BILLING_CODES, full_jitter_s, server_wait_s
+from asyncgen.backoff import full_jitter_s, is_billing_code, server_wait_s
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.terminal import one_line
 
@@ -101,7 +101,7 @@ def passes(error: Exception, *, unsafe: bool = False) -> bool:
     """Whether asking again may help; when `unsafe`, only where the first asking surely did nothing."""
     if isinstance(error, _LOST):
         return not unsafe
-    if not isinstance(error, openai.APIStatusError) or error.code in BILLING_CODES:
+    if not isinstance(error, openai.APIStatusError) or is_billing_code(error.code):
         return False
     if unsafe:
         return error.status_code == 429  # noqa: PLR2004 - refused before it was done; a 5xx may come after
@@ -269,7 +269,7 @@ def _message(error: openai.APIStatusError) -> str:
 
 
 def _remedy(error: openai.APIStatusError) -> tuple[type[AsyncgenError], str | None]:
-    if error.code in BILLING_CODES:
+    if is_billing_code(error.code):
         return QuotaError, "add credit or raise the limit at the provider, then run the same command again"
     match error.status_code:
         case 401:

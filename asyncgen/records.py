@@ -6,20 +6,26 @@ Owns the fields and their order in a line. Does not know where a line is kept or
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec import UNSET, UnsetType
 
 from asyncgen.json_text import decoder
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the provider counted them; cached and reasoning tokens are parts of prompt and completion."""
+    """Tokens as the provider counted them; cached and reasoning tokens are parts of prompt and completion.
+
+    Attributes:
+        cost_usd: what the provider says that it charged; unset, and not in a line, where it says nothing.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+    cost_usd: float | UnsetType = UNSET
 
     def __add__(self, other: Usage) -> Usage:
         if self is NO_USAGE:
@@ -29,27 +35,69 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
             self.cached_tokens + other.cached_tokens,
             self.completion_tokens + other.completion_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            _sum_of_costs(self.cost_usd, other.cost_usd),
         )
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Usage(
+            self.prompt_tokens - other.prompt_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.reasoning_tokens - other.reasoning_tokens,
+            self.cost_usd if self.cost_usd is UNSET or other.cost_usd is UNSET else self.cost_usd - other.cost_usd,
+        )
 
 
 NO_USAGE = Usage()
 
 
+def _sum_of_costs(one: float | UnsetType, other: float | UnsetType) -> float | UnsetType:
+    if one is UNSET:
+        return other
+    return one if other is UNSET else one + other
+
+
 def sum_of(usages: Iterable[Usage]) -> Usage:
     """All of them together; much quicker than adding one by one."""
     prompt = cached = completion = reasoning = 0
+    cost_usd: float | UnsetType = UNSET
     for usage in usages:
         prompt += usage.prompt_tokens
         cached += usage.cached_tokens
         completion += usage.completion_tokens
         reasoning += usage.reasoning_tokens
-    return Usage(prompt, cached, completion, reasoning)
+        if usage.cost_usd is not UNSET:
+            cost_usd = _sum_of_costs(cost_usd, usage.cost_usd)
+    return Usage(prompt, cached, completion, reasoning, cost_usd)
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+# Names that providers have for the reasons of the API's reference (Gemini, Anthropic, Mistral, TGI and others).
+_FINISH_REASONS = {
+    **dict.fromkeys(("stop", "end_turn", "eos", "eos_token", "stop_sequence", "complete", "completed"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(("tool_calls", "tool_use", "function_call", "tool_call"), "tool_calls"),
+    **dict.fromkeys(
+        ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "sensitive"),
+        "content_filter",
+    ),
+    **dict.fromkeys(
+        ("error", "abort", "aborted", "insufficient_system_resource", "network_error", "malformed_function_call"),
+        "error",
+    ),
+    "refusal": "refusal",
+}
+
+
+def finish_reason_of(given: str) -> str:
+    """The finish reason by the name that OpenAI's API has for it; one that is not known, as it was given."""
+    return _FINISH_REASONS.get(given.strip().casefold().replace("-", "_"), given)
+
+
+def _none() -> None:
+    """A default that is written to the line, unlike a plain None."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """A settled answer: one line of `records.jsonl`.
 
     Attributes:
@@ -60,13 +108,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         prompt: the short prompt that the tuned model will be given.
         completion: the answer, an opening that was sent with the request included.
         model: the model as the answer names it.
-        finish_reason: as the API gives it; "" where it gives none.
+        finish_reason: by the name that OpenAI's API has for it; "" where none was given.
         usage: summed over everything that was asked for this row.
         attempts: HTTP calls made for this row, over all invocations.
         check_failures: names of the job's checks that the completion does not pass.
         latency_s: seconds from sending to the whole answer, of the last attempt.
         created: Unix seconds at which the answer was settled.
         request_id: the server's id of the last attempt.
+        reasoning: the model's thoughts, where the server gives them apart from the answer; not in the line otherwise.
+        tool_calls: as the API has them, arguments unparsed; not in the line where the model called nothing.
+        asked: answers that were paid for, the last of which is `completion`; not in the line where it is 1.
     """
 
     key: str
@@ -82,7 +133,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     check_failures: list[str]
     latency_s: float
     created: int
-    request_id: str | None = None
+    request_id: str | None = msgspec.field(default_factory=_none)
+    reasoning: str | None = None
+    tool_calls: list[Any] | None = None
+    asked: int = 1
 
 
 class FailureError(msgspec.Struct, frozen=True, kw_only=True):

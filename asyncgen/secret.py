@@ -21,10 +21,12 @@ class Secret:
         source: where it was found, such as "OPENAI_API_KEY", for messages.
     """
 
-    __slots__ = ("_value", "source")
+    __slots__ = ("_forms", "_value", "source")
 
     def __init__(self, value: str, source: str) -> None:
         self._value = value
+        # As it is, percent-encoded as an address holds it, and escaped as JSON holds it; mostly they are one.
+        self._forms = {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]} if value else set()
         self.source = source
 
     def reveal(self) -> str:
@@ -55,9 +57,7 @@ def redacted(text: str, secret: Secret | None) -> str:
     Returns:
         The text, the secret replaced as it is, percent-encoded (as an address holds it) and escaped (as JSON holds it).
     """
-    value = "" if secret is None else secret.reveal()
-    if not value:
-        return text
-    for form in {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]}:
-        text = text.replace(form, _REDACTED)
+    if secret is not None:
+        for form in secret._forms:  # noqa: SLF001 - no other module is to see them
+            text = text.replace(form, _REDACTED)
     return text

@@ -40,6 +40,8 @@ def lines(asked: Sequence[Asked], prompts: Sequence[str]) -> Iterator[str]:
             yield ""
     for each in asked:
         say(_used(each))
+        if cut := sum(isinstance(answer, Completion) and answer.finish_reason == "length" for answer in each.answers):
+            say(f"{each.model}: {cut:,} answers are cut off at the token limit: raise --max-tokens")
 
 
 def _text(answer: Completion | Unanswered) -> str:

@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import msgspec
-
 from asyncgen.errors import AsyncgenError
-from asyncgen.generate.reply import read_usage
+from asyncgen.generate.completer import Answer
+from asyncgen.generate.reply import read_reply
 from asyncgen.providers import Profile
 from asyncgen.records import Usage
 from asyncgen.run_state import DatasetState
@@ -91,10 +90,8 @@ class Asking:
 class Calls(Protocol):
     """The one call that is needed; `json_calls.JsonCalls` has it."""
 
-    async def post(
-        self, path: str, kind: type[dict[str, Any]], doing: str, body: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """POST and the decoded answer."""
+    async def post_for_content(self, path: str, doing: str, body: Mapping[str, Any]) -> bytes:
+        """POST and the body of the answer, as it came."""
         ...
 
 
@@ -125,8 +122,8 @@ async def ask(calls: Calls, asking: Asking, prompt: str) -> Completion:
         AsyncgenError: of the kind that the server's error has, or there is no text in the answer.
     """
     path = "/completions" if asking.form.format == "completion" else "/chat/completions"
-    answer = await calls.post(path, dict[str, Any], f"ask {asking.model}", request_body(asking, prompt))
-    return _read(asking, prompt, answer)
+    content = await calls.post_for_content(path, f"ask {asking.model}", request_body(asking, prompt))
+    return _read(asking, prompt, content)
 
 
 def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
@@ -148,31 +145,18 @@ def answer_limit(profile: Profile, form: PromptForm, tokens: int) -> dict[str, i
     return {"max_tokens" if form.format == "completion" else profile.max_tokens_name: tokens}
 
 
-class _Message(msgspec.Struct):
-    content: str = ""
-    refusal: str = ""
-
-
-class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
-    text: str = ""
-    finish_reason: str = ""
-
-
-class _Answer(msgspec.Struct):
-    choices: list[_Choice]
-    model: str = ""
-
-
-def _read(asking: Asking, prompt: str, answer: dict[str, Any]) -> Completion:
-    try:
-        read = msgspec.convert(answer, _Answer)
-        choice = read.choices[0]
-    except (msgspec.ValidationError, IndexError) as error:
+def _read(asking: Asking, prompt: str, content: bytes) -> Completion:
+    answer = read_reply(200, {}, content)
+    if not isinstance(answer, Answer):
+        what = "refused to answer" if answer.type == "refusal" else "gave no answer"
         raise AsyncgenError(
-            f"{asking.model} gave no answer", cause="what came has no choices", code="bad_answer"
-        ) from error
-    if choice.message.refusal:
-        raise AsyncgenError(f"{asking.model} refused to answer", cause=choice.message.refusal, code="refusal")
-    text = choice.text.removeprefix(" ") if asking.form.format == "completion" else choice.message.content
-    return Completion(prompt, read.model or asking.model, text, choice.finish_reason, read_usage(answer.get("usage")))
+            f"{asking.model} {what}", cause=answer.message or None, help_text=answer.remedy, code=answer.type
+        )
+    text = answer.text.removeprefix(" ") if asking.form.format == "completion" else answer.text
+    if not text:
+        raise AsyncgenError(
+            f"{asking.model} gave no text",
+            cause="it called tools instead, which cannot be shown here",
+            code="tool_calls",
+        )
+    return Completion(prompt, answer.model or asking.model, text, answer.finish_reason, answer.usage)

@@ -68,13 +68,16 @@ class JsonCalls:
 
     async def post(self, path: str, kind: type[Answer], doing: str, body: Mapping[str, Any] | None = None) -> Answer:
         """POST, repeated only where the server surely did nothing."""
+        return decoded(await self.post_for_content(path, doing, body or {}), kind, doing)
+
+    async def post_for_content(self, path: str, doing: str, body: Mapping[str, Any]) -> bytes:
+        """As `post`, for an answer that is read elsewhere."""
 
         async def once() -> httpx2.Response:
-            return await self.client.post(path, cast_to=httpx2.Response, body=dict(body or {}))
+            return await self.client.post(path, cast_to=httpx2.Response, body=dict(body))
 
         with in_our_words(doing):
-            response = await retrying(once, self.pacing, unsafe=True)
-        return decoded(response.content, kind, doing)
+            return (await retrying(once, self.pacing, unsafe=True)).content
 
     async def delete(self, path: str, doing: str) -> None:
         """DELETE, repeated while errors pass."""

@@ -25,7 +25,7 @@ from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.open_files import allow_connections
 from asyncgen.generate.patience import Patience
 from asyncgen.generate.reply import read_reply
-from asyncgen.secret import Secret
+from asyncgen.secret import redacted
 from asyncgen.terminal import one_line
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
@@ -34,6 +34,8 @@ _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0  # idle connections are closed before servers do, or a request meets one just closed
 _SWEEP_S = 1.0
 _WIDTH = 300
+# A key of the request's JSON: within a text its quotes would be escaped.
+_TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
 
 
 class HttpCompleter:
@@ -81,7 +83,14 @@ class HttpCompleter:
             text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
             return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
         latency_s = perf_counter() - began
-        reply = read_reply(response.status, headers, content, latency_s=latency_s)
+        reply = read_reply(
+            response.status,
+            headers,
+            content,
+            latency_s=latency_s,
+            secret=self._key,
+            sends_tools=_TOOLS in body or _FUNCTIONS in body,
+        )
         if isinstance(reply, Answer):
             self._has_worked = True
             self._answers += 1
@@ -102,13 +111,14 @@ class HttpCompleter:
                 self._patience.lost()
 
     def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
-        """What the reply alone does not tell; and the key taken out, should the server have quoted it."""
+        """What the reply alone does not tell."""
         if error.type == "redirect":
-            target = one_line(response.headers.get("Location", "nowhere").partition("?")[0], _WIDTH)
+            location = redacted(response.headers.get("Location", "nowhere"), self._key)
+            target = one_line(location.partition("?")[0], _WIDTH)
             return replace(error, message=f"the address sends on to {target}", remedy="give that one to --base-url")
         if error.type == "not_an_api" and self._has_worked:
             return replace(error, kind=ErrorClass.RETRY)  # a proxy's page in passing
-        return _redacted(error, self._key) if self._key else error
+        return error
 
     def _broken(self, error: Exception, elapsed_s: float) -> AttemptError:
         """What a connection's end means; the type of the exception says how far the request had come."""
@@ -131,12 +141,6 @@ class HttpCompleter:
             return AttemptError(kind=ErrorClass.RETRY, type="timeout", message=text, maybe_paid=True)
         text = f"the connection broke off ({name})"
         return AttemptError(kind=ErrorClass.RETRY, type="disconnected", message=text, maybe_paid=True)
-
-
-def _redacted(error: AttemptError, key: Secret) -> AttemptError:
-    secret = key.reveal()
-    quoted = {name: getattr(error, name) for name in ("message", "code", "param")}
-    return replace(error, **{name: text.replace(secret, "***") for name, text in quoted.items() if text})
 
 
 async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:

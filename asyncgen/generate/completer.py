@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -53,8 +53,11 @@ class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: 
     """A usable answer.
 
     Attributes:
-        text: what the model wrote; not empty.
+        text: what the model wrote; empty only where it called tools instead.
+        finish_reason: by the name that OpenAI's API has for it.
         latency_s: seconds from sending to the whole answer.
+        reasoning: the model's thoughts, where the server gives them apart from the text.
+        tool_calls: as the API has them; None where there are none.
     """
 
     text: str
@@ -64,6 +67,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: 
     request_id: str | None = None
     latency_s: float = 0.0
     limits: RateLimits = NO_LIMITS
+    reasoning: str | None = None
+    tool_calls: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class AttemptError:
         kind: what follows from it.
         type: our own name for what happened, as in `records.FailureError`.
         code: the API's `error.code`.
+        status: HTTP's, or the one that an error within a reply of status 200 stands for; None where no reply came.
         param: the parameter that the API complains of.
         retry_after_s: seconds that the server asks to wait; None where it asks nothing.
         maybe_paid: the provider may have charged for it.

@@ -36,7 +36,9 @@ class RecordMaker:
         """The record of the row's answer; it must have one."""
         answer, request = row.answer, row.request
         assert answer is not None
-        completion = answer.text if self._opening is None else whole(self._opening(request), answer.text)
+        completion = answer.text
+        if self._opening is not None and completion:
+            completion = whole(self._opening(request), completion)
         variables = dict(zip(self._names, request.values, strict=True))
         return Record(
             key=request.key.hex(),
@@ -53,6 +55,9 @@ class RecordMaker:
             latency_s=int(answer.latency_s * 10_000) / 10_000,
             created=int(self._wall()),
             request_id=answer.request_id,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
+            asked=row.asked,
         )
 
 

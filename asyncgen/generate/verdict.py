@@ -6,6 +6,7 @@ the prompt. Pure, and knows nothing of replies.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from asyncgen.backoff import BILLING_CODES
@@ -26,25 +27,21 @@ _MODEL = Verdict(ErrorClass.STOP, "not_found", StopReason.AUTH)
 _PARAMETER = Verdict(ErrorClass.STOP, "parameter")
 _RATE = Verdict(ErrorClass.WAIT, "rate_limit")
 _OVERLOADED = Verdict(ErrorClass.WAIT, "overloaded")
+_DAILY = Verdict(ErrorClass.STOP, "daily_limit", StopReason.QUOTA)
+_LOADING = Verdict(ErrorClass.RETRY, "loading")
 
-# Codes, and types where the API gives no code, of OpenAI and of those who copied its errors. The billing codes come
-# with status 429 as a passing rate limit does; a refused parameter is in every request of the job.
-_BY_CODE = {
+# Codes and types, in lower case, of OpenAI and of those who copied its errors, of Google (API_KEY_INVALID), MiniMax
+# (2049), and llama.cpp's server (unavailable_error: it loads its model). The billing codes come with status 429 as a
+# passing rate limit does; a refused parameter is in every request of the job.
+_BY_NAME = {
     **dict.fromkeys(BILLING_CODES, _QUOTA),
-    "invalid_api_key": _AUTH,
-    "account_deactivated": _AUTH,
+    **dict.fromkeys(("invalid_api_key", "api_key_invalid", "account_deactivated", "unauthenticated", "2049"), _AUTH),
     "unsupported_country_region_territory": Verdict(ErrorClass.STOP, "permission", StopReason.AUTH),
-    "model_not_found": _MODEL,
-    "model_not_available": _MODEL,
-    "deployment_not_found": _MODEL,
-    "DeploymentNotFound": _MODEL,
-    "unsupported_parameter": _PARAMETER,
-    "unsupported_value": _PARAMETER,
-    "unknown_parameter": _PARAMETER,
-    "rate_limit_exceeded": _RATE,
-    "slow_down": _RATE,
-    "server_is_overloaded": _OVERLOADED,
-    "overloaded_error": _OVERLOADED,
+    **dict.fromkeys(("model_not_found", "model_not_available", "deployment_not_found", "deploymentnotfound"), _MODEL),
+    **dict.fromkeys(("unsupported_parameter", "unsupported_value", "unknown_parameter"), _PARAMETER),
+    **dict.fromkeys(("rate_limit_exceeded", "slow_down", "resource_exhausted"), _RATE),
+    **dict.fromkeys(("server_is_overloaded", "overloaded_error"), _OVERLOADED),
+    "unavailable_error": _LOADING,
     "context_length_exceeded": Verdict(ErrorClass.ROW, "context_length_exceeded"),
     "invalid_prompt": Verdict(ErrorClass.ROW, "invalid_prompt"),
     "content_filter": Verdict(ErrorClass.ROW, "content_filter"),
@@ -69,16 +66,18 @@ _BY_STATUS = {
 _MAYBE_PAID = frozenset({408, 504, 524})
 
 
-def verdict_on(status: int, code: str | None, error_type: str, *, is_moderated: bool = False) -> Verdict:
+def verdict_on(status: int, names: Iterable[str], *, is_moderated: bool = False, is_daily: bool = False) -> Verdict:
     """What follows.
 
     Args:
-        status: HTTP's, or the one that an error within a reply of status 200 stands for.
-        code: `error.code`.
-        error_type: `error.type`.
+        status: HTTP's, or the one that the error stands for by its own account.
+        names: codes and types of the error, in the order in which they count.
         is_moderated: the error says that this very prompt was flagged.
+        is_daily: the error says that a limit of the day is used up.
     """
-    named = _BY_CODE.get(code or "") or _BY_CODE.get(error_type)
+    if is_daily:
+        return _DAILY
+    named = next((verdict for name in names if (verdict := _BY_NAME.get(name.casefold()))), None)
     if named is not None:
         return named
     if is_moderated:

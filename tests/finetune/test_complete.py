@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import pytest
 
 from asyncgen.errors import AsyncgenError
@@ -24,10 +25,8 @@ class Calls:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.in_flight = self.most_in_flight = 0
 
-    async def post(
-        self, path: str, kind: type[dict[str, Any]], doing: str, body: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        self.asked.append((path, body or {}))
+    async def post_for_content(self, path: str, doing: str, body: Mapping[str, Any]) -> bytes:
+        self.asked.append((path, body))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         await asyncio.sleep(0)
@@ -35,7 +34,7 @@ class Calls:
         answer = self.answer(body) if callable(self.answer) else self.answer
         if isinstance(answer, Exception):
             raise answer
-        return dict(answer)
+        return orjson.dumps(answer)
 
 
 def answers(calls: Calls, asking: Asking, *prompts: str) -> list[Completion | Unanswered]:
@@ -91,12 +90,34 @@ def test_a_prompt_that_fails_does_not_take_the_others_with_it() -> None:
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        ({"choices": []}, "bad_answer"),
-        ({}, "bad_answer"),
+        ({"choices": []}, "bad_json"),
+        ({}, "bad_json"),
         ({"choices": [{"message": {"refusal": "I will not."}}]}, "refusal"),
+        ({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, "empty"),
+        ({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}, "empty"),
+        ({"choices": [{"message": {"tool_calls": [{"id": "c"}]}, "finish_reason": "tool_calls"}]}, "tool_calls"),
+        ({"choices": [{"text": "", "finish_reason": "stop"}]}, "empty"),
     ],
 )
 def test_what_is_no_answer_is_an_error(answer: dict[str, Any], code: str) -> None:
     (found,) = answers(Calls(answer), Asking("m", PromptForm()), "p")
     assert isinstance(found, Unanswered)
     assert found.error.code == code
+
+
+def test_an_error_within_a_reply_of_status_200_is_told_in_the_servers_words() -> None:
+    (found,) = answers(Calls({"error": {"message": "model is asleep", "code": 503}}), Asking("m", PromptForm()), "p")
+    assert isinstance(found, Unanswered)
+    assert found.error.cause == "model is asleep"
+
+
+def test_an_answer_in_parts_is_read_as_generate_reads_it() -> None:
+    parts = [
+        {"type": "thinking", "thinking": "Hm."},
+        {"type": "text", "text": "Come "},
+        {"type": "text", "text": "in."},
+    ]
+    reply = {"choices": [{"message": {"content": parts}, "finish_reason": "STOP"}]}
+    (found,) = answers(Calls(reply), Asking("m", PromptForm()), "p")
+    assert isinstance(found, Completion)
+    assert (found.text, found.finish_reason) == ("Come in.", "stop")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asyncgen.backoff import BILLING_CODES
+from asyncgen.backoff import is_billing_code
 from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError
 from asyncgen.generate.batch.api import RemoteBatch
 from asyncgen.generate.batch.join import Joined
@@ -17,7 +17,6 @@ from asyncgen.run_state import BatchState
 
 _MOST_PASSES = 3  # over the grid: rows that never come to an outcome are not sent for ever
 _QUEUE_CODES = frozenset({"token_limit_exceeded"})  # OpenAI's word for too many enqueued tokens
-_BILLING_CODES = BILLING_CODES | {"billing_hard_limit_reached"}
 _SHOWN_PROBLEMS = 3
 
 
@@ -87,7 +86,7 @@ def _refusal(batch: BatchState, remote: RemoteBatch) -> tuple[StopReason | None,
     lines = [f"line {each.line}: {each.message}" if each.line else each.message or each.code or "" for each in shown]
     cause = "\n".join(lines) or "the provider gives no reason"
     what = f"the provider refused batch {batch.batch_id}"
-    if any(each.code in _BILLING_CODES | _QUEUE_CODES for each in remote.refusals):
+    if any(is_billing_code(each.code) or each.code in _QUEUE_CODES for each in remote.refusals):
         help_text = "raise the limit at the provider or wait until its queue is empty, then give the same command again"
         return StopReason.QUOTA, QuotaError(what, cause=cause, help_text=help_text)
     help_text = "asyncgen generate without --batch   (sends the rows online, and says what is wrong with each)"

@@ -1,0 +1,1 @@
+"""One attempt: the client, the reading of replies, errors explained."""
