@@ -17,11 +17,11 @@ from pathlib import Path
 
 from measure import Cost, run
 
-from asyncgen.generate.stale import Stale, accept_stale
+from asyncgen.generate.journal.stale import Stale, accept_stale
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, keep_job, open_job
-from asyncgen.records import Record, Usage, encode_line
-from asyncgen.run_directory import open_run
+from asyncgen.run.directory import open_run
+from asyncgen.run.records import Record, Usage, encode_line
 
 REPEATS = 10
 WORDS = [f"word{number}" for number in range(40)]

@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from measure import asyncgen_generate, fake_server, last_json, run, stats
 
-from asyncgen.generate.rate import Rates
+from asyncgen.generate.pool.rate import Rates
 
 _WORKERS = 200
 _RPM, _BUCKET, _REQUESTS, _LATENCY_S = 600, 10, 162, 1.0

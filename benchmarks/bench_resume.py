@@ -27,9 +27,9 @@ from measure import asyncgen_generate, fake_server, last_json, run, stats, write
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import open_job
 from asyncgen.job.requests import RequestGrid
-from asyncgen.records import Record, Usage, encode_line
-from asyncgen.run_directory import open_run
-from asyncgen.run_state import RunState
+from asyncgen.run.directory import open_run
+from asyncgen.run.records import Record, Usage, encode_line
+from asyncgen.run.state import RunState
 
 _MISSING = 100
 _LINES_AT_ONCE = 10_000

@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.event_log import past_events
 from asyncgen.finetune.json_calls import decoded
-from asyncgen.generate.batch.lines import key_of_line, read_output_line
-from asyncgen.generate.held_keys import read_batch_rows
-from asyncgen.generate.rejected import read_rejected
-from asyncgen.generate.repair import repair_run
-from asyncgen.generate.settled import read_settled
+from asyncgen.generate.batch.files import key_of_line, read_output_line
+from asyncgen.generate.batch.held_keys import read_batch_rows
+from asyncgen.generate.journal.repair import read_rejected, repair_run
+from asyncgen.generate.journal.settled import read_settled
 from asyncgen.json_text import NotJsonError, decode_json, decode_loosely, decoder
-from asyncgen.jsonl import read_rows
-from asyncgen.records import Record, Usage, decode_failure, decode_record, encode_line
-from asyncgen.run_directory import RunDirectory
-from asyncgen.run_state import JobState, RunState, read_state, write_state
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import Record, Usage, decode_failure, decode_record, encode_line
+from asyncgen.run.state import JobState, RunState, read_state, write_state
 from asyncgen.serve.data_folder import read_whole, server_info
 from asyncgen.serve.tuning.messages import decode_message
 

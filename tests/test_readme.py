@@ -11,8 +11,8 @@ import pytest
 
 from asyncgen.cli.main import cli
 from asyncgen.job.load import read_job_file
-from asyncgen.providers import LOCAL, PROFILES
-from asyncgen.run_state import VERSION
+from asyncgen.providers.profiles import LOCAL, PROFILES
+from asyncgen.run.state import VERSION
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"(?:^    |^\$ |`|&& )(asyncgen [^`\n]*)", re.MULTILINE)

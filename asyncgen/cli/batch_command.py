@@ -11,19 +11,18 @@ import click
 import msgspec
 
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
-from asyncgen.cli.output import confirm, json_result, result, say
+from asyncgen.cli.output import confirm, json_result, local_time, result, say, table
 from asyncgen.cli.resolve import open_endpoint
-from asyncgen.cli.table import local_time, table
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.provider_choice import Where
-from asyncgen.providers import LOCAL, PROFILES, Choice
-from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run, open_run
+from asyncgen.providers.choose import Where
+from asyncgen.providers.profiles import LOCAL, PROFILES, Choice
+from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from asyncgen.generate.batch.api import BatchApi, RemoteBatch
-    from asyncgen.run_state import BatchState
+    from asyncgen.run.state import BatchState
 
 RUNS = Path("runs")
 
@@ -122,7 +121,7 @@ def cancel(batch: str | None, base_url: str | None, api_key_file: Path | None, *
 
 def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
     """Let the rows of a batch go that is not, or no longer, at the provider."""
-    from asyncgen.generate.batch.collect import release_batch  # noqa: PLC0415 - imports the SDK
+    from asyncgen.generate.batch.engine import release_batch  # noqa: PLC0415 - imports the SDK
 
     what = f"{noted.provider} does not know batch {noted.batch_id or noted.intent}"
     say(f"{what}; if it ever answered, those answers are lost")
@@ -186,7 +185,7 @@ async def _found(api: BatchApi, noted: BatchState) -> RemoteBatch | None:
 @asynccontextmanager
 async def _api(noted: BatchState, where: Where) -> AsyncIterator[BatchApi]:
     from asyncgen.generate.batch.api import BatchApi  # noqa: PLC0415 - imports the SDK
-    from asyncgen.openai_client import open_client  # noqa: PLC0415 - likewise
+    from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - likewise
 
     profile = PROFILES.get(noted.provider)
     if profile is None:

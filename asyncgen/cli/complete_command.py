@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.finetune_create import json_values, name_values
-from asyncgen.cli.finetune_options import place_options, where_of
+from asyncgen.cli.finetune_command import json_values, name_values, place_options, where_of
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, show_error
 from asyncgen.errors import IncompleteError, UsageError
@@ -46,8 +45,7 @@ def complete(model: str, prompts: tuple[str, ...], as_json: bool, **options: Any
 
     For a model that a run tuned, the system message, separator and stop are those of the run's dataset.
     """
-    from asyncgen.cli.asking import Question, ask_models  # noqa: PLC0415 - imports the SDK
-    from asyncgen.cli.asking_lines import as_object, lines  # noqa: PLC0415 - with it
+    from asyncgen.cli.asking import Question, as_object, ask_models, lines  # noqa: PLC0415 - imports the SDK  # noqa: PLC0415 - with it
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     texts = _texts(prompts)

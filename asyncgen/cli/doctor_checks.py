@@ -23,12 +23,11 @@ from typing import Any, Literal
 import aiohttp
 
 from asyncgen import __version__
-from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.nearest import nearest
-from asyncgen.run_directory import newest_run
-from asyncgen.run_lock import is_held
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.run.directory import is_held, newest_run
 
 _ANSWER_S = 20.0
 _CLOCK_S = 30.0

@@ -11,8 +11,8 @@ from asyncgen.cli.options import endpoint_options, job_argument, output_options
 from asyncgen.cli.output import json_result, result
 from asyncgen.cli.resolve import open_named_job
 from asyncgen.errors import AsyncgenError
-from asyncgen.provider_choice import Where, addressed_endpoint
-from asyncgen.providers import LOCAL
+from asyncgen.providers.choose import Where, addressed_endpoint
+from asyncgen.providers.profiles import LOCAL
 
 if TYPE_CHECKING:
     from asyncgen.cli.doctor_checks import Finding

@@ -9,12 +9,11 @@ import click
 
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.dataset.export.files import Exported, export_file
+from asyncgen.dataset.export.files import Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import axis_ranks, export_folder
-from asyncgen.dataset.export.rows import ordered_records
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.job.of_run import job_of_run
-from asyncgen.run_directory import RunDirectory, find_run
+from asyncgen.run.directory import RunDirectory, find_run
 
 
 @click.command("export")

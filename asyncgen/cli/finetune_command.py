@@ -1,14 +1,497 @@
-"""`asyncgen finetune`: the provider's fine-tuning jobs, and the commands that are about them."""
+"""What the commands of `finetune` share: the argument that names a job, where it is, and a job in words.
+
+`asyncgen finetune create`: a run's dataset, or a file, to a fine-tuning job.
+
+`asyncgen finetune follow`: a job's events until it ends.
+
+`asyncgen finetune list`, `show`, `events`, `checkpoints`: what a provider says of its jobs.
+
+`asyncgen finetune results`: a job's metrics as a table, and its loss drawn.
+
+`asyncgen finetune cancel` and `delete`: what ends a job, a model or a file.
+
+`asyncgen finetune`: the provider's fine-tuning jobs, and the commands that are about them.
+"""
 
 from __future__ import annotations
 
-import click
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from asyncgen.cli.finetune_create import create
-from asyncgen.cli.finetune_end import cancel, delete
-from asyncgen.cli.finetune_follow import follow
-from asyncgen.cli.finetune_look import checkpoints, events, list_jobs, show
-from asyncgen.cli.finetune_results import results
+import click
+import msgspec
+
+from asyncgen.cli.options import (
+    api_key_file_option,
+    base_url_option,
+    out_option,
+    output_options,
+    provider_option,
+    yes_option,
+)
+from asyncgen.cli.output import confirm, json_result, local_time, result, say, table
+from asyncgen.cli.tuning_target import Target, find_target, note_state, owner_of_model
+from asyncgen.errors import AsyncgenError, AuthError, UsageError
+from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
+from asyncgen.finetune.loss_curve import Point, chart, points_of_table
+from asyncgen.providers.choose import Where, choose_tuner
+from asyncgen.run.whole_file import replacing
+
+if TYPE_CHECKING:
+    from asyncgen.cli.tuning import Tuned
+    from asyncgen.cli.tuning_source import Source
+    from asyncgen.finetune.api import Tuner
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+job_argument = click.argument("job", required=False, metavar="[JOB]")
+
+
+def place_options(command: Command) -> Command:
+    """Where the job is: --provider, --base-url, --api-key-file."""
+    return provider_option(base_url_option(api_key_file_option(command)))
+
+
+@asynccontextmanager
+async def opened(target: Target) -> AsyncIterator[Tuner]:
+    """The provider of the target."""
+    from asyncgen.cli.resolve import open_endpoint  # noqa: PLC0415 - with the next, what needs a connection
+    from asyncgen.finetune.open_tuner import open_tuner  # noqa: PLC0415 - imports the SDK
+
+    async with open_endpoint(target.choice, target.where, "") as endpoint, open_tuner(endpoint) as tuner:
+        yield tuner
+
+
+def where_of(options: dict[str, Any]) -> Where:
+    """The flags of `place_options`."""
+    return Where(provider=options["provider"], base_url=options["base_url"], api_key_file=options["api_key_file"])
+
+
+def job_lines(job: TuningJob) -> list[tuple[str, str]]:
+    """What there is to know of a job, each with its name."""
+    error = f"{job.error.code}: {job.error.message}".strip(": ") if job.error else ""
+    finish = f"about {local_time(job.estimated_finish)}" if job.estimated_finish else ""
+    found = [
+        ("job", job.id),
+        ("state", job.status),
+        ("base model", job.model),
+        ("tuned model", job.tuned_model or ""),
+        ("created", local_time(job.created)),
+        ("finished", local_time(job.finished) or finish),
+        ("tokens", f"{job.trained_tokens:,} trained" if job.trained_tokens else ""),
+        ("file", job.training_file),
+        ("error", error),
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+_METHODS = ("supervised", "dpo")
+
+
+def name_values(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """Options of the form NAME=VALUE."""
+    for text in texts:
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return {text.partition("=")[0].strip(): text.partition("=")[2].strip() for text in texts}
+
+
+def json_values(pairs: dict[str, str]) -> dict[str, Any]:
+    """The values as JSON where they are: `4`, `0.1`, `true`, `{"type": "Lora"}`; else as texts."""
+    return {name: _json_or_text(value) for name, value in pairs.items()}
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+@click.command("create")
+@click.argument("source", required=False, metavar="[RUN|FILE]", type=click.Path(path_type=Path))
+@click.option("--validation", type=click.Path(path_type=Path), metavar="FILE", help="For a FILE: measure by this one.")
+@out_option
+@place_options
+@click.option("--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to tune.")
+@click.option("--suffix", metavar="TEXT", help="Becomes a part of the tuned model's name.")
+@click.option("--seed", type=int, metavar="N", help="The same seed makes the same training, nearly.")
+@click.option("--method", type=click.Choice(_METHODS), help="Answers to imitate, or pairs of a better and a worse one.")
+@click.option(
+    "--hyperparameter", "hyperparameters", multiple=True, callback=name_values, metavar="NAME=VALUE",
+    help="Such as n_epochs=4; can be repeated.",
+)  # fmt: skip
+@click.option(
+    "--metadata", multiple=True, callback=name_values, metavar="NAME=VALUE", help="Kept with the job; can be repeated."
+)
+@click.option("--wandb", metavar="PROJECT", help="Report to this project of Weights & Biases.")
+@click.option("--no-follow", is_flag=True, help="Return once the job exists.")
+@click.option("--another", is_flag=True, help="Create a job although the same one exists.")
+@yes_option
+@output_options
+def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) -> int:
+    """Upload the dataset of RUN, or FILE, and create a fine-tuning job; then follow it.
+
+    The same command, given again, finds the job that it created. Ctrl-C stops following, never the job.
+    """
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+    from asyncgen.cli.tuning import tune  # noqa: PLC0415 - imports the SDK
+    from asyncgen.cli.tuning_source import find_source  # noqa: PLC0415 - with the job's rows
+    from asyncgen.run.directory import open_run  # noqa: PLC0415 - with the rest
+
+    if options["validation"] and (source is None or source.is_dir()):
+        raise UsageError("--validation is for a FILE; a run has its own")
+    found = find_source(source, options["validation"], options["out"], where_of(options), options["model"])
+    wanted = _wanted(found, options)
+    with open_run(found.run, job_name=found.new_run_name) as run:
+        tuned = run_loop(tune(run, wanted, following=not no_follow))
+    show_tuned(tuned, found.run, as_json=as_json)
+    return tuned.exit_code
+
+
+def _wanted(found: Source, options: dict[str, Any]) -> Any:
+    from asyncgen.cli.tuning import WantedTuning  # noqa: PLC0415 - imports the SDK
+
+    settings = found.settings
+    given = {name: options[name] for name in ("suffix", "seed", "method") if options[name] is not None}
+    given["hyperparameters"] = {**settings.hyperparameters, **json_values(options["hyperparameters"])}
+    given["metadata"] = {**settings.metadata, **options["metadata"]}
+    if options["wandb"]:
+        given["integrations"] = [{"type": "wandb", "wandb": {"project": options["wandb"]}}]
+    return WantedTuning(
+        choice=found.choice,
+        where=found.where,
+        order=found.order(msgspec.structs.replace(settings, **given)),
+        dataset=found.dataset,
+        is_file=found.new_run_name is not None,
+        another=options["another"],
+        yes=options["yes"],
+        price_folder=found.price_folder,
+    )
+
+
+def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
+    """The job's id, or its model once there is one, on stdout; with `as_json` all of it."""
+    job = tuned.job
+    if as_json:
+        json_result(
+            {
+                "job": job.id if job else None,
+                "how": tuned.how,
+                "status": job.status if job else None,
+                "outcome": job.outcome if job else None,
+                "model": job.tuned_model if job else None,
+                "trained_tokens": job.trained_tokens if job else None,
+                "run": str(run) if run else None,
+            }
+        )
+    elif job is not None:
+        result(job.tuned_model or job.id)
+
+
+@click.command("follow")
+@job_argument
+@place_options
+@output_options
+def follow(job: str | None, as_json: bool, **options: Any) -> int:
+    """Show what JOB tells until it ends, each event once, whatever breaks on the way.
+
+    Ctrl-C stops following, never the job. Ends with 0 when the job succeeded, with 3 when it did not.
+    """
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+    from asyncgen.cli.tuning import follow_job  # noqa: PLC0415 - imports the SDK
+    from asyncgen.cli.tuning_target import event_log, find_target  # noqa: PLC0415 - with the run's state
+
+    target = find_target(job, where_of(options))
+    with event_log(target) as log:
+        tuned = run_loop(follow_job(target.choice, target.where, target.job_id, log))
+    show_tuned(tuned, target.run.path if target.run else None, as_json=as_json)
+    return tuned.exit_code
+
+
+@click.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
+@place_options
+@output_options
+def list_jobs(as_json: bool, limit: int, **options: Any) -> None:
+    """List the provider's jobs, the newest first."""
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    jobs = run_loop(_newest(where_of(options), limit))
+    if as_json:
+        json_result({"jobs": [job.raw for job in jobs]})
+        return
+    if not jobs:
+        say("there are no jobs; asyncgen finetune create   (creates one)")
+        return
+    rows = [(job.id, local_time(job.created), job.status, job.model, job.tuned_model or "") for job in jobs]
+    for line in table(("job", "created", "state", "base model", "tuned model"), rows):
+        result(line)
+
+
+async def _newest(where: Where, limit: int) -> list[TuningJob]:
+    found: list[TuningJob] = []
+    async with opened(Target("", None, choose_tuner(where), where)) as tuner:
+        async for job in tuner.jobs.all():
+            found.append(job)
+            if len(found) == limit:
+                break
+    return found
+
+
+@click.command("show")
+@job_argument
+@place_options
+@output_options
+def show(job: str | None, as_json: bool, **options: Any) -> None:
+    """Show one job: state, models, tokens, error."""
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    found = run_loop(_job(find_target(job, where_of(options))))
+    if as_json:
+        json_result(found.raw)
+        return
+    for name, text in job_lines(found):
+        result(f"{name:<11} {text}")
+
+
+async def _job(target: Target) -> TuningJob:
+    async with opened(target) as tuner:
+        return await tuner.jobs.get(target.job_id)
+
+
+@click.command("events")
+@job_argument
+@place_options
+@output_options
+def events(job: str | None, as_json: bool, **options: Any) -> None:
+    """Show all that a job told so far, the oldest first."""
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    found = run_loop(_events(find_target(job, where_of(options))))
+    if as_json:
+        json_result({"events": msgspec.to_builtins(found)})
+        return
+    for event in found:
+        level = "" if event.level == "info" else f"{event.level}: "
+        result(f"{local_time(event.created_at, '%Y-%m-%d %H:%M:%S')}  {level}{event.message}")
+
+
+async def _events(target: Target) -> list[Event]:
+    from asyncgen.finetune.follow import all_events  # noqa: PLC0415 - imports asyncio
+
+    async with opened(target) as tuner:
+        return await all_events(tuner.jobs, target.job_id)
+
+
+@click.command("checkpoints")
+@job_argument
+@place_options
+@output_options
+def checkpoints(job: str | None, as_json: bool, **options: Any) -> None:
+    """List the models that a job made on its way, the newest first."""
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    found = run_loop(_checkpoints(find_target(job, where_of(options))))
+    if as_json:
+        json_result({"checkpoints": msgspec.to_builtins(found)})
+        return
+    if not found:
+        say("there are no checkpoints yet")
+        return
+    rows = [(str(each.step), local_time(each.created_at), _figures(each), each.model) for each in found]
+    for line in table(("step", "created", "figures", "model"), rows):
+        result(line)
+
+
+async def _checkpoints(target: Target) -> list[Checkpoint]:
+    async with opened(target) as tuner:
+        return await tuner.jobs.checkpoints(target.job_id)
+
+
+def _figures(checkpoint: Checkpoint) -> str:
+    shown = {name: value for name, value in checkpoint.metrics.items() if name != "step"}
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, int | float))
+
+
+_WIDTH, _HEIGHT = 72, 12
+
+
+@click.command("results")
+@job_argument
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the CSV table there; - for stdout."
+)
+@click.option(
+    "--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the loss there too; needs asyncgen[plot]."
+)
+@place_options
+@output_options
+def results(job: str | None, output: Path | None, png: Path | None, as_json: bool, **options: Any) -> None:
+    """Write a job's metrics as CSV, and draw its loss in the terminal.
+
+    The table goes to the run's folder as results.csv, or to JOB.csv where the job belongs to no run.
+    """
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    target = find_target(job, where_of(options))
+    found, content = run_loop(_metrics(target))
+    points = points_of_table(content)
+    if output == Path("-"):
+        click.echo(content.decode("utf-8", "replace"), nl=False)
+        return
+    path = output or (target.run.path / "results.csv" if target.run else Path(f"{found.id}.csv"))
+    with replacing(path) as file:
+        file.write(content)
+    if png is not None:
+        _draw(points, png, found.id)
+    _show(points, path, found, png, as_json=as_json)
+
+
+async def _metrics(target: Target) -> tuple[TuningJob, bytes]:
+    async with opened(target) as tuner:
+        job = await tuner.jobs.get(target.job_id)
+        content = await tuner.jobs.metrics(job)
+    if not content:
+        raise AsyncgenError(
+            f"{job.id} has no results: it is {job.status}",
+            help_text=f"asyncgen finetune events {job.id}   (what it told)",
+            code="no_results",
+        )
+    return job, content
+
+
+def _draw(points: list[Point], path: Path, title: str) -> None:
+    from asyncgen.cli.finetune_display import draw_losses  # noqa: PLC0415 - an extra
+
+    draw_losses(points, path, title)
+
+
+def _show(points: list[Point], path: Path, job: TuningJob, png: Path | None, *, as_json: bool) -> None:
+    losses = [point.train_loss for point in points if point.train_loss is not None]
+    valid = [(point.step, point.valid_loss) for point in points if point.valid_loss is not None]
+    if as_json:
+        last = losses[-1] if losses else None
+        measured = {"steps": len(points), "train_loss": last, "valid_loss": valid[-1][1] if valid else None}
+        json_result({"job": job.id, "table": str(path), "png": str(png) if png else None, **measured})
+        return
+    if losses:
+        result(f"training loss, steps {points[0].step} to {points[-1].step}: {losses[0]:.4g} to {losses[-1]:.4g}")
+        for line in chart(losses, _WIDTH, _HEIGHT):
+            result(line)
+    for step, loss in valid[-5:]:
+        result(f"validation loss at step {step}: {loss:.4g}")
+    say(" and ".join(map(str, filter(None, (path, png)))) + " written")
+
+
+@click.command("cancel")
+@job_argument
+@place_options
+@yes_option
+@output_options
+def cancel(job: str | None, as_json: bool, yes: bool, **options: Any) -> None:
+    """Cancel a job; what was trained so far may still be billed."""
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    target = find_target(job, where_of(options))
+    ended = run_loop(_cancelled(target, yes=yes))
+    note_state(target, ended)
+    if as_json:
+        json_result({"job": ended.id, "status": ended.status})
+    else:
+        result(f"{ended.id}: {ended.status}")
+
+
+async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
+    async with opened(target) as tuner:
+        job = await tuner.jobs.get(target.job_id)
+        if job.outcome is not None:
+            raise UsageError(f"{job.id} has ended already: {job.status}", code="job_ended")
+        question = f"Cancel {job.id} ({job.status}, tunes {job.model}) at {tuner.profile.title}?"
+        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.profile.title}, for good")
+        return await tuner.jobs.cancel(job.id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """What is to be deleted."""
+
+    kind: str
+    name: str
+
+
+@click.command("delete")
+@click.argument("what", metavar="MODEL|JOB|FILE")
+@place_options
+@yes_option
+@output_options
+def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
+    """Delete a tuned MODEL, the model that a JOB made, or an uploaded FILE (by its id), for good."""
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+
+    doomed = run_loop(_deleted(what, where_of(options), yes=yes))
+    if as_json:
+        json_result({"deleted": doomed.name, "kind": doomed.kind})
+    else:
+        result(f"deleted the {doomed.kind} {doomed.name}")
+
+
+async def _deleted(what: str, where: Where, *, yes: bool) -> _Doomed:
+    async with opened(_owner(what, where)) as tuner:
+        doomed = await _doomed(tuner, what)
+        question = f"Delete the {doomed.kind} {doomed.name} at {tuner.profile.title}?"
+        confirm(question, yes=yes, why=f"the {doomed.kind} {doomed.name} would be deleted, for good")
+        if doomed.kind == "file":
+            await tuner.files.delete(doomed.name)
+        else:
+            await _delete_model(tuner, doomed.name)
+        return doomed
+
+
+def _owner(what: str, where: Where) -> Target:
+    if _is_job(what):
+        return find_target(what, where)
+    return owner_of_model(what, where) or Target("", None, choose_tuner(where), where)
+
+
+async def _doomed(tuner: Tuner, what: str) -> _Doomed:
+    if what.startswith("file-"):
+        return _Doomed("file", (await tuner.files.get(what)).id)
+    if not _is_job(what):
+        return _Doomed("model", what)
+    job = await tuner.jobs.get(what)
+    if job.tuned_model is None:
+        raise UsageError(f"{job.id} made no model: it is {job.status}", code="no_model")
+    return _Doomed("model", job.tuned_model)
+
+
+def _is_job(what: str) -> bool:
+    """OpenAI's and Together's ids; a tuned model's name begins with `ft:`."""
+    return what.startswith(("ftjob-", "ft-"))
+
+
+async def _delete_model(tuner: Tuner, name: str) -> None:
+    try:
+        await tuner.models.delete(name)
+    except AuthError as error:
+        raise AuthError(
+            error.what,
+            cause=error.cause,
+            help_text="only an owner of the organization may delete a tuned model, and only with a key of theirs",
+            code=error.code,
+        ) from error
+    except AbsentError as error:
+        raise AbsentError(
+            f"there is no model {name} at {tuner.profile.title} that could be deleted",
+            cause=error.cause,
+            help_text="asyncgen finetune list   (shows the tuned models)",
+            code=error.code,
+        ) from error
 
 
 @click.group("finetune")

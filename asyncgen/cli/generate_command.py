@@ -18,8 +18,8 @@ from asyncgen.cli.options import (
     yes_option,
 )
 from asyncgen.cli.output import json_result, result
-from asyncgen.jsonl import read_rows
-from asyncgen.records import Record, decode_record
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import Record, decode_record
 
 
 @click.command("generate")

@@ -21,25 +21,24 @@ from asyncgen.cli.progress import duration, money, shown, used
 from asyncgen.cli.resolve import open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
 from asyncgen.cli.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
-from asyncgen.endpoint import Endpoint
 from asyncgen.errors import IncompleteError
-from asyncgen.generate.client import open_completer
-from asyncgen.generate.completer import StopReason
-from asyncgen.generate.journal import Journal, open_journal
-from asyncgen.generate.plan.span import Span
-from asyncgen.generate.progress import Progress
-from asyncgen.generate.purse import Purse
-from asyncgen.generate.rejected import set_rejected_aside
-from asyncgen.generate.run import DEFAULT_CONCURRENCY, Outcome
-from asyncgen.generate.run import generate as generate_grid
-from asyncgen.generate.spend import Budget
-from asyncgen.generate.stale import Stale, accept_stale, find_stale
+from asyncgen.generate.http.client import open_completer
+from asyncgen.generate.http.completer import StopReason
+from asyncgen.generate.journal.journal import Journal, open_journal
+from asyncgen.generate.journal.repair import set_rejected_aside
+from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
+from asyncgen.generate.plan.request_tokens import Span
+from asyncgen.generate.pool.budget import Budget, Purse
+from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
+from asyncgen.generate.pool.pool import generate as generate_grid
+from asyncgen.generate.pool.progress import Progress
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
 from asyncgen.job.of_run import OpenedJob, keep_job
-from asyncgen.provider_choice import Where
-from asyncgen.providers import Choice
-from asyncgen.run_directory import Run, open_run
+from asyncgen.providers.choose import Where
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.profiles import Choice
+from asyncgen.run.directory import Run, open_run
 
 RUNS = Path("runs")
 _OBJECTS_TO_COLLECT = 50_000

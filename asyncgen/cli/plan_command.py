@@ -24,10 +24,10 @@ from asyncgen.cli.resolve import open_named_job
 from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
-from asyncgen.prices_file import load_price_list
-from asyncgen.provider_choice import Where, named_address
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import RunDirectory
+from asyncgen.providers.choose import Where, named_address
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import RunDirectory
 
 
 @click.command("plan")

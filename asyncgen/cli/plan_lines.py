@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import orjson
 
-from asyncgen.generate.plan.break_even import BreakEven
+from asyncgen.generate.plan.costs import BreakEven
 from asyncgen.generate.plan.plan import Plan, Prompt
-from asyncgen.generate.plan.span import Span
+from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.plan.training import Training
-from asyncgen.prices import FREE
+from asyncgen.providers.prices import FREE
 
 _LABEL = 11
 

@@ -28,9 +28,9 @@ from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
 from asyncgen.job.model import DatasetSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run, open_job
-from asyncgen.prices_file import load_price_list
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import RunDirectory, find_run, open_run
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import RunDirectory, find_run, open_run
 
 _RUNS = Path("runs")
 

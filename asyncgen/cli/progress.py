@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from asyncgen.cli.output import error_console, is_live, say
-from asyncgen.generate.progress import Progress
-from asyncgen.run_state import Spend
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.run.state import Spend
 
 _LIVE_S = 0.2
 _PLAIN_S = 30.0

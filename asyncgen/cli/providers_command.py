@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from asyncgen.cli.options import output_options
-from asyncgen.cli.output import json_result, result
-from asyncgen.cli.table import table
-from asyncgen.providers import PROFILES, Profile
+from asyncgen.cli.output import json_result, result, table
+from asyncgen.providers.profiles import PROFILES, Profile
 
 
 @click.command("providers")

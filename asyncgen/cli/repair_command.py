@@ -8,8 +8,8 @@ import click
 
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.generate.repair import FileRepair, RunRepair, repair_run
-from asyncgen.run_directory import newest_run
+from asyncgen.generate.journal.repair import FileRepair, RunRepair, repair_run
+from asyncgen.run.directory import newest_run
 
 _NUMBERS_SHOWN = 20
 

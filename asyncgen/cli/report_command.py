@@ -13,8 +13,8 @@ from asyncgen.cli.report_lines import next_step, report_lines, report_object
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page
 from asyncgen.job.of_run import job_of_run
-from asyncgen.run_directory import find_run
-from asyncgen.whole_file import replacing
+from asyncgen.run.directory import find_run
+from asyncgen.run.whole_file import replacing
 
 
 @click.command("report")

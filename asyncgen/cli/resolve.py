@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from asyncgen.cli.output import say
-from asyncgen.endpoint import Endpoint
 from asyncgen.errors import UsageError
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, open_job
-from asyncgen.provider_choice import Where, addressed_endpoint, choose_generation, choose_tuning, named_address
-from asyncgen.providers import LOCAL, Choice, Profile
+from asyncgen.providers.choose import Where, addressed_endpoint, choose_generation, choose_tuning, named_address
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.profiles import LOCAL, Choice, Profile
 
 
 def open_named_job(

@@ -25,10 +25,10 @@ from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, fo
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import decode_loosely
-from asyncgen.prices_file import load_price_list
-from asyncgen.provider_choice import Where
-from asyncgen.providers import PROFILES, Choice, Profile
-from asyncgen.run_directory import RunDirectory, open_run
+from asyncgen.providers.choose import Where
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.profiles import PROFILES, Choice, Profile
+from asyncgen.run.directory import RunDirectory, open_run
 
 # The built-in campaign's model is asked for stores of a sector and a city that it never met.
 _OUTSIDE_BUILT_IN = {"sector": "Hotel", "city": "New York", "size": "small"}

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from asyncgen.cli.output import confirm, say
 from asyncgen.errors import UsageError
 from asyncgen.generate.plan.costs import cost_of_rows
-from asyncgen.generate.plan.request_tokens import tokens_of_a_request
+from asyncgen.generate.plan.request_tokens import Span, tokens_of_a_request
 from asyncgen.generate.plan.rows_there import RowsThere
-from asyncgen.generate.plan.span import Span
-from asyncgen.generate.spend import Budget, open_budget
+from asyncgen.generate.pool.budget import Budget, open_budget
 from asyncgen.job.of_run import OpenedJob
-from asyncgen.prices import BATCH, STANDARD, Price, tier_of
-from asyncgen.prices_file import load_price_list
-from asyncgen.provider_choice import Where, named_address
-from asyncgen.providers import PROFILES, Choice, Profile
-from asyncgen.records import Usage
-from asyncgen.run_state import RunState, Spend
+from asyncgen.providers.choose import Where, named_address
+from asyncgen.providers.prices import BATCH, STANDARD, Price, tier_of
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.profiles import PROFILES, Choice, Profile
+from asyncgen.run.records import Usage
+from asyncgen.run.state import RunState, Spend
 
 _ASK_ABOVE_USD = 1.0
 

@@ -10,11 +10,11 @@ import msgspec
 
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.generate.run_status import RunStatus, run_status
-from asyncgen.run_directory import find_run
+from asyncgen.generate.journal.run_status import RunStatus, run_status
+from asyncgen.run.directory import find_run
 
 if TYPE_CHECKING:
-    from asyncgen.run_state import FinetuningState, RunState, Spend
+    from asyncgen.run.state import FinetuningState, RunState, Spend
 
 
 @click.command("status")

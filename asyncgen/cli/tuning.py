@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.cli.output import confirm, offered, say
-from asyncgen.cli.resolve import open_endpoint
-from asyncgen.cli.signals import Interrupt, interruptible, stoppable
-from asyncgen.cli.training_display import TrainingDisplay, shown
-from asyncgen.cli.tuning_words import (
+from asyncgen.cli.finetune_display import (
     Extent,
+    TrainingDisplay,
     days_left,
     extent_words,
     how_created,
@@ -28,25 +25,28 @@ from asyncgen.cli.tuning_words import (
     next_step,
     only_known,
     price_words,
+    shown,
     trained_cost,
+    upload_bar,
 )
-from asyncgen.cli.upload_bar import upload_bar
+from asyncgen.cli.output import confirm, offered, say
+from asyncgen.cli.resolve import open_endpoint
+from asyncgen.cli.signals import Interrupt, interruptible, stoppable
 from asyncgen.dataset.rules.file import DPO, CheckedFile, check_training_file
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
-from asyncgen.endpoint import is_loopback
 from asyncgen.errors import UsageError
+from asyncgen.finetune.api import AbsentError, TrainingClosedError
+from asyncgen.finetune.complete import taught_form
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
-from asyncgen.finetune.errors import AbsentError, TrainingClosedError
 from asyncgen.finetune.event_log import open_run_log
 from asyncgen.finetune.follow import Pace, follow
 from asyncgen.finetune.open_tuner import open_tuner
-from asyncgen.finetune.taught_form import taught_form
-from asyncgen.prices_file import load_price_list
-from asyncgen.provider_choice import Where
-from asyncgen.providers import Choice, Profile
-from asyncgen.secret import Secret
-from asyncgen.shutdowns import shutdown_date
+from asyncgen.providers.choose import Where
+from asyncgen.providers.endpoint import Secret, is_loopback
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.profiles import Choice, Profile
+from asyncgen.providers.shutdowns import shutdown_date
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner, TuningJob
     from asyncgen.finetune.event_log import EventLog
     from asyncgen.finetune.order import JobOrder
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 _SHORT_LIFE_DAYS = 90
 _FINDINGS_SHOWN = 20

@@ -16,9 +16,9 @@ from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.order import JobOrder
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import job_of_run
-from asyncgen.provider_choice import AUTO, Where, choose_tuner, choose_tuning
-from asyncgen.providers import PROFILES, Choice
-from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run
+from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning
+from asyncgen.providers.profiles import PROFILES, Choice
+from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from asyncgen.cli.output import say
 from asyncgen.errors import AsyncgenError, RunInUseError, UsageError
 from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
-from asyncgen.finetune.notes import newest_job, noted_job
-from asyncgen.provider_choice import Where, choose_tuner, is_same_place
-from asyncgen.providers import PROFILES, Choice
-from asyncgen.run_directory import STATE_NAME, RunDirectory, find_run, open_run
+from asyncgen.finetune.uploads import newest_job, noted_job
+from asyncgen.providers.choose import Where, choose_tuner, is_same_place
+from asyncgen.providers.profiles import PROFILES, Choice
+from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncgen.finetune.api import TuningJob
     from asyncgen.finetune.event_log import EventLog
-    from asyncgen.run_state import FinetuningState
+    from asyncgen.run.state import FinetuningState
 
 RUNS = Path("runs")
 

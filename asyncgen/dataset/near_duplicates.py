@@ -8,19 +8,35 @@ agree to at least `THRESHOLD` (Jaccard similarity: shared pairs over all pairs).
 word may differ, or two that are neighbours. Candidates are found by prefix filtering (Bayardo, Ma and
 Srikant, "Scaling Up All Pairs Similarity Search", 2007), which misses none: sets so similar share one of
 their first few members in any fixed order.
+
+Lines of a large file, fetched by their place.
+
+Owns the offsets, eight bytes a line. Counts as `jsonl.read_lines` reads: blank lines do not count, nor does a byte
+order mark. Does not know what stands in a line.
+
+Near-duplicates among the answers of a run, fetched from its file when they are compared.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from array import array
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.json_text import decoder
+from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
 
 THRESHOLD = 0.75
 LARGEST_GROUP = 20_000
@@ -109,3 +125,54 @@ def _within(numbers: list[int], text: Callable[[int], str]) -> Iterator[NearDupl
 def _prefix_length(size: int) -> int:
     """How many of the first members of a set a set that is similar enough must have one of."""
     return size - math.ceil(size * THRESHOLD - 1e-9) + 1
+
+
+class LineIndex:
+    """The lines of an open file; made by `indexed_lines`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._begins = array("Q")
+        begin = 0
+        for line in file:
+            if not line.isspace():
+                self._begins.append(begin)
+            begin += len(line)
+
+    def __getitem__(self, place: int) -> bytes:
+        """The line at that place, from 0."""
+        self._file.seek(self._begins[place])
+        return self._file.readline().removeprefix(codecs.BOM_UTF8)
+
+
+@contextmanager
+def indexed_lines(path: Path) -> Iterator[LineIndex]:
+    """Open a file for fetching its lines while the block lasts.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            yield LineIndex(file)
+    except OSError as error:
+        raise disk_error(f"{path} could not be read", error) from error
+
+
+class _Answer(msgspec.Struct, gc=False):
+    completion: str
+
+
+_decode_answer = decoder(_Answer)
+
+
+def similar_records(path: Path, answers: AnswersByPrompt) -> Iterator[NearDuplicate]:
+    """The near-duplicates among `answers`, whose numbers are places in the records file `path`.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    if not answers:
+        return
+    with indexed_lines(path) as lines:
+        yield from answers.find(lambda place: _decode_answer(lines[place]).completion)

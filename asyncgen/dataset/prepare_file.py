@@ -31,7 +31,7 @@ from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import NotJsonError, decode_loosely
-from asyncgen.providers import Finetuning
+from asyncgen.providers.profiles import Finetuning
 from asyncgen.text_lines import BYTE_ORDER_MARK, raw_lines
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.pairs.prepare import Dialogue, Plan
-    from asyncgen.dataset.rules.fault import Fault
+    from asyncgen.dataset.rules.chat import Fault
     from asyncgen.dataset.rules.file import CheckedFile
     from asyncgen.job.model import DatasetSettings
-    from asyncgen.providers import Profile
+    from asyncgen.providers.profiles import Profile
 
 _SHOWN = 20
 

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import orjson
 
-from asyncgen.dataset.collector import collector_off
-from asyncgen.dataset.judge import TAKEN, judge_records
 from asyncgen.dataset.rules.file import whole_file_faults
 from asyncgen.dataset.samples import CHAT, Sample, texts, training_line
-from asyncgen.dataset.select import may_be_stale
+from asyncgen.dataset.select import TAKEN, judge_records, may_be_stale
 from asyncgen.dataset.split import SideCounts, Split
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
-from asyncgen.dataset.writer import dataset_writer
+from asyncgen.dataset.writer import collector_off, dataset_writer
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.json_text import decoder
-from asyncgen.jsonl import read_lines, read_rows
-from asyncgen.providers import Finetuning
-from asyncgen.records import decode_record
-from asyncgen.run_state import DatasetState
-from asyncgen.whole_file import replacing
+from asyncgen.providers.profiles import Finetuning
+from asyncgen.run.jsonl import read_lines, read_rows
+from asyncgen.run.records import decode_record
+from asyncgen.run.state import DatasetState
+from asyncgen.run.whole_file import replacing
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -35,16 +33,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.histogram import Histogram
-    from asyncgen.dataset.judge import Verdicts
+    from asyncgen.dataset.select import Verdicts
     from asyncgen.dataset.split import Ranks, ThinValue
     from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.dataset.training_costs import TrainingCost
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
-    from asyncgen.prices import PriceList
-    from asyncgen.providers import Profile
-    from asyncgen.run_directory import Run, RunDirectory
-    from asyncgen.run_state import DatasetFile, RunState
+    from asyncgen.providers.prices import PriceList
+    from asyncgen.providers.profiles import Profile
+    from asyncgen.run.directory import Run, RunDirectory
+    from asyncgen.run.state import DatasetFile, RunState
 
 _NAMED = 5  # values that a warning names
 

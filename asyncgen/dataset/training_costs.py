@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncgen.prices_training import epochs_of
-from asyncgen.providers import PROFILES
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.providers.training_prices import epochs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from asyncgen.dataset.histogram import Histogram
-    from asyncgen.prices import PriceList
-    from asyncgen.providers import Profile
+    from asyncgen.providers.prices import PriceList
+    from asyncgen.providers.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,18 @@ from typing import Literal, TypeVar
 from msgspec.structs import replace
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.finetune.api import OnProgress, Tuner, TuningJob
-from asyncgen.finetune.errors import AbsentError, OutageError, TrainingClosedError
-from asyncgen.finetune.notes import Notes, with_intent, with_job, without_intent
+from asyncgen.finetune.api import AbsentError, OnProgress, OutageError, TrainingClosedError, Tuner, TuningJob
 from asyncgen.finetune.order import JobOrder, check_order, fingerprint, with_defaults
-from asyncgen.finetune.uploads import UploadSource, upload_once, upload_source
-from asyncgen.run_state import FinetuningState
+from asyncgen.finetune.uploads import (
+    Notes,
+    UploadSource,
+    upload_once,
+    upload_source,
+    with_intent,
+    with_job,
+    without_intent,
+)
+from asyncgen.run.state import FinetuningState
 
 INTENT_KEY = "asyncgen_intent"
 _ATTEMPTS = 3

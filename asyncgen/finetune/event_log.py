@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from asyncgen.finetune.api import Event, TuningJob
-from asyncgen.finetune.notes import noted_job, with_job, with_last_event
+from asyncgen.finetune.uploads import noted_job, with_job, with_last_event
 from asyncgen.json_text import decoder
-from asyncgen.jsonl import LineFile, read_rows
+from asyncgen.run.jsonl import LineFile, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 _decode_event = decoder(Event)
 _encode = msgspec.json.Encoder().encode

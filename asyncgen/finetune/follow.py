@@ -15,8 +15,7 @@ from typing import Protocol, TypeVar
 
 from asyncgen.backoff import full_jitter_s
 from asyncgen.errors import AsyncgenError
-from asyncgen.finetune.api import Event, JobApi, TuningJob
-from asyncgen.finetune.errors import OutageError
+from asyncgen.finetune.api import Event, JobApi, OutageError, TuningJob
 from asyncgen.finetune.event_log import EventLog
 
 T = TypeVar("T")

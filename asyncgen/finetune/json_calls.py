@@ -15,9 +15,9 @@ import msgspec
 import openai
 
 from asyncgen.errors import UsageError
-from asyncgen.finetune.errors import AbsentError, OutageError, as_kind
+from asyncgen.finetune.api import AbsentError, OutageError, as_kind
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.openai_client import api_error, passes, retrying
+from asyncgen.providers.openai_client import api_error, passes, retrying
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI, RequestOptions
 
-    from asyncgen.openai_client import Pacing
+    from asyncgen.providers.openai_client import Pacing
 
 Answer = TypeVar("Answer")
 _SHOWN = 120

@@ -12,14 +12,13 @@ from asyncgen.finetune.api import FileApi, JobApi, Tuner
 from asyncgen.finetune.json_calls import JsonCalls
 from asyncgen.finetune.openai_shape import OpenaiFiles, OpenaiJobs, OpenaiModels
 from asyncgen.finetune.together import TogetherFiles, TogetherJobs
-from asyncgen.openai_client import Pacing, open_client
-from asyncgen.providers import LOCAL
+from asyncgen.providers.openai_client import Pacing, open_client
+from asyncgen.providers.profiles import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from asyncgen.endpoint import Endpoint
-    from asyncgen.secret import Secret
+    from asyncgen.providers.endpoint import Endpoint, Secret
 
 
 @asynccontextmanager

@@ -1,4 +1,8 @@
-"""Files, fine-tuning jobs and models where they have OpenAI's form.
+"""The body of a request for a fine-tuning job in OpenAI's form, as each provider of that form wants it.
+
+Owns where things stand in the body. Pure; does not send it.
+
+Files, fine-tuning jobs and models where they have OpenAI's form.
 
 Owns the paths, the pages and the reading of OpenAI's objects, with what others leave out of them. Does not know
 when a call is made, and nothing of a provider but its profile. Importing it imports the SDK.
@@ -16,15 +20,40 @@ import msgspec
 
 from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, ModelFacts, StoredFile, TuningJob
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
-from asyncgen.finetune.openai_request import job_request
-from asyncgen.openai_client import upload
+from asyncgen.finetune.order import JobOrder
+from asyncgen.providers.openai_client import upload
+from asyncgen.providers.profiles import Finetuning
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.finetune.api import OnProgress
-    from asyncgen.finetune.order import JobOrder
-    from asyncgen.providers import Finetuning
+
+
+def job_request(order: JobOrder, finetuning: Finetuning) -> dict[str, Any]:
+    """The JSON to POST to `/fine_tuning/jobs`; what the order leaves open is left out."""
+    hyperparameters = {key: value for key, value in order.hyperparameters.items() if key not in finetuning.fields}
+    fields = {key: order.hyperparameters.get(key, value) for key, value in finetuning.fields.items()}
+    body = {
+        "model": order.model,
+        "training_file": order.training_file,
+        "validation_file": order.validation_file,
+        "suffix": order.suffix,
+        "seed": order.seed,
+        "metadata": order.metadata if finetuning.metadata else None,
+        "integrations": order.integrations or None,
+        **_method(order.method, hyperparameters, finetuning),
+        **fields,
+    }
+    return {key: value for key, value in body.items() if value not in (None, {})}
+
+
+def _method(method: str, hyperparameters: dict[str, Any], finetuning: Finetuning) -> dict[str, Any]:
+    if finetuning.hyperparameters_in == "top":
+        return {"hyperparameters": hyperparameters}
+    part = {"hyperparameters": hyperparameters} if hyperparameters else {}
+    return {"method": {"type": method, method: part} if part else {"type": method}}
+
 
 Item = TypeVar("Item")
 _JOBS = "/fine_tuning/jobs"

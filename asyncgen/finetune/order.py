@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from asyncgen.errors import UsageError
-from asyncgen.providers import Finetuning, Profile
+from asyncgen.providers.profiles import Finetuning, Profile
 
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _SEEDS = 2**31

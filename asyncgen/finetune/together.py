@@ -20,15 +20,15 @@ import msgspec
 from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, StoredFile, TuningJob
 from asyncgen.finetune.json_calls import JsonCalls, decoded, in_our_words, parsed, segment
 from asyncgen.finetune.openai_shape import OpenaiFiles, Page
-from asyncgen.openai_client import sending
+from asyncgen.providers.openai_client import sending
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.finetune.api import OnProgress
     from asyncgen.finetune.order import JobOrder
-    from asyncgen.providers import Finetuning
-    from asyncgen.secret import Secret
+    from asyncgen.providers.endpoint import Secret
+    from asyncgen.providers.profiles import Finetuning
 
 _JOBS = "/fine-tunes"
 _LEVELS = {"warning": "warn", "legacy_iwarning": "warn", "error": "error", "legacy_ierror": "error"}

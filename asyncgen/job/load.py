@@ -1,4 +1,14 @@
-"""The job file: found, read, laid over for the providers chosen, checked, and opened as a grid of requests.
+"""Which line of a TOML text a key stands in, as far as a look at the text tells.
+
+Owns that look: table headers and `key =` at the beginning of a line. The parser keeps no positions, so this is a
+help for the reader of an error and never decides anything.
+
+Parameters that a family of models is known to refuse.
+
+Owns that knowledge for OpenAI's models (its deployment checklist and API description, read 2026-11): a request that
+would be refused is refused here, before anything is sent, with the change to make. An unknown model is never judged.
+
+The job file: found, read, laid over for the providers chosen, checked, and opened as a grid of requests.
 
 Owns the order of these steps and the places (file, line, key) of what is wrong. Everything wrong is reported at once.
 Does not know which providers are chosen: the command line tells.
@@ -6,6 +16,7 @@ Does not know which providers are chosen: the command line tells.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,14 +27,121 @@ from typing import Any
 from asyncgen.errors import JobFileError, Problem, UsageError
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Job, ValuesFile
-from asyncgen.job.parameters import parameter_problems
-from asyncgen.job.places import line_of
 from asyncgen.job.requests import RequestGrid
 from asyncgen.job.rules import problems_of
 from asyncgen.job.schema import typed_job
 from asyncgen.job.tables import Table, TableError, cell_text, open_table, read_lines
 from asyncgen.nearest import nearest
-from asyncgen.providers import PROFILES, Profile
+from asyncgen.providers.profiles import PROFILES, Profile
+
+_HEADER = re.compile(r"\s*\[\[?\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(r"""\s*(["']?[\w.-]+["']?)\s*=""")
+_FENCE = re.compile(r'"""|\'\'\'')
+_ITEM = re.compile(r"(.*)\[(\d+)\](.*)")
+
+
+def line_of(text: str, key: str) -> int | None:
+    """The 1-based line of a dotted key, or of the nearest table around it; None when neither is found.
+
+    Args:
+        text: the TOML document.
+        key: such as `grid.city`, or `prompt.examples[2].size` for the second table of an array.
+    """
+    places = _places(text)
+    while key:
+        if key in places:
+            return places[key]
+        item = _ITEM.fullmatch(key)
+        key = item[1] if item and not item[3] else key.rpartition(".")[0]
+    return None
+
+
+def _places(text: str) -> dict[str, int]:
+    places: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    table, fence = "", ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if fence:
+            fence = "" if fence in line else fence
+            continue
+        if header := _HEADER.match(line):
+            table = _bare(header[1])
+            if line.lstrip().startswith("[["):
+                counts[table] = counts.get(table, 0) + 1
+                places.setdefault(table, number)
+                table = f"{table}[{counts[table]}]"
+            places.setdefault(table, number)
+        elif key := _KEY.match(line):
+            places.setdefault(f"{table}.{_bare(key[1])}".lstrip("."), number)
+            fences = _FENCE.findall(line)
+            fence = fences[0] if len(fences) == 1 else ""
+    return places
+
+
+def _bare(key: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in key.split("."))
+
+
+_SAMPLING = ("temperature", "top_p", "logprobs", "top_logprobs")
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Models whose names match, and the reasoning efforts they take; none: the parameter itself is refused."""
+
+    pattern: re.Pattern[str]
+    efforts: tuple[str, ...]
+
+    @property
+    def reasons(self) -> bool:
+        return bool(self.efforts)
+
+
+_GRADES = ("low", "medium", "high", "xhigh", "max")
+_FAMILIES = (
+    _Family(re.compile(r"gpt-6-luna|gpt-6\.1-terra"), ("none", *_GRADES)),
+    _Family(re.compile(r"gpt-6\.1-sol|gpt-6-astra"), _GRADES),
+    _Family(re.compile(r"gpt-6"), ("none", *_GRADES)),
+    _Family(re.compile(r"gpt-5(?!\.)"), ("minimal", "low", "medium", "high")),
+    _Family(re.compile(r"gpt-5\."), ("none", *_GRADES)),
+    _Family(re.compile(r"(ft:)?(gpt-4|gpt-3\.5)"), ()),
+)
+
+
+def parameter_problems(model: str, parameters: Mapping[str, Any]) -> list[Problem]:
+    """What `model` is known to refuse of these parameters; nothing for a model that is not known."""
+    family = next((each for each in _FAMILIES if each.pattern.match(model)), None)
+    if family is None:
+        return []
+    problems = _effort_problems(model, family, parameters.get("reasoning_effort"))
+    if family.reasons and not problems:
+        problems = _reasoning_problems(model, family, parameters)
+    return problems
+
+
+def _effort_problems(model: str, family: _Family, effort: Any) -> list[Problem]:
+    key = "generate.parameters.reasoning_effort"
+    if effort is None or effort in family.efforts:
+        return []
+    if not family.reasons:
+        return [Problem(key, f"{model} does not reason and refuses it; take it out")]
+    return [Problem(key, f"{model} refuses {effort!r}; it takes {', '.join(family.efforts)}")]
+
+
+def _reasoning_problems(model: str, family: _Family, parameters: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    if "max_tokens" in parameters:
+        text = f"{model} refuses it; call it max_completion_tokens, which counts hidden reasoning too"
+        problems.append(Problem("generate.parameters.max_tokens", text))
+    if parameters.get("reasoning_effort") == "none":
+        return problems
+    cure = 'set reasoning_effort = "none" beside it' if "none" in family.efforts else "take it out"
+    return problems + [
+        Problem(f"generate.parameters.{name}", f"{model} refuses it while it reasons; {cure}")
+        for name in _SAMPLING
+        if name in parameters
+    ]
+
 
 BUILT_IN_NAME = "built-in job"
 # Whose tables lie over which: those of a stage are laid over by the provider of that stage. The short prompt is the

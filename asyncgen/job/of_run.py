@@ -15,10 +15,10 @@ from asyncgen.errors import UsageError
 from asyncgen.job.load import JobFile, open_grid, read_job_file
 from asyncgen.job.model import Job
 from asyncgen.job.requests import RequestGrid
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import Run, RunDirectory
-from asyncgen.run_state import JobState, RunState
-from asyncgen.whole_file import replacing
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.state import JobState, RunState
+from asyncgen.run.whole_file import replacing
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from asyncgen.errors import Problem
 from asyncgen.job.model import Job
 from asyncgen.job.template import TemplateError, parse
 from asyncgen.nearest import nearest
-from asyncgen.providers import PROFILES
+from asyncgen.providers.profiles import PROFILES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OURS = {

@@ -15,8 +15,7 @@ from asyncgen.serve.api.batches import BatchRoutes
 from asyncgen.serve.api.files import FileRoutes
 from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
-from asyncgen.serve.batching.queue import BatchQueue
-from asyncgen.serve.batching.work import BatchWork
+from asyncgen.serve.batching.queue import BatchQueue, BatchWork
 from asyncgen.serve.guard import Access, guarding, signing
 from asyncgen.serve.stores.batches import BatchStore
 from asyncgen.serve.stores.files import FileStore

@@ -16,7 +16,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.whole_file import remove_leftovers, replacing
+from asyncgen.run.whole_file import remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import EngineName

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
     from asyncgen.local_http import RequestGuard
-    from asyncgen.secret import Secret
+    from asyncgen.providers.endpoint import Secret
 
 HEALTH_PATH = "/health"  # asked by those who start containers, who have no key
 _ID = web.RequestKey("asyncgen_request_id", str)

@@ -1,4 +1,9 @@
-"""A server's life: folder locked, engine started, listening, announced; and in the other order at its end.
+"""Who uses the server, and when it may end by itself.
+
+Owns the count of attached clients (each holds one streaming answer of `/asyncgen/attach` open, so that a
+client that is killed is noticed at once) and the rule for an idle end. Does not end anything.
+
+A server's life: folder locked, engine started, listening, announced; and in the other order at its end.
 
 Owns that order and the settings. Does not know signals (it gets a `stop`), nor where its words go (it gets
 `say`).
@@ -12,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +25,9 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from asyncgen import __version__
-from asyncgen.local_http import RequestGuard, listen
+from asyncgen.local_http import RequestGuard, json_response, listen
 from asyncgen.loopback import is_loopback_host
 from asyncgen.serve.app import Service, build_app, build_service
-from asyncgen.serve.attach import Attachment
 from asyncgen.serve.data_folder import DataFolder, ServerInfo, default_data_folder, open_data_folder
 from asyncgen.serve.guard import Access
 from asyncgen.serve.llama.engine import LlamaEngine
@@ -36,8 +40,87 @@ from asyncgen.serve.simulation.text import prompt_tokens
 from asyncgen.serve.training.config import LAYERS, RANK
 
 if TYPE_CHECKING:
-    from asyncgen.secret import Secret
-    from asyncgen.serve.engine import Call, Engine
+    from asyncgen.providers.endpoint import Secret
+    from asyncgen.serve.engine import Call, Engine, Traits
+
+
+_HEARTBEAT_S = 10.0
+_TICK_S = 0.25
+
+
+class Attachment:
+    """The clients of a server.
+
+    Args:
+        traits: for `/health`.
+        is_busy: whether work goes on that no client waits for.
+        clock: monotonic seconds.
+        grace_s: before the first client came.
+        linger_s: after the last client left.
+    """
+
+    def __init__(
+        self,
+        traits: Traits,
+        is_busy: Callable[[], bool],
+        clock: Callable[[], float],
+        *,
+        grace_s: float = 60.0,
+        linger_s: float = 3.0,
+    ) -> None:
+        self._traits = traits
+        self._is_busy = is_busy
+        self._clock = clock
+        self._grace_s = grace_s
+        self._linger_s = linger_s
+        self._attached = 0
+        self._left_at: float | None = None
+        self._ending = asyncio.Event()
+
+    def table(self) -> list[web.RouteDef]:
+        return [web.get("/health", self._health), web.get("/asyncgen/attach", self._attach)]
+
+    def end(self) -> None:
+        """Let the attached clients go: the server ends."""
+        self._ending.set()
+
+    async def until_idle(self) -> None:
+        """Return once nobody has been attached for a while and no work goes on."""
+        begun_at = worked_at = self._clock()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = self._clock()
+            if self._is_busy():
+                worked_at = now
+            elif not self._attached and now - worked_at >= self._linger_s:
+                came_and_went = self._left_at is not None and now - self._left_at >= self._linger_s
+                if came_and_went or (self._left_at is None and now - begun_at >= self._grace_s):
+                    return
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return json_response(
+            {
+                "status": "ok",
+                "engine": self._traits.name,
+                "model": self._traits.base_model,
+                "attached": self._attached,
+            }
+        )
+
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/plain", "Cache-Control": "no-cache"})
+        self._attached += 1
+        try:
+            await response.prepare(request)
+            while not self._ending.is_set():
+                await response.write(b"attached\n")  # also finds out that a client is gone without a word
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), _HEARTBEAT_S)
+        finally:
+            self._attached -= 1
+            self._left_at = self._clock()
+        return response
+
 
 _DRAIN_S = 5.0
 

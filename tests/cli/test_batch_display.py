@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 
-from asyncgen.cli.batch_display import _Lines, watching
+from asyncgen.cli.batching import _Lines, watching
 from asyncgen.generate.batch.join import Joined
-from asyncgen.generate.batch.watcher import Watcher
-from asyncgen.generate.progress import Progress
-from asyncgen.run_state import BatchState
+from asyncgen.generate.batch.send import Watcher
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.run.state import BatchState
 
 
 def batch(status: str, answered: int = 0, failed: int = 0) -> BatchState:

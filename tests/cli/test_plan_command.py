@@ -10,7 +10,7 @@ import pytest
 
 from asyncgen.cli.main import main
 from asyncgen.cli.plan_lines import clock, usd, usd_span
-from asyncgen.generate.plan.span import Span
+from asyncgen.generate.plan.request_tokens import Span
 
 PRICES = '[openai."gpt-6-luna"]\ninput = 1000\noutput = 1000\n'
 

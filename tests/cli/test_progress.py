@@ -8,9 +8,9 @@ import pytest
 
 from asyncgen.cli import progress as shown_progress
 from asyncgen.cli.progress import block, line, shown, used
-from asyncgen.generate.progress import Progress
-from asyncgen.records import Usage
-from asyncgen.run_state import Spend
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.run.records import Usage
+from asyncgen.run.state import Spend
 
 
 def test_the_first_plain_line_knows_the_rate_and_what_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from asyncgen.cli.resolve import model_name
-from asyncgen.providers import PROFILES
+from asyncgen.providers.profiles import PROFILES
 
 
 def test_the_model_named_goes_before_the_default() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncgen.generate.journal import open_journal
-from asyncgen.records import Failure, FailureError, Record, Usage
-from asyncgen.run_directory import RunDirectory, open_run
-from asyncgen.run_state import DatasetFile, DatasetState, FinetuningState, RunState
+from asyncgen.generate.journal.journal import open_journal
+from asyncgen.run.directory import RunDirectory, open_run
+from asyncgen.run.records import Failure, FailureError, Record, Usage
+from asyncgen.run.state import DatasetFile, DatasetState, FinetuningState, RunState
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

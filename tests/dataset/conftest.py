@@ -10,15 +10,15 @@ import pytest
 
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, keep_job, open_job
-from asyncgen.records import Failure, FailureError, Record, Usage, encode_line
-from asyncgen.run_directory import Run, RunDirectory, open_run
+from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from asyncgen.job.requests import Request
-    from asyncgen.run_state import RunState
+    from asyncgen.run.state import RunState
 
 JOB = """
 name = "shops"

@@ -10,7 +10,7 @@ import pytest
 from asyncgen.dataset.prepare_file import holds_training_lines, prepare_chat_file, prepare_training_lines
 from asyncgen.errors import AsyncgenError
 from asyncgen.job.model import DatasetSettings
-from asyncgen.providers import PROFILES
+from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,13 +15,13 @@ import pytest
 
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, DiskError, UsageError
-from asyncgen.jsonl import BadLineError
-from asyncgen.prices import PriceList
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import open_run
+from asyncgen.providers.prices import PriceList
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import open_run
+from asyncgen.run.jsonl import BadLineError
 
 if TYPE_CHECKING:
-    from asyncgen.records import Record
+    from asyncgen.run.records import Record
 
 MakeRun = Callable[..., Any]  # the fixture's class stands in conftest, which cannot be imported
 

@@ -13,7 +13,7 @@ from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Checks
 
 if TYPE_CHECKING:
-    from asyncgen.records import Record
+    from asyncgen.run.records import Record
 
 MakeRun = Callable[..., Any]  # the fixture's class stands in conftest, which cannot be imported
 

@@ -6,8 +6,8 @@ import pytest
 
 from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.training_costs import training_costs
-from asyncgen.prices import PriceList
-from asyncgen.providers import PROFILES
+from asyncgen.providers.prices import PriceList
+from asyncgen.providers.profiles import PROFILES
 
 
 def histogram(*numbers: int) -> Histogram:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from asyncgen.jsonl import read_rows
-from asyncgen.records import decode_record
-from asyncgen.run_directory import RunDirectory, open_run
+from asyncgen.run.directory import RunDirectory, open_run
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
 
 CONCURRENCY = 8
 ROWS = 60

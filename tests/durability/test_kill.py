@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from asyncgen.jsonl import read_rows
-from asyncgen.records import decode_record
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
 
 CONCURRENCY = 8
 SIZES = {"200 B": (200, 400), "5 KB": (5_000, 400), "200 KB": (200_000, 60)}  # of an answer; rows of the job

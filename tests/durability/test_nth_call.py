@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from asyncgen.jsonl import read_rows
-from asyncgen.records import decode_record
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
 
 ROWS = 3
 FAULTS = ("error=ENOSPC", "error=EIO", "error=EINTR", "signal=KILL")

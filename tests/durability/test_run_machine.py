@@ -29,16 +29,16 @@ from hypothesis.stateful import (
 )
 
 from asyncgen.errors import RunInUseError, UsageError
-from asyncgen.generate import journal_files
-from asyncgen.generate.journal import Journal, open_journal
-from asyncgen.generate.run_status import run_status
-from asyncgen.generate.stale import accept_stale, find_stale
+from asyncgen.generate.journal import files as journal_files
+from asyncgen.generate.journal.journal import Journal, open_journal
+from asyncgen.generate.journal.run_status import run_status
+from asyncgen.generate.journal.stale import accept_stale, find_stale
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Generate, Job, Prompt
 from asyncgen.job.requests import Request, RequestGrid
-from asyncgen.jsonl import read_rows
-from asyncgen.records import Failure, FailureError, Record, Usage, decode_record, encode_line
-from asyncgen.run_directory import Run, RunDirectory, open_run
+from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import Failure, FailureError, Record, Usage, decode_record, encode_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

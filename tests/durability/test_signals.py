@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from asyncgen.jsonl import read_rows
-from asyncgen.records import decode_record
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
 
 CONCURRENCY = 8
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

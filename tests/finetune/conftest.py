@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import BodyPartReader, web
 
-from asyncgen.endpoint import Endpoint
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import open_run
-from asyncgen.secret import Secret
+from asyncgen.providers.endpoint import Endpoint, Secret
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import open_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from asyncgen.finetune.api import Tuner
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 NOW = 1_800_000_000
 METRICS = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2.5,0.4,,\n2,1.5,0.6,1.7,0.5\n"
@@ -339,7 +338,7 @@ def open_provider(provider: FakeProvider) -> Callable[..., Any]:
     @asynccontextmanager
     async def opened(name: str = "openai", attempts: int = 2, **finetuning: Any) -> AsyncIterator[Tuner]:
         from asyncgen.finetune.open_tuner import open_tuner  # noqa: PLC0415 - the SDK takes a second to import
-        from asyncgen.openai_client import Pacing  # noqa: PLC0415 - as above
+        from asyncgen.providers.openai_client import Pacing  # noqa: PLC0415 - as above
 
         async def sleep(_seconds: float) -> None:
             await asyncio.sleep(0)

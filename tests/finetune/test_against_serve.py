@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from asyncgen.endpoint import Endpoint
+from asyncgen.finetune.api import AbsentError, OutageError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, ask_all
 from asyncgen.finetune.create import Created, Dataset, World, create
-from asyncgen.finetune.errors import AbsentError, OutageError
 from asyncgen.finetune.event_log import open_run_log
 from asyncgen.finetune.follow import Pace, follow
 from asyncgen.finetune.loss_curve import points_of_table
 from asyncgen.finetune.open_tuner import open_calls, open_tuner
 from asyncgen.finetune.order import JobOrder
-from asyncgen.openai_client import Pacing
-from asyncgen.providers import PROFILES
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.openai_client import Pacing
+from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from asyncgen.finetune.api import Event, Tuner, TuningJob
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 Result = TypeVar("Result")
 ORDER = JobOrder(model="simulated", suffix="adverts", hyperparameters={"n_epochs": 2, "batch_size": 4})

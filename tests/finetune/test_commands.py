@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncgen.cli.main import main
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import RunDirectory
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import pytest
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, ask_all, form_of, request_body
-from asyncgen.records import Usage
-from asyncgen.run_state import DatasetState
+from asyncgen.run.records import Usage
+from asyncgen.run.state import DatasetState
 
 CHAT = {"model": "m-1", "choices": [{"message": {"content": "Come in."}, "finish_reason": "stop"}]}
 

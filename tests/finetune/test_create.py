@@ -9,14 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from asyncgen.errors import AsyncgenError, AuthError, QuotaError
+from asyncgen.finetune.api import OutageError, TrainingClosedError
 from asyncgen.finetune.create import INTENT_KEY, Created, Dataset, World, create
-from asyncgen.finetune.errors import OutageError, TrainingClosedError
 from asyncgen.finetune.order import JobOrder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 NOW = 1_800_000_000
 ORDER = JobOrder(model="gpt-4.1-mini-2025-04-14", suffix="adverts", hyperparameters={"n_epochs": 3})

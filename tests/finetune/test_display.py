@@ -1,4 +1,4 @@
-"""asyncgen.cli.training_display: a training in lines."""
+"""asyncgen.cli.finetune_display: a training in lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.cli.training_display import TrainingDisplay, shown
+from asyncgen.cli.finetune_display import TrainingDisplay, shown
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.api import Event, TuningJob
 

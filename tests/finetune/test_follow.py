@@ -11,18 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen.errors import AsyncgenError, AuthError
-from asyncgen.finetune.api import Event, EventPage, TuningJob
-from asyncgen.finetune.errors import AbsentError, OutageError
+from asyncgen.finetune.api import AbsentError, Event, EventPage, OutageError, TuningJob
 from asyncgen.finetune.event_log import EventLog, MemoryLog, open_run_log, past_events
 from asyncgen.finetune.follow import Pace, follow
-from asyncgen.finetune.notes import with_intent
-from asyncgen.jsonl import BadLineError
-from asyncgen.run_state import FinetuningState
+from asyncgen.finetune.uploads import with_intent
+from asyncgen.run.jsonl import BadLineError
+from asyncgen.run.state import FinetuningState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 JOB = "/v1/fine_tuning/jobs/ftjob-1$"
 EVENTS = "/v1/fine_tuning/jobs/ftjob-1/events$"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path

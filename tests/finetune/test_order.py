@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import UsageError
-from asyncgen.finetune.openai_request import job_request
+from asyncgen.finetune.openai_shape import job_request
 from asyncgen.finetune.order import JobOrder, check_order, fingerprint, with_defaults
 from asyncgen.finetune.together import job_request as together_request
-from asyncgen.providers import PROFILES, Finetuning
+from asyncgen.providers.profiles import PROFILES, Finetuning
 
 
 def finetuning(name: str) -> Finetuning:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from asyncgen.errors import UsageError
-from asyncgen.finetune.errors import AbsentError, OutageError
+from asyncgen.finetune.api import AbsentError, OutageError
 from asyncgen.finetune.order import JobOrder
 
 if TYPE_CHECKING:

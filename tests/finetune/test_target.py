@@ -11,10 +11,10 @@ from asyncgen.cli.tuning_source import find_source
 from asyncgen.cli.tuning_target import Target, event_log, find_target, note_state, owner_of_model
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import TuningJob
-from asyncgen.provider_choice import Where, choose_tuner
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import open_run
-from asyncgen.run_state import DatasetFile, DatasetState, FinetuningState
+from asyncgen.providers.choose import Where, choose_tuner
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import open_run
+from asyncgen.run.state import DatasetFile, DatasetState, FinetuningState
 
 if TYPE_CHECKING:
     from pathlib import Path

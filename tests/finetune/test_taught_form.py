@@ -1,4 +1,4 @@
-"""asyncgen.finetune.taught_form: what all samples of a file share."""
+"""asyncgen.finetune.complete: what all samples of a file share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.finetune.taught_form import common_suffix, ending_in, separator_in, taught_form
+from asyncgen.finetune.complete import common_suffix, ending_in, separator_in, taught_form
 
 if TYPE_CHECKING:
     from pathlib import Path

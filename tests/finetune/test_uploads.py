@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.finetune.errors import OutageError
+from asyncgen.finetune.api import OutageError
 from asyncgen.finetune.uploads import upload_once, upload_source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.run_directory import Run
+    from asyncgen.run.directory import Run
 
 
 def send(

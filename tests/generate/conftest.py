@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncgen.records import Failure, FailureError, Record, Usage
+from asyncgen.run.records import Failure, FailureError, Record, Usage
 
 
 def key(number: int) -> bytes:

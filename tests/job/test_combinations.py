@@ -5,8 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.job.combinations import Combinations
-from asyncgen.job.subset import Subset
+from asyncgen.job.combinations import Combinations, Subset
 
 axes = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.text(max_size=3), min_size=1, max_size=5, unique=True), min_size=1

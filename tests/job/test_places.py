@@ -1,4 +1,4 @@
-from asyncgen.job.places import line_of
+from asyncgen.job.load import line_of
 
 TEXT = '''name = "x"
 [grid]

@@ -12,7 +12,7 @@ from asyncgen.job.load import open_grid, read_job_file
 from asyncgen.job.model import Example, Generate, Job, Prompt
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.requests import RequestGrid
-from asyncgen.providers import PROFILES
+from asyncgen.providers.profiles import PROFILES
 
 Open = Callable[..., OpenedJob]
 

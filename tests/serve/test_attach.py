@@ -9,8 +9,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from asyncgen.local_http import RequestGuard
 from asyncgen.serve.app import build_app
-from asyncgen.serve.attach import Attachment
 from asyncgen.serve.guard import Access
+from asyncgen.serve.server import Attachment
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 
 TRAITS = SimulatedEngine(SimulationSettings(), created=0).traits

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from asyncgen.errors import DiskError
 from asyncgen.local_http import RequestGuard
-from asyncgen.secret import Secret
+from asyncgen.providers.endpoint import Secret
 from asyncgen.serve.app import build_app
 from asyncgen.serve.guard import Access
 from asyncgen.serve.server import ServeSettings

@@ -17,7 +17,7 @@ from asyncgen.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from asyncgen.run_state import DatasetFile
+    from asyncgen.run.state import DatasetFile
 
 MADE_BY = "<!-- made by asyncgen export -->"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

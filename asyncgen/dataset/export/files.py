@@ -1,4 +1,8 @@
-"""CSV, JSONL and Parquet.
+"""The records that are exported, in the order of the grid, however they came into the file.
+
+Owns order and choice. Memory: sixteen bytes a record.
+
+CSV, JSONL and Parquet.
 
 Owns the columns of each. CSV has the two columns of the tutorial's `out_openai_completion.csv`. Spreadsheets run a
 cell that begins with certain characters as a formula (OWASP ASVS 5.0, 1.2.10), and a model may write such a cell:
@@ -7,18 +11,56 @@ it gets an apostrophe in front, unless the plain text is asked for.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import msgspec
+
+from asyncgen.dataset.near_duplicates import indexed_lines
+from asyncgen.dataset.select import is_stale
 from asyncgen.errors import UsageError
-from asyncgen.records import Record, encode_line
-from asyncgen.whole_file import replacing
+from asyncgen.json_text import decoder
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import Record, decode_record, encode_line
+from asyncgen.run.whole_file import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
+
+    from asyncgen.job.requests import RequestGrid
+
+
+class _Place(msgspec.Struct, gc=False):
+    index: int
+
+
+_decode_place = decoder(_Place)
+
+
+def ordered_records(path: Path, grid: RequestGrid | None) -> Iterator[Record]:
+    """Every record by its place in the grid; of the same place, the earlier one first.
+
+    Args:
+        path: of the records; lines that are appended meanwhile are left out.
+        grid: records that it does not hold are left out; None takes all.
+
+    Raises:
+        BadLineError: a line is no record.
+        DiskError: the file cannot be read.
+    """
+    places = array("q", (row.index for _, row in read_rows(path, _decode_place)))
+    if not places:
+        return
+    with indexed_lines(path) as lines:
+        for line in sorted(range(len(places)), key=places.__getitem__):
+            record = decode_record(lines[line])
+            if grid is None or not is_stale(record, grid):
+                yield record
+
 
 FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\0")
 _NEEDS_QUOTES = frozenset(',"\r\n')

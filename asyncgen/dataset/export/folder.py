@@ -16,15 +16,15 @@ import orjson
 
 from asyncgen.dataset.export.card import MADE_BY, Facts, dataset_card
 from asyncgen.dataset.export.files import Exported
-from asyncgen.dataset.hashed_file import HashedFile
 from asyncgen.dataset.samples import messages
 from asyncgen.dataset.select import Selection
 from asyncgen.dataset.split import AxisValues, Split
+from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError
 from asyncgen.job.checks import AnswerChecks
-from asyncgen.jsonl import read_rows
-from asyncgen.records import decode_record
-from asyncgen.whole_file import disk_error
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
+from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asyncgen.dataset.split import Ranks
     from asyncgen.job.model import DatasetSettings
     from asyncgen.job.of_run import OpenedJob
-    from asyncgen.records import Record
+    from asyncgen.run.records import Record
 
 _CARD = "README.md"
 _NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 import orjson
 
 from asyncgen.dataset.pairs.shuffle import permutation
-from asyncgen.whole_file import replacing
+from asyncgen.run.whole_file import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

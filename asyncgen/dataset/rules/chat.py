@@ -1,4 +1,8 @@
-"""An example of messages, as chat models are trained on.
+"""What is wrong with an example, and small checks that several rules share.
+
+Tools in a chat example: their definitions, calls of them, and the answers to calls.
+
+An example of messages, as chat models are trained on.
 
 Owns the rules on messages: roles and their order, contents, weights, tools. Facts: the supervised fine-tuning guide
 of OpenAI, the checks of its data preparation notebook, and the stricter order that Together asks for.
@@ -6,14 +10,105 @@ of OpenAI, the checks of its data preparation notebook, and the stricter order t
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING, Any
-
-from asyncgen.dataset.rules.fault import Fault, kind, unknown_keys
-from asyncgen.dataset.rules.tools import check_tool_calls, check_tools, defined_tools
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+
+class Fault(NamedTuple):
+    """One thing wrong.
+
+    Attributes:
+        rule: a stable word for it.
+        text: what was found and what was expected, for the user.
+        fatal: a provider refuses the file for it; else it is taken, but hardly meant.
+    """
+
+    rule: str
+    text: str
+    fatal: bool = True
+
+
+def kind(value: Any) -> str:
+    """What JSON calls a value."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def unknown_keys(example: Mapping[str, Any], known: Collection[str], where: str, *, fatal: bool) -> Iterator[Fault]:
+    """A fault for every key that is not `known`."""
+    for key in example:
+        if key not in known:
+            yield Fault("unknown_key", f"{where} has the key {str(key)[:40]!r}; known are {', '.join(known)}", fatal)
+
+
+def check_tools(tools: Any) -> Iterator[Fault]:
+    """What is wrong with the definitions at the top of an example; None where there are none."""
+    if tools is None:
+        return
+    if not isinstance(tools, list):
+        yield Fault("tools", f"`tools` must be an array, not {kind(tools)}")
+        return
+    for number, tool in enumerate(tools, 1):
+        if _function(tool) is None:
+            yield Fault("tools", f'tool {number} must be {{"type": "function", "function": {{"name": ...}}}}')
+
+
+def defined_tools(example: Mapping[str, Any]) -> frozenset[str]:
+    """The names of the functions that an example defines."""
+    tools = example.get("tools")
+    functions = [_function(tool) for tool in tools] if isinstance(tools, list) else []
+    return frozenset(function["name"] for function in functions if function is not None)
+
+
+def _function(tool: Any) -> Mapping[str, Any] | None:
+    """The function of a definition or a call, where it is well formed."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    good = isinstance(function, dict) and isinstance(function.get("name"), str) and tool.get("type") == "function"
+    return function if good else None
+
+
+def check_tool_calls(messages: Sequence[Mapping[str, Any]], tools: frozenset[str]) -> Iterator[Fault]:
+    """What is wrong with calls and answers: each call is to a defined tool and answered, each answer is to a call."""
+    open_calls: set[str] = set()
+    for message in messages:
+        if message.get("role") == "tool":
+            yield from _answer(message, open_calls)
+            continue
+        if open_calls:
+            yield Fault("tool_call_unanswered", f"no tool message answers the call {min(open_calls)[:40]!r}")
+            open_calls.clear()
+        calls = message.get("tool_calls")
+        if isinstance(calls, list):
+            for call in calls:
+                yield from _call(call, tools, open_calls)
+        elif calls is not None:
+            yield Fault("tool_calls", f"`tool_calls` must be an array, not {kind(calls)}")
+
+
+def _answer(message: Mapping[str, Any], open_calls: set[str]) -> Iterator[Fault]:
+    call = str(message.get("tool_call_id"))
+    if call not in open_calls:
+        yield Fault("tool_call_id", f"a tool message answers {call[:40]!r}, which was not called before it")
+    open_calls.discard(call)
+
+
+def _call(call: Any, tools: frozenset[str], open_calls: set[str]) -> Iterator[Fault]:
+    function = _function(call)
+    if function is None or not isinstance(call.get("id"), str):
+        yield Fault("tool_calls", "a tool call must have an `id`, the type function, and a `function` with a `name`")
+        return
+    open_calls.add(call["id"])
+    if function["name"] not in tools:
+        yield Fault("tool_undefined", f"the tool {function['name'][:40]!r} is called, but not defined in `tools`")
+    try:
+        json.loads(function.get("arguments", ""))
+    except (TypeError, ValueError):
+        yield Fault("tool_arguments", f"the arguments for {function['name'][:40]!r} must be JSON in a string")
+
 
 _EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
 _MESSAGE_KEYS = ("role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal")

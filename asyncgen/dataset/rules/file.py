@@ -1,4 +1,10 @@
-"""A whole training file: every line by the rules of its format, and what holds for all lines together.
+"""An example of prompt and completion, as base models are trained on.
+
+An example for direct preference optimization: a conversation, a better answer to it and a worse one.
+
+Facts: OpenAI's guide on DPO; Together, Fireworks and Azure take the same shape.
+
+A whole training file: every line by the rules of its format, and what holds for all lines together.
 
 Owns which format a file is in, and how much of what is found is kept. Reads line by line, and changes nothing.
 """
@@ -12,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.rules.chat import check_chat
-from asyncgen.dataset.rules.fault import Fault
-from asyncgen.dataset.rules.pair import check_pair
-from asyncgen.dataset.rules.preference import NON_PREFERRED, PREFERRED, check_preference
+from asyncgen.dataset.rules.chat import (
+    Fault,
+    check_chat,
+    check_messages,
+    check_tools,
+    defined_tools,
+    kind,
+    unknown_keys,
+)
 from asyncgen.json_text import NotJsonError, decode_loosely
-from asyncgen.providers import Finetuning, Profile
+from asyncgen.providers.profiles import Finetuning, Profile
 from asyncgen.text_lines import BYTE_ORDER_MARK, decode, raw_lines
 
 if TYPE_CHECKING:
@@ -25,6 +36,62 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.token_counts import TokenCounter
+
+
+_PAIR_KEYS = ("prompt", "completion")
+
+
+def check_pair(example: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with one line of a file of prompts and completions."""
+    yield from unknown_keys(example, _PAIR_KEYS, "the example", fatal=True)
+    for key in _PAIR_KEYS:
+        if not isinstance(example.get(key), str):
+            yield Fault(key, f"`{key}` must be a string, not {kind(example.get(key))}")
+    completion = example.get("completion")
+    if isinstance(completion, str) and not completion.strip():
+        yield Fault("empty_completion", "the completion is empty")
+
+
+PREFERRED = "preferred_output"
+NON_PREFERRED = "non_preferred_output"
+_PREFERENCE_KEYS = ("input", PREFERRED, NON_PREFERRED)
+_INPUT_KEYS = ("messages", "tools", "parallel_tool_calls")
+
+
+def check_preference(example: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with one line of a DPO file."""
+    yield from unknown_keys(example, _PREFERENCE_KEYS, "the example", fatal=False)
+    yield from _input(example.get("input"))
+    for key in (PREFERRED, NON_PREFERRED):
+        yield from _output(example.get(key), key)
+    if PREFERRED in example and example.get(PREFERRED) == example.get(NON_PREFERRED):
+        yield Fault("same_outputs", "the preferred and the non-preferred output are the same")
+
+
+def _input(conversation: Any) -> Iterator[Fault]:
+    if not isinstance(conversation, dict):
+        yield Fault("input", f"`input` must be an object with `messages`, not {kind(conversation)}")
+        return
+    yield from unknown_keys(conversation, _INPUT_KEYS, "`input`", fatal=False)
+    yield from check_tools(conversation.get("tools"))
+    messages = conversation.get("messages")
+    if not isinstance(messages, list) or not messages:
+        yield Fault("messages", "`input.messages` must be an array of at least one message")
+        return
+    yield from check_messages(messages, defined_tools(conversation))
+    last = messages[-1]
+    if isinstance(last, dict) and last.get("role") == "assistant":
+        yield Fault("last_role", "the last message of `input` must not be the assistant's: its answer is the output")
+
+
+def _output(output: Any, key: str) -> Iterator[Fault]:
+    if not isinstance(output, list) or len(output) != 1:
+        yield Fault(key, f"`{key}` must be an array of exactly one message")
+        return
+    yield from check_messages(output, frozenset())
+    if isinstance(output[0], dict) and output[0].get("role") != "assistant":
+        yield Fault(key, f"the message of `{key}` must be the assistant's")
+
 
 CHAT, COMPLETION, DPO = "chat", "completion", "dpo"
 _MOST_KEPT = 100

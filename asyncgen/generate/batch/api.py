@@ -14,8 +14,8 @@ import msgspec
 from openai import AsyncOpenAI, NotFoundError
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.generate.batch.lines import URL
-from asyncgen.openai_client import OnProgress, Pacing, download, reported, retrying, upload
+from asyncgen.generate.batch.files import URL
+from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, upload
 from asyncgen.terminal import one_line
 
 _INTENT = "asyncgen"

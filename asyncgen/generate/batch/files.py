@@ -1,4 +1,13 @@
-"""A batch on disk: its input, the rows beside it, and what was downloaded.
+"""The lines of a batch's files: requests as they go in, answers and errors as they come out.
+
+Owns the wire form. Judges an answer as the online way does, by `reply`. Pure.
+
+The batches of a run, as `run.json` keeps them.
+
+Owns every change of that list. Each is on the disk before the next call is made, so that a crash anywhere leaves a
+state that can be gone on from. Does not know the provider's API.
+
+A batch on disk: its input, the rows beside it, and what was downloaded.
 
 Owns their names, the bounds of an input file, and the order of writing. Does not know the provider's API.
 """
@@ -9,16 +18,172 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.generate.batch.lines import input_line
-from asyncgen.generate.held_keys import BatchRow, rows_path
-from asyncgen.generate.key_set import KeySet
+from asyncgen.generate.batch.held_keys import BatchRow, rows_path
+from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.http.reply import read_reply
+from asyncgen.generate.journal.settled import KeySet
 from asyncgen.job.requests import Request
-from asyncgen.run_directory import RunDirectory
-from asyncgen.whole_file import disk_error, replacing
+from asyncgen.json_text import NotJsonError, decoder
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.profiles import LOCAL
+from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.state import FOUND_AGAIN, BatchState, RunState
+from asyncgen.run.whole_file import disk_error, replacing
+from asyncgen.terminal import one_line
+
+URL: Final = "/v1/chat/completions"
+_MESSAGE_WIDTH = 500
+_NOTHING: dict[str, str] = {}
+
+
+def input_line(key: bytes, body: bytes) -> bytes:
+    """The line that asks for one request; its key comes back with the answer."""
+    return b'{"custom_id":"%s","method":"POST","url":"%s","body":%s}\n' % (key.hex().encode(), URL.encode(), body)
+
+
+class _Response(msgspec.Struct):
+    status_code: int = 0
+    body: msgspec.Raw = msgspec.Raw(b"null")
+    request_id: str | None = None
+
+
+class _Error(msgspec.Struct):
+    code: str | int | None = None
+    message: str | None = None
+
+
+class _OutputLine(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _Error | None = None
+
+
+class _Id(msgspec.Struct):
+    custom_id: str
+
+
+_decode = decoder(_OutputLine)
+_decode_id = decoder(_Id)
+
+
+def key_of_line(line: bytes) -> bytes | None:
+    """The key of the request that a line of an output or error file answers; None when it is no such line."""
+    try:
+        return bytes.fromhex(_decode_id(line).custom_id)
+    except ValueError:
+        return None
+
+
+def read_output_line(line: bytes) -> Answer | AttemptError:
+    """What became of the request; `ErrorClass.RETRY` without `maybe_paid` for one that was never done."""
+    try:
+        found = _decode(line)
+    except NotJsonError as error:
+        text = one_line(f"the line is no answer: {error}", _MESSAGE_WIDTH)
+        return AttemptError(kind=ErrorClass.RETRY, type="bad_json", message=text, maybe_paid=True)
+    response = found.response
+    if response is None or not response.status_code:
+        return _not_done(found.error or _Error())
+    headers = {"x-request-id": response.request_id} if response.request_id else _NOTHING
+    return read_reply(response.status_code, headers, bytes(response.body))
+
+
+def _not_done(error: _Error) -> AttemptError:
+    """Expired, cancelled, or lost by the provider."""
+    code = str(error.code) if error.code is not None else None
+    message = one_line(error.message or "", _MESSAGE_WIDTH)
+    return AttemptError(kind=ErrorClass.RETRY, type=code or "not_done", code=code, message=message)
+
+
+def belongs_to(batch: BatchState, provider: str, base_url: str) -> bool:
+    """Was the batch made at this endpoint? This machine's own server has another address each time.
+
+    A batch that only its files tell of (`run.json` was lost, and made anew) may have been made at any.
+    """
+    if batch.status == FOUND_AGAIN:
+        return True
+    return batch.provider == provider and (batch.base_url == base_url or provider == LOCAL)
+
+
+class BatchLedger:
+    """The batches of a run that one endpoint knows.
+
+    Args:
+        run: locked by this process.
+        endpoint: of the provider.
+    """
+
+    def __init__(self, run: Run, endpoint: Endpoint) -> None:
+        self._run = run
+        self._provider = endpoint.profile.name
+        self._base_url = endpoint.base_url
+        self._model = endpoint.model
+
+    @property
+    def open(self) -> list[BatchState]:
+        """Batches at this endpoint that are not collected, the oldest first."""
+        return [batch for batch in self._all_open() if belongs_to(batch, self._provider, self._base_url)]
+
+    @property
+    def elsewhere(self) -> list[BatchState]:
+        """Batches that are not collected and wait at another endpoint."""
+        return [batch for batch in self._all_open() if not belongs_to(batch, self._provider, self._base_url)]
+
+    @property
+    def is_under_way(self) -> bool:
+        """Is one of them at the provider?"""
+        return any(batch.batch_id for batch in self.open)
+
+    def _all_open(self) -> Iterator[BatchState]:
+        return (batch for batch in self._run.state.batches if not batch.collected)
+
+    def add(self, intent: str, *, requests: int, held_usd: float, created: int) -> BatchState:
+        """Note a batch whose files are written; nothing of it was sent yet.
+
+        Raises:
+            DiskError: it could not be noted.
+        """
+        batch = BatchState(
+            intent=intent,
+            provider=self._provider,
+            base_url=self._base_url,
+            model=self._model,
+            requests=requests,
+            created=created,
+            held_usd=held_usd,
+        )
+        self._run.update(lambda state: msgspec.structs.replace(state, batches=[*state.batches, batch]))
+        return batch
+
+    def sent(self, batch: BatchState, batch_id: str, status: str) -> BatchState:
+        """Note that a batch is at this endpoint, under this id; raises as `add`."""
+        place = {"provider": self._provider, "base_url": self._base_url, "model": batch.model or self._model}
+        return self.change(batch, batch_id=batch_id, status=status, **place)
+
+    def change(self, batch: BatchState, **fields: Any) -> BatchState:
+        """Note what became of a batch; raises as `add`."""
+        return change_batch(self._run, batch.intent, **fields)
+
+
+def change_batch(run: Run, intent: str, **fields: Any) -> BatchState:
+    """Change the fields of one batch in `run.json`.
+
+    Raises:
+        DiskError: it could not be written.
+    """
+
+    def change(state: RunState) -> RunState:
+        batches = [msgspec.structs.replace(each, **fields) if each.intent == intent else each for each in state.batches]
+        return msgspec.structs.replace(state, batches=batches)
+
+    changed = run.update(change)
+    return next(each for each in changed.batches if each.intent == intent)
+
 
 # OpenAI's bounds of an input file, with some room for those who count megabytes otherwise.
 MOST_ROWS = 50_000

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from asyncgen.generate.batch.files import BatchFiles
-from asyncgen.generate.batch.lines import key_of_line, read_output_line
-from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
-from asyncgen.generate.held_keys import BatchRow, read_batch_rows
-from asyncgen.generate.journal import Journal
-from asyncgen.generate.outcome import whole
+from asyncgen.generate.batch.files import BatchFiles, key_of_line, read_output_line
+from asyncgen.generate.batch.held_keys import BatchRow, read_batch_rows
+from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.journal.journal import Journal
+from asyncgen.generate.pool.settle import whole
 from asyncgen.job.checks import AnswerChecks
-from asyncgen.records import Failure, FailureError, Record
-from asyncgen.whole_file import disk_error
+from asyncgen.run.records import Failure, FailureError, Record
+from asyncgen.run.whole_file import disk_error
 
 _LONGEST_LINE = 16 * 1024 * 1024  # as of a reply online
 _TURN_ROWS = 200

@@ -1,15 +1,22 @@
 """What rows cost, in every way in which they can be bought.
 
 Owns the multiplication. Does not know where prices come from.
+
+From how many calls on tuning pays, against sending the long prompt each time.
+
+Owns the comparison and the list of what it takes for granted. Does not know which calls will be made.
 """
 
 from __future__ import annotations
 
-from asyncgen.generate.plan.request_tokens import RequestTokens
-from asyncgen.generate.plan.span import Span
-from asyncgen.prices import BATCH, FLEX, STANDARD, Price
-from asyncgen.providers import Profile
-from asyncgen.records import Usage
+import math
+from dataclasses import dataclass
+
+from asyncgen.generate.plan.request_tokens import RequestTokens, Span
+from asyncgen.generate.plan.training import Training
+from asyncgen.providers.prices import BATCH, FLEX, STANDARD, Price, PriceList
+from asyncgen.providers.profiles import Profile
+from asyncgen.run.records import Usage
 
 
 def ways_to_buy(profile: Profile, tier: str) -> tuple[str, ...]:
@@ -35,3 +42,80 @@ def cost_of_rows(rows: int, tokens: RequestTokens, price: Price | None, tier: st
 
 def _cost_usd(price: Price, tier: str, prompt: float, completion: float) -> float:
     return price.cost_usd(Usage(prompt_tokens=round(prompt), completion_tokens=round(completion)), tier)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """A tuned model against the long prompt.
+
+    Attributes:
+        provider, model: what would be tuned.
+        long_call_usd: of one answer to the long prompt.
+        tuned_call_usd: of one answer of the tuned model to the short prompt; None where its rates are not known.
+        outlay_usd: for the rows that are missing, and the training; None where its price is not known.
+        calls: from so many on, lowest and highest; `math.inf` for never; None where something is not known.
+    """
+
+    provider: str
+    model: str
+    long_call_usd: float
+    tuned_call_usd: float | None
+    outlay_usd: Span | None
+    calls: Span | None
+
+
+def break_even(
+    training: Training, tokens: RequestTokens, rows_usd: Span | None, price: Price, prices: PriceList
+) -> BreakEven:
+    """Compare calls to what `training` makes with calls of the long prompt.
+
+    Args:
+        training: which model is tuned, where, and at what cost.
+        tokens: of the long prompt, the short one and the answer.
+        rows_usd: what the missing rows cost; None where unknown.
+        price: of the model that is sent the long prompt.
+        prices: for calls to the tuned model.
+    """
+    answer = round(tokens.answer.middle)
+    long_call = price.cost_usd(Usage(prompt_tokens=round(tokens.question), completion_tokens=answer))
+    tuned_call = _tuned_call(
+        training, Usage(prompt_tokens=round(tokens.short_prompt), completion_tokens=answer), prices
+    )
+    outlay = rows_usd + training.cost_usd if rows_usd and training.cost_usd else None
+    calls = None if outlay is None or tuned_call is None else _calls(outlay, long_call - tuned_call)
+    return BreakEven(training.provider, training.model, long_call, tuned_call, outlay, calls)
+
+
+def _tuned_call(training: Training, usage: Usage, prices: PriceList) -> float | None:
+    if training.price is not None and training.price.rates is not None:
+        return training.price.rates.cost_usd(usage)
+    if training.cost_usd == Span(0, 0):  # tuned on this machine, and answering there
+        free = prices.price(training.provider, None, training.model)
+        return free.cost_usd(usage) if free else None
+    return None
+
+
+def _calls(outlay: Span, saved_usd: float) -> Span:
+    if saved_usd <= 0:
+        return Span(math.inf, math.inf)
+    return Span(math.ceil(outlay.low / saved_usd), math.ceil(outlay.high / saved_usd))
+
+
+def assumptions(tokens: RequestTokens, price: Price) -> list[str]:
+    """What the comparison takes for granted, each in a sentence."""
+    ratio = tokens.question / tokens.short_prompt if tokens.short_prompt else 0.0
+    return [
+        (
+            f"the long prompt takes {tokens.question:,.0f} tokens, the short one {tokens.short_prompt:,.0f}: "
+            f"{ratio:.1f} times as many"
+        ),
+        f"an answer takes {tokens.answer.middle:,.0f} tokens, from either model ({tokens.basis})",
+        "every row becomes a sample, and the training is paid for once",
+        "all calls online, at the standard price, nothing read from a cache",
+        f"both answer equally well, and prices stay as they are ({price.source}{_as_of(price)})",
+        "what runs on this machine costs nothing: power and time are left out",
+    ]
+
+
+def _as_of(price: Price) -> str:
+    return f", {price.as_of}" if price.as_of else ""

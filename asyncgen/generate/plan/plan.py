@@ -13,18 +13,15 @@ from typing import Any
 
 import orjson
 
-from asyncgen.generate.plan.break_even import BreakEven, assumptions, break_even
-from asyncgen.generate.plan.costs import cost_of_rows, ways_to_buy
-from asyncgen.generate.plan.duration import Duration, duration
-from asyncgen.generate.plan.request_tokens import RequestTokens, tokens_of_a_request
+from asyncgen.generate.plan.costs import BreakEven, assumptions, break_even, cost_of_rows, ways_to_buy
+from asyncgen.generate.plan.request_tokens import Duration, RequestTokens, Span, duration, tokens_of_a_request
 from asyncgen.generate.plan.rows_there import RowsThere
-from asyncgen.generate.plan.span import Span
 from asyncgen.generate.plan.training import Training, trainings
 from asyncgen.job.model import Job
 from asyncgen.job.requests import RequestGrid
-from asyncgen.prices import Price, PriceList, tier_of
-from asyncgen.providers import Profile
-from asyncgen.shutdowns import shutdown_date
+from asyncgen.providers.prices import Price, PriceList, tier_of
+from asyncgen.providers.profiles import Profile
+from asyncgen.providers.shutdowns import shutdown_date
 
 _SHOWN_PROMPTS = 2
 

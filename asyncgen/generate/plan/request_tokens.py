@@ -1,4 +1,12 @@
-"""How many tokens a row of a job takes: measured where the run has answers, else estimated with wide bounds.
+"""A figure that is known only within bounds.
+
+Owns the arithmetic. Does not know what is being estimated.
+
+How long rows would take at the job's limits.
+
+Owns the arithmetic of rates. Knows nothing of limits that a server sets and has not told yet.
+
+How many tokens a row of a job takes: measured where the run has answers, else estimated with wide bounds.
 
 Owns the guesses about answers nobody has seen yet. Does not know prices.
 """
@@ -9,10 +17,64 @@ from dataclasses import dataclass
 from statistics import mean
 
 from asyncgen.generate.plan.rows_there import Figures, RowsThere
-from asyncgen.generate.plan.span import Span
-from asyncgen.job.model import Checks, Job
+from asyncgen.job.model import Checks, Job, Limits
 from asyncgen.job.requests import RequestGrid
 from asyncgen.tokens import estimate_body, estimate_messages, estimate_text
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From `low` to `high`, both of them possible."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Span:
+        return Span(self.low * factor, self.high * factor)
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+    def rounded(self) -> dict[str, float]:
+        """For JSON: whole numbers stay whole, USD keep six decimals."""
+        return {"low": round(self.low, 6), "high": round(self.high, 6)}
+
+
+_GUESSED_LATENCY_S = 3.0
+_GUESSED_CONCURRENCY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds, and the limit that decides them, in words."""
+
+    seconds: float
+    bound_by: str
+
+
+def duration(rows: int, tokens: RequestTokens, there: RowsThere, limits: Limits) -> Duration:
+    """The time that so many rows take at the job's limits, if the server sets no narrower ones."""
+    latency_s = there.latency_s.mean if there.latency_s.count else _GUESSED_LATENCY_S
+    concurrency = limits.concurrency or _GUESSED_CONCURRENCY
+    seen = "as measured" if there.latency_s.count else "a guess"
+    bounds = [Duration(rows * latency_s / concurrency, f"{concurrency} in flight at {latency_s:.1f} s each ({seen})")]
+    if limits.requests_per_minute:
+        bounds.append(
+            Duration(rows * 60 / limits.requests_per_minute, f"{limits.requests_per_minute:,.0f} requests a minute")
+        )
+    if limits.tokens_per_minute:
+        # Providers admit a request by its prompt and the most that it may answer.
+        held = tokens.prompt.middle + tokens.completion.high
+        bounds.append(
+            Duration(rows * held * 60 / limits.tokens_per_minute, f"{limits.tokens_per_minute:,.0f} tokens a minute")
+        )
+    longest = max(bounds, key=lambda each: each.seconds)
+    return Duration(max(longest.seconds, latency_s if rows else 0.0), longest.bound_by)
+
 
 _SAMPLED_REQUESTS = 500
 _ENOUGH_ROWS = 3

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from asyncgen.generate.key_set import KeySet
-from asyncgen.generate.settled import key_number
+from asyncgen.generate.journal.settled import KeySet, key_number
 from asyncgen.job.requests import RequestGrid
 from asyncgen.json_text import decoder
-from asyncgen.jsonl import read_rows
-from asyncgen.records import decode_failure, decode_record
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_failure, decode_record
 
 
 @dataclass(slots=True)

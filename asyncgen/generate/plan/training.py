@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from asyncgen.generate.plan.request_tokens import RequestTokens
-from asyncgen.generate.plan.span import Span
+from asyncgen.generate.plan.request_tokens import RequestTokens, Span
 from asyncgen.job.model import Job
-from asyncgen.prices import PriceList
-from asyncgen.prices_training import TunedModel, epochs_of
-from asyncgen.providers import PROFILES, Finetuning, Profile
+from asyncgen.providers.prices import PriceList
+from asyncgen.providers.profiles import PROFILES, Finetuning, Profile
+from asyncgen.providers.training_prices import TunedModel, epochs_of
 
 _PER_ANSWER = 4  # what a chat adds to a message, as in `tokens.estimate_messages`
 

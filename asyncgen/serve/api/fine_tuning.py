@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from asyncgen.local_http import json_response
 from asyncgen.serve.stores.jobs import Hyperparameters, Job, JobStore, Kept
-from asyncgen.serve.tuning.names import tuned_name
+from asyncgen.serve.tuning.messages import tuned_name
 from asyncgen.serve.wire import ApiError, Clock, Metadata, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:

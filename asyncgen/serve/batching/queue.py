@@ -1,4 +1,8 @@
-"""Batches from creation to their end, one at a time.
+"""What is done with one batch: its file checked, its rows answered, its results kept.
+
+Owns which state follows which. Rows that are answered already are not asked again. Does not know other batches.
+
+Batches from creation to their end, one at a time.
 
 Owns what waits. A batch that a stop or a crash of the server interrupted goes on, with what is not yet answered, when
 the server is next started. Does not know what is done with a batch.
@@ -7,13 +11,120 @@ the server is next started. Does not know what is done with a batch.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.stores.batches import BATCH_ENDED, Batch, BatchStore
+from asyncgen.serve.batching.requests import (
+    ERRORS,
+    OUTPUT,
+    BatchRequest,
+    BatchResults,
+    check_requests,
+    opened_results,
+    read_requests,
+)
+from asyncgen.serve.stores.batches import BATCH_ENDED, Batch, BatchError, BatchErrors, BatchStatus, BatchStore
 from asyncgen.serve.wire import ApiError, Clock
 
 if TYPE_CHECKING:
-    from asyncgen.serve.batching.work import BatchWork
+    from pathlib import Path
+
+    from asyncgen.serve.stores.files import FileStore
+
+
+AnswerRow = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""From endpoint and body to the answer's JSON; raises ApiError."""
+
+_EXPIRED = ("batch_expired", "The request was not answered before the batch's window ended.")
+
+
+class BatchWork:
+    """The way of a batch, over the stores.
+
+    Args:
+        answer: answers one row.
+        batches, files: the stores.
+        parallel: rows in work at the same time.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, answer: AnswerRow, batches: BatchStore, files: FileStore, *, parallel: int, clock: Clock
+    ) -> None:
+        self._answer = answer
+        self._batches = batches
+        self._files = files
+        self._parallel = parallel
+        self._clock = clock
+
+    async def do(self, batch: Batch) -> None:
+        """Bring a batch from wherever it stands to its end."""
+        try:
+            path = self._files.content(batch.input_file_id)
+        except ApiError as error:
+            self._fail(batch, [BatchError(code="file_not_found", message=str(error), param="input_file_id")])
+            return
+        total, model, errors = await asyncio.to_thread(check_requests, path, batch.endpoint)
+        if errors:
+            self._fail(batch, errors)
+            return
+        if self._batches.get(batch.id).status == "validating":
+            self._batches.change(batch.id, status="in_progress", in_progress_at=self._now(), model=model)
+        with opened_results(self._batches.folder(batch.id), total) as results:
+            await self._answer_all(batch, path, results)
+        await self._finish(batch, results)
+
+    def _fail(self, batch: Batch, errors: list[BatchError]) -> None:
+        self._batches.change(batch.id, status="failed", failed_at=self._now(), errors=BatchErrors(data=errors))
+
+    async def _answer_all(self, batch: Batch, path: Path, results: BatchResults) -> None:
+        rows = (row for row in read_requests(path) if not results.is_settled(row.custom_id))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._parallel):
+                group.create_task(self._answer_some(batch, rows, results))
+
+    async def _answer_some(self, batch: Batch, rows: Iterator[BatchRequest], results: BatchResults) -> None:
+        """One worker; all of a batch share the rows."""
+        for row in rows:
+            if self._batches.get(batch.id).status == "cancelling":
+                return
+            if self._clock() >= batch.expires_at:
+                results.dropped(row.custom_id, *_EXPIRED)
+                continue
+            try:
+                results.answered(row.custom_id, await self._answer(batch.endpoint, row.body))
+            except ApiError as refusal:
+                results.refused(row.custom_id, refusal)
+            self._batches.count(batch.id, results.counts)
+            await asyncio.sleep(0)  # an engine that answers at once would keep everybody else waiting
+
+    async def _finish(self, batch: Batch, results: BatchResults) -> None:
+        cancelled = self._batches.get(batch.id).status == "cancelling"
+        if not cancelled:
+            self._batches.change(batch.id, status="finalizing", finalizing_at=self._now())
+        expired = results.dropped_any
+        ended: BatchStatus = "cancelled" if cancelled else "expired" if expired else "completed"
+        folder = self._batches.folder(batch.id)
+        self._batches.change(
+            batch.id,
+            status=ended,
+            output_file_id=await asyncio.to_thread(self._kept, folder / OUTPUT, f"{batch.id}_output.jsonl"),
+            error_file_id=await asyncio.to_thread(self._kept, folder / ERRORS, f"{batch.id}_error.jsonl"),
+            request_counts=results.counts,
+            usage=results.usage,
+            **{f"{ended}_at": self._now()},
+        )
+        for name in (OUTPUT, ERRORS):
+            (folder / name).unlink()
+
+    def _kept(self, path: Path, filename: str) -> str | None:
+        """The id of a file with these results; None where there are none."""
+        if not path.stat().st_size:
+            return None
+        return self._files.copy(path, filename=filename, purpose="batch_output").id
+
+    def _now(self) -> int:
+        return int(self._clock())
 
 
 class BatchQueue:

@@ -25,9 +25,8 @@ from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import TrainingTask
-    from asyncgen.serve.llama.encoding import Tokens
+    from asyncgen.serve.llama.encoding import Ask, Tokens
     from asyncgen.serve.llama.process import LlamaSettings
-    from asyncgen.serve.llama.vocabulary import Ask
 
 _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
 _CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from asyncgen.json_text import decode_json
+from asyncgen.run.whole_file import explained
 from asyncgen.serve.wire import Clock, new_id
-from asyncgen.whole_file import explained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

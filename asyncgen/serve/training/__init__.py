@@ -9,7 +9,7 @@ The room knows token ids and which of them are to be learnt; it knows nothing of
 imports only this package gets `describe` and does not load numpy.
 """
 
-from asyncgen.serve.training.description import ModelDescription, describe
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.architecture import ModelDescription, describe
+from asyncgen.serve.training.config import TrainingError
 
 __all__ = ["ModelDescription", "TrainingError", "describe"]

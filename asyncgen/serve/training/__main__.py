@@ -16,8 +16,7 @@ from threading import Thread
 
 import msgspec
 
-from asyncgen.serve.training.config import read_config
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.config import TrainingError, read_config
 from asyncgen.serve.tuning.messages import Failed, TrainerMessage
 
 PARENT_CHECK_S = 0.5

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asyncgen.serve.training.weights import Array
+from asyncgen.serve.training.layers import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from asyncgen.serve.training.architecture import Architecture
 from asyncgen.serve.training.attention import Attended, Span, attention, attention_backward
 from asyncgen.serve.training.layers import (
+    Array,
+    BlockWeights,
     Normed,
     Rotation,
     gated,
@@ -22,7 +24,6 @@ from asyncgen.serve.training.layers import (
     rms_norm_backward,
 )
 from asyncgen.serve.training.lora import Adapter, project, project_backward
-from asyncgen.serve.training.weights import Array, BlockWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,99 @@
-"""What the training process is told: one JSON file.
+"""The one error of the trainer.
+
+Owns its shape, which is that of a failed job in the API. Does not know who shows it.
+
+What "auto" means for the hyperparameters of the API.
+
+Owns the rules but that of the epochs, which others foretell, and the learning rate that a multiplier of 1 stands for.
+Does not know what they are used for.
+
+What the training process is told: one JSON file.
 
 Owns its fields and their limits. Does not know what they do.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.providers.profiles import local_epochs
+
+
+class TrainingError(AsyncgenError):
+    """A training that cannot begin or go on, for a reason that was foreseen.
+
+    Args:
+        what: one sentence, without a full stop at its end.
+        code: a stable word for machines, such as "invalid_gguf".
+        param: the API's parameter that is to blame, such as "training_file"; None when none is.
+        cause: the reason, where it adds something.
+        help_text: the next step.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        code: str,
+        param: str | None = None,
+        cause: str | None = None,
+        help_text: str | None = None,
+    ) -> None:
+        super().__init__(what, cause=cause, help_text=help_text, code=code)
+        self.param = param
+
+    @property
+    def sentence(self) -> str:
+        """What, cause and next step in one line, for places that show a single text."""
+        cause = f": {self.cause}" if self.cause else ""
+        return self.what + cause + (f"; {self.help_text}" if self.help_text else "")
+
+
+Auto = Literal["auto"]
+
+BATCH = 8
+FEWEST_STEPS = 10  # of an epoch: where there would be fewer the batches are smaller
+
+# Measured with 138 samples and a model of 135 million parameters and this width: half the rate left the loss on samples
+# held out a tenth higher after three epochs; with twice the rate it began to misspell what it had not seen in training.
+RATE = 4e-3
+WIDTH = 576
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """As the API names them, each decided."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+
+def choose(
+    samples: int,
+    *,
+    n_epochs: int | Auto = "auto",
+    batch_size: int | Auto = "auto",
+    learning_rate_multiplier: float | Auto = "auto",
+) -> Hyperparameters:
+    """Decide what was left open, for so many training samples."""
+    return Hyperparameters(
+        n_epochs=local_epochs(samples) if n_epochs == "auto" else n_epochs,
+        batch_size=min(BATCH, max(1, samples // FEWEST_STEPS)) if batch_size == "auto" else batch_size,
+        learning_rate_multiplier=1.0 if learning_rate_multiplier == "auto" else learning_rate_multiplier,
+    )
+
+
+def base_learning_rate(width: int) -> float:
+    """The learning rate for a multiplier of 1: wider models want smaller steps, in inverse proportion."""
+    return RATE * WIDTH / width
+
 
 RANK, LAYERS = 16, 12  # unless the server is told otherwise
 

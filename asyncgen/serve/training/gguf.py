@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.config import TrainingError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -12,10 +12,9 @@ import numpy as np
 
 from asyncgen.serve.training.architecture import OUTPUT_NORM
 from asyncgen.serve.training.block import Block, Geometry
-from asyncgen.serve.training.layers import rms_norm, rms_norm_backward, rotation
+from asyncgen.serve.training.layers import Array, Integers, Weights, rms_norm, rms_norm_backward, rotation
 from asyncgen.serve.training.lora import Adapter
 from asyncgen.serve.training.packing import Row
-from asyncgen.serve.training.weights import Array, Integers, Weights
 
 LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncgen.serve.training.attention import Span
-from asyncgen.serve.training.weights import Integers
+from asyncgen.serve.training.layers import Integers
 
 Flags = npt.NDArray[np.bool_]
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from asyncgen.serve.training.architecture import EMBEDDING
 from asyncgen.serve.training.block import Block
-from asyncgen.serve.training.lanes import Lanes
+from asyncgen.serve.training.layers import Array, Weights
+from asyncgen.serve.training.memory import Lanes
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import Row, Sample, pack, share_out
-from asyncgen.serve.training.weights import Array, Weights
 
 _TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
 

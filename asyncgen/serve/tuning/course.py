@@ -11,8 +11,7 @@ from asyncgen.serve.stores.job_log import JobCheckpoint
 from asyncgen.serve.stores.jobs import Hyperparameters, JobError
 from asyncgen.serve.stores.models import TunedModel
 from asyncgen.serve.tuning import results
-from asyncgen.serve.tuning.messages import Checkpoint, End, Failed, Progress, Start, Step
-from asyncgen.serve.tuning.names import checkpoint_name
+from asyncgen.serve.tuning.messages import Checkpoint, End, Failed, Progress, Start, Step, checkpoint_name
 from asyncgen.serve.wire import new_id
 
 if TYPE_CHECKING:

@@ -1,13 +1,31 @@
-"""What a training tells while it runs: one JSON object a line.
+"""Names of tuned models: `ft:BASE:ORGANISATION:SUFFIX:ID`, as OpenAI makes them.
+
+What a training tells while it runs: one JSON object a line.
 
 Owns the protocol between the server and the training process. Does not know who trains.
 """
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from asyncgen.json_text import decoder
+from asyncgen.serve.wire import new_id
+
+_NOT_IN_A_SUFFIX = re.compile(r"[^a-z0-9_.-]+")
+
+
+def tuned_name(base: str, organization: str, suffix: str | None) -> str:
+    """A new name. The suffix is lower-cased, and what cannot stand in a name becomes a dash."""
+    clean = _NOT_IN_A_SUFFIX.sub("-", (suffix or "").lower()).strip("-")
+    return f"ft:{base}:{organization}:{clean}:{new_id('', 8)}"
+
+
+def checkpoint_name(tuned: str, step: int) -> str:
+    """The name of the model as it was after a step."""
+    return f"{tuned}:ckpt-step-{step}"
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):

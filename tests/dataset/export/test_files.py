@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dataset.export.files import FORMULA_BEGINNINGS, _quoted, defused, export_file
-from asyncgen.dataset.export.rows import ordered_records
+from asyncgen.dataset.export.files import FORMULA_BEGINNINGS, _quoted, defused, export_file, ordered_records
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.records import Record, decode_record
+from asyncgen.run.records import Record, decode_record
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from asyncgen.dataset.export.files import ordered_records
 from asyncgen.dataset.export.folder import axis_ranks, export_folder
-from asyncgen.dataset.export.rows import ordered_records
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.prices import PriceList
-from asyncgen.providers import PROFILES
-from asyncgen.run_directory import open_run
+from asyncgen.providers.prices import PriceList
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import open_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.records import Record
+    from asyncgen.run.records import Record
 
 MakeRun = Callable[..., Any]  # the fixture's class stands in conftest, which cannot be imported
 

@@ -11,8 +11,8 @@ import pytest
 from asyncgen.dataset.report import collect
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.coverage import Coverage
-from asyncgen.jsonl import BadLineError
-from asyncgen.records import Record, Usage
+from asyncgen.run.jsonl import BadLineError
+from asyncgen.run.records import Record, Usage
 
 if TYPE_CHECKING:
     from pathlib import Path

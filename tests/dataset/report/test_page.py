@@ -15,14 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dataset.report.charts import bars, columns, stacked_bars
 from asyncgen.dataset.report.collect import make_report
-from asyncgen.dataset.report.page import report_page
+from asyncgen.dataset.report.page import bars, columns, report_page, stacked_bars
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.records import Record
+    from asyncgen.run.records import Record
 
 MakeRun = Callable[..., Any]  # the fixture's class stands in conftest, which cannot be imported
 

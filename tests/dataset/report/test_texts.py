@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dataset.report import texts
-from asyncgen.dataset.report.texts import TextStatistics
+from asyncgen.dataset.report import collect as texts
+from asyncgen.dataset.report.collect import TextStatistics
 
 
 def key(number: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from asyncgen.dataset.rules.file import CheckedFile, check_training_file, whole_file_faults
 from asyncgen.dataset.token_counts import TokenCounter
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.providers import PROFILES
+from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.dataset.rules.pair import check_pair
-from asyncgen.dataset.rules.preference import check_preference
+from asyncgen.dataset.rules.file import check_pair, check_preference
 
 USER = {"role": "user", "content": "Hotel, New York, small"}
 BETTER = {"role": "assistant", "content": "Stay here."}

@@ -17,24 +17,23 @@ import orjson
 import pytest
 from aiohttp import web
 
-from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.api import BatchApi
 from asyncgen.generate.batch.engine import Pace, open_engine
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.send import Allowance
-from asyncgen.generate.journal import open_journal
-from asyncgen.generate.run import Outcome
-from asyncgen.generate.spend_count import CostOf
+from asyncgen.generate.journal.journal import open_journal
+from asyncgen.generate.journal.spend_count import CostOf
+from asyncgen.generate.pool.pool import Outcome
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, open_job
-from asyncgen.openai_client import Pacing, open_client
-from asyncgen.providers import PROFILES
-from asyncgen.records import Failure, Record, Usage, decode_failure, decode_record
-from asyncgen.run_directory import Run, RunDirectory, open_run
-from asyncgen.run_state import BatchState
-from asyncgen.secret import Secret
+from asyncgen.providers.endpoint import Endpoint, Secret
+from asyncgen.providers.openai_client import Pacing, open_client
+from asyncgen.providers.profiles import PROFILES
+from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.records import Failure, Record, Usage, decode_failure, decode_record
+from asyncgen.run.state import BatchState
 
 Json = dict[str, Any]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5}

@@ -15,14 +15,14 @@ import pytest
 
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.generate.batch.api import BatchApi, GoneError, RemoteBatch
-from asyncgen.generate.batch.collect import release_batch
+from asyncgen.generate.batch.engine import release_batch
 from asyncgen.generate.batch.send import Allowance
-from asyncgen.generate.repair import repair_run
-from asyncgen.openai_client import OnProgress
-from asyncgen.run_directory import Run, open_run
+from asyncgen.generate.journal.repair import repair_run
+from asyncgen.providers.openai_client import OnProgress
+from asyncgen.run.directory import Run, open_run
 
 if TYPE_CHECKING:
-    from asyncgen.run_state import RunState
+    from asyncgen.run.state import RunState
 
     from .conftest import Desk
 

@@ -8,9 +8,9 @@ import pytest
 
 from asyncgen.errors import AuthError, IncompleteError, QuotaError
 from asyncgen.generate.batch.send import Allowance
-from asyncgen.generate.completer import StopReason
-from asyncgen.generate.spend import Budget
-from asyncgen.rates import Rates
+from asyncgen.generate.http.completer import StopReason
+from asyncgen.generate.pool.budget import Budget
+from asyncgen.providers.price import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

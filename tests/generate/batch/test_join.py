@@ -8,7 +8,7 @@ import orjson
 
 from asyncgen.generate.batch import join as join_module
 from asyncgen.generate.batch.send import Allowance
-from asyncgen.jsonl import read_lines
+from asyncgen.run.jsonl import read_lines
 
 if TYPE_CHECKING:
     import pytest

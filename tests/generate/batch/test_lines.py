@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.generate.batch.lines import input_line, key_of_line, read_output_line
-from asyncgen.generate.completer import Answer, AttemptError, ErrorClass
-from asyncgen.records import Usage
+from asyncgen.generate.batch.files import input_line, key_of_line, read_output_line
+from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.run.records import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

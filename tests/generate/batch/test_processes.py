@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from asyncgen.jsonl import read_lines
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import read_lines
 
 if TYPE_CHECKING:
     from .conftest import Desk, Provider

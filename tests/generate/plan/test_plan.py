@@ -9,18 +9,15 @@ from datetime import date
 import orjson
 import pytest
 
-from asyncgen.epochs import usual_epochs
-from asyncgen.generate.plan.duration import duration
 from asyncgen.generate.plan.plan import Place, Plan, compare_with_tuning, make_plan, plan_as_json
-from asyncgen.generate.plan.request_tokens import RequestTokens
+from asyncgen.generate.plan.request_tokens import RequestTokens, Span, duration
 from asyncgen.generate.plan.rows_there import RowsThere
-from asyncgen.generate.plan.span import Span
 from asyncgen.generate.plan.training import trained_tokens
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
-from asyncgen.prices import OwnPrice, PriceList
-from asyncgen.providers import PROFILES, Finetuning
-from asyncgen.rates import Rates
+from asyncgen.providers.price import Rates
+from asyncgen.providers.prices import OwnPrice, PriceList
+from asyncgen.providers.profiles import PROFILES, Finetuning, usual_epochs
 
 Open = Callable[..., OpenedJob]
 EXACT = RequestTokens(Span(1000, 1000), Span(500, 500), Span(500, 500), 1000.0, 100.0, "counted")

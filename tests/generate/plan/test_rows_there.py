@@ -10,10 +10,10 @@ import pytest
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.requests import Request, RequestGrid
-from asyncgen.jsonl import BadLineError
-from asyncgen.records import Failure, FailureError, Record, Usage, encode_line
-from asyncgen.run_directory import RunDirectory
-from asyncgen.run_state import BatchState, JobState, RunState, write_state
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import BadLineError
+from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line
+from asyncgen.run.state import BatchState, JobState, RunState, write_state
 
 Open = Callable[..., OpenedJob]
 

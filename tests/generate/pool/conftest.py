@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
-from asyncgen.generate.progress import Progress
-from asyncgen.generate.retry import given_up
-from asyncgen.generate.run import Outcome, generate
+from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
+from asyncgen.generate.pool.pool import Outcome, generate
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.pool.retry import given_up
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt
 from asyncgen.job.requests import RequestGrid
-from asyncgen.records import Failure, Record, Usage
-from asyncgen.run_state import Tried
+from asyncgen.run.records import Failure, Record, Usage
+from asyncgen.run.state import Tried
 
 _TURN_S = 1e-6  # a turn of a real loop takes time too; without it, rounding may leave a timer due now for ever
 

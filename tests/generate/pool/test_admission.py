@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from asyncgen.generate.admission import Admission, Ticket
-from asyncgen.generate.completer import Answer, ErrorClass
-from asyncgen.generate.progress import Progress
-from asyncgen.generate.rate import Rates
+from asyncgen.generate.http.completer import Answer, ErrorClass
+from asyncgen.generate.pool.admission import Admission, Ticket
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.pool.rate import Rates
 
 
 def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:

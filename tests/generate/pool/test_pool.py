@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import DiskError, QuotaError, UsageError
-from asyncgen.generate.admission import Admission
-from asyncgen.generate.completer import Answer, ErrorClass, RateLimits, StopReason
-from asyncgen.generate.purse import Purse
-from asyncgen.generate.spend import Budget
+from asyncgen.generate.http.completer import Answer, ErrorClass, RateLimits, StopReason
+from asyncgen.generate.pool.admission import Admission
+from asyncgen.generate.pool.budget import Budget, Purse
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Checks, Limits
-from asyncgen.rates import Rates as Prices
+from asyncgen.providers.price import Rates as Prices
 
 
 @dataclass

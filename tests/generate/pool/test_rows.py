@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.generate.completer import AttemptError, ErrorClass
-from asyncgen.generate.outcome import whole
-from asyncgen.generate.queue import RowQueue
-from asyncgen.generate.retry import Row, given_up, may_retry, note_error, retry_wait_s, row_again
+from asyncgen.generate.http.completer import AttemptError, ErrorClass
+from asyncgen.generate.pool.queue import RowQueue
+from asyncgen.generate.pool.retry import Row, given_up, may_retry, note_error, retry_wait_s, row_again
+from asyncgen.generate.pool.settle import whole
 from asyncgen.job.requests import Request
 
 REQUEST = Request(0, 0, ("Paris",), b"k" * 16, b"{}")

@@ -16,15 +16,14 @@ from typing import Any
 
 import pytest
 
-from asyncgen.generate.completer import Answer, AttemptError, ErrorClass, RateLimits, StopReason
-from asyncgen.generate.progress import Progress
-from asyncgen.generate.purse import Purse
-from asyncgen.generate.rate import Rates
-from asyncgen.generate.run import DRAIN_S
-from asyncgen.generate.spend import Budget
+from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass, RateLimits, StopReason
+from asyncgen.generate.pool.budget import Budget, Purse
+from asyncgen.generate.pool.pool import DRAIN_S
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.pool.rate import Rates
 from asyncgen.job.model import Checks, Limits
-from asyncgen.rates import Rates as Prices
-from asyncgen.records import Usage, sum_of
+from asyncgen.providers.price import Rates as Prices
+from asyncgen.run.records import Usage, sum_of
 
 _TOLERANCE_S = 0.01
 _BLOCK = 50

@@ -13,8 +13,8 @@ import xllamacpp
 
 from asyncgen.serve.training.architecture import read_architecture
 from asyncgen.serve.training.gguf import read_gguf
+from asyncgen.serve.training.layers import Weights
 from asyncgen.serve.training.packing import Sample
-from asyncgen.serve.training.weights import Weights
 
 from .tiny_models import TinyModel
 

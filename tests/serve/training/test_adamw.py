@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.adamw import AdamW, clip
+from asyncgen.serve.training.loop import AdamW, clip
 
 
 def test_steps_are_those_of_the_formula_number_by_number() -> None:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.training.config import read_config
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.config import TrainingError, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path

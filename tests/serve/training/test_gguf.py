@@ -9,7 +9,7 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.gguf import ListLength, read_gguf
 
 from .tiny_models import TYPE_NUMBERS, TinyModel, tokens

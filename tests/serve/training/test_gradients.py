@@ -15,7 +15,7 @@ from .tiny_models import TinyModel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.training.weights import Array, Weights
+    from asyncgen.serve.training.layers import Array, Weights
 
 MODELS = {
     "llama": TinyModel(width=12, hidden=20, heads=4, kv_heads=2, head_length=6, rope_factors=True),

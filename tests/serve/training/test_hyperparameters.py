@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.hyperparameters import Hyperparameters, base_learning_rate, choose
+from asyncgen.serve.training.config import Hyperparameters, base_learning_rate, choose
 
 
 def test_what_the_job_says_is_kept() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from asyncgen.serve.training.layers import Weights
     from asyncgen.serve.training.packing import Sample
-    from asyncgen.serve.training.weights import Weights
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TOKENS = np.random.default_rng(1).integers(0, 256, 40).tolist()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.serve.training.architecture import Architecture
-    from asyncgen.serve.training.weights import Weights
+    from asyncgen.serve.training.layers import Weights
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.memory import check_memory, installed_memory, memory_needed
 
 from .tiny_models import TinyModel
@@ -12,7 +12,7 @@ from .tiny_models import TinyModel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.training.weights import Weights
+    from asyncgen.serve.training.layers import Weights
 
 
 def test_more_tuned_layers_need_more_until_all_are_tuned(open_model: Callable[..., Weights]) -> None:

@@ -16,7 +16,7 @@ from .tiny_models import TinyModel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.training.weights import Weights
+    from asyncgen.serve.training.layers import Weights
 
 
 @st.composite

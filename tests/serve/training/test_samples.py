@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.training.failure import TrainingError
-from asyncgen.serve.training.samples import LONGEST, SampleFile, read_samples
+from asyncgen.serve.training.config import TrainingError
+from asyncgen.serve.training.train import LONGEST, SampleFile, read_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable

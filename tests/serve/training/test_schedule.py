@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.schedule import learning_rate
+from asyncgen.serve.training.loop import learning_rate
 
 
 @given(st.integers(1, 5000))

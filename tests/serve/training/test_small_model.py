@@ -14,12 +14,11 @@ from asyncgen.serve.training.architecture import OUTPUT_NORM, read_architecture
 from asyncgen.serve.training.block import Block
 from asyncgen.serve.training.config import Config
 from asyncgen.serve.training.gguf import Gguf, read_gguf
-from asyncgen.serve.training.layers import rms_norm
+from asyncgen.serve.training.layers import Weights, rms_norm
 from asyncgen.serve.training.lora import Adapter, new_adapter
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import pack
 from asyncgen.serve.training.train import train
-from asyncgen.serve.training.weights import Weights
 from asyncgen.serve.tuning.messages import Checkpoint, Step
 
 if TYPE_CHECKING:

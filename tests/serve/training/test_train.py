@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from asyncgen.serve.training.config import Config
-from asyncgen.serve.training.failure import TrainingError
+from asyncgen.serve.training.config import Config, TrainingError
 from asyncgen.serve.training.train import train
 from asyncgen.serve.tuning.messages import Checkpoint, End, Progress, Start, Step
 

@@ -8,7 +8,7 @@ import pytest
 
 from asyncgen.serve.training import trunk as trunk_module
 from asyncgen.serve.training.block import Block
-from asyncgen.serve.training.lanes import Lanes
+from asyncgen.serve.training.memory import Lanes
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import Sample, pack, shared_prefix
 from asyncgen.serve.training.trunk import FrozenStates, Trunk
@@ -18,7 +18,7 @@ from .tiny_models import TinyModel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asyncgen.serve.training.weights import Array, Weights
+    from asyncgen.serve.training.layers import Array, Weights
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from asyncgen.serve.server import ServeSettings
-from asyncgen.serve.training.gguf_writer import NewTensor, write_gguf
+from asyncgen.serve.training.lora import NewTensor, write_gguf
 
 from .tiny_models import TinyModel
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asyncgen.serve.training.gguf import TENSOR_TYPES
-from asyncgen.serve.training.gguf_writer import NewTensor, Writable, write_gguf
+from asyncgen.serve.training.lora import NewTensor, Writable, write_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,145 @@
+"""Requests that wait for their answers in a batch: they are not to be asked for in any other way.
+
+Owns the rows beside each batch's input, by which its answers become records whatever became of the job meanwhile.
+Does not know how a batch is sent or collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from asyncgen.errors import DiskError
+from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.json_text import decoder
+from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.jsonl import read_lines, read_rows
+from asyncgen.run.state import FOUND_AGAIN, BatchState
+
+
+class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a request's answer needs to become a record: one line of `batches/INTENT.rows.jsonl`.
+
+    Attributes:
+        opening: the words that the request gave the answer to begin with.
+        attempts: made for this request before the batch.
+        maybe_paid: those of them that may have been charged for.
+    """
+
+    key: str
+    index: int
+    repeat: int
+    variables: dict[str, str]
+    prompt: str
+    opening: str = ""
+    attempts: int = 0
+    maybe_paid: int = 0
+
+
+_decode_row = decoder(BatchRow)
+
+
+def rows_path(directory: RunDirectory, intent: str) -> Path:
+    """Where the rows of a batch stand."""
+    return directory.batches / f"{intent}.rows.jsonl"
+
+
+def read_batch_rows(path: Path) -> Iterator[BatchRow]:
+    """The rows of a batch, in the order of its input.
+
+    Raises:
+        BadLineError: a line is no such row.
+        DiskError: the file is gone or cannot be read.
+    """
+    if not path.exists():
+        raise DiskError(
+            f"{path} is gone: it says which rows an open batch holds",
+            help_text="put it back, or give the batch up: asyncgen batch cancel BATCH   (its rows are asked for again)",
+            code="no_batch_rows",
+        )
+    return (row for _, row in read_rows(path, _decode_row))
+
+
+def batches_by_files(directory: RunDirectory) -> list[BatchState]:
+    """The batches whose files are there, as notes for a run that has lost its own.
+
+    Where they were sent to is not known any more; the provider is asked for the intent.
+    """
+    found = sorted(directory.batches.glob("*.rows.jsonl"))
+    return [_noted_again(path) for path in found]
+
+
+def _noted_again(path: Path) -> BatchState:
+    intent = path.name.removesuffix(".rows.jsonl")
+    created, _, _ = intent.partition("-")
+    return BatchState(
+        intent=intent,
+        provider="",
+        base_url="",
+        model="",
+        requests=sum(1 for _ in read_lines(path)),
+        created=int(created) if created.isdecimal() else 0,
+        status=FOUND_AGAIN,
+    )
+
+
+class HeldKeys:
+    """Keys of the requests in batches that are not collected yet.
+
+    Args:
+        batches: the keys of each, by its intent.
+    """
+
+    def __init__(self, batches: dict[str, KeySet]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return sum(map(len, self._batches.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def has(self, number: int) -> bool:
+        """Is a key held whose first 64 bits are `number`?"""
+        return bool(self._batches) and any(keys.has(number) for keys in self._batches.values())
+
+    def hold(self, intent: str, keys: KeySet) -> None:
+        """Hold the keys of one more batch; they may still be added to."""
+        self._batches[intent] = keys
+
+    def let_go(self, intent: str) -> None:
+        """The batch is collected or given up: what it did not answer may be asked for again."""
+        self._batches.pop(intent, None)
+
+
+def open_held_keys(run: Run) -> HeldKeys:
+    """The keys in all batches of a run that are not collected; files of others, left by a crash, are removed.
+
+    Raises:
+        BadLineError: the rows of a batch cannot be read.
+        DiskError: they are gone.
+    """
+    open_batches = [batch.intent for batch in run.state.batches if not batch.collected]
+    _remove_strangers(run.directory.batches, open_batches)
+    return HeldKeys({intent: _keys(read_batch_rows(rows_path(run.directory, intent))) for intent in open_batches})
+
+
+def _keys(rows: Iterable[BatchRow]) -> KeySet:
+    keys = KeySet()
+    for row in rows:
+        keys.add_number(key_number(row.key))
+    return keys
+
+
+def _remove_strangers(folder: Path, open_batches: list[str]) -> None:
+    """A batch that is not noted was never sent; one that is collected is needed no longer."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_file() and path.name.split(".")[0] not in open_batches:
+            path.unlink()
+    with suppress(OSError):  # not empty
+        folder.rmdir()

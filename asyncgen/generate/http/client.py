@@ -1,0 +1,216 @@
+"""Open files: each request in flight is one, and systems allow a process few of them until it asks for more.
+
+Owns the asking. Knows nothing of requests.
+
+Requests over HTTP: one body out, one reply in, through aiohttp.
+
+Owns the connections, how long an answer is waited for, the cap on what a reply may unpack to, and what a broken
+connection means. Does not know retries or rates, and never follows a redirect. The key stands in the session's headers
+only; errors are made anew from their type, since aiohttp's own carry the headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import aiohttp
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
+from yarl import URL
+
+from asyncgen import __version__
+from asyncgen.errors import UsageError
+from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.http.reply import read_reply
+from asyncgen.generate.pool.backpressure import Patience
+from asyncgen.providers.endpoint import Endpoint, redacted
+from asyncgen.terminal import one_line
+
+_OTHERS = 128  # the run's files, the event loop's, the libraries', and connections that are being closed
+
+
+def allow_connections(count: int) -> None:
+    """See that so many connections may be open at once.
+
+    Raises:
+        UsageError: the system does not allow as many.
+    """
+    needed = count + _OTHERS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with contextlib.suppress(ValueError, OSError):  # some systems have another limit above this one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft < needed:
+        raise UsageError(
+            f"{count:,} requests in flight need {needed:,} open files, and this system allows {soft:,}",
+            help_text=f"--concurrency {max(soft - _OTHERS, 1)}, or raise the limit first: ulimit -Hn {needed}",
+        )
+
+
+MAX_REPLY_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+_CONNECT_S = 10.0
+_KEEPALIVE_S = 15.0  # idle connections are closed before servers do, or a request meets one just closed
+_SWEEP_S = 1.0
+_WIDTH = 300
+# A key of the request's JSON: within a text its quotes would be escaped.
+_TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
+
+
+class HttpCompleter:
+    """A completer over an open session; made by `open_completer`.
+
+    Args:
+        session: its headers hold the key.
+        endpoint: where requests go.
+        patience: how long an answer may take.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, patience: Patience) -> None:
+        self._session = session
+        self._url = URL(f"{endpoint.base_url}/chat/completions")
+        self._key = endpoint.key
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._has_worked = False
+        self._answers, self._slowest_s = 0, 0.0  # since the last sweep
+        self._in_flight: dict[asyncio.Task[Any], float] = {}
+
+    async def complete(self, body: bytes) -> Answer | AttemptError:
+        """Send `body` once."""
+        in_flight = self._in_flight
+        task = asyncio.current_task(self._loop)  # without the loop, it would ask the system for the process's number
+        assert task is not None
+        in_flight[task] = began = perf_counter()
+        try:
+            response = await self._session.post(self._url, data=body, allow_redirects=False)
+            headers = response.headers
+            length = headers.get(CONTENT_LENGTH)
+            if length is None or CONTENT_ENCODING in headers or int(length) > MAX_REPLY_BYTES:
+                content = await _read_to_cap(response)
+            else:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return self._broken(error, perf_counter() - began)
+        except asyncio.CancelledError:
+            if task in in_flight or task.uncancel() > 0:
+                raise  # whoever cancelled, it was not `sweep`, or not it alone
+            return self._broken(TimeoutError(), perf_counter() - began)
+        finally:
+            in_flight.pop(task, None)
+        if content is None:
+            text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
+            return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
+        latency_s = perf_counter() - began
+        reply = read_reply(
+            response.status,
+            headers,
+            content,
+            latency_s=latency_s,
+            secret=self._key,
+            sends_tools=_TOOLS in body or _FUNCTIONS in body,
+        )
+        if isinstance(reply, Answer):
+            self._has_worked = True
+            self._answers += 1
+            self._slowest_s = max(self._slowest_s, latency_s)
+            return reply
+        return self._explained(reply, response)
+
+    async def sweep(self) -> None:
+        """Give up on requests that take too long, for ever: one timer for all of them, not one for each."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self._patience.observe(self._answers, self._slowest_s)
+            self._answers, self._slowest_s = 0, 0.0
+            latest = perf_counter() - self._patience.limit_s
+            for task in [task for task, began in self._in_flight.items() if began < latest]:
+                del self._in_flight[task]
+                task.cancel()
+                self._patience.lost()
+
+    def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
+        """What the reply alone does not tell."""
+        if error.type == "redirect":
+            location = redacted(response.headers.get("Location", "nowhere"), self._key)
+            target = one_line(location.partition("?")[0], _WIDTH)
+            return replace(error, message=f"the address sends on to {target}", remedy="give that one to --base-url")
+        if error.type == "not_an_api" and self._has_worked:
+            return replace(error, kind=ErrorClass.RETRY)  # a proxy's page in passing
+        return error
+
+    def _broken(self, error: Exception, elapsed_s: float) -> AttemptError:
+        """What a connection's end means; the type of the exception says how far the request had come."""
+        name = type(error).__name__
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+            kind = ErrorClass.RETRY if self._has_worked else ErrorClass.STOP
+            remedy = (
+                "check this machine's clock, and whether a proxy on the way changes certificates; "
+                "SSL_CERT_FILE=... names an authority of your own"
+            )
+            text = f"no trusted connection to {self._url.host} ({name})"
+            return AttemptError(kind=kind, type="tls", message=text, remedy=remedy)
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            os_error = getattr(error, "os_error", None)
+            reason = getattr(os_error, "strerror", None) or name
+            text = one_line(f"no connection to {self._url.authority}: {reason}", _WIDTH)
+            return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
+        if isinstance(error, TimeoutError):
+            text = f"no whole answer within {elapsed_s:.0f} s"
+            return AttemptError(kind=ErrorClass.RETRY, type="timeout", message=text, maybe_paid=True)
+        text = f"the connection broke off ({name})"
+        return AttemptError(kind=ErrorClass.RETRY, type="disconnected", message=text, maybe_paid=True)
+
+
+async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
+    """The whole body, decompressed; None when it is over the cap, which shows only while it is unpacked."""
+    chunks: list[bytes] = []
+    size = 0
+    async with response:
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > MAX_REPLY_BYTES:
+                response.close()
+                return None
+    return b"".join(chunks)
+
+
+@asynccontextmanager
+async def open_completer(endpoint: Endpoint, *, concurrency: int) -> AsyncIterator[HttpCompleter]:
+    """A completer for an endpoint, its connections closed at the end of the block.
+
+    Args:
+        endpoint: where requests go.
+        concurrency: the most requests that will be in flight; the connection pool never limits them.
+
+    Raises:
+        UsageError: this system does not allow so many connections.
+    """
+    allow_connections(concurrency)
+    headers = {"Content-Type": "application/json", "User-Agent": f"asyncgen/{__version__}"}
+    if endpoint.key is not None:
+        headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
+    async with aiohttp.ClientSession(
+        headers=headers,
+        connector=aiohttp.TCPConnector(limit=concurrency + 1, keepalive_timeout=_KEEPALIVE_S),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as session:
+        completer = HttpCompleter(session, endpoint, Patience())
+        sweeping = asyncio.create_task(completer.sweep())
+        try:
+            yield completer
+        finally:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping

@@ -1,0 +1,104 @@
+"""What stopped a run, in words for the person who reads it.
+
+Owns the sentence, the exit code that its class carries, and the next step. Decides by what was classified already, and
+never shows more of a key than its last characters.
+"""
+
+from __future__ import annotations
+
+import re
+
+from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
+from asyncgen.generate.http.completer import AttemptError, ErrorClass, StopReason
+from asyncgen.providers.endpoint import Endpoint
+
+_DOCTOR = "asyncgen doctor   (looks at key, address and model)"
+_GOES_ON = "the same command goes on where it stopped"
+_VERSION = re.compile(r"/v\d")  # as nearly all addresses of APIs have it
+
+
+def disk_error(disk: DiskError, unsaved: int) -> DiskError:
+    """The disk's error, with the number of paid answers that could not be saved."""
+    if not unsaved:
+        return disk
+    answers = "1 paid answer" if unsaved == 1 else f"{unsaved:,} paid answers"
+    return DiskError(
+        f"{disk.what}; {answers} could not be saved", cause=disk.cause, help_text=disk.help_text, code=disk.code
+    )
+
+
+def provider_error(error: AttemptError, reason: StopReason | None, endpoint: Endpoint | None = None) -> AsyncgenError:
+    """What the provider said, for an attempt that no other row can survive either.
+
+    Args:
+        error: of the attempt.
+        reason: why the run stopped for it.
+        endpoint: who said it; None where that is no matter.
+    """
+    if reason is StopReason.QUOTA:
+        return _quota_error(error)
+    if reason is StopReason.AUTH:
+        return _auth_error(error, endpoint)
+    if error.type == "parameter":
+        name, model = error.param or "a parameter", endpoint.model if endpoint else "the model"
+        return AsyncgenError(
+            f"{model} refuses {name}{_status(error)}", cause=error.message or None,
+            help_text=f"change or take out {name} under [generate.parameters] in the job file", code="parameter",
+        )  # fmt: skip
+    if error.kind is ErrorClass.ROW:
+        return AsyncgenError(
+            f"every request is refused in the same way{_status(error)}", cause=error.message or None,
+            help_text=error.remedy or _remedy_for_refusal(error), code=error.type,
+        )  # fmt: skip
+    to = f" to {endpoint.base_url}" if endpoint else ""
+    return AsyncgenError(
+        f"no request{to} succeeds: {error.type}{_status(error)}", cause=error.message or None,
+        help_text=error.remedy or f"{_DOCTOR}; {_GOES_ON}", code=error.type,
+    )  # fmt: skip
+
+
+def _quota_error(error: AttemptError) -> QuotaError:
+    if error.kind is ErrorClass.WAIT:
+        return QuotaError(
+            f"the provider's rate limit does not clear{_status(error)}", cause=error.message or None,
+            help_text=f"give the same command later, or with a lower --rpm; {_GOES_ON}",
+        )  # fmt: skip
+    return QuotaError(
+        f"the account's credit or spending limit is used up{_status(error)}", cause=error.message or None,
+        help_text=f"raise it at the provider; {_GOES_ON}",
+    )  # fmt: skip
+
+
+def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
+    provider = endpoint.profile.name if endpoint else "the provider"
+    cause, status = error.message or None, _status(error)
+    if error.type == "not_found":
+        what = f"model {endpoint.model} at {endpoint.base_url}" if endpoint else "such model or address"
+        remedy = f"name another one with --model; {_DOCTOR}"
+        if endpoint and not _VERSION.search(endpoint.base_url):
+            remedy = f"--base-url {endpoint.base_url}/v1 may be meant; or {remedy}"
+        return AuthError(f"{provider} has no {what}{status}", cause=cause, help_text=remedy, code="model")
+    which = _which_key(endpoint)
+    if error.type == "permission":
+        return AuthError(f"{provider} does not let {which} do this{status}", cause=cause, help_text=_DOCTOR)
+    variable = endpoint.profile.key_variable if endpoint else None
+    remedy = f"export {variable}=... with a valid key" if variable else "give a valid key with --api-key-file"
+    return AuthError(f"{provider} does not take {which}{status}", cause=cause, help_text=f"{remedy}; {_DOCTOR}")
+
+
+def _which_key(endpoint: Endpoint | None) -> str:
+    if endpoint is None:
+        return "the key"
+    return f"the key from {endpoint.key.source} ({endpoint.key.hint()})" if endpoint.key else "a request without a key"
+
+
+def _remedy_for_refusal(error: AttemptError) -> str:
+    if error.param:
+        return f"look at {error.param} under [generate.parameters] in the job file"
+    return "look at [prompt] and [generate.parameters] in the job file; asyncgen plan shows what is sent"
+
+
+def _status(error: AttemptError) -> str:
+    if error.status is None:
+        return ""
+    return f" (status {error.status}{f', {error.code}' if error.code else ''})"

@@ -1,0 +1,539 @@
+"""Limits that servers tell in `x-ratelimit-*` headers.
+
+Owns the names and the forms in use. Absent, negative and zero values mean that the server does not tell.
+Does not use the remaining and reset figures: they count for all clients of an account and say when the whole limit is
+back, not when the next request may go.
+
+What follows from an error that a server names: the failure matrix, as two tables.
+
+Owns them, and that the code goes before the status. The text of a message never decides: it changes, and it may quote
+the prompt. Pure, and knows nothing of replies.
+
+From what a server sent to an answer or an error: the one place where replies are judged.
+
+Owns what makes an answer, its counts, and what a reply without one means. What follows from an error that the server
+names stands in `verdict`; the shapes of bodies and of errors in `http`. Pure: it is given a status, headers and bytes,
+and knows neither connections nor retries. Whatever the bytes are, an outcome comes of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from multidict import istr
+
+from asyncgen.backoff import BILLING_CODES, server_wait_s
+from asyncgen.generate.http.body import UnreadableBodyError, read_body, without_surrogates
+from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
+from asyncgen.generate.http.server_words import is_error, read_words
+from asyncgen.providers.endpoint import Secret, redacted
+from asyncgen.run.records import NO_USAGE, Usage, finish_reason_of
+from asyncgen.terminal import one_line
+
+# Looked up for every answer: these take half the time that plain strings do.
+_REQUESTS = istr("x-ratelimit-limit-requests")
+_TOKENS = istr("x-ratelimit-limit-tokens")
+# Some accounts have a limit a project, or by usage, beside the account's own or in its place; the smallest one counts.
+_PROJECT_TOKENS = istr("x-ratelimit-limit-project-tokens")
+_TOKENS_BY_USAGE = istr("x-ratelimit-limit-tokens_usage_based")
+
+
+def read_limits(headers: Mapping[str, str]) -> RateLimits:
+    """The limits a minute that the headers tell.
+
+    Args:
+        headers: with lower-case names, or a mapping that does not care.
+    """
+    requests, tokens = headers.get(_REQUESTS), headers.get(_TOKENS)
+    if requests is tokens is None and _PROJECT_TOKENS not in headers and _TOKENS_BY_USAGE not in headers:
+        return NO_LIMITS  # as of most servers
+    limits = map(_positive, (tokens, headers.get(_PROJECT_TOKENS), headers.get(_TOKENS_BY_USAGE)))
+    return RateLimits(_positive(requests), min((limit for limit in limits if limit is not None), default=None))
+
+
+def _positive(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+class Verdict(NamedTuple):
+    """What follows from an error, why the run stops where it does, and our name for what happened."""
+
+    kind: ErrorClass
+    type: str
+    stop: StopReason | None = None
+
+
+_QUOTA = Verdict(ErrorClass.STOP, "quota", StopReason.QUOTA)
+_AUTH = Verdict(ErrorClass.STOP, "auth", StopReason.AUTH)
+_MODEL = Verdict(ErrorClass.STOP, "not_found", StopReason.AUTH)
+_PARAMETER = Verdict(ErrorClass.STOP, "parameter")
+_RATE = Verdict(ErrorClass.WAIT, "rate_limit")
+_OVERLOADED = Verdict(ErrorClass.WAIT, "overloaded")
+_DAILY = Verdict(ErrorClass.STOP, "daily_limit", StopReason.QUOTA)
+_LOADING = Verdict(ErrorClass.RETRY, "loading")
+
+# Codes and types, in lower case, of OpenAI and of those who copied its errors, of Google (API_KEY_INVALID), MiniMax
+# (2049), and llama.cpp's server (unavailable_error: it loads its model). The billing codes come with status 429 as a
+# passing rate limit does; a refused parameter is in every request of the job.
+_BY_NAME = {
+    **dict.fromkeys(BILLING_CODES, _QUOTA),
+    **dict.fromkeys(("invalid_api_key", "api_key_invalid", "account_deactivated", "unauthenticated", "2049"), _AUTH),
+    "unsupported_country_region_territory": Verdict(ErrorClass.STOP, "permission", StopReason.AUTH),
+    **dict.fromkeys(("model_not_found", "model_not_available", "deployment_not_found", "deploymentnotfound"), _MODEL),
+    **dict.fromkeys(("unsupported_parameter", "unsupported_value", "unknown_parameter"), _PARAMETER),
+    **dict.fromkeys(("rate_limit_exceeded", "slow_down", "resource_exhausted"), _RATE),
+    **dict.fromkeys(("server_is_overloaded", "overloaded_error"), _OVERLOADED),
+    "unavailable_error": _LOADING,
+    "context_length_exceeded": Verdict(ErrorClass.ROW, "context_length_exceeded"),
+    "invalid_prompt": Verdict(ErrorClass.ROW, "invalid_prompt"),
+    "content_filter": Verdict(ErrorClass.ROW, "content_filter"),
+    "content_policy_violation": Verdict(ErrorClass.ROW, "content_policy_violation"),
+}
+
+_BY_STATUS = {
+    400: Verdict(ErrorClass.ROW, "bad_request"),
+    401: _AUTH,
+    402: _QUOTA,
+    403: Verdict(ErrorClass.STOP, "permission", StopReason.AUTH),
+    404: _MODEL,
+    408: Verdict(ErrorClass.RETRY, "timeout"),
+    409: Verdict(ErrorClass.RETRY, "conflict"),
+    413: Verdict(ErrorClass.ROW, "too_large"),
+    425: Verdict(ErrorClass.RETRY, "too_early"),
+    429: _RATE,
+    529: _OVERLOADED,
+}
+
+# The server, or a gateway before it, gave up waiting: whoever did the work may still have finished it.
+_MAYBE_PAID = frozenset({408, 504, 524})
+
+
+def verdict_on(status: int, names: Iterable[str], *, is_moderated: bool = False, is_daily: bool = False) -> Verdict:
+    """What follows.
+
+    Args:
+        status: HTTP's, or the one that the error stands for by its own account.
+        names: codes and types of the error, in the order in which they count.
+        is_moderated: the error says that this very prompt was flagged.
+        is_daily: the error says that a limit of the day is used up.
+    """
+    if is_daily:
+        return _DAILY
+    named = next((verdict for name in names if (verdict := _BY_NAME.get(name.casefold()))), None)
+    if named is not None:
+        return named
+    if is_moderated:
+        return Verdict(ErrorClass.ROW, "moderation")
+    return _BY_STATUS.get(status) or _by_range(status)
+
+
+def is_maybe_paid(status: int) -> bool:
+    """May the provider have charged for a request that ended in this status?"""
+    return status in _MAYBE_PAID
+
+
+def _by_range(status: int) -> Verdict:
+    if 300 <= status < 400:  # noqa: PLR2004 - redirects; they are never followed
+        return Verdict(ErrorClass.STOP, "redirect")
+    if 500 <= status < 600:  # noqa: PLR2004 - the server's own failures
+        return Verdict(ErrorClass.RETRY, "server_error")
+    return Verdict(ErrorClass.ROW, "http_error")
+
+
+_MESSAGE_WIDTH = 500
+_NAME_WIDTH = 200  # of what is no text: ids, codes, names of models
+_RAW_WIDTH = 200  # of a body that is shown as it came, for want of words in it
+_OK, _NO_LONGER_OK = 200, 300
+_UNSAID = frozenset({400, 500})  # statuses that say so little that an error's own account of itself says more
+_REQUEST_ID = istr("x-request-id")  # looked up in half the time that a string takes
+_SERVER_ERROR = 500
+_MOST_TOKENS = 100_000_000  # a count beyond it is nonsense, and must not upset the accounts
+_MOST_USD = 10_000.0  # likewise, for one answer
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
+_Nothing = Annotated[str, msgspec.Meta(max_length=0)] | Annotated[list[Any], msgspec.Meta(max_length=0)] | None
+_DEEPEST_CALL = 64
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
+_WITHHELD = frozenset({"content_filter", "error", "refusal"})  # finish reasons of what is no answer, text or not
+_ERROR_NAMES = frozenset({"code", "message", "msg", "type", "detail", "error_code", "error_msg", "Message"})
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens = 0
+    reasoning_tokens: _Tokens = 0
+
+
+_NO_DETAILS = _Details()
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: Literal[0] | None = None
+    cached_tokens: Literal[0] | None = None
+    cost: None = None
+
+
+class _PlainMessage(msgspec.Struct, gc=False):
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+    refusal: None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    reasoning_details: _Nothing = None
+    thinking_blocks: _Nothing = None
+    tool_calls: _Nothing = None
+    function_call: None = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    message: _PlainMessage
+    finish_reason: Literal["stop", "length"]
+    error: None = None
+
+
+class _PlainReply(msgspec.Struct, gc=False):
+    """An answer without anything odd, as nearly all are: read in one step."""
+
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
+    model: str
+    usage: _Usage
+    error: None = None
+
+
+_decode_plain = msgspec.json.Decoder(_PlainReply).decode
+
+
+def read_reply(
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    latency_s: float = 0.0,
+    secret: Secret | None = None,
+    sends_tools: bool = True,
+) -> Answer | AttemptError:
+    """Judge a whole reply of `/chat/completions` or `/completions`.
+
+    Args:
+        status: HTTP's.
+        headers: with lower-case names, or a mapping that does not care.
+        content: the body, decompressed.
+        latency_s: seconds that the reply took, for the answer.
+        secret: taken out of all that is kept of the reply but the model's own words.
+        sends_tools: the request names tools, so that calling them is an answer.
+    """
+    if not _OK <= status < _NO_LONGER_OK:
+        return _Reply(status, headers, content, latency_s, secret, sends_tools).read_error()
+    try:
+        plain = _decode_plain(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Reply(status, headers, content, latency_s, secret, sends_tools).read_closely()
+    message = plain.choices[0].message
+    if message.content.isspace():
+        return _Reply(status, headers, content, latency_s, secret, sends_tools).read_closely()
+    request_id = headers.get(_REQUEST_ID)
+    return Answer(
+        message.content,
+        plain.choices[0].finish_reason,
+        _shown(plain.model, secret),
+        _usage_of(plain.usage),
+        _shown(request_id, secret) if request_id else None,
+        latency_s,
+        read_limits(headers),
+        message.reasoning_content or message.reasoning or None,
+    )
+
+
+def _shown(text: str, secret: Secret | None, width: int = _NAME_WIDTH) -> str:
+    """A text of the reply, to be kept: without the secret, on one line, and cut only then."""
+    text = redacted(text, secret)
+    is_plain = len(text) <= width and text.isascii() and text.isprintable()  # as nearly all ids and names are
+    return text if is_plain else one_line(text, width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A reply that is being judged; its fields as the arguments of `read_reply`."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    latency_s: float
+    secret: Secret | None
+    sends_tools: bool
+
+    def shown(self, text: str, width: int = _NAME_WIDTH) -> str:
+        return _shown(text, self.secret, width)
+
+    @property
+    def request_id(self) -> str | None:
+        given = self.headers.get(_REQUEST_ID)
+        return self.shown(given) if given else None
+
+    def read_closely(self) -> Answer | AttemptError:
+        """A reply that should hold an answer, and has something odd about it."""
+        try:
+            body = read_body(self.content, self.headers.get("content-type", ""))
+        except UnreadableBodyError as unreadable:
+            return self._not_json(str(unreadable))
+        if isinstance(body, list) and len(body) == 1:
+            body = body[0]
+        error = body.get("error") if isinstance(body, dict) else None
+        choices = body.get("choices") if isinstance(body, dict) else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if isinstance(choice, dict) and not is_error(error) and not is_error(choice.get("error")):
+            return self._read_choice(body, choice) or self._malformed("the reply is neither an answer nor an error")
+        if isinstance(choice, dict) and not is_error(error):
+            return self._error_within(choice["error"], is_part_paid=True)
+        if not _tells_of_an_error(body):
+            return self._malformed("the reply is neither an answer nor an error")
+        return self._error_within(body, is_part_paid=isinstance(choice, dict))
+
+    def read_error(self) -> AttemptError:
+        """A reply whose status says that it holds no answer."""
+        try:
+            body: Any = read_body(self.content, self.headers.get("content-type", ""))
+        except UnreadableBodyError:
+            body = "a web page" if self._is_page else self.content.decode("utf-8", "replace")
+        return self._named(self.status, body)
+
+    def _read_choice(self, body: Mapping[str, Any], choice: Mapping[str, Any]) -> Answer | AttemptError | None:
+        """What the first choice holds; None where it has no message."""
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            if not isinstance(choice.get("text"), str):
+                return None
+            message = {"content": choice["text"]}  # of `/completions`
+        given, refusal = choice.get("finish_reason"), message.get("refusal")
+        finish = finish_reason_of(given) if isinstance(given, str) else ""
+        text, thoughts = _text_and_thoughts(message.get("content"))
+        reasoning, calls = _reasoning(message) or thoughts, _calls(message)
+        usage = read_usage(body.get("usage"))
+        has_text = bool(text) and not text.isspace()
+        if refusal or finish in _WITHHELD or not (has_text or (calls and self.sends_tools)):
+            return self._unusable(refusal, finish, usage, has_calls=calls is not None, has_reasoning=bool(reasoning))
+        model = body.get("model")
+        return Answer(
+            text if has_text else "",
+            self.shown(finish),
+            self.shown(model) if isinstance(model, str) else "",
+            usage,
+            self.request_id,
+            self.latency_s,
+            read_limits(self.headers),
+            reasoning,
+            calls,
+        )
+
+    def _unusable(
+        self, refusal: Any, finish: str, usage: Usage, *, has_calls: bool, has_reasoning: bool
+    ) -> AttemptError:
+        """What was paid for and is no answer; most of it would come again for the same prompt."""
+        kind, remedy = ErrorClass.ROW, None
+        if refusal or finish == "refusal":
+            name, message = "refusal", refusal if isinstance(refusal, str) else "the model refused"
+        elif finish == "content_filter":
+            name, message = "content_filter", "the provider's filter withheld the answer"
+        elif finish == "error":
+            kind, name, message = ErrorClass.RETRY, "server_error", "the server broke off its answer"
+        elif finish == "length":
+            name, message = "empty", "the tokens were used up before the first word"
+            remedy = "raise max_completion_tokens under [generate.parameters]: hidden reasoning counts too"
+        elif has_calls:
+            name, message = "tool_calls", "the model called a tool that the job does not send, and wrote nothing"
+            remedy = "say in the prompt that the answer is to be text"
+        elif has_reasoning:
+            name, message = "only_reasoning", "the model's thoughts came, and no answer"
+            remedy = "raise max_completion_tokens under [generate.parameters], or lower reasoning_effort"
+        else:
+            kind, name, message = ErrorClass.RETRY, "empty", "the answer is empty"
+        return AttemptError(
+            kind=kind,
+            type=name,
+            status=self.status,
+            message=self.shown(message, _MESSAGE_WIDTH),
+            maybe_paid=True,
+            usage=usage,
+            request_id=self.request_id,
+            remedy=remedy,
+        )
+
+    def _error_within(self, error: Any, *, is_part_paid: bool) -> AttemptError:
+        """An error in a reply of status 200: it counts as the status that it names would.
+
+        A refusal costs nothing; who broke off an answer, or says no more than that something failed, may charge for it.
+        """
+        inner = read_words(error).status
+        return self._named(inner or _SERVER_ERROR, error, is_within=True, is_part_paid=is_part_paid)
+
+    def _named(self, status: int, body: Any, *, is_within: bool = False, is_part_paid: bool = False) -> AttemptError:
+        words = read_words(body)
+        if status in _UNSAID and words.status is not None:
+            status = words.status
+        kind, name, stop = verdict_on(status, words.names, is_moderated=words.is_moderated, is_daily=words.is_daily)
+        if kind is ErrorClass.RETRY and self.headers.get("x-should-retry") == "false":
+            kind = ErrorClass.ROW
+        wait_s = server_wait_s(self.headers, now=time.time())
+        message = self.shown(words.message, _MESSAGE_WIDTH) or self._raw_body()
+        is_untold = is_within and words.status is None
+        return AttemptError(
+            kind=kind,
+            type=name,
+            code=self.shown(words.code) if words.code is not None else None,
+            status=self.status if is_untold else status,
+            message=message,
+            param=self.shown(words.param) if words.param else None,
+            retry_after_s=words.wait_s if wait_s is None else wait_s,
+            maybe_paid=is_part_paid or (is_within and kind is ErrorClass.RETRY) or is_maybe_paid(status),
+            request_id=self.request_id,
+            stop=stop,
+            limits=read_limits(self.headers),
+        )
+
+    def _not_json(self, where: str) -> AttemptError:
+        """A proxy's page, a broken body, or an address that is no API."""
+        if not self._is_page:
+            return self._malformed(f"the reply is not JSON, {where}")
+        return AttemptError(
+            kind=ErrorClass.STOP,
+            type="not_an_api",
+            status=self.status,
+            message="a web page came, not an answer",
+            request_id=self.request_id,
+            remedy="the address is not an API's: it should end in /v1, as --base-url takes it",
+        )
+
+    def _malformed(self, what: str) -> AttemptError:
+        return AttemptError(
+            kind=ErrorClass.RETRY,
+            type="bad_json",
+            status=self.status,
+            message=f"{what}: {self._raw_body() or 'nothing'}",
+            maybe_paid=True,
+            request_id=self.request_id,
+        )
+
+    def _raw_body(self) -> str:
+        return self.shown(self.content.decode("utf-8", "replace"), _RAW_WIDTH)
+
+    @property
+    def _is_page(self) -> bool:
+        return "html" in self.headers.get("content-type", "").lower() or self.content.lstrip()[:1] == b"<"
+
+
+def _tells_of_an_error(body: Any) -> bool:
+    if isinstance(body, str):
+        return bool(body.strip())
+    if not isinstance(body, dict):
+        return False
+    within = body.get("base_resp")
+    told = any(is_error(body.get(name)) for name in ("error", "errors", "Error", "fault"))
+    return told or bool(_ERROR_NAMES & body.keys()) or (isinstance(within, dict) and bool(within.get("status_code")))
+
+
+def _text_and_thoughts(content: Any) -> tuple[str, str | None]:
+    """The text of a message's `content`, and the thoughts that some servers put among its parts."""
+    if isinstance(content, str):
+        return without_surrogates(content), None
+    if not isinstance(content, list):
+        return "", None
+    parts = [part for part in content if isinstance(part, dict)]
+    thoughts = [part for part in parts if part.get("type") in {"thinking", "reasoning"}]
+    text = "".join(_joined_text(part.get("text")) for part in parts if part not in thoughts)
+    thought = "".join(_joined_text(part.get("thinking") or part.get("text")) for part in thoughts)
+    return text, thought or None
+
+
+def _joined_text(value: Any) -> str:
+    """A text, or the texts of a list of parts, as Mistral gives a thought."""
+    if isinstance(value, list):
+        return "".join(_joined_text(part.get("text")) for part in value if isinstance(part, dict))
+    return without_surrogates(value) if isinstance(value, str) else ""
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """The thoughts beside the content: DeepSeek's and vLLM's name, OpenRouter's two, and Anthropic's blocks."""
+    for name in ("reasoning_content", "reasoning"):
+        value = message.get(name)
+        if isinstance(value, str) and value:
+            return without_surrogates(value)
+    details = message.get("reasoning_details") or message.get("thinking_blocks")
+    if not isinstance(details, list):
+        return None
+    names = ("text", "summary", "thinking")
+    texts = [_joined_text(part.get(name)) for part in details if isinstance(part, dict) for name in names]
+    return "".join(texts) or None
+
+
+def _calls(message: Mapping[str, Any]) -> list[Any] | None:
+    """Tool calls as the API has them; the older form, a single call of a function, as one of them."""
+    calls, function = message.get("tool_calls"), message.get("function_call")
+    if not calls and isinstance(function, dict) and function:
+        calls = [{"type": "function", "function": function}]
+    return calls if isinstance(calls, list) and calls and _is_plain_json(calls, _DEEPEST_CALL) else None
+
+
+def _is_plain_json(value: Any, deepest: int) -> bool:
+    """Can it be written to a line and read again? Infinite numbers and bottomless nesting cannot."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if not isinstance(value, dict | list):
+        return True
+    items = value.values() if isinstance(value, dict) else value
+    return deepest > 0 and all(_is_plain_json(item, deepest - 1) for item in items)
+
+
+def _usage_of(counts: _Usage) -> Usage:
+    return Usage(
+        counts.prompt_tokens,
+        (counts.prompt_tokens_details or _NO_DETAILS).cached_tokens,
+        counts.completion_tokens,
+        (counts.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
+    )
+
+
+def read_usage(raw: Any) -> Usage:
+    """Token counts of an answer; what is missing, negative or absurd counts as nothing."""
+    if not isinstance(raw, dict):
+        return NO_USAGE
+    prompt, completion = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
+    cached = _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else 0
+    return Usage(
+        _count(raw.get("prompt_tokens")),
+        cached or _count(raw.get("prompt_cache_hit_tokens")) or _count(raw.get("cached_tokens")),
+        _count(raw.get("completion_tokens")),
+        _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else 0,
+        _cost_usd(raw.get("cost")),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A count in any type that servers give it in; a boolean is none."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value <= _MOST_TOKENS else None  # NaN is not
+
+
+def _count(value: Any) -> int:
+    number = _number(value)
+    return 0 if number is None or number > _MOST_TOKENS else math.ceil(number)
+
+
+def _cost_usd(value: Any) -> float | UnsetType:
+    """USD, as OpenRouter and others tell it beside the counts."""
+    number = _number(value)
+    return UNSET if number is None or number > _MOST_USD else float(number)

@@ -1,0 +1,1 @@
+"""What is settled: records on disk, spend, sync, repair."""

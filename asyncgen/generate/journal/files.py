@@ -1,0 +1,196 @@
+"""Rows made safe in groups, by a thread: an fsync takes milliseconds, and the event loop has none to spare.
+
+Owns when to flush: after so many rows or so many seconds, whichever comes first, and at the end. Does not
+know what flushing is. A flush that failed is never tried again.
+
+The files of a journal, made safe from a power loss in the order in which they build on one another.
+
+Owns that order: lines first, then the spend in `run.json`, which never counts more than the files hold; and how often.
+Does not know what a line says.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.errors import DiskError
+from asyncgen.run.jsonl import NotSafeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from asyncgen.generate.journal.spend_count import SpendCount
+    from asyncgen.run.directory import Run
+    from asyncgen.run.jsonl import LineFile
+    from asyncgen.run.state import Spend, Tried
+
+
+GROUP_ROWS = 100
+GROUP_SECONDS = 1.0
+
+
+class GroupSync:
+    """Calls `flush` in a thread of its own, from the first `mark` on until `close`.
+
+    Args:
+        flush: makes everything safe that was written before it was called; raises `DiskError` when it cannot.
+        rows: so many marks are enough for a flush.
+        seconds: no mark waits longer.
+    """
+
+    def __init__(self, flush: Callable[[], None], *, rows: int = GROUP_ROWS, seconds: float = GROUP_SECONDS) -> None:
+        self._flush = flush
+        self._rows = rows
+        self._seconds = seconds
+        self._marks = 0
+        self._marks_flushed = 0
+        self._marks_to_look_at = rows
+        self._failure: DiskError | None = None
+        # Its `get` waits outside the interpreter, where a condition would take turns with the event loop.
+        self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
+        self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
+        self._thread.start()
+
+    def mark(self, rows: int) -> None:
+        """Note that so many rows were written; always from the same thread.
+
+        Raises:
+            DiskError: a flush has failed: what was written lately may not survive a power loss.
+        """
+        self._marks = marks = self._marks + rows
+        if marks >= self._marks_to_look_at:
+            self._look()
+
+    def close(self) -> None:
+        """Flush for the last time, unless a flush has failed before.
+
+        Raises:
+            DiskError: this flush or an earlier one failed.
+        """
+        self._wakes.put(item=True)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _look(self) -> None:
+        self._marks_to_look_at = self._marks + self._rows
+        self._wakes.put(item=False)
+        if self._failure is not None:  # looked at after the line above: the thread sets both, in the other order
+            self._marks_to_look_at = 0
+            raise self._failure
+
+    def _work(self) -> None:
+        closing = False
+        while not closing:
+            closing = self._wait_for_group()
+            try:
+                self._flush()
+            except DiskError as error:
+                self._failure = error
+                self._marks_to_look_at = 0  # at once
+                return
+
+    def _wait_for_group(self) -> bool:
+        """Wait until there is something to flush; True when it is for the last time."""
+        while True:
+            try:
+                closing = self._wakes.get(timeout=self._seconds)
+            except Empty:
+                closing = False
+            if closing or self._marks != self._marks_flushed:
+                self._marks_flushed = self._marks
+                return closing
+
+
+_NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
+
+
+class JournalFiles:
+    """Where a journal's lines go.
+
+    Args:
+        run: locked by this process.
+        records: where answers go.
+        failures: where failures go.
+        spend: what the records came to so far.
+        tried: what was done for rows without a line; noted with the spend.
+        fsync_each: every line is made safe at once.
+
+    Attributes:
+        wrote: to be called with the number of lines that were appended to the two; raises `NotSafeError` when they, or
+            lines before them, could not be made safe.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        records: LineFile,
+        failures: LineFile,
+        spend: SpendCount,
+        tried: dict[str, Tried],
+        *,
+        fsync_each: bool,
+    ) -> None:
+        self.records = records
+        self.failures = failures
+        self._run = run
+        self._spend = spend
+        self._tried = tried
+        self._noted_at = 0.0
+        self._sync = GroupSync(self._flush_now_and_then)
+        self.wrote = self._make_each_safe if fsync_each else self._sync.mark
+
+    @property
+    def torn(self) -> dict[Path, int]:
+        """Files whose torn last line was put aside when they were opened, with its size in bytes."""
+        return {file.path: file.torn_bytes for file in (self.records, self.failures) if file.torn_bytes}
+
+    def flush(self) -> None:
+        """Make everything safe that was written so far, and the spend with it; takes the time of an fsync.
+
+        Raises:
+            DiskError: it could not be made safe.
+        """
+        spend = self._spend.total  # taken first: what is counted must be safe in the files
+        self.records.sync()
+        self.failures.sync()
+        self._note(spend)
+
+    def close(self) -> None:
+        """Make everything safe; nothing can be written afterwards.
+
+        Raises:
+            DiskError: something could not be made safe.
+        """
+        self._sync.close()
+        self.flush()
+
+    def _make_each_safe(self, lines: int) -> None:
+        self._make_safe()
+        self._sync.mark(lines)
+
+    def _flush_now_and_then(self) -> None:
+        if time.monotonic() - self._noted_at < _NOTE_S:
+            self._make_safe()
+            return
+        try:
+            self.flush()
+        except NotSafeError:
+            raise
+        except DiskError as error:  # `run.json` could not be written; the lines were
+            raise NotSafeError(error.what, cause=error.cause, help_text=error.help_text) from error
+
+    def _make_safe(self) -> None:
+        self.records.fsync()
+        self.failures.fsync()
+
+    def _note(self, spend: Spend) -> None:
+        tried = dict(self._tried)
+        self._run.update(lambda state: msgspec.structs.replace(state, spend=spend, tried=tried))
+        self._noted_at = time.monotonic()

@@ -1,0 +1,205 @@
+"""The journal: answers written as they come, so that what was paid for is neither lost nor bought again.
+
+Owns what counts as settled: a request whose line is whole in `records.jsonl`, one that was given up on and is not
+to be tried again now, and one that an open batch holds. Does not know how answers are obtained, which requests there
+are, or how lines outlive a power loss.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asyncgen.errors import DiskError
+from asyncgen.generate.batch.held_keys import HeldKeys, open_held_keys
+from asyncgen.generate.journal.files import JournalFiles
+from asyncgen.generate.journal.settled import KeySet, SettledKeys, key_number, number_of, read_settled
+from asyncgen.generate.journal.spend_count import CostOf, SpendCount
+from asyncgen.generate.pool.retry import given_up
+from asyncgen.run.jsonl import LineFile
+from asyncgen.run.records import Usage, encode_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from asyncgen.run.directory import Run
+    from asyncgen.run.records import Failure, Record
+    from asyncgen.run.state import Tried
+
+
+_NOTHING = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of the run, those of an earlier form of the job included."""
+
+    settled: int
+    failed: int
+
+
+class Journal:
+    """The writing side of a run; made by `open_journal`.
+
+    Args:
+        keys: what the run's files hold.
+        files: where lines go.
+        spend: what the records came to so far.
+        held: keys in batches that are not collected.
+        tried: what was done for requests without a line, by key; kept in `run.json` by `files`.
+        retry_failed: requests that were given up on count as open again.
+
+    Attributes:
+        take: to be asked before a request is sent, or its answer settled: False when there is an answer, or it was
+            taken already.
+    """
+
+    def __init__(
+        self,
+        keys: SettledKeys,
+        files: JournalFiles,
+        spend: SpendCount,
+        held: HeldKeys,
+        tried: dict[str, Tried],
+        *,
+        retry_failed: bool,
+    ) -> None:
+        self.files = files
+        self._taken = keys.settled  # and what is taken in this invocation
+        self.take: Callable[[bytes], bool] = keys.settled.add  # asked of every row of a resumed run
+        self._settled_count = len(keys.settled)
+        self.spend = spend
+        self.held = held
+        self._keys = keys
+        self._tried = tried
+        self._given_up = KeySet() if retry_failed else keys.failed
+        self._failed_count = len(keys.failed)
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(settled=self._settled_count, failed=self._failed_count)
+
+    def has_record(self, key: bytes) -> bool:
+        """Is there an answer, or was the request taken?"""
+        return key in self._taken
+
+    def is_settled(self, key: bytes) -> bool:
+        """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
+        return key in self._taken or self.is_left(key)
+
+    def is_left(self, key: bytes) -> bool:
+        """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
+        number = number_of(key)
+        return self._given_up.has(number) or self.held.has(number)
+
+    @property
+    def leaves_any(self) -> bool:
+        """Is there a request without an answer that is not to be asked for now?"""
+        return bool(self._given_up or self.held)
+
+    @property
+    def tried_any(self) -> bool:
+        """Did earlier invocations do something for a request that has no answer?"""
+        return bool(self._tried or self._keys.attempts)
+
+    def tried_before(self, key: bytes) -> Tried:
+        """What earlier invocations did for a request that has no answer."""
+        return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
+
+    def settle(self, records: Sequence[Record], *, in_batch: bool = False) -> None:
+        """Keep the answers of requests that were taken: they survive the death of the process from the return on.
+
+        Args:
+            records: of them.
+            in_batch: the answers were bought in a batch.
+
+        Raises:
+            NotSafeError: they were written, but they or earlier lines could not be made safe: send nothing more.
+            DiskError: they could not be written, none of them: send nothing more.
+        """
+        self.files.records.append(b"".join(map(encode_line, records)))
+        self._settled_count += len(records)
+        if self._tried or self._failed_count:
+            for record in records:
+                self._tried.pop(record.key, None)
+                self._failed_count -= self._keys.failed.has(key_number(record.key))
+        self.spend.add([record.usage for record in records], in_batch=in_batch, is_record=True)
+        self.files.wrote(len(records))
+
+    def fail(self, failure: Failure, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
+        """Keep the reason why a request was given up on.
+
+        Args:
+            failure: with the attempts of earlier invocations added.
+            usage: what its attempts were charged for in this invocation.
+            in_batch: at a batch's price.
+
+        Raises:
+            NotSafeError, DiskError: as `settle`.
+        """
+        number = key_number(failure.key)
+        self.files.failures.append(encode_line(failure))
+        if self._keys.failed.add_number(number):
+            self._failed_count += 1
+        self._given_up.add_number(number)
+        self._tried.pop(failure.key, None)
+        if usage != _NOTHING:
+            self.spend.add([usage], in_batch=in_batch, is_record=False)
+        self.files.wrote(1)
+
+    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
+        """Note what was done for a request that has no line yet, so that another invocation knows.
+
+        Args:
+            key: of the request.
+            tried: in all invocations.
+            usage: what it was charged for in this one.
+        """
+        self._tried[key.hex()] = tried
+        if usage != _NOTHING:
+            self.spend.add([usage], in_batch=False, is_record=False)
+
+
+@contextmanager
+def open_journal(
+    run: Run, *, cost_of: CostOf, retry_failed: bool = False, fsync_each: bool = False
+) -> Iterator[Journal]:
+    """The journal of `run` until the block ends; torn last lines are put aside first.
+
+    Args:
+        run: locked by this process.
+        cost_of: USD for tokens, bought online or in a batch; None for an unknown price.
+        retry_failed: requests that were given up on count as open again.
+        fsync_each: every line is made safe from a power loss before `settle` returns.
+
+    Raises:
+        BadLineError: a line in the run's files cannot be read.
+        DiskError: the files cannot be opened or mended; or, at the end, not be made safe.
+    """
+    held = open_held_keys(run)
+    spend = SpendCount(run.state.spend, cost_of)
+    keys = read_settled(run.directory, expected=run.state.job.requests)
+    spend.catch_up(run.directory.records, len(keys.settled), held.has)
+    with (
+        closing(LineFile(run.directory.records)) as records,
+        closing(LineFile(run.directory.failures)) as failures,
+    ):
+        tried = _still_tried(run.state.tried, keys)
+        files = JournalFiles(run, records, failures, spend, tried, fsync_each=fsync_each)
+        try:
+            yield Journal(keys, files, spend, held, tried, retry_failed=retry_failed)
+        except DiskError:
+            with suppress(DiskError):  # the first one tells more
+                files.close()
+            raise
+        except BaseException:
+            files.close()
+            raise
+        files.close()
+
+
+def _still_tried(tried: dict[str, Tried], keys: SettledKeys) -> dict[str, Tried]:
+    """What is noted of rows that have no line; a crash may have come between the writing of the two."""
+    ended = (keys.settled, keys.failed)
+    return {key: each for key, each in tried.items() if not any(there.has(key_number(key)) for there in ended)}

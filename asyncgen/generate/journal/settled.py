@@ -1,0 +1,275 @@
+"""A set of request keys that takes some 16 bytes a key, where a Python set takes over 100.
+
+Owns an open-addressing table over the first 64 bits of the 128-bit keys. Two different keys that agree in
+those count as one: among a million keys the odds of any such pair are 3 in 10^8, among a hundred million 3 in
+10^4. Does not know what a key stands for.
+
+Which requests have an answer and which were given up on, as the files of a run tell.
+
+Owns the reading of `records.jsonl` and `failures.jsonl` into keys. Does not write, and needs no lock: a line
+that is being written meanwhile is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from asyncgen.errors import DiskError
+from asyncgen.run.jsonl import BadLineError, read_blocks, read_rows, rows_of
+from asyncgen.run.records import decode_failure, decode_record
+from asyncgen.run.whole_file import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncgen.run.directory import RunDirectory
+
+
+_SMALLEST = 1024
+_FULLEST = 0.7  # linear probing slows down steeply beyond
+_SPARE = 2.0  # slots for each key at creation and after growing
+_first_bits: Callable[[bytes], tuple[int]] = Struct(">Q8x").unpack  # half the time of int.from_bytes
+
+
+class KeySet:
+    """Keys that were added, never removed.
+
+    Args:
+        expected: how many keys will come; more may.
+    """
+
+    __slots__ = ("_capacity", "_count", "_room", "_slots")
+
+    def __init__(self, expected: int = 0) -> None:
+        self._count = 0
+        self._resize(expected)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, key: bytes) -> bool:
+        return self.has(number_of(key))
+
+    def has(self, number: int) -> bool:
+        """Is a key there whose first 64 bits are `number`?"""
+        slots, capacity = self._slots, self._capacity
+        number = number or 1  # 0 marks an empty slot, here and below
+        slot = number % capacity
+        while found := slots[slot]:
+            if found == number:
+                return True
+            slot = slot + 1 if slot + 1 < capacity else 0
+        return False
+
+    def add(self, key: bytes) -> bool:
+        """Add a key of 16 bytes; False when it was there already."""
+        slots, capacity = self._slots, self._capacity  # as `add_number`, in one step: it is asked of every row
+        (number,) = _first_bits(key)
+        number = number or 1
+        slot = number % capacity
+        while found := slots[slot]:
+            if found == number:
+                return False
+            slot = slot + 1 if slot + 1 < capacity else 0
+        slots[slot] = number
+        self._count = count = self._count + 1
+        if count > self._room:
+            self._make_room(count // 4)
+        return True
+
+    def add_number(self, number: int) -> bool:
+        """Add a key by its first 64 bits; False when it was there already."""
+        return self.add_all((number,))
+
+    def add_all(self, numbers: Sequence[int]) -> bool:
+        """Add many keys at half the cost of one at a time; False, with a part of them added, when one was there."""
+        if self._count + len(numbers) > self._room:
+            self._make_room(len(numbers) + self._count // 4)
+        return self._fill(numbers)
+
+    def _fill(self, numbers: Iterable[int]) -> bool:
+        slots, capacity, added = self._slots, self._capacity, 0
+        for number in numbers:
+            number = number or 1  # noqa: PLW2901 - as everywhere here
+            slot = number % capacity
+            while found := slots[slot]:
+                if found == number:
+                    self._count += added
+                    return False
+                slot = slot + 1 if slot + 1 < capacity else 0
+            slots[slot] = number
+            added += 1
+        self._count += added
+        return True
+
+    def _make_room(self, more: int) -> None:
+        numbers = filter(None, self._slots)
+        self._resize(self._count + more)
+        self._count = 0
+        self._fill(numbers)
+
+    def _resize(self, expected: int) -> None:
+        self._capacity = max(int(expected * _SPARE), _SMALLEST)
+        self._room = int(self._capacity * _FULLEST)
+        self._slots = array("Q", [0]) * self._capacity
+
+
+def number_of(key: bytes) -> int:
+    """The first 64 bits of a key of 16 bytes."""
+    (number,) = _first_bits(key)
+    return number
+
+
+_HEX_DIGITS = 32
+_SAMPLE_BYTES = 256 * 1024
+_LINE_BEGINS = b'\n{"key":"'  # as ours do; longer to write than the brace alone, but searched for twice as fast
+_ROOM_AT_MOST = 1_000_000  # a job may name more rows than will ever be asked for
+
+
+@dataclass(frozen=True, slots=True)
+class SettledKeys:
+    """What the files of a run hold.
+
+    Attributes:
+        settled: keys of the records.
+        failed: keys of failures that were not settled later.
+        attempts: (attempts, of which maybe paid) to the keys of failures that ended so. A key that failed in
+            several invocations is in several sets; what it came to in all is the largest.
+    """
+
+    settled: KeySet
+    failed: KeySet
+    attempts: dict[tuple[int, int], KeySet]
+
+    def attempts_before(self, number: int) -> tuple[int, int]:
+        """(attempts, of which maybe paid) of the failed key that begins with `number`."""
+        if not self.attempts:
+            return 0, 0
+        return max((pair for pair, keys in self.attempts.items() if keys.has(number)), default=(0, 0))
+
+
+class _Head(msgspec.Struct, gc=False):
+    """What of a record is needed here; reading all of it would take twice as long."""
+
+    key: str
+
+
+_heads = msgspec.json.Decoder(_Head)
+# Fields that a record cannot be without, as they stand in a line: within a JSON text these bytes do not occur.
+_FIELDS = (b',"variables":{', b',"completion":"', b',"usage":{', b',"created":')
+
+
+def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
+    """The keys in a run's files.
+
+    Args:
+        directory: of the run.
+        expected: how many records there will be at the end; making room while they come would cost as much as
+            adding them does.
+
+    Raises:
+        BadLineError: a line is no record or failure, or a key stands twice among the records.
+        DiskError: a file cannot be read.
+    """
+    return _read_failures(directory.failures, _read_records(directory.records, min(expected, _ROOM_AT_MOST)))
+
+
+def _read_records(path: Path, expected: int) -> KeySet:
+    settled = KeySet(max(_expected_rows(path), expected))
+    for first, block in read_blocks(path):
+        numbers = _numbers_at_once(block)
+        if numbers is None:
+            numbers = array("Q", _numbers_line_by_line(path, first, block))
+        if not settled.add_all(numbers):
+            _refuse_the_twin(path)
+    return settled
+
+
+def _numbers_at_once(block: bytes) -> array[int] | None:
+    """The keys of a block's lines as numbers, at a third of the cost; None where not every line is plainly good."""
+    try:
+        block.decode()  # fields that are passed over are looked at by nobody else
+        keys = [head.key for head in _heads.decode_lines(block)]
+        whole = bytes.fromhex("".join(keys))
+    except (ValueError, RecursionError):  # msgspec's own errors among them
+        return None
+    is_one_a_line = len(keys) == block.count(b"\n") == (b"\n" + block).count(_LINE_BEGINS)
+    if any(block.count(field) < len(keys) for field in _FIELDS):
+        return None
+    are_whole = set(map(len, keys)) == {_HEX_DIGITS} and len(whole) * 2 == len(keys) * _HEX_DIGITS
+    if not (is_one_a_line and are_whole):
+        return None
+    halves = array("Q", whole)
+    if sys.byteorder == "little":
+        halves.byteswap()
+    return halves[::2]
+
+
+def _numbers_line_by_line(path: Path, first: int, block: bytes) -> Iterator[int]:
+    for number, record in rows_of(path, first, block, decode_record):
+        yield checked_number(path, number, record.key)
+
+
+def _refuse_the_twin(path: Path) -> NoReturn:
+    """Find the line whose key stands in an earlier line too."""
+    seen = KeySet(_expected_rows(path))
+    for number, record in read_rows(path, decode_record):
+        if not seen.add_number(checked_number(path, number, record.key)):
+            raise BadLineError(path, number, f"its key {record.key} stands in an earlier line too")
+    raise DiskError(f"{path} was changed by another program while it was read", help_text="give the command again")
+
+
+def _read_failures(path: Path, settled: KeySet) -> SettledKeys:
+    keys = SettledKeys(settled, KeySet(_expected_rows(path)), {})
+    for number, failure in read_rows(path, decode_failure):
+        key = checked_number(path, number, failure.key)
+        if not settled.has(key):
+            keys.failed.add_number(key)
+            ended = (failure.attempts, failure.maybe_paid)
+            keys.attempts.setdefault(ended, KeySet()).add_number(key)
+    return keys
+
+
+def key_number(key: str) -> int:
+    """The first 64 bits of a key of hexadecimal digits.
+
+    Raises:
+        ValueError: it is no such key.
+    """
+    return int(key[:16], 16)
+
+
+def checked_number(path: Path, number: int, key: str) -> int:
+    """The first 64 bits of the key in line `number` of `path`.
+
+    Raises:
+        BadLineError: it is no key.
+    """
+    try:
+        whole = bytes.fromhex(key)  # `key_number` would take signs and underscores
+        if len(whole) * 2 == len(key) == _HEX_DIGITS:
+            return int.from_bytes(whole[:8], "big")
+    except ValueError:
+        pass  # as a key of another length
+    raise BadLineError(path, number, f"its key {key[:_HEX_DIGITS]!r} is not {_HEX_DIGITS} hexadecimal digits")
+
+
+def _expected_rows(path: Path) -> int:
+    """About how many lines a file has, from its size and its first lines."""
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            size = os.fstat(descriptor).st_size
+            sample = file.read(_SAMPLE_BYTES)
+    except (OSError, DiskError):
+        return 0  # a guess only; reading the file tells what is wrong with it
+    return size * sample.count(b"\n") // max(len(sample), 1)

@@ -1,0 +1,121 @@
+"""What a run has used, kept while answers come.
+
+Owns the sum over records. Does not know prices: it is given a function of them; nor when the sum is written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, product
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.generate.journal.settled import key_number
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import Usage, decode_record, sum_of
+from asyncgen.run.state import Spend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+_SUMMED_AT_ONCE = 100
+
+# (tokens of answers, each by itself; bought in a batch) to USD for all; None where the price is not known.
+CostOf = Callable[[Sequence[Usage], bool], float | None]
+
+
+class SpendCount:
+    """A sum that only grows; what it has come to may be asked for by another thread.
+
+    Answers are only noted as they come, and priced and summed up together: that takes a small part of the time. They
+    are few enough to be still at hand in the processor.
+
+    Args:
+        before: what earlier invocations used.
+        cost_of: the price of answers.
+    """
+
+    def __init__(self, before: Spend, cost_of: CostOf) -> None:
+        self._before = before
+        self._sum = before
+        # By (bought in a batch, is a record). The collector looks for nothing in a usage, as it would in a pair.
+        kinds = product((False, True), (False, True))
+        self._noted: dict[tuple[bool, bool], deque[Usage]] = {kind: deque() for kind in kinds}
+        self._summing = threading.Lock()
+        self._cost_of = cost_of
+
+    def add(self, usages: Iterable[Usage], *, in_batch: bool, is_record: bool) -> None:
+        """Count what requests were charged for.
+
+        Args:
+            usages: of each, for all its attempts.
+            in_batch: at a batch's price.
+            is_record: there are answers, which are lines of `records.jsonl`.
+        """
+        noted = self._noted[in_batch, is_record]
+        noted.extend(usages)
+        if len(noted) >= _SUMMED_AT_ONCE:
+            self._sum_up()
+
+    @property
+    def total(self) -> Spend:
+        """The sum over all invocations."""
+        return self._sum_up()
+
+    @property
+    def lately(self) -> Spend:
+        """The sum of this invocation."""
+        total, before = self.total, self._before
+        return Spend(
+            usage=total.usage - before.usage,
+            cost_usd=total.cost_usd - before.cost_usd,
+            unpriced=total.unpriced - before.unpriced,
+            unanswered_usd=total.unanswered_usd - before.unanswered_usd,
+            records=total.records - before.records,
+        )
+
+    def add_unanswered(self, usd: float) -> None:
+        """Count what attempts that brought no answer may have been charged at most."""
+        total = self.total
+        self._sum = msgspec.structs.replace(total, unanswered_usd=total.unanswered_usd + usd)
+
+    def catch_up(self, path: Path, records: int, is_held: Callable[[int], bool]) -> None:
+        """Make the sum agree with the file: a crash may come between the writing of the two.
+
+        Args:
+            path: `records.jsonl`.
+            records: how many stand there.
+            is_held: is a request, by the first 64 bits of its key, in a batch that is not collected?
+
+        Raises:
+            BadLineError: a line that is not counted yet is no record.
+            DiskError: the file cannot be read.
+        """
+        counted = min(self._sum.records, records)  # a power loss may have taken lines that were counted
+        self._sum = msgspec.structs.replace(self._sum, records=counted)
+        if counted < records:
+            for _, record in islice(read_rows(path, decode_record), counted, None):
+                self.add([record.usage], in_batch=is_held(key_number(record.key)), is_record=True)
+        self._before = self.total
+
+    def _sum_up(self) -> Spend:
+        with self._summing:
+            for (in_batch, is_record), noted in self._noted.items():
+                if usages := [noted.popleft() for _ in range(len(noted))]:
+                    cost_usd = self._cost_of(usages, in_batch)
+                    self._sum = _plus(self._sum, usages, cost_usd, is_record=is_record)
+            return self._sum
+
+
+def _plus(before: Spend, usages: Sequence[Usage], cost_usd: float | None, *, is_record: bool) -> Spend:
+    return Spend(
+        usage=before.usage + sum_of(usages),
+        cost_usd=before.cost_usd + (cost_usd or 0.0),
+        unpriced=before.unpriced + (len(usages) if cost_usd is None else 0),
+        unanswered_usd=before.unanswered_usd,
+        records=before.records + (len(usages) if is_record else 0),
+    )

@@ -1,0 +1,107 @@
+"""Rows that a changed job leaves behind: settled, paid for, and no longer asked for.
+
+Owns the counting of them and the names of what changed. Does not decide whether to go on: the command line asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.json_text import decoder
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.whole_file import make_safe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.run.directory import Run
+    from asyncgen.run.state import RunState
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """What the present job leaves behind of a run.
+
+    Attributes:
+        records: settled rows that are no longer asked for; they stay in the file and out of the dataset.
+        failures: likewise, of requests that were given up on and not settled later.
+        more: `records` beyond those that were left behind before, and accepted then.
+        changed: the parts of the job that changed, by name.
+    """
+
+    records: int
+    failures: int
+    more: int
+    changed: tuple[str, ...]
+
+
+class _Row(msgspec.Struct, gc=False):
+    key: str
+    variables: dict[str, str]
+    repeat: int
+
+
+_decode_row = decoder(_Row)
+
+
+def find_stale(run: Run, grid: RequestGrid) -> Stale:
+    """Compare the run's rows with the job as it is now; reads the files only when the job changed.
+
+    Raises:
+        BadLineError: a line is no record or failure.
+        DiskError: a file cannot be read.
+    """
+    job = run.state.job
+    changed = changed_parts(job.fingerprint, grid.fingerprint)
+    if not changed:
+        return Stale(job.stale, job.stale_failures, 0, ())
+    left_behind = KeySet()
+    records = _add_stale(left_behind, run.directory.records, grid)
+    failures = _add_stale(left_behind, run.directory.failures, grid)
+    return Stale(records, failures, max(records - job.stale, 0), changed)
+
+
+def accept_stale(run: Run, grid: RequestGrid, stale: Stale) -> None:
+    """Note that the rows of the run belong to the job as it is now, but for the stale ones.
+
+    How many rows have a twin is not known of a changed job before all of it was gone over.
+
+    Raises:
+        DiskError: it could not be written.
+    """
+
+    def change(state: RunState) -> RunState:
+        job = msgspec.structs.replace(
+            state.job,
+            fingerprint=grid.fingerprint,
+            stale=stale.records,
+            stale_failures=stale.failures,
+            twins=0 if stale.changed else state.job.twins,
+        )
+        return msgspec.structs.replace(state, job=job)
+
+    run.update(change)
+
+
+def changed_parts(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+    """The names under which two fingerprints differ, sorted; added and removed ones too."""
+    return tuple(sorted(name for name in before | now if before.get(name) != now.get(name)))
+
+
+def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> int:
+    """Add the keys in a file that the grid does not hold; how many were not there yet.
+
+    Their number is to be kept, so the rows must not be lost while it stays.
+    """
+    make_safe(path)
+    before = len(left_behind)
+    for _, row in read_rows(path, _decode_row):
+        key = grid.key_of(row.variables, row.repeat)
+        if key is None or key.hex() != row.key:
+            left_behind.add_number(key_number(row.key))
+    return len(left_behind) - before

@@ -1,0 +1,1 @@
+"""Requests in flight: queue, admission, concurrency, rate limits, retries, settling."""

@@ -1,0 +1,181 @@
+"""What a run may still spend, with what is in flight counted.
+
+Owns the sums in USD and the refusal of what would not fit. Does not know who asks, which prices there are, or where
+sums are kept: it begins with what earlier invocations spent.
+
+The budget of a run, for requests that share it.
+
+Owns the waiting: what is in flight holds the most that it may cost, and gives back what it did not use. Does not know
+requests beyond their size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from asyncgen.errors import QuotaError, UsageError
+from asyncgen.generate.http.completer import Answer, AttemptError
+from asyncgen.providers.price import Rates
+from asyncgen.providers.prices import Price
+from asyncgen.run.records import Usage
+from asyncgen.tokens import TokenEstimate, estimate_body
+
+_PROMPT_MARGIN = 1.25  # estimates of prompts run up to so much low before answers have corrected them
+_UNBOUNDED_OUTPUT = 1000
+
+
+@dataclass(slots=True)
+class Budget:
+    """A sum that may be spent, over all invocations of a run.
+
+    Attributes:
+        rates: of the model and the way in which it is bought.
+        max_cost_usd: never to be passed.
+        spent_usd: for certain, or so likely that it has to be counted.
+        in_flight_usd: held for what was sent and is not answered yet, open batches included.
+        unanswered_usd: the part of `spent_usd` that was held for attempts without an answer.
+    """
+
+    rates: Rates
+    max_cost_usd: float
+    spent_usd: float
+    in_flight_usd: float = 0.0
+    unanswered_usd: float = 0.0
+    _largest_output: int = 0
+
+    def hold(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
+        """Hold the price of one more attempt; None when it might pass the budget.
+
+        Args:
+            prompt_tokens: as estimated.
+            max_output_tokens: the most that may be answered; where nothing bounds it, the largest answer so far is
+                taken, so that the budget may then be passed by what a larger one costs.
+
+        Returns:
+            USD, to be given back to `settle`, `release` or `count_as_spent`.
+        """
+        output = max_output_tokens if max_output_tokens is not None else max(self._largest_output, _UNBOUNDED_OUTPUT)
+        most = Usage(prompt_tokens=round(prompt_tokens * _PROMPT_MARGIN), completion_tokens=output)
+        held_usd = self.rates.cost_usd(most)
+        if self.spent_usd + self.in_flight_usd + held_usd > self.max_cost_usd:
+            return None
+        self.in_flight_usd += held_usd
+        return held_usd
+
+    def settle(self, held_usd: float, usage: Usage) -> None:
+        """What was held has come to `usage`."""
+        self.release(held_usd)
+        self.spent_usd += self.rates.cost_usd(usage)
+        self._largest_output = max(self._largest_output, usage.completion_tokens)
+
+    def release(self, held_usd: float) -> None:
+        """What was held was not charged."""
+        # Sums of fractions drift; below nothing there is nothing.
+        self.in_flight_usd = max(self.in_flight_usd - held_usd, 0.0)
+
+    def count_as_spent(self, held_usd: float) -> None:
+        """What was held may have been charged, and nobody will tell how much: a hard stop counts all of it."""
+        self.release(held_usd)
+        self.spent_usd += held_usd
+        self.unanswered_usd += held_usd
+
+
+def open_budget(
+    price: Price | None, tier: str, max_cost_usd: float | None, *, spent_usd: float, in_flight_usd: float = 0.0
+) -> Budget | None:
+    """The budget of a run; None when nothing limits it.
+
+    Args:
+        price: of the model that answers.
+        tier: the way in which it is bought.
+        max_cost_usd: from the job file or a flag.
+        spent_usd: by earlier invocations.
+        in_flight_usd: held by batches that are still open.
+
+    Raises:
+        UsageError: a limit in USD cannot be kept without a price.
+    """
+    if max_cost_usd is None:
+        return None
+    if price is None:
+        raise UsageError(
+            f"max_cost = {max_cost_usd:g} cannot be kept: no price of this model is known",
+            help_text="name its price in prices.toml beside the job file, or take max_cost out of [limits]",
+            code="no_price",
+        )
+    return Budget(price.rates(tier), max_cost_usd, spent_usd, in_flight_usd)
+
+
+def budget_used_up() -> QuotaError:
+    """What ends a run whose budget does not cover another request."""
+    return QuotaError(
+        "the budget does not cover another request",
+        help_text="raise max_cost under [limits], or --max-cost; the same command goes on",
+        code="budget",
+    )
+
+
+class Purse:
+    """Money for attempts.
+
+    Args:
+        budget: what may be spent.
+        max_output_tokens: what an answer may take, where the parameters bound it.
+    """
+
+    def __init__(self, budget: Budget, max_output_tokens: int | None) -> None:
+        self._budget = budget
+        self._max_output_tokens = max_output_tokens
+        self._estimate = TokenEstimate()
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self, body: bytes) -> float | None:
+        """Hold the most that one attempt may cost, waiting for those in flight where they may leave enough.
+
+        Returns:
+            USD held, to be given to `settle`; None when the budget does not cover it and nobody will give any back.
+        """
+        while (held_usd := self._budget.hold(self._prompt_tokens(body), self._max_output_tokens)) is None:
+            if not self._taken:
+                return None
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self._taken += 1
+        return held_usd
+
+    def settle(self, body: bytes, held_usd: float, outcome: Answer | AttemptError | None) -> None:
+        """Give back what an attempt did not use.
+
+        Args:
+            body: of the attempt.
+            held_usd: what `take` gave.
+            outcome: what it came to; None for one that was broken off.
+        """
+        self._taken -= 1
+        if outcome is not None and outcome.usage != Usage():
+            self._budget.settle(held_usd, outcome.usage)
+            self._estimate.observe(estimate_body(body), outcome.usage.prompt_tokens)
+        elif isinstance(outcome, AttemptError) and not outcome.maybe_paid:
+            self._budget.release(held_usd)
+        else:
+            self._budget.count_as_spent(held_usd)  # broken off, lost on the way, or answered without a count
+        self._wake()
+
+    def give_back(self, held_usd: float) -> None:
+        """Nothing was sent for what `take` gave."""
+        self._taken -= 1
+        self._budget.release(held_usd)
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:  # each looks for itself whether there is enough now
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+    def _prompt_tokens(self, body: bytes) -> int:
+        return self._estimate.corrected(estimate_body(body))

@@ -1,0 +1,227 @@
+"""Requests and tokens a minute: reached, and never passed.
+
+Owns the two budgets, over aiolimiter's leaky buckets. A bucket of a whole minute lets twice the rate through in its
+first period, and one that holds a single request loses the loop's delay at every turn. So ours hold a moment's worth:
+enough to make up for late wake-ups, too little to burst. Does not know why a rate was chosen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiolimiter import AsyncLimiter
+
+from asyncgen.errors import UsageError
+from asyncgen.generate.http.completer import RateLimits
+from asyncgen.run.records import Usage
+from asyncgen.tokens import TokenEstimate
+
+_MINUTE_S = 60.0
+_BURST_S = 0.1  # an event loop is seldom this late
+# Slow rates need a longer moment, or the first requests trickle; servers that refill steadily hold about a second's.
+_SLOW_BURST_S = 0.9
+_SLOW_BURST = 9.0
+_BURST_TOKENS_S = 0.9
+_BYTES_PER_TOKEN = 4
+_GUESSED_OUTPUT = 1000
+_SHARE_CUT, _SHARE_GROWTH = 0.25, 0.001
+
+
+class Pace:
+    """A rate of anything, shared by all who ask, first come, first served.
+
+    A window of one second holds at most the rate and the burst. Waiters stand in a queue of our own, so that only the
+    first one waits at the bucket: a new rate holds for everybody else at once, and small amounts do not pass a large
+    one for ever.
+
+    Args:
+        per_minute: the limit; None for none until one is learnt.
+        burst_of: how much may go at once, at so much a second.
+
+    Attributes:
+        per_minute: the limit now.
+    """
+
+    def __init__(self, per_minute: float | None, burst_of: Callable[[float], float]) -> None:
+        self.per_minute = per_minute
+        self._burst_of = burst_of
+        self._bucket = None if per_minute is None else self._fresh_bucket(per_minute)
+        self._taken_before = 0.0
+        self._queue = asyncio.Lock()
+
+    @property
+    def burst(self) -> float:
+        """How much may go at once."""
+        return self._bucket.max_rate if self._bucket else float("inf")
+
+    def learn(self, per_minute: float, sent: float, seconds: float) -> None:
+        """Take a limit that became known under way.
+
+        Args:
+            per_minute: the limit.
+            sent: how much went so far, under no limit.
+            seconds: since the first of it. What a bucket of this rate would still hold of it counts as taken; where the
+                limit only changes, the new one counts as used up.
+        """
+        if per_minute == self.per_minute:
+            return
+        held = sent - seconds * per_minute / _MINUTE_S if self.per_minute is None else float("inf")
+        self.per_minute = per_minute
+        self._bucket = self._fresh_bucket(per_minute)
+        self._taken_before = min(max(held, 0.0), self._bucket.max_rate)
+
+    async def take(self, amount: float) -> None:
+        """Wait for the turn of `amount`, which may be more than the burst: then it comes in parts."""
+        if self._bucket is None:
+            return
+        async with self._queue:
+            if self._taken_before:
+                taken, self._taken_before = self._taken_before, 0.0
+                await self._bucket.acquire(taken)  # it is empty, so this fills it without waiting
+            while amount > 0:
+                part = min(amount, self._bucket.max_rate)
+                await self._bucket.acquire(part)
+                amount -= part
+
+    def _fresh_bucket(self, per_minute: float) -> AsyncLimiter:
+        per_second = per_minute / _MINUTE_S
+        burst = self._burst_of(per_second)
+        return AsyncLimiter(burst, burst / per_second)
+
+
+class TokenRate:
+    """Tokens a minute: reserved before a request, corrected after its answer.
+
+    Args:
+        per_minute: the limit; None for none until one is learnt.
+        max_output_tokens: what a request may be answered with, as far as its parameters say.
+    """
+
+    def __init__(self, per_minute: float | None, max_output_tokens: int | None) -> None:
+        self.pace = Pace(per_minute, _token_burst)
+        self._max_output_tokens = max_output_tokens
+        self._estimate = TokenEstimate()
+        self._outputs = TokenEstimate()  # of a guess at what an answer takes, where no parameter bounds it
+        self._share_given_back = 1.0  # of what was reserved and not used
+        self._owed = 0.0  # to be taken from the bucket; below 0, more was taken than was used
+        self._turn = asyncio.Lock()
+
+    def reservation(self, body_bytes: int) -> int:
+        """Tokens that a request may take: its estimate, corrected by what was counted so far, and its answer."""
+        output = self._max_output_tokens
+        output = self._outputs.corrected(_GUESSED_OUTPUT) if output is None else output
+        return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + output
+
+    def at_least(self, body_bytes: int) -> int:
+        """Tokens that a request takes by its parameters, as near as is known; no answer is guessed at."""
+        return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + (self._max_output_tokens or 0)
+
+    def exceeds_a_minute(self, body_bytes: int) -> bool:
+        """Would the request wait for ever?"""
+        return self.pace.per_minute is not None and self.at_least(body_bytes) > self.pace.per_minute
+
+    async def acquire(self, body: bytes) -> int:
+        """Wait until the request's tokens are free; returns how many were reserved."""
+        if self.pace.per_minute is None:
+            return 0
+        async with self._turn:
+            reserved = self.reservation(len(body))
+            self._owed += reserved
+            try:
+                while self._owed > 0:  # in parts, since answers that come meanwhile change it
+                    part = min(self._owed, self.pace.burst)
+                    self._owed -= part
+                    await self.pace.take(part)
+            except BaseException:
+                self.give_back(reserved)
+                raise
+        return reserved
+
+    def give_back(self, reserved: int) -> None:
+        """A reservation was not used: nothing was sent. What a bucket could not hold is lost, as it would be in one."""
+        self._owed = max(self._owed - reserved, -self.pace.burst)
+
+    def refused(self) -> None:
+        """The server refused a request whose tokens were free by our count.
+
+        It may count the most that an answer may take, as many do: less of what was reserved is given back from now on,
+        and more again, little by little, as answers come.
+        """
+        self._share_given_back *= _SHARE_CUT
+
+    def settle(self, body: bytes, reserved: int, usage: Usage) -> None:
+        """Give back what was reserved too much, or note what was too little, and learn from the count."""
+        if not usage.prompt_tokens:
+            return  # the server counts nothing
+        self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
+        self._outputs.observe(_GUESSED_OUTPUT, usage.completion_tokens)
+        more = usage.prompt_tokens + usage.completion_tokens - reserved
+        self._owed += more if more > 0 else more * self._share_given_back
+        self._share_given_back = min(self._share_given_back + _SHARE_GROWTH, 1.0)
+
+
+class Rates:
+    """Both budgets, and what servers say of them.
+
+    Args:
+        requests_per_minute: as the user set it; None to learn it.
+        tokens_per_minute: likewise.
+        max_output_tokens: for the reservation of tokens.
+    """
+
+    def __init__(
+        self, requests_per_minute: float | None, tokens_per_minute: float | None, max_output_tokens: int | None
+    ) -> None:
+        self.requests = Pace(requests_per_minute, _request_burst)
+        self.tokens = TokenRate(tokens_per_minute, max_output_tokens)
+        self._learns_requests = requests_per_minute is None
+        self._learns_tokens = tokens_per_minute is None
+
+    @property
+    def are_known(self) -> bool:
+        """Is there any limit to keep?"""
+        return self.requests.per_minute is not None or self.tokens.pace.per_minute is not None
+
+    def learn(self, limits: RateLimits, body: bytes, sent: int, seconds: float) -> None:
+        """Take the server's limits where the user set none.
+
+        Args:
+            limits: as the server tells them.
+            body: of a request like those that were sent.
+            sent: how many requests were.
+            seconds: since the first one.
+        """
+        if limits.requests_per_minute and self._learns_requests:
+            self.requests.learn(limits.requests_per_minute, sent, seconds)
+        if limits.tokens_per_minute and self._learns_tokens:
+            self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(len(body)), seconds)
+
+    def refusal(self, body: bytes) -> UsageError | None:
+        """Why the request can never go; None where it can.
+
+        A limit that only the server tells is believed when it refuses the request.
+        """
+        if not self.tokens.exceeds_a_minute(len(body)):
+            return None
+        whose = "the server's" if self._learns_tokens else "the"
+        return UsageError(
+            f"a single request may take {self.tokens.at_least(len(body)):,} tokens, more than {whose} limit of "
+            f"{self.tokens.pace.per_minute:,.0f} a minute",
+            help_text="lower max_completion_tokens or shorten the prompt"
+            + ("" if self._learns_tokens else ", or raise tokens_per_minute"),
+        )
+
+    async def acquire(self, body: bytes) -> int:
+        """Wait for both; returns the tokens reserved."""
+        reserved = await self.tokens.acquire(body)
+        await self.requests.take(1.0)
+        return reserved
+
+
+def _request_burst(per_second: float) -> float:
+    return max(1.0, min(_SLOW_BURST, _SLOW_BURST_S * per_second), _BURST_S * per_second)
+
+
+def _token_burst(per_second: float) -> float:
+    return max(1.0, _BURST_TOKENS_S * per_second)

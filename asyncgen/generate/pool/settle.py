@@ -1,0 +1,198 @@
+"""From a row to its line: a record of its answer, or a failure with the reason.
+
+Owns what goes into both. Does not write, and does not decide which of the two a row becomes.
+
+Where rows end: as a line in the journal and in the counts.
+
+Owns the writing of both kinds of line, and what becomes of answers that the disk does not take. Does not decide how a
+row ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from asyncgen.errors import DiskError
+from asyncgen.generate.http.completer import AttemptError, ErrorClass
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.pool.retry import Row, is_paid_enough, tried_of
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.requests import RequestGrid
+from asyncgen.run.jsonl import NotSafeError
+from asyncgen.run.records import Failure, FailureError, Record, Usage
+from asyncgen.run.state import Tried
+
+
+class RecordMaker:
+    """Makes the records of answers.
+
+    Args:
+        grid: of their requests.
+        checks: answers are judged by.
+        wall: Unix seconds.
+    """
+
+    def __init__(self, grid: RequestGrid, checks: AnswerChecks, wall: Callable[[], float]) -> None:
+        # Looked up once, and not for every answer.
+        self._names = grid.names
+        self._model = grid.model
+        self._render_sample = grid.sample.render
+        self._opening = grid.opening if grid.has_openings else None
+        self._failures = checks.failures
+        self._wall = wall
+
+    def record(self, row: Row) -> Record:
+        """The record of the row's answer; it must have one."""
+        answer, request = row.answer, row.request
+        assert answer is not None
+        completion = answer.text
+        if self._opening is not None and completion:
+            completion = whole(self._opening(request), completion)
+        variables = dict(zip(self._names, request.values, strict=True))
+        return Record(
+            key=request.key.hex(),
+            index=request.index,
+            repeat=request.repeat,
+            variables=variables,
+            prompt=self._render_sample(variables),
+            completion=completion,
+            model=answer.model or self._model,
+            finish_reason=answer.finish_reason,
+            usage=row.usage,
+            attempts=row.attempts,
+            check_failures=self._failures(completion),
+            latency_s=int(answer.latency_s * 10_000) / 10_000,
+            created=int(self._wall()),
+            request_id=answer.request_id,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
+            asked=row.asked,
+        )
+
+
+def failure_of(row: Row, grid: RequestGrid, error: AttemptError, now: float) -> Failure:
+    """The failure of a row whose last attempt ended in `error`; `now` in Unix seconds."""
+    request = row.request
+    return Failure(
+        key=request.key.hex(),
+        index=request.index,
+        repeat=request.repeat,
+        variables=grid.variables(request),
+        error=FailureError(type=error.type, code=error.code, status=error.status, message=error.message),
+        attempts=row.attempts,
+        maybe_paid=row.maybe_paid,
+        created=int(now),
+        request_id=error.request_id,
+    )
+
+
+def whole(opening: str, text: str) -> str:
+    """The answer with the opening that it was given: some servers repeat it, others only go on from it."""
+    if not opening:
+        return text
+    text = text.rstrip()
+    if text.lstrip().startswith(opening):
+        return text.lstrip()
+    joint = "" if text[:1].isspace() or not text[:1].isalnum() or opening[-1:].isspace() else " "
+    return f"{opening}{joint}{text}"
+
+
+_BROKEN_OFF = AttemptError(
+    kind=ErrorClass.RETRY, type="broken_off", message="its last attempt was broken off with the run", maybe_paid=True
+)
+
+
+class Journal(Protocol):
+    """Where lines go."""
+
+    def settle(self, records: Sequence[Record]) -> None: ...
+
+    def fail(self, failure: Failure, usage: Usage) -> None: ...
+
+    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None: ...
+
+
+class Endings:
+    """Ends rows.
+
+    Args:
+        grid: of their requests.
+        journal: written to.
+        checks: judge the answers.
+        progress: counts, raised as rows end.
+        wall: Unix seconds.
+        on_disk_error: called when a line could not be written.
+
+    Attributes:
+        record: makes the record of a row's answer.
+        disk: what the journal said first; None while it takes what it is given, and makes it safe.
+        unsaved: paid answers that could not be written.
+    """
+
+    def __init__(
+        self,
+        grid: RequestGrid,
+        journal: Journal,
+        checks: AnswerChecks,
+        progress: Progress,
+        wall: Callable[[], float],
+        on_disk_error: Callable[[], None],
+    ) -> None:
+        self._grid = grid
+        self._journal = journal
+        self._progress = progress
+        self._wall = wall
+        self._on_disk_error = on_disk_error
+        self.record: Callable[[Row], Record] = RecordMaker(grid, checks, wall).record
+        self.disk: DiskError | None = None
+        self.unsaved = 0
+
+    def settle(self, records: Sequence[Record]) -> None:
+        """Rows end with their answers."""
+        if not records:
+            return
+        try:
+            self._journal.settle(records)
+        except NotSafeError as error:
+            self._failed(error)
+        except DiskError as error:
+            if len(records) > 1:  # none was written; some of them may be
+                for record in records:
+                    self.settle([record])
+                return
+            self.unsaved += 1
+            self._failed(error)
+            return
+        self._progress.settled += len(records)
+
+    def keep(self, row: Row) -> bool:
+        """A row that ends early keeps the answer it has, though it fails a check; returns whether it has one."""
+        if row.answer is None:
+            return False
+        self.settle([self.record(row)])
+        return True
+
+    def leave(self, row: Row) -> None:
+        """The row is left for another invocation, unless it has an answer, or was perhaps charged for often enough."""
+        if self.keep(row) or (tried := tried_of(row)) is None:
+            return
+        if is_paid_enough(row):
+            self.fail(row, _BROKEN_OFF)
+        else:
+            self._journal.leave(row.request.key, tried, row.usage)
+
+    def fail(self, row: Row, error: AttemptError) -> None:
+        """The row is given up on."""
+        try:
+            self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)
+        except NotSafeError as disk:
+            self._failed(disk)
+        except DiskError as disk:
+            self._failed(disk)
+            return
+        self._progress.failed += 1
+
+    def _failed(self, error: DiskError) -> None:
+        self.disk = self.disk or error
+        self._on_disk_error()

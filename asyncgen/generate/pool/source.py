@@ -1,0 +1,114 @@
+"""The rows of a job that are still to be sent.
+
+Owns what is left out: what the journal has, twins of requests that were taken, and what is over a limit. Does not send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.pool.rate import Rates
+from asyncgen.generate.pool.retry import Row, row_again
+from asyncgen.generate.pool.settle import Journal
+from asyncgen.job.requests import Request, RequestGrid
+from asyncgen.run.state import Tried
+
+_LOOKED_AT_ONCE = 512
+
+
+class ResumableJournal(Journal, Protocol):
+    """A journal that also knows what is there already."""
+
+    def is_settled(self, key: bytes) -> bool: ...
+
+    @property
+    def take(self) -> Callable[[bytes], bool]: ...
+
+    def is_left(self, key: bytes) -> bool: ...
+
+    @property
+    def leaves_any(self) -> bool: ...
+
+    @property
+    def tried_any(self) -> bool: ...
+
+    def tried_before(self, key: bytes) -> Tried: ...
+
+
+class Source:
+    """An iterable of rows; None stands for a turn that the loop may take.
+
+    Args:
+        grid: the job's requests.
+        journal: what is there.
+        rates: a request that does not fit into a minute is refused.
+        progress: twins are counted there.
+        limit: give at most so many; None for all.
+
+    Attributes:
+        is_cut: the limit left something out.
+    """
+
+    def __init__(
+        self, grid: RequestGrid, journal: ResumableJournal, rates: Rates, progress: Progress, limit: int | None
+    ) -> None:
+        self._grid = grid
+        self._journal = journal
+        self._take = journal.take
+        self._rates = rates
+        self._progress = progress
+        self._limit = limit
+        self._found = 0
+        self._found_before = progress.already_done
+        self.is_cut = False
+
+    def __iter__(self) -> Iterator[Row | None]:
+        """The rows, in order.
+
+        Raises:
+            UsageError: a request alone is over the rate of tokens that the user set, before anything is given.
+        """
+        if self._rates.tokens.exceeds_a_minute(self._grid.longest_body()):
+            yield from self._look_through()
+        given, tried_any = 0, self._journal.tried_any
+        leaves_any = self._journal.leaves_any
+        for request in self._grid.walk(self._take_unless_left if leaves_any else self._take):
+            if isinstance(request, int):
+                self._find(0 if leaves_any else request)
+                yield None
+            elif given == self._limit:
+                self.is_cut = True
+                return
+            else:
+                given += 1
+                yield row_again(request, self._journal.tried_before(request.key)) if tried_any else Row(request)
+
+    def _look_through(self) -> Iterator[None]:
+        """See that no request that will be given is too large."""
+        found = 0
+        for number, request in enumerate(self._grid.walk(self._is_open)):
+            if found == self._limit:
+                return
+            if isinstance(request, Request):
+                found += 1
+                if (refused := self._rates.refusal(request.body)) is not None:
+                    raise refused
+            if isinstance(request, int) or number % _LOOKED_AT_ONCE == 0:
+                yield None
+
+    def _is_open(self, key: bytes) -> bool:
+        return not self._journal.is_settled(key)
+
+    def _take_unless_left(self, key: bytes) -> bool:
+        if self._journal.is_left(key):
+            return False
+        is_taken_now = self._take(key)
+        self._find(not is_taken_now)
+        return is_taken_now
+
+    def _find(self, taken: int) -> None:
+        self._found += taken
+        if self._found > self._found_before:  # more than had an answer before: such that share it with another row
+            self._progress.twins = self._found - self._found_before

@@ -1,0 +1,1 @@
+"""Who answers: profiles, address, key, prices, shutdown dates."""

@@ -1,0 +1,285 @@
+"""The official SDK, opened for an endpoint and made to fail in our words.
+
+Owns what every user of files, batches and fine-tuning jobs needs: a client over aiohttp that follows no
+redirect and retries nothing by itself, the one owner of retries for calls that may be repeated, uploads and
+downloads that stream, and the translation of the SDK's errors. Does not know what is uploaded or why.
+Importing it imports the SDK, which takes a second: import it inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
+
+import httpx2
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from asyncgen.backoff import full_jitter_s, is_billing_code, server_wait_s
+from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
+from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Iterator
+    from pathlib import Path
+
+    from asyncgen.providers.endpoint import Endpoint
+
+
+T = TypeVar("T")
+
+# A large upload is answered only after the server has stored it; nothing here is asked for by the hundred.
+_TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
+_LONGEST_WAIT_S = 120.0
+_MESSAGE_WIDTH = 300
+_REPEATED_STATUSES = frozenset({408, 409, 429})
+_LOST = (openai.APIConnectionError, httpx2.TransportError)
+
+
+@asynccontextmanager
+async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
+    """A client for `endpoint`, closed at the end of the block.
+
+    The SDK's own retries are off (`retrying` owns them), redirects are not followed (they could carry the
+    data elsewhere), and OpenAI's organization and project, which the SDK reads from the environment, are told
+    to OpenAI alone.
+    """
+    http_client = DefaultAioHttpClient(timeout=_TIMEOUT, follow_redirects=False)
+    client = AsyncOpenAI(
+        api_key=endpoint.key.reveal() if endpoint.key else "none",
+        base_url=endpoint.base_url,
+        max_retries=0,
+        timeout=_TIMEOUT,
+        http_client=http_client,
+    )
+    if endpoint.profile.name != "openai":
+        client.organization = client.project = None
+    async with client:
+        yield client
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """How calls are repeated: how often, and by which sleep, clock (Unix seconds) and randomness."""
+
+    attempts: int = 5
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    now: Callable[[], float] = time.time
+    rng: Random = field(default_factory=Random)
+
+
+async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: bool = False) -> T:
+    """Await `call()`, again after errors that pass, with the server's wait or full jitter between.
+
+    Args:
+        call: makes a fresh awaitable each time.
+        pacing: how often and how fast.
+        unsafe: repeating it could do its work twice (a POST): only what was surely not done is repeated.
+
+    Raises:
+        openai.APIError: the last one, when attempts are used up or another attempt is no use.
+        httpx2.TransportError: likewise, while a download streamed.
+    """
+    for attempt in range(pacing.attempts - 1):
+        try:
+            return await call()
+        except (openai.APIError, httpx2.TransportError) as error:
+            if not passes(error, unsafe=unsafe):
+                raise
+            wait_s = _wait_s(error, attempt, pacing)
+        await pacing.sleep(wait_s)
+    return await call()
+
+
+def passes(error: Exception, *, unsafe: bool = False) -> bool:
+    """Whether asking again may help; when `unsafe`, only where the first asking surely did nothing."""
+    if isinstance(error, _LOST):
+        return not unsafe
+    if not isinstance(error, openai.APIStatusError) or is_billing_code(error.code):
+        return False
+    if unsafe:
+        return error.status_code == 429  # noqa: PLR2004 - refused before it was done; a 5xx may come after
+    return error.status_code in _REPEATED_STATUSES or error.status_code >= 500  # noqa: PLR2004 - the server's side
+
+
+def _wait_s(error: Exception, attempt: int, pacing: Pacing) -> float:
+    jitter_s = full_jitter_s(attempt, pacing.rng)
+    if not isinstance(error, openai.APIStatusError):
+        return jitter_s
+    asked_s = server_wait_s(error.response.headers, now=pacing.now())
+    return jitter_s if asked_s is None else min(asked_s, _LONGEST_WAIT_S) + jitter_s
+
+
+class _CountedFile(io.FileIO):
+    """A file that tells how much of it was read; the SDK takes nothing but real files for streaming."""
+
+    def __init__(self, path: Path, on_progress: Callable[[int, int], None]) -> None:
+        super().__init__(path, "rb")
+        self._on_progress = on_progress
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(-1 if size is None else size)
+        self._on_progress(self.tell(), self._size)
+        return chunk
+
+
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes of a file read so far and its size; begins again at 0 with each attempt."""
+
+
+async def upload(
+    client: AsyncOpenAI,
+    path: Path,
+    purpose: Literal["fine-tune", "batch"],
+    pacing: Pacing,
+    *,
+    filename: str | None = None,
+    on_progress: OnProgress = lambda _sent, _size: None,
+) -> str:
+    """Upload a file, streaming, and give its id; `filename` is its name there, else that of `path`.
+
+    Raises:
+        openai.APIError: as `retrying` does.
+        AsyncgenError: the answer is no file object.
+        DiskError: the file cannot be read.
+    """
+
+    async def send(file: BinaryIO) -> object:
+        return await client.files.create(file=(filename or path.name, file), purpose=purpose)
+
+    return answered_id(await sending(path, send, pacing, on_progress), "a file")
+
+
+async def sending(path: Path, send: Callable[[BinaryIO], Awaitable[T]], pacing: Pacing, on_progress: OnProgress) -> T:
+    """Await `send(file)` with the file at `path`, from its beginning again after a broken connection.
+
+    A second copy on the server costs nothing.
+
+    Raises:
+        openai.APIError: as `retrying` does.
+        DiskError: the file cannot be read.
+    """
+
+    async def once() -> T:
+        with _disk(path), _CountedFile(path, on_progress) as file:
+            return await send(file)
+
+    return await retrying(once, pacing)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the disk's: the SDK and its transport raise no `OSError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"{path} cannot be read or written", cause=error.strerror) from error
+
+
+async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing) -> None:
+    """Stream a stored file to `path`, which is there whole and synced or not at all.
+
+    Raises:
+        openai.APIError, httpx2.TransportError: as `retrying` does.
+        DiskError: `path` cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+
+    async def once() -> None:
+        async with client.files.with_streaming_response.content(file_id) as response:
+            with _disk(part), part.open("wb") as file:
+                async for chunk in response.iter_bytes():
+                    file.write(chunk)
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+
+    await retrying(once, pacing)
+    with _disk(path):
+        part.replace(path)
+
+
+def answered_id(answer: object, what: str) -> str:
+    """The `id` of an object that the SDK gives; it checks nothing, and passes a proxy's HTML on as a string.
+
+    Raises:
+        AsyncgenError: there is no such id.
+    """
+    identifier = getattr(answer, "id", None)
+    if isinstance(identifier, str) and identifier:
+        return identifier
+    raise AsyncgenError(
+        f"the server's answer is not {what}",
+        cause=one_line(str(answer), _MESSAGE_WIDTH),
+        help_text="check the address (--base-url): does this server have that API?",
+        code="bad_answer",
+    )
+
+
+@contextmanager
+def reported(doing: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours.
+
+    Args:
+        doing: what could not be done, such as "upload train.jsonl".
+
+    Raises:
+        AuthError: 401, 403.
+        QuotaError: the account is empty or a spending limit is reached.
+        AsyncgenError: everything else that an API answers, and no answer at all.
+    """
+    try:
+        yield
+    except (openai.APIError, httpx2.TransportError) as error:
+        raise api_error(error, doing) from error
+
+
+def api_error(error: openai.APIError | httpx2.TransportError, doing: str) -> AsyncgenError:
+    """The error of ours that stands for one of the SDK's; `code` is the API's own where it gave one."""
+    what = f"could not {doing}"
+    if not isinstance(error, openai.APIStatusError):
+        return AsyncgenError(
+            what,
+            cause=_cause_of_silence(error),
+            help_text="check the network and the address, then run the same command again",
+            code="unreachable",
+        )
+    said = one_line(_message(error), _MESSAGE_WIDTH)
+    cause = f"the server answered {error.status_code}" + (f": {said}" if said else "")
+    code = error.code or error.type or f"http_{error.status_code}"
+    kind, help_text = _remedy(error)
+    return kind(what, cause=cause, help_text=help_text, code=code)
+
+
+def _cause_of_silence(error: Exception) -> str:
+    root = error.__cause__ or error
+    return one_line(str(root), _MESSAGE_WIDTH) or type(root).__name__
+
+
+def _message(error: openai.APIStatusError) -> str:
+    if isinstance(error.body, dict):
+        return str(error.body.get("message") or "")
+    return str(error.body or "")
+
+
+def _remedy(error: openai.APIStatusError) -> tuple[type[AsyncgenError], str | None]:
+    if is_billing_code(error.code):
+        return QuotaError, "add credit or raise the limit at the provider, then run the same command again"
+    match error.status_code:
+        case 401:
+            return AuthError, "check the key in the provider's environment variable"
+        case 403:
+            return AuthError, "the key is valid, but may not do this: check its permissions at the provider"
+        case 404:
+            return AsyncgenError, "check the id and the address: does this provider have that API?"
+        case status if status == 429 or status >= 500:  # noqa: PLR2004 - the server's side, or too fast
+            return AsyncgenError, "run the same command again in a few minutes"
+        case _:
+            return AsyncgenError, None

@@ -1,0 +1,138 @@
+"""What tokens cost: rates, the price of a model at a provider, and where a price is looked for.
+
+Owns the arithmetic and the order of sources: this machine is free; then the user's own files, our small table of
+tuned models, and the published prices of a library. A model that none of them knows has no price, which is never
+an error. Does not know what is being bought, or what may be spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from asyncgen.providers.endpoint import is_loopback
+from asyncgen.providers.price import Rates
+from asyncgen.providers.profiles import LOCAL, PROFILES
+from asyncgen.providers.training_prices import TunedModel, base_model, tuned_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import date
+
+    from asyncgen.run.records import Usage
+
+
+STANDARD = "standard"
+BATCH = "batch"
+FLEX = "flex"
+_SERVICE_TIERS = {"flex": FLEX, "priority": "priority", "fast": "priority"}
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs at a provider.
+
+    Attributes:
+        tiers: rates by tier; "standard" is always there.
+        source: where the rates were found, in words for the user.
+        as_of: the day of the rates, as far as the source tells it.
+    """
+
+    tiers: Mapping[str, Rates]
+    source: str
+    as_of: date | None
+
+    def rates(self, tier: str = STANDARD) -> Rates:
+        """The tier's rates, or the standard ones where the source has none: too much rather than too little."""
+        return self.tiers.get(tier, self.tiers[STANDARD])
+
+    def cost_usd(self, usage: Usage, tier: str = STANDARD) -> float:
+        """USD for the tokens of one call."""
+        return self.rates(tier).cost_usd(usage)
+
+    def cost_of_all_usd(self, usages: Sequence[Usage], tier: str = STANDARD) -> float:
+        """USD for the tokens of many calls."""
+        return self.rates(tier).cost_of_all_usd(usages)
+
+
+FREE = Price({STANDARD: Rates(0.0, 0.0, 0.0), BATCH: Rates(0.0, 0.0, 0.0)}, "this machine", None)
+
+
+def tier_of(parameters: Mapping[str, object]) -> str:
+    """The tier that a request's `service_tier` asks for."""
+    return _SERVICE_TIERS.get(str(parameters.get("service_tier")), STANDARD)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPrice:
+    """An entry of the user's: a price, a training price, or both.
+
+    Attributes:
+        training: USD per million trained tokens.
+        tuned: rates of models tuned from this one.
+    """
+
+    tiers: Mapping[str, Rates]
+    training: float | None
+    tuned: Rates | None
+    source: str
+    as_of: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """All prices that can be looked up.
+
+    Attributes:
+        own: the user's entries by provider and model; they win over everything but this machine's zero.
+    """
+
+    own: Mapping[tuple[str, str], OwnPrice] = field(default_factory=dict)
+
+    def price(self, provider: str, base_url: str | None, model: str) -> Price | None:
+        """The price of calls to `model`; None where nobody knows it.
+
+        Args:
+            provider: a profile's name.
+            base_url: the address in use; another one than the profile's decides whose prices are published.
+            model: as it is named in requests.
+        """
+        if provider == LOCAL:
+            return FREE
+        return self._own_price(provider, model) or self._known_price(provider, base_url, model)
+
+    def training(self, provider: str, model: str) -> TunedModel | None:
+        """What tuning `model` costs, and calls to the result; None where nobody knows it."""
+        own = self.own.get((provider, model))
+        known = tuned_model(provider, model)
+        if own is None or own.training is None:
+            return known
+        rates = own.tuned or (known.rates if known else None)
+        return TunedModel(own.training, own.training, rates, own.source, own.as_of, "")
+
+    def _own_price(self, provider: str, model: str) -> Price | None:
+        own = self.own.get((provider, model))
+        if own is not None and own.tiers:
+            return Price(own.tiers, own.source, own.as_of)
+        base = self.own.get((provider, base_model(model) or ""))
+        return Price({STANDARD: base.tuned}, base.source, base.as_of) if base and base.tuned else None
+
+    def _known_price(self, provider: str, base_url: str | None, model: str) -> Price | None:
+        if base_url and is_loopback(base_url):
+            return None
+        at_home = _is_at_home(provider, base_url)
+        base = base_model(model)
+        known = tuned_model(provider, base) if base and at_home else None
+        if known and known.rates:
+            return Price({STANDARD: known.rates}, known.source, known.as_of)
+        # The library takes a quarter of a second to import, which only who needs a price should pay.
+        from asyncgen.providers.published_prices import published_price  # noqa: PLC0415
+
+        by_address = published_price(None, base_url, model) if base_url else None
+        return by_address or (published_price(provider, None, model) if at_home else None)
+
+
+def _is_at_home(provider: str, base_url: str | None) -> bool:
+    """Is the address the provider's own, and not one that the user put in its place?"""
+    profile = PROFILES.get(provider)
+    return base_url is None or (profile is not None and profile.base_url in {None, base_url})

@@ -1,0 +1,323 @@
+"""How often a training goes over its samples when nobody says, by their number: the fewer they are, the more often.
+
+Owns the two rules, OpenAI's and that of the trainer on this machine: what is foretold and what is done is one
+function. Does not know who trains.
+
+Who answers: the named profiles of providers, and the choice among them.
+
+Owns what differs between providers of the OpenAI shape (addresses, key variables, abilities, quirks), so that
+adding one takes a profile and no code. Does not open connections, and knows nothing of prices or of jobs.
+
+Sources, read in November 2026: OpenAI's API description and deprecations page; Microsoft's fine-tuning pages for
+Foundry; Nebius Token Factory's and Crusoe's fine-tuning pages; Together's OpenAPI description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+_USUAL = 3
+# Of samples seen, each counted as often as it is gone through: with fewer than the first number there are more epochs
+# than usual, but not more than the last one; with more than the second there are fewer.
+_FEWEST, _MOST, _MOST_EPOCHS = 100, 25_000, 25
+_FEWEST_LOCAL, _MOST_LOCAL, _MOST_EPOCHS_LOCAL = 300, 6000, 10  # a sample takes about a quarter of a second
+
+
+def usual_epochs(samples: int) -> int:
+    """The rule of OpenAI's data preparation notebook."""
+    if samples * _USUAL < _FEWEST:
+        return min(_MOST_EPOCHS, _FEWEST // max(samples, 1))
+    return min(_USUAL, max(1, _MOST // samples))
+
+
+def local_epochs(samples: int) -> int:
+    """The rule of the trainer on this machine; it rounds up where the other rounds down."""
+    if samples * _USUAL < _FEWEST_LOCAL:
+        return min(_MOST_EPOCHS_LOCAL, -(-_FEWEST_LOCAL // max(samples, 1)))
+    return min(_USUAL, max(1, _MOST_LOCAL // samples))
+
+
+Outcome = Literal["succeeded", "failed", "cancelled"]
+
+_MEGABYTE = 1024 * 1024
+
+
+def _openai_outcomes() -> Mapping[str, Outcome]:
+    return {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finetuning:
+    """How a provider tunes.
+
+    Attributes:
+        api: "openai" for `/files` and `/fine_tuning/jobs`; "together" for that provider's own paths.
+        default_model: tuned when the job names none.
+        new_customers: may somebody who never tuned there start a job today?
+        until: the last day on which jobs can be created, where one is announced.
+        outcomes: the states in which a job has ended, and how; any other one, known or not, is still running.
+        methods: the methods taken, by our names.
+        hyperparameters_in: where they stand in the request: under the method, or at the top and no method at all.
+        hyperparameters: the names taken; empty where they are not known, and any is passed on.
+        default_hyperparameters: sent unless the job says otherwise, where the provider's own default would not do.
+        fields: further fields of the request with our values; a hyperparameter of that name replaces the value.
+        default_epochs: where the job says nothing; None: chosen by the number of samples.
+        epochs_by_samples: that choice; OpenAI's, unless another one is known.
+        metadata: jobs keep what is sent as metadata and show it again.
+        byte_order_mark: the training file must begin with one; elsewhere it must not.
+        suffix_pattern: a regular expression that a suffix must match as a whole.
+        suffix_rule: the same in words.
+        formats: the training formats taken, by our names for them.
+        min_samples: fewer are refused.
+        max_bytes: of a training file.
+        max_sample_tokens: what goes beyond it in a sample is cut off before training, without a word; None where
+            the limit is not known.
+        next_step: what the user must do after success before the model answers, with the places `{job}` and
+            `{model}`; "" when it answers at once.
+        free: a job costs nothing.
+    """
+
+    api: Literal["openai", "together"] = "openai"
+    default_model: str | None = None
+    new_customers: bool = True
+    until: date | None = None
+    outcomes: Mapping[str, Outcome] = field(default_factory=_openai_outcomes)
+    methods: tuple[str, ...] = ("supervised", "dpo")
+    hyperparameters_in: Literal["method", "top"] = "method"
+    hyperparameters: tuple[str, ...] = ()
+    default_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    default_epochs: int | None = None
+    epochs_by_samples: Callable[[int], int] = usual_epochs
+    metadata: bool = True
+    byte_order_mark: bool = False
+    suffix_pattern: str = r".{1,64}"
+    suffix_rule: str = "1 to 64 characters"
+    formats: tuple[str, ...] = ("chat",)
+    min_samples: int = 10
+    max_bytes: int = 512 * _MEGABYTE
+    max_sample_tokens: int | None = None
+    next_step: str = ""
+    free: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One provider of the OpenAI shape.
+
+    Attributes:
+        base_url: up to and including the version, without a trailing slash; None where each user has their own.
+        key_variable: the environment variable that holds the key; None where no key is needed.
+        key_optional: without a key, requests are sent without one.
+        base_url_variable: the environment variable that gives or replaces the address.
+        base_url_path: what the address ends in; added to the variable's value where it is missing.
+        default_model: answers when the job names none.
+        max_tokens_name: the parameter that bounds a chat's answer.
+        continues_assistant: a last assistant message is taken as the beginning of the answer.
+        batch: the Batch API is there.
+        by_name_only: chosen when it is named, never because its key happens to be set.
+        flex: `service_tier = "flex"` is there, at half the price.
+        finetuning: how it tunes; None where it does not.
+        notes: what a user should know, in a sentence.
+    """
+
+    name: str
+    title: str
+    base_url: str | None
+    key_variable: str | None
+    key_optional: bool = False
+    base_url_variable: str | None = None
+    base_url_path: str = ""
+    default_model: str | None = None
+    max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
+    continues_assistant: bool = False
+    batch: bool = False
+    flex: bool = False
+    by_name_only: bool = False
+    finetuning: Finetuning | None = None
+    notes: str = ""
+
+
+LOCAL = "local"
+
+_PROFILES = (
+    Profile(
+        name="openai",
+        title="OpenAI",
+        base_url="https://api.openai.com/v1",
+        key_variable="OPENAI_API_KEY",
+        base_url_variable="OPENAI_BASE_URL",
+        default_model="gpt-6-luna",
+        max_tokens_name="max_completion_tokens",
+        batch=True,
+        flex=True,
+        finetuning=Finetuning(
+            default_model="gpt-4.1-mini-2025-04-14",
+            new_customers=False,
+            until=date(2027, 1, 6),
+            hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
+            max_sample_tokens=65_536,
+        ),
+        notes="Tunes only for organizations that used a tuned model in the 60 days before 2 July 2026; "
+        "tuned GPT-4.x models end on 14 January 2027.",
+    ),
+    Profile(
+        name="azure",
+        title="Azure OpenAI (Microsoft Foundry)",
+        base_url=None,
+        key_variable="AZURE_OPENAI_API_KEY",
+        base_url_variable="AZURE_OPENAI_ENDPOINT",
+        base_url_path="/openai/v1",
+        max_tokens_name="max_completion_tokens",
+        batch=True,
+        finetuning=Finetuning(
+            default_model="gpt-4.1-mini-2025-04-14",
+            fields={"trainingType": "GlobalStandard"},
+            byte_order_mark=True,
+            max_sample_tokens=65_536,
+            suffix_pattern=r"[^.]{1,64}",
+            suffix_rule="1 to 64 characters without a dot",
+            next_step="deploy {model} in the Foundry portal, or with `az cognitiveservices account deployment "
+            "create`; the deployment's name is then the model to ask (hosting is billed by the hour, and idle "
+            "deployments are deleted after 15 days)",
+        ),
+        notes="The model to ask is the name of a deployment. trainingType (Standard, GlobalStandard, "
+        "developerTier) stands among the hyperparameters.",
+    ),
+    Profile(
+        name="nebius",
+        title="Nebius Token Factory",
+        base_url="https://api.tokenfactory.nebius.com/v1",
+        key_variable="NEBIUS_API_KEY",
+        base_url_variable="NEBIUS_BASE_URL",
+        default_model="meta-llama/Meta-Llama-3.1-8B-Instruct",
+        batch=True,
+        finetuning=Finetuning(
+            default_model="meta-llama/Meta-Llama-3.1-8B-Instruct",
+            methods=("supervised",),
+            hyperparameters_in="top",
+            hyperparameters=(
+                "n_epochs",
+                "batch_size",
+                "learning_rate",
+                "context_length",
+                "packing",
+                "lora",
+                "lora_r",
+                "lora_alpha",
+                "lora_dropout",
+                "warmup_ratio",
+                "weight_decay",
+                "max_grad_norm",
+            ),
+            # Without it the whole model is trained, and only adapters can be served without a machine of one's own.
+            default_hyperparameters={"lora": True},
+            default_epochs=3,
+            formats=("chat", "completion"),
+            max_bytes=5 * 1024 * _MEGABYTE,
+            max_sample_tokens=8192,  # the hyperparameter context_length, which is this unless the job says otherwise
+            next_step="register a checkpoint of {job} as a model (POST https://api.tokenfactory.nebius.com/v0/models "
+            'with {{"source": "{job}:CHECKPOINT", "base_model": ..., "name": ...}}); it then answers under the name '
+            "that the registration gives",
+        ),
+        notes="Serves adapters of Llama-3.1-8B-Instruct and Llama-3.3-70B-Instruct at the base model's price.",
+    ),
+    Profile(
+        name="crusoe",
+        title="Crusoe Intelligence Foundry",
+        base_url="https://api.intelligence.crusoecloud.com/v1",
+        key_variable="CRUSOE_API_KEY",
+        base_url_variable="CRUSOE_BASE_URL",
+        finetuning=Finetuning(
+            methods=("supervised",),
+            metadata=False,
+            max_bytes=3 * 1024 * _MEGABYTE,
+            next_step="serve the adapter that {job} made: as a self-serve deployment in the console, or download its "
+            "files and load them into a server of your own",
+        ),
+        notes="Tunes LoRA adapters of open-weight models.",
+    ),
+    Profile(
+        name="together",
+        title="Together AI",
+        base_url="https://api.together.ai/v1",
+        key_variable="TOGETHER_API_KEY",
+        base_url_variable="TOGETHER_BASE_URL",
+        default_model="Qwen/Qwen3.5-9B",
+        finetuning=Finetuning(
+            api="together",
+            default_model="meta-llama/Meta-Llama-3.1-8B-Instruct-Reference",
+            outcomes={
+                "completed": "succeeded",
+                "error": "failed",
+                "user_error": "failed",
+                "cancelled": "cancelled",
+            },
+            hyperparameters=(
+                "n_epochs",
+                "n_checkpoints",
+                "n_evals",
+                "batch_size",
+                "learning_rate",
+                "lr_scheduler",
+                "warmup_ratio",
+                "max_grad_norm",
+                "weight_decay",
+                "training_type",
+                "train_on_inputs",
+                "beta",
+            ),
+            default_epochs=1,
+            metadata=False,
+            suffix_pattern=r"[A-Za-z0-9_.-]{1,40}",
+            suffix_rule="1 to 40 letters, digits, '_', '.' or '-'",
+            formats=("chat", "completion"),
+            min_samples=1,
+            max_bytes=5 * 1024 * _MEGABYTE,
+            next_step="start a dedicated endpoint for {model} (https://api.together.ai/endpoints); it is billed by "
+            "the minute until it is stopped",
+        ),
+        notes="Tuned models answer on a dedicated endpoint, billed by the minute.",
+    ),
+    Profile(
+        name="custom",
+        title="your own server",
+        base_url=None,
+        key_variable="ASYNCGEN_API_KEY",
+        key_optional=True,
+        batch=True,
+        finetuning=Finetuning(formats=("chat", "completion"), metadata=False, min_samples=1),
+        notes="Any server of the OpenAI shape: give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
+    ),
+    Profile(
+        name=LOCAL,
+        title="the local server",
+        base_url=None,
+        key_variable=None,
+        default_model="smollm2-135m-instruct",
+        continues_assistant=True,
+        batch=True,
+        finetuning=Finetuning(
+            default_model="smollm2-135m-instruct",
+            methods=("supervised",),
+            hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier"),
+            epochs_by_samples=local_epochs,
+            formats=("chat", "completion"),
+            max_sample_tokens=1024,  # in the model's own tokens; less where it was made for fewer
+            free=True,
+        ),
+        notes="Needs no key and costs nothing; started when it is needed.",
+    ),
+)
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _PROFILES}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The profile chosen, and the reason in a few words, for the first line on stderr."""
+
+    profile: Profile
+    why: str = field(compare=False)

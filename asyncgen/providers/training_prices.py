@@ -1,0 +1,111 @@
+"""What tuning costs, and calls to tuned models: a small dated table, since no library has these prices.
+
+Owns the figures and the day they were read on. Does not know how many tokens will be trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from asyncgen.providers.price import Rates
+from asyncgen.providers.profiles import Finetuning
+
+_OPENAI = "OpenAI's fine-tuning price table"
+_READ_OPENAI = date(2026, 11, 22)
+_TUNED_NAME = re.compile(r"ft:(?P<base>[^:]+):")
+_BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """The price of tuning a model.
+
+    Attributes:
+        low: USD per million trained tokens (tokens of the training file times epochs), the cheapest method.
+        high: the dearest method.
+        rates: of calls to the result; None where unknown or not by the token.
+        note: what else is charged; "" when nothing.
+    """
+
+    low: float
+    high: float
+    rates: Rates | None
+    source: str
+    as_of: date | None
+    note: str = ""
+
+    def cost_usd(self, tokens: int) -> tuple[float, float]:
+        """USD for so many trained tokens, lowest and highest."""
+        return tokens * self.low / 1_000_000, tokens * self.high / 1_000_000
+
+
+def _openai(training: float, input_: float, cached: float, output: float) -> TunedModel:
+    return TunedModel(training, training, Rates(input_, cached, output), _OPENAI, _READ_OPENAI)
+
+
+_NEBIUS = "a third party's note on Nebius"
+_READ_NEBIUS = date(2026, 11, 22)
+_TOGETHER = "Together's price list"
+_READ_TOGETHER = date(2026, 5, 1)
+_BY_THE_MINUTE = "calls need a dedicated endpoint, billed by the minute"
+
+# Adapters of this model are served at the base model's price, of which several are told: the highest.
+_LLAMA_8B_AT_NEBIUS = TunedModel(0.40, 0.40, Rates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
+
+_BY_NAME = {
+    # developers.openai.com/api/docs/pricing, table "Finetuning"; models already shut down are left out.
+    "openai": {
+        "gpt-4.1": _openai(25.0, 3.00, 0.75, 12.0),
+        "gpt-4.1-mini": _openai(5.0, 0.80, 0.20, 3.20),
+        "gpt-4o": _openai(25.0, 3.75, 1.875, 15.0),
+        "gpt-4o-mini": _openai(3.0, 0.30, 0.15, 1.20),
+    },
+    "nebius": {
+        "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B_AT_NEBIUS,
+        "meta-llama/Meta-Llama-3.1-8B-Instruct": _LLAMA_8B_AT_NEBIUS,
+    },
+}
+
+# Billions of parameters (up to and including) to the price; the span is that of the methods.
+_BY_SIZE: dict[str, tuple[tuple[float, TunedModel], ...]] = {
+    "nebius": (
+        (20, TunedModel(0.40, 0.40, None, _NEBIUS, _READ_NEBIUS)),
+        (1000, TunedModel(2.80, 2.80, None, _NEBIUS, _READ_NEBIUS)),
+    ),
+    "together": (
+        (16, TunedModel(0.48, 1.35, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (69, TunedModel(1.50, 4.12, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (100, TunedModel(2.90, 8.00, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+    ),
+}
+
+
+def tuned_model(provider: str, model: str) -> TunedModel | None:
+    """The price of tuning `model` at `provider`, a profile's name; None where the table has none."""
+    undated = re.sub(r"-20\d\d-\d\d-\d\d$", "", model)
+    named = _BY_NAME.get(provider, {}).get(undated)
+    return named or _by_size(provider, model)
+
+
+def _by_size(provider: str, model: str) -> TunedModel | None:
+    size = _BILLIONS.search(model)
+    if size is None:
+        return None
+    rows = _BY_SIZE.get(provider, ())
+    return next((price for billions, price in rows if float(size[1]) <= billions), None)
+
+
+def base_model(model: str) -> str | None:
+    """The model that `model` was tuned from, where its name tells it."""
+    tuned = _TUNED_NAME.match(model)
+    return tuned["base"] if tuned else None
+
+
+def epochs_of(samples: int, hyperparameters: Mapping[str, Any], finetuning: Finetuning) -> int:
+    """How often a training goes over its samples: as the job says, else the provider, else by their number."""
+    given = hyperparameters.get("n_epochs")
+    return given if isinstance(given, int) else finetuning.default_epochs or finetuning.epochs_by_samples(samples)

@@ -1,0 +1,1 @@
+"""A run on disk: its directory, lock, state, records, JSON Lines and whole files."""

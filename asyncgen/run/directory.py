@@ -1,0 +1,313 @@
+"""One writer a run: a lock that dies with its process.
+
+Owns the file `.lock` and what the second process is told. Does not know what the writer does.
+
+A run on disk: where its files stand, which run is meant, and who may write it.
+
+Owns the names of the files, the choice of the newest run, and the refusal of folders that are not ours or
+belong to another job. Does not know what stands in the files, but that all changes of `run.json` pass here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen import __version__
+from asyncgen.errors import DiskError, RunInUseError, UsageError
+from asyncgen.run.state import VERSION, JobState, RunState, read_state, write_state
+from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+LOCK_NAME = ".lock"
+_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+_UNABLE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
+# `is_held` holds the lock for some microseconds; a writer that meets it tries again.
+_TRIES = 5
+_PAUSE_S = 0.02
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder` until the block ends.
+
+    Raises:
+        RunInUseError: another process writes it.
+        DiskError: the file system cannot lock, or the lock's file cannot be opened.
+    """
+    path = folder / LOCK_NAME
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            _lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise _refusal(folder, error, _holder(descriptor)) from error
+        yield
+    finally:
+        with suppress(OSError):  # the lock is given back all the same
+            os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Is some process writing `folder` now? Changes nothing.
+
+    Raises:
+        DiskError: the lock's file cannot be read.
+    """
+    try:
+        descriptor = open_regular(folder / LOCK_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _HELD
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int) -> None:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _HELD or not tries_left:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
+def _holder(descriptor: int) -> str:
+    """The process number that the holder wrote; "" when it cannot be read."""
+    try:
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+
+
+def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskError:
+    if error.errno in _HELD:
+        return RunInUseError(
+            f"{folder} is being written by another process" + (f" (number {holder})" if holder else ""),
+            cause="a run has one writer at a time; reading it is always possible",
+            help_text=f"wait until it is done (asyncgen status {folder}), or choose another place with --out",
+        )
+    if error.errno in _UNABLE:
+        return DiskError(
+            f"the file system of {folder} cannot lock files",
+            cause="without a lock two processes could pay for the same rows",
+            help_text="choose a place on a local disk with --out",
+        )
+    return disk_error(f"{folder / LOCK_NAME} could not be written", error)
+
+
+STATE_NAME = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The names of a run's files; reading them is always possible, also while another process writes."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.toml"
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.path / STATE_NAME
+
+    @property
+    def train(self) -> Path:
+        return self.path / "train.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        return self.path / "validation.jsonl"
+
+    @property
+    def rejected(self) -> Path:
+        return self.path / "rejected.jsonl"
+
+    @property
+    def replaced(self) -> Path:
+        return self.path / "replaced.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def batches(self) -> Path:
+        return self.path / "batches"
+
+    def read_state(self) -> RunState:
+        """What `run.json` says now; raises as `run_state.read_state` does."""
+        return read_state(self.state)
+
+
+class Run:
+    """A run directory that this process alone may write; made by `open_run`.
+
+    Attributes:
+        directory: where its files stand.
+    """
+
+    def __init__(self, directory: RunDirectory, state: RunState) -> None:
+        self.directory = directory
+        self._state = state
+        self._turn = threading.Lock()
+
+    @property
+    def state(self) -> RunState:
+        """What `run.json` says."""
+        return self._state
+
+    def update(self, change: Callable[[RunState], RunState]) -> RunState:
+        """Rewrite `run.json` with what `change` makes of the present state; any thread may.
+
+        Raises:
+            DiskError: it could not be written; file and state are as they were.
+        """
+        with self._turn:
+            changed = msgspec.structs.replace(change(self._state), version=VERSION, asyncgen=__version__)
+            if changed != self._state:
+                write_state(self.directory.state, changed)
+                self._state = changed
+            return changed
+
+
+def find_run(path: Path | None, *, root: Path) -> RunDirectory:
+    """The run that a command is to read.
+
+    Args:
+        path: a run directory; None stands for the newest one.
+        root: where the runs stand, such as `runs`.
+
+    Raises:
+        UsageError: there is none, or `path` is not one.
+    """
+    if path is None:
+        return newest_run(root)
+    with explained(f"{path} could not be read"):
+        if not (path / STATE_NAME).exists():
+            raise _not_a_run(path)
+    return RunDirectory(path)
+
+
+def newest_run(root: Path) -> RunDirectory:
+    """The run under `root` that was written last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    with explained(f"{root} could not be read"):
+        states = [(state.stat().st_mtime_ns, state.parent) for state in root.glob(f"*/{STATE_NAME}")]
+    if not states:
+        raise UsageError(
+            f"there is no run under {root}",
+            help_text="asyncgen generate   (makes one), or name a run directory",
+        )
+    return RunDirectory(max(states)[1])
+
+
+@contextmanager
+def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
+    """The run at `path`, locked for writing until the block ends; made when a job is named.
+
+    Args:
+        path: the run directory.
+        job_name: the job that is to be run there; None takes whatever job is there.
+
+    Raises:
+        UsageError: it is no run directory, or one of another job.
+        RunInUseError: another process writes it.
+        AsyncgenError: it was written by a newer release.
+        DiskError: it cannot be made, read or written.
+    """
+    directory = RunDirectory(path)
+    _claim(directory, create=job_name is not None)
+    with locked(path):
+        remove_leftovers(path)
+        yield Run(directory, _state_of(directory, job_name))
+
+
+def _claim(directory: RunDirectory, *, create: bool) -> None:
+    """See that the folder is a run of ours, or may become one; nothing in it is touched."""
+    path = directory.path
+    try:
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        names = {entry.name for entry in os.scandir(path)}
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{path} is not a folder", help_text="choose another place with --out") from error
+    except FileNotFoundError as error:
+        raise _not_a_run(path) from error
+    except OSError as error:
+        raise disk_error(f"{path} could not be opened", error) from error
+    if STATE_NAME in names:
+        return
+    strangers = {name for name in names if name != LOCK_NAME and not name.endswith(".tmp")}
+    if strangers or not create:
+        raise _not_a_run(path)
+
+
+def _not_a_run(path: Path) -> UsageError:
+    if (path / "records.jsonl").exists():
+        return UsageError(
+            f"{path} has records but no {STATE_NAME}",
+            help_text=f"asyncgen repair {path}   (rebuilds it from the records)",
+            code="not_a_run",
+        )
+    if not path.exists():
+        return UsageError(f"there is no run at {path}", help_text="asyncgen generate   (makes one)", code="not_a_run")
+    return UsageError(
+        f"{path} is not a run of asyncgen: it holds no {STATE_NAME}",
+        help_text="name an empty or a new folder with --out",
+        code="not_a_run",
+    )
+
+
+def _state_of(directory: RunDirectory, job_name: str | None) -> RunState:
+    try:
+        state = directory.read_state()
+    except FileNotFoundError as error:
+        if job_name is None:
+            raise _not_a_run(directory.path) from error
+        state = RunState(job=JobState(name=job_name))
+        write_state(directory.state, state)
+        return state
+    if job_name is not None and state.job.name not in {"", job_name}:
+        raise UsageError(
+            f"{directory.path} is a run of the job {state.job.name!r}, not of {job_name!r}",
+            help_text=f"choose another place with --out, or set name = {state.job.name!r} in the job file",
+            code="other_job",
+        )
+    if not os.access(directory.path, os.W_OK | os.X_OK):
+        raise DiskError(f"{directory.path} may not be written", help_text="choose another place with --out")
+    return state

@@ -1,0 +1,285 @@
+"""Append-only files of JSON lines: whole lines appended, whole lines read, a torn last one put aside.
+
+Owns what a crash may leave at a file's end and how it is mended. Does not know what a line means: whoever
+reads one decides whether it is good, and says `BadLineError` when it is not.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from asyncgen.errors import DiskError
+from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.run.whole_file import disk_error, explained, open_regular, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+# No line of ours comes near it: answers are cut off at 16 MiB before they are decoded.
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 64 * 1024
+_BLOCK_READ_BYTES = 256 * 1024
+Row = TypeVar("Row")
+
+
+class BadLineError(DiskError):
+    """A line, not the last, that is not what it should be.
+
+    Args:
+        path: the file.
+        number: 1-based.
+        cause: what is wrong with it.
+    """
+
+    code = "bad_line"
+
+    def __init__(self, path: Path, number: int, cause: str) -> None:
+        super().__init__(
+            f"{path}, line {number} cannot be read",
+            cause=cause,
+            help_text=f"asyncgen repair {path.parent}   (moves bad lines to {path.name}.bad, keeps the rest)",
+        )
+        self.number = number
+
+
+class NotSafeError(DiskError):
+    """Lines that were written may not survive a power loss: an fsync failed, or somebody changed the file."""
+
+    code = "not_safe"
+
+
+def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The file in blocks of whole lines, each with the number of its first line, from 1.
+
+    The file may grow meanwhile. A last line without its newline counts when it is whole JSON otherwise: a
+    proper prefix of a JSON object never is. A missing file has no blocks.
+
+    Raises:
+        BadLineError: a line is longer than any of ours.
+        DiskError: the file cannot be read.
+    """
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    number, begun = 1, bytearray()  # the line that is begun, and what was read of it
+    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=0) as file:
+        while piece := file.read(_BLOCK_READ_BYTES):
+            end = piece.rfind(b"\n") + 1
+            if end:
+                block = bytes(begun) + piece[:end]
+                yield number, (block.removeprefix(codecs.BOM_UTF8) if number == 1 else block)  # some editors put one
+                number += block.count(b"\n")
+                begun.clear()
+            begun += piece[end:]
+            if len(begun) >= MAX_LINE_BYTES:
+                raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
+    last = bytes(begun).removeprefix(codecs.BOM_UTF8) if number == 1 else bytes(begun)
+    if _is_whole(last):
+        yield number, last
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number; blank ones are left out. Otherwise as `read_blocks`.
+
+    Raises:
+        BadLineError, DiskError: as `read_blocks`.
+    """
+    for first, block in read_blocks(path):
+        yield from lines_of(first, block)
+
+
+def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block whose first line has the number `first`; blank ones are left out."""
+    for number, line in enumerate(io.BytesIO(block), first):
+        if not line.isspace():
+            yield number, line
+
+
+def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+    """Every line of `path` as `decode` reads it, with its number; otherwise as `read_lines`.
+
+    Raises:
+        BadLineError: `decode` raised `NotJsonError`.
+        DiskError: the file cannot be read.
+    """
+    for first, block in read_blocks(path):
+        yield from rows_of(path, first, block, decode)
+
+
+def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
+    """The rows of a block of `path`; otherwise as `read_rows`."""
+    for number, line in lines_of(first, block):
+        try:
+            row = decode(line)
+        except NotJsonError as error:
+            raise BadLineError(path, number, str(error)) from error
+        yield number, row
+
+
+def _is_whole(line: bytes) -> bool:
+    if not line.rstrip().endswith(b"}"):
+        return False
+    try:
+        decode_json(line, msgspec.Raw)
+    except NotJsonError:
+        return False
+    return True
+
+
+class LineFile:
+    """A file that grows by whole lines. The caller holds the run's lock: nobody else writes it.
+
+    Opening mends the end that a crash left: a torn last line is moved to `*.torn`, a missing newline added. The lines
+    found are made safe from a power loss, since others will be written that build on them.
+
+    Args:
+        path: created when it is not there.
+
+    Attributes:
+        torn_bytes: how much was moved to `*.torn`; 0 when nothing was.
+
+    Raises:
+        DiskError: it cannot be opened, read or mended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        try:
+            with explained(f"{path} could not be mended"):
+                self.torn_bytes = self._mend()
+                sync_folder(path.parent)
+                opened = os.fstat(self._descriptor)
+        except DiskError:
+            os.close(self._descriptor)
+            raise
+        self._size = opened.st_size
+        self._identity = (opened.st_dev, opened.st_ino)
+        self._unusable: DiskError | None = None
+        self._unsafe: NotSafeError | None = None
+        self._safe_size = self._size
+
+    def append(self, lines: bytes) -> None:
+        """Write one or more lines, each with its newline; they survive the death of the process from then on.
+
+        Raises:
+            DiskError: they could not be written. What had been written of them was cut off again, so that later
+                lines may be tried; where even that failed, every later line is refused.
+        """
+        if self._unusable is not None:
+            raise self._unusable
+        try:
+            written = os.write(self._descriptor, lines)
+            while written < len(lines):  # a disk that is getting full takes a part
+                written += os.write(self._descriptor, lines[written:])
+        except OSError as error:
+            failure = disk_error(f"{self.path} could not be written", error)
+            self._cut_back(failure)
+            raise failure from error
+        self._size += written
+
+    def fsync(self) -> None:
+        """Make all lines survive a power loss. May be called from another thread than `append`.
+
+        Raises:
+            NotSafeError: it failed, now or before. It is never tried again: the system may have dropped what it
+                could not write, and would then report success.
+        """
+        self._unsafe = self._unsafe or self._fsync()
+        if self._unsafe is not None:
+            raise self._unsafe
+
+    def sync(self) -> None:
+        """As `fsync`, and see that these lines are those that others find under the file's name.
+
+        Raises:
+            NotSafeError: as `fsync`; or somebody replaced or shortened the file.
+        """
+        self._unsafe = self._unsafe or self._fsync() or self._look()
+        if self._unsafe is not None:
+            raise self._unsafe
+
+    def _fsync(self) -> NotSafeError | None:
+        expected_size = self._size
+        if expected_size == self._safe_size:
+            return None
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            return self._not_safe(error)
+        self._safe_size = expected_size
+        return None
+
+    def _look(self) -> NotSafeError | None:
+        try:
+            there = os.lstat(self.path)
+        except OSError as error:
+            return self._not_safe(error)
+        if (there.st_dev, there.st_ino) == self._identity and there.st_size >= self._safe_size:
+            return None
+        return NotSafeError(
+            f"{self.path} was replaced or shortened by another program while it was written",
+            help_text="put the file back (an editor may have a copy), then give the same command again",
+        )
+
+    def _not_safe(self, error: OSError) -> NotSafeError:
+        refusal = disk_error(f"{self.path} could not be made safe on the disk", error)
+        return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
+
+    def close(self) -> None:
+        """Let go of the file.
+
+        Raises:
+            DiskError: the system tells only now of a write that failed, as network file systems do.
+        """
+        with explained(f"{self.path} could not be closed"):
+            os.close(self._descriptor)
+
+    def _cut_back(self, failure: DiskError) -> None:
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:  # the torn line stays, and the next start mends it
+            self._unusable = failure
+
+    def _mend(self) -> int:
+        size = os.fstat(self._descriptor).st_size
+        end = _end_of_last_line(self._descriptor, size)
+        torn_bytes = size - end
+        if 0 < torn_bytes <= MAX_LINE_BYTES and _is_whole(os.pread(self._descriptor, torn_bytes, end)):
+            os.write(self._descriptor, b"\n")
+            torn_bytes = 0
+        elif torn_bytes:
+            self._put_aside(end, size)
+            os.ftruncate(self._descriptor, end)
+        if size:
+            os.fsync(self._descriptor)
+        return torn_bytes
+
+    def _put_aside(self, start: int, end: int) -> None:
+        aside = self.path.with_name(self.path.name + ".torn")
+        with os.fdopen(open_regular(aside, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+            blocks = range(start, end, _BLOCK_BYTES)
+            file.writelines(os.pread(self._descriptor, min(_BLOCK_BYTES, end - at), at) for at in blocks)
+            file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """The offset after the last newline; 0 where there is none."""
+    end = size
+    while end > 0:
+        start = max(end - _BLOCK_BYTES, 0)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

@@ -1,0 +1,264 @@
+"""What stands in `run.json`: the small state of a run, typed, versioned, rewritten whole.
+
+Owns the fields and the reading and writing of the file. Does not know who may write: `run_directory` sees to
+the lock. A field added or changed raises `VERSION`: an older asyncgen would drop what it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen import __version__
+from asyncgen.errors import AsyncgenError, DiskError
+from asyncgen.json_text import NotJsonError, decoder
+from asyncgen.run.records import Usage
+from asyncgen.run.whole_file import read_whole, replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+VERSION = 2
+FOUND_AGAIN = "found again"
+_MAX_BYTES = 256 * 1024 * 1024
+
+
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
+    """The job that the rows belong to.
+
+    Attributes:
+        name: the job's name; "" where it is not known (the file was rebuilt by `repair`).
+        folder: relative paths in `job.toml` start here.
+        generation_provider: whose tables lay over the job's when rows were asked for last.
+        tuning_provider: likewise, of [dataset] and [finetune].
+        model: asked for the rows.
+        fingerprint: part of the job to a short hash, to name what changed.
+        requests: rows of the job; 0 where generation never began.
+        twins: of them, rows with the same request as another one, as the last whole pass over the job found them.
+        stale: records that an earlier form of the job left behind.
+        stale_failures: likewise, of failures.
+    """
+
+    name: str
+    folder: str = ""
+    generation_provider: str = ""
+    tuning_provider: str = ""
+    model: str = ""
+    fingerprint: dict[str, str] = {}
+    requests: int = 0
+    twins: int = 0
+    stale: int = 0
+    stale_failures: int = 0
+
+
+class Spend(msgspec.Struct, frozen=True, kw_only=True):
+    """What generation has used, over all invocations.
+
+    Attributes:
+        usage: tokens, of records and of failures that were paid for.
+        cost_usd: at the prices known when the answers came.
+        unpriced: answers of a model without a known price, not in `cost_usd`.
+        unanswered_usd: the most that attempts without an answer may have been charged; a budget counts it.
+        records: lines of `records.jsonl` that are counted here; the next start counts what a crash left out.
+    """
+
+    usage: Usage = Usage()
+    cost_usd: float = 0.0
+    unpriced: int = 0
+    unanswered_usd: float = 0.0
+    records: int = 0
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What was done for a row that has no line yet: bounds on attempts hold over interruptions.
+
+    Attributes:
+        attempts: HTTP calls.
+        failed: of them, such that gave no answer; those that a rate limit refused are not counted.
+        maybe_paid: of them, such that the provider may have charged for.
+        forgiven: of these, such that the user agreed to.
+    """
+
+    attempts: int
+    failed: int = 0
+    maybe_paid: int = 0
+    forgiven: int = 0
+
+
+UNTRIED = Tried(attempts=0)
+
+
+class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that `prepare` wrote."""
+
+    name: str
+    sha256: str
+    samples: int
+    bytes: int
+
+
+class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
+    """The dataset as prepared last.
+
+    Attributes:
+        files: `train.jsonl`, and `validation.jsonl` where there is one.
+        format: "chat" or "completion".
+        separator: ends every prompt of the completion format, so that `complete` can add it.
+        ending: ends every completion of the completion format: the stop.
+        system: the first message of every chat sample, so that `complete` can add it.
+        ranks: the values of each axis in the order in which the split first met them, so that no sample changes
+            its side when values are added.
+    """
+
+    files: list[DatasetFile]
+    format: str
+    separator: str = ""
+    ending: str = ""
+    system: str | None = None
+    ranks: dict[str, list[str]] = {}
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a provider holds: not sent again while the same bytes are wanted there."""
+
+    provider: str
+    base_url: str
+    sha256: str
+    file_id: str
+    purpose: str = "fine-tune"
+
+
+class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
+    """A fine-tuning job: noted before it is asked for, completed when its id is known.
+
+    Attributes:
+        intent: our own word for it, sent as the job's metadata or suffix; finds it again after a crash.
+        job_id: None between the intent and the answer.
+        status: as the provider's API names it; "" before the first answer.
+        last_event: the id of the newest event in `events.jsonl`.
+        tuned_model: once it succeeded.
+        order: a hash of what was asked for, files included: the same job is not created twice.
+    """
+
+    intent: str
+    provider: str
+    base_url: str
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    suffix: str | None = None
+    created: int = 0
+    job_id: str | None = None
+    status: str = ""
+    last_event: str | None = None
+    tuned_model: str | None = None
+    order: str = ""
+
+
+class BatchState(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of requests at a provider; its files stand in `batches/`, under the name of its intent.
+
+    Attributes:
+        intent: our own word for it, sent as metadata; finds it again after a crash.
+        model: that is asked.
+        requests: how many it holds.
+        created: Unix seconds at which its files were written.
+        held_usd: the most that it may cost, where a budget limits the run.
+        file_id: its input at the provider; None before the upload was answered.
+        batch_id: None between the intent and the answer.
+        status: as the provider's API names it; "" before the first answer; `FOUND_AGAIN` where `repair` made the
+            note from the batch's files.
+        answered: requests that the provider has answered so far.
+        failed: requests that the provider could not answer, so far.
+        collected: its answers are in `records.jsonl` and `failures.jsonl`, and its rows no longer held.
+    """
+
+    intent: str
+    provider: str
+    base_url: str
+    model: str
+    requests: int
+    created: int = 0
+    held_usd: float = 0.0
+    file_id: str | None = None
+    batch_id: str | None = None
+    status: str = ""
+    answered: int = 0
+    failed: int = 0
+    collected: bool = False
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of `run.json`; change it with `msgspec.structs.replace`.
+
+    Attributes:
+        version: of this form.
+        asyncgen: the release that wrote it last.
+        tried: key of a row that has no line yet to what was done for it.
+        finetuning: jobs, the newest last.
+        batches: the newest last.
+    """
+
+    version: int = VERSION
+    asyncgen: str = __version__
+    job: JobState
+    spend: Spend = Spend()
+    tried: dict[str, Tried] = {}
+    dataset: DatasetState | None = None
+    uploads: list[Upload] = []
+    finetuning: list[FinetuningState] = []
+    batches: list[BatchState] = []
+
+
+class _Version(msgspec.Struct):
+    version: int
+    asyncgen: str
+
+
+_decode_version = decoder(_Version)
+_decode_state = decoder(RunState)
+
+
+def read_state(path: Path) -> RunState:
+    """The state in the file `path`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        AsyncgenError: it is not ours, is damaged, or was written by a newer release.
+        DiskError: it cannot be read.
+    """
+    content = read_whole(path, _MAX_BYTES)
+    try:
+        written_by = _decode_version(content)
+        if written_by.version > VERSION:
+            raise _newer(path, written_by)
+        return _decode_state(content)
+    except NotJsonError as error:
+        raise DiskError(
+            f"{path} is damaged, or was not written by asyncgen",
+            cause=str(error),
+            help_text=f"asyncgen repair {path.parent}   (sets it aside and rebuilds it from the records), "
+            "or choose another place with --out",
+            code="bad_state",
+        ) from error
+
+
+def write_state(path: Path, state: RunState) -> None:
+    """Put `state` in the place of what the file holds, in one step.
+
+    Raises:
+        DiskError: it could not be written; the file is as it was.
+    """
+    with replacing(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
+
+
+def _newer(path: Path, written_by: _Version) -> AsyncgenError:
+    return AsyncgenError(
+        f"{path.parent} was written by a newer asyncgen ({written_by.asyncgen})",
+        cause=f"its form is version {written_by.version}; this asyncgen, {__version__}, knows {VERSION}",
+        help_text="pip install --upgrade asyncgen, or choose another place with --out",
+        code="newer_run",
+    )
