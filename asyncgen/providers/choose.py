@@ -7,20 +7,29 @@ nothing and prints nothing: what the user should hear stands in the choice and i
 from __future__ import annotations
 
 import os
-import stat
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from asyncgen.errors import AuthError, UsageError
+from asyncgen.errors import UsageError
 from asyncgen.nearest import nearest
-from asyncgen.providers.endpoint import Endpoint, Secret, checked_base_url, is_loopback
+from asyncgen.provider_key import key_file_warning, key_from_file, key_from_variable, missing_key, nearly_named
+from asyncgen.providers.endpoint import (
+    Address,
+    Endpoint,
+    Secret,
+    header_fault,
+    host_and_port,
+    is_loopback,
+    read_address,
+    refuse_clear_key,
+)
 from asyncgen.providers.profiles import LOCAL, PROFILES, Choice, Profile
 
 CUSTOM = "custom"
 AUTO = "auto"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+OPENAI = "openai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +76,30 @@ def choose_generation(
         return Choice(named_profile(where.provider, profiles), "--provider")
     in_job = None if named_in_job == AUTO else named_profile(named_in_job, profiles)
     if where.addresses:
-        return _by_address(where.addresses[0], in_job, environment, profiles)
+        return _by_address(where.addresses, in_job, environment, profiles)
     if in_job is not None:
         return Choice(in_job, "named in the job file")
     for profile in profiles.values():
         if profile.key_variable and not profile.by_name_only and environment.get(profile.key_variable, "").strip():
             return Choice(profile, f"{profile.key_variable} is set")
-    return Choice(profiles[LOCAL], "no provider's key is in the environment")
+    return Choice(profiles[LOCAL], "no provider's key is in the environment" + _nearly_set(profiles, environment))
+
+
+def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str]) -> str:
+    """A remark on a key that stands under a name which is nearly right."""
+    for profile in profiles.values():
+        if not profile.by_name_only and profile.key_variable and (near := nearly_named(profile, environment)):
+            return f"; {near} is set: did you mean {profile.key_variable}?"
+    return ""
 
 
 def _by_address(
-    address: str, in_job: Profile | None, environment: Mapping[str, str], profiles: Mapping[str, Profile]
+    addresses: Sequence[str], in_job: Profile | None, environment: Mapping[str, str], profiles: Mapping[str, Profile]
 ) -> Choice:
-    """The provider at an address that was named alone: a key goes to the provider it belongs to, to nobody else."""
+    """The provider at addresses that were named alone: a key goes to the provider it belongs to, to nobody else."""
+    places = {host_and_port(address) for address in addresses}
     for profile in profiles.values():
-        if _place_of(address) in _own_places(profile, environment):
+        if places <= _own_places(profile, environment):
             return Choice(profile, "--base-url is an address of theirs")
     if in_job is not None and in_job.base_url is None:
         return Choice(in_job, "named in the job file, at --base-url")
@@ -90,21 +108,14 @@ def _by_address(
 
 def _own_places(profile: Profile, environment: Mapping[str, str]) -> set[tuple[str, int | None]]:
     """Host and port of a provider's addresses: the published one, and the one that its variable gives."""
-    published = profile.base_url if profile.base_url and not is_loopback(profile.base_url) else None
-    return {_place_of(each) for each in (published, from_variable(profile, environment)) if each}
+    published = [address for address in profile.addresses if not is_loopback(address)]
+    given = environment.get(profile.base_url_variable or "", "").strip()
+    return {host_and_port(each) for each in (*published, given) if each} - {("", None)}
 
 
 def is_same_place(address: str, other: str) -> bool:
     """Are both addresses of one host and port?"""
-    return _place_of(address) == _place_of(other) != ("", None)
-
-
-def _place_of(address: str) -> tuple[str, int | None]:
-    try:
-        parts = urlsplit(address)
-        return (parts.hostname or "").rstrip("."), parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return "", None  # no address at all, which is said where it is asked
+    return host_and_port(address) == host_and_port(other) != ("", None)
 
 
 def choose_tuning(
@@ -173,14 +184,29 @@ def named_profile(name: str, profiles: Mapping[str, Profile] = PROFILES) -> Prof
 
 
 def named_address(profile: Profile, where: Where, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The provider's address: the flag's, the variable's, its own; None where there is none (yet)."""
-    return next(iter(where.addresses), None) or from_variable(profile, environment) or profile.base_url
+    """The provider's (first) address: the flag's, the variable's, its own; None where there is none (yet).
+
+    Raises:
+        UsageError: what was given is no address.
+    """
+    return next((address.base_url for address in _addresses(profile, where, environment)), None)
 
 
-def from_variable(profile: Profile, environment: Mapping[str, str]) -> str | None:
-    """The address that the provider's variable gives, with what an address there ends in."""
-    value = environment.get(profile.base_url_variable or "", "").strip().rstrip("/")
-    return value.removesuffix(profile.base_url_path) + profile.base_url_path if value else None
+def _addresses(profile: Profile, where: Where, environment: Mapping[str, str]) -> list[Address]:
+    if where.addresses:
+        return [read_address(each) for each in where.addresses]
+    variable = profile.base_url_variable
+    if variable and (value := environment.get(variable, "").strip()):
+        return [_ending_in(read_address(value, variable), profile.base_url_path)]
+    return [Address(each) for each in profile.addresses]
+
+
+def _ending_in(address: Address, path: str) -> Address:
+    """An address with what all of this provider's end in; also where a part of that, or more, was given."""
+    if not path or address.base_url.endswith(path):
+        return address
+    first = path.split("/")[1]
+    return Address(re.sub(rf"/{first}(/.*)?$", "", address.base_url) + path, address.remarks)
 
 
 def addressed_endpoint(
@@ -190,45 +216,54 @@ def addressed_endpoint(
 
     Raises:
         UsageError: there is no address, or it is none that a key may be sent to.
-        AuthError: a key is needed and there is none.
+        AuthError: a key is needed and there is none, or it cannot be sent.
     """
     profile = choice.profile
-    base_url = named_address(profile, where, environment)
-    if base_url is None:
+    found = _addresses(profile, where, environment)
+    if not found:
         named = f", or set {profile.base_url_variable}" if profile.base_url_variable else ""
         raise UsageError(f"{profile.name} needs an address", help_text=f"give it with --base-url{named}")
-    key = _key(profile, where, base_url, environment)
-    remarks = tuple(filter(None, (key_file_warning(where.api_key_file) if where.api_key_file else None,)))
-    return Endpoint(profile, checked_base_url(base_url, sends_key=key is not None), key, model, choice.why, remarks)
-
-
-def _key(profile: Profile, where: Where, base_url: str, environment: Mapping[str, str]) -> Secret | None:
-    if where.api_key_file:
-        return _key_from_file(where.api_key_file)
-    value = environment.get(profile.key_variable, "").strip() if profile.key_variable else ""
-    if value and profile.key_variable:
-        return Secret(value, profile.key_variable)
-    if profile.key_variable is None or profile.key_optional or is_loopback(base_url):
-        return None
-    raise AuthError(
-        f"there is no key for {profile.name}: {profile.key_variable} is not set",
-        help_text=f"export {profile.key_variable}=..., or name a file with --api-key-file",
-        code="no_key",
+    addresses = list(dict.fromkeys(address.base_url for address in found))
+    key = _key(profile, where, addresses, environment)
+    if key is not None:
+        for address in addresses:
+            refuse_clear_key(address, profile)
+    warning = key_file_warning(where.api_key_file) if where.api_key_file else None
+    remarks = [*(remark for address in found for remark in address.remarks), *([warning] if warning else [])]
+    return Endpoint(
+        profile,
+        addresses[0],
+        key,
+        model,
+        choice.why,
+        tuple(dict.fromkeys(remarks)),
+        {**profile.headers, **_headers_of_openai(profile, addresses, environment)},
+        tuple(addresses[1:]),
     )
 
 
-def _key_from_file(path: Path) -> Secret:
-    try:
-        value = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AuthError(f"no key could be read from {path}", cause=str(error), code="no_key") from error
-    if not value or not value.isprintable() or " " in value:
-        raise AuthError(f"{path} does not hold a key", cause="expected one line without blanks", code="no_key")
-    return Secret(value, str(path))
+def _key(profile: Profile, where: Where, addresses: Sequence[str], environment: Mapping[str, str]) -> Secret | None:
+    if where.api_key_file:
+        return key_from_file(where.api_key_file)
+    key = key_from_variable(profile, environment)
+    if key is not None or profile.key_variable is None or profile.key_optional or all(map(is_loopback, addresses)):
+        return key
+    raise missing_key(profile, environment)
 
 
-def key_file_warning(path: Path) -> str | None:
-    """What is to be said of a key file that others on this machine can read; None where they cannot."""
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"warning: others on this machine can read {path}; `chmod 600 {path}`"
-    return None
+def _headers_of_openai(profile: Profile, addresses: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """What OpenAI's own clients read from the environment: for OpenAI's addresses alone.
+
+    Source: openai-python, `lib/_client_auth.py`: OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_CUSTOM_HEADERS.
+    """
+    if profile.name != OPENAI or not {host_and_port(each) for each in addresses} <= _own_places(profile, environment):
+        return {}
+    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    headers = {name: value for name, variable in named.items() if (value := environment.get(variable, "").strip())}
+    lines = [line.partition(":") for line in environment.get("OPENAI_CUSTOM_HEADERS", "").split("\n")]
+    headers |= {name.strip(): value.strip() for name, colon, value in lines if colon}
+    for name, value in headers.items():
+        if fault := header_fault(name, value):
+            variable = named.get(name, "OPENAI_CUSTOM_HEADERS")
+            raise UsageError(f"{variable} cannot be sent", cause=fault, help_text=f"unset {variable}, or correct it")
+    return headers

@@ -3,22 +3,24 @@
 Owns the wrapping of secrets, and taking them out of texts that came from outside. Does not know where they come from or
 whom they are shown to.
 
-Where requests go: a provider's profile with an address, a key and a model.
+Where requests go: a provider's profile with an address, a key, headers and a model.
 
-Owns the rules for an address: https unless it is this machine, no user name, no query. Reads no environment:
-what it is given was found by the command line.
+Owns the rules for an address: what is one, what is taken off it, and whether a key may be sent to it. Reads no
+environment, and shows no user name, password or query of an address in any message.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Never
-from urllib.parse import quote, quote_plus, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, quote_plus, urlsplit
 
 from asyncgen.errors import UsageError
-from asyncgen.loopback import is_loopback_host
-from asyncgen.providers.profiles import Profile
+from asyncgen.providers.profiles import LOCAL, Profile
 
 _REDACTED = "***"
 
@@ -73,6 +75,18 @@ def redacted(text: str, secret: Secret | None) -> str:
     return text
 
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[\w.-]+", re.UNICODE)
+_PATH = re.compile(r"[!$%&'()*+,./0-9:;=@A-Z_a-z~-]*")
+_BARE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*[.][\w.-]*|localhost|[\w-]+(?=:\d))(:\d+)?(/[\w./-]*)?")
+_SHOWN = 200
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADERS_OF_THE_BODY = frozenset({"host", "content-length", "content-type", "content-encoding", "transfer-encoding"})
+# What people paste from a page about an endpoint; requests, uploads and jobs each add their own.
+_ENDPOINTS = re.compile(r"(/chat/completions|/completions|/responses|/embeddings|/models|/files|/batches)+/*$")
+_AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A place that answers.
@@ -82,6 +96,8 @@ class Endpoint:
         key: None where none is needed.
         why: how it was chosen, for the first line on stderr.
         remarks: what the user should hear of address and key, each a sentence.
+        headers: go out with every request beside the key's.
+        others: further addresses of the same provider, which take their part of the requests of generation.
     """
 
     profile: Profile
@@ -90,37 +106,176 @@ class Endpoint:
     model: str
     why: str
     remarks: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """Who is asked, for questions and messages."""
+        return place_words(self.profile, self.base_url)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address as `Endpoint` holds it, and what was changed about it."""
+
+    base_url: str
+    remarks: tuple[str, ...] = ()
+
+
+def place_words(profile: Profile, base_url: str | None) -> str:
+    """Who is asked: a provider by its title where its own host is asked, else the host."""
+    if base_url is None or profile.name == LOCAL:
+        return profile.title
+    if profile.base_url and host_and_port(profile.base_url) == host_and_port(base_url):
+        return profile.title
+    return urlsplit(base_url).netloc.rpartition("@")[2]
+
+
+def host_and_port(address: str) -> tuple[str, int | None]:
+    """Of an address, in the form in which two can be compared; a host of "" where there is none."""
+    try:
+        parts = urlsplit(address)
+        return (parts.hostname or "").rstrip("."), parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return "", None
 
 
 def is_loopback(base_url: str) -> bool:
     """Does the address name this machine? Only the literal forms do: a name that resolves to it may move."""
-    return is_loopback_host(urlsplit(base_url).hostname or "")
+    host, _ = host_and_port(base_url)
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified  # who connects to 0.0.0.0 reaches this machine
 
 
-def checked_base_url(base_url: str, *, sends_key: bool) -> str:
-    """The address in the form that `Endpoint` holds.
+def read_address(text: str, given_by: str = "--base-url") -> Address:
+    """An address as a user gives it.
 
     Args:
-        base_url: as the user gave it.
-        sends_key: a key will be sent there.
+        text: with or without blanks around it, a slash or an endpoint at its end.
+        given_by: the flag, variable or file that gave it, for messages.
 
     Raises:
-        UsageError: it is no address, carries a user name or a query, or would carry the key in the clear.
+        UsageError: it is no address of an API, or carries a user name, a password or a query.
     """
-    parts = urlsplit(base_url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    text = text.strip()
+    parts = _split(text, given_by)
+    _refuse_secrets(parts)
+    path = re.sub(r"/{2,}", "/", parts.path).rstrip("/")
+    remarks = []
+    if shorter := _ENDPOINTS.sub("", path):
+        endpoint = path[len(shorter) :]
+    else:
+        endpoint, shorter = path, ""
+    if endpoint:
+        remarks.append(f"{endpoint} was taken off the address: --base-url ends before the endpoint, mostly in /v1")
+        path = shorter
+    if (parts.hostname or "").endswith(_AZURE_HOSTS) and not path.endswith("/openai/v1"):
+        remarks += [f"addresses at Azure end in /openai/v1, not in {path}"] if path else []
+        path = "/openai/v1"
+    return Address(f"{parts.scheme}://{parts.netloc}{path}", tuple(remarks))
+
+
+def _split(text: str, given_by: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        # A password before a forgotten @ stands where the port is.
+        raise _no_address("", given_by, "its host or its port cannot be") from None
+    if parts.scheme not in _DEFAULT_PORTS:
+        if _looks_bare(text):
+            raise _no_address(text, given_by, "it has no http:// or https://", f"http://{text} or https://{text}")
+        raise _no_address(text, given_by)
+    if not host or port == 0 or any(each.isspace() or not each.isprintable() for each in text):
+        raise _no_address(text, given_by)
+    if not (_is_ip(host) if ":" in host else _HOST.fullmatch(host)) or not _PATH.fullmatch(parts.path):
+        raise _no_address(text, given_by)
+    if host.startswith((".", "-")) or ".." in host or not parts.netloc.isascii():
+        raise _no_address(text, given_by)
+    return parts
+
+
+def _refuse_secrets(parts: SplitResult) -> None:
+    host = parts.hostname
+    if parts.query and not parts.username and not parts.password:
+        is_version = parts.query.lower().startswith("api-version=")
         raise UsageError(
-            f"{base_url!r} is not an address of an API",
-            help_text="give it in full, such as https://api.openai.com/v1 or http://127.0.0.1:8080/v1",
+            f"the address of {host} must have no query",
+            help_text="leave the query out: https://NAME.openai.azure.com/openai/v1 needs none"
+            if is_version
+            else "leave out what follows the question mark; a key belongs in the provider's environment variable",
         )
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise UsageError(
-            f"the address of {parts.hostname} must have no user name, password, query or fragment",
+            f"the address of {host} must have no user name, password, query or fragment",
             help_text="a key belongs in the provider's environment variable or in --api-key-file",
         )
-    if sends_key and parts.scheme == "http" and not is_loopback(base_url):
-        raise UsageError(
-            f"http://{parts.netloc} would carry the key unencrypted",
-            help_text="use https, or an address of this machine",
-        )
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def _no_address(text: str, given_by: str, cause: str | None = None, suggestion: str | None = None) -> UsageError:
+    meant = suggestion or "https://api.openai.com/v1 or http://127.0.0.1:8080/v1"
+    return UsageError(
+        f"{given_by}: {_shown(text)} is not an address of an API",
+        cause=cause,
+        help_text=f"give it in full, such as {meant}",
+    )
+
+
+def _shown(text: str) -> str:
+    """An address that is none, without what may be a secret in it."""
+    if not re.search(r"[./:]", text):
+        return "what is there"  # a word alone may be a key, put into the wrong place
+    without_user = re.sub(r"^.*@", "***@", text, flags=re.DOTALL)
+    return repr(re.split(r"[?#]", without_user, maxsplit=1)[0][:_SHOWN])
+
+
+def _looks_bare(text: str) -> bool:
+    """A host with or without port and path, and nothing else."""
+    return bool(_BARE.fullmatch(text))
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def header_fault(name: str, value: str) -> str | None:
+    """Why a header of the user's cannot be sent; None where it can."""
+    if name.lower() == "authorization":
+        return "the key goes there: it belongs in the provider's variable or in --api-key-file"
+    if name.lower() in _HEADERS_OF_THE_BODY or not _HEADER_NAME.fullmatch(name):
+        return "no header that can be set"
+    if not all(character == "\t" or " " <= character <= "~" for character in value):
+        return "its value holds a character that no header can carry"
+    return None
+
+
+def refuse_clear_key(base_url: str, profile: Profile) -> None:
+    """See that a key does not leave this machine unencrypted, unless the owner of the address wrote that it may.
+
+    Raises:
+        UsageError: it would.
+    """
+    if urlsplit(base_url).scheme != "http" or is_loopback(base_url):
+        return
+    if profile.allow_http and (profile.base_url is None or is_loopback(profile.base_url)):
+        return
+    if profile.allow_http and host_and_port(base_url) in {host_and_port(each) for each in profile.addresses}:
+        return
+    host, port = host_and_port(base_url)
+    key = profile.key_variable or "the key"
+    raise UsageError(
+        f"http://{urlsplit(base_url).netloc} would carry {key} unencrypted",
+        help_text=f"use https; or a tunnel, ssh -L 8000:localhost:{port} {host}, with --base-url "
+        f"http://127.0.0.1:8000/v1; or unset {key} where the server needs none; or write allow_http = true for it "
+        "in providers.toml",
+    )

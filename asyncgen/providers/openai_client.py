@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +25,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from asyncgen.backoff import full_jitter_s, is_billing_code, server_wait_s
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
+from asyncgen.network import headers_for, route_to
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ _TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
 _LONGEST_WAIT_S = 120.0
 _MESSAGE_WIDTH = 300
 _REPEATED_STATUSES = frozenset({408, 409, 429})
+_HEADERS_OF_THE_BODY = frozenset(
+    {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
+)
 _LOST = (openai.APIConnectionError, httpx2.TransportError)
 
 
@@ -47,21 +52,35 @@ _LOST = (openai.APIConnectionError, httpx2.TransportError)
 async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
     """A client for `endpoint`, closed at the end of the block.
 
-    The SDK's own retries are off (`retrying` owns them), redirects are not followed (they could carry the
-    data elsewhere), and OpenAI's organization and project, which the SDK reads from the environment, are told
-    to OpenAI alone.
+    The SDK's own retries are off (`retrying` owns them), redirects are not followed (they could carry the data
+    elsewhere), and what the SDK reads from the environment (keys, headers, organization, proxies) is not sent: headers
+    and way are those of `network`, as for every other client.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
     """
-    http_client = DefaultAioHttpClient(timeout=_TIMEOUT, follow_redirects=False)
-    client = AsyncOpenAI(
-        api_key=endpoint.key.reveal() if endpoint.key else "none",
+    route, headers = route_to(endpoint), headers_for(endpoint)
+
+    async def with_our_headers(request: httpx2.Request) -> None:
+        for name in set(request.headers) - _HEADERS_OF_THE_BODY:
+            del request.headers[name]
+        request.headers.update(headers)
+
+    http_client = DefaultAioHttpClient(
+        timeout=_TIMEOUT,
+        follow_redirects=False,
+        trust_env=False,
+        verify=route.certificates or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        proxy=route.proxy.url if route.proxy else None,
+        event_hooks={"request": [with_our_headers]},
+    )
+    async with AsyncOpenAI(
+        api_key="in the headers",
         base_url=endpoint.base_url,
         max_retries=0,
         timeout=_TIMEOUT,
         http_client=http_client,
-    )
-    if endpoint.profile.name != "openai":
-        client.organization = client.project = None
-    async with client:
+    ) as client:
         yield client
 
 

@@ -110,6 +110,7 @@ class Profile:
 
     Attributes:
         base_url: up to and including the version, without a trailing slash; None where each user has their own.
+        other_urls: further addresses, which take their part of the requests of generation.
         key_variable: the environment variable that holds the key; None where no key is needed.
         key_optional: without a key, requests are sent without one.
         base_url_variable: the environment variable that gives or replaces the address.
@@ -117,6 +118,8 @@ class Profile:
         default_model: answers when the job names none.
         max_tokens_name: the parameter that bounds a chat's answer.
         continues_assistant: a last assistant message is taken as the beginning of the answer.
+        headers: go out with every request; never the key.
+        allow_http: the owner of the address wrote that a key may go there unencrypted.
         batch: the Batch API is there.
         by_name_only: chosen when it is named, never because its key happens to be set.
         flex: `service_tier = "flex"` is there, at half the price.
@@ -131,6 +134,9 @@ class Profile:
     key_optional: bool = False
     base_url_variable: str | None = None
     base_url_path: str = ""
+    other_urls: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    allow_http: bool = False
     default_model: str | None = None
     max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
     continues_assistant: bool = False
@@ -139,6 +145,11 @@ class Profile:
     by_name_only: bool = False
     finetuning: Finetuning | None = None
     notes: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses of its own, the first one first."""
+        return (self.base_url, *self.other_urls) if self.base_url else ()
 
 
 LOCAL = "local"

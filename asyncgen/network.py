@@ -1,0 +1,139 @@
+"""How this machine reaches an address: by which proxy, trusting which certificates, with which headers.
+
+Owns the one rule that every client keeps. A proxy is used for other machines only, by HTTPS_PROXY, HTTP_PROXY,
+ALL_PROXY and NO_PROXY as everywhere; never for this machine, and never for a key that goes unencrypted. Opens nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from asyncgen import __version__
+from asyncgen.errors import UsageError
+from asyncgen.providers.endpoint import Endpoint, host_and_port, is_loopback
+
+_SCHEMES = ("http", "https")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy.
+
+    Attributes:
+        url: with the user name and password that the variable gives.
+        variable: that named it.
+    """
+
+    url: str
+    variable: str
+
+    def __str__(self) -> str:
+        return f"{urlsplit(self.url).netloc.rpartition('@')[2]} ({self.variable})"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to an address; `certificates` is None where the address needs none."""
+
+    proxy: Proxy | None
+    certificates: ssl.SSLContext | None
+
+
+def route_to(endpoint: Endpoint, environment: Mapping[str, str] = os.environ) -> Route:
+    """The way to an endpoint.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
+    """
+    is_encrypted = endpoint.base_url.startswith("https:")
+    by_proxy = is_encrypted or endpoint.key is None
+    proxy = proxy_for(endpoint.base_url, environment) if by_proxy else None
+    return Route(proxy, trusted_certificates(environment) if is_encrypted else None)
+
+
+def proxy_for(base_url: str, environment: Mapping[str, str] = os.environ) -> Proxy | None:
+    """The proxy for an address; None where there is none, or none may be used.
+
+    Raises:
+        UsageError: the variable names a proxy that cannot be used.
+    """
+    scheme = urlsplit(base_url).scheme
+    if is_loopback(base_url) or _is_exempt(base_url, environment):
+        return None
+    for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"):
+        if value := environment.get(name, "").strip():
+            return Proxy(_checked_proxy(value, name), name)
+    return None
+
+
+def _checked_proxy(value: str, variable: str) -> str:
+    url = value if "://" in value else f"http://{value}"
+    host, _ = host_and_port(url)
+    if urlsplit(url).scheme.lower() not in _SCHEMES or not host:
+        kind = url.partition("://")[0]
+        raise UsageError(
+            f"{variable} names a proxy that cannot be used",
+            cause=f"{kind}:// is no scheme of a proxy here" if kind not in _SCHEMES else "it has no host, or no port",
+            help_text=f"set it to http://HOST:PORT, or take it out: unset {variable}",
+        )
+    return url
+
+
+def _is_exempt(base_url: str, environment: Mapping[str, str]) -> bool:
+    exempt = environment.get("no_proxy", "") or environment.get("NO_PROXY", "")
+    return any(_covers(each.strip().lower(), base_url) for each in exempt.split(",") if each.strip())
+
+
+def _covers(entry: str, base_url: str) -> bool:
+    """Does an entry of NO_PROXY mean this address? It is *, a host or a domain, with or without port, or a network."""
+    host, port = host_and_port(base_url)
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:  # one of the two is a name
+        named, _, only_port = entry.rpartition(":") if entry.rpartition(":")[2].isdecimal() else (entry, "", "")
+        domain = named.strip("[]").removeprefix("*").removeprefix(".")
+        is_meant = entry == "*" or host == domain or (bool(domain) and host.endswith(f".{domain}"))
+        return is_meant and only_port in {"", str(port)}
+
+
+def trusted_certificates(environment: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """The authorities that are trusted: the system's, or those of SSL_CERT_FILE and SSL_CERT_DIR.
+
+    Raises:
+        UsageError: a variable names a file or folder that is not there, or is no file of certificates.
+    """
+    file, folder = environment.get("SSL_CERT_FILE") or None, environment.get("SSL_CERT_DIR") or None
+    if file is not None and not Path(file).is_file():
+        raise _no_certificates("SSL_CERT_FILE", f"there is no file {file}")
+    if folder is not None and not any(Path(each).is_dir() for each in folder.split(os.pathsep)):
+        raise _no_certificates("SSL_CERT_DIR", f"there is no folder {folder}")
+    try:
+        context = ssl.create_default_context()  # OpenSSL keeps the variables by itself, and passes over a bad file
+        if file is not None:
+            context.load_verify_locations(file)
+    except (ssl.SSLError, OSError) as error:
+        raise _no_certificates("SSL_CERT_FILE", f"{file} holds no certificates that can be read") from error
+    return context
+
+
+def _no_certificates(variable: str, cause: str) -> UsageError:
+    return UsageError(
+        f"{variable} names no certificates",
+        cause=cause,
+        help_text=f"set it to a file of authorities in PEM form, or take it out: unset {variable}",
+    )
+
+
+def headers_for(endpoint: Endpoint) -> dict[str, str]:
+    """The headers of every request to an endpoint, but for those that its body needs."""
+    own = {name.lower() for name in endpoint.headers}
+    headers = {} if "user-agent" in own else {"User-Agent": f"asyncgen/{__version__}"}
+    if endpoint.key is not None:
+        headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
+    return {**headers, **endpoint.headers}
