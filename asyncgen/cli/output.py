@@ -48,7 +48,7 @@ def local_time(unix_s: int | None, form: str = "%Y-%m-%d %H:%M") -> str:
 
 def say(text: str) -> None:
     """A line for the person who watches; silent with --quiet."""
-    if not _quiet():
+    if not is_quiet():
         _write_error(text)
 
 
@@ -126,10 +126,10 @@ def error_console() -> Console:
 
 def is_live() -> bool:
     """Whether a live block can be drawn: stderr is a terminal that moves its cursor, and nobody asked for silence."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not _quiet()
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not is_quiet()
 
 
-def _quiet() -> bool:
+def is_quiet() -> bool:
     context = click.get_current_context(silent=True)
     return bool(context and context.find_root().meta.get("asyncgen.quiet"))
 

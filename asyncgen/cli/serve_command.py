@@ -6,6 +6,8 @@ Owns its options. Does not know how the server works, and imports it only when i
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +16,19 @@ import msgspec
 
 from asyncgen.cli.loop import run
 from asyncgen.cli.options import output_options
-from asyncgen.cli.output import json_result, say
+from asyncgen.cli.output import is_quiet, json_result, result, say
 from asyncgen.cli.signals import Interrupt, interruptible
 from asyncgen.errors import UsageError
+from asyncgen.providers.choose import key_file_warning, key_from_file
 
 if TYPE_CHECKING:
+    from asyncgen.providers.endpoint import Secret
     from asyncgen.serve.data_folder import ServerInfo
     from asyncgen.serve.server import ServeSettings
     from asyncgen.serve.simulation.engine import SimulationSettings
 
 _PORT = 8093
-_SIMULATED_ONLY = ("latency_ms", "rpm", "tpm", "fault", "seed")
+_SIMULATED_ONLY = ("latency_ms", "rpm", "tpm", "fault", "seed", "reasoning", "training_s")
 _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
 
 
@@ -45,6 +49,25 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
     metavar="N",
     help="0 takes a free one.",
 )
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME[:PORT]",
+    help="Another name by which the server is asked, such as a container's; can be repeated.",
+)
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web pages that may use the server, such as http://localhost:3000; can be repeated.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answer only who brings the key in this file.  [default: no key is wanted]",
+)
+@click.option("--log", is_flag=True, help="Say a line for each request.")
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -87,6 +110,13 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
 @click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: requests a minute.")
 @click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: tokens a minute.")
 @click.option("--fault", multiple=True, metavar="NAME=PROBABILITY", help="simulated: a fault; can be repeated.")
+@click.option("--reasoning", is_flag=True, help="simulated: answers come with reasoning unless a request declines.")
+@click.option(
+    "--training-s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="simulated: time that a training takes.  [default: a few seconds at most]",
+)
 @click.option("--seed", type=int, metavar="N", help="simulated: of the faults.  [default: 0]")
 @click.option("--until-idle", is_flag=True, hidden=True)
 @output_options
@@ -97,20 +127,39 @@ def serve(as_json: bool, **options: Any) -> int | None:
     the trainings are made up, for rehearsals.
     """
     settings = _settings(options)
-    return run(_serve(settings, as_json=as_json))
+    return run(_serve(settings, key_file=options["api_key_file"], as_json=as_json))
 
 
-async def _serve(settings: ServeSettings, *, as_json: bool) -> int | None:
+async def _serve(settings: ServeSettings, *, key_file: Path | None, as_json: bool) -> int | None:
     from asyncgen.serve.server import serve as run_server  # noqa: PLC0415 - imports aiohttp
 
     def started(info: ServerInfo) -> None:
         if as_json:
             json_result(msgspec.structs.asdict(info))
+        elif is_quiet():
+            result(info.base_url)  # with --port 0, nobody could know it otherwise
+        if not settings.until_idle:  # then another command started it, and its user does not ask it by hand
+            say(f"try:  {_curl(info, key_file)}")
+            say(f"use:  {_export(info, key_file)}     (Ctrl-C here ends the server)")
 
     async with interruptible(lambda: say("stopping; Ctrl-C again drops what is in flight")) as interrupt:
         server = asyncio.create_task(run_server(settings, stop=interrupt.stop, say=say, started=started))
         await _abandoning(server, interrupt)
         return interrupt.exit_code
+
+
+def _curl(info: ServerInfo, key_file: Path | None) -> str:
+    """A command that shows the server's first answer."""
+    key = f' -H "Authorization: Bearer $(cat {shlex.quote(str(key_file))})"' if key_file else ""
+    question = {"model": info.model, "messages": [{"role": "user", "content": "Say hello."}]}
+    body = shlex.quote(json.dumps(question))
+    return f"curl {info.base_url}/chat/completions{key} -H 'Content-Type: application/json' -d {body}"
+
+
+def _export(info: ServerInfo, key_file: Path | None) -> str:
+    """What makes this server the one that the other commands of the same shell ask."""
+    key = f" ASYNCGEN_API_KEY_FILE={shlex.quote(str(key_file.absolute()))}" if key_file else ""
+    return f"export ASYNCGEN_BASE_URL={info.base_url} ASYNCGEN_MODEL={shlex.quote(info.model)}{key}"
 
 
 async def _abandoning(server: asyncio.Task[None], interrupt: Interrupt) -> None:
@@ -126,6 +175,7 @@ async def _abandoning(server: asyncio.Task[None], interrupt: Interrupt) -> None:
 
 
 def _settings(options: dict[str, Any]) -> ServeSettings:
+    from asyncgen.local_http import checked_host, checked_origin  # noqa: PLC0415 - likewise
     from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - imports aiohttp
 
     simulated = options["engine"] == "simulated"
@@ -133,6 +183,10 @@ def _settings(options: dict[str, Any]) -> ServeSettings:
     return ServeSettings(
         host=options["host"],
         port=options["port"],
+        allowed_hosts=frozenset(map(checked_host, options["allow_host"])),
+        allowed_origins=frozenset(map(checked_origin, options["allow_origin"])),
+        key=_key(options["api_key_file"]),
+        log_requests=options["log"],
         data_dir=options["data_dir"],
         until_idle=options["until_idle"],
         simulation=_simulation(options) if simulated else None,
@@ -142,6 +196,14 @@ def _settings(options: dict[str, Any]) -> ServeSettings:
         lora_rank=options["lora_rank"],
         lora_layers=options["lora_layers"],
     )
+
+
+def _key(path: Path | None) -> Secret | None:
+    if path is None:
+        return None
+    if warning := key_file_warning(path):
+        say(warning)
+    return key_from_file(path)
 
 
 def _refuse_foreign(options: dict[str, Any], foreign: tuple[str, ...]) -> None:
@@ -164,4 +226,6 @@ def _simulation(options: dict[str, Any]) -> SimulationSettings:
         tokens_per_minute=options["tpm"],
         faults=parse_faults(options["fault"]),
         seed=options["seed"] or 0,
+        reasons=options["reasoning"],
+        training_s=options["training_s"],
     )

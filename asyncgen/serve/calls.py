@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from asyncgen.serve.engine import Call
+from asyncgen.serve.engine import Call, Turn
 from asyncgen.serve.wire import ApiError, parsed
 
 Resolve = Callable[[str], Path | None]
@@ -28,14 +28,59 @@ Tokens = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
-class _TextPart(msgspec.Struct):
-    type: Literal["text"]
-    text: str
+class _Part(msgspec.Struct):
+    """A part of a message's content; other kinds than text are refused by name."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
 
 
-class _Message(msgspec.Struct):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_TextPart]
+class _Function(msgspec.Struct, kw_only=True):
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Tool(msgspec.Struct, kw_only=True):
+    type: Literal["function"]
+    function: _Function
+
+
+class _Called(msgspec.Struct, kw_only=True):
+    name: str
+    arguments: str
+
+
+class _MessageToolCall(msgspec.Struct, kw_only=True):
+    id: str
+    function: _Called
+    type: Literal["function"] = "function"
+
+
+class _Named(msgspec.Struct, kw_only=True):
+    name: str
+
+
+class _NamedTool(msgspec.Struct, kw_only=True):
+    type: Literal["function"]
+    function: _Named
+
+
+class _ResponseFormat(msgspec.Struct, kw_only=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
+class _Message(msgspec.Struct, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[_Part] | None = None
+    name: str | None = None
+    tool_calls: list[_MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -46,7 +91,6 @@ class _Body(msgspec.Struct, kw_only=True):
     """What both routes take and the server itself looks at."""
 
     model: str
-    max_tokens: Tokens | None = None
     n: Count | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
@@ -60,15 +104,23 @@ class _Body(msgspec.Struct, kw_only=True):
 
 class _ChatBody(_Body, kw_only=True):
     messages: Annotated[list[_Message], Meta(min_length=1)]
+    max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    modalities: list[Literal["text"]] | None = None
 
 
 class _TextBody(_Body, kw_only=True):
     prompt: str | Annotated[list[str], Meta(min_length=1, max_length=128)]
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
-    echo: Literal[False] | None = None
+    echo: bool | None = None
     best_of: Literal[1] | None = None
     suffix: None = None
 
@@ -77,10 +129,9 @@ class _TextBody(_Body, kw_only=True):
 _WITHOUT_EFFECT = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
+        "modalities",
         "prompt_cache_key",
         "prompt_cache_retention",
-        "reasoning_effort",
         "safety_identifier",
         "service_tier",
         "store",
@@ -94,6 +145,7 @@ _SAMPLING = frozenset(
         "logit_bias",
         "response_format",
         "cache_prompt",
+        "chat_template_kwargs",
         "dry_allowed_length",
         "dry_base",
         "dry_multiplier",
@@ -113,6 +165,7 @@ _SAMPLING = frozenset(
         "n_keep",
         "repeat_last_n",
         "repeat_penalty",
+        "repetition_penalty",
         "samplers",
         "top_k",
         "top_n_sigma",
@@ -132,15 +185,33 @@ _OWN = frozenset(
         "model",
         "n",
         "prompt",
+        "reasoning_effort",
         "stop",
         "stream",
         "stream_options",
+        "tool_choice",
+        "tools",
     }
 )
 _PASSED_ON = _SAMPLING | frozenset(
-    {"temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logprobs", "top_logprobs"}
+    {
+        "temperature",
+        "top_p",
+        "frequency_penalty",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "seed",
+        "logprobs",
+        "top_logprobs",
+    }
 )
-_REFUSED = frozenset({"tools", "functions", "tool_choice", "function_call", "audio", "modalities", "prediction"})
+_INSTEAD = {
+    "functions": "; it has 'tools'",
+    "function_call": "; it has 'tool_choice'",
+    "audio": "; it reads and writes text",
+    "prediction": "",
+    "web_search_options": "; its models know what they were trained on and what the request says",
+}  # what is refused, and what there is instead
 
 
 def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Call:
@@ -156,13 +227,18 @@ def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Cal
     """
     _check_names(body, strict=strict)
     given = parsed(body, _ChatBody)
+    _check_tools(given)
+    _check_format(given.response_format)
     return Call(
         model=given.model,
         adapter=resolve(given.model),
-        messages=tuple((message.role, _text(message.content)) for message in given.messages),
+        messages=tuple(_turn(message, place) for place, message in enumerate(given.messages)),
         max_tokens=given.max_completion_tokens or given.max_tokens,
         stop=_stops(given.stop),
         count=given.n or 1,
+        tools=tuple(body.get("tools") or ()),
+        tool_choice=body.get("tool_choice") or "auto",
+        reasoning_effort=given.reasoning_effort,
         sampling=_sampling(body),
     )
 
@@ -178,7 +254,8 @@ def text_calls(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> li
             model=given.model,
             adapter=adapter,
             prompt=prompt,
-            max_tokens=given.max_tokens or _LEGACY_MAX_TOKENS,
+            echo=bool(given.echo),
+            max_tokens=_LEGACY_MAX_TOKENS if given.max_tokens is None else given.max_tokens,
             stop=_stops(given.stop),
             count=given.n or 1,
             sampling=sampling,
@@ -198,20 +275,59 @@ def wants_stream_usage(body: Mapping[str, Any]) -> bool:
 
 
 def _check_names(body: Mapping[str, Any], *, strict: bool) -> None:
-    for name in _REFUSED & body.keys():
-        if body[name] is not None:
-            raise ApiError(400, f"'{name}' is not supported by this server.", param=name, code="unsupported_parameter")
+    for name, instead in _INSTEAD.items():
+        if body.get(name) is not None:
+            message = f"'{name}' is not supported by this server{instead}."
+            raise ApiError(400, message, param=name, code="unsupported_parameter")
     if strict:
-        for name in body.keys() - _OWN - _PASSED_ON - _WITHOUT_EFFECT - _REFUSED:
+        for name in sorted(body.keys() - _OWN - _PASSED_ON - _WITHOUT_EFFECT - _INSTEAD.keys()):
             raise ApiError(400, f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter")
+
+
+def _check_tools(given: _ChatBody) -> None:
+    names = [tool.function.name for tool in given.tools or ()]
+    if isinstance(given.tool_choice, _NamedTool) and given.tool_choice.function.name not in names:
+        message = f"'tool_choice' names the function {given.tool_choice.function.name!r}, which is not in 'tools'."
+        raise ApiError(400, message, param="tool_choice", code="invalid_value")
+    if given.tool_choice == "required" and not names:
+        message = "'tool_choice' is 'required', and there are no 'tools'."
+        raise ApiError(400, message, param="tool_choice", code="invalid_value")
+
+
+def _check_format(wanted: _ResponseFormat | None) -> None:
+    if wanted and wanted.type == "json_schema" and not isinstance((wanted.json_schema or {}).get("schema"), dict):
+        param = "response_format.json_schema.schema"
+        raise ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
 def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in _PASSED_ON & body.keys() if body[name] is not None}
 
 
-def _text(content: str | list[_TextPart]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+def _turn(message: _Message, place: int) -> Turn:
+    rest: dict[str, Any] = {}
+    if message.tool_calls:
+        rest["tool_calls"] = [msgspec.to_builtins(call) for call in message.tool_calls]
+    for name in ("tool_call_id", "name", "reasoning_content"):
+        if (value := getattr(message, name)) is not None:
+            rest[name] = value
+    if message.content is None and message.role != "assistant":
+        param = f"messages[{place}].content"
+        raise ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    return Turn(message.role, _text(message, place), rest)
+
+
+def _text(message: _Message, place: int) -> str:
+    if message.content is None:
+        return message.refusal or ""
+    if isinstance(message.content, str):
+        return message.content
+    for number, part in enumerate(message.content):
+        if part.type not in {"text", "refusal"}:
+            param = f"messages[{place}].content[{number}].type"
+            text = f"Invalid '{param}': this server's models read text, and no {part.type!r}."
+            raise ApiError(400, text, param=param, code="invalid_value")
+    return "".join(part.text or part.refusal or "" for part in message.content)
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:

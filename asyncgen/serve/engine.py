@@ -36,6 +36,7 @@ class Traits:
         parallel: requests that it works on at the same time.
         notice: said in the first event of a fine-tuning job; "" for none.
         strict: refuse parameters that neither the API nor llama.cpp knows.
+        simulated: its answers and trainings are made up.
     """
 
     name: EngineName
@@ -50,6 +51,20 @@ class Traits:
     parallel: int
     notice: str
     strict: bool
+    simulated: bool = False
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One message of a chat.
+
+    Attributes:
+        text: all of its text parts; "" where it has none.
+        rest: its further fields as they came: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+    """
+
+    role: str
+    text: str
+    rest: Mapping[str, Any] = {}
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,37 +73,55 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: as it was asked for.
         adapter: the tuned model's adapter; None for the base model.
-        messages: role and text of each, for a chat; None when there is a bare prompt.
+        messages: of a chat; None when there is a bare prompt.
         prompt: the bare prompt.
+        echo: the prompt is the beginning of the answer.
         max_tokens: of the answer; None for as many as fit.
         stop: texts that end the answer, and are not in it.
         count: choices wanted.
+        tools: functions that a chat's answer may call, as they came.
+        tool_choice: "auto", "none", "required", or the name of the function to call as `{"function": {"name": ...}}`.
+        reasoning_effort: as it came; None where nothing was said of it.
         sampling: the remaining parameters, as they came.
     """
 
     model: str
     adapter: Path | None = None
-    messages: tuple[tuple[str, str], ...] | None = None
+    messages: tuple[Turn, ...] | None = None
     prompt: str = ""
+    echo: bool = False
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     count: int = 1
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] = "auto"
+    reasoning_effort: str | None = None
     sampling: Mapping[str, Any] = {}
 
     @property
     def opening(self) -> str:
-        """The beginning of the answer that came with the request: a last assistant message; else ""."""
-        if self.messages and self.messages[-1][0] == "assistant":
-            return self.messages[-1][1]
-        return ""
+        """The beginning of the answer that came with the request: a last assistant message, an echo; else ""."""
+        if self.messages is None:
+            return self.prompt if self.echo else ""
+        last = self.messages[-1]
+        return last.text if last.role == "assistant" and not last.rest.get("tool_calls") else ""
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Tokens of one answer; the cached ones are part of the prompt."""
+    """Tokens of one answer; the cached ones are part of the prompt, those of the reasoning part of the completion."""
 
     prompt: int
     completion: int
     cached: int = 0
+    reasoning: int = 0
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A function that the answer calls; its arguments are a JSON text, which the model may have got wrong."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -98,6 +131,8 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: str
     refusal: str | None = None
     logprobs: Any = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -105,6 +140,15 @@ class Answer(msgspec.Struct, frozen=True):
 
     choices: tuple[Choice, ...]
     tally: Tally
+
+
+class ToolCallPart(msgspec.Struct, frozen=True):
+    """A part of a streamed tool call: id and name come with the first, pieces of the arguments with each."""
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -115,6 +159,8 @@ class Piece(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     refusal: str | None = None
     logprobs: Any = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What every request passes first, and every answer last.
 
 Owns who may ask (over `local_http`), the key where one is wanted, the answers to pages that may use the server (CORS),
-the request's id and the errors' shape. Knows no route.
+the request's id, its line in the log and the errors' shape. Knows no route.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import hmac
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.local_http import ForeignRequestError
@@ -120,6 +122,34 @@ def signing(access: Access, clock: Callable[[], float]) -> Callable[[web.Request
                 response.headers["Access-Control-Expose-Headers"] = _EXPOSED
 
     return sign
+
+
+class RequestLines(AbstractAccessLogger):
+    """A line for each request, once it is answered: when, what, status, bytes, milliseconds, id."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        self.logger.info(
+            "%s %s %s %d %d B %.0f ms %s",
+            f"{datetime.now():%H:%M:%S}",  # noqa: DTZ005 - the time of whoever reads it
+            request.method,
+            request.path_qs,
+            response.status,
+            response.body_length,
+            time * 1000,
+            response.headers.get("x-request-id", "-"),
+        )
+
+
+def request_log(say: Callable[[str], None]) -> logging.Logger:
+    """A log whose lines are said."""
+
+    class Saying(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    log = logging.Logger("asyncgen.serve.requests", logging.INFO)  # noqa: LOG001 - of this server alone
+    log.addHandler(Saying())
+    return log
 
 
 def _in_shape(request: web.Request, error: web.HTTPException) -> ApiError:

@@ -29,7 +29,7 @@ from asyncgen.local_http import RequestGuard, json_response, listen
 from asyncgen.loopback import is_loopback_host
 from asyncgen.serve.app import Service, build_app, build_service
 from asyncgen.serve.data_folder import DataFolder, ServerInfo, default_data_folder, open_data_folder
-from asyncgen.serve.guard import Access
+from asyncgen.serve.guard import Access, RequestLines, request_log
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
 from asyncgen.serve.llama.process import LlamaSettings
@@ -138,6 +138,7 @@ class ServeSettings:
         allowed_origins: pages that may use it, as `local_http.checked_origin` gives them.
         key: what every request must bring along; None for nothing.
         until_idle: end when nobody is attached and no work goes on.
+        log_requests: say a line for each request.
         simulation: its behaviour; None for the engine `llama`.
         model_path: a GGUF file; None for the small model, fetched once.
         slots: answers at the same time.
@@ -153,6 +154,7 @@ class ServeSettings:
     key: Secret | None = None
     data_dir: Path | None = None
     until_idle: bool = False
+    log_requests: bool = False
     simulation: SimulationSettings | None = None
     model_path: Path | None = None
     slots: int = 8
@@ -188,7 +190,7 @@ async def serve(
         attachment = Attachment(engine.traits, lambda: service.is_busy, time.monotonic)
         async with _first_error(), asyncio.TaskGroup() as group:
             work = [group.create_task(queue.run()) for queue in (service.tuning, service.batching)]
-            async with _listening(settings, service, attachment) as base_url:
+            async with _listening(settings, service, attachment, say) as base_url:
                 info = _info(base_url, engine)
                 folder.announce(info)
                 _greet(info, settings, say)
@@ -295,12 +297,19 @@ def _access(settings: ServeSettings) -> Access:
 
 
 @asynccontextmanager
-async def _listening(settings: ServeSettings, service: Service, attachment: Attachment) -> AsyncIterator[str]:
+async def _listening(settings: ServeSettings, service: Service, attachment: Attachment, say: Say) -> AsyncIterator[str]:
     """Listen; at the end, take no more connections and give what is in flight a few seconds."""
     simulation = settings.simulation
     weather = faulty(simulation.faults, simulation.seed) if simulation else None
     app = build_app([*service.routes, *attachment.table()], _access(settings), weather, time.monotonic)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_DRAIN_S)
+    log = request_log(say) if settings.log_requests else None
+    runner = web.AppRunner(
+        app,
+        access_log=log,
+        access_log_class=RequestLines,
+        handler_cancellation=True,
+        shutdown_timeout=_DRAIN_S,
+    )
     await runner.setup()
     try:
         yield await listen(runner, settings.host, settings.port) + "/v1"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.serve.calls import chat_call, text_calls
+from asyncgen.serve.engine import Turn
 from asyncgen.serve.wire import ApiError
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -32,7 +33,10 @@ def test_messages_become_roles_and_texts() -> None:
         {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
         {"role": "user", "content": "Hello", "name": "Ann"},
     ]
-    assert chat(messages=messages).messages == (("developer", "Be brief."), ("user", "Hello"))
+    assert chat(messages=messages).messages == (
+        Turn("developer", "Be brief."),
+        Turn("user", "Hello", {"name": "Ann"}),
+    )
 
 
 def test_last_assistant_message_is_the_opening() -> None:
@@ -72,7 +76,8 @@ def test_adapter_is_found_by_the_models_name() -> None:
         ({"messages": None}, "messages", "invalid_type"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing_required_parameter"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
          "messages[0].content[0].type", "invalid_value"),
         ({"model": 3}, "model", "invalid_type"),
@@ -83,7 +88,16 @@ def test_adapter_is_found_by_the_models_name() -> None:
         ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"presence_penalty": 3}, "presence_penalty", "invalid_value"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length"),
-        ({"tools": [{}]}, "tools", "unsupported_parameter"),
+        ({"tools": [{}]}, "tools[0].type", "missing_required_parameter"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "invalid_value"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"functions": [{"name": "f"}], "function_call": "auto"}, "functions", "unsupported_parameter"),
+        ({"modalities": ["audio"]}, "modalities[0]", "invalid_value"),
+        ({"response_format": {"type": "bogus"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema",
+         "missing_required_parameter"),
         ({"temprature": 1}, "temprature", "unknown_parameter"),
     ],
 )  # fmt: skip
@@ -117,3 +131,25 @@ def test_null_is_as_good_as_nothing() -> None:
 def test_no_value_of_a_parameter_breaks_the_check(value: Any, name: str) -> None:
     with suppress(ApiError):  # anything else is a bug
         chat(**{name: value})
+
+
+def test_tools_and_their_results_are_part_of_a_chat() -> None:
+    called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        *CHAT["messages"],
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "3"},
+    ]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    call = chat(messages=messages, tools=tools, tool_choice="auto", parallel_tool_calls=False, modalities=["text"])
+    assert call.messages == (
+        Turn("user", "Hello"),
+        Turn("assistant", "", {"tool_calls": [called]}),
+        Turn("tool", "3", {"tool_call_id": "call_1"}),
+    )
+    assert (call.tools, call.tool_choice) == (tuple(tools), "auto")
+    assert call.opening == ""
+
+
+def test_no_tools_are_as_good_as_none_asked_for() -> None:
+    assert chat(tools=[], tool_choice="none").tools == ()

@@ -11,6 +11,7 @@ too: it is continued, and the answer is the whole text, that opening included; i
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from asyncgen.serve.wire import ApiError, Clock, new_id, read_object
 
 if TYPE_CHECKING:
     from asyncgen.serve.calls import Resolve
-    from asyncgen.serve.engine import Choice
+    from asyncgen.serve.engine import Choice, ToolCallPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,14 @@ class Shape:
         prefix: of the answer's id.
         whole, part: the `object` of an answer and of a chunk.
         choice: one entry of `choices`.
-        chunk: likewise in a chunk; the flag says whether it is the choice's first.
+        chunk: likewise in a chunk; the number is that of the choice's characters before, None for its first chunk.
     """
 
     prefix: str
     whole: str
     part: str
     choice: Callable[[int, Choice], dict[str, Any]]
-    chunk: Callable[[Piece, bool], dict[str, Any]]
+    chunk: Callable[[Piece, int | None], dict[str, Any]]
 
 
 def usage(tally: Tally) -> dict[str, Any]:
@@ -51,29 +52,41 @@ def usage(tally: Tally) -> dict[str, Any]:
         "completion_tokens": tally.completion,
         "total_tokens": tally.prompt + tally.completion,
         "prompt_tokens_details": {"cached_tokens": tally.cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": tally.reasoning},
     }
 
 
 def _chat_choice(index: int, choice: Choice) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if choice.refusal or (choice.tool_calls and not choice.text) else choice.text,
+        "refusal": choice.refusal,
+    }
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.tool_calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.tool_calls
+        ]
     return {
         "index": index,
-        "message": {
-            "role": "assistant",
-            "content": None if choice.refusal else choice.text,
-            "refusal": choice.refusal,
-        },
+        "message": message,
         "finish_reason": choice.finish_reason,
         "logprobs": choice.logprobs,
     }
 
 
-def _chat_chunk(piece: Piece, first: bool) -> dict[str, Any]:
-    delta: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
+def _chat_chunk(piece: Piece, written: int | None) -> dict[str, Any]:
+    delta: dict[str, Any] = {"role": "assistant", "content": ""} if written is None else {}
     if piece.text:
         delta["content"] = piece.text
     if piece.refusal:
         delta["refusal"] = piece.refusal
+    if piece.reasoning:
+        delta["reasoning_content"] = piece.reasoning
+    if piece.tool_calls:
+        delta["tool_calls"] = [_tool_call_part(part) for part in piece.tool_calls]
     return {
         "index": piece.index,
         "delta": delta,
@@ -82,21 +95,50 @@ def _chat_chunk(piece: Piece, first: bool) -> dict[str, Any]:
     }
 
 
+def _tool_call_part(part: ToolCallPart) -> dict[str, Any]:
+    if part.id is None:
+        return {"index": part.index, "function": {"arguments": part.arguments}}
+    called = {"name": part.name, "arguments": part.arguments}
+    return {"index": part.index, "id": part.id, "type": "function", "function": called}
+
+
 def _text_choice(index: int, choice: Choice) -> dict[str, Any]:
     return {
         "index": index,
         "text": choice.text,
         "finish_reason": choice.finish_reason,
-        "logprobs": choice.logprobs,
+        "logprobs": _text_logprobs(choice.logprobs, choice.text, 0),
     }
 
 
-def _text_chunk(piece: Piece, first: bool) -> dict[str, Any]:  # noqa: ARG001 - the first is like any other here
+def _text_chunk(piece: Piece, written: int | None) -> dict[str, Any]:
     return {
         "index": piece.index,
         "text": piece.text,
         "finish_reason": piece.finish_reason,
-        "logprobs": piece.logprobs,
+        "logprobs": _text_logprobs(piece.logprobs, piece.text, written or 0),
+    }
+
+
+def _text_logprobs(logprobs: Any, text: str, written: int) -> dict[str, Any] | None:
+    """The form of bare completions: four lists side by side; offsets are characters of the whole text.
+
+    Args:
+        logprobs: in the form of a chat's.
+        text: of the choice or the chunk. What is before its tokens has none: an echoed prompt.
+        written: characters in the chunks before.
+    """
+    if not logprobs:
+        return None
+    entries = logprobs["content"]
+    offset = written + len(text) - sum(len(entry["token"]) for entry in entries)
+    offsets = list(itertools.accumulate((len(entry["token"]) for entry in entries[:-1]), initial=max(0, offset)))
+    tops = [{top["token"]: top["logprob"] for top in entry.get("top_logprobs", ())} for entry in entries]
+    return {
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": tops if any(tops) else None,
+        "text_offset": offsets[: len(entries)],
     }
 
 
@@ -109,6 +151,7 @@ Admit = Callable[[Call], dict[str, str]]
 
 CHAT_ROUTE = "/v1/chat/completions"
 TEXT_ROUTE = "/v1/completions"
+SIMULATED_HEADER = "x-asyncgen-simulated"
 _JSON = {"Content-Type": "application/json"}
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
@@ -139,9 +182,9 @@ class AnswerRoutes:
     async def _respond(self, request: web.Request) -> web.StreamResponse:
         body = await read_object(request)
         shape, calls = self._read(request.path, body)
-        headers: dict[str, str] = {}
+        headers: dict[str, str] = {SIMULATED_HEADER: "true"} if self._engine.traits.simulated else {}
         for call in calls:
-            headers = self._admit(call)
+            headers |= self._admit(call)
         if wants_stream(body):
             return await self._stream(request, shape, calls, headers, with_usage=wants_stream_usage(body))
         content = self._object(shape, calls[0].model, await self._complete(calls))
@@ -164,6 +207,7 @@ class AnswerRoutes:
                 prompt=sum(tally.prompt for tally in tallies),
                 completion=sum(tally.completion for tally in tallies),
                 cached=sum(tally.cached for tally in tallies),
+                reasoning=sum(tally.reasoning for tally in tallies),
             ),
         )
 
@@ -209,12 +253,12 @@ class AnswerRoutes:
 async def _chunks(
     shape: Shape, first: Piece | Tally, rest: AsyncIterator[Piece | Tally], *, with_usage: bool
 ) -> AsyncIterator[dict[str, Any]]:
-    begun: set[int] = set()
+    written: dict[int, int] = {}
     no_usage = {"usage": None} if with_usage else {}
     async for piece in _chained(first, rest):
         if isinstance(piece, Piece):
-            yield {"choices": [shape.chunk(piece, piece.index not in begun)], **no_usage}
-            begun.add(piece.index)
+            yield {"choices": [shape.chunk(piece, written.get(piece.index))], **no_usage}
+            written[piece.index] = written.get(piece.index, 0) + len(piece.text)
         elif with_usage:
             yield {"choices": [], "usage": usage(piece)}
 

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from asyncgen.serve.engine import Turn
 from asyncgen.serve.llama.translate import NO_THINKING, messages_of
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample
 
@@ -111,7 +112,7 @@ class Encoder:
 
     async def _chat(self, messages: Sequence[Message]) -> list[Tokens]:
         samples: list[Tokens] = []
-        turns = [(message.role, message.text) for message in messages]
+        turns = [Turn(message.role, message.text) for message in messages]
         for place, message in enumerate(messages):
             if not message.is_learnt:
                 continue
@@ -131,13 +132,13 @@ class Encoder:
 async def _ending(ask: Ask) -> str:
     """What the template puts behind an answer, up to the end of text; that alone where it puts none there."""
     end_of_text: str = (await ask("/props", None))["eos_token"]
-    turns = [("user", _QUESTION), ("assistant", _ANSWER), ("user", _NEXT_QUESTION)]
+    turns = [Turn("user", _QUESTION), Turn("assistant", _ANSWER), Turn("user", _NEXT_QUESTION)]
     _, is_shown, rest = (await _rendered(ask, turns)).rpartition(_ANSWER)
     place = rest.partition(_NEXT_QUESTION)[0].find(end_of_text)
     return rest[:place] + end_of_text if is_shown and place >= 0 else end_of_text
 
 
-async def _rendered(ask: Ask, turns: Sequence[tuple[str, str]]) -> str:
+async def _rendered(ask: Ask, turns: Sequence[Turn]) -> str:
     """The conversation up to where the assistant's next answer begins."""
     answer = await ask("/apply-template", {"messages": messages_of(turns), **NO_THINKING})
     prompt: str = answer["prompt"]

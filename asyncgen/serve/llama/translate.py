@@ -1,14 +1,14 @@
 """Between the API's words and llama.cpp's: a call becomes its request, its answers become ours.
 
-Owns the differences: where the opening of a continued answer is, the names of roles, sampling defaults, whether a
-model thinks aloud. Pure: nothing is sent from here.
+Owns the differences: where the opening of a continued answer is, the names of roles, sampling defaults, how a tool is
+chosen, whether a model thinks aloud. Pure: nothing is sent from here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally
+from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, ToolCall, ToolCallPart, Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 # The API's default; llama.cpp's own is 0.8. Its defaults for top_k, top_p and min_p are kept: they help small models.
 _TEMPERATURE = 1.0
 # A model that thinks before it answers would spend a short answer's tokens on it, and would be trained on answers
-# without thoughts: it is told not to, by those templates that know the switch.
+# without thoughts: unless a request says otherwise it is told not to, by those templates that know the switch.
 NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
+_OTHER_NAMES = {"repetition_penalty": "repeat_penalty"}  # vLLM's name, and llama.cpp's
 
 
 def path_of(call: Call) -> str:
@@ -33,13 +34,14 @@ def request_of(call: Call, adapters: Sequence[Path], choice: int) -> dict[str, A
         adapters: those that the process has loaded; the call's own is among them.
         choice: its index; a seed that was given is moved by it, or all choices would be the same.
     """
-    body: dict[str, Any] = {"temperature": _TEMPERATURE, **call.sampling}
+    given = {_OTHER_NAMES.get(name, name): value for name, value in call.sampling.items()}
+    body: dict[str, Any] = {"temperature": _TEMPERATURE, **given}
     if "seed" in body:
         body["seed"] += choice
     if call.messages is None:
         body["prompt"] = call.prompt
     else:
-        body |= {"messages": messages_of(call.messages), **NO_THINKING}
+        body |= {"messages": messages_of(call.messages)} | _thinking(call) | _tools(call)
     if call.max_tokens is not None:
         body["max_tokens"] = call.max_tokens
     if call.stop:
@@ -52,9 +54,29 @@ def request_of(call: Call, adapters: Sequence[Path], choice: int) -> dict[str, A
     return body
 
 
-def messages_of(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+def messages_of(messages: Sequence[Turn]) -> list[dict[str, Any]]:
     """With the roles that chat templates know."""
-    return [{"role": "system" if role == "developer" else role, "content": text} for role, text in messages]
+    return [
+        {"role": "system" if turn.role == "developer" else turn.role, "content": turn.text, **turn.rest}
+        for turn in messages
+    ]
+
+
+def _thinking(call: Call) -> dict[str, Any]:
+    wanted = call.sampling.get("chat_template_kwargs")
+    thinks = call.reasoning_effort not in {None, "none"}
+    return {"chat_template_kwargs": {"enable_thinking": thinks} | (wanted if isinstance(wanted, dict) else {})}
+
+
+def _tools(call: Call) -> dict[str, Any]:
+    """llama.cpp knows "required" but no function by its name: then it gets that one alone."""
+    if not call.tools:
+        return {}
+    if isinstance(call.tool_choice, str):
+        return {"tools": list(call.tools), "tool_choice": call.tool_choice}
+    name = call.tool_choice["function"]["name"]
+    named = [tool for tool in call.tools if tool["function"]["name"] == name]
+    return {"tools": named, "tool_choice": "required"}
 
 
 def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> Answer:
@@ -67,6 +89,8 @@ def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> Answer:
 
 def sum_of(tallies: Sequence[Tally]) -> Tally:
     """Of the choices of one call: the prompt is the same for all, and counts once, as in the API."""
+    if not tallies:
+        return Tally(0, 0)
     completion = sum(tally.completion for tally in tallies)
     return Tally(prompt=tallies[0].prompt, completion=completion, cached=tallies[0].cached)
 
@@ -79,19 +103,45 @@ async def pieces_of(index: int, opening: str, chunks: AsyncIterator[dict[str, An
             yield Piece(index, opening)
         is_first = False
         for choice in chunk.get("choices", ()):
-            text = choice.get("text") or choice.get("delta", {}).get("content") or ""
-            if text or choice["finish_reason"]:
-                logprobs = _logprobs(choice.get("logprobs"))
-                yield Piece(index, text, finish_reason=choice["finish_reason"], logprobs=logprobs)
+            piece = _piece(index, choice)
+            if piece.text or piece.reasoning or piece.tool_calls or piece.finish_reason:
+                yield piece
         if chunk.get("usage"):
             yield _tally(chunk["usage"])
 
 
+def _piece(index: int, choice: dict[str, Any]) -> Piece:
+    delta = choice.get("delta", {})
+    return Piece(
+        index,
+        choice.get("text") or delta.get("content") or "",
+        finish_reason=choice["finish_reason"],
+        logprobs=_logprobs(choice.get("logprobs")),
+        reasoning=delta.get("reasoning_content") or "",
+        tool_calls=tuple(_tool_call_part(part) for part in delta.get("tool_calls") or ()),
+    )
+
+
+def _tool_call_part(part: dict[str, Any]) -> ToolCallPart:
+    function = part.get("function", {})
+    arguments = function.get("arguments") or ""
+    return ToolCallPart(part.get("index", 0), arguments, part.get("id"), function.get("name"))
+
+
 def _choice(call: Call, choice: dict[str, Any]) -> Choice:
-    text = choice["text"] if call.messages is None else choice["message"]["content"] or ""
-    if not text.startswith(call.opening):  # llama.cpp has done it both ways; the API here has one rule
+    message = choice.get("message", {})
+    text = choice["text"] if call.messages is None else message["content"] or ""
+    # llama.cpp has done it both ways in chats; the API here has one rule. A bare prompt it never repeats.
+    if call.messages is None or not text.startswith(call.opening):
         text = call.opening + text
-    return Choice(text, choice["finish_reason"], logprobs=_logprobs(choice.get("logprobs")))
+    tools = [ToolCall(tool["id"], **tool["function"]) for tool in message.get("tool_calls") or ()]
+    return Choice(
+        text,
+        choice["finish_reason"],
+        logprobs=_logprobs(choice.get("logprobs")),
+        reasoning=message.get("reasoning_content") or "",
+        tool_calls=tuple(tools),
+    )
 
 
 def _logprobs(logprobs: dict[str, Any] | None) -> dict[str, Any] | None:

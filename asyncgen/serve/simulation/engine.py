@@ -1,4 +1,4 @@
-"""A made-up training: figures that fall and rise as those of a real one, in a few seconds at most.
+"""A made-up training: figures that fall and rise as those of a real one, in a few seconds or as long as asked.
 
 Owns the curve and its pace. Trains nothing, and reads no more of the files than their number of lines.
 
@@ -15,14 +15,17 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, TrainingTask, Traits
+import msgspec
+
+from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, ToolCallPart, TrainingTask, Traits
+from asyncgen.serve.simulation.answers import made_up_choice
 from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
-from asyncgen.serve.simulation.text import Repetitions, cut, digest_of, made_up_text, prompt_tokens
+from asyncgen.serve.simulation.text import Repetitions, digest_of, prompt_tokens
 from asyncgen.serve.tuning.messages import Checkpoint, End, Start, Step, TrainerMessage
 from asyncgen.tokens import estimate_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
 
@@ -33,16 +36,18 @@ _EPOCHS, _BATCH = 3, 8
 _TOKENS_PER_SAMPLE = 40
 
 
-async def made_up_training(task: TrainingTask, *, step_s: float = _STEP_S) -> AsyncGenerator[TrainerMessage, None]:
+async def made_up_training(
+    task: TrainingTask, *, training_s: float | None = None
+) -> AsyncGenerator[TrainerMessage, None]:
     """The messages of a training of `task`.
 
     Args:
         task: its number of samples and its hyperparameters count.
-        step_s: seconds a step takes; shorter where there are so many that they would take longer than 5 s.
+        training_s: seconds that all of it takes; None for 20 ms a step, and 5 s at most.
     """
     start = _start(task)
     rng = random.Random(task.seed)  # noqa: S311 - figures, not secrets
-    pause_s = min(step_s, _LONGEST_S / start.total_steps)
+    pause_s = (min(_STEP_S * start.total_steps, _LONGEST_S) if training_s is None else training_s) / start.total_steps
     yield start
     for number in range(1, start.total_steps + 1):
         await asyncio.sleep(pause_s)
@@ -110,6 +115,8 @@ class SimulationSettings:
         requests_per_minute, tokens_per_minute: limits to enforce; None for none.
         faults: the probability of each, by name.
         seed: of the faults.
+        reasons: answers come with reasoning where a request says nothing of it.
+        training_s: time that a training takes; None for a few seconds at most.
     """
 
     latency_s: float = 0.0
@@ -117,6 +124,8 @@ class SimulationSettings:
     tokens_per_minute: float | None = None
     faults: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    reasons: bool = False
+    training_s: float | None = None
 
 
 class SimulatedEngine:
@@ -128,6 +137,8 @@ class SimulatedEngine:
 
     def __init__(self, settings: SimulationSettings, *, created: int) -> None:
         self._latency_s = settings.latency_s
+        self._reasons = settings.reasons
+        self._training_s = settings.training_s
         faults = {name: chance for name, chance in settings.faults.items() if name in ANSWER_FAULTS}
         self._draw = Draw(faults, settings.seed)
         self._repetitions = Repetitions()
@@ -144,6 +155,7 @@ class SimulatedEngine:
             parallel=64,
             notice=NOTICE,
             strict=False,
+            simulated=True,
         )
 
     @property
@@ -155,22 +167,33 @@ class SimulatedEngine:
             await asyncio.sleep(self._latency_s)
         digest = digest_of(call)
         repetition = self._repetitions.count(digest)
+        if "seed" in call.sampling or call.sampling.get("temperature") == 0:
+            repetition = 0  # the same every time
         fault = self._draw.fault(digest) if self._draw else None
-        choices = tuple(_choice(call, digest, repetition, index, fault) for index in range(call.count))
-        opened = len(call.opening)
-        written = sum([estimate_text(choice.text[opened:]) for choice in choices])
-        return Answer(choices, Tally(prompt_tokens(call), written))
+        choices = tuple(self._choice(call, digest, repetition, index, fault) for index in range(call.count))
+        written, thought = sum(_tokens(call, choice) for choice in choices), sum(map(_thought, choices))
+        return Answer(choices, Tally(prompt_tokens(call), written + thought, reasoning=thought))
 
     async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
         answer = await self.complete(call)
         for index, choice in enumerate(answer.choices):
-            for piece in _in_pieces(call.opening, choice.text):
-                yield Piece(index, piece)
+            for piece in _pieces(index, call.opening, choice):
+                yield piece
             yield Piece(index, "", finish_reason=choice.finish_reason, refusal=choice.refusal)
         yield answer.tally
 
+    def _choice(self, call: Call, digest: bytes, repetition: int, index: int, fault: str | None) -> Choice:
+        if fault == "refusal":
+            return Choice("", "stop", refusal="Simulated refusal.")
+        if fault == "empty":
+            return Choice("", "stop")
+        choice = made_up_choice(call, digest, repetition, index, reasons=self._reasons)
+        if fault == "length":
+            return msgspec.structs.replace(choice, text=choice.text[: len(choice.text) // 2], finish_reason="length")
+        return msgspec.structs.replace(choice, finish_reason=_FILTERED) if fault == "content-filter" else choice
+
     def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
-        return made_up_training(task)
+        return made_up_training(task, training_s=self._training_s)
 
     async def untunable(self) -> str | None:
         return None
@@ -182,17 +205,29 @@ class SimulatedEngine:
         pass
 
 
-def _choice(call: Call, digest: bytes, repetition: int, index: int, fault: str | None) -> Choice:
-    if fault == "refusal":
-        return Choice("", "stop", refusal="Simulated refusal.")
-    if fault == "empty":
-        return Choice("", "stop")
-    text, reason = cut(made_up_text(digest, repetition, index), call.stop, call.max_tokens)
-    if call.opening:
-        text = call.opening + ("" if call.opening[-1].isspace() else " ") + text
-    if fault == "length":
-        return Choice(text[: len(text) // 2], "length")
-    return Choice(text, _FILTERED if fault == "content-filter" else reason)
+def _tokens(call: Call, choice: Choice) -> int:
+    called = sum(estimate_text(tool.arguments) for tool in choice.tool_calls)
+    return estimate_text(choice.text[len(call.opening) :]) + called
+
+
+def _thought(choice: Choice) -> int:
+    return estimate_text(choice.reasoning)
+
+
+def _pieces(index: int, opening: str, choice: Choice) -> Iterator[Piece]:
+    """The reasoning, the opening and then the text word by word, the tool calls; nothing for an empty answer."""
+    for text in _in_pieces("", choice.reasoning):
+        yield Piece(index, "", reasoning=text)
+    if choice.logprobs:
+        for token in choice.logprobs["content"]:
+            yield Piece(index, token["token"], logprobs={"content": [token], "refusal": None})
+    else:
+        for text in _in_pieces(opening, choice.text):
+            yield Piece(index, text)
+    for place, tool in enumerate(choice.tool_calls):
+        yield Piece(index, "", tool_calls=(ToolCallPart(place, "", tool.id, tool.name),))
+        for text in _in_pieces("", tool.arguments):
+            yield Piece(index, "", tool_calls=(ToolCallPart(place, text),))
 
 
 def _in_pieces(opening: str, text: str) -> list[str]:

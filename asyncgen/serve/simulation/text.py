@@ -6,6 +6,7 @@ samples), in an order that does not depend on what else was asked. Knows no late
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 from asyncgen.tokens import estimate_messages, estimate_text
 
 if TYPE_CHECKING:
-    from asyncgen.serve.engine import Call
+    from asyncgen.serve.engine import Call, Turn
 
-_WORDS = (
+WORDS = (
     "amber",
     "basin",
     "birch",
@@ -81,7 +82,7 @@ _WORDS = (
     "stone",
     "willow",
 )
-_MASK = len(_WORDS) - 1  # 64 words, so that six bits of the hash choose one
+_MASK = len(WORDS) - 1  # 64 words, so that six bits of the hash choose one
 _BYTES_PER_TOKEN = 4  # as in asyncgen.tokens
 _REMEMBERED = 65_536
 
@@ -104,15 +105,19 @@ class Repetitions:
 
 def digest_of(call: Call) -> bytes:
     """What tells two questions apart: model, texts, and the seed where one is given."""
-    texts = [text for _, text in call.messages] if call.messages else [call.prompt]
+    texts = [turn.text + _calls_in(turn) for turn in call.messages] if call.messages else [call.prompt]
     parts = "\x1e".join([call.model, str(call.sampling.get("seed", "")), *texts])
     return blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _calls_in(turn: Turn) -> str:
+    return "\x1d".join(f"{call['function']}" for call in turn.rest.get("tool_calls", ()))
 
 
 def made_up_text(digest: bytes, repetition: int, choice: int) -> str:
     """A sentence of 13 words; the repetition and the choice vary it."""
     seed = digest if not (repetition or choice) else _varied(digest, repetition, choice)
-    return "Simulated text " + " ".join([_WORDS[byte & _MASK] for byte in seed[:11]]) + "."
+    return "Simulated text " + " ".join([WORDS[byte & _MASK] for byte in seed[:11]]) + "."
 
 
 def cut(text: str, stop: tuple[str, ...], max_tokens: int | None) -> tuple[str, str]:
@@ -130,7 +135,8 @@ def prompt_tokens(call: Call) -> int:
     """The estimate that stands in for a tokenizer's count."""
     if call.messages is None:
         return estimate_text(call.prompt)
-    return estimate_messages(text for _, text in call.messages)
+    written = estimate_messages(turn.text + _calls_in(turn) for turn in call.messages)
+    return written + (estimate_text(json.dumps(list(call.tools))) if call.tools else 0)
 
 
 def _varied(digest: bytes, repetition: int, choice: int) -> bytes:

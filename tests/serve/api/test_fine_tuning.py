@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from asyncgen.serve.data_folder import ServerInfo
+
     Ended = Callable[..., Any]
 
 
@@ -436,3 +438,22 @@ def test_torn_last_event_is_cut_off(
     with restarted(tmp_path) as client:
         assert messages(client, job.id) == told
     assert events.read_bytes().endswith(b"}\n")
+
+
+def test_made_up_training_takes_as_long_as_asked(
+    simulated_server: Callable[..., ServerInfo],
+    sdk: Callable[[ServerInfo], openai.OpenAI],
+    chat_samples: Callable[[int], bytes],
+    ended: Callable[..., Any],
+    until: Callable[..., Any],
+) -> None:
+    client = sdk(simulated_server(training_s=3600))
+    file = client.files.create(file=("train.jsonl", chat_samples(20)), purpose="fine-tune").id
+    job = client.fine_tuning.jobs.create(model="m", training_file=file)
+    until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running")
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    client = sdk(simulated_server(training_s=1))
+    file = client.files.create(file=("train.jsonl", chat_samples(20)), purpose="fine-tune").id
+    done = ended(client, client.fine_tuning.jobs.create(model="m", training_file=file).id)
+    assert done.finished_at is not None
+    assert done.finished_at - done.created_at >= 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.engine import Call
+from asyncgen.serve.engine import Call, Turn
 from asyncgen.serve.llama.encoding import Encoder, Tokens
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings
 from asyncgen.serve.llama.translate import path_of, request_of
@@ -93,7 +93,7 @@ def test_an_answer_is_learnt_behind_the_request_by_which_it_is_asked_for(
         parts = [part for tokens in encoded for part in parts_of(tokens)]
         assert len(parts) == len(asked)
         for place, (context, learnt) in zip(asked, parts, strict=True):
-            call = Call(model="tiny", messages=tuple(turns[:place]), max_tokens=1)
+            call = Call(model="tiny", messages=tuple(Turn(*turn) for turn in turns[:place]), max_tokens=1)
             assert await is_the_request(process, context, call)
             assert await text_of(process, learnt) == turns[place][1] + end
 

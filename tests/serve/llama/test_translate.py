@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.engine import Call, Piece, Tally
+from asyncgen.serve.engine import Call, Piece, Tally, Turn
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-CHAT = Call(model="m", messages=(("developer", "Be brief."), ("user", "Hello"), ("assistant", "Well,")))
+CHAT = Call(model="m", messages=(Turn("developer", "Be brief."), Turn("user", "Hello"), Turn("assistant", "Well,")))
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 
 

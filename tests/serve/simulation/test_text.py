@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.engine import Call
+from asyncgen.serve.engine import Call, Turn
 from asyncgen.serve.simulation.text import Repetitions, cut, digest_of, made_up_text, prompt_tokens
 from asyncgen.tokens import estimate_text
 
@@ -32,9 +32,9 @@ def test_text_is_one_sentence_that_says_what_it_is() -> None:
 
 def test_messages_and_seed_tell_questions_apart() -> None:
     calls = [
-        Call(model="m", messages=(("user", "a"), ("user", "b"))),
-        Call(model="m", messages=(("user", "ab"),)),
-        Call(model="m", messages=(("user", "ab"),), sampling={"seed": 1}),
+        Call(model="m", messages=(Turn("user", "a"), Turn("user", "b"))),
+        Call(model="m", messages=(Turn("user", "ab"),)),
+        Call(model="m", messages=(Turn("user", "ab"),), sampling={"seed": 1}),
     ]
     assert len({digest_of(call) for call in calls}) == 3
 
@@ -61,4 +61,4 @@ def test_repetitions_are_counted_for_the_most_recent_questions() -> None:
 
 def test_prompt_tokens_are_estimated_for_both_kinds() -> None:
     assert prompt_tokens(Call(model="m", prompt="12345678")) == 2
-    assert prompt_tokens(Call(model="m", messages=(("user", "12345678"),))) == 2 + 4 + 3
+    assert prompt_tokens(Call(model="m", messages=(Turn("user", "12345678"),))) == 2 + 4 + 3
