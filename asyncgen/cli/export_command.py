@@ -10,8 +10,9 @@ import click
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.export.files import Exported, export_file, ordered_records
-from asyncgen.dataset.export.folder import axis_ranks, export_folder
+from asyncgen.dataset.export.folder import export_folder
 from asyncgen.dataset.select import may_be_stale
+from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory, find_run
 
@@ -62,6 +63,6 @@ def _file(directory: RunDirectory, path: Path, *, raw_csv: bool) -> Exported:
 def _folder(directory: RunDirectory, path: Path) -> Exported:
     opened = job_of_run(directory)
     state = directory.read_state()
-    ranks = axis_ranks(directory.records, state.dataset.ranks if state.dataset else {})
+    plan = plan_split(opened.grid, opened.job.dataset, known_plan(state))
     grid = opened.grid if may_be_stale(state.job, opened.grid) else None
-    return export_folder(path, ordered_records(directory.records, grid), opened, ranks)
+    return export_folder(path, ordered_records(directory.records, grid), opened, plan)

@@ -23,10 +23,11 @@ from asyncgen.dataset.rules.file import (
     check_training_file,
     example_texts,
     format_of,
+    prompt_of,
     whole_file_faults,
 )
 from asyncgen.dataset.samples import Sample, texts, training_line
-from asyncgen.dataset.split import Split
+from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
@@ -97,7 +98,10 @@ def prepare_chat_file(path: Path, dialogue: Dialogue, settings: DatasetSettings,
         DiskError: the result could not be written.
     """
     plan = look_at(path, dialogue, CHAT_CHECKS)
-    lines = ((training_line(settings, sample), texts(settings, sample)) for sample in _chat_samples(path, plan))
+    lines = (
+        (training_line(settings, sample), texts(settings, sample), sample.prompt)
+        for sample in _chat_samples(path, plan)
+    )
     return _write(_Target(path, CHAT, settings, provider), dialogue, lines)
 
 
@@ -169,7 +173,7 @@ def _chat_samples(path: Path, plan: Plan) -> Iterator[Sample]:
             yield sample
 
 
-def _training_lines(path: Path, *, unique: bool) -> Iterator[tuple[bytes, list[str]]]:
+def _training_lines(path: Path, *, unique: bool) -> Iterator[tuple[bytes, list[str], str]]:
     seen: set[int] = set()
     for _, raw in raw_lines(path):
         line = raw.removeprefix(BYTE_ORDER_MARK).strip()
@@ -180,7 +184,7 @@ def _training_lines(path: Path, *, unique: bool) -> Iterator[tuple[bytes, list[s
         if unique and identity in seen:
             continue
         seen.add(identity)
-        yield line + b"\n", list(example_texts(example))
+        yield line + b"\n", list(example_texts(example)), prompt_of(example)
 
 
 def _marks(checked: CheckedFile, provider: Profile, dialogue: Dialogue) -> bool:
@@ -208,7 +212,7 @@ def _refuse_findings(checked: CheckedFile, provider: Profile) -> None:
     )
 
 
-def _write(target: _Target, dialogue: Dialogue, lines: Iterable[tuple[bytes, list[str]]]) -> PreparedFile:
+def _write(target: _Target, dialogue: Dialogue, lines: Iterable[tuple[bytes, list[str], str]]) -> PreparedFile:
     counter = token_counter(target.rules.default_model)
     share = target.settings.validation
     if not dialogue.accepts("Write the result to a new JSONL file?"):
@@ -216,7 +220,7 @@ def _write(target: _Target, dialogue: Dialogue, lines: Iterable[tuple[bytes, lis
             target.source, target.format, (), declined=True, samples=(), tokens=Histogram(), token_label=counter.label
         )
     paths = output_paths(target.source, split=share > 0)
-    split = Split(share, target.settings.seed, {})
+    split = Split(SplitPlan(share, target.settings.seed, 0, {"prompt": []}))
     with dataset_writer(
         counter,
         paths[0],
@@ -224,9 +228,9 @@ def _write(target: _Target, dialogue: Dialogue, lines: Iterable[tuple[bytes, lis
         chat=target.format != COMPLETION,
         byte_order_mark=target.rules.byte_order_mark,
     ) as writer:
-        for line, line_texts in lines:
-            # A line's side depends on nothing but its text, so that the same pair is never on both.
-            writer.add(line, line_texts, validates=split.validates({"line": line.decode()}, 0))
+        for line, line_texts, prompt in lines:
+            # A line's side depends on nothing but its prompt, so that none is on both.
+            writer.add(line, line_texts, validates=split.validates({"prompt": prompt}))
         files = writer.files()
         _refuse_whole(target, whole_file_faults(target.format, files[0].samples, files[0].bytes, target.provider))
     if share and not files[1].samples:

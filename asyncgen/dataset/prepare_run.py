@@ -15,7 +15,7 @@ import orjson
 from asyncgen.dataset.rules.file import whole_file_faults
 from asyncgen.dataset.samples import CHAT, Sample, texts, training_line
 from asyncgen.dataset.select import TAKEN, judge_records, may_be_stale
-from asyncgen.dataset.split import SideCounts, Split
+from asyncgen.dataset.split import SideCounts, Split, known_plan, plan_split
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
 from asyncgen.dataset.writer import collector_off, dataset_writer
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from asyncgen.dataset.histogram import Histogram
     from asyncgen.dataset.select import Verdicts
-    from asyncgen.dataset.split import Ranks, ThinValue
+    from asyncgen.dataset.split import SplitPlan, ThinValue
     from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.dataset.training_costs import TrainingCost
     from asyncgen.job.model import Job
@@ -118,10 +118,10 @@ def _prepare(run: Run, work: _Work, prices: PriceList, *, drop_near_duplicates: 
         drop_near_duplicates=drop_near_duplicates,
     )
     _write_rejected(work.directory, verdicts)
-    ranks = verdicts.values.ranks(run.state.dataset.ranks if run.state.dataset else {})
+    plan = plan_split(work.grid, job.dataset, known_plan(run.state))
     counter = token_counter(job.finetune.model or work.rules.default_model, verdicts.ratio.ratio)
-    written = _write_samples(work, verdicts, Split(job.dataset.validation, job.dataset.seed, ranks), counter)
-    run.update(_noting(written.files, job, ranks))
+    written = _write_samples(work, verdicts, Split(plan, job.dataset.hold_out), counter)
+    run.update(_noting(written.files, job, plan))
     costs = training_costs(written.tokens, provider, job.finetune.model, job.finetune.hyperparameters, prices)
     return Prepared(
         train=work.directory.train,
@@ -182,7 +182,6 @@ class _Row(msgspec.Struct, gc=False):
     """What a sample is made of; decoding the whole record would take twice as long."""
 
     variables: dict[str, str]
-    repeat: int
     completion: str
 
 
@@ -196,16 +195,16 @@ def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: Token
     with dataset_writer(
         counter,
         directory.train,
-        directory.validation if settings.validation else None,
+        directory.validation if settings.splits else None,
         chat=settings.format == CHAT,
         byte_order_mark=work.rules.byte_order_mark,
     ) as writer:
         for place, (_, row) in enumerate(read_rows(directory.records, _decode_row)):
             if verdicts.codes[place] == TAKEN:
                 sample = Sample(work.grid.sample.render(row.variables), row.completion.strip())
-                validates = split.validates(row.variables, row.repeat)
+                validates = split.validates(row.variables)
                 writer.add(training_line(settings, sample), texts(settings, sample), validates=validates)
-                if settings.validation:
+                if settings.splits:
                     sides.add(row.variables, validates=validates)
         _refuse(work, writer.files(), verdicts)
     files = [file for file in writer.files() if file.samples]
@@ -236,7 +235,7 @@ def _refuse(work: _Work, files: list[DatasetFile], verdicts: Verdicts) -> None:
     )
 
 
-def _noting(files: list[DatasetFile], job: Job, ranks: Ranks) -> Callable[[RunState], RunState]:
+def _noting(files: list[DatasetFile], job: Job, plan: SplitPlan) -> Callable[[RunState], RunState]:
     """The change of `run.json` that notes the dataset."""
     settings = job.dataset
     chat = settings.format == CHAT
@@ -246,7 +245,10 @@ def _noting(files: list[DatasetFile], job: Job, ranks: Ranks) -> Callable[[RunSt
         separator="" if chat else settings.separator,
         ending="" if chat else settings.ending,
         system=settings.system if chat else None,
-        ranks=ranks,
+        validation=plan.share,
+        seed=plan.seed,
+        turn=plan.turn,
+        ranks={name: list(values) for name, values in plan.ranks.items()},
     )
     return lambda state: msgspec.structs.replace(state, dataset=dataset)
 
@@ -268,17 +270,20 @@ def _warnings(work: _Work, verdicts: Verdicts, written: _Written, *, dropped: bo
             f"{verdicts.endings:,} answers have the ending {settings.ending!r} inside, and the tuned model will stop "
             "there; choose one that no answer has"
         )
-    if settings.validation:
-        yield from _thin_warnings(written)
+    if settings.splits:
+        yield from _thin_warnings(work, written)
 
 
-def _thin_warnings(written: _Written) -> Iterator[str]:
+def _thin_warnings(work: _Work, written: _Written) -> Iterator[str]:
     if len(written.files) == 1:
         yield "no sample is left for validation: there are too few for this share"
         return
     by_axis: dict[tuple[str, str], list[ThinValue]] = {}
-    for thin in written.sides.thin():
-        by_axis.setdefault((thin.axis, thin.missing), []).append(thin)
+    settings = work.job.dataset
+    held = {(name, str(value)) for name, values in settings.hold_out.items() for value in values}
+    for thin in written.sides.thin(settings.validation / work.grid.repeats):
+        if (thin.axis, thin.value) not in held:
+            by_axis.setdefault((thin.axis, thin.missing), []).append(thin)
     for (axis, missing), values in by_axis.items():
         named = ", ".join(f"{thin.value} ({thin.samples})" for thin in values[:_NAMED])
         more = f" and {len(values) - _NAMED:,} more" if len(values) > _NAMED else ""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar_records
 from asyncgen.dataset.samples import COMPLETION, Sample
-from asyncgen.dataset.split import AxisValues
 from asyncgen.dataset.token_counts import TokenRatio
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.run.jsonl import read_rows
@@ -44,7 +43,6 @@ class Verdicts:
         codes: a number a record, in the order of the file; `TAKEN`, or a place in `reasons`.
         reasons: why records were left out; the first is empty.
         near_duplicates: answers that are nearly an earlier one; still taken unless they were to be dropped.
-        values: of every axis, with their places in the grid.
         ratio: counted tokens to estimated ones.
         separators: samples with the separator inside the prompt; of the completion format only.
         endings: samples with the ending inside the answer, likewise.
@@ -53,7 +51,6 @@ class Verdicts:
     codes: array[int] = field(default_factory=lambda: array("H"))
     reasons: list[str] = field(default_factory=lambda: [""])
     near_duplicates: int = 0
-    values: AxisValues = field(default_factory=AxisValues)
     ratio: TokenRatio = field(default_factory=TokenRatio)
     separators: int = 0
     endings: int = 0
@@ -95,8 +92,6 @@ def judge_records(path: Path, job: Job, grid: RequestGrid, *, stale: bool, drop_
     for place, (_, record) in enumerate(read_rows(path, decode_record)):
         sample, reason = selection.judge(record)
         verdicts.codes.append(verdicts.code(reason))
-        if job.dataset.validation:
-            verdicts.values.add(record.variables, record.index)
         if reason is None:
             answers.add(sample.prompt, place)
             if record.attempts == 1 and not grid.has_openings:  # else the usage is not that of this text alone

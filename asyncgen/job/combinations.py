@@ -117,6 +117,18 @@ class Combinations:
                 contents["rows"] = file_digest(handle, "blake2b").hexdigest()
         return contents
 
+    def values_of(self, name: str, most: int) -> list[str]:
+        """At most so many different values of a variable, in the order of the table or of the axis."""
+        place = self.names.index(name) - (len(self.names) - len(self._axes))
+        column = self.names.index(name)
+        values = self._axes[place] if place >= 0 else (row[column] for row in self._table or ())
+        found: dict[str, None] = {}
+        for value in values:
+            found[value] = None
+            if len(found) == most:
+                break
+        return list(found)
+
     def __iter__(self) -> Iterator[tuple[int, Values]]:
         """Places and combinations; a subset's come in the order of its choice."""
         if self._subset:

@@ -80,14 +80,20 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class DatasetSettings(msgspec.Struct, frozen=True):
-    """How records become samples."""
+    """How records become samples; `validation` is a share of the combinations, `hold_out` names axis values."""
 
     format: Literal["chat", "completion"] = "chat"
     system: str | None = None
     separator: str = " -->"
     ending: str = "\n"
     validation: float = 0.0
+    hold_out: dict[str, list[Value]] = {}
     seed: int = 0
+
+    @property
+    def splits(self) -> bool:
+        """Whether there is a validation side at all."""
+        return bool(self.validation or self.hold_out)
 
 
 class FinetuneSettings(msgspec.Struct, frozen=True):

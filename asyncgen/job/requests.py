@@ -99,6 +99,15 @@ class RequestGrid:
             longest = max(longest, fixed + self._combinations.most(weight))
         return longest
 
+    @property
+    def repeats(self) -> int:
+        """How often each combination is asked for."""
+        return self._repeats
+
+    def values_of(self, name: str, most: int) -> list[str]:
+        """At most so many different values of a variable, in the order of the job."""
+        return self._combinations.values_of(name, most)
+
     def requests(self) -> Iterator[Request]:
         """Every request, in order."""
         return self.wanted(lambda key: True)  # noqa: ARG005 - all of them

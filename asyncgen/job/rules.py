@@ -34,6 +34,7 @@ def problems_of(job: Job, table_columns: tuple[str, ...]) -> list[Problem]:
         _templates(job, names),
         _examples(job, names),
         _patterns(job),
+        _held_out(job, names),
         _providers(job),
         _parameters(job),
     )
@@ -126,6 +127,23 @@ def _examples(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
             last = len(job.prompt.openings) - 1
             expected = f"0 to {last}" if last >= 0 else "prompt.openings to be there"
             yield Problem(f"{key}.opening", f"{example.opening} is no opening, expected {expected}")
+
+
+def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
+    """Values that are held out exist, and the short prompt tells them apart from those that are trained on."""
+    in_prompt = _names_needed(job.prompt.sample) if job.prompt.sample else names
+    for name, values in job.dataset.hold_out.items():
+        key = f"dataset.hold_out.{name}"
+        if name not in names:
+            yield Problem(key, f"no axis; the axes are {', '.join(names) or 'none'}", nearest(name, names))
+            continue
+        if in_prompt and name not in in_prompt:
+            yield Problem(key, "prompt.sample does not name it: the prompts held out would be trained on, too")
+        axis = job.grid.get(name)
+        known = [str(each) for each in axis] if isinstance(axis, list) else None
+        for value in values:
+            if known is not None and str(value) not in known:
+                yield Problem(key, f"{value!r} is no value of the axis", nearest(str(value), known))
 
 
 def _names_needed(text: str) -> tuple[str, ...]:

@@ -108,6 +108,9 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
         separator: ends every prompt of the completion format, so that `complete` can add it.
         ending: ends every completion of the completion format: the stop.
         system: the first message of every chat sample, so that `complete` can add it.
+        validation: the share of the combinations that validate.
+        seed: of their choice.
+        turn: likewise; see `dataset.split`.
         ranks: the values of each axis in the order in which the split first met them, so that no sample changes
             its side when values are added.
     """
@@ -117,6 +120,9 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
     separator: str = ""
     ending: str = ""
     system: str | None = None
+    validation: float = 0.0
+    seed: int = 0
+    turn: int = 0
     ranks: dict[str, list[str]] = {}
 
 

@@ -163,7 +163,7 @@ repeats = 5
 
 def test_no_pair_of_prompt_and_answer_is_on_both_sides_even_if_prompts_leave_an_axis_out(make_run: MakeRun) -> None:
     tables = VALIDATED + "[generate]\nrepeats = 3\n"
-    job = 'name = "shops"\n[grid]\nsector = ["Grocery", "Books"]\ncity = ["A", "B", "C", "D", "E", "F", "G"]\n'
+    job = 'name = "shops"\n[grid]\nsector = ["Grocery", "Books", "Pharmacy", "Bakery"]\ncity = ["A", "B", "C", "D", "E", "F", "G"]\n'
     job += '[prompt]\nuser = "Write for {sector} in {city}."\nsample = "{sector}"\n'
     made = make_run(tables, job=job).fill(
         lambda record: msgspec.structs.replace(record, completion=f"Text {record.index % 8}.")
@@ -275,10 +275,14 @@ def test_an_empty_validation_file_is_not_left_behind(make_run: MakeRun) -> None:
     assert any("validation" in warning for warning in prepared.warnings)
 
 
-def test_values_too_rare_for_their_share_are_named(make_run: MakeRun) -> None:
-    made = make_run("[dataset]\nvalidation = 0.02\n").fill()
-    warnings = prepare(made).warnings
-    assert any(warning.startswith("sector: too few samples") for warning in warnings)
+def test_values_held_out_are_on_the_validation_side_whole_and_no_cause_for_a_warning(make_run: MakeRun) -> None:
+    made = make_run('[dataset]\nhold_out = { city = ["Berlin"] }\n').fill()
+    prepared = prepare(made)
+    asked = [line["messages"][0]["content"] for line in lines(made.directory.validation)]
+    assert len(asked) == 12
+    assert all(prompt.endswith("Berlin") for prompt in asked)
+    assert not any("Berlin" in line["messages"][0]["content"] for line in lines(made.directory.train))
+    assert not prepared.warnings
 
 
 def test_separators_and_endings_inside_texts_are_told(make_run: MakeRun) -> None:

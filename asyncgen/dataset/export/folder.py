@@ -18,20 +18,18 @@ from asyncgen.dataset.export.card import MADE_BY, Facts, dataset_card
 from asyncgen.dataset.export.files import Exported
 from asyncgen.dataset.samples import messages
 from asyncgen.dataset.select import Selection
-from asyncgen.dataset.split import AxisValues, Split
+from asyncgen.dataset.split import Split
 from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError
 from asyncgen.job.checks import AnswerChecks
-from asyncgen.run.jsonl import read_rows
-from asyncgen.run.records import decode_record
 from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from asyncgen.dataset.samples import Sample
-    from asyncgen.dataset.split import Ranks
+    from asyncgen.dataset.split import SplitPlan
     from asyncgen.job.model import DatasetSettings
     from asyncgen.job.of_run import OpenedJob
     from asyncgen.run.records import Record
@@ -40,14 +38,14 @@ _CARD = "README.md"
 _NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
 
 
-def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, ranks: Mapping[str, list[str]]) -> Exported:
+def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
     """Write the folder; only records that are samples go in.
 
     Args:
         path: where it is to stand; an earlier export there is replaced.
         records: in the order wanted.
         opened: the run's job.
-        ranks: of the run's split, so that samples come to the sides where `prepare` put them.
+        plan: of the run's split, so that samples come to the sides where `prepare` put them.
 
     Raises:
         UsageError: something else stands there, or there is no sample.
@@ -56,7 +54,7 @@ def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, rank
     _refuse_stranger(path)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        exported = _fill(new, records, opened, ranks)
+        exported = _fill(new, records, opened, plan)
         if path.exists():
             path.rename(old)
         new.rename(path)
@@ -76,9 +74,9 @@ def _refuse_stranger(path: Path) -> None:
         raise UsageError(f"{path} is there already, and is no export of asyncgen", help_text="name another folder")
 
 
-def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, ranks: Mapping[str, list[str]]) -> Exported:
+def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
     settings = opened.job.dataset
-    split = Split(settings.validation, settings.seed, ranks)
+    split = Split(plan, settings.hold_out)
     selection = Selection(opened.grid, AnswerChecks(opened.job.checks), stale=False)
     facts = Facts()
     (folder / "data").mkdir(parents=True)
@@ -89,7 +87,7 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, ranks: Map
         for record in records:
             sample, reason = selection.judge(record)
             if reason is None:
-                side = "validation" if split.validates(record.variables, record.repeat) else "train"
+                side = "validation" if split.validates(record.variables) else "train"
                 sides[side].add(_line(record, sample, settings))
                 facts.add(record.model, record.created, record.variables)
         for written in sides.values():
@@ -118,16 +116,3 @@ def _line(record: Record, sample: Sample, settings: DatasetSettings) -> bytes:
         "model": record.model,
     }
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def axis_ranks(path: Path, known: Mapping[str, Sequence[str]]) -> Ranks:
-    """The ranks by which samples are split, as `prepare` would find them.
-
-    Args:
-        path: of the run's records.
-        known: the ranks that the run has noted.
-    """
-    values = AxisValues()
-    for _, record in read_rows(path, decode_record):
-        values.add(record.variables, record.index)
-    return values.ranks(known)

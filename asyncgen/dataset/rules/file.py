@@ -248,6 +248,17 @@ def _count_tokens(
     batch.clear()
 
 
+def prompt_of(example: Any) -> str:
+    """What an example asks, as text: all before the answer that is to be learnt. Equal ones belong to one side."""
+    if not isinstance(example, dict):
+        return ""
+    if isinstance(messages := example.get("messages"), list):
+        asked: Any = messages[:-1]
+    else:
+        asked = example.get("input", example.get("prompt"))
+    return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def example_texts(example: Any) -> Iterator[str]:
     """Every text of an example that costs tokens; a message's several ones are joined, so that each counts once."""
     if not isinstance(example, dict):

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from asyncgen.dataset.export.files import ordered_records
-from asyncgen.dataset.export.folder import axis_ranks, export_folder
+from asyncgen.dataset.export.folder import export_folder
 from asyncgen.dataset.prepare_run import prepare_run
+from asyncgen.dataset.split import plan_split
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import PROFILES
@@ -29,8 +30,8 @@ VALIDATED = '[dataset]\nvalidation = 0.25\nseed = 7\nsystem = "You sell."\n'
 
 
 def export(made: Any, path: Path) -> int:
-    ranks = axis_ranks(made.directory.records, {})
-    return export_folder(path, ordered_records(made.directory.records, None), made.opened, ranks).rows
+    plan = plan_split(made.opened.grid, made.opened.job.dataset, None)
+    return export_folder(path, ordered_records(made.directory.records, None), made.opened, plan).rows
 
 
 def rows(path: Path) -> list[Any]:
@@ -134,6 +135,8 @@ def test_an_export_that_breaks_off_leaves_the_earlier_folder(make_run: MakeRun, 
         raise DiskError("the records could not be read")
 
     with pytest.raises(DiskError):
-        export_folder(tmp_path / "hub", breaking(), made.opened, {})
+        export_folder(
+            tmp_path / "hub", breaking(), made.opened, plan_split(made.opened.grid, made.opened.job.dataset, None)
+        )
     assert (tmp_path / "hub" / "README.md").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "run", "run.toml"]
