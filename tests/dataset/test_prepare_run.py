@@ -163,7 +163,8 @@ repeats = 5
 
 def test_no_pair_of_prompt_and_answer_is_on_both_sides_even_if_prompts_leave_an_axis_out(make_run: MakeRun) -> None:
     tables = VALIDATED + "[generate]\nrepeats = 3\n"
-    job = 'name = "shops"\n[grid]\nsector = ["Grocery", "Books", "Pharmacy", "Bakery"]\ncity = ["A", "B", "C", "D", "E", "F", "G"]\n'
+    job = 'name = "shops"\n[grid]\nsector = ["Grocery", "Books", "Pharmacy", "Bakery"]\n'
+    job += 'city = ["A", "B", "C", "D", "E", "F", "G"]\n'
     job += '[prompt]\nuser = "Write for {sector} in {city}."\nsample = "{sector}"\n'
     made = make_run(tables, job=job).fill(
         lambda record: msgspec.structs.replace(record, completion=f"Text {record.index % 8}.")
