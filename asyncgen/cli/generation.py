@@ -28,7 +28,7 @@ from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
 from asyncgen.generate.plan.request_tokens import Span
-from asyncgen.generate.pool.budget import Budget, Purse
+from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
@@ -255,13 +255,14 @@ async def _work(
     gc.set_threshold(_OBJECTS_TO_COLLECT)
     async with (
         interruptible(on_first) as interrupt,
-        open_completer(endpoint, concurrency=concurrency) as completer,
+        open_completer(endpoint, concurrency=concurrency, timeout_s=limits.timeout_s) as completer,
         shown(progress, spent),
     ):
         outcome = await generate_grid(
             opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
+            stops_when_useless=not wanted.yes,
             progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
-            budget=Purse(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
+            budget=BudgetGate(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
         )  # fmt: skip
     if outcome.stopped is StopReason.INTERRUPTED:
         dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""

@@ -71,12 +71,16 @@ class Checks(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds; what is absent is learnt from the server's answers. `max_cost` is in USD."""
+    """Bounds; what is absent is learnt from the server's answers.
+
+    `max_cost` is in USD; `timeout_s` is in seconds, of one attempt.
+    """
 
     concurrency: int | None = None
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_cost: float | None = None
+    timeout_s: float | None = None
 
 
 class DatasetSettings(msgspec.Struct, frozen=True):

@@ -70,6 +70,7 @@ def _numbers(job: Job) -> Iterator[Problem]:
         "limits.requests_per_minute": job.limits.requests_per_minute,
         "limits.tokens_per_minute": job.limits.tokens_per_minute,
         "limits.max_cost": job.limits.max_cost,
+        "limits.timeout_s": job.limits.timeout_s,
     }
     yield from _outside(at_least_one, lambda value: value >= 1, "at least 1")
     yield from _outside(above_zero, lambda value: value > 0, "more than 0")

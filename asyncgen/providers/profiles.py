@@ -122,6 +122,7 @@ class Profile:
         allow_http: the owner of the address wrote that a key may go there unencrypted.
         batch: the Batch API is there.
         by_name_only: chosen when it is named, never because its key happens to be set.
+        starts_within_s: seconds that its server is waited for at the beginning of a run; None: by its address.
         flex: `service_tier = "flex"` is there, at half the price.
         finetuning: how it tunes; None where it does not.
         notes: what a user should know, in a sentence.
@@ -139,6 +140,7 @@ class Profile:
     allow_http: bool = False
     default_model: str | None = None
     max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
+    starts_within_s: float | None = None
     continues_assistant: bool = False
     batch: bool = False
     flex: bool = False

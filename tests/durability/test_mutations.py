@@ -63,8 +63,8 @@ MUTATIONS = {
     ),
     "writing what a worker brought before it gets another row": (
         "generate/pool.py",
-        "        self.ends.settle(records)\n",
-        "        asyncio.get_running_loop().call_later(0.01, self.ends.settle, records)\n",
+        "        self.settler.settle(records)\n",
+        "        asyncio.get_running_loop().call_later(0.01, self.settler.settle, records)\n",
         "generate/pool/test_pool.py::test_nobody_sends_a_request_before_the_answer_that_it_brought_is_written",
     ),
     "the check of keys that stand twice in the file": (

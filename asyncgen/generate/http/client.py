@@ -17,6 +17,7 @@ import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import ip_address
 from time import perf_counter
 from typing import Any
 
@@ -28,7 +29,7 @@ from asyncgen import __version__
 from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply
-from asyncgen.generate.pool.backpressure import Patience
+from asyncgen.generate.pool.backpressure import AdaptiveTimeout
 from asyncgen.providers.endpoint import Endpoint, redacted
 from asyncgen.terminal import one_line
 
@@ -61,7 +62,10 @@ _CHUNK_BYTES = 64 * 1024
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0  # idle connections are closed before servers do, or a request meets one just closed
 _SWEEP_S = 1.0
+_ASLEEP_S = 2.0  # later than a busy event loop ever is
+_STARTING_S = 1.0  # between two looks at a server that is not there yet
 _WIDTH = 300
+_OWN_SERVER_STARTS_WITHIN_S = 60.0
 # A key of the request's JSON: within a text its quotes would be escaped.
 _TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
 
@@ -72,16 +76,17 @@ class HttpCompleter:
     Args:
         session: its headers hold the key.
         endpoint: where requests go.
-        patience: how long an answer may take.
+        timeout: how long an answer may take.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, patience: Patience) -> None:
+    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, timeout: AdaptiveTimeout) -> None:
         self._session = session
         self._url = URL(f"{endpoint.base_url}/chat/completions")
         self._key = endpoint.key
-        self._patience = patience
+        self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._has_worked = False
+        self._starts_until = perf_counter() + starts_within_s(endpoint)
         self._answers, self._slowest_s = 0, 0.0  # since the last sweep
         self._in_flight: dict[asyncio.Task[Any], float] = {}
 
@@ -100,7 +105,7 @@ class HttpCompleter:
             else:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return self._broken(error, perf_counter() - began)
+            return self._unless_starting(self._broken(error, perf_counter() - began))
         except asyncio.CancelledError:
             if task in in_flight or task.uncancel() > 0:
                 raise  # whoever cancelled, it was not `sweep`, or not it alone
@@ -127,16 +132,26 @@ class HttpCompleter:
         return self._explained(reply, response)
 
     async def sweep(self) -> None:
-        """Give up on requests that take too long, for ever: one timer for all of them, not one for each."""
+        """Give up on requests that take too long, for ever: one timer for all of them, not one for each.
+
+        Time in which this process was stopped is not time waited: the answers may lie in the sockets.
+        """
         while True:
+            before = perf_counter()
             await asyncio.sleep(_SWEEP_S)
-            self._patience.observe(self._answers, self._slowest_s)
+            asleep_s = perf_counter() - before - _SWEEP_S
+            if asleep_s > _ASLEEP_S:
+                self._in_flight.update({task: began + asleep_s for task, began in self._in_flight.items()})
+                self._slowest_s = 0.0
+            self._timeout.observe(self._answers, self._slowest_s)
             self._answers, self._slowest_s = 0, 0.0
-            latest = perf_counter() - self._patience.limit_s
-            for task in [task for task, began in self._in_flight.items() if began < latest]:
+            latest = perf_counter() - self._timeout.limit_s
+            late = [task for task, began in self._in_flight.items() if began < latest]
+            for task in late:
                 del self._in_flight[task]
                 task.cancel()
-                self._patience.lost()
+            if late:
+                self._timeout.lost()
 
     def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
         """What the reply alone does not tell."""
@@ -146,7 +161,14 @@ class HttpCompleter:
             return replace(error, message=f"the address sends on to {target}", remedy="give that one to --base-url")
         if error.type == "not_an_api" and self._has_worked:
             return replace(error, kind=ErrorClass.RETRY)  # a proxy's page in passing
-        return error
+        return self._unless_starting(error)
+
+    def _unless_starting(self, error: AttemptError) -> AttemptError:
+        """A server of one's own that is not there yet, or still loads its model, is waited for."""
+        if error.type not in {"connection", "loading"} or self._has_worked or perf_counter() > self._starts_until:
+            return error
+        message = f"the server is waited for: {error.message}"
+        return replace(error, kind=ErrorClass.WAIT, type="starting", message=message, retry_after_s=_STARTING_S)
 
     def _broken(self, error: Exception, elapsed_s: float) -> AttemptError:
         """What a connection's end means; the type of the exception says how far the request had come."""
@@ -171,6 +193,27 @@ class HttpCompleter:
         return AttemptError(kind=ErrorClass.RETRY, type="disconnected", message=text, maybe_paid=True)
 
 
+def starts_within_s(endpoint: Endpoint) -> float:
+    """Seconds that a server is waited for at the beginning, while it is not there yet or still loads its model.
+
+    One's own servers take their time, unless their profile says otherwise; who hosts for others is there or has failed.
+    """
+    if endpoint.profile.starts_within_s is not None:
+        return endpoint.profile.starts_within_s
+    is_own = endpoint.profile.base_url is None and _is_private(URL(endpoint.base_url).host or "")
+    return _OWN_SERVER_STARTS_WITHIN_S if is_own else 0.0
+
+
+def _is_private(host: str) -> bool:
+    """Does the host name this machine, or one of a network of one's own?"""
+    if host == "localhost" or host.endswith((".local", ".internal", ".lan")):
+        return True
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return "." not in host  # as machines and containers of one network name each other
+
+
 async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
     """The whole body, decompressed; None when it is over the cap, which shows only while it is unpacked."""
     chunks: list[bytes] = []
@@ -186,12 +229,15 @@ async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
 
 
 @asynccontextmanager
-async def open_completer(endpoint: Endpoint, *, concurrency: int) -> AsyncIterator[HttpCompleter]:
+async def open_completer(
+    endpoint: Endpoint, *, concurrency: int, timeout_s: float | None = None
+) -> AsyncIterator[HttpCompleter]:
     """A completer for an endpoint, its connections closed at the end of the block.
 
     Args:
         endpoint: where requests go.
         concurrency: the most requests that will be in flight; the connection pool never limits them.
+        timeout_s: seconds that an attempt may take; None to learn it from the answers.
 
     Raises:
         UsageError: this system does not allow so many connections.
@@ -206,7 +252,7 @@ async def open_completer(endpoint: Endpoint, *, concurrency: int) -> AsyncIterat
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
-        completer = HttpCompleter(session, endpoint, Patience())
+        completer = HttpCompleter(session, endpoint, AdaptiveTimeout(timeout_s))
         sweeping = asyncio.create_task(completer.sweep())
         try:
             yield completer

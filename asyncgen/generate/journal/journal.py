@@ -148,7 +148,7 @@ class Journal:
             self.spend.add([usage], in_batch=in_batch, is_record=False)
         self.files.wrote(1)
 
-    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
+    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None:
         """Note what was done for a request that has no line yet, so that another invocation knows.
 
         Args:

@@ -1,38 +1,29 @@
-"""May the next request go: money, a place, no pause, and the rates' leave.
+"""Admission control: budget, concurrency slot, pause, rate limits, in that order.
 
-Owns the order in which these are asked for, and what the outcomes of requests say about the next ones. Does not know
-rows, and decides nothing about them.
+Owns that order, and what the outcomes of requests say about the next ones. Does not know rows, and decides nothing
+about them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import Protocol
 
 import msgspec
 
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits
 from asyncgen.generate.pool.backpressure import Breaker, Pause
-from asyncgen.generate.pool.concurrency import ConcurrencyLimit, Places
+from asyncgen.generate.pool.budget import BudgetGate
+from asyncgen.generate.pool.concurrency import ConcurrencyLimit, ConcurrencySlots
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.rate import Rates
 
+_BROKEN = frozenset({"connection", "disconnected"})
 _FIRST = 5  # requests whose outcomes tell whether all will fail alike
 
 
-class Budget(Protocol):
-    """Money: USD held for an attempt (None when there is not enough), and what it came to."""
-
-    async def take(self, body: bytes) -> float | None: ...
-
-    def settle(self, body: bytes, held_usd: float, outcome: Answer | AttemptError | None) -> None: ...
-
-    def give_back(self, held_usd: float) -> None: ...
-
-
 class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """Leave to send one request; `Admission.leave` takes it back.
+    """Permission to send one request; to be given to `Admission.release` or `Admission.withdraw`.
 
     Attributes:
         number: how many requests were sent, this one included.
@@ -57,7 +48,9 @@ class Admission:
         rng: for jitter.
     """
 
-    def __init__(self, rates: Rates, concurrency: int, progress: Progress, budget: Budget | None, rng: Random) -> None:
+    def __init__(
+        self, rates: Rates, concurrency: int, progress: Progress, budget: BudgetGate | None, rng: Random
+    ) -> None:
         self._rates = rates
         self._progress = progress
         self._budget = budget
@@ -68,7 +61,8 @@ class Admission:
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
         # A broken service is tried by one request at a time.
-        self._places = Places(lambda: 1 if self._breaker.is_open else self._limit.limit)
+        self._slots = ConcurrencySlots(lambda: 1 if self._breaker.is_open else self._limit.limit)
+        self._waiting_for_rates = 0
         self._began = 0.0  # when the first request went
         self._first_in_flight: set[int] = set()
         self._is_in_doubt = True  # nothing came yet, or an error came last, or a pause is not over
@@ -77,32 +71,36 @@ class Admission:
     def ever_succeeded(self) -> bool:
         return self._breaker.ever_succeeded
 
-    def enter_at_once(self, body: bytes) -> Ticket | None:
-        """As `enter` where there is nothing to wait for, at a fraction of its cost; None where there may be.
+    def acquire_at_once(self, body: bytes) -> Ticket | None:
+        """As `acquire` where there is nothing to wait for, at a fraction of its cost; None where there may be.
 
         The first requests of all never go this way: nothing came yet.
         """
-        if self._is_guarded or self._is_in_doubt or not self._places.take_at_once():
+        if self._is_guarded or self._is_in_doubt or not self._slots.acquire_at_once():
             return None
         progress = self._progress
         progress.sent = number = progress.sent + 1
         return Ticket(body, number, 0, 0.0)
 
-    def take_back(self) -> None:
-        """Nothing was sent for a ticket of `enter_at_once`."""
+    def withdraw(self, ticket: Ticket) -> None:
+        """Nothing was sent for the ticket."""
         self._progress.sent -= 1
-        self._places.give_back()
+        self._first_in_flight.discard(ticket.number)
+        self._rates.tokens.give_back(ticket.tokens)
+        self._slots.release()
+        if self._budget is not None:
+            self._budget.release(ticket.held_usd)
 
-    async def enter(self, body: bytes) -> Ticket | None:
+    async def acquire(self, body: bytes) -> Ticket | None:
         """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
-        held_usd = await self._budget.take(body) if self._budget is not None else 0.0
+        held_usd = await self._budget.acquire(body) if self._budget is not None else 0.0
         if held_usd is None:
             return None
         try:
             tokens = await self._turn(body)
         except BaseException:
             if self._budget is not None:
-                self._budget.give_back(held_usd)
+                self._budget.release(held_usd)
             raise
         return self._ticket(body, tokens, held_usd)
 
@@ -111,11 +109,11 @@ class Admission:
         """Is one of the very first requests still in flight?"""
         return bool(self._first_in_flight)
 
-    def leave(self, ticket: Ticket, outcome: Answer | AttemptError | None, *, among: int = 0) -> bool:
-        """The request ended: learn from what it came to, and give its place back.
+    def release(self, ticket: Ticket, outcome: Answer | AttemptError | None, *, among: int = 0) -> bool:
+        """The request ended: learn from what it came to, and release its slot.
 
         Args:
-            ticket: what `enter` gave.
+            ticket: what `acquire` gave.
             outcome: None for a request that was broken off.
             among: requests that were in flight when it came, itself included.
 
@@ -134,7 +132,7 @@ class Admission:
         elif outcome is not None:
             is_hopeless = self._erred(ticket, outcome)
         self._progress.ended += 1
-        self._places.give_back()
+        self._slots.release()
         if self._first_in_flight:
             self._first_in_flight.discard(ticket.number)
         if self._budget is not None:
@@ -148,31 +146,46 @@ class Admission:
         self._is_in_doubt = self._pause.left_s(asyncio.get_running_loop().time()) > 0
 
     def _erred(self, ticket: Ticket, error: AttemptError) -> bool:
-        """Learn from an error; returns as `leave` does."""
+        """Learn from an error; returns as `release` does."""
         self._is_in_doubt = True
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)
+        if error.type == "starting":  # it was not there yet, and refused nobody
+            self._pause_for(error.message, now, error.retry_after_s or 0.0)
+            return False
         if error.kind is ErrorClass.WAIT:
+            self._progress.rate_limited += 1
             is_new = self._limit.congested(ticket.number, self._progress.sent)
-            self._pause.congested(now, error.retry_after_s, is_new=is_new)
-            self._progress.paused_until = self._pause.until
+            self._pause.congested(now, error.retry_after_s, error.message, is_new=is_new)
+            self._note_pause()
             if ticket.tokens and is_new:
                 self._rates.tokens.refused()
             return self._pause.is_hopeless(now)
         if error.kind is ErrorClass.RETRY and error.type != "empty":
             if error.type == "timeout":
                 self._limit.congested(ticket.number, self._progress.sent)
+            elif error.type in _BROKEN:
+                self._limit.broke(ticket.number, self._progress.sent)
             wait_s = self._breaker.failed(ticket.number, self._progress.sent)
-            self._pause.ask(now, max(wait_s, error.retry_after_s or 0.0))
+            self._pause_for(error.message or error.type, now, max(wait_s, error.retry_after_s or 0.0))
             return self._breaker.is_hopeless or self._pause.is_hopeless(now)
         return False
+
+    def _pause_for(self, cause: str, now: float, wait_s: float) -> None:
+        if wait_s > 0:
+            self._pause.ask(now, wait_s, cause)
+            self._note_pause()
+
+    def _note_pause(self) -> None:
+        self._progress.paused_until, self._progress.pause_cause = self._pause.until, self._pause.cause
 
     def _ticket(self, body: bytes, tokens: int, held_usd: float) -> Ticket:
         progress = self._progress
         progress.sent = number = progress.sent + 1
+        progress.sent_at = asyncio.get_running_loop().time()
         if number <= _FIRST:
             self._first_in_flight.add(number)
-            self._began = asyncio.get_running_loop().time() if number == 1 else self._began
+            self._began = progress.sent_at if number == 1 else self._began
         return Ticket(body, number, tokens, held_usd)
 
     def _learn(self, ticket: Ticket, limits: RateLimits, now: float) -> None:
@@ -182,25 +195,32 @@ class Admission:
             self._limit.open_up()
 
     async def _turn(self, body: bytes) -> int:
-        """Take a place and the rates' leave; returns the tokens reserved."""
+        """Acquire a slot, and wait for pause and rates; returns the tokens reserved."""
         while True:
-            await self._places.take()
+            await self._slots.acquire()
             try:
-                tokens = await self._leave_to_send(body)
+                tokens = await self._wait_for_rates(body)
             except BaseException:
-                self._places.give_back()
+                self._slots.release()
                 raise
             if tokens is not None:
                 return tokens
-            self._places.give_back()
+            self._slots.release()
 
-    async def _leave_to_send(self, body: bytes) -> int | None:
-        """Wait for the pause and the rates; None when things changed meanwhile and the place is to be given back."""
+    async def _wait_for_rates(self, body: bytes) -> int | None:
+        """Wait for the pause and the rates; None when things changed meanwhile and the slot is to be released."""
         now = asyncio.get_running_loop().time
         while (left_s := self._pause.left_s(now())) > 0:  # noqa: ASYNC110 - it may have grown meanwhile
             await asyncio.sleep(left_s)
-        tokens = await self._rates.acquire(body)
-        if self._pause.left_s(now()) > 0 or self._places.are_too_many:
+        self._waiting_for_rates += 1
+        self._progress.waits_for = self._rates.in_words
+        try:
+            tokens = await self._rates.acquire(body)
+        finally:
+            self._waiting_for_rates -= 1
+            if not self._waiting_for_rates:
+                self._progress.waits_for = ""
+        if self._pause.left_s(now()) > 0 or self._slots.are_too_many:
             self._rates.tokens.give_back(tokens)
             return None
         return tokens

@@ -1,7 +1,7 @@
 """When the whole pool has to wait: a server that asked for it, or one that answers nothing.
 
-Owns the shared pause and the circuit breaker. Pure: times and the numbers of requests go in, seconds come out. Does
-not know rows or rates.
+Owns the shared pause and the circuit breaker. Pure: times and the numbers of requests go in, seconds come out. Does not
+know rows or rates.
 
 How long an answer may take before it counts as lost.
 
@@ -31,11 +31,13 @@ class Pause:
 
     Attributes:
         until: seconds of the loop's clock; 0 while there was no pause yet.
+        cause: of the last pause, for people.
     """
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self.until = 0.0
+        self.cause = ""
         self._rounds = 0
         self._since: float | None = None
 
@@ -43,16 +45,19 @@ class Pause:
         """Seconds still to wait."""
         return max(self.until - now, 0.0)
 
-    def ask(self, now: float, wait_s: float) -> None:
+    def ask(self, now: float, wait_s: float, cause: str = "") -> None:
         """Everybody waits so long, and a little longer."""
-        self.until = max(self.until, now + wait_s * (1 + self._rng.uniform(0, _JITTER)))
+        until = now + wait_s * (1 + self._rng.uniform(0, _JITTER))
+        if until > self.until:
+            self.until, self.cause = until, cause
 
-    def congested(self, now: float, retry_after_s: float | None, *, is_new: bool) -> None:
+    def congested(self, now: float, retry_after_s: float | None, cause: str = "", *, is_new: bool) -> None:
         """The server wants less: everybody waits as it asks, and longer each time that this led to nothing.
 
         Args:
             now: seconds of the loop's clock.
             retry_after_s: what the server asks for; None where it names no time.
+            cause: what the server said.
             is_new: the request was sent after the last pause; those sent together are refused together, and are one
                 sign and not many.
         """
@@ -62,7 +67,9 @@ class Pause:
         # A server that names a time is believed at first; one that names too little again and again is not.
         fruitless = self._rounds - (1 if retry_after_s is None else 2)
         least_s = min(_FIRST_S * 2.0 ** min(fruitless, 30), _LONGEST_PAUSE_S) if fruitless >= 0 else 0.0
-        self.ask(now, max(retry_after_s or 0.0, least_s))
+        is_asked = (retry_after_s or 0.0) >= least_s
+        words = cause or "the server wants less"
+        self.ask(now, max(retry_after_s or 0.0, least_s), f"as the server asks: {words}" if is_asked else words)
 
     def is_hopeless(self, now: float) -> bool:
         """The pauses lead nowhere: one is very long, or they have gone on without an answer for long."""
@@ -126,24 +133,32 @@ _TIMES_THE_SLOWEST = 4.0  # a server that is asked for twice as much at a time a
 _FORGET = 0.995
 
 
-class Patience:
-    """Learns from answers."""
+class AdaptiveTimeout:
+    """Learns from answers.
 
-    __slots__ = ("_answers", "_has_lost", "_slowest_s")
+    Args:
+        fixed_s: seconds, where the user set them; None to learn them.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_answers", "_fixed_s", "_has_lost", "_least_s", "_slowest_s")
+
+    def __init__(self, fixed_s: float | None = None) -> None:
+        self._fixed_s = fixed_s
         self._answers = 0
         self._slowest_s = 0.0
+        self._least_s = _LEAST_S
         self._has_lost = False
 
     @property
     def limit_s(self) -> float:
         """Seconds that an answer may take now."""
+        if self._fixed_s is not None:
+            return self._fixed_s
         if not self._answers and self._has_lost:
             return _SECOND_S
         if self._answers < _ENOUGH:
             return _LONGEST_TIMEOUT_S
-        return min(max(_TIMES_THE_SLOWEST * self._slowest_s, _LEAST_S), _LONGEST_TIMEOUT_S)
+        return min(max(_TIMES_THE_SLOWEST * self._slowest_s, self._least_s), _LONGEST_TIMEOUT_S)
 
     def observe(self, answers: int, slowest_s: float) -> None:
         """So many answers came, the slowest of which took so long."""
@@ -151,5 +166,11 @@ class Patience:
         self._slowest_s = max(self._slowest_s * _FORGET**answers, slowest_s)
 
     def lost(self) -> None:
-        """Requests were given up on."""
+        """Requests were given up on: where answers come otherwise, the next ones get twice the time.
+
+        So a row whose answer takes far longer than the others' is given up on once, and has its answer at the second
+        try.
+        """
+        if self._answers >= _ENOUGH:
+            self._least_s = min(max(self.limit_s, self._least_s) * 2, _LONGEST_TIMEOUT_S)
         self._has_lost = True

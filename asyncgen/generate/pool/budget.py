@@ -117,7 +117,7 @@ def budget_used_up() -> QuotaError:
     )
 
 
-class Purse:
+class BudgetGate:
     """Money for attempts.
 
     Args:
@@ -129,22 +129,22 @@ class Purse:
         self._budget = budget
         self._max_output_tokens = max_output_tokens
         self._estimate = TokenEstimate()
-        self._taken = 0
+        self._held = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self, body: bytes) -> float | None:
+    async def acquire(self, body: bytes) -> float | None:
         """Hold the most that one attempt may cost, waiting for those in flight where they may leave enough.
 
         Returns:
             USD held, to be given to `settle`; None when the budget does not cover it and nobody will give any back.
         """
         while (held_usd := self._budget.hold(self._prompt_tokens(body), self._max_output_tokens)) is None:
-            if not self._taken:
+            if not self._held:
                 return None
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
-        self._taken += 1
+        self._held += 1
         return held_usd
 
     def settle(self, body: bytes, held_usd: float, outcome: Answer | AttemptError | None) -> None:
@@ -152,10 +152,10 @@ class Purse:
 
         Args:
             body: of the attempt.
-            held_usd: what `take` gave.
+            held_usd: what `acquire` gave.
             outcome: what it came to; None for one that was broken off.
         """
-        self._taken -= 1
+        self._held -= 1
         if outcome is not None and outcome.usage != Usage():
             self._budget.settle(held_usd, outcome.usage)
             self._estimate.observe(estimate_body(body), outcome.usage.prompt_tokens)
@@ -165,9 +165,9 @@ class Purse:
             self._budget.count_as_spent(held_usd)  # broken off, lost on the way, or answered without a count
         self._wake()
 
-    def give_back(self, held_usd: float) -> None:
-        """Nothing was sent for what `take` gave."""
-        self._taken -= 1
+    def release(self, held_usd: float) -> None:
+        """Nothing was sent for what `acquire` gave."""
+        self._held -= 1
         self._budget.release(held_usd)
         self._wake()
 

@@ -1,13 +1,15 @@
-"""Places for requests in flight, and those who wait for one.
+"""Slots for requests in flight: a semaphore whose size changes while it is in use.
 
-Owns who has a place and who comes next. Does not know what a request is; how many places there are is found out
+Owns who has a slot and who comes next. Does not know what a request is; how many slots there are is found out
 elsewhere.
 
 How many requests may be in flight: found out, within a ceiling.
 
-Owns the rule: quick growth at the start, unless a known rate makes it needless; then one more after a round of
-successes in which the limit was used up (where a rate is known, one for each), and a cut when the server wants less, at
-most once for the requests that were sent before it. Pure: it is told of starts and ends, and waits for nothing.
+Owns the rule. Slow start: one more for each answer. After the first congestion, one more for a round of answers in
+which the limit was used up (where a rate is known, one for each), and a cut to 0.7 at most once for the requests that
+were sent before it. A server that breaks several connections at once takes few of them: the next requests go one at a
+time, and the number at which it broke them is kept away from. Pure: it is told of starts and ends, and waits for
+nothing.
 """
 
 from __future__ import annotations
@@ -17,60 +19,74 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Places:
-    """Places that are taken and given back; who took one may still have to wait for the rate.
+class ConcurrencySlots:
+    """Slots that are acquired and released; who has one may still have to wait for a rate limit.
 
     Args:
-        allowed: how many there may be taken now.
+        allowed: how many there may be in use now.
     """
 
     def __init__(self, allowed: Callable[[], int]) -> None:
         self._allowed = allowed
-        self._taken = 0
+        self._in_use = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def are_too_many(self) -> bool:
-        """Are more places taken than may be now?"""
-        return self._taken > self._allowed()
+        """Are more slots in use than may be now?"""
+        return self._in_use > self._allowed()
 
-    def take_at_once(self) -> bool:
-        """Take a place where one is free and nobody waits for it."""
-        if self._waiting or self._taken >= self._allowed():
+    def acquire_at_once(self) -> bool:
+        """Acquire a slot where one is free and nobody waits for it."""
+        if self._waiting or self._in_use >= self._allowed():
             return False
-        self._taken += 1
+        self._in_use += 1
         return True
 
-    async def take(self) -> None:
-        """Take a place, once one is free."""
-        while self._taken >= self._allowed():
+    async def acquire(self) -> None:
+        """Acquire a slot, once one is free."""
+        while self._in_use >= self._allowed():
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
-            await turn
-        self._taken += 1
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._wake()  # the turn is another one's
+                raise
+        self._in_use += 1
 
-    def give_back(self) -> None:
-        """Give a place back; as many who wait come in as there are free places now."""
-        self._taken -= 1
+    def release(self) -> None:
+        """Release a slot; as many who wait come in as there are free slots now."""
+        self._in_use -= 1
         if self._waiting:
-            for _ in range(min(len(self._waiting), max(self._allowed() - self._taken, 0))):
-                turn = self._waiting.popleft()
-                if not turn.done():
-                    turn.set_result(None)
+            self._wake()
+
+    def _wake(self) -> None:
+        free = self._allowed() - self._in_use
+        while free > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # its waiter was not cancelled
+                turn.set_result(None)
+                free -= 1
 
 
 _FIRST = 10
 _CUT = 0.7
+_BREAKS = 3.0  # broken connections that are no chance, or half of what is in flight where that is less
+_ANSWERS_FOR_A_BREAK = 10.0  # answers that make up for one broken connection
+_ANSWERS_ALONE = 10  # one at a time, after connections broke
+_ANSWERS_TO_PROBE = 100  # before the number at which connections broke is tried again
 
 
 class ConcurrencyLimit:
-    """The number of places.
+    """The number of slots.
 
     Args:
         ceiling: never more than this.
 
     Attributes:
-        limit: places that there are.
+        limit: slots that there are.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -80,19 +96,25 @@ class ConcurrencyLimit:
         self._grows_quickly = True
         self._is_paced = False
         self._cut_at = 0
+        self._breaks = 0.0
+        self._alone = 0  # answers to come before it grows again
+        self._breaks_at: int | None = None  # the number in flight at which connections broke again
+        self._answers_below = 0
 
     def succeeded(self, in_flight: int) -> None:
         """An answer came, while so many requests were in flight, its own included."""
-        if self.limit >= self._ceiling:
+        if self._breaks or self._alone or self._breaks_at is not None:
+            self._recover()
+        if self.limit >= self._ceiling or self._alone:
             return
         is_start = self._grows_quickly and not self._cut_at
         if is_start or in_flight >= self.limit:
-            self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self._ceiling)))
+            self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self._most)))
 
     def open_up(self) -> None:
-        """A rate is known, which holds requests back better than places do: no need to feel the way."""
+        """A rate is known, which holds requests back better than slots do: no need to feel the way."""
         if not self._is_paced and self._grows_quickly:
-            self._set(float(self._ceiling))
+            self._set(float(self._most))
         self._is_paced = True
 
     def congested(self, number: int, sent: int) -> bool:
@@ -106,6 +128,33 @@ class ConcurrencyLimit:
         self._cut_at = sent
         self._set(max(self._exact * _CUT, 1.0))
         return True
+
+    def broke(self, number: int, sent: int) -> None:
+        """The server broke or refused a connection, for the request of this number, when `sent` were sent in all."""
+        if number <= self._cut_at:
+            return
+        self._breaks += 1.0
+        if self._breaks < min(_BREAKS, max(self.limit / 2, 1.0)):
+            return
+        if self._cut_at and self.limit > 1:
+            self._breaks_at, self._answers_below = self.limit, 0
+        self._cut_at, self._breaks, self._alone = sent, 0.0, _ANSWERS_ALONE
+        self._grows_quickly = True
+        self._set(1.0)
+
+    @property
+    def _most(self) -> int:
+        return self._ceiling if self._breaks_at is None else min(self._ceiling, self._breaks_at - 1)
+
+    def _recover(self) -> None:
+        self._breaks = max(self._breaks - 1.0 / _ANSWERS_FOR_A_BREAK, 0.0)
+        self._alone = max(self._alone - 1, 0)
+        if self._breaks_at is not None:
+            self._answers_below += 1
+            if self._answers_below >= _ANSWERS_TO_PROBE:
+                self._breaks_at, self._answers_below = self._breaks_at + 1, 0
+                if self._breaks_at > self._ceiling:
+                    self._breaks_at = None
 
     def _set(self, exact: float) -> None:
         self._exact = exact

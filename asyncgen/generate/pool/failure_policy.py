@@ -4,25 +4,26 @@ Owns the bounds on endings that are alike. Pure. Does not know rows, and stops n
 
 Rows that are given up on: failed at once, or held until it is known whether the service was at fault.
 
-Owns that difference, and when such rows show that it is useless to go on. Does not try anything again.
+Owns that difference, and when such rows show that it is useless to go on. Does not try anything again, and stops
+nothing: it returns the error that every other row would come to.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
 from asyncgen.generate.pool.admission import Admission
+from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.retry import Row
-from asyncgen.generate.pool.settle import Endings
+from asyncgen.generate.pool.settle import RowSettler
 
 _FIRST_ALIKE = 5  # the first rows of a run, refused in the same way and for nothing: so will be the others
 _FIRST_PAID_ALIKE = 20  # charged for, but no answer: it may be chance for longer, and costs
 _ALIKE = 100  # in a row, after answers came: a grid may hold a stretch that is refused
 
 
-class Losses:
+class ConsecutiveFailures:
     """Endings since the last answer.
 
     Args:
@@ -47,52 +48,52 @@ class Losses:
         return self._alike[kind] >= (_FIRST_PAID_ALIKE if error.maybe_paid else _FIRST_ALIKE)
 
 
-class GivingUp:
+class FailurePolicy:
     """Ends rows that came to nothing.
 
     Args:
-        ends: where rows end.
+        settler: where rows end.
         admission: knows whether anything succeeded.
-        has_succeeded: an answer came in an earlier invocation.
-        stop: called with the error that every other row would come to.
-
-    Attributes:
-        is_clear: nothing was lost since the last answer; what answers have to say here is said.
+        progress: knows whether an answer came in an earlier invocation.
     """
 
-    def __init__(
-        self, ends: Endings, admission: Admission, *, has_succeeded: bool, stop: Callable[[AttemptError], None]
-    ) -> None:
-        self._ends = ends
+    def __init__(self, settler: RowSettler, admission: Admission, progress: Progress) -> None:
+        self._settler = settler
         self._admission = admission
-        self._losses = Losses(has_succeeded=has_succeeded)
-        self._stop = stop
+        self._failures = ConsecutiveFailures(has_succeeded=progress.already_done > 0)
         self._doubtful: list[tuple[Row, AttemptError]] = []  # given up on before anything succeeded
-        self.is_clear = False
+        self._is_clear = False  # no failure since the last answer
 
     def answered(self) -> None:
-        """An answer came, after none or after rows that were lost: the service is not at fault."""
-        self.is_clear = True
-        self._losses.succeeded()
+        """An answer came: the service is not at fault."""
+        if self._is_clear:
+            return
+        self._is_clear = True
+        self._failures.succeeded()
         for row, error in self._doubtful:
             self._fail(row, error)
         self._doubtful.clear()
 
-    def give_up(self, row: Row, error: AttemptError) -> None:
-        """The row is not tried again after this error, of an attempt that has left."""
+    def give_up(self, row: Row, error: AttemptError) -> AttemptError | None:
+        """The row is not tried again after this error, of an attempt that was released.
+
+        Returns the error where it is useless to go on.
+        """
         if self._is_service_in_doubt(row, error):
             self._doubtful.append((row, error))
-            return
+            return None
         self._fail(row, error)
-        self.is_clear = False
-        if self._losses.note(error) and not self._admission.are_first_in_flight:
-            self._stop(error)
+        self._is_clear = False
+        is_useless = self._failures.note(error) and not self._admission.are_first_in_flight
+        return error if is_useless else None
 
-    def leave_doubtful(self) -> None:
+    def postpone_doubtful(self) -> AttemptError | None:
         """Nothing succeeded to the end: rows that failed on the way are no more at fault than the others."""
-        for row, error in self._doubtful:
-            self._stop(error)
-            self._ends.leave(row)
+        fatal = self._doubtful[0][1] if self._doubtful else None
+        for row, _ in self._doubtful:
+            self._settler.postpone(row)
+        self._doubtful.clear()
+        return fatal
 
     def _is_service_in_doubt(self, row: Row, error: AttemptError) -> bool:
         """Is it the service that is at fault rather than the row? Where nothing came of it yet, nobody knows.
@@ -101,9 +102,9 @@ class GivingUp:
         """
         if error.kind is not ErrorClass.RETRY or error.type == "empty" or row.maybe_paid:
             return False
-        return not (self._admission.ever_succeeded or (self._losses.has_succeeded and error.status is not None))
+        return not (self._admission.ever_succeeded or (self._failures.has_succeeded and error.status is not None))
 
     def _fail(self, row: Row, error: AttemptError) -> None:
         """Give up on the row; but it may have an answer, which did not pass its checks and was paid for."""
-        if not self._ends.keep(row):
-            self._ends.fail(row, error)
+        if not self._settler.keep(row):
+            self._settler.fail(row, error)

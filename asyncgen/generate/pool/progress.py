@@ -5,9 +5,16 @@ Owns the counts of this invocation and the figures made from them. Does not prin
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
+from asyncgen.generate.http.completer import AttemptError
+from asyncgen.run.records import Record
+
 _RECENT_S = 10.0
+_MOST_REASONS = 50
+_WHOLE = frozenset({"stop", "tool_calls", ""})  # finish reasons of answers that are not cut off
+_CUT_OFF = "is cut off at the token limit"
 
 
 @dataclass(slots=True)
@@ -23,11 +30,19 @@ class Progress:
         twins: rows with the same request as another row; its answer is theirs.
         sent: HTTP calls.
         ended: of them, such that came to an end.
-        paused_until: seconds of a monotonic clock, before which nothing is sent, as the server asked; 0 for none.
+        paused_until: seconds of the loop's clock, before which nothing is sent; 0 for none.
+        pause_cause: why, for people.
+        sent_at: seconds of the loop's clock at which the last request went; 0 before the first.
+        waits_for: the limits that requests wait for now; "" where none does.
         retries: of them, such that a row had been tried before.
         rate_limited: calls that the server refused for the rate or its load.
         maybe_paid_twice: rows sent again though the provider may have charged for the call before.
         check_failures: answers that failed the job's checks.
+        usable: answers of this invocation that a dataset can take.
+        failed_checks: names of checks, and how many answers failed them.
+        unusable: why settled answers cannot be used, and how many.
+        failures: why rows were given up on, and how many.
+        remedies: what the user can do, by such reasons.
     """
 
     requests: int = 0
@@ -39,10 +54,18 @@ class Progress:
     sent: int = 0
     ended: int = 0
     paused_until: float = 0.0
+    pause_cause: str = ""
+    sent_at: float = 0.0
+    waits_for: str = ""
     retries: int = 0
     rate_limited: int = 0
     maybe_paid_twice: int = 0
     check_failures: int = 0
+    usable: int = 0
+    failed_checks: Counter[str] = field(default_factory=Counter)
+    unusable: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    remedies: dict[str, str] = field(default_factory=dict)
     _recent: list[tuple[float, int]] = field(default_factory=list)
 
     @property
@@ -56,6 +79,37 @@ class Progress:
     @property
     def left(self) -> int:
         return max(self.requests - self.done - self.failed - self.failed_before, 0)
+
+    def count_answer(self, record: Record) -> None:
+        """An answer was settled."""
+        if not record.check_failures and record.finish_reason in _WHOLE:
+            self.usable += 1
+            return
+        reason = f"fails the check {record.check_failures[0]}" if record.check_failures else _CUT_OFF
+        if not record.check_failures and record.finish_reason != "length":
+            reason = f"ended with {record.finish_reason!r}"
+        self.unusable[reason] += 1
+        if reason == _CUT_OFF:
+            self.remedies[reason] = "raise max_completion_tokens under [generate.parameters]"
+
+    def count_check_failures(self, record: Record) -> None:
+        """An answer failed checks, and may be asked for again."""
+        self.check_failures += 1
+        self.failed_checks.update(record.check_failures)
+
+    def count_failure(self, error: AttemptError) -> None:
+        """A row was given up on."""
+        self.failed += 1
+        reason = error.message or error.type
+        if len(self.failures) >= _MOST_REASONS and reason not in self.failures:
+            reason = error.type  # messages that quote their prompt are all different
+        self.failures[reason] += 1
+        if error.remedy:
+            self.remedies[reason] = error.remedy
+
+    def are_useless(self, count: int) -> bool:
+        """Did the first answers, so many of them, all fail their checks?"""
+        return self.check_failures >= count and not self.usable
 
     def per_second(self, now_s: float) -> float:
         """Rows finished a second, over the last moments; call it a few times a second at most."""

@@ -71,7 +71,7 @@ class Pace:
         self._bucket = self._fresh_bucket(per_minute)
         self._taken_before = min(max(held, 0.0), self._bucket.max_rate)
 
-    async def take(self, amount: float) -> None:
+    async def acquire(self, amount: float) -> None:
         """Wait for the turn of `amount`, which may be more than the burst: then it comes in parts."""
         if self._bucket is None:
             return
@@ -132,7 +132,11 @@ class TokenRate:
                 while self._owed > 0:  # in parts, since answers that come meanwhile change it
                     part = min(self._owed, self.pace.burst)
                     self._owed -= part
-                    await self.pace.take(part)
+                    try:
+                        await self.pace.acquire(part)
+                    except BaseException:
+                        self._owed += part  # it was waited for, and not taken
+                        raise
             except BaseException:
                 self.give_back(reserved)
                 raise
@@ -177,6 +181,7 @@ class Rates:
         self.tokens = TokenRate(tokens_per_minute, max_output_tokens)
         self._learns_requests = requests_per_minute is None
         self._learns_tokens = tokens_per_minute is None
+        self._doubted: float | None = None  # tokens a minute, as told by a server that answered a request beyond it
 
     @property
     def are_known(self) -> bool:
@@ -186,15 +191,21 @@ class Rates:
     def learn(self, limits: RateLimits, body: bytes, sent: int, seconds: float) -> None:
         """Take the server's limits where the user set none.
 
+        A limit below a single request, or below one request a minute, is not believed: the server answers more.
+
         Args:
             limits: as the server tells them.
             body: of a request like those that were sent.
             sent: how many requests were.
             seconds: since the first one.
         """
-        if limits.requests_per_minute and self._learns_requests:
-            self.requests.learn(limits.requests_per_minute, sent, seconds)
+        if self._learns_requests and (limits.requests_per_minute or 0.0) >= 1.0:
+            self.requests.learn(limits.requests_per_minute or 1.0, sent, seconds)
         if limits.tokens_per_minute and self._learns_tokens:
+            self._doubted = None
+            if limits.tokens_per_minute < self.tokens.at_least(len(body)):
+                self._doubted = limits.tokens_per_minute
+                return
             self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(len(body)), seconds)
 
     def refusal(self, body: bytes) -> UsageError | None:
@@ -202,20 +213,39 @@ class Rates:
 
         A limit that only the server tells is believed when it refuses the request.
         """
-        if not self.tokens.exceeds_a_minute(len(body)):
+        limit = self.tokens.pace.per_minute if self._doubted is None else self._doubted
+        if limit is None or self.tokens.at_least(len(body)) <= limit:
             return None
         whose = "the server's" if self._learns_tokens else "the"
         return UsageError(
             f"a single request may take {self.tokens.at_least(len(body)):,} tokens, more than {whose} limit of "
-            f"{self.tokens.pace.per_minute:,.0f} a minute",
+            f"{limit:,.0f} a minute",
             help_text="lower max_completion_tokens or shorten the prompt"
             + ("" if self._learns_tokens else ", or raise tokens_per_minute"),
         )
 
+    @property
+    def in_words(self) -> str:
+        """The limits that are kept, for whoever waits for them."""
+        figures = (
+            (self.requests.per_minute, self._learns_requests, "requests"),
+            (self.tokens.pace.per_minute, self._learns_tokens, "tokens"),
+        )
+        known = [
+            f"{limit:,.0f} {what} a minute{' (as the server tells)' if is_learnt else ''}"
+            for limit, is_learnt, what in figures
+            if limit is not None
+        ]
+        return " and ".join(known)
+
     async def acquire(self, body: bytes) -> int:
         """Wait for both; returns the tokens reserved."""
         reserved = await self.tokens.acquire(body)
-        await self.requests.take(1.0)
+        try:
+            await self.requests.acquire(1.0)
+        except BaseException:
+            self.tokens.give_back(reserved)
+            raise
         return reserved
 
 

@@ -38,7 +38,7 @@ class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quar
         answer: the last usable answer, when it did not pass the checks and is asked for again.
         asked: usable answers so far.
         attempts_before: of `attempts`, those of earlier invocations.
-        ticket: leave to send it, where it came with the row.
+        ticket: permission to send it, where it came with the row.
     """
 
     request: Request
@@ -52,6 +52,13 @@ class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quar
     asked: int = 0
     attempts_before: int = 0
     ticket: Ticket | None = None
+
+    def answered(self, answer: Answer) -> None:
+        """An answer came."""
+        self.usage = answer.usage if self.usage is NO_USAGE else self.usage + answer.usage
+        self.answer = answer
+        self.asked += 1
+        self.may_pay_twice = False
 
 
 def row_again(request: Request, before: Tried) -> Row:

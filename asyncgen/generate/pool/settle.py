@@ -5,7 +5,7 @@ Owns what goes into both. Does not write, and does not decide which of the two a
 Where rows end: as a line in the journal and in the counts.
 
 Owns the writing of both kinds of line, and what becomes of answers that the disk does not take. Does not decide how a
-row ends.
+row ends, and stops nothing: what the disk said is there to be looked at.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ class Journal(Protocol):
 
     def fail(self, failure: Failure, usage: Usage) -> None: ...
 
-    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None: ...
+    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None: ...
 
 
-class Endings:
+class RowSettler:
     """Ends rows.
 
     Args:
@@ -122,7 +122,6 @@ class Endings:
         checks: judge the answers.
         progress: counts, raised as rows end.
         wall: Unix seconds.
-        on_disk_error: called when a line could not be written.
 
     Attributes:
         record: makes the record of a row's answer.
@@ -137,13 +136,11 @@ class Endings:
         checks: AnswerChecks,
         progress: Progress,
         wall: Callable[[], float],
-        on_disk_error: Callable[[], None],
     ) -> None:
         self._grid = grid
         self._journal = journal
         self._progress = progress
         self._wall = wall
-        self._on_disk_error = on_disk_error
         self.record: Callable[[Row], Record] = RecordMaker(grid, checks, wall).record
         self.disk: DiskError | None = None
         self.unsaved = 0
@@ -155,14 +152,14 @@ class Endings:
         try:
             self._journal.settle(records)
         except NotSafeError as error:
-            self._failed(error)
+            self.disk = self.disk or error
         except DiskError as error:
             if len(records) > 1:  # none was written; some of them may be
                 for record in records:
                     self.settle([record])
                 return
             self.unsaved += 1
-            self._failed(error)
+            self.disk = self.disk or error
             return
         self._progress.settled += len(records)
 
@@ -173,26 +170,28 @@ class Endings:
         self.settle([self.record(row)])
         return True
 
-    def leave(self, row: Row) -> None:
-        """The row is left for another invocation, unless it has an answer, or was perhaps charged for often enough."""
+    def postpone(self, row: Row) -> None:
+        """The row is left to another invocation, unless it has an answer, or was perhaps charged for often enough."""
         if self.keep(row) or (tried := tried_of(row)) is None:
             return
         if is_paid_enough(row):
             self.fail(row, _BROKEN_OFF)
         else:
-            self._journal.leave(row.request.key, tried, row.usage)
+            self._journal.note_attempts(row.request.key, tried, row.usage)
+
+    def note_lost(self, row: Row) -> None:
+        """The answer of the row was paid for, and no record can be made of it."""
+        row.answer = None
+        row.maybe_paid += 1
+        self.postpone(row)
 
     def fail(self, row: Row, error: AttemptError) -> None:
         """The row is given up on."""
         try:
             self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)
         except NotSafeError as disk:
-            self._failed(disk)
+            self.disk = self.disk or disk
         except DiskError as disk:
-            self._failed(disk)
+            self.disk = self.disk or disk
             return
-        self._progress.failed += 1
-
-    def _failed(self, error: DiskError) -> None:
-        self.disk = self.disk or error
-        self._on_disk_error()
+        self._progress.count_failure(error)

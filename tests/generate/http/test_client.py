@@ -13,12 +13,13 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 
 import orjson
 import pytest
 
 from asyncgen.generate.http import client
-from asyncgen.generate.http.client import HttpCompleter, open_completer
+from asyncgen.generate.http.client import HttpCompleter, open_completer, starts_within_s
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.profiles import PROFILES
@@ -130,12 +131,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     class Impatience:
         limit_s = 0.2
 
+        def __init__(self, fixed_s: float | None) -> None: ...
+
         def observe(self, answers: int, slowest_s: float) -> None: ...
 
         def lost(self) -> None: ...
 
     monkeypatch.setattr(client, "_SWEEP_S", 0.02)
-    monkeypatch.setattr(client, "Patience", Impatience)
+    monkeypatch.setattr(client, "AdaptiveTimeout", Impatience)
 
 
 def test_the_body_goes_out_as_it_is_with_the_key_and_the_answer_comes_back() -> None:
@@ -179,6 +182,98 @@ def test_a_closed_port_was_not_paid_for_and_names_the_host() -> None:
     assert isinstance(error, AttemptError)
     assert (error.kind, error.type, error.maybe_paid) == (ErrorClass.RETRY, "connection", False)
     assert "127.0.0.1" in error.message
+
+
+def own(base_url: str) -> Endpoint:
+    return Endpoint(PROFILES["custom"], base_url, None, "m", "test")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "waits"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://192.168.1.20:8000/v1", True),
+        ("http://vllm:8000/v1", True),
+        ("http://[fd00::1]:8000/v1", True),
+        ("https://gateway.example.com/v1", False),
+        ("http://93.184.216.34/v1", False),
+    ],
+)
+def test_only_ones_own_servers_are_waited_for(base_url: str, *, waits: bool) -> None:
+    assert (starts_within_s(own(base_url)) > 0) == waits
+    assert starts_within_s(Endpoint(PROFILES["openai"], base_url, None, "m", "test")) == 0
+
+
+def test_a_server_of_ones_own_that_is_not_there_yet_or_loads_its_model_is_waited_for() -> None:
+    loading = orjson.dumps({"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
+
+    async def load(exchange: Exchange) -> None:
+        replies.append(None)
+        if len(replies) == 1:
+            exchange.send(loading, "503 Service Unavailable")
+        elif len(replies) == 2:
+            exchange.send()
+        else:
+            exchange.send(loading, "503 Service Unavailable")
+
+    async def scenario() -> list[Answer | AttemptError]:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            closed = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+            async with open_completer(own(closed), concurrency=1) as completer:
+                first = await completer.complete(BODY)
+        async with serving(load) as base_url, open_completer(own(base_url), concurrency=1) as completer:
+            return [first, *[await completer.complete(BODY) for _ in range(3)]]
+
+    replies: list[None] = []
+    outcomes = asyncio.run(asyncio.wait_for(scenario(), timeout=30))
+    refused, early, answered, late = outcomes
+    for outcome in (refused, early):
+        assert isinstance(outcome, AttemptError)
+        assert (outcome.kind, outcome.type, outcome.maybe_paid) == (ErrorClass.WAIT, "starting", False)
+    assert isinstance(answered, Answer)
+    assert isinstance(late, AttemptError), "it was there before, and is overloaded now"
+    assert (late.kind, late.type) == (ErrorClass.RETRY, "loading")
+
+
+def test_time_asleep_is_not_time_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after Ctrl-Z and `fg`: the clock jumped, and the answer comes some looks at the clock later."""
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += bool(jumped)
+        if looks == 10:
+            answers.set()
+        return perf_counter() + (3600.0 if jumped else 0.0)
+
+    async def slow(exchange: Exchange) -> None:
+        jumped.append(True)
+        await answers.wait()
+        exchange.send()
+
+    async def scenario() -> Answer | AttemptError:
+        async with serving(slow) as base_url, completing(base_url) as completer:
+            return await completer.complete(BODY)
+
+    jumped: list[bool] = []
+    answers = asyncio.Event()
+    monkeypatch.setattr(client, "perf_counter", clock)
+    monkeypatch.setattr(client, "_SWEEP_S", 0.02)
+    assert isinstance(asyncio.run(asyncio.wait_for(scenario(), timeout=30)), Answer)
+
+
+@pytest.mark.parametrize("place", ["x-request-id", "Location", "message", "model"])
+def test_a_key_is_taken_out_wherever_a_reply_quotes_it(place: str) -> None:
+    async def quoting(exchange: Exchange) -> None:
+        text = "x" * 190 + KEY
+        status = {"Location": "307 Temporary Redirect", "message": "400 Bad Request"}.get(place, "200 OK")
+        body = {"error": {"message": text}} if place == "message" else {**orjson.loads(GOOD), "model": text}
+        headers = (f"{place}: {text}",) if place in {"x-request-id", "Location"} else ()
+        exchange.send(orjson.dumps(body), status, *headers)
+
+    assert "sk-canary" not in repr(ask(quoting))
 
 
 def test_a_name_that_leads_nowhere_was_not_paid_for() -> None:

@@ -193,7 +193,7 @@ def test_what_was_done_for_a_row_without_a_line_is_known_to_the_next_invocation_
     charged = Usage(prompt_tokens=7)
     with journal_in(folder) as journal:
         for row in range(3):
-            journal.leave(key_of_row(row), tried, charged)
+            journal.note_attempts(key_of_row(row), tried, charged)
             assert not journal.is_settled(key_of_row(row))
     with journal_in(folder) as journal:
         assert [journal.tried_before(key_of_row(row)) for row in range(4)] == [tried, tried, tried, UNTRIED]
@@ -210,7 +210,7 @@ def test_a_note_of_a_row_whose_line_was_written_before_a_crash_is_dropped(
     folder: Path, make_record: MakeRecord, key_of_row: KeyOfRow
 ) -> None:
     with journal_in(folder) as journal:
-        journal.leave(key_of_row(0), Tried(attempts=1, failed=1), Usage())
+        journal.note_attempts(key_of_row(0), Tried(attempts=1, failed=1), Usage())
     with RunDirectory(folder).records.open("ab") as file:
         file.write(encode_line(make_record(0)))
     with journal_in(folder):

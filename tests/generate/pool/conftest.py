@@ -137,7 +137,7 @@ class FakeJournal:
     def tried_before(self, key: bytes) -> Tried:
         return self.tried.get(key) or given_up(*self.failed_before.get(key, (0, 0)))
 
-    def leave(self, key: bytes, tried: Tried, usage: Usage) -> None:
+    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None:
         self.tried[key] = tried
         self.usage += usage
 
@@ -226,6 +226,7 @@ def play(
     abandon_at: float | None = None,
     limit: int | None = None,
     budget: Any = None,
+    stops_when_useless: bool = False,
     seed: int = 0,
     while_running: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> Story:
@@ -253,7 +254,8 @@ def play(
         try:
             story.outcome = await generate(
                 grid, story.journal, story.completer, limits=story.limits, checks=AnswerChecks(checks or Checks()),
-                progress=progress, stop=stop, abandon=abandon, limit=limit, budget=budget, rng=Random(seed),
+                progress=progress, stop=stop, abandon=abandon, limit=limit, budget=budget,
+                stops_when_useless=stops_when_useless, rng=Random(seed),
             )  # fmt: skip
         except BaseExceptionGroup:
             raise

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.generate.pool.backpressure import Patience
+from asyncgen.generate.pool.backpressure import AdaptiveTimeout
 
 
-def patience_after(latencies: list[float]) -> Patience:
-    patience = Patience()
+def patience_after(latencies: list[float]) -> AdaptiveTimeout:
+    patience = AdaptiveTimeout()
     for latency_s in latencies:
         patience.observe(1, latency_s)
     return patience
@@ -36,7 +36,7 @@ def test_one_slow_answer_is_forgotten_in_time() -> None:
 
 
 def test_answers_told_together_count_as_those_told_one_by_one() -> None:
-    patience = Patience()
+    patience = AdaptiveTimeout()
     patience.observe(19, 30.0)
     assert patience.limit_s == 600
     patience.observe(1, 2.0)
@@ -46,7 +46,7 @@ def test_answers_told_together_count_as_those_told_one_by_one() -> None:
 
 
 def test_where_nothing_ever_came_the_wait_is_long_only_once() -> None:
-    patience = Patience()
+    patience = AdaptiveTimeout()
     patience.lost()
     assert patience.limit_s == 120
     patience.observe(1, 200.0)
@@ -56,3 +56,20 @@ def test_where_nothing_ever_came_the_wait_is_long_only_once() -> None:
 @given(st.lists(st.floats(0, 1e6), max_size=60))
 def test_the_limit_stays_within_its_bounds(latencies: list[float]) -> None:
     assert 60 <= patience_after(latencies).limit_s <= 600
+
+
+def test_a_timeout_that_the_user_set_holds() -> None:
+    timeout = AdaptiveTimeout(7.0)
+    timeout.observe(100, 300.0)
+    timeout.lost()
+    assert timeout.limit_s == 7.0
+
+
+def test_a_request_given_up_on_gets_twice_the_time_at_its_second_try() -> None:
+    timeout = patience_after([1.0] * 1000)
+    assert timeout.limit_s == 60
+    timeout.lost()
+    assert timeout.limit_s == 120
+    for _ in range(9):
+        timeout.lost()
+    assert timeout.limit_s == 600

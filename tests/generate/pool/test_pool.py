@@ -11,8 +11,8 @@ import pytest
 
 from asyncgen.errors import DiskError, QuotaError, UsageError
 from asyncgen.generate.http.completer import Answer, ErrorClass, RateLimits, StopReason
-from asyncgen.generate.pool.admission import Admission
-from asyncgen.generate.pool.budget import Budget, Purse
+from asyncgen.generate.pool.admission import Admission, Ticket
+from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Checks, Limits
 from asyncgen.providers.price import Rates as Prices
@@ -385,10 +385,10 @@ def test_the_first_stop_waits_for_what_is_in_flight(world: Any, ok: Answer) -> N
     assert story.outcome.abandoned == 0
 
 
-def test_patience_with_what_is_in_flight_ends(world: Any, ok: Answer) -> None:
-    story = world.play(lambda *_: (500.0, ok), rows=100, stop_at=3.0)
-    assert story.outcome.abandoned == 10
-    assert story.ended == pytest.approx(123.0, abs=0.1)
+def test_what_is_in_flight_is_waited_for_as_long_as_an_answer_may_take(world: Any, ok: Answer) -> None:
+    story = world.play(lambda *_: (590.0, ok), rows=100, stop_at=3.0)
+    assert (story.outcome.abandoned, story.progress.settled) == (0, 10)
+    assert story.ended == pytest.approx(590.0, abs=0.1)
 
 
 def test_answers_that_come_together_are_written_together(world: Any, ok: Answer) -> None:
@@ -506,34 +506,170 @@ def test_a_bug_is_raised_plainly_and_takes_no_answer_with_it(world: Any) -> None
     assert story.tasks_left == 0
 
 
-def test_a_row_whose_worker_ends_before_it_can_send_it_counts_as_not_sent(
+def test_a_row_whose_worker_is_cancelled_before_it_can_send_it_counts_as_not_sent(
     world: Any, ok: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which takes a bug within the very turn of the loop in which the row was handed out."""
-    taken_back = 0
+    """Which takes a second Ctrl-C within the very turn of the loop in which the row was handed out."""
+    withdrawn = 0
 
-    def take_back(self: Admission) -> None:
-        nonlocal taken_back
-        taken_back += 1
-        really_take_back(self)
+    def withdraw(self: Admission, ticket: Ticket) -> None:
+        nonlocal withdrawn
+        withdrawn += 1
+        really_withdraw(self, ticket)
 
-    really_take_back = Admission.take_back
-    monkeypatch.setattr(Admission, "take_back", take_back)
-    for turns in range(-6, 7):
-        end = 1.0 + turns * 1e-6
-        bug = ArithmeticError("a bug")
-        story = world.play(lambda now, body, asked: (1.0, bug) if b"city 5 " in body else (end, ok), rows=100)  # noqa: B023 - played at once
-        assert str(story.error) == "a bug"
+    really_withdraw = Admission.withdraw
+    monkeypatch.setattr(Admission, "withdraw", withdraw)
+    for turns in range(-6, 12):
+        at = 1.0 + turns * 1e-6
+        story = world.play(lambda now, body, asked: (0.5, ok), rows=100, stop_at=at, abandon_at=at)
         assert story.progress.sent == len(story.calls)
         assert story.progress.in_flight == 0
         assert story.progress.settled == sum(call.outcome is ok for call in story.calls)
-    assert taken_back > 0
+        assert story.tasks_left == 0
+    for turns in range(-6, 12):
+        at = 1.0 + turns * 1e-6
+        story = world.play(
+            lambda now, body, asked: (0.5, ok),
+            rows=100,
+            stop_at=at,
+            abandon_at=at,
+            limits=Limits(requests_per_minute=60),
+        )
+        assert story.progress.sent == len(story.calls)
+        assert story.progress.in_flight == 0
+        assert story.tasks_left == 0
+
+
+def test_a_refused_request_and_a_second_ctrl_c_in_one_turn_hang_nothing(world: Any, ok: Answer) -> None:
+    grid = world.make_grid(50, words=300)
+    for turns in range(12):
+        at = turns * 1e-6
+        limits = Limits(concurrency=4, tokens_per_minute=200)
+        story = world.play(lambda *_: (1.0, ok), grid=grid, limits=limits, stop_at=at, abandon_at=at)
+        assert story.tasks_left == 0
+        assert not story.calls
+
+
+def test_a_fault_in_one_row_touches_no_answer_of_the_same_turn(
+    world: Any, ok: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a fault that comes again when the row is to be kept."""
+    strange = world.good_answer("strange")
+
+    def failures(self: AnswerChecks, text: str) -> list[str]:
+        if text == "strange":
+            raise ArithmeticError("a bug")
+        return []
+
+    monkeypatch.setattr(AnswerChecks, "failures", failures)
+    story = world.play(lambda now, body, asked: (1.0, strange if b"city 4 " in body else ok), rows=8)
+    assert str(story.error) == "a bug"
+    assert story.progress.settled == 7
+    assert [each.maybe_paid for each in story.journal.tried.values()] == [1], "what was paid for is known of"
+    assert story.tasks_left == 0
+
+
+def test_a_bug_in_the_admission_ends_the_run_and_keeps_what_is_in_flight(
+    world: Any, ok: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_acquire = Admission.acquire
+
+    async def acquire(self: Admission, body: bytes) -> Ticket | None:
+        if b"city 3 " in body:
+            raise ArithmeticError("a bug")
+        return await really_acquire(self, body)
+
+    monkeypatch.setattr(Admission, "acquire", acquire)
+    story = world.play(lambda *_: (1.0, ok), rows=8)
+    assert str(story.error) == "a bug"
+    assert story.progress.settled == len(story.calls)
+    assert (story.tasks_left, story.progress.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("connections", [1, 2, 5])
+def test_a_server_that_takes_few_connections_loses_no_row(world: Any, ok: Answer, connections: int) -> None:
+    reset = world.error(RETRY, "disconnected", maybe_paid=True)
+    open_until: list[float] = []
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        open_until[:] = [until for until in open_until if until > now]
+        if len(open_until) >= connections:
+            return 0.01, reset
+        open_until.append(now + 1.0)
+        return 1.0, ok
+
+    story = world.play(server, rows=200)
+    assert (story.progress.settled, story.progress.failed) == (200, 0)
+
+
+def test_one_broken_connection_among_many_answers_lowers_nothing(world: Any, ok: Answer) -> None:
+    reset = world.error(RETRY, "disconnected", maybe_paid=True)
+    story = world.play(
+        lambda now, body, asked: (1.0, reset if asked == 1 and b"city 500 " in body else ok),
+        rows=2000, limits=Limits(concurrency=64),
+    )  # fmt: skip
+    assert story.progress.settled == 2000
+    assert story.ended < 2000 / 64 + 10
+
+
+@pytest.mark.parametrize("limits", [RateLimits(tokens_per_minute=1.0), RateLimits(requests_per_minute=1e-300)])
+def test_a_limit_below_one_request_is_not_believed_of_a_server_that_answers(world: Any, limits: RateLimits) -> None:
+    story = world.play(lambda *_: (0.1, world.good_answer(limits=limits)), rows=40)
+    assert (story.reason, story.progress.settled) == (None, 40)
+    assert story.ended < 10
+
+
+def test_the_cause_of_a_wait_is_told(world: Any, ok: Answer) -> None:
+    limited = world.error(WAIT, "rate_limit", status=429, message="too many")
+    story = world.play(lambda now, body, asked: (0.05, limited if now < 60 else ok), rows=10)
+    assert story.progress.pause_cause == "too many"
+    asks = world.error(WAIT, "rate_limit", status=429, message="too many", retry_after_s=30.0)
+    story = world.play(lambda now, body, asked: (0.05, asks if now < 20 else ok), rows=10)
+    assert story.progress.pause_cause == "as the server asks: too many"
+
+
+def test_a_server_that_is_starting_is_waited_for_at_no_rows_cost(world: Any, ok: Answer) -> None:
+    starting = world.error(WAIT, "starting", message="loading", retry_after_s=1.0)
+    story = world.play(lambda now, body, asked: (0.01, starting if now < 55 else ok), rows=30)
+    assert story.progress.settled == 30
+    assert story.progress.rate_limited == 0
+    assert 55 <= min(call.began for call in story.calls if call.outcome is ok) <= 57
+
+
+def test_a_run_whose_first_answers_all_fail_their_checks_stops_unless_told(world: Any) -> None:
+    poor = world.good_answer("poor")
+    checks = Checks(must_match=["good"])
+    story = world.play(lambda *_: (0.1, poor), rows=500, checks=checks, stops_when_useless=True)
+    assert story.outcome.error.code == "useless"
+    assert "must_match: good" in story.outcome.error.cause
+    assert 20 <= story.progress.settled == len(story.calls) <= 60, "what was paid for is kept"
+    assert world.play(lambda *_: (0.1, poor), rows=100, checks=checks).progress.settled == 100
+    mixed = world.play(
+        lambda now, body, asked: (0.1, world.good_answer("good") if b"city 3 " in body else poor),
+        rows=100, checks=checks, stops_when_useless=True,
+    )  # fmt: skip
+    assert mixed.progress.settled == 100
+
+
+def test_reasons_are_counted_with_their_remedies(world: Any, ok: Answer) -> None:
+    empty = world.error(ROW, "empty", status=200, message="used up", maybe_paid=True, remedy="raise it")
+    cut = world.good_answer("Cut")
+    cut = type(cut)(cut.text, "length", cut.model, cut.usage)
+    outcomes = {b"city 3 ": empty, b"city 4 ": empty, b"city 5 ": cut}
+
+    def server(now: float, body: bytes, asked: int) -> tuple[float, Any]:
+        return 0.1, next((outcome for city, outcome in outcomes.items() if city in body), ok)
+
+    progress = world.play(server, rows=10).progress
+    assert (progress.usable, progress.failed) == (7, 2)
+    assert (progress.failures["used up"], progress.remedies["used up"]) == (2, "raise it")
+    assert list(progress.unusable.values()) == [1]
 
 
 def test_a_budget_is_used_up_and_not_passed(world: Any, ok: Answer) -> None:
     budget = Budget(Prices(1.0, 1.0, 1.0), max_cost_usd=40 * 25e-6, spent_usd=0.0)
     grid = world.make_grid(200)
-    story = world.play(lambda *_: (0.5, ok), grid=grid, budget=Purse(budget, grid.max_output_tokens))
+    story = world.play(lambda *_: (0.5, ok), grid=grid, budget=BudgetGate(budget, grid.max_output_tokens))
     assert story.reason is StopReason.BUDGET
     assert isinstance(story.outcome.error, QuotaError)
     assert 36 <= story.progress.settled <= 40

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -70,11 +70,7 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
     assert whole(opening, text) == expected
 
 
-def queue_of(rows: Iterable[Row | None], *, workers: int = 1) -> RowQueue:
-    return RowQueue(iter(rows), workers, lambda: None, lambda _row: None)
-
-
-def test_a_row_is_made_only_when_a_worker_takes_it(world: Any) -> None:
+def test_a_row_is_made_only_when_it_is_asked_for() -> None:
     made = 0
 
     def rows() -> Iterator[Row]:
@@ -83,161 +79,65 @@ def test_a_row_is_made_only_when_a_worker_takes_it(world: Any) -> None:
             made += 1
             yield Row(REQUEST)
 
-    async def scene() -> None:
-        queue = queue_of(rows())
-        for taken in range(1, 50):
-            assert await queue.get() is not None
-            assert made == taken
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
+    queue = RowQueue(rows())
+    for asked in range(1, 50):
+        assert queue.next() is not None
+        assert made == asked
 
 
-def test_while_one_worker_gives_the_loop_a_turn_the_others_wait_and_then_all_get_their_rows(world: Any) -> None:
-    pulls = 0
-
-    def rows() -> Iterator[Row | None]:
-        nonlocal pulls
-        for _ in range(50):
-            pulls += 1
-            yield None
-        for _ in range(20):
-            pulls += 1
-            yield Row(REQUEST)
-
-    async def scene() -> None:
-        queue = queue_of(rows(), workers=10)
-        taken: list[Row] = []
-
-        async def work() -> None:
-            while (row := await queue.get()) is not None:
-                taken.append(row)
-                await asyncio.sleep(1.0)
-
-        workers = [asyncio.create_task(work()) for _ in range(10)]
-        await asyncio.sleep(0)
-        assert pulls <= 2, "a turn of the loop pulls once, however many workers there are"
-        await asyncio.gather(*workers)
-        assert len(set(map(id, taken))) == 20
-        assert asyncio.get_running_loop().time() == pytest.approx(2.0, abs=0.01)
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
+def test_a_source_that_asks_for_a_turn_is_not_over() -> None:
+    row = Row(REQUEST)
+    queue = RowQueue(iter([None, row, None]))
+    assert (queue.next(), queue.is_looking, queue.is_over) == (None, True, False)
+    assert (queue.next(), queue.is_looking, queue.is_over) == (row, False, False)
+    assert (queue.next(), queue.is_looking, queue.is_over) == (None, True, False)
+    assert (queue.next(), queue.is_looking, queue.is_over) == (None, False, True)
 
 
-def test_all_who_ask_within_a_turn_get_their_rows_in_one_round(world: Any) -> None:
-    async def scene() -> None:
-        rounds = 0
-        handed: list[Row] = []
-
-        def begin() -> None:
-            nonlocal rounds
-            rounds += 1
-
-        queue = RowQueue((Row(REQUEST) for _ in range(30)), 10, begin, handed.append)
-        for expected in (1, 2, 3):
-            assert await asyncio.gather(*(queue.get() for _ in range(10))) == handed[-10:]
-            assert rounds == expected
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
-
-
-def test_what_is_put_back_before_a_round_is_handed_out_in_it(world: Any) -> None:
-    async def scene() -> None:
-        brought = [again := Row(REQUEST)]
-
-        def put_back() -> None:
-            while brought:
-                queue.put_back(brought.pop(), 0.0)
-
-        queue = RowQueue(iter([Row(REQUEST)]), 1, put_back, lambda _row: None)
-        assert await queue.get() is again
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
-
-
-def test_what_goes_wrong_before_a_round_is_raised_in_one_worker_and_the_others_get_their_rows(world: Any) -> None:
-    async def scene() -> None:
-        bugs = [ArithmeticError("a bug")]
-
-        def fail_once() -> None:
-            if bugs:
-                raise bugs.pop()
-
-        queue = RowQueue((Row(REQUEST) for _ in range(3)), 3, fail_once, lambda _row: None)
-        workers = [asyncio.create_task(queue.get()) for _ in range(3)]
-        await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        [failed] = [task for task in workers if task.done()]
-        assert str(failed.exception()) == "a bug"
-        rows = await asyncio.gather(queue.get(), *(task for task in workers if task is not failed))
-        assert all(rows)
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
-
-
-def test_what_the_source_raises_ends_it_and_is_raised_in_one_worker(world: Any) -> None:
+def test_what_the_source_raises_ends_it() -> None:
     def rows() -> Iterator[Row]:
         yield Row(REQUEST)
         raise ArithmeticError("a bug")
 
-    async def scene() -> None:
-        queue = queue_of(rows(), workers=3)
-        row, bug, *_ = await asyncio.gather(*(queue.get() for _ in range(2)), return_exceptions=True)
-        assert isinstance(row, Row)
-        assert str(bug) == "a bug"
-        assert await asyncio.gather(*(queue.get() for _ in range(3))) == [None] * 3
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
+    queue = RowQueue(rows())
+    assert queue.next() is not None
+    with pytest.raises(ArithmeticError):
+        queue.next()
+    assert queue.next() is None
+    assert queue.is_over
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2])
-def test_a_row_for_a_worker_that_is_cancelled_goes_to_another(world: Any, turns: int) -> None:
-    async def scene() -> None:
-        first = Row(REQUEST)
-        queue = queue_of([first], workers=2)
-        worker = asyncio.create_task(queue.get())
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        worker.cancel()
-        await asyncio.wait([worker])
-        assert await queue.get() is first
-
-    with asyncio.Runner(loop_factory=world.Loop) as runner:
-        runner.run(scene())
-
-
-def test_rows_to_be_tried_again_go_first_and_after_their_wait(world: Any) -> None:
+def test_rows_to_be_tried_again_go_first_and_after_their_delay(world: Any) -> None:
     async def scene() -> None:
         first, second, third = Row(REQUEST), Row(REQUEST), Row(REQUEST)
-        queue = queue_of([first, second, third])
-        assert await queue.get() is first
-        queue.put_back(first, 5.0)
-        assert await queue.get() is second
-        queue.put_back(second, 0.0)
-        assert await queue.get() is second
-        assert await queue.get() is third
-        assert await queue.get() is first
-        assert asyncio.get_running_loop().time() == pytest.approx(5.0, abs=0.01)
-        assert await queue.get() is None
+        queue = RowQueue(iter([first, second, third]))
+        assert queue.next() is first
+        queue.delay(first, asyncio.get_running_loop().call_later(5.0, queue.due, first))
+        assert queue.next() is second
+        queue.put_back(second)
+        assert [queue.next(), queue.next(), queue.next()] == [second, third, None]
+        assert not queue.is_over
+        await asyncio.sleep(5.1)
+        assert queue.next() is first
+        queue.put_back(second)
+        queue.put_first(third)
+        assert [queue.next(), queue.next(), queue.next()] == [third, second, None]
+        assert queue.is_over
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
         runner.run(scene())
 
 
-def test_dropping_returns_the_rows_that_were_tried_and_ends_the_wait_of_workers(world: Any) -> None:
+def test_closing_returns_the_rows_that_were_tried_and_leaves_no_timer(world: Any) -> None:
     async def scene() -> None:
         tried, delayed, fresh = Row(REQUEST), Row(REQUEST), Row(REQUEST)
-        queue = queue_of([tried, delayed, fresh])
-        assert [await queue.get(), await queue.get()] == [tried, delayed]
-        queue.put_back(delayed, 9.0)
-        queue.put_back(tried, 0.0)
-        assert queue.drop_waiting() == [tried, delayed]
-        assert await queue.get() is None
-        assert asyncio.get_running_loop().time() < 1.0
+        queue = RowQueue(iter([fresh]))
+        queue.put_back(tried)
+        queue.delay(delayed, asyncio.get_running_loop().call_later(9.0, queue.due, delayed))
+        assert queue.close() == [tried, delayed]
+        assert (queue.next(), queue.is_over) == (None, True)
+        await asyncio.sleep(10.0)
+        assert queue.next() is None
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
         runner.run(scene())
