@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from asyncgen.serve.engine import EngineName
 
 Value = TypeVar("Value")
+
+
+_VERSION = 1
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +48,7 @@ class _Owner(msgspec.Struct, frozen=True):
     """`folder.json`: which engine's objects are in the folder."""
 
     engine: str
-    version: int = 1
+    version: int = _VERSION
 
 
 def default_data_folder() -> Path:
@@ -91,12 +96,17 @@ class DataFolder:
         os.close(self.lock_descriptor)
 
 
-def open_data_folder(root: Path, engine: EngineName) -> DataFolder:
+def open_data_folder(root: Path, engine: EngineName, say: Callable[[str], None]) -> DataFolder:
     """Make the folder where it is missing, and lock it for this server.
+
+    Args:
+        root: the folder.
+        engine: which engine's objects will be in it.
+        say: told where others on this machine can read it.
 
     Raises:
         RunInUseError: another server holds it.
-        UsageError: it belongs to the other engine.
+        UsageError: it belongs to the other engine, or to a newer asyncgen.
         DiskError: it cannot be written.
     """
     root = root.absolute()  # what lies in it is noted relative to it, and named to processes elsewhere
@@ -105,10 +115,12 @@ def open_data_folder(root: Path, engine: EngineName) -> DataFolder:
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         folder = DataFolder(root, descriptor)
         _lock(folder)
-        _claim(root, engine)
+        _claim(root, engine, say)
         for part in (folder.files, folder.jobs, folder.models, folder.batches):
-            part.mkdir(exist_ok=True)
+            part.mkdir(exist_ok=True, mode=0o700)
             remove_leftovers(part)
+        if stat.S_IMODE(root.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+            say(f"warning: others on this machine can read {root}, uploads and models in it; `chmod 700 {root}`")
     except OSError as error:
         raise DiskError(f"the data folder {root} cannot be used", cause=str(error)) from error
     return folder
@@ -128,16 +140,26 @@ def _lock(folder: DataFolder) -> None:
         ) from None
 
 
-def _claim(root: Path, engine: EngineName) -> None:
+def _claim(root: Path, engine: EngineName, say: Callable[[str], None]) -> None:
     path = root / "folder.json"
-    owner = read_whole(path, _Owner) if path.exists() else _Owner(engine)
+    try:
+        owner = read_whole(path, _Owner) if path.exists() else _Owner(engine)
+    except AsyncgenError as error:  # the objects are still there, and each says of what base it is
+        say(f"warning: {error.what} ({error.cause}); it is written anew")
+        owner = _Owner(engine)
+    if owner.version > _VERSION:
+        raise UsageError(
+            f"{root} was written by a newer asyncgen",
+            cause=f"its version is {owner.version}, and this asyncgen knows {_VERSION}",
+            help_text="update asyncgen, or give another folder: --data-dir DIR",
+        )
     if owner.engine != engine:
         raise UsageError(
             f"{root} holds the objects of the engine {owner.engine!r}",
             cause=f"made-up and real ones are kept apart, and this server's engine is {engine!r}",
             help_text="give another folder: --data-dir DIR",
         )
-    write_whole(path, owner)
+    write_whole(path, msgspec.structs.replace(owner, version=_VERSION))
 
 
 def write_whole(path: Path, value: object) -> None:

@@ -182,7 +182,7 @@ async def serve(
         AsyncgenError: it cannot start; the kind and the message say why.
     """
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(_opened_folder(settings))
+        folder = stack.enter_context(_opened_folder(settings, say))
         # Threads that still write into the folder end before it is let go.
         stack.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
         engine = await stack.enter_async_context(_running_engine(settings, say))
@@ -232,12 +232,12 @@ def _greet(info: ServerInfo, settings: ServeSettings, say: Say) -> None:
 
 
 @contextmanager
-def _opened_folder(settings: ServeSettings) -> Iterator[DataFolder]:
+def _opened_folder(settings: ServeSettings, say: Say) -> Iterator[DataFolder]:
     with ExitStack() as stack:
         root = settings.data_dir
         if root is None and settings.simulation:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncgen-simulated-")))
-        folder = open_data_folder(root or default_data_folder(), "simulated" if settings.simulation else "llama")
+        folder = open_data_folder(root or default_data_folder(), "simulated" if settings.simulation else "llama", say)
         stack.callback(folder.close)
         yield folder
 

@@ -11,9 +11,12 @@ the server is next started. Does not know what is done with a batch.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.serve.batching.requests import (
     ERRORS,
     OUTPUT,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 AnswerRow = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """From endpoint and body to the answer's JSON; raises ApiError."""
 
+_log = logging.getLogger(__name__)
 _EXPIRED = ("batch_expired", "The request was not answered before the batch's window ended.")
 
 
@@ -62,11 +66,11 @@ class BatchWork:
         try:
             path = self._files.content(batch.input_file_id)
         except ApiError as error:
-            self._fail(batch, [BatchError(code="file_not_found", message=str(error), param="input_file_id")])
+            self.fail(batch, [BatchError(code="file_not_found", message=str(error), param="input_file_id")])
             return
         total, model, errors = await asyncio.to_thread(check_requests, path, batch.endpoint)
         if errors:
-            self._fail(batch, errors)
+            self.fail(batch, errors)
             return
         if self._batches.get(batch.id).status == "validating":
             self._batches.change(batch.id, status="in_progress", in_progress_at=self._now(), model=model)
@@ -74,8 +78,10 @@ class BatchWork:
             await self._answer_all(batch, path, results)
         await self._finish(batch, results)
 
-    def _fail(self, batch: Batch, errors: list[BatchError]) -> None:
-        self._batches.change(batch.id, status="failed", failed_at=self._now(), errors=BatchErrors(data=errors))
+    def fail(self, batch: Batch, errors: list[BatchError]) -> None:
+        """End a batch badly; where the disk refuses it, until the server ends."""
+        with suppress(DiskError):
+            self._batches.change(batch.id, status="failed", failed_at=self._now(), errors=BatchErrors(data=errors))
 
     async def _answer_all(self, batch: Batch, path: Path, results: BatchResults) -> None:
         rows = (row for row in read_requests(path) if not results.is_settled(row.custom_id))
@@ -171,4 +177,24 @@ class BatchQueue:
         while True:
             batch = self._batches.get(await self._waiting.get())
             if batch.status not in BATCH_ENDED:  # one that was taken up above may have been handed in just then
-                await self._work.do(batch)
+                await self._guarded(batch)
+
+    async def _guarded(self, batch: Batch) -> None:
+        """Work on one; whatever goes wrong ends this batch and no other one."""
+        try:
+            await self._work.do(batch)
+        except Exception as raised:  # noqa: BLE001 - the edge: a bug is logged whole
+            error = _first(raised)
+            if isinstance(error, OSError | AsyncgenError):
+                reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+                message = f"The batch's files could not be read or written: {reason}."
+            else:
+                _log.exception("%s", batch.id)
+                message = "The server had an error; its log tells more."
+            self._work.fail(batch, [BatchError(code="server_error", message=message)])
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -10,6 +10,8 @@ line that a crash tore is cut off, and its request is answered again. Does not k
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -152,39 +154,41 @@ class BatchResults:
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": self._tokens["cached_tokens"]},
             "output_tokens": completion,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self._tokens["reasoning_tokens"]},
             "total_tokens": prompt + completion,
         }
 
     def answered(self, custom_id: str, body: dict[str, Any]) -> None:
-        line = _line(custom_id, response=_response(_OK, body))
-        self._output.write(orjson.dumps(line) + b"\n")
-        self.replay(line)
+        self._add(self._output, _line(custom_id, response=_response(_OK, body)))
 
     def refused(self, custom_id: str, refusal: ApiError) -> None:
-        line = _line(custom_id, response=_response(refusal.status, refusal.body()))
-        self._errors.write(orjson.dumps(line) + b"\n")
-        self.replay(line)
+        self._add(self._errors, _line(custom_id, response=_response(refusal.status, refusal.body())))
 
     def dropped(self, custom_id: str, code: str, message: str) -> None:
         """It was never asked."""
-        line = _line(custom_id, error={"code": code, "message": message})
-        self._errors.write(orjson.dumps(line) + b"\n")
-        self.replay(line)
+        self._add(self._errors, _line(custom_id, error={"code": code, "message": message}))
 
     def replay(self, line: dict[str, Any]) -> None:
-        """Take a line into the sums."""
-        self._settled.add(line["custom_id"])
-        response = line["response"]
+        """Take a line into the sums. Raises KeyError, TypeError or AttributeError: it is none of these files."""
+        custom_id, response = line["custom_id"], line["response"]
+        is_answer = response is not None and response["status_code"] == _OK
+        usage = response["body"]["usage"] if is_answer else {}
+        tokens = {name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens") if is_answer}
+        cached = int(usage.get("prompt_tokens_details", {}).get("cached_tokens", 0))
+        thought = int(usage.get("completion_tokens_details", {}).get("reasoning_tokens", 0))
+        self._settled.add(custom_id)
         self.dropped_any = self.dropped_any or response is None
-        if response and response["status_code"] == _OK:
-            self._completed += 1
-            usage = response["body"]["usage"]
-            self._tokens.update(
-                prompt_tokens=usage["prompt_tokens"],
-                completion_tokens=usage["completion_tokens"],
-                cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
-            )
+        self._completed += is_answer
+        self._tokens.update(**tokens, cached_tokens=cached, reasoning_tokens=thought)
+
+    def _add(self, file: IO[bytes], line: dict[str, Any]) -> None:
+        """Write a line whole or not at all. Raises OSError."""
+        data = orjson.dumps(line) + b"\n"
+        whole = file.seek(0, os.SEEK_END)
+        if file.write(data) != len(data):  # a disk that fills up takes a part, and says no more of it
+            file.truncate(whole)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.replay(line)
 
 
 @contextmanager
@@ -199,20 +203,24 @@ def opened_results(folder: Path, total: int) -> Iterator[BatchResults]:
         files = [stack.enter_context((folder / name).open("a+b", buffering=0)) for name in (OUTPUT, ERRORS)]
         results = BatchResults(files[0], files[1], total)
         for file in files:
-            for line in _whole_lines(file):
-                results.replay(line)
+            _take_up(file, results)
         yield results
 
 
-def _whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    whole = 0
+def _take_up(file: IO[bytes], results: BatchResults) -> None:
+    """Take what was written before into the sums; what cannot be read is taken out, and its request asked again."""
     file.seek(0)
-    for line in file:
-        if not line.endswith(b"\n"):
-            file.truncate(whole)
-            return
-        whole += len(line)
-        yield decode_loosely(line)
+    good: list[bytes] = []
+    lines = file.read().split(b"\n")
+    for line in lines[:-1]:
+        try:
+            results.replay(decode_loosely(line))
+        except (NotJsonError, KeyError, TypeError, AttributeError, ValueError):
+            continue
+        good.append(line + b"\n")
+    if len(good) != len(lines) - 1 or lines[-1]:
+        file.truncate(0)
+        file.write(b"".join(good))
 
 
 def _line(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from asyncgen.serve.stores.shelf import Shelf
+from asyncgen.run.whole_file import explained
+from asyncgen.serve.stores.shelf import Shelf, file_stem
 from asyncgen.serve.wire import no_such
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class BatchStore:
         )
 
     def folder(self, identifier: str) -> Path:
-        return self._folder / identifier
+        return self._folder / file_stem(identifier)
 
     def all(self) -> list[Batch]:
         """Newest first."""
@@ -104,7 +105,9 @@ class BatchStore:
         return batch
 
     def add(self, batch: Batch) -> None:
-        self.folder(batch.id).mkdir()
+        folder = self.folder(batch.id)
+        with explained(f"{folder} could not be made"):
+            folder.mkdir()
         self._batches.put(batch)
 
     def change(self, identifier: str, **changes: Any) -> Batch:

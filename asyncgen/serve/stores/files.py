@@ -10,7 +10,9 @@ from typing import IO, TYPE_CHECKING, Self
 
 import msgspec
 
-from asyncgen.serve.stores.shelf import Shelf
+from asyncgen.errors import AsyncgenError
+from asyncgen.run.whole_file import explained
+from asyncgen.serve.stores.shelf import Shelf, file_stem
 from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class FileStore:
             FileObject,
             identify=lambda item: item.id,
             made_at=lambda item: item.created_at,
+            is_sound=lambda item: file_stem(item.id) == item.id,  # its bytes are beside it, under the id itself
         )
 
     def part(self, identifier: str) -> Path:
@@ -103,8 +106,13 @@ class FileStore:
             purpose=purpose,
             expires_at=now + lifetime_s if lifetime_s else None,
         )
-        self.part(item.id).replace(self._folder / item.id)
-        self._objects.put(item)
+        with explained(f"{filename!r} could not be kept"):
+            self.part(item.id).replace(self._folder / item.id)
+        try:
+            self._objects.put(item)
+        except AsyncgenError:
+            (self._folder / item.id).unlink(missing_ok=True)
+            raise
         return item
 
     def add(self, content: bytes, *, filename: str, purpose: str) -> FileObject:
@@ -151,7 +159,7 @@ class FileStore:
 
     def content(self, identifier: str) -> Path:
         """Where the bytes are. Raises ApiError: 404."""
-        return self._folder / self.get(identifier).id
+        return self._folder / self.get(identifier).id  # made by this server, or found under its own name
 
     def delete(self, identifier: str) -> None:
         """Raises ApiError: 404."""

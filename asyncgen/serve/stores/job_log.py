@@ -5,13 +5,14 @@ Owns these objects as the API shows them, and their life on disk. Does not know 
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from asyncgen.json_text import decode_json
-from asyncgen.run.whole_file import explained
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.serve.wire import Clock, new_id
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Level = Literal["info", "warn", "error"]
 Line = TypeVar("Line")
+_log = logging.getLogger(__name__)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +73,7 @@ class JobLog:
         level: Level = "info",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add an event."""
+        """Add an event. Where the disk refuses it, it is told until the server ends: no job fails for its log."""
         event = Event(
             id=new_id("ftevent-"),
             created_at=int(self._clock()),
@@ -102,15 +104,30 @@ class JobLog:
 
 
 def _append(path: Path, value: msgspec.Struct) -> None:
-    with explained(f"{path} could not be written"), path.open("ab") as stream:
-        stream.write(msgspec.json.encode(value) + b"\n")
+    """Add a line; where only a part of it could be written, the next one begins on a line of its own."""
+    try:
+        with path.open("a+b", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - 1))
+            is_torn = end > 0 and stream.read(1) != b"\n"
+            stream.write((b"\n" if is_torn else b"") + msgspec.json.encode(value) + b"\n")
+    except OSError as error:
+        _log.warning("%s could not be written: %s", path, error.strerror or error)
 
 
 def _lines(path: Path, kind: type[Line]) -> list[Line]:
-    """The whole lines of a file; a torn last one is cut off, so that the next does not stick to it."""
-    if not path.exists():
-        return []
-    whole, newline, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        path.write_bytes(whole + newline)
-    return [decode_json(line, kind) for line in whole.split(b"\n") if line]
+    """The lines that can be read; damaged ones are passed over, and stay where they are."""
+    lines: list[Line] = []
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return lines
+    except OSError as error:
+        _log.warning("%s is passed over: %s", path, error.strerror or error)
+        return lines
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines += [decode_json(text, kind)] if text.strip() else []
+        except NotJsonError as error:
+            _log.warning("line %d of %s is passed over: %s", number, path, error)
+    return lines

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from asyncgen.run.whole_file import explained
 from asyncgen.serve.stores.job_log import JobLog
-from asyncgen.serve.stores.shelf import Shelf
+from asyncgen.serve.stores.shelf import Shelf, file_stem
 from asyncgen.serve.wire import Clock, no_such
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class JobStore:
         )
 
     def folder(self, identifier: str) -> Path:
-        return self._folder / identifier
+        return self._folder / file_stem(identifier)
 
     def all(self) -> list[Job]:
         """Newest first."""
@@ -119,11 +120,18 @@ class JobStore:
         return kept
 
     def add(self, kept: Kept) -> None:
-        self.folder(kept.job.id).mkdir()
+        """Raises DiskError: it could not be written, and is not there."""
+        folder = self.folder(kept.job.id)
+        with explained(f"{folder} could not be made"):
+            folder.mkdir()
         self._kept.put(kept)
 
     def change(self, identifier: str, **changes: Any) -> Job:
-        """Replace fields of the job, on disk too."""
+        """Replace fields of the job, on disk too.
+
+        Raises:
+            DiskError: it could not be written; until the server ends the job is changed all the same.
+        """
         kept = self.kept(identifier)
         job = msgspec.structs.replace(kept.job, **changes)
         self._kept.put(msgspec.structs.replace(kept, job=job))

@@ -5,6 +5,7 @@ Owns the tuned models' entries on disk and the way from a name to an adapter. Do
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,6 +64,7 @@ class ModelStore:
             TunedModel,
             identify=lambda model: model.id,
             made_at=lambda model: model.created,
+            is_sound=lambda model: model.adapter is None or _is_inside(model.adapter),
         )
 
     def all(self) -> list[ModelObject]:
@@ -130,6 +132,11 @@ class ModelStore:
 
     def _shown(self, model: TunedModel) -> ModelObject:
         return ModelObject(id=model.id, created=model.created, owned_by=self._traits.organization)
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path leads to somewhere in the data folder."""
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts and "\0" not in path
 
 
 def _not_found(message: str) -> ApiError:

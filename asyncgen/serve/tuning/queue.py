@@ -8,9 +8,12 @@ fails. Does not know how an engine trains.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.serve.stores.jobs import ENDED, Job, JobError, JobStore, Kept
 from asyncgen.serve.tuning.course import JobFailedError
 from asyncgen.serve.wire import ApiError, Clock
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 Step = Callable[[Job], Awaitable[None]]
 
 _MOST_STARTS = 3
+_log = logging.getLogger(__name__)
 
 
 class TuningQueue:
@@ -66,14 +70,16 @@ class TuningQueue:
         job = self._jobs.get(identifier)
         if job.status in ENDED:
             raise ApiError(400, f"The job {identifier} is already {job.status}.", code="job_already_ended")
-        job = self._jobs.change(identifier, status="cancelled", finished_at=int(self._clock()), estimated_finish=None)
-        self._jobs.log.tell(identifier, "The job was cancelled", level="warn")
-        tasks = [task for name, task in self._in_progress if name == identifier]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        return job
+        try:
+            self._jobs.change(identifier, status="cancelled", finished_at=int(self._clock()), estimated_finish=None)
+        finally:  # also where the disk is full: it is cancelled until the server ends
+            self._jobs.log.tell(identifier, "The job was cancelled", level="warn")
+            tasks = [task for name, task in self._in_progress if name == identifier]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+        return self._jobs.get(identifier)
 
     async def run(self) -> None:
         """Check what is new and train what is ready, for ever; cancelling it stops the training."""
@@ -113,24 +119,29 @@ class TuningQueue:
                 await asyncio.wait([task])
                 self._in_progress.remove(entry)
             if not task.cancelled():
-                task.result()  # a bug ends the server with its traceback, and no job hangs for ever
+                task.result()
 
     async def _guarded(self, identifier: str, step: Step) -> None:
         starts = self._jobs.kept(identifier).starts
-        self._jobs.note(identifier, starts=starts + 1)
         try:
+            self._jobs.note(identifier, starts=starts + 1)
             await step(self._jobs.get(identifier))
         except asyncio.CancelledError:  # an orderly stop is not the job's fault
-            self._jobs.note(identifier, starts=starts)
+            with suppress(DiskError):
+                self._jobs.note(identifier, starts=starts)
             raise
         except JobFailedError as failure:
             self._fail(identifier, failure.error)
         except ApiError as refusal:  # an adapter that does not load
             error = JobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
             self._fail(identifier, error)
-        except OSError as error:  # a full disk, most likely
-            message = f"The job's files could not be read or written: {error.strerror or error}."
+        except (OSError, AsyncgenError) as error:  # a full disk, most likely
+            message = f"The job's files could not be read or written: {_reason(error)}."
             self._fail(identifier, JobError(code="io_error", message=message))
+        except Exception:  # noqa: BLE001 - the edge: a bug ends this job, its traceback in the log, and no other one
+            _log.exception("%s", identifier)
+            message = "The server had an error; its log tells more."
+            self._fail(identifier, JobError(code="server_error", message=message))
 
     async def _check(self, job: Job) -> None:
         await self._work.check(job)
@@ -139,6 +150,15 @@ class TuningQueue:
 
     def _fail(self, identifier: str, error: JobError) -> None:
         self._jobs.log.tell(identifier, f"The job failed: {error.message}", level="error")
-        self._jobs.change(
-            identifier, status="failed", error=error, finished_at=int(self._clock()), estimated_finish=None
-        )
+        try:
+            self._jobs.change(
+                identifier, status="failed", error=error, finished_at=int(self._clock()), estimated_finish=None
+            )
+        except DiskError as refused:  # it has failed all the same; the next server tries it once more
+            _log.warning("%s: %s", refused.what, refused.cause)
+
+
+def _reason(error: OSError | AsyncgenError) -> str:
+    if isinstance(error, AsyncgenError):
+        return error.what + (f" ({error.cause})" if error.cause else "")
+    return error.strerror or str(error)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 ID = "ftjob-1"
 
 
-class BugError(Exception):
-    """What nobody foresaw."""
+class EndOfServer(BaseException):
+    """What ends a server in the middle of its work."""
 
 
-BUG = BugError()
+BUG = EndOfServer()
 
 
 class Work:
@@ -35,7 +35,7 @@ class Work:
         bug: what is met there.
     """
 
-    def __init__(self, jobs: JobStore, bug_in: str, bug: Exception) -> None:
+    def __init__(self, jobs: JobStore, bug_in: str, bug: BaseException) -> None:
         self._jobs = jobs
         self._bug_in = bug_in
         self._bug = bug
@@ -53,8 +53,8 @@ class Work:
             raise self._bug
 
 
-def server(folder: Path, bug_in: str = "", bug: Exception = BUG) -> Job:
-    """A server on the folder, up to the job's end or a bug; the job is created where there is none."""
+def server(folder: Path, bug_in: str = "", bug: BaseException = BUG) -> Job:
+    """A server on the folder, up to the job's end or its own; the job is created where there is none."""
 
     async def live() -> None:
         queue = TuningQueue(jobs, cast("TuningWork", Work(jobs, bug_in, bug)), "", lambda: 0.0)
@@ -92,9 +92,9 @@ def _kept() -> Kept:
 @pytest.mark.parametrize("step", ["check", "train"])
 def test_job_that_ends_three_servers_is_failed_by_the_next(tmp_path: Path, step: str) -> None:
     for _ in range(3):
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(BaseExceptionGroup) as caught:
             server(tmp_path, bug_in=step)
-        assert caught.group_contains(BugError)
+        assert caught.group_contains(EndOfServer)
     failed = server(tmp_path, bug_in=step)
     assert failed.status == "failed"
     assert failed.error is not None
@@ -104,7 +104,7 @@ def test_job_that_ends_three_servers_is_failed_by_the_next(tmp_path: Path, step:
 
 def test_servers_that_the_check_ended_do_not_count_for_the_training(tmp_path: Path) -> None:
     for step in ("check", "check", "train", "train"):
-        with pytest.raises(ExceptionGroup):
+        with pytest.raises(BaseExceptionGroup):
             server(tmp_path, bug_in=step)
     assert server(tmp_path).status == "succeeded"
 
@@ -115,3 +115,11 @@ def test_full_disk_fails_the_job_and_not_the_server(tmp_path: Path, step: str) -
     assert failed.error is not None
     assert failed.error.code == "io_error"
     assert failed.error.message == "The job's files could not be read or written: No space left on device."
+
+
+@pytest.mark.parametrize("step", ["check", "train"])
+def test_bug_fails_the_job_and_not_the_server(tmp_path: Path, step: str) -> None:
+    failed = server(tmp_path, bug_in=step, bug=ZeroDivisionError("secret detail"))
+    assert failed.error is not None
+    assert failed.error.code == "server_error"
+    assert "secret" not in failed.error.message
