@@ -21,9 +21,10 @@ from asyncgen.cli.progress import duration, money, shown, used
 from asyncgen.cli.resolve import open_endpoint, open_named_job
 from asyncgen.cli.signals import Interrupt, interruptible
 from asyncgen.cli.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
-from asyncgen.errors import IncompleteError
+from asyncgen.errors import DiskError, IncompleteError
 from asyncgen.generate.http.client import open_completer
 from asyncgen.generate.http.completer import StopReason
+from asyncgen.generate.journal.files import GROUP_ROWS
 from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
@@ -132,9 +133,16 @@ async def generate_rows(job: Path | None, wanted: Wanted) -> Generated:
         keep_job(run, opened)
         accept_stale(run, opened.grid, stale)
         if wanted.retry_rejected:
-            moved = set_rejected_aside(run)
-            say(f"{moved:,} rejected answers are asked for again; the old ones are kept in {run.directory.replaced}")
+            _set_rejected_aside(run)
         return await _generate(run, opened, generation, wanted, stale)
+
+
+def _set_rejected_aside(run: Run) -> None:
+    aside = set_rejected_aside(run)
+    if aside.goes_on:
+        say(f"goes on with the rows whose rejected answers stand in {run.directory.replaced}")
+    else:
+        say(f"{aside.moved:,} rejected answers are asked for again; the old ones are kept in {run.directory.replaced}")
 
 
 def _consent_to_stale(run: Run, opened: OpenedJob, wanted: Wanted) -> Stale:
@@ -151,30 +159,47 @@ def _consent_to_stale(run: Run, opened: OpenedJob, wanted: Wanted) -> Stale:
 async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wanted, stale: Stale) -> Generated:
     limits = wanted.limits(opened.job.limits)
     spending = spending_of(opened, generation, wanted.where, in_batch=wanted.batch)
-    with open_journal(
-        run, cost_of=spending.cost_of, retry_failed=wanted.retry_failed, fsync_each=wanted.fsync_each
-    ) as journal:
-        progress = _counts(run, opened, journal, stale, retry_failed=wanted.retry_failed)
-        _say_what_is_there(run, progress, journal, in_batch=wanted.batch)
-        began = time.monotonic()
-        outcome, code, estimate = Outcome(None, None), 0, None
-        if progress.left > (0 if wanted.batch else len(journal.held)) or (wanted.batch and journal.held):
-            estimate = _consent_to_cost(spending, opened, journal, progress, wanted)
-            is_demanded = wanted.max_cost is not None
-            budget = spending.budget(limits.max_cost, journal.spend.total, run.state, is_demanded=is_demanded)
-            send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget, spending)
-            async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
-                outcome, code = await send(endpoint, opened, journal, progress, wanted)
-            if outcome.stopped is None:
-                _note_twins(run, progress.twins)
-            if budget is not None:
-                journal.spend.add_unanswered(budget.unanswered_usd)
-        cost_usd = journal.spend.lately.cost_usd if spending.price is not None else None
+    outcome, code, estimate, began = Outcome(None, None), 0, None, time.monotonic()
+    try:
+        with open_journal(
+            run,
+            cost_of=spending.cost_of,
+            retry_failed=wanted.retry_failed,
+            fsync_each=wanted.fsync_each,
+            on_lost=partial(_consent_to_lost, run, wanted),
+        ) as journal:
+            progress = _counts(run, opened, journal, stale, retry_failed=wanted.retry_failed)
+            _say_what_is_there(run, progress, journal, in_batch=wanted.batch)
+            began = time.monotonic()
+            if progress.left > (0 if wanted.batch else len(journal.held)) or (wanted.batch and journal.held):
+                estimate = _consent_to_cost(spending, opened, journal, progress, wanted)
+                is_demanded = wanted.max_cost is not None
+                budget = spending.budget(limits.max_cost, journal.spend.total, run.state, is_demanded=is_demanded)
+                send = partial(_in_batches, run, budget) if wanted.batch else partial(_work, limits, budget, spending)
+                async with open_endpoint(generation, wanted.where, opened.model) as endpoint:
+                    outcome, code = await send(endpoint, opened, journal, progress, wanted)
+                if outcome.stopped is None:
+                    _note_twins(run, progress.twins)
+                if budget is not None:
+                    journal.spend.add_unanswered(budget.unanswered_usd)
+            cost_usd = journal.spend.lately.cost_usd if spending.price is not None else None
+    except DiskError:
+        if not isinstance(outcome.error, DiskError):  # else the first one tells more: how many paid answers are lost
+            raise
     elapsed_s = time.monotonic() - began
     code = code or _exit_code(outcome, progress)
     done = Generated(run.directory.path, progress, outcome, cost_usd, stale.records, elapsed_s, code)
     _summarise(done, estimate)
     return done
+
+
+def _consent_to_lost(run: Run, wanted: Wanted, lost: int) -> None:
+    """Ask before rows are bought again whose answers are no longer in the file."""
+    counted = run.state.spend.records
+    what = f"{lost:,} of {counted:,} records that run.json counts are gone from {run.directory.records}"
+    say(f"{what}; their rows are asked for, and paid for, again")
+    if lost > GROUP_ROWS:  # more than a power loss takes
+        confirm("Go on, and pay for them again?", yes=wanted.yes, why=what)
 
 
 def _consent_to_cost(

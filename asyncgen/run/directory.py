@@ -39,8 +39,34 @@ _TRIES = 5
 _PAUSE_S = 0.02
 
 
+class FolderLock:
+    """A folder's lock, as its holder has it.
+
+    Args:
+        path: the lock's file.
+        descriptor: of it, locked.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def check(self) -> None:
+        """See that nobody else took the folder, after somebody removed the lock's file.
+
+        Raises:
+            RunInUseError: another process holds a lock of that name now.
+        """
+        if not _is_named(self._path, self._descriptor) and is_held(self._path.parent):
+            raise RunInUseError(
+                f"{self._path.parent} was taken by another process",
+                cause=f"{self._path.name} was removed while this one was writing",
+                help_text="let the other one end, then give the same command again; the lock never has to be removed",
+            )
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[FolderLock]:
     """Be the only writer of `folder` until the block ends.
 
     Raises:
@@ -48,18 +74,59 @@ def locked(folder: Path) -> Iterator[None]:
         DiskError: the file system cannot lock, or the lock's file cannot be opened.
     """
     path = folder / LOCK_NAME
-    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+    descriptor = _opened(path)
     try:
         try:
-            _lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise _refusal(folder, error, _holder(descriptor)) from error
-        yield
+            raise _refusal(folder, error, "") from error
+        yield FolderLock(path, descriptor)
     finally:
         with suppress(OSError):  # the lock is given back all the same
             os.close(descriptor)
+
+
+def lock_file(descriptor: int, path: Path) -> None:
+    """Lock an open file itself until it is closed; a file system that cannot is passed over.
+
+    Raises:
+        RunInUseError: another process has locked it.
+    """
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise RunInUseError(
+                f"{path} is being written by another process",
+                cause="a run has one writer at a time; reading it is always possible",
+                help_text=f"wait until it is done (asyncgen status {path.parent}), or choose another place with --out",
+            ) from error
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of the lock's file, locked while it has its name."""
+    for _ in range(_TRIES):
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+        try:
+            _lock(descriptor)
+            if _is_named(path, descriptor):
+                return descriptor
+        except OSError as error:
+            refusal = _refusal(path.parent, error, _holder(descriptor))
+            os.close(descriptor)
+            raise refusal from error
+        os.close(descriptor)  # its name was removed between the two steps
+    raise DiskError(f"{path} is removed again and again by another program")
+
+
+def _is_named(path: Path, descriptor: int) -> bool:
+    """Is the open file the one that has the name?"""
+    try:
+        named, opened = path.lstat(), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def is_held(folder: Path) -> bool:
@@ -118,6 +185,7 @@ def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskE
 
 
 STATE_NAME = "run.json"
+RECORDS_NAME = "records.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +200,7 @@ class RunDirectory:
 
     @property
     def records(self) -> Path:
-        return self.path / "records.jsonl"
+        return self.path / RECORDS_NAME
 
     @property
     def failures(self) -> Path:
@@ -178,9 +246,10 @@ class Run:
         directory: where its files stand.
     """
 
-    def __init__(self, directory: RunDirectory, state: RunState) -> None:
+    def __init__(self, directory: RunDirectory, state: RunState, lock: FolderLock) -> None:
         self.directory = directory
         self._state = state
+        self._lock = lock
         self._turn = threading.Lock()
 
     @property
@@ -200,6 +269,23 @@ class Run:
                 write_state(self.directory.state, changed)
                 self._state = changed
             return changed
+
+    def rewrite(self) -> None:
+        """Write `run.json` though nothing in it changed: what cannot be written now could not be later.
+
+        Raises:
+            DiskError: it could not be written.
+        """
+        with self._turn:
+            write_state(self.directory.state, self._state)
+
+    def check_lock(self) -> None:
+        """See that this process is still the only one that may write the run.
+
+        Raises:
+            RunInUseError: another one has taken it.
+        """
+        self._lock.check()
 
 
 def find_run(path: Path | None, *, root: Path) -> RunDirectory:
@@ -252,9 +338,9 @@ def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
     """
     directory = RunDirectory(path)
     _claim(directory, create=job_name is not None)
-    with locked(path):
+    with locked(path) as lock:
         remove_leftovers(path)
-        yield Run(directory, _state_of(directory, job_name))
+        yield Run(directory, _state_of(directory, job_name), lock)
 
 
 def _claim(directory: RunDirectory, *, create: bool) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from asyncgen.errors import DiskError
+from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.run.directory import lock_file
 from asyncgen.run.whole_file import disk_error, explained, open_regular, sync_folder
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 64 * 1024
 _BLOCK_READ_BYTES = 256 * 1024
+# Where a row begins behind another one, or behind what a disk left: an object within a row has a colon before it.
+ROW_BEGINS = re.compile(rb'(?<=[}\r\0\x1a]){"key":"')
 Row = TypeVar("Row")
 
 
@@ -53,6 +57,12 @@ class NotSafeError(DiskError):
     """Lines that were written may not survive a power loss: an fsync failed, or somebody changed the file."""
 
     code = "not_safe"
+
+
+class SeveralRowsError(DiskError):
+    """What stands after the last line break is more than one row: no crash leaves that, and it is not cut off."""
+
+    code = "lines_lost"
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -138,7 +148,8 @@ class LineFile:
     """A file that grows by whole lines. The caller holds the run's lock: nobody else writes it.
 
     Opening mends the end that a crash left: a torn last line is moved to `*.torn`, a missing newline added. The lines
-    found are made safe from a power loss, since others will be written that build on them.
+    found are made safe from a power loss, since others will be written that build on them. The file itself is locked
+    too: the run's lock is a name that somebody may have removed.
 
     Args:
         path: created when it is not there.
@@ -147,6 +158,8 @@ class LineFile:
         torn_bytes: how much was moved to `*.torn`; 0 when nothing was.
 
     Raises:
+        RunInUseError: another process has it open for writing.
+        SeveralRowsError: its end is no torn line.
         DiskError: it cannot be opened, read or mended.
     """
 
@@ -154,14 +167,15 @@ class LineFile:
         self.path = path
         self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
+            lock_file(self._descriptor, path)
             with explained(f"{path} could not be mended"):
                 self.torn_bytes = self._mend()
                 sync_folder(path.parent)
                 opened = os.fstat(self._descriptor)
-        except DiskError:
+        except AsyncgenError:
             os.close(self._descriptor)
             raise
-        self._size = opened.st_size
+        self._size = self._reach = opened.st_size
         self._identity = (opened.st_dev, opened.st_ino)
         self._unusable: DiskError | None = None
         self._unsafe: NotSafeError | None = None
@@ -176,6 +190,9 @@ class LineFile:
         """
         if self._unusable is not None:
             raise self._unusable
+        if len(lines) >= MAX_LINE_BYTES:
+            self._refuse_long(lines)
+        self._reach = max(self._reach, self._size + len(lines))
         try:
             written = os.write(self._descriptor, lines)
             while written < len(lines):  # a disk that is getting full takes a part
@@ -223,10 +240,12 @@ class LineFile:
             there = os.lstat(self.path)
         except OSError as error:
             return self._not_safe(error)
-        if (there.st_dev, there.st_ino) == self._identity and there.st_size >= self._safe_size:
+        is_ours = (there.st_dev, there.st_ino) == self._identity
+        if is_ours and self._safe_size <= there.st_size <= self._reach:  # looked at after the size: it only grows
             return None
+        how = "was extended" if is_ours and there.st_size > self._reach else "was replaced or shortened"
         return NotSafeError(
-            f"{self.path} was replaced or shortened by another program while it was written",
+            f"{self.path} {how} by another program while it was written",
             help_text="put the file back (an editor may have a copy), then give the same command again",
         )
 
@@ -243,6 +262,15 @@ class LineFile:
         with explained(f"{self.path} could not be closed"):
             os.close(self._descriptor)
 
+    def _refuse_long(self, lines: bytes) -> None:
+        longest = max(map(len, lines.splitlines(keepends=True)))
+        if longest >= MAX_LINE_BYTES:
+            raise DiskError(
+                f"a line of {longest:,} bytes for {self.path} could not be written",
+                cause=f"lines of {MAX_LINE_BYTES:,} bytes and more could not be read again",
+                help_text="shorten the longest value of the job's rows",
+            )
+
     def _cut_back(self, failure: DiskError) -> None:
         try:
             os.ftruncate(self._descriptor, self._size)
@@ -257,6 +285,12 @@ class LineFile:
             os.write(self._descriptor, b"\n")
             torn_bytes = 0
         elif torn_bytes:
+            if _holds_several_rows(self._descriptor, end, size):
+                raise SeveralRowsError(
+                    f"{self.path} ends in several rows without line breaks",
+                    cause="a crash leaves one torn line at most: another program has changed the file",
+                    help_text=f"asyncgen repair {self.path.parent}   (keeps every whole row)",
+                )
             self._put_aside(end, size)
             os.ftruncate(self._descriptor, end)
         if size:
@@ -271,6 +305,18 @@ class LineFile:
             file.write(b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _holds_several_rows(descriptor: int, start: int, end: int) -> bool:
+    """Does more than one row begin between two offsets? Within a JSON text these bytes cannot stand."""
+    rows, before = 0, b""
+    for at in range(start, end, _BLOCK_BYTES):
+        block = before + os.pread(descriptor, min(_BLOCK_BYTES, end - at), at)
+        rows += len(ROW_BEGINS.findall(block)) - len(ROW_BEGINS.findall(before))
+        before = block[-len(b'}{"key":"') :]
+        if at == start and block.startswith(b'{"key":"'):
+            rows += 1
+    return rows > 1
 
 
 def _end_of_last_line(descriptor: int, size: int) -> int:

@@ -118,6 +118,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
         reasoning: the model's thoughts, where the server gives them apart from the answer; not in the line otherwise.
         tool_calls: as the API has them, arguments unparsed; not in the line where the model called nothing.
         asked: answers that were paid for, the last of which is `completion`; not in the line where it is 1.
+        simulated: a simulation made the answer up: it is no example to learn from, and settles the row for a
+            simulation only; not in the line otherwise.
     """
 
     key: str
@@ -137,6 +139,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
     asked: int = 1
+    simulated: bool = False  # the last one: see `SIMULATED_MARK`
 
 
 class FailureError(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +175,10 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     request_id: str | None = None
 
+
+# What the simulation of `asyncgen serve` says in `system_fingerprint`, online and in the lines of a batch.
+SIMULATED_FINGERPRINT = "simulated"
+SIMULATED_MARK = b',"simulated":true}\n'  # how the line of such a record ends, and no other
 
 _encode = msgspec.json.Encoder().encode
 _decode_record = decoder(Record)

@@ -6,7 +6,8 @@ the lock. A field added or changed raises `VERSION`: an older asyncgen would dro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-VERSION = 2
+VERSION = 3
 FOUND_AGAIN = "found again"
 _MAX_BYTES = 256 * 1024 * 1024
+_KEY = re.compile("[0-9a-f]{32}")
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Usd = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class JobState(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +43,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         twins: of them, rows with the same request as another one, as the last whole pass over the job found them.
         stale: records that an earlier form of the job left behind.
         stale_failures: likewise, of failures.
+        renamed: records of the job whose variables are those of an earlier form of it.
     """
 
     name: str
@@ -47,10 +52,11 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     tuning_provider: str = ""
     model: str = ""
     fingerprint: dict[str, str] = {}
-    requests: int = 0
-    twins: int = 0
-    stale: int = 0
-    stale_failures: int = 0
+    requests: Count = 0
+    twins: Count = 0
+    stale: Count = 0
+    stale_failures: Count = 0
+    renamed: Count = 0
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +71,36 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     usage: Usage = Usage()
-    cost_usd: float = 0.0
-    unpriced: int = 0
-    unanswered_usd: float = 0.0
-    records: int = 0
+    cost_usd: Usd = 0.0
+    unpriced: Count = 0
+    unanswered_usd: Usd = 0.0
+    records: Count = 0
+
+
+class MoveState(msgspec.Struct, frozen=True, kw_only=True):
+    """Records that are being taken out of `records.jsonl`, so that a crash meanwhile upsets no account.
+
+    Attributes:
+        lines_after: lines of the file once its new content has taken its place.
+        counted_after: `Spend.records` from then on.
+    """
+
+    lines_after: Count
+    counted_after: Count
+
+
+class ServerState(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that was asked for rows of the run.
+
+    Attributes:
+        provider: its profile.
+        host: of its address, with the port; "" for the local server that asyncgen starts itself.
+        simulated: its answers say that they are made up.
+    """
+
+    provider: str
+    host: str
+    simulated: bool = False
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -81,10 +113,10 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         forgiven: of these, such that the user agreed to.
     """
 
-    attempts: int
-    failed: int = 0
-    maybe_paid: int = 0
-    forgiven: int = 0
+    attempts: Count
+    failed: Count = 0
+    maybe_paid: Count = 0
+    forgiven: Count = 0
 
 
 UNTRIED = Tried(attempts=0)
@@ -95,8 +127,8 @@ class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     sha256: str
-    samples: int
-    bytes: int
+    samples: Count
+    bytes: Count
 
 
 class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +145,7 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
         turn: likewise; see `dataset.split`.
         ranks: the values of each axis in the order in which the split first met them, so that no sample changes
             its side when values are added.
+        simulated: samples that a simulation made up.
     """
 
     files: list[DatasetFile]
@@ -124,6 +157,7 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     turn: int = 0
     ranks: dict[str, list[str]] = {}
+    simulated: Count = 0
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,14 +219,14 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     base_url: str
     model: str
-    requests: int
+    requests: Count
     created: int = 0
-    held_usd: float = 0.0
+    held_usd: Usd = 0.0
     file_id: str | None = None
     batch_id: str | None = None
     status: str = ""
-    answered: int = 0
-    failed: int = 0
+    answered: Count = 0
+    failed: Count = 0
     collected: bool = False
 
 
@@ -203,6 +237,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         version: of this form.
         asyncgen: the release that wrote it last.
         tried: key of a row that has no line yet to what was done for it.
+        servers: that were asked, the newest last.
+        move: of records, where one was begun and not ended.
         finetuning: jobs, the newest last.
         batches: the newest last.
     """
@@ -212,6 +248,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     job: JobState
     spend: Spend = Spend()
     tried: dict[str, Tried] = {}
+    servers: list[ServerState] = []
+    move: MoveState | None = None
     dataset: DatasetState | None = None
     uploads: list[Upload] = []
     finetuning: list[FinetuningState] = []
@@ -219,7 +257,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Version(msgspec.Struct):
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1)]
     asyncgen: str
 
 
@@ -240,7 +278,7 @@ def read_state(path: Path) -> RunState:
         written_by = _decode_version(content)
         if written_by.version > VERSION:
             raise _newer(path, written_by)
-        return _decode_state(content)
+        return _sound(_decode_state(content))
     except NotJsonError as error:
         raise DiskError(
             f"{path} is damaged, or was not written by asyncgen",
@@ -249,6 +287,21 @@ def read_state(path: Path) -> RunState:
             "or choose another place with --out",
             code="bad_state",
         ) from error
+
+
+def _sound(state: RunState) -> RunState:
+    """The state, when everything in it can be; types and ranges were looked at before.
+
+    Raises:
+        NotJsonError: it cannot.
+    """
+    usage = state.spend.usage
+    if min(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens) < 0:
+        raise NotJsonError("spend.usage: a count is below 0")
+    for key in state.tried:
+        if not _KEY.fullmatch(key):
+            raise NotJsonError(f"tried: {key[:32]!r} is not the key of a request")
+    return state
 
 
 def write_state(path: Path, state: RunState) -> None:

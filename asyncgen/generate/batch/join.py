@@ -161,6 +161,7 @@ def _record(row: BatchRow, answer: Answer, checks: AnswerChecks, model: str, now
         latency_s=0.0,
         created=now,
         request_id=answer.request_id,
+        simulated=answer.simulated,
     )
 
 

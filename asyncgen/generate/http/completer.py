@@ -58,6 +58,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: 
         latency_s: seconds from sending to the whole answer.
         reasoning: the model's thoughts, where the server gives them apart from the text.
         tool_calls: as the API has them; None where there are none.
+        simulated: the server says that it made the answer up.
     """
 
     text: str
@@ -69,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: 
     limits: RateLimits = NO_LIMITS
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

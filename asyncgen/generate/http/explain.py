@@ -22,9 +22,11 @@ def disk_error(disk: DiskError, unsaved: int) -> DiskError:
     if not unsaved:
         return disk
     answers = "1 paid answer" if unsaved == 1 else f"{unsaved:,} paid answers"
-    return DiskError(
+    said = DiskError(
         f"{disk.what}; {answers} could not be saved", cause=disk.cause, help_text=disk.help_text, code=disk.code
     )
+    said.exit_code = disk.exit_code
+    return said
 
 
 def provider_error(error: AttemptError, reason: StopReason | None, endpoint: Endpoint | None = None) -> AsyncgenError:

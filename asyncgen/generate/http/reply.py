@@ -34,7 +34,7 @@ from asyncgen.generate.http.body import UnreadableBodyError, read_body, without_
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.http.server_words import is_error, read_words
 from asyncgen.providers.endpoint import Secret, redacted
-from asyncgen.run.records import NO_USAGE, Usage, finish_reason_of
+from asyncgen.run.records import NO_USAGE, SIMULATED_FINGERPRINT, Usage, finish_reason_of
 from asyncgen.terminal import one_line
 
 # Looked up for every answer: these take half the time that plain strings do.
@@ -210,6 +210,7 @@ class _PlainReply(msgspec.Struct, gc=False):
     model: str
     usage: _Usage
     error: None = None
+    system_fingerprint: str | None = None
 
 
 _decode_plain = msgspec.json.Decoder(_PlainReply).decode
@@ -253,6 +254,7 @@ def read_reply(
         latency_s,
         read_limits(headers),
         message.reasoning_content or message.reasoning or None,
+        simulated=plain.system_fingerprint == SIMULATED_FINGERPRINT,
     )
 
 
@@ -335,6 +337,7 @@ class _Reply:
             read_limits(self.headers),
             reasoning,
             calls,
+            simulated=body.get("system_fingerprint") == SIMULATED_FINGERPRINT,
         )
 
     def _unusable(

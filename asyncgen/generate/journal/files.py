@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.errors import DiskError
+from asyncgen.errors import DiskError, RunInUseError
 from asyncgen.run.jsonl import NotSafeError
 
 if TYPE_CHECKING:
@@ -39,19 +39,28 @@ class GroupSync:
     """Calls `flush` in a thread of its own, from the first `mark` on until `close`.
 
     Args:
-        flush: makes everything safe that was written before it was called; raises `DiskError` when it cannot.
+        flush: makes everything safe that was written before it was called; raises when it cannot.
+        look: called every so often although nothing was written; raises when nothing may be written any more.
         rows: so many marks are enough for a flush.
         seconds: no mark waits longer.
     """
 
-    def __init__(self, flush: Callable[[], None], *, rows: int = GROUP_ROWS, seconds: float = GROUP_SECONDS) -> None:
+    def __init__(
+        self,
+        flush: Callable[[], None],
+        *,
+        look: Callable[[], None] = lambda: None,
+        rows: int = GROUP_ROWS,
+        seconds: float = GROUP_SECONDS,
+    ) -> None:
         self._flush = flush
+        self._look_round = look
         self._rows = rows
         self._seconds = seconds
         self._marks = 0
         self._marks_flushed = 0
         self._marks_to_look_at = rows
-        self._failure: DiskError | None = None
+        self._failure: Exception | None = None
         # Its `get` waits outside the interpreter, where a condition would take turns with the event loop.
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
         self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
@@ -61,7 +70,7 @@ class GroupSync:
         """Note that so many rows were written; always from the same thread.
 
         Raises:
-            DiskError: a flush has failed: what was written lately may not survive a power loss.
+            Exception: what `flush` or `look` raised: what was written lately may not survive a power loss.
         """
         self._marks = marks = self._marks + rows
         if marks >= self._marks_to_look_at:
@@ -71,7 +80,7 @@ class GroupSync:
         """Flush for the last time, unless a flush has failed before.
 
         Raises:
-            DiskError: this flush or an earlier one failed.
+            Exception: what this flush or an earlier one raised.
         """
         self._wakes.put(item=True)
         self._thread.join()
@@ -88,10 +97,10 @@ class GroupSync:
     def _work(self) -> None:
         closing = False
         while not closing:
-            closing = self._wait_for_group()
             try:
+                closing = self._wait_for_group()
                 self._flush()
-            except DiskError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the thread that writes has to hear of it
                 self._failure = error
                 self._marks_to_look_at = 0  # at once
                 return
@@ -103,9 +112,17 @@ class GroupSync:
                 closing = self._wakes.get(timeout=self._seconds)
             except Empty:
                 closing = False
+                self._look_round()
             if closing or self._marks != self._marks_flushed:
                 self._marks_flushed = self._marks
                 return closing
+
+
+class LockLostError(NotSafeError):
+    """Another process writes the run too, after somebody removed its lock."""
+
+    exit_code = RunInUseError.exit_code
+    code = RunInUseError.code
 
 
 _NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
@@ -143,7 +160,7 @@ class JournalFiles:
         self._spend = spend
         self._tried = tried
         self._noted_at = 0.0
-        self._sync = GroupSync(self._flush_now_and_then)
+        self._sync = GroupSync(self._flush_now_and_then, look=self._look)
         self.wrote = self._make_each_safe if fsync_each else self._sync.mark
 
     @property
@@ -157,10 +174,11 @@ class JournalFiles:
         Raises:
             DiskError: it could not be made safe.
         """
-        spend = self._spend.total  # taken first: what is counted must be safe in the files
+        # Both are taken first: what is counted must be safe in the files, and a note must not go before its line is.
+        tried, spend = dict(self._tried), self._spend.total
         self.records.sync()
         self.failures.sync()
-        self._note(spend)
+        self._note(spend, tried)
 
     def close(self) -> None:
         """Make everything safe; nothing can be written afterwards.
@@ -175,7 +193,19 @@ class JournalFiles:
         self._make_safe()
         self._sync.mark(lines)
 
+    def _look(self) -> None:
+        """See that this process is still the one that writes.
+
+        Raises:
+            NotSafeError: it is not; the error ends a command as `RunInUseError` does.
+        """
+        try:
+            self._run.check_lock()
+        except RunInUseError as error:
+            raise LockLostError(error.what, cause=error.cause, help_text=error.help_text) from error
+
     def _flush_now_and_then(self) -> None:
+        self._look()
         if time.monotonic() - self._noted_at < _NOTE_S:
             self._make_safe()
             return
@@ -190,7 +220,6 @@ class JournalFiles:
         self.records.fsync()
         self.failures.fsync()
 
-    def _note(self, spend: Spend) -> None:
-        tried = dict(self._tried)
+    def _note(self, spend: Spend, tried: dict[str, Tried]) -> None:
         self._run.update(lambda state: msgspec.structs.replace(state, spend=spend, tried=tried))
         self._noted_at = time.monotonic()

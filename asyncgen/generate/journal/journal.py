@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import DiskError
 from asyncgen.generate.batch.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.journal.files import JournalFiles
+from asyncgen.generate.journal.repair import end_move
 from asyncgen.generate.journal.settled import KeySet, SettledKeys, key_number, number_of, read_settled
 from asyncgen.generate.journal.spend_count import CostOf, SpendCount
 from asyncgen.generate.pool.retry import given_up
@@ -163,7 +164,12 @@ class Journal:
 
 @contextmanager
 def open_journal(
-    run: Run, *, cost_of: CostOf, retry_failed: bool = False, fsync_each: bool = False
+    run: Run,
+    *,
+    cost_of: CostOf,
+    retry_failed: bool = False,
+    fsync_each: bool = False,
+    on_lost: Callable[[int], None] = lambda _lost: None,
 ) -> Iterator[Journal]:
     """The journal of `run` until the block ends; torn last lines are put aside first.
 
@@ -172,14 +178,19 @@ def open_journal(
         cost_of: USD for tokens, bought online or in a batch; None for an unknown price.
         retry_failed: requests that were given up on count as open again.
         fsync_each: every line is made safe from a power loss before `settle` returns.
+        on_lost: told how many records are gone that `run.json` counted, before anything is changed; may raise.
 
     Raises:
         BadLineError: a line in the run's files cannot be read.
         DiskError: the files cannot be opened or mended; or, at the end, not be made safe.
     """
     held = open_held_keys(run)
-    spend = SpendCount(run.state.spend, cost_of)
     keys = read_settled(run.directory, expected=run.state.job.requests)
+    end_move(run, len(keys.settled))
+    if (lost := run.state.spend.records - len(keys.settled)) > 0:
+        on_lost(lost)
+    run.rewrite()  # nothing is paid for where nothing can be written
+    spend = SpendCount(run.state.spend, cost_of)
     spend.catch_up(run.directory.records, len(keys.settled), held.has)
     with (
         closing(LineFile(run.directory.records)) as records,

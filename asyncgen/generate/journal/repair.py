@@ -1,7 +1,8 @@
-"""Answers that `prepare` rejected, taken out of a run so that their rows are asked for again.
+"""Answers taken out of a run so that their rows are asked for again: rejected by `prepare`, or made up by a simulation.
 
 Owns the order of the steps: a record stands in `replaced.jsonl`, safe from a power loss, before it leaves
-`records.jsonl`, so that nothing that was paid for is ever gone. Does not judge answers, and asks for none.
+`records.jsonl`, so that nothing that was paid for is ever gone; and what of the spend stays counted, wherever a crash
+comes in between. Does not judge answers, and asks for none.
 
 Damaged files of a run mended: bad lines set aside with their numbers, everything good kept.
 
@@ -13,22 +14,25 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.generate.batch.held_keys import batches_by_files
-from asyncgen.generate.journal.settled import KeySet, checked_number, key_number
+from asyncgen.generate.journal.settled import KeySet, checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
-from asyncgen.run.directory import Run, RunDirectory, locked
-from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, read_lines, read_rows
-from asyncgen.run.records import Failure, Record, decode_failure, decode_record
-from asyncgen.run.state import JobState, RunState, write_state
-from asyncgen.run.whole_file import explained, open_regular, remove_leftovers, replacing
+from asyncgen.run.directory import RECORDS_NAME, Run, RunDirectory, locked
+from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows
+from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
+from asyncgen.run.state import JobState, MoveState, RunState, Spend, write_state
+from asyncgen.run.whole_file import explained, open_regular, read_whole, remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,10 +51,24 @@ _decode_rejected = decoder(_Rejected)
 _decode_key = decoder(_Key)
 
 
-def set_rejected_aside(run: Run) -> int:
-    """Move the records that `rejected.jsonl` names to `replaced.jsonl`; returns how many there were.
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """What was taken out.
 
-    `rejected.jsonl` is used up by it: given again, it would take out the new answers.
+    Attributes:
+        moved: records that stand in `replaced.jsonl` now.
+        goes_on: they were moved by an earlier invocation, and some of their rows have no new answer yet.
+    """
+
+    moved: int
+    goes_on: bool = False
+
+
+def set_rejected_aside(run: Run) -> SetAside:
+    """Move the records that `rejected.jsonl` names to `replaced.jsonl`.
+
+    `rejected.jsonl` is used up by it: given again, it would take out the new answers. So without it, a run whose
+    replaced rows have no new answers yet just goes on.
 
     Args:
         run: open for writing, its journal not open yet.
@@ -62,13 +80,25 @@ def set_rejected_aside(run: Run) -> int:
     """
     directory = run.directory
     if not directory.rejected.exists():
+        if _has_open_replaced(directory):
+            return SetAside(0, goes_on=True)
         raise UsageError(
             f"{directory.path} does not say which answers were rejected",
             help_text=f"asyncgen prepare {directory.path}   (judges them), then the same command again",
         )
-    moved = _move(run, read_rejected(directory.rejected))
+    rejected = read_rejected(directory.rejected)
+    moved = _move(run, lambda line: rejected.has(key_number(_decode_key(line).key)))
     directory.rejected.unlink()
-    return moved
+    return SetAside(moved)
+
+
+def set_simulated_aside(run: Run) -> int:
+    """Move the records that a simulation made up to `replaced.jsonl`; how many there were.
+
+    Raises:
+        BadLineError, DiskError: as `set_rejected_aside`.
+    """
+    return _move(run, lambda line: line.rstrip().endswith(SIMULATED_MARK.rstrip()))
 
 
 def read_rejected(path: Path) -> KeySet:
@@ -85,25 +115,69 @@ def read_rejected(path: Path) -> KeySet:
     return rejected
 
 
-def _move(run: Run, rejected: KeySet) -> int:
-    moved = kept = 0
+def end_move(run: Run, lines: int) -> None:
+    """Count the spend right after a move that a crash may have cut short.
+
+    Args:
+        run: open for writing.
+        lines: of `records.jsonl` now; they tell whether its new content has taken its place.
+
+    Raises:
+        DiskError: it could not be noted.
+    """
+    move = run.state.move
+    if move is None:
+        return
+    spend = run.state.spend
+    if lines == move.lines_after:
+        spend = msgspec.structs.replace(spend, records=move.counted_after)
+    run.update(lambda state: msgspec.structs.replace(state, spend=spend, move=None))
+
+
+def _has_open_replaced(directory: RunDirectory) -> bool:
+    settled = read_settled(directory).settled
+    replaced = (key_number(row.key) for _, row in read_rows(directory.replaced, _decode_key))
+    return any(not settled.has(number) for number in replaced)
+
+
+def _move(run: Run, is_moved: Callable[[bytes], bool]) -> int:
+    """Take lines out of `records.jsonl`; how many."""
+    end_move(run, sum(1 for _ in read_lines(run.directory.records)))
+    move, moved = _counted(run, is_moved)
+    if not moved:
+        return 0
+    there = KeySet()
+    for _, line in read_lines(run.directory.replaced):
+        there.add(_digest(line))
     with closing(LineFile(run.directory.replaced)) as replaced, replacing(run.directory.records) as records:
         for _, line in read_lines(run.directory.records):
             whole = line.rstrip(b"\n") + b"\n"  # the last line may lack it
-            if rejected.has(key_number(_decode_key(line).key)):
-                replaced.append(whole)
-                moved += 1
-            else:
+            if not is_moved(line):
                 records.write(whole)
-                kept += 1
+            elif there.add(_digest(line)):  # else a crash came after it was written
+                replaced.append(whole)
         replaced.sync()
-
-    def count(state: RunState) -> RunState:
-        spend = msgspec.structs.replace(state.spend, records=min(state.spend.records, kept))
-        return msgspec.structs.replace(state, spend=spend)
-
-    run.update(count)
+        run.update(lambda state: msgspec.structs.replace(state, move=move))
+    end_move(run, move.lines_after)
     return moved
+
+
+def _counted(run: Run, is_moved: Callable[[bytes], bool]) -> tuple[MoveState, int]:
+    """What the move will come to, and how many lines it takes.
+
+    The first lines of the file are those that the spend counts: of them, those that stay are still counted.
+    """
+    counted, lines, kept, kept_counted = run.state.spend.records, 0, 0, 0
+    for _, line in read_lines(run.directory.records):
+        if not is_moved(line):
+            kept += 1
+            kept_counted += lines < counted
+        lines += 1
+    return MoveState(lines_after=kept, counted_after=kept_counted), lines - kept
+
+
+def _digest(line: bytes) -> bytes:
+    return blake2b(line.strip(), digest_size=16).digest()
 
 
 if TYPE_CHECKING:
@@ -114,6 +188,8 @@ if TYPE_CHECKING:
 
 _ROW_START = b'{"key":"'
 _KEY_BYTES = 16
+_BETWEEN = b"\0\x1a \t\r\n"  # what a disk or an editor may leave around a row
+_MOST_JOB_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +237,15 @@ def repair_run(path: Path) -> RunRepair:
         if made_anew or any(file.bad for file in files):
             # An empty fingerprint makes the next start count the stale rows again.
             job = msgspec.structs.replace(state.job, fingerprint={})
-            write_state(directory.state, msgspec.structs.replace(state, job=job))
+            write_state(directory.state, msgspec.structs.replace(state, job=job, spend=_spend_of(state, files)))
     return RunRepair(files, made_anew)
+
+
+def _spend_of(state: RunState, files: tuple[FileRepair, ...]) -> Spend:
+    """What is spent stays spent; of the records that it counts, those that were set aside are not there any more."""
+    counted = state.spend.records
+    gone = sum(line <= counted for file in files if file.path.name == RECORDS_NAME for line in file.bad)
+    return msgspec.structs.replace(state.spend, records=counted - gone)
 
 
 def _judges(directory: RunDirectory) -> tuple[tuple[Path, Callable[[], Judge]], ...]:
@@ -203,17 +286,30 @@ def _judge_event(line: bytes) -> str | None:
 
 
 def _repair_file(path: Path, new_judge: Callable[[], Judge]) -> FileRepair:
-    with closing(LineFile(path)) as file:
-        torn_bytes = file.torn_bytes
+    torn_bytes = _mended_end(path)
     kept = 0
     bad: list[int] = []
-    for number, good, wrong, _ in _judged(path, new_judge()):
-        kept += not good.isspace() and bool(good)
-        if wrong and number not in bad[-1:]:
+    is_changed = False
+    for number, line, good, wrong, _ in _judged(path, new_judge()):
+        kept += sum(1 for each in good.splitlines() if each.strip())
+        is_changed |= good != line
+        if wrong.strip() and number not in bad[-1:]:
             bad.append(number)
-    if bad:
+    if is_changed:
         _set_aside(path, new_judge())
     return FileRepair(path, kept, tuple(bad), torn_bytes)
+
+
+def _mended_end(path: Path) -> int:
+    """Put a torn last line aside, as a writer does; how many bytes it had. Several rows are left to be divided."""
+    try:
+        with closing(LineFile(path)) as file:
+            return file.torn_bytes
+    except SeveralRowsError:
+        descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND)
+        with explained(f"{path} could not be mended"), os.fdopen(descriptor, "ab") as file:
+            file.write(b"\n")
+        return 0
 
 
 def _set_aside(path: Path, judge: Judge) -> None:
@@ -222,21 +318,20 @@ def _set_aside(path: Path, judge: Judge) -> None:
         replacing(path) as good_file,
         os.fdopen(open_regular(aside, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as bad_file,
     ):
-        for number, good, wrong, cause in _judged(path, judge):
+        for number, _, good, wrong, cause in _judged(path, judge):
             good_file.write(good)
-            if wrong:
+            if wrong.strip():
                 bad_file.write(b"# line %d: %b\n%b\n" % (number, cause.encode(), wrong.removesuffix(b"\n")))
         bad_file.flush()
         os.fsync(bad_file.fileno())
 
 
-def _judged(path: Path, judge: Judge) -> Iterator[tuple[int, bytes, bytes, str]]:
-    """Every line as (number, what is good in it, what is wrong in it, why)."""
+def _judged(path: Path, judge: Judge) -> Iterator[tuple[int, bytes, bytes, bytes, str]]:
+    """Every line as (number, the line, what is good in it, what is wrong in it, why)."""
     descriptor = open_regular(path, os.O_RDONLY)
     with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
         for number, line in _lines(file):
-            good, wrong, cause = _divided(line, judge)
-            yield number, good, wrong, cause
+            yield number, line, *_divided(line, judge)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -255,11 +350,26 @@ def _divided(line: bytes, judge: Judge) -> tuple[bytes, bytes, str]:
     cause = judge(line)
     if cause is None:
         return line, b"", ""
-    # A whole row may stand behind zeros or behind half a row; inside a JSON text these bytes cannot occur.
-    start = line.rfind(_ROW_START)
-    if start > 0 and judge(line[start:]) is None:
-        return line[start:], line[:start], "it stands before a whole row"
-    return b"", line, cause
+    # Whole rows may stand in a line, behind zeros, half a row or other line ends; in a JSON text these bytes cannot.
+    good = [row for row in _pieces(line) if judge(row) is None]
+    if not good:
+        return b"", line, cause
+    wrong = line
+    for row in good:
+        wrong = wrong.replace(row, b"", 1)
+    return b"\n".join([*good, b""]), wrong if wrong.strip() else b"", "it stands between whole rows"
+
+
+def _pieces(line: bytes) -> Iterator[bytes]:
+    """What may be rows within a line."""
+    starts = [0] if line.startswith(_ROW_START) else []
+    at = line.find(_ROW_START, 1)
+    while at >= 0:
+        if line[at - 1 : at] != b":":  # else an object within a row
+            starts.append(at)
+        at = line.find(_ROW_START, at + 1)
+    for start, end in pairwise([*starts, len(line)]):
+        yield line[start:end].strip(_BETWEEN)
 
 
 def _sound_state(directory: RunDirectory) -> tuple[RunState, bool]:
@@ -285,7 +395,7 @@ def _free_name(path: Path) -> Path:
 
 def _job_name(directory: RunDirectory) -> str:
     try:
-        name = tomllib.loads(directory.job.read_text(encoding="utf-8")).get("name")
-    except (OSError, ValueError):
+        name = tomllib.loads(read_whole(directory.job, _MOST_JOB_BYTES).decode()).get("name")
+    except (OSError, DiskError, ValueError):
         return ""
     return name if isinstance(name, str) else ""

@@ -24,7 +24,7 @@ import msgspec
 
 from asyncgen.errors import DiskError
 from asyncgen.run.jsonl import BadLineError, read_blocks, read_rows, rows_of
-from asyncgen.run.records import decode_failure, decode_record
+from asyncgen.run.records import SIMULATED_MARK, decode_failure, decode_record
 from asyncgen.run.whole_file import open_regular
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class SettledKeys:
     Attributes:
         settled: keys of the records.
         failed: keys of failures that were not settled later.
+        simulated: of the records, those that a simulation made up.
         attempts: (attempts, of which maybe paid) to the keys of failures that ended so. A key that failed in
             several invocations is in several sets; what it came to in all is the largest.
     """
@@ -149,6 +150,7 @@ class SettledKeys:
     settled: KeySet
     failed: KeySet
     attempts: dict[tuple[int, int], KeySet]
+    simulated: int = 0
 
     def attempts_before(self, number: int) -> tuple[int, int]:
         """(attempts, of which maybe paid) of the failed key that begins with `number`."""
@@ -180,18 +182,30 @@ def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
         BadLineError: a line is no record or failure, or a key stands twice among the records.
         DiskError: a file cannot be read.
     """
-    return _read_failures(directory.failures, _read_records(directory.records, min(expected, _ROOM_AT_MOST)))
+    settled, simulated = _read_records(directory.records, min(expected, _ROOM_AT_MOST))
+    return _read_failures(directory.failures, settled, simulated)
 
 
-def _read_records(path: Path, expected: int) -> KeySet:
-    settled = KeySet(max(_expected_rows(path), expected))
+def count_simulated(path: Path) -> int:
+    """How many of the records in a file a simulation made up.
+
+    Raises:
+        BadLineError: a line is longer than any of ours.
+        DiskError: the file cannot be read.
+    """
+    return sum(block.count(SIMULATED_MARK) for _, block in read_blocks(path))
+
+
+def _read_records(path: Path, expected: int) -> tuple[KeySet, int]:
+    settled, simulated = KeySet(max(_expected_rows(path), expected)), 0
     for first, block in read_blocks(path):
+        simulated += block.count(SIMULATED_MARK)
         numbers = _numbers_at_once(block)
         if numbers is None:
             numbers = array("Q", _numbers_line_by_line(path, first, block))
         if not settled.add_all(numbers):
             _refuse_the_twin(path)
-    return settled
+    return settled, simulated
 
 
 def _numbers_at_once(block: bytes) -> array[int] | None:
@@ -228,8 +242,8 @@ def _refuse_the_twin(path: Path) -> NoReturn:
     raise DiskError(f"{path} was changed by another program while it was read", help_text="give the command again")
 
 
-def _read_failures(path: Path, settled: KeySet) -> SettledKeys:
-    keys = SettledKeys(settled, KeySet(_expected_rows(path)), {})
+def _read_failures(path: Path, settled: KeySet, simulated: int) -> SettledKeys:
+    keys = SettledKeys(settled, KeySet(_expected_rows(path)), {}, simulated)
     for number, failure in read_rows(path, decode_failure):
         key = checked_number(path, number, failure.key)
         if not settled.has(key):

@@ -106,7 +106,11 @@ class SpendCount:
         with self._summing:
             for (in_batch, is_record), noted in self._noted.items():
                 if usages := [noted.popleft() for _ in range(len(noted))]:
-                    cost_usd = self._cost_of(usages, in_batch)
+                    try:
+                        cost_usd = self._cost_of(usages, in_batch)
+                    except BaseException:
+                        noted.extendleft(reversed(usages))  # what has no price yet is not lost
+                        raise
                     self._sum = _plus(self._sum, usages, cost_usd, is_record=is_record)
             return self._sum
 

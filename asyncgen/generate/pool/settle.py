@@ -68,6 +68,7 @@ class RecordMaker:
             reasoning=answer.reasoning,
             tool_calls=answer.tool_calls,
             asked=row.asked,
+            simulated=answer.simulated,
         )
 
 

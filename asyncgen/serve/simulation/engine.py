@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncgen.run.records import SIMULATED_FINGERPRINT
 from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, ToolCallPart, TrainingTask, Traits
 from asyncgen.serve.simulation.answers import made_up_choice
 from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
@@ -148,7 +149,7 @@ class SimulatedEngine:
             any_model=True,
             owner="asyncgen-simulation",
             organization="simulated",
-            fingerprint="simulated",
+            fingerprint=SIMULATED_FINGERPRINT,
             created=created,
             methods=frozenset({"supervised", "dpo"}),
             integrations=True,

@@ -95,3 +95,20 @@ def test_rows_marked_during_a_flush_get_one_of_their_own() -> None:
     leave.set()
     sync.close()
     assert calls[:2] == [False, True]
+
+
+def test_whatever_a_flush_raises_is_heard_of() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    sync = GroupSync(fail, rows=1)
+    sync.mark(1)
+    with pytest.raises(ZeroDivisionError):
+        sync.close()
+
+
+def test_it_looks_round_though_nothing_is_written() -> None:
+    looked = threading.Event()
+    sync = GroupSync(lambda: None, look=looked.set, seconds=0.01)
+    assert looked.wait(10)
+    sync.close()

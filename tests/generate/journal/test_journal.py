@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.errors import DiskError
+from asyncgen.errors import DiskError, RunInUseError, UsageError
 from asyncgen.generate.journal import files as journal_files
 from asyncgen.generate.journal.files import GroupSync
 from asyncgen.generate.journal.journal import Counts, Journal, open_journal
 from asyncgen.generate.journal.settled import read_settled
-from asyncgen.run.directory import RunDirectory, open_run
+from asyncgen.run import directory as run_directory
+from asyncgen.run.directory import RunDirectory, locked, open_run
 from asyncgen.run.jsonl import BadLineError, NotSafeError, read_rows
 from asyncgen.run.records import Usage, decode_failure, decode_record, encode_line, sum_of
 from asyncgen.run.state import UNTRIED, Tried
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     MakeRecord = Callable[..., Record]
     MakeFailure = Callable[..., Failure]
     KeyOfRow = Callable[[int], bytes]
+
+REST = (
+    b',"index":1,"repeat":0,"variables":{},"prompt":"p","completion":"c","model":"m","finish_reason":"stop","usage":{},'
+    b'"attempts":1,"check_failures":[],"latency_s":0.5,"created":1'
+)
 
 
 @pytest.fixture
@@ -299,10 +306,11 @@ def test_a_torn_last_line_is_put_aside_and_reported(folder: Path, make_record: M
     ("line", "cause"),
     [
         (b"\0\0\0\n", "JSON"),
-        (b'{"key":1}\n', "Expected `str`"),
-        (b'{"index":1}\n', "missing required field `key`"),
-        (b'{"key":"12"}\n', "32 hexadecimal digits"),
-        (b'{"key":"' + b"x" * 32 + b'"}\n', "32 hexadecimal digits"),
+        (b'{"key":1}\n', "key: expected a text"),
+        (b'{"index":1}\n', "the field 'key' is missing"),
+        (b'{"key":"12"%s}\n' % REST, "32 hexadecimal digits"),
+        (b'{"key":"' + b"x" * 32 + b'"%s}\n' % REST, "32 hexadecimal digits"),
+        (b'{"key":"' + b"0" * 32 + b'"}\n', "is missing"),
     ],
 )
 @pytest.mark.parametrize("name", ["records", "failures"])
@@ -357,7 +365,7 @@ def test_after_a_failed_fsync_answers_are_still_written_but_every_call_stops_the
         calls.append(descriptor)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=1))
+    monkeypatch.setattr(journal_files, "GroupSync", partial(GroupSync, rows=1))
     with pytest.raises(DiskError, match="made safe"), journal_in(folder) as journal:  # noqa: PT012 - the steps are one
         monkeypatch.setattr(os, "fsync", fail)
         journal.settle([make_record(0)])
@@ -373,7 +381,7 @@ def test_after_a_failed_fsync_answers_are_still_written_but_every_call_stops_the
 def test_when_the_state_cannot_be_written_the_run_stops_though_its_lines_are(
     folder: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=1))
+    monkeypatch.setattr(journal_files, "GroupSync", partial(GroupSync, rows=1))
     with pytest.raises(DiskError, match=r"run\.json"), journal_in(folder) as journal:  # noqa: PT012 - steps of one fact
         monkeypatch.setattr(os, "rename", fail_with(errno.ENOSPC))
         journal.settle([make_record(0)])
@@ -386,7 +394,7 @@ def test_when_the_state_cannot_be_written_the_run_stops_though_its_lines_are(
 def test_each_row_is_made_safe_before_settle_returns_when_that_is_wanted(
     folder: Path, make_record: MakeRecord, make_failure: MakeFailure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=MANY, seconds=NEVER_S))
+    monkeypatch.setattr(journal_files, "GroupSync", partial(GroupSync, rows=MANY, seconds=NEVER_S))
     synced: list[int] = []
     with journal_in(folder, fsync_each=True) as journal:
         with monkeypatch.context() as patched:
@@ -402,7 +410,7 @@ def test_each_row_is_made_safe_before_settle_returns_when_that_is_wanted(
 def test_rows_are_made_safe_in_groups_otherwise(
     folder: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_files, "GroupSync", lambda flush: GroupSync(flush, rows=MANY, seconds=NEVER_S))
+    monkeypatch.setattr(journal_files, "GroupSync", partial(GroupSync, rows=MANY, seconds=NEVER_S))
     with journal_in(folder) as journal:
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", fail_with(errno.EIO))
@@ -423,5 +431,91 @@ def test_reading_needs_no_lock_and_leaves_out_the_line_being_written(folder: Pat
     with journal_in(folder) as journal:
         journal.settle([make_record(0)])
         with RunDirectory(folder).records.open("ab") as file:
-            file.write(encode_line(make_record(1))[:-20])
+            file.write(half := encode_line(make_record(1))[:-20])
         assert len(read_settled(RunDirectory(folder)).settled) == 1
+        os.truncate(RunDirectory(folder).records, RunDirectory(folder).records.stat().st_size - len(half))
+
+
+def test_records_that_run_json_counted_and_are_gone_are_told_before_anything_is_changed(
+    folder: Path, make_record: MakeRecord
+) -> None:
+    with journal_in(folder) as journal:
+        journal.settle([make_record(number) for number in range(20)])
+    path = RunDirectory(folder).records
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    lost: list[int] = []
+
+    def refuse(count: int) -> None:
+        lost.append(count)
+        raise UsageError("no")
+
+    for _ in range(2):  # a refusal changes nothing: it is asked again
+        with pytest.raises(UsageError), journal_in(folder, on_lost=refuse):
+            pass
+    with journal_in(folder, on_lost=lost.append) as journal:
+        assert journal.counts.settled == 5
+    with journal_in(folder, on_lost=lost.append):  # it was agreed to
+        pass
+    assert lost == [15, 15, 15]
+
+
+def test_a_file_that_another_program_extends_is_noticed(folder: Path, make_record: MakeRecord) -> None:
+    def extend() -> None:
+        with journal_in(folder) as journal:
+            journal.settle([make_record(0)])
+            with RunDirectory(folder).records.open("ab") as file:
+                file.write(encode_line(make_record(1)))
+            journal.settle([make_record(2)])
+
+    with pytest.raises(NotSafeError, match="by another program"):
+        extend()
+
+
+def test_without_its_lock_a_run_still_has_one_writer(folder: Path, make_record: MakeRecord) -> None:
+    with journal_in(folder) as journal:
+        journal.settle([make_record(0)])
+        (folder / ".lock").unlink()
+        with pytest.raises(RunInUseError), journal_in(folder):
+            pass
+        journal.settle([make_record(1)])
+    assert records(folder) == [make_record(0), make_record(1)]
+
+
+def test_who_lost_the_lock_to_another_process_stops_with_its_exit_code(folder: Path, make_record: MakeRecord) -> None:
+    def lose() -> None:
+        with journal_in(folder) as journal:
+            (folder / ".lock").unlink()
+            with locked(folder):
+                journal.settle([make_record(0)])
+                journal.files.wrote(MANY)
+                journal.files.close()
+
+    with pytest.raises(DiskError) as stopped:
+        lose()
+    assert stopped.value.exit_code == RunInUseError.exit_code
+    assert records(folder) == [make_record(0)]  # paid for, and kept
+
+
+def test_on_a_disk_that_takes_nothing_the_journal_does_not_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with journal_in(folder):
+        pass
+
+    def refuse(_path: Path, _state: object) -> None:
+        raise DiskError("full")
+
+    with open_run(folder, job_name="campaign") as run:
+        monkeypatch.setattr(run_directory, "write_state", refuse)
+        with pytest.raises(DiskError, match="full"), open_journal(run, cost_of=lambda _usages, _in_batch: 0.0):
+            pytest.fail("requests could be sent now")
+
+
+def test_a_price_that_cannot_be_worked_out_stops_the_run_and_loses_no_count(
+    folder: Path, make_record: MakeRecord
+) -> None:
+    def fail(_usages: object, _in_batch: bool) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), journal_in(folder, cost_of=fail) as journal:
+        journal.settle([make_record(0)])
+    with journal_in(folder) as journal:
+        assert journal.spend.total.records == 1

@@ -249,3 +249,32 @@ def test_what_is_no_run_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no run at"):
         repair_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.replace(b"\n", b"\r"),
+        lambda content: content.replace(b"\n", b""),
+        lambda content: content.replace(b"\n", b"\0\0", 7),
+    ],
+    ids=["carriage returns", "no line ends", "zeros for line ends"],
+)
+def test_rows_without_line_breaks_are_no_torn_line_and_repair_keeps_each(
+    folder: Path, make_record: Callable[..., Record], damage: Callable[[bytes], bytes]
+) -> None:
+    rows = [make_record(number, variables={"key": "a"}) for number in range(20)]
+    with open_run(folder, job_name="campaign"):
+        pass
+    directory = RunDirectory(folder)
+    content = damage(b"".join(map(encode_line, rows)))
+    directory.records.write_bytes(content)
+    with (
+        open_run(folder, job_name="campaign") as run,
+        pytest.raises(DiskError),
+        open_journal(run, cost_of=lambda _usages, _in_batch: None),
+    ):
+        pass
+    assert directory.records.read_bytes() == content
+    repair_run(folder)
+    assert [record for _, record in read_rows(directory.records, decode_record)] == rows
