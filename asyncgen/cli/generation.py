@@ -160,6 +160,7 @@ async def _generate(run: Run, opened: OpenedJob, generation: Choice, wanted: Wan
     limits = wanted.limits(opened.job.limits)
     spending = spending_of(opened, generation, wanted.where, in_batch=wanted.batch)
     outcome, code, estimate, began = Outcome(None, None), 0, None, time.monotonic()
+    progress, cost_usd = Progress(requests=opened.grid.count), None
     try:
         with open_journal(
             run,

@@ -244,12 +244,13 @@ class Run:
 
     Attributes:
         directory: where its files stand.
+        lock: of this process.
     """
 
     def __init__(self, directory: RunDirectory, state: RunState, lock: FolderLock) -> None:
         self.directory = directory
         self._state = state
-        self._lock = lock
+        self.lock = lock
         self._turn = threading.Lock()
 
     @property
@@ -285,7 +286,7 @@ class Run:
         Raises:
             RunInUseError: another one has taken it.
         """
-        self._lock.check()
+        self.lock.check()
 
 
 def find_run(path: Path | None, *, root: Path) -> RunDirectory:

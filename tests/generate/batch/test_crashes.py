@@ -51,7 +51,7 @@ class Death:
 
 class MortalRun(Run):
     def __init__(self, run: Run, death: Death) -> None:
-        super().__init__(run.directory, run.state)
+        super().__init__(run.directory, run.state, run.lock)
         self._death = death
 
     def update(self, change: Callable[[RunState], RunState]) -> RunState:
@@ -223,7 +223,7 @@ def test_a_disk_that_fails_at_a_note_loses_nothing(quick_desk: Desk) -> None:
                 raise DiskError("run.json could not be written")
             return super().update(change)
 
-    quick_desk.run_kind = lambda run: Full(run.directory, run.state)
+    quick_desk.run_kind = lambda run: Full(run.directory, run.state, run.lock)
     assert isinstance(quick_desk.fails(), DiskError)
     quick_desk.run_kind = lambda run: run
     quick_desk.generate()
