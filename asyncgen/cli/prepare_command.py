@@ -21,9 +21,11 @@ from asyncgen.cli.prepare_lines import (
     run_lines,
     run_object,
 )
-from asyncgen.dataset.pairs.finding import AUTO
+from asyncgen.dataset.files.forms import PAIR, Wanted
+from asyncgen.dataset.files.scan import first_form
+from asyncgen.dataset.pairs.checks import AUTO
 from asyncgen.dataset.pairs.prepare import prepare_pairs
-from asyncgen.dataset.prepare_file import holds_training_lines, prepare_chat_file, prepare_training_lines
+from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
 from asyncgen.job.model import DatasetSettings
@@ -59,6 +61,8 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
 )
 @click.option("--seed", type=int, metavar="N", help="Another seed, another choice of these.")
 @click.option("--provider", type=click.Choice(list(PROFILES)), metavar="NAME", help="Who will train: its rules hold.")
+@click.option("--prompt-column", metavar="NAME", help="The column of FILE that holds the prompts.")
+@click.option("--completion-column", metavar="NAME", help="The column of FILE that holds the completions.")
 @click.option("--drop-near-duplicates", is_flag=True, help="Leave out what is nearly an earlier answer. RUN only.")
 @yes_option
 @output_options
@@ -67,6 +71,8 @@ def prepare(
     format_: Literal["chat", "completion"] | None,
     provider: str | None,
     drop_near_duplicates: bool,
+    prompt_column: str | None,
+    completion_column: str | None,
     yes: bool,
     as_json: bool,
     **settings: Any,
@@ -74,18 +80,26 @@ def prepare(
     """Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
 
     \b
-    asyncgen prepare                                  the newest run, as its job file says
-    asyncgen prepare answers.csv --format completion  prompt,completion lines, as the legacy tool made them
-    asyncgen prepare chats.jsonl                      checks messages, line by line
+    asyncgen prepare                         the newest run, as its job file says
+    asyncgen prepare answers.csv             pairs become chats
+    asyncgen prepare chats.jsonl             checks messages, line by line
+    asyncgen prepare faq.xlsx --prompt-column question --completion-column answer
+    asyncgen prepare answers.csv --format completion
+                                             prompt,completion lines, as the legacy tool made them
 
-    FILE is .csv, .tsv, .xlsx, .json, .jsonl or .txt; it is only read, and the result stands beside it.
+    FILE is .csv, .tsv, .xlsx, .parquet, .json, .jsonl or .txt, and holds pairs of prompt and completion, chats
+    (messages, or ShareGPT's conversations), alpaca's instructions, or preferences (TRL's or OpenAI's). It is only
+    read, and the result stands beside it.
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     given = {name: value for name, value in (("format", format_), *settings.items()) if value is not None}
     if source is not None and not source.is_dir():
         if drop_near_duplicates:
             raise UsageError("--drop-near-duplicates is for runs", help_text="leave it out, or name a run directory")
-        _prepare_file(source, given, provider, _Questions(yes=yes), as_json=as_json)
+        wanted = Wanted(prompt_column, completion_column)
+        _prepare_file(source, given, provider, wanted, _Questions(yes=yes), as_json=as_json)
         return
+    if prompt_column is not None or completion_column is not None:
+        raise UsageError("--prompt-column and --completion-column are for files", help_text="leave them out")
     _prepare_run(find_run(source, root=_RUNS), given, provider, drop_near_duplicates, as_json=as_json)
 
 
@@ -120,16 +134,15 @@ def _job(directory: RunDirectory, provider: str | None) -> OpenedJob:
 
 
 def _prepare_file(
-    path: Path, given: dict[str, Any], provider: str | None, questions: _Questions, *, as_json: bool
+    path: Path, given: dict[str, Any], provider: str | None, wanted: Wanted, questions: _Questions, *, as_json: bool
 ) -> None:
     profile = PROFILES[provider or "openai"]
-    if not holds_training_lines(path) and given.get("format") == "completion":
-        _prepare_pairs(path, given, questions, as_json=as_json)
+    if given.get("format") == "completion" and first_form(path, wanted) in {PAIR, ""}:
+        _prepare_pairs(path, given, wanted, questions, as_json=as_json)
         return
     _refuse_unused(given, "chat")
-    settings = DatasetSettings(**given)
-    prepare_it = prepare_training_lines if holds_training_lines(path) else prepare_chat_file
-    written = prepare_it(path, questions, settings, profile)
+    settings = DatasetSettings(**{**given, "format": "chat"})
+    written = prepare_file(path, questions, settings, profile, wanted)
     if as_json:
         json_result(file_object(written))
         return
@@ -139,7 +152,7 @@ def _prepare_file(
         say(f"next: {next_step(path, written.files)}")
 
 
-def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, as_json: bool) -> None:
+def _prepare_pairs(path: Path, given: dict[str, Any], wanted: Wanted, questions: _Questions, *, as_json: bool) -> None:
     _refuse_unused(given, "completion")
     if given.get("validation"):
         raise UsageError(
@@ -148,7 +161,7 @@ def _prepare_pairs(path: Path, given: dict[str, Any], questions: _Questions, *, 
             help_text="leave it out, or use --format chat",
         )
     ends = {name: given.get(name, AUTO) for name in ("separator", "ending")}
-    prepared = prepare_pairs(path, questions, **ends)
+    prepared = prepare_pairs(path, questions, columns=wanted.names(), **ends)
     if as_json:
         json_result(pairs_object(prepared))
         return
@@ -197,3 +210,9 @@ class _Questions:
                 code="needs_yes",
             )
         return click.confirm(f"[recommended] {question}", default=True, err=True)
+
+    def insists(self, question: str) -> bool:
+        """One question, no by default, that `-y` does not answer."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        return click.confirm(f"[doubtful] {question}", default=False, err=True)

@@ -9,7 +9,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from asyncgen.cli.plan_lines import usd
-from asyncgen.dataset.pairs.finding import visible
+from asyncgen.dataset.pairs.checks import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -163,6 +163,10 @@ def file_lines(prepared: PreparedFile) -> Iterator[str]:
         yield f"{prepared.source} can be used as it is: {prepared.samples[0]:,} samples"
     for path, samples in zip(prepared.files, prepared.samples, strict=False):
         yield f"{path}: {samples:,} samples"
+    if len(prepared.files) > 1:
+        yield "validation prompts that are trained on: 0 (a prompt is on one side only)"
+    for reason, count in prepared.left_out.items():
+        yield f"left out: {count:,} {reason}"
     yield from _token_lines(prepared.tokens, prepared.token_label)
 
 
@@ -175,6 +179,8 @@ def file_object(prepared: PreparedFile) -> dict[str, Any]:
         "outcome": outcome,
         "files": [str(path) for path in prepared.files],
         "rows": list(prepared.samples),
+        "read": prepared.read,
+        "left_out": prepared.left_out,
         "tokens": token_object(prepared.tokens, prepared.token_label),
     }
 

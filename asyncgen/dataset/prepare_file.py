@@ -1,8 +1,9 @@
-"""The dataset of a file: prompts and completions as chat samples, or training lines that are there already.
+"""The dataset of a file: whatever form its rows are in, made chat samples or preferences, checked, and written.
 
-Owns what is done to such files and the names of the results (`STEM_prepared.jsonl` beside the file, or its training
-and validation halves). Prints nothing: a `Dialogue` hears what is found and says what may be done. The file itself
-is never changed. For prompts and completions in their own format, see `pairs.prepare`.
+Owns what is asked and done, and the names of the results (`STEM_prepared.jsonl` beside the file, or its training and
+validation halves). Prints nothing: a `Dialogue` hears what is found and says what may be done. The file itself is
+never changed, and no row is lost without a word: the rows written and those told to be left out are those that were
+read. For prompts and completions in their own format, see `pairs.prepare`.
 """
 
 from __future__ import annotations
@@ -12,40 +13,32 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from asyncgen.dataset.files.forms import PAIR, Wanted, prompt_of
+from asyncgen.dataset.files.rows import open_rows
+from asyncgen.dataset.files.scan import FileScan
 from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.pairs.checks import CHAT_CHECKS
-from asyncgen.dataset.pairs.prepare import look_at
-from asyncgen.dataset.pairs.write import output_paths
-from asyncgen.dataset.rules.file import (
-    CHAT,
-    COMPLETION,
-    DPO,
-    check_training_file,
-    example_texts,
-    format_of,
-    prompt_of,
-    whole_file_faults,
-)
+from asyncgen.dataset.pairs.write import output_paths, taken_names
+from asyncgen.dataset.rules.file import example_texts, whole_file_faults
 from asyncgen.dataset.samples import Sample, texts, training_line
 from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
-from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.profiles import Finetuning
-from asyncgen.text_lines import BYTE_ORDER_MARK, raw_lines
+from asyncgen.text_lines import BYTE_ORDER_MARK, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from asyncgen.dataset.pairs.prepare import Dialogue, Plan
+    from asyncgen.dataset.pairs.prepare import Dialogue
     from asyncgen.dataset.rules.chat import Fault
-    from asyncgen.dataset.rules.file import CheckedFile
+    from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.job.model import DatasetSettings
     from asyncgen.providers.profiles import Profile
 
-_SHOWN = 20
+_REMARKS_SHOWN = 20
+_FEW_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +46,12 @@ class PreparedFile:
     """What became of a file.
 
     Attributes:
-        format: "chat", "completion" or "dpo".
+        format: "chat" or "dpo".
         files: what was written; empty where the file can be used as it is, or writing was declined.
         declined: the user did not want the result written.
         samples: in each of the files; in `source` where none was written.
+        read: rows of the source.
+        left_out: rows that are in none of the files, by reason: "empty", "duplicate".
         tokens: of the training samples.
         token_label: how they were counted.
     """
@@ -66,194 +61,177 @@ class PreparedFile:
     files: tuple[Path, ...]
     declined: bool
     samples: tuple[int, ...]
+    read: int
+    left_out: dict[str, int]
     tokens: Histogram
     token_label: str
 
 
-def holds_training_lines(path: Path) -> bool:
-    """Whether a file is JSONL of messages or of DPO examples, by its first line that says anything."""
-    if path.suffix.lower() != ".jsonl":
-        return False
-    for _, line in raw_lines(path):
-        text = line.removeprefix(BYTE_ORDER_MARK).strip()
-        if text:
-            try:
-                return format_of(decode_loosely(text)) in {CHAT, DPO}
-            except NotJsonError:
-                return False
-    return False
-
-
-def prepare_chat_file(path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile) -> PreparedFile:
-    """Make chat samples of a file of prompts and completions.
+def prepare_file(
+    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile, wanted: Wanted | None = None
+) -> PreparedFile:
+    """Make a training file of a file of samples in any form, or find that it can be used as it is.
 
     Args:
-        path: of any of the six formats.
+        path: of any kind that `files.rows` reads; it is only read.
         dialogue: hears what is found and answers what is recommended.
         settings: system message, validation share and seed.
         provider: who will train; its rules hold.
+        wanted: the columns to take, where the user named them.
 
     Raises:
-        AsyncgenError: the file cannot be read, or the provider would refuse the result.
+        AsyncgenError: the file cannot be read, or the provider would refuse the result; with the first findings, each
+            with its place.
         DiskError: the result could not be written.
     """
-    plan = look_at(path, dialogue, CHAT_CHECKS)
-    lines = (
-        (training_line(settings, sample), texts(settings, sample), sample.prompt)
-        for sample in _chat_samples(path, plan)
-    )
-    return _write(_Target(path, CHAT, settings, provider), dialogue, lines)
-
-
-def prepare_training_lines(
-    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile
-) -> PreparedFile:
-    """Check a file of messages or of DPO examples, and write a mended copy where one is needed.
-
-    Args:
-        path: JSONL.
-        dialogue: hears what is found and answers what is recommended.
-        settings: validation share and seed.
-        provider: who will train; its rules hold.
-
-    Raises:
-        AsyncgenError: the provider would refuse the file; with the first findings, each with its line.
-        DiskError: the result could not be written.
-    """
+    wanted = wanted or Wanted()
+    file = open_rows(path, wanted)
+    for text in file.found:
+        dialogue.found(text)
     counter = token_counter((provider.finetuning or Finetuning()).default_model)
-    checked = check_training_file(path, provider, counter)
-    dialogue.found(f"There are {checked.examples:,} examples of the format {checked.format or 'unknown'}")
-    for finding in checked.findings.remarks[:_SHOWN]:
-        dialogue.found(f"WARNING: {finding}")
-    _refuse_findings(checked, provider)
-    changes = _marks(checked, provider, dialogue)
-    unique = bool(checked.duplicates) and dialogue.accepts(
-        f"Drop the {checked.duplicates:,} lines that repeat another?"
-    )
-    if checked.duplicates and not unique:
-        dialogue.found(f"WARNING: {checked.duplicates:,} lines repeat another one")
-    if not (changes or unique or settings.validation):
-        return PreparedFile(
-            path,
-            checked.format,
-            (),
-            declined=False,
-            samples=(checked.examples,),
-            tokens=checked.tokens,
-            token_label=counter.label,
-        )
-    target = _Target(path, checked.format, settings, provider)
-    return _write(target, dialogue, _training_lines(path, unique=unique))
+    scan = FileScan(file, wanted, provider, counter, settings.system)
+    scan.run()
+    _tell(scan, dialogue)
+    work = _Work(scan, settings, provider, counter)
+    changes = _necessary(work, dialogue)
+    unique = bool(scan.repeated) and dialogue.accepts(f"Drop the {scan.repeated:,} duplicates?")
+    if scan.repeated and not unique:
+        dialogue.found(f"WARNING: {scan.repeated:,} rows repeat another one")
+    if changes or unique or settings.validation:
+        return _write(work, dialogue, unique=unique)
+    with open_input(path) as source:
+        size = source.seek(0, 2)
+    work.refuse(whole_file_faults(scan.format, scan.read, size, provider))
+    return work.prepared((), (scan.read,), scan.checked.tokens, unique=False)
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """What is to be written, and by which rules."""
+class _Work:
+    """A file that was looked at, and what is to be made of it."""
 
-    source: Path
-    format: str
+    scan: FileScan
     settings: DatasetSettings
     provider: Profile
+    counter: TokenCounter
 
     @property
     def rules(self) -> Finetuning:
         return self.provider.finetuning or Finetuning()
 
+    @property
+    def marked(self) -> bool:
+        """Whether the file begins with a byte order mark."""
+        with open_input(self.scan.file.path) as file:
+            return file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK
 
-def _chat_samples(path: Path, plan: Plan) -> Iterator[Sample]:
-    for row in plan.rows():
-        sample = Sample(row.prompt.strip(), row.completion.strip())
-        if not sample.prompt:
+    def refuse(self, faults: Iterable[Fault]) -> None:
+        """Refuse what is wrong with the samples as a whole."""
+        causes = [fault.text for fault in faults]
+        if causes:
             raise AsyncgenError(
-                f"row {row.label + 1} of {path} has no prompt, and a chat needs one",
-                help_text="fill the prompts in, or train on completions alone with --format completion",
-                code="bad_data",
+                f"{self.provider.title} would refuse the samples of {self.scan.file.path}",
+                cause="\n".join(causes),
+                help_text="see `asyncgen providers` for what others take, and name one with --provider",
+                code="refused_dataset",
             )
-        if sample.answer:
-            yield sample
 
-
-def _training_lines(path: Path, *, unique: bool) -> Iterator[tuple[bytes, list[str], str]]:
-    seen: set[int] = set()
-    for _, raw in raw_lines(path):
-        line = raw.removeprefix(BYTE_ORDER_MARK).strip()
-        if not line:
-            continue
-        example = decode_loosely(line)
-        identity = hash(orjson.dumps(example, option=orjson.OPT_SORT_KEYS))
-        if unique and identity in seen:
-            continue
-        seen.add(identity)
-        yield line + b"\n", list(example_texts(example)), prompt_of(example)
-
-
-def _marks(checked: CheckedFile, provider: Profile, dialogue: Dialogue) -> bool:
-    """Whether the byte order mark has to be changed, and say so."""
-    wanted = (provider.finetuning or Finetuning()).byte_order_mark
-    if wanted == checked.marked:
-        return False
-    article = "wants" if wanted else "does not take"
-    dialogue.necessary(f"{provider.title} {article} a byte order mark at the beginning of the file")
-    return True
-
-
-def _refuse_findings(checked: CheckedFile, provider: Profile) -> None:
-    findings = checked.findings
-    if not findings.fatal_count:
-        return
-    shown = [str(finding) for finding in findings.fatal[:_SHOWN]]
-    if findings.fatal_count > len(shown):
-        shown.append(f"... and {findings.fatal_count - len(shown):,} more")
-    raise AsyncgenError(
-        f"{provider.title} would refuse {checked.path}: {findings.fatal_count:,} faults",
-        cause="\n".join(shown),
-        help_text="mend these lines, then give the same command again",
-        code="refused_dataset",
-    )
-
-
-def _write(target: _Target, dialogue: Dialogue, lines: Iterable[tuple[bytes, list[str], str]]) -> PreparedFile:
-    counter = token_counter(target.rules.default_model)
-    share = target.settings.validation
-    if not dialogue.accepts("Write the result to a new JSONL file?"):
+    def prepared(
+        self,
+        files: tuple[Path, ...],
+        samples: tuple[int, ...],
+        tokens: Histogram,
+        *,
+        unique: bool,
+        declined: bool = False,
+    ) -> PreparedFile:
+        left_out = {"empty": self.scan.blank, "duplicate": self.scan.repeated if unique else 0}
         return PreparedFile(
-            target.source, target.format, (), declined=True, samples=(), tokens=Histogram(), token_label=counter.label
+            source=self.scan.file.path,
+            format=self.scan.format,
+            files=files,
+            declined=declined,
+            samples=samples,
+            read=self.scan.read,
+            left_out={reason: count for reason, count in left_out.items() if count},
+            tokens=tokens,
+            token_label=self.counter.label,
         )
-    paths = output_paths(target.source, split=share > 0)
-    split = Split(SplitPlan(share, target.settings.seed, 0, {"prompt": []}))
+
+
+def _tell(scan: FileScan, dialogue: Dialogue) -> None:
+    rows = scan.read - scan.blank
+    what = "pairs of prompt and completion" if scan.form == PAIR else f"examples of the form {scan.form}"
+    advice = "" if rows >= _FEW_ROWS else "; a few hundred at least are advised, and each doubling helps about as much"
+    dialogue.found(f"There are {rows:,} {what}{advice}")
+    if scan.unused and not scan.fits:
+        dialogue.found(
+            f"Left out, since no sample has a place for them: {', '.join(f'`{n}`' for n in scan.unused if n)}"
+        )
+    for text in scan.blank_words():
+        dialogue.found(text)
+    if scan.thoughts.count:
+        dialogue.found(
+            f"WARNING: {scan.thoughts.count:,} answers hold a <think> block, which the model will learn to write: "
+            f"{scan.thoughts.words(scan.file.place)}"
+        )
+    for finding in scan.checked.findings.remarks[:_REMARKS_SHOWN]:
+        dialogue.found(f"WARNING: {finding}")
+
+
+def _necessary(work: _Work, dialogue: Dialogue) -> bool:
+    """Whether something has to be changed in any case, and say so."""
+    scan, wants_mark = work.scan, work.rules.byte_order_mark
+    steps = []
+    if not scan.fits:
+        steps.append(f"Convert {scan.file.kind} to lines of {'preferences' if scan.format == 'dpo' else 'chats'}")
+    if scan.blank:
+        steps.append(f"Take the {scan.blank:,} rows that have no sample out")
+    if scan.without_system:
+        steps.append(f"Put the system message before {scan.without_system:,} chats that have none")
+    if scan.fits and work.marked != wants_mark:
+        article = "wants" if wants_mark else "does not take"
+        steps.append(f"{work.provider.title} {article} a byte order mark at the beginning of the file")
+    for step in steps:
+        dialogue.necessary(step)
+    return bool(steps)
+
+
+def _write(work: _Work, dialogue: Dialogue, *, unique: bool) -> PreparedFile:
+    scan, share = work.scan, work.settings.validation
+    if not dialogue.accepts("Write the result to a new JSONL file?"):
+        return work.prepared((), (), Histogram(), unique=unique, declined=True)
+    paths = output_paths(scan.file.path, split=share > 0)
+    if taken := taken_names(scan.file.path, paths):
+        dialogue.found(taken)
+    split = Split(SplitPlan(share, work.settings.seed, 0, {"prompt": []}))
     with dataset_writer(
-        counter,
+        work.counter,
         paths[0],
         paths[1] if share else None,
-        chat=target.format != COMPLETION,
-        byte_order_mark=target.rules.byte_order_mark,
+        chat=True,
+        byte_order_mark=work.rules.byte_order_mark,
     ) as writer:
-        for line, line_texts, prompt in lines:
-            # A line's side depends on nothing but its prompt, so that none is on both.
+        for line, line_texts, prompt in _lines(work, unique=unique):
+            # A line's side depends on nothing but its prompt, so that the same prompt is never on both.
             writer.add(line, line_texts, validates=split.validates({"prompt": prompt}))
         files = writer.files()
-        _refuse_whole(target, whole_file_faults(target.format, files[0].samples, files[0].bytes, target.provider))
+        work.refuse(whole_file_faults(scan.format, files[0].samples, files[0].bytes, work.provider))
     if share and not files[1].samples:
         paths[1].unlink()
         dialogue.found("WARNING: no sample is left for validation: there are too few for this share")
     written = [(path, file.samples) for path, file in zip(paths, files, strict=True) if file.samples]
-    return PreparedFile(
-        source=target.source,
-        format=target.format,
-        files=tuple(path for path, _ in written),
-        declined=False,
-        samples=tuple(samples for _, samples in written),
-        tokens=writer.tokens,
-        token_label=counter.label,
+    return work.prepared(
+        tuple(path for path, _ in written), tuple(samples for _, samples in written), writer.tokens, unique=unique
     )
 
 
-def _refuse_whole(target: _Target, faults: Iterable[Fault]) -> None:
-    causes = [fault.text for fault in faults]
-    if causes:
-        raise AsyncgenError(
-            f"{target.provider.title} would refuse the samples of {target.source}; they were not written",
-            cause="\n".join(causes),
-            help_text="see `asyncgen providers` for what others take, and name one with --provider",
-            code="refused_dataset",
-        )
+def _lines(work: _Work, *, unique: bool) -> Iterator[tuple[bytes, list[str], str]]:
+    """Each sample's line, its texts, and its prompt."""
+    settings = work.settings
+    for row, sample in work.scan.samples(unique=unique):
+        if isinstance(sample, Sample):
+            yield training_line(settings, sample), texts(settings, sample), sample.prompt
+            continue
+        stays = work.scan.fits and sample == row.values
+        line = row.raw if stays else orjson.dumps(sample)
+        yield line + b"\n", list(example_texts(sample)), prompt_of(sample).decode() if settings.validation else ""

@@ -71,6 +71,7 @@ class Finetuning:
         suffix_pattern: a regular expression that a suffix must match as a whole.
         suffix_rule: the same in words.
         formats: the training formats taken, by our names for them.
+        message_fields: further fields of an assistant's message that are taken, such as reasoning.
         min_samples: fewer are refused.
         max_bytes: of a training file.
         max_sample_tokens: what goes beyond it in a sample is cut off before training, without a word; None where
@@ -97,6 +98,7 @@ class Finetuning:
     suffix_pattern: str = r".{1,64}"
     suffix_rule: str = "1 to 64 characters"
     formats: tuple[str, ...] = ("chat",)
+    message_fields: tuple[str, ...] = ()
     min_samples: int = 10
     max_bytes: int = 512 * _MEGABYTE
     max_sample_tokens: int | None = None
@@ -302,7 +304,12 @@ _PROFILES = (
         key_variable="ASYNCGEN_API_KEY",
         key_optional=True,
         batch=True,
-        finetuning=Finetuning(formats=("chat", "completion"), metadata=False, min_samples=1),
+        finetuning=Finetuning(
+            formats=("chat", "completion"),
+            message_fields=("reasoning_content", "thinking"),  # it depends on the model, and the server says
+            metadata=False,
+            min_samples=1,
+        ),
         notes="Any server of the OpenAI shape: give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
     ),
     Profile(

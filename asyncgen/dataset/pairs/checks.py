@@ -1,57 +1,123 @@
-"""What is looked for in the rows, and what is recommended: a table of small functions from facts to findings.
+"""What is looked for in the rows, and what is recommended: small functions from facts to findings.
 
-Owns the conditions and the words. The conditions, thresholds and candidates are those of openai 0.27.8, in its order;
-its checks on format and columns are in `read` and `columns`. Does not change rows: `remedies` does, when accepted.
+Owns the conditions and the words, and the choice of separator and ending. The conditions, thresholds and candidates are
+those of openai 0.27.8, in its order; its checks on format and columns are in `read_tables` and `table`. Does not change
+rows: `remedies` does, when accepted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.pairs import remedies
-from asyncgen.dataset.pairs.ends_checks import completion_prefix, ending, leading_space, prompt_prefix, separator
-from asyncgen.dataset.pairs.facts import LONG_CHARACTERS
-from asyncgen.dataset.pairs.finding import Case, Finding, plain, row_numbers
+from asyncgen.dataset.pairs.facts import LONG_CHARACTERS, occurs_earlier
+from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from asyncgen.dataset.pairs.facts import Facts
     from asyncgen.dataset.pairs.remedies import Remedy
+    from asyncgen.dataset.pairs.table import PairRow
 
+AUTO = "auto"
+_LABELS_SHOWN = 10
 _FEW_ROWS = 100
+_LONG_SUFFIX = 10
+_LONG_PROMPT_PREFIX = 12
+_LONG_COMPLETION_PREFIX = 5
+_LAST_SEPARATOR = "\n\n### =>\n\n"
+_LAST_ENDING = " [END]"
 
 
-def count(case: Case) -> Finding:
+@dataclass(frozen=True, slots=True)
+class PairFinding:
+    """What a check found.
+
+    Attributes:
+        check: the check's name.
+        found: a sentence or two for the user.
+        recommended: what the remedy would do; "" where there is none.
+        remedy: given whether duplicates are dropped before, the change; None where there is none.
+        necessary: what is done about it in any case; "" where nothing is.
+    """
+
+    check: str
+    found: str
+    recommended: str = ""
+    remedy: Callable[[bool], Remedy] | None = None
+    necessary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the checks judge.
+
+    Attributes:
+        facts: of the rows that have a completion.
+        rows: starts another pass over them.
+        separator: what prompts are to end in, or "auto" for the legacy tool's own choice.
+        ending: what completions are to end in, likewise.
+        numbered: the rows' labels are their places in the file.
+    """
+
+    facts: Facts
+    rows: Callable[[], Iterator[PairRow]]
+    separator: str = AUTO
+    ending: str = AUTO
+    numbered: bool = True
+
+
+def visible(text: str) -> str:
+    """Line breaks and tabs as they are written in source."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+def row_numbers(labels: Sequence[int]) -> str:
+    """The first few rows, counted from 1 without the header."""
+    shown = ", ".join(str(label + 1) for label in labels[:_LABELS_SHOWN])
+    more = len(labels) - _LABELS_SHOWN
+    return f"row{'s' * (len(labels) > 1)} {shown}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def plain(remedy: Remedy) -> Callable[[bool], Remedy]:
+    return lambda _: remedy
+
+
+def count(case: Case) -> PairFinding:
     rows = case.facts.all_rows
     advice = "" if rows >= _FEW_ROWS else "; a few hundred at least are advised, and each doubling helps about as much"
-    return Finding("count", f"There are {rows:,} pairs of prompt and completion{advice}")
+    return PairFinding("count", f"There are {rows:,} pairs of prompt and completion{advice}")
 
 
-def empty(case: Case) -> Finding | None:
+def empty(case: Case) -> PairFinding | None:
     labels = case.facts.empty
     if not labels:
         return None
-    return Finding(
+    return PairFinding(
         "empty",
         f"{len(labels):,} completions are empty: {row_numbers(labels)}",
         necessary=f"Take the {len(labels):,} rows with an empty completion out",
     )
 
 
-def task(case: Case) -> Finding | None:
+def task(case: Case) -> PairFinding | None:
     if case.facts.task != "classification":
         return None
-    return Finding(
+    return PairFinding(
         "task",
         f"With {case.facts.classes:,} different completions in {case.facts.rows:,} rows this looks like "
         "classification: a small, cheap model is enough, and held-out rows tell how good it is",
     )
 
 
-def duplicates(case: Case) -> Finding | None:
+def duplicates(case: Case) -> PairFinding | None:
     labels = case.facts.duplicates
     if not labels:
         return None
-    return Finding(
+    return PairFinding(
         "duplicates",
         f"{len(labels):,} rows repeat the prompt and completion of an earlier one: {row_numbers(labels)}",
         f"Drop the {len(labels):,} duplicates",
@@ -59,7 +125,7 @@ def duplicates(case: Case) -> Finding | None:
     )
 
 
-def long(case: Case) -> Finding | None:
+def long(case: Case) -> PairFinding | None:
     facts = case.facts
     if not facts.long or facts.task == "open-ended generation":
         return None
@@ -70,7 +136,7 @@ def long(case: Case) -> Finding | None:
             remedies.long_labels(facts, without_duplicates=without_duplicates, numbered=case.numbered)
         )
 
-    return Finding(
+    return PairFinding(
         "long",
         f"{len(labels):,} rows are longer than {LONG_CHARACTERS:,} characters: {row_numbers(labels)}"
         + _misplaced(case),
@@ -89,16 +155,16 @@ def _misplaced(case: Case) -> str:
     )
 
 
-def prompt_case(case: Case) -> Finding | None:
+def prompt_case(case: Case) -> PairFinding | None:
     return _case("prompt", remedies.lower_prompt) if case.facts.prompt.mostly_upper else None
 
 
-def completion_case(case: Case) -> Finding | None:
+def completion_case(case: Case) -> PairFinding | None:
     return _case("completion", remedies.lower_completion) if case.facts.completion.mostly_upper else None
 
 
-def _case(column: str, remedy: Remedy) -> Finding:
-    return Finding(
+def _case(column: str, remedy: Remedy) -> PairFinding:
+    return PairFinding(
         f"{column}_case",
         f"More than a third of the letters in the {column}s are upper case, which models learn less from",
         f"Put all {column}s into lower case",
@@ -106,7 +172,120 @@ def _case(column: str, remedy: Remedy) -> Finding:
     )
 
 
-Check = Callable[[Case], Finding | None]
+def separator(case: Case) -> PairFinding | None:
+    facts, prompt = case.facts, case.facts.prompt
+    if facts.task == "open-ended generation":
+        return None
+    if prompt.all_equal:
+        raise AsyncgenError(
+            "there is only one row" if facts.rows == 1 else "all prompts are the same",
+            cause=f"each of the {facts.rows:,} rows has the prompt `{visible(prompt.suffix)[:80]}`",
+            help_text="leave prompts empty for open-ended generation, or give rows whose prompts differ",
+            code="bad_data",
+        )
+    if case.separator != AUTO:
+        return _wanted("separator", "prompt", case.separator, prompt.suffix, remedies.end_prompt_where_missing)
+    choice = suggested_separator(prompt.absent, line_breaks=prompt.line_breaks)
+    if prompt.suffix:
+        return _common("separator", "prompt", prompt.suffix, choice, (row.prompt for row in case.rows()))
+    return PairFinding(
+        "separator",
+        "The prompts have no ending in common that tells the model where the completion begins",
+        f"End all prompts in `{visible(choice)}`",
+        plain(remedies.end_prompt(choice)),
+    )
+
+
+def suggested_separator(absent: Sequence[str], *, line_breaks: bool) -> str:
+    """The first candidate that no prompt has; the one on one line only where all prompts are on one line."""
+    return next((text for text in absent if not (line_breaks and "\n" not in text)), _LAST_SEPARATOR)
+
+
+def _wanted(check: str, column: str, text: str, suffix: str, remedy: Callable[[str], Remedy]) -> PairFinding | None:
+    """The finding where the user said what a column is to end in."""
+    if not text or suffix.endswith(text):
+        return None
+    return PairFinding(
+        check,
+        f"Not all {column}s end in `{visible(text)}`",
+        f"End all {column}s in `{visible(text)}`",
+        plain(remedy(text)),
+    )
+
+
+def _common(check: str, column: str, suffix: str, choice: str, cells: Iterator[str]) -> PairFinding:
+    found = f"All {column}s end in `{visible(suffix)}`"
+    if len(suffix) > _LONG_SUFFIX:
+        found += f", which is long; `{visible(choice)}` would do"
+    if occurs_earlier(cells, suffix):
+        found += f"\n  WARNING: it stands in some {column}s before the end too; one that does not is better"
+    return PairFinding(check, found)
+
+
+def prompt_prefix(case: Case) -> PairFinding | None:
+    prompt = case.facts.prompt
+    if not prompt.prefix or prompt.all_equal:
+        return None
+    found = f"All prompts begin with `{visible(prompt.prefix)}`"
+    if len(prompt.prefix) <= _LONG_PROMPT_PREFIX:
+        return PairFinding("prompt_prefix", found)
+    return PairFinding(
+        "prompt_prefix",
+        f"{found}; a tuned model needs no instruction, only what differs from prompt to prompt",
+        "Take this beginning off all prompts",
+        plain(remedies.strip_prompt(len(prompt.prefix))),
+    )
+
+
+def completion_prefix(case: Case) -> PairFinding | None:
+    completion = case.facts.completion
+    prefix = completion.prefix
+    if len(prefix) < _LONG_COMPLETION_PREFIX or completion.all_equal:
+        return None
+    return PairFinding(
+        "completion_prefix",
+        f"All completions begin with `{visible(prefix)}`; a completion needs what differs only",
+        "Take this beginning off all completions",
+        plain(remedies.strip_completion(len(prefix), keep_space=prefix.startswith(" "))),
+    )
+
+
+def ending(case: Case) -> PairFinding | None:
+    facts, completion = case.facts, case.facts.completion
+    if facts.task != "conditional generation":
+        return None
+    if completion.all_equal:
+        raise AsyncgenError(
+            "all completions are the same",
+            cause=f"each of the {facts.rows:,} rows has the completion `{visible(completion.suffix)[:80]}`",
+            help_text="a model would learn to repeat it; give rows whose completions differ",
+            code="bad_data",
+        )
+    if case.ending != AUTO:
+        return _wanted("ending", "completion", case.ending, completion.suffix, remedies.end_completion_where_missing)
+    choice = next(iter(completion.absent), _LAST_ENDING)
+    if completion.suffix:
+        return _common("ending", "completion", completion.suffix, choice, (row.completion for row in case.rows()))
+    return PairFinding(
+        "ending",
+        "The completions have no ending in common that tells the model where to stop",
+        f"End all completions in `{visible(choice)}`",
+        plain(remedies.end_completion(choice)),
+    )
+
+
+def leading_space(case: Case) -> PairFinding | None:
+    if case.facts.completion.all_start_with_space:
+        return None
+    return PairFinding(
+        "leading_space",
+        "Completions should begin with a space, which suits the way text is cut into tokens",
+        "Begin all completions with a space",
+        plain(remedies.lead_completion),
+    )
+
+
+Check = Callable[[Case], PairFinding | None]
 
 CHECKS: tuple[Check, ...] = (
     count,
@@ -122,6 +301,3 @@ CHECKS: tuple[Check, ...] = (
     ending,
     leading_space,
 )
-
-# What holds for chat samples too, where the provider's own template separates and ends.
-CHAT_CHECKS: tuple[Check, ...] = (count, empty, duplicates)

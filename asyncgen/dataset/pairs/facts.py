@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from asyncgen.dataset.pairs.table import Row
+    from asyncgen.dataset.pairs.table import PairRow
 
 # Thresholds and candidates as observed of openai 0.27.8.
 SEPARATORS = (" ->", "\n\n###\n\n", "\n\n===\n\n", "\n\n---\n\n", "\n\n===>\n\n", "\n\n--->\n\n")
@@ -44,7 +44,7 @@ class Long:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnFacts:
     """What was found in one column; `prefix` and `suffix` are those of all its cells."""
 
     prefix: str
@@ -80,15 +80,15 @@ class Facts:
     empty: Sequence[int]
     duplicates: Sequence[int]
     long: tuple[Long, ...]
-    prompt: Column
-    completion: Column
+    prompt: ColumnFacts
+    completion: ColumnFacts
 
     @property
     def all_rows(self) -> int:
         return self.rows + len(self.empty)
 
 
-def gather(rows: Iterable[Row]) -> Facts:
+def gather(rows: Iterable[PairRow]) -> Facts:
     """One pass over the rows."""
     scan = _Scan()
     iterator = iter(rows)
@@ -114,7 +114,7 @@ class _Scan:
         self._prompt = _ColumnScan(SEPARATORS)
         self._completion = _ColumnScan(ENDINGS)
 
-    def add(self, chunk: list[Row]) -> None:
+    def add(self, chunk: list[PairRow]) -> None:
         filled = [row for row in chunk if row.completion]
         if len(filled) < len(chunk):
             self._empty.extend(row.label for row in chunk if not row.completion)
@@ -126,7 +126,7 @@ class _Scan:
         self._prompt.add([row.prompt for row in filled])
         self._completion.add([row.completion for row in filled])
 
-    def _add_row(self, row: Row) -> None:
+    def _add_row(self, row: PairRow) -> None:
         pair = hash((row.prompt, row.completion))
         duplicate = pair in self._pairs
         if duplicate:
@@ -186,9 +186,9 @@ class _ColumnScan:
         self._upper += upper
         self._lower += lower
 
-    def column(self) -> Column:
+    def column(self) -> ColumnFacts:
         prefix, suffix = self._ends or ("", "")
-        return Column(
+        return ColumnFacts(
             prefix=prefix,
             suffix=suffix,
             all_equal=self._all_equal,

@@ -10,23 +10,21 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from asyncgen.dataset.pairs.checks import CHECKS
-from asyncgen.dataset.pairs.columns import find_pairs
+from asyncgen.dataset.pairs.checks import AUTO, CHECKS, Case
 from asyncgen.dataset.pairs.facts import gather
-from asyncgen.dataset.pairs.finding import AUTO, Case, Finding
-from asyncgen.dataset.pairs.read import read_table
-from asyncgen.dataset.pairs.write import output_paths, training_rows, write_rows, write_split
+from asyncgen.dataset.pairs.read_tables import read_table
+from asyncgen.dataset.pairs.table import find_pairs
+from asyncgen.dataset.pairs.write import output_paths, taken_names, training_rows, write_rows, write_split
 from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from asyncgen.dataset.pairs.checks import Check
-    from asyncgen.dataset.pairs.columns import Pairs
+    from asyncgen.dataset.pairs.checks import PairFinding
     from asyncgen.dataset.pairs.facts import Facts, Task
     from asyncgen.dataset.pairs.remedies import Remedy
-    from asyncgen.dataset.pairs.table import Row
+    from asyncgen.dataset.pairs.table import PairRow, Pairs
 
 # The legacy tool's rule of thumb for the time that training takes, by the memory of its table of pointers.
 _SECONDS_PER_CLASSIFIED_ROW = 1.44
@@ -47,6 +45,9 @@ class Dialogue(Protocol):
 
     def accepts(self, question: str) -> bool:
         """May this recommended thing be done?"""
+
+    def insists(self, question: str) -> bool:
+        """May this doubtful thing be done? Somebody has to say so: a general yes does not cover it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Plan:
     remedies: tuple[Remedy, ...]
     changes: bool
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PairRow]:
         """A pass over the rows as they are to be written."""
         return reduce(lambda rows, remedy: remedy(rows), self.remedies, self.pairs.filled_rows())
 
@@ -102,7 +103,14 @@ class Plan:
         return gather(self.rows()) if self.remedies else self.facts
 
 
-def prepare_pairs(path: Path, dialogue: Dialogue, *, separator: str = AUTO, ending: str = AUTO) -> PreparedPairs:
+def prepare_pairs(
+    path: Path,
+    dialogue: Dialogue,
+    *,
+    separator: str = AUTO,
+    ending: str = AUTO,
+    columns: Mapping[str, str] | None = None,
+) -> PreparedPairs:
     """Make a file of prompts and completions fit for training on prompts and completions.
 
     Args:
@@ -110,12 +118,13 @@ def prepare_pairs(path: Path, dialogue: Dialogue, *, separator: str = AUTO, endi
         dialogue: hears what is found and answers what is recommended.
         separator: what prompts are to end in; "auto" for the legacy tool's choice.
         ending: what completions are to end in, likewise.
+        columns: the names of the columns for `prompt` and `completion`, where the user gave some.
 
     Raises:
         AsyncgenError: the file cannot be made fit; tells the line where there is one.
         DiskError: the result could not be written.
     """
-    plan = look_at(path, dialogue, CHECKS, separator=separator, ending=ending)
+    plan = _look_at(path, dialogue, separator, ending, columns)
     facts = plan.remedied_facts()
     if not facts.rows:
         raise AsyncgenError(f"no row of {path} is left", help_text="answer `n` to what would drop rows")
@@ -125,6 +134,8 @@ def prepare_pairs(path: Path, dialogue: Dialogue, *, separator: str = AUTO, endi
     if not dialogue.accepts("Write the result to a new JSONL file?"):
         return _prepared(path, "declined", facts)
     files = output_paths(path, split=split)
+    if taken := taken_names(path, files):
+        dialogue.found(taken)
     if split:
         write_split(plan.rows(), facts.rows, *files)
     else:
@@ -132,14 +143,7 @@ def prepare_pairs(path: Path, dialogue: Dialogue, *, separator: str = AUTO, endi
     return _prepared(path, "written", facts, files)
 
 
-def look_at(
-    path: Path,
-    dialogue: Dialogue,
-    checks: Sequence[Check],
-    *,
-    separator: str = AUTO,
-    ending: str = AUTO,
-) -> Plan:
+def _look_at(path: Path, dialogue: Dialogue, separator: str, ending: str, columns: Mapping[str, str] | None) -> Plan:
     """Read a file, tell what the checks find, and ask for each remedy.
 
     Raises:
@@ -148,14 +152,21 @@ def look_at(
     table = read_table(path)
     for text in table.found:
         dialogue.found(text)
-    pairs = find_pairs(table, str(path))
+    if table.shifted and not dialogue.insists(f"{table.shifted}. Are they row labels?"):
+        raise AsyncgenError(
+            f"the columns of {path} are shifted",
+            cause=table.shifted,
+            help_text="put cells that contain a delimiter into double quotes",
+            code="bad_data",
+        )
+    pairs = find_pairs(table, str(path), columns)
     for text in pairs.found:
         dialogue.found(text)
     facts = gather(pairs.rows())
     if not facts.rows:
         raise _nothing_left(path, facts)
     case = Case(facts, pairs.filled_rows, separator, ending, numbered=table.numbered)
-    findings = list(_findings(case, checks, dialogue))
+    findings = list(_findings(case, dialogue))
     conversion = [f"Convert {table.converts} to JSONL"] if table.converts else []
     for text in (*conversion, *pairs.remedies):
         dialogue.necessary(text)
@@ -173,16 +184,16 @@ def _nothing_left(path: Path, facts: Facts) -> AsyncgenError:
     )
 
 
-def _findings(case: Case, checks: Sequence[Check], dialogue: Dialogue) -> Iterator[Finding]:
+def _findings(case: Case, dialogue: Dialogue) -> Iterator[PairFinding]:
     """What the checks find, told one by one: a later check may end it all."""
-    for check in checks:
+    for check in CHECKS:
         finding = check(case)
         if finding is not None:
             dialogue.found(finding.found)
             yield finding
 
 
-def _ask(findings: Sequence[Finding], dialogue: Dialogue) -> tuple[Remedy, ...]:
+def _ask(findings: Sequence[PairFinding], dialogue: Dialogue) -> tuple[Remedy, ...]:
     accepted: list[Remedy] = []
     without_duplicates = False
     for finding in findings:

@@ -1,36 +1,56 @@
 """JSON and JSONL files as tables.
 
-Owns which of the two a file really is, whatever its extension says, and the three shapes of a JSON file: a
-list of objects, an object of lists, an object of objects. How values become text is `json_numbers`' business.
+Owns which of the two a file really is, whatever its extension says, the three shapes of a JSON file (a list of
+objects, an object of lists, an object of objects), and the text that the legacy tool made of values. Two of its habits
+are kept, because the bytes of the file depend on them: a number's fraction is read to 15 digits and scaled by an inexact
+power of ten (the JSON reader of pandas 1.5.3), and a column's numbers become text after the whole column has become one
+type, so that one missing cell turns `1` into "1.0" and itself into "nan".
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Any, Final
 
-from asyncgen.dataset.pairs.json_numbers import (
-    ABSENT,
-    Kind,
-    as_text,
-    kind_of,
-    kinds_of,
-    read_constant,
-    read_number,
-)
-from asyncgen.dataset.pairs.table import Table
+from asyncgen.dataset.pairs.table import PairTable
 from asyncgen.errors import AsyncgenError
 from asyncgen.text_lines import bad_line, text_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _LARGEST = 2**64
-_decoder = json.JSONDecoder(strict=False, parse_float=read_number, parse_constant=read_constant)
 
 
-def read_jsonl(path: Path) -> Table:
+class Kind(Flag):
+    """What was seen in a column."""
+
+    NOTHING = 0
+    TEXT = auto()
+    INTEGER = auto()
+    REAL = auto()
+    NULL = auto()
+    MISSING = auto()
+    OTHER = auto()
+    NEGATIVE = auto()
+    UNSIGNED = auto()
+    HUGE = auto()
+
+
+class Absent:
+    """Stands where an object has no such key."""
+
+
+ABSENT: Final = Absent()
+_DIGITS = 15
+_INT64_MAX = 2**63 - 1
+_UINT64_MAX = 2**64 - 1
+
+
+def read_jsonl(path: Path) -> PairTable:
     """Read a file whose name says that each line is an object; one line alone is taken for a JSON file.
 
     Raises:
@@ -42,7 +62,7 @@ def read_jsonl(path: Path) -> Table:
     return _line_table(path, lines)
 
 
-def read_json(path: Path) -> Table:
+def read_json(path: Path) -> PairTable:
     """Read a file whose name says that it is one document; several lines of objects are taken for JSONL.
 
     Raises:
@@ -133,7 +153,7 @@ def _has_surrogate(text: str) -> bool:
     return False
 
 
-def _line_table(path: Path, lines: _Lines, *, found: tuple[str, ...] = (), converts: str = "") -> Table:
+def _line_table(path: Path, lines: _Lines, *, found: tuple[str, ...] = (), converts: str = "") -> PairTable:
     columns = lines.columns()
     readers = [(name, as_text(kinds)) for name, kinds in columns.items()]
 
@@ -141,7 +161,7 @@ def _line_table(path: Path, lines: _Lines, *, found: tuple[str, ...] = (), conve
         for _, row in _objects(path):
             yield [text(row.get(name, ABSENT)) for name, text in readers]
 
-    return Table(tuple(columns), cells, (*found, *_about_nothing(columns)), converts)
+    return PairTable(tuple(columns), cells, (*found, *_about_nothing(columns)), converts)
 
 
 def _about_nothing(columns: Mapping[str, Kind]) -> tuple[str, ...]:
@@ -159,7 +179,7 @@ def _word(kinds: Kind) -> str:
     return '" or "'.join(sorted(words))
 
 
-def _whole(path: Path, *, found: tuple[str, ...] = (), converts: str = "") -> Table:
+def _whole(path: Path, *, found: tuple[str, ...] = (), converts: str = "") -> PairTable:
     text = "".join(line for _, line in text_lines(path))
     try:
         document = _decoder.decode(text.strip())
@@ -171,7 +191,7 @@ def _whole(path: Path, *, found: tuple[str, ...] = (), converts: str = "") -> Ta
         _refuse_unwritable(path, 1, dict(enumerate(values)))
     kinds = {name: kinds_of(values) for name, values in columns.items()}
     texts: list[Sequence[str]] = [[*map(as_text(kinds[name]), values)] for name, values in columns.items()]
-    return Table(
+    return PairTable(
         columns=tuple(columns),
         cells=lambda: iter(zip(*texts, strict=True)),
         found=(*found, *_about_nothing(kinds)),
@@ -213,3 +233,81 @@ def _spread(path: Path, document: Mapping[str, Any]) -> dict[str, list[Any]]:
         )
     [length] = lengths
     return {name: column if isinstance(column, list) else [column] * length for name, column in document.items()}
+
+
+def read_number(text: str) -> float:
+    """The legacy reader's value of a JSON number that has a fraction or an exponent."""
+    mantissa, _, exponent = text.lower().partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    fraction = fraction[:_DIGITS]
+    scaled = float(int(fraction or 0)) * float(f"1e-{len(fraction)}")
+    value = abs(float(whole)) + scaled
+    if exponent:
+        value = value * _power(int(exponent))
+    return -value if whole.startswith("-") else value
+
+
+def _power(exponent: int) -> float:
+    try:
+        return math.pow(10.0, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def read_constant(name: str) -> float | None:
+    """NaN and the infinities, which are no JSON but which the legacy tool took."""
+    return None if name == "NaN" else float(name)
+
+
+def kind_of(value: Any) -> Kind:
+    """Which kind of cell a JSON value is."""
+    if isinstance(value, str):
+        return Kind.TEXT
+    if value is None:
+        return Kind.NULL
+    if isinstance(value, Absent):
+        return Kind.MISSING
+    if isinstance(value, bool):
+        return Kind.OTHER
+    if isinstance(value, int):
+        return Kind.INTEGER | _extent_of(value)
+    return Kind.REAL if isinstance(value, float) else Kind.OTHER
+
+
+def _extent_of(value: int) -> Kind:
+    """Which machine type an integer fits."""
+    if value < 0:
+        return Kind.NEGATIVE if value >= -_INT64_MAX - 1 else Kind.HUGE
+    if value <= _INT64_MAX:
+        return Kind.NOTHING
+    return Kind.UNSIGNED if value <= _UINT64_MAX else Kind.HUGE
+
+
+def kinds_of(values: Iterable[Any]) -> Kind:
+    """Every kind that occurs among the values."""
+    seen = Kind.NOTHING
+    for value in values:
+        seen |= kind_of(value)
+    return seen
+
+
+def as_text(kinds: Kind) -> Callable[[Any], str]:
+    """How the cells of a column in which `kinds` occur become text."""
+    if kinds & (Kind.TEXT | Kind.OTHER | Kind.HUGE):
+        return _object_text
+    if Kind.UNSIGNED in kinds and Kind.NEGATIVE in kinds:
+        return _object_text  # no machine type holds both, so that the cells stayed as they were
+    if kinds & (Kind.INTEGER | Kind.REAL):
+        return _real_text if kinds & (Kind.REAL | Kind.NULL | Kind.MISSING) else str
+    return _object_text if kinds == Kind.NULL else _real_text
+
+
+def _object_text(value: Any) -> str:
+    return "nan" if isinstance(value, Absent) else str(value)
+
+
+def _real_text(value: Any) -> str:
+    return "nan" if value is None or isinstance(value, Absent) else str(float(value))
+
+
+_decoder = json.JSONDecoder(strict=False, parse_float=read_number, parse_constant=read_constant)

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.pairs.facts import contains
-from asyncgen.dataset.pairs.table import Row
+from asyncgen.dataset.pairs.table import PairRow
 
 if TYPE_CHECKING:
     from asyncgen.dataset.pairs.facts import Facts
 
-Remedy = Callable[[Iterable[Row]], Iterator[Row]]
+Remedy = Callable[[Iterable[PairRow]], Iterator[PairRow]]
 
 
-def drop_duplicates(rows: Iterable[Row]) -> Iterator[Row]:
+def drop_duplicates(rows: Iterable[PairRow]) -> Iterator[PairRow]:
     """Keep the first of rows that are alike."""
     seen: set[int] = set()
     for row in rows:
@@ -55,58 +55,58 @@ def long_labels(facts: Facts, *, without_duplicates: bool, numbered: bool) -> fr
     return right
 
 
-def lower_prompt(rows: Iterable[Row]) -> Iterator[Row]:
-    return (Row(label, prompt.lower(), completion) for label, prompt, completion in rows)
+def lower_prompt(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    return (PairRow(label, prompt.lower(), completion) for label, prompt, completion in rows)
 
 
-def lower_completion(rows: Iterable[Row]) -> Iterator[Row]:
-    return (Row(label, prompt, completion.lower()) for label, prompt, completion in rows)
+def lower_completion(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    return (PairRow(label, prompt, completion.lower()) for label, prompt, completion in rows)
 
 
 def end_prompt(separator: str) -> Remedy:
     """Put the separator at the end of every prompt."""
-    return lambda rows: (Row(label, prompt + separator, completion) for label, prompt, completion in rows)
+    return lambda rows: (PairRow(label, prompt + separator, completion) for label, prompt, completion in rows)
 
 
 def end_prompt_where_missing(separator: str) -> Remedy:
     """Put the separator at the end of the prompts that do not have it."""
     return lambda rows: (
-        Row(label, prompt if prompt.endswith(separator) else prompt + separator, completion)
+        PairRow(label, prompt if prompt.endswith(separator) else prompt + separator, completion)
         for label, prompt, completion in rows
     )
 
 
 def strip_prompt(length: int) -> Remedy:
     """Take that many characters off the beginning of every prompt."""
-    return lambda rows: (Row(label, prompt[length:], completion) for label, prompt, completion in rows)
+    return lambda rows: (PairRow(label, prompt[length:], completion) for label, prompt, completion in rows)
 
 
 def strip_completion(length: int, *, keep_space: bool) -> Remedy:
     """Take that many characters off the beginning of every completion; a space that it began with stays."""
     kept = " " if keep_space else ""
-    return lambda rows: (Row(label, prompt, kept + completion[length:]) for label, prompt, completion in rows)
+    return lambda rows: (PairRow(label, prompt, kept + completion[length:]) for label, prompt, completion in rows)
 
 
 def end_completion(ending: str) -> Remedy:
     """Put the ending at the end of every completion."""
-    return lambda rows: (Row(label, prompt, completion + ending) for label, prompt, completion in rows)
+    return lambda rows: (PairRow(label, prompt, completion + ending) for label, prompt, completion in rows)
 
 
 def end_completion_where_missing(ending: str) -> Remedy:
     """Put the ending at the end of the completions that do not have it."""
     return lambda rows: (
-        Row(label, prompt, completion if completion.endswith(ending) else completion + ending)
+        PairRow(label, prompt, completion if completion.endswith(ending) else completion + ending)
         for label, prompt, completion in rows
     )
 
 
-def lead_completion(rows: Iterable[Row]) -> Iterator[Row]:
+def lead_completion(rows: Iterable[PairRow]) -> Iterator[PairRow]:
     """Begin every completion with a space.
 
     A completion that the remedies before have left empty becomes a space; the legacy tool stops with a
     traceback.
     """
     return (
-        Row(label, prompt, completion if completion.startswith(" ") else " " + completion)
+        PairRow(label, prompt, completion if completion.startswith(" ") else " " + completion)
         for label, prompt, completion in rows
     )

@@ -106,23 +106,27 @@ def _call(call: Any, tools: frozenset[str], open_calls: set[str]) -> Iterator[Fa
         yield Fault("tool_undefined", f"the tool {function['name'][:40]!r} is called, but not defined in `tools`")
     try:
         json.loads(function.get("arguments", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         yield Fault("tool_arguments", f"the arguments for {function['name'][:40]!r} must be JSON in a string")
 
 
 _EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
 _MESSAGE_KEYS = ("role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal")
+REASONING_FIELDS = ("reasoning_content", "thinking")  # what open-weight models' chat templates read
 _SYSTEM = frozenset({"system", "developer"})
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def check_chat(example: Mapping[str, Any], *, strict_turns: bool) -> Iterator[Fault]:
+def check_chat(
+    example: Mapping[str, Any], *, strict_turns: bool, message_fields: Sequence[str] = ()
+) -> Iterator[Fault]:
     """What is wrong with one line of a chat file.
 
     Args:
         example: the line's object.
         strict_turns: after an optional system message, user and assistant must take turns.
+        message_fields: further fields of an assistant's message that the provider takes.
     """
     yield from unknown_keys(example, _EXAMPLE_KEYS, "the example", fatal=False)
     yield from check_tools(example.get("tools"))
@@ -130,27 +134,36 @@ def check_chat(example: Mapping[str, Any], *, strict_turns: bool) -> Iterator[Fa
         yield Fault("deprecated", "`functions` is deprecated; use `tools`", fatal=False)
     messages = example.get("messages")
     if not isinstance(messages, list) or not messages:
-        yield Fault("messages", f"`messages` must be an array of at least one message, not {kind(messages)}")
+        yield Fault("messages", f"`messages` must be an array of at least one message, not {_found(messages)}")
         return
-    faults = list(check_messages(messages, defined_tools(example)))
+    faults = list(check_messages(messages, defined_tools(example), message_fields))
     yield from faults
     if not any(fault.fatal for fault in faults):
         yield from _ending(messages)
         yield from _turns([str(message["role"]) for message in messages], strict=strict_turns)
 
 
-def check_messages(messages: Sequence[Any], tools: frozenset[str]) -> Iterator[Fault]:
+def _found(messages: Any) -> str:
+    return "an empty one" if isinstance(messages, list) else kind(messages)
+
+
+def check_messages(
+    messages: Sequence[Any], tools: frozenset[str], message_fields: Sequence[str] = ()
+) -> Iterator[Fault]:
     """What is wrong with each message for itself, and with the answers to tool calls."""
     for number, message in enumerate(messages, 1):
         if isinstance(message, dict):
-            yield from _message(message, f"message {number}")
+            yield from _message(message, f"message {number}", message_fields)
         else:
             yield Fault("message", f"message {number} must be an object, not {kind(message)}")
     yield from check_tool_calls([message for message in messages if isinstance(message, dict)], tools)
 
 
-def _message(message: Mapping[str, Any], where: str) -> Iterator[Fault]:
-    yield from unknown_keys(message, _MESSAGE_KEYS, where, fatal=True)
+def _message(message: Mapping[str, Any], where: str, further: Sequence[str]) -> Iterator[Fault]:
+    yield from unknown_keys(message, (*_MESSAGE_KEYS, *further), where, fatal=True)
+    for name in further:
+        if message.get(name) is not None and not isinstance(message[name], str):
+            yield Fault("reasoning", f"{where}: `{name}` must be a string, not {kind(message[name])}")
     role = message.get("role")
     if role not in _ROLES:
         found = "has no role" if role is None else f"has the role {str(role)[:40]!r}"

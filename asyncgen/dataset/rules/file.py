@@ -11,14 +11,17 @@ Owns which format a file is in, and how much of what is found is kept. Reads lin
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.rules.chat import (
+    REASONING_FIELDS,
     Fault,
     check_chat,
     check_messages,
@@ -27,9 +30,10 @@ from asyncgen.dataset.rules.chat import (
     kind,
     unknown_keys,
 )
+from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.profiles import Finetuning, Profile
-from asyncgen.text_lines import BYTE_ORDER_MARK, decode, raw_lines
+from asyncgen.text_lines import BYTE_ORDER_MARK, decode, open_input, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -94,31 +98,36 @@ def _output(output: Any, key: str) -> Iterator[Fault]:
 
 
 CHAT, COMPLETION, DPO = "chat", "completion", "dpo"
+_OTHER_KINDS = frozenset({".csv", ".tsv", ".xlsx", ".parquet", ".txt"})
 _MOST_KEPT = 100
 _BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A fault and where it is; `line` is None where it is the file's."""
+class LineFault:
+    """A fault and where it is; `line` is None where it is the file's, and counts what `place` says."""
 
     file: Path
     line: int | None
     fault: Fault
+    place: str = "line"
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else str(self.file)
-        return f"{place}: {self.fault.text}"
+        if self.line is None:
+            return f"{self.file}: {self.fault.text}"
+        at = f"{self.file}:{self.line}" if self.place == "line" else f"{self.file}, {self.place} {self.line}"
+        return f"{at}: {self.fault.text}"
 
 
 @dataclass(slots=True)
 class Findings:
     """The first findings of each kind, and how many there were in all."""
 
-    fatal: list[Finding] = field(default_factory=list)
-    remarks: list[Finding] = field(default_factory=list)
+    fatal: list[LineFault] = field(default_factory=list)
+    remarks: list[LineFault] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     fatal_count: int = 0
+    place: str = "line"
 
     def add(self, file: Path, line: int | None, faults: Iterable[Fault]) -> None:
         for fault in faults:
@@ -126,7 +135,7 @@ class Findings:
             self.fatal_count += fault.fatal
             kept = self.fatal if fault.fatal else self.remarks
             if len(kept) < _MOST_KEPT:
-                kept.append(Finding(file, line, fault))
+                kept.append(LineFault(file, line, fault, self.place))
 
 
 @dataclass(slots=True)
@@ -134,6 +143,7 @@ class CheckedFile:
     """What was found in a training file.
 
     Attributes:
+        place: what numbers of findings count: lines, or the rows of another kind of file.
         format: "chat", "completion" or "dpo"; "" where no line tells.
         examples: lines that are not blank.
         marked: the file begins with a byte order mark.
@@ -142,6 +152,7 @@ class CheckedFile:
     """
 
     path: Path
+    place: InitVar[str] = "line"
     format: str = ""
     examples: int = 0
     size: int = 0
@@ -150,6 +161,9 @@ class CheckedFile:
     tokens: Histogram = field(default_factory=Histogram)
     findings: Findings = field(default_factory=Findings)
 
+    def __post_init__(self, place: str) -> None:
+        self.findings.place = place
+
 
 def format_of(example: Any) -> str:
     """The format of an example by its keys; "" where they do not tell."""
@@ -157,39 +171,86 @@ def format_of(example: Any) -> str:
         return ""
     if "messages" in example:
         return CHAT
-    if "input" in example or PREFERRED in example:
+    if isinstance(example.get("input"), dict) or PREFERRED in example or NON_PREFERRED in example:
         return DPO
     return COMPLETION if "prompt" in example or "completion" in example else ""
 
 
+class ExampleChecks:
+    """Checks examples one by one by the rules of a provider; what is found is in `checked`.
+
+    Args:
+        checked: takes the findings.
+        profile: whose rules hold; a provider that does not tune has the usual ones.
+        counter: counts the tokens of each example.
+    """
+
+    def __init__(self, checked: CheckedFile, profile: Profile, counter: TokenCounter) -> None:
+        self.checked = checked
+        self._counter = counter
+        self._rules = profile.finetuning or Finetuning()
+        self._seen: set[int] = set()
+        self._batch: list[tuple[int, list[str]]] = []
+
+    def add(self, number: int, example: Any) -> bool:
+        """Check the example of a line; whether it stood before."""
+        checked = self.checked
+        checked.examples += 1
+        identity = identity_of(example)
+        if identity is None:
+            checked.findings.add(checked.path, number, [Fault("json", "the line is nested too deeply")])
+            return False
+        checked.findings.add(checked.path, number, _faults(checked, example, self._rules))
+        repeats = identity in self._seen
+        checked.duplicates += repeats
+        self._seen.add(identity)
+        self._batch.append((number, list(example_texts(example))))
+        if len(self._batch) == _BATCH:
+            _count_tokens(checked, self._batch, self._counter, self._rules)
+        return repeats
+
+    def end(self) -> None:
+        """Count what is not counted yet."""
+        _count_tokens(self.checked, self._batch, self._counter, self._rules)
+
+
+def identity_of(example: Any) -> int | None:
+    """A hash that examples share when they are alike; None where an example is nested too deeply to be used."""
+    try:
+        return hash(orjson.dumps(example, option=orjson.OPT_SORT_KEYS))
+    except TypeError:
+        return None
+
+
 def check_training_file(path: Path, profile: Profile, counter: TokenCounter) -> CheckedFile:
-    """Check a file by the rules of a provider; findings are in the answer, nothing is raised for them.
+    """Check a file of training lines by the rules of a provider; findings are in the answer, and not raised.
 
     Args:
         path: the file.
-        profile: whose rules hold; a provider that does not tune has the usual ones.
+        profile: whose rules hold.
         counter: counts the tokens of each example.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is of another kind, which has to be prepared first.
         AsyncgenError: a line is too long or not UTF-8.
     """
-    finetuning = profile.finetuning or Finetuning()
-    checked = CheckedFile(path, size=path.stat().st_size if path.exists() else 0)
-    seen: set[int] = set()
-    batch: list[tuple[int, list[str]]] = []
+    checked = CheckedFile(path, size=_size(path))
+    checks = ExampleChecks(checked, profile, counter)
     for number, example in _examples(checked):
-        checked.examples += 1
-        checked.findings.add(path, number, _faults(checked, example, strict_turns=finetuning.api == "together"))
-        identity = hash(orjson.dumps(example, option=orjson.OPT_SORT_KEYS))
-        checked.duplicates += identity in seen
-        seen.add(identity)
-        batch.append((number, list(example_texts(example))))
-        if len(batch) == _BATCH:
-            _count_tokens(checked, batch, counter, finetuning)
-    _count_tokens(checked, batch, counter, finetuning)
+        checks.add(number, example)
+    checks.end()
     checked.findings.add(path, None, whole_file_faults(checked.format, checked.examples, checked.size, profile))
     return checked
+
+
+def _size(path: Path) -> int:
+    with open_input(path) as file:
+        if path.suffix.lower() in _OTHER_KINDS:
+            raise UsageError(
+                f"{path} is no file of training lines (.jsonl)",
+                help_text=f"asyncgen prepare {shlex.quote(str(path))}   (makes one)",
+            )
+        return file.seek(0, os.SEEK_END)
 
 
 def whole_file_faults(format_: str, examples: int, size: int, profile: Profile) -> Iterator[Fault]:
@@ -222,17 +283,25 @@ def _examples(checked: CheckedFile) -> Iterator[tuple[int, Any]]:
             checked.findings.add(checked.path, number, [Fault("json", f"the line is not JSON: {error}")])
 
 
-def _faults(checked: CheckedFile, example: Any, *, strict_turns: bool) -> Iterator[Fault]:
+def _faults(checked: CheckedFile, example: Any, rules: Finetuning) -> Iterator[Fault]:
     format_ = format_of(example)
     checked.format = checked.format or format_
     if not format_ or not isinstance(example, dict):
-        yield Fault("example", "the line must be an object with `messages`, `prompt` and `completion`, or `input`")
+        yield Fault("example", _expected(checked.path, example))
     elif format_ != checked.format:
         yield Fault("mixed", f"the line is of the format {format_}, and those before it are {checked.format}")
     elif format_ == CHAT:
-        yield from check_chat(example, strict_turns=strict_turns)
+        yield from check_chat(example, strict_turns=rules.api == "together", message_fields=rules.message_fields)
     else:
         yield from check_preference(example) if format_ == DPO else check_pair(example)
+
+
+def _expected(path: Path, example: Any) -> str:
+    expected = "the line must be an object with `messages`, `prompt` and `completion`, or `input`"
+    other = isinstance(example, dict) and ("conversations" in example or "chosen" in example or "output" in example)
+    return (
+        f"{expected}; `asyncgen prepare {shlex.quote(str(path))}` makes such lines of this form" if other else expected
+    )
 
 
 def _count_tokens(
@@ -280,4 +349,5 @@ def _message_text(message: Mapping[str, Any]) -> str:
     parts: Sequence[Any] = content if isinstance(content, list) else [{"text": content}]
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     calls = orjson.dumps(message["tool_calls"]).decode() if message.get("tool_calls") else ""
-    return "".join([*texts, calls])
+    thoughts = [message[name] for name in REASONING_FIELDS if isinstance(message.get(name), str)]
+    return "".join([*thoughts, *texts, calls])

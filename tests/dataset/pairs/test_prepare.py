@@ -7,12 +7,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asyncgen.dataset.pairs.shuffle import permutation
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.dataset.pairs.facts import count_cases, gather
 from asyncgen.dataset.pairs.prepare import PreparedPairs, prepare_pairs
-from asyncgen.dataset.pairs.shuffle import permutation
 from asyncgen.dataset.pairs.table import Row
 
 if TYPE_CHECKING:

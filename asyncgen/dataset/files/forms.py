@@ -1,0 +1,396 @@
+"""In which form a row is, by its keys, and the training example that it makes.
+
+Owns the forms that people have: chats (`messages`), ShareGPT (`conversations` of from/value), alpaca (instruction,
+input, output), prompts and completions as texts or as messages (TRL), preferences (OpenAI's form, and TRL's prompt,
+chosen, rejected). Sources: the dataset formats of TRL's documentation, the README of Stanford Alpaca, FastChat's
+ShareGPT files, OpenAI's guides on supervised fine-tuning and DPO. What a provider asks of an example is `rules`'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from asyncgen.dataset.files.json_rows import text_of
+from asyncgen.dataset.rules.chat import kind
+from asyncgen.dataset.rules.file import NON_PREFERRED, PREFERRED
+from asyncgen.json_text import NotJsonError, decode_loosely
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from asyncgen.dataset.files.json_rows import FileRow
+
+CHAT_LINE = "chat"
+OPENAI_PREFERENCE = "OpenAI preference"
+TRL_PREFERENCE = "TRL preference"
+SHAREGPT = "ShareGPT"
+ALPACA = "alpaca"
+PAIR = "prompt and completion"
+MESSAGE_PAIR = "prompt and completion as messages (TRL)"
+PREFERENCES = frozenset({OPENAI_PREFERENCE, TRL_PREFERENCE})
+
+PROMPT, COMPLETION = "prompt", "completion"
+_KEYS = (
+    (CHAT_LINE, ("messages",)),
+    (SHAREGPT, ("conversations",)),
+    (OPENAI_PREFERENCE, (PREFERRED,)),
+    (OPENAI_PREFERENCE, (NON_PREFERRED,)),
+    (TRL_PREFERENCE, ("chosen", "rejected")),
+    (PAIR, (PROMPT, COMPLETION)),
+    (ALPACA, ("instruction", "output")),
+    (PAIR, (PROMPT,)),
+    (PAIR, (COMPLETION,)),
+    (ALPACA, ("instruction",)),
+)
+_USED = {
+    CHAT_LINE: ("messages", "tools", "parallel_tool_calls", "functions"),
+    SHAREGPT: ("conversations", "system", "tools"),
+    OPENAI_PREFERENCE: ("input", PREFERRED, NON_PREFERRED),
+    TRL_PREFERENCE: (PROMPT, "chosen", "rejected"),
+    PAIR: (PROMPT, COMPLETION),
+    ALPACA: ("instruction", "input", "output", "system", "history"),
+}
+_SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "system": "system",
+}
+_SYSTEM = ("system", "developer")
+
+Message = dict[str, Any]
+Example = dict[str, Any]
+
+
+class FormError(ValueError):
+    """A row of a known form that no example can be made of; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """What a row lacks: it has no `part`, which is the prompt or the completion, or `row` where it has neither."""
+
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which columns are looked for.
+
+    Attributes:
+        prompt: the name that the user gave for prompts; None where files tell by their keys.
+        completion: likewise.
+    """
+
+    prompt: str | None = None
+    completion: str | None = None
+
+    def is_known(self, name: str) -> bool:
+        """Whether a column is one of a form's."""
+        if self.prompt is not None or self.completion is not None:
+            return name in self.names().values()
+        return name.strip().lower() in _KNOWN
+
+    def is_header(self, cells: Sequence[str]) -> bool:
+        """Whether these cells name the columns of a form."""
+        if self.prompt is not None or self.completion is not None:
+            return set(self.names().values()) <= set(cells)
+        return bool(form_of({cell.lower() for cell in cells}))
+
+    def names(self) -> dict[str, str]:
+        """Our names to the file's, where the user gave one."""
+        return {PROMPT: self.prompt or PROMPT, COMPLETION: self.completion or COMPLETION}
+
+    def layout(self, names: Iterable[str]) -> Layout:
+        """The form of rows with these names."""
+        if self.prompt is not None or self.completion is not None:
+            given = {name: column for name, column in self.names().items() if column in set(names)}
+            return Layout(PAIR if given else "", given, ())
+        keys: dict[str, str] = {}
+        for name in names:
+            keys.setdefault(name.strip().lower(), name)
+            if name.strip() in _KNOWN:
+                keys[name.strip()] = name  # a name as it should be goes before one in another case
+        form = form_of(keys)
+        used = _USED.get(form, ())
+        return Layout(
+            form, {key: keys[key] for key in used if key in keys}, tuple(keys[key] for key in keys if key not in used)
+        )
+
+
+_KNOWN = frozenset(name for names in _USED.values() for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows with the same names are read.
+
+    Attributes:
+        form: one of the names above; "" where the names tell none.
+        keys: the form's names to the file's.
+        unused: names of the file that the form has no place for.
+    """
+
+    form: str
+    keys: Mapping[str, str]
+    unused: tuple[str, ...]
+
+
+def form_of(names: Collection[str]) -> str:
+    """The form of a row with these names, in lower case; "" where they do not tell."""
+    return next((form for form, keys in _KEYS if all(key in names for key in keys)), "")
+
+
+def form_words() -> str:
+    """The forms and their keys, for an error."""
+    return (
+        "prompt, completion; messages; conversations (ShareGPT); instruction, input, output (alpaca); "
+        "prompt, chosen, rejected (TRL); input, preferred_output, non_preferred_output (OpenAI)"
+    )
+
+
+def is_message_pair(row: FileRow, layout: Layout) -> bool:
+    """Whether prompt or completion is a list of messages."""
+    return any(_is_messages(row.values.get(key)) for key in layout.keys.values())
+
+
+def pair_of(row: FileRow, layout: Layout) -> tuple[str, str] | Blank:
+    """The prompt and the completion of a row, without blanks around them.
+
+    Raises:
+        FormError: the prompt is a list or an object.
+    """
+    values, keys = row.values, layout.keys
+    prompt, completion = values.get(keys.get(PROMPT, "")), values.get(keys.get(COMPLETION, ""))
+    if isinstance(prompt, list | dict):
+        raise FormError(f"`{keys[PROMPT]}` is {kind(prompt)}, expected a text")
+    if type(prompt) is not str and prompt is not None:
+        prompt = text_of(row, keys[PROMPT])
+    if type(completion) is not str and completion is not None:
+        completion = text_of(row, keys[COMPLETION])
+    prompt, completion = (prompt or "").strip(), (completion or "").strip()
+    if prompt and completion:
+        return prompt, completion
+    return Blank("row" if not prompt and not completion else COMPLETION if prompt else PROMPT)
+
+
+def example_of(row: FileRow, layout: Layout) -> Example | Blank:
+    """The training example of a row that is no pair of texts: a chat, or a preference in OpenAI's form.
+
+    Raises:
+        FormError: what the form needs is not there, or is something else.
+    """
+    return _CONVERTERS[layout.form](row, layout.keys)
+
+
+def with_system(example: Example, system: str) -> Example:
+    """The example with a system message at its beginning, where it has none."""
+    holder = _conversation(example)
+    messages = holder.get("messages")
+    if not isinstance(messages, list) or not messages or _role(messages[0]) in _SYSTEM:
+        return example
+    changed = {**holder, "messages": [{"role": "system", "content": system}, *messages]}
+    return changed if holder is example else {**example, "input": changed}
+
+
+def prompt_of(example: Example) -> bytes:
+    """What an example asks: everything before its last answer."""
+    holder = _conversation(example)
+    messages = holder.get("messages")
+    asked = messages[:-1] if holder is example and isinstance(messages, list) else messages
+    return orjson.dumps(asked)
+
+
+def answers_of(example: Example) -> list[str]:
+    """The texts of an example that a model is to learn: the assistant's, or the preferred one."""
+    learnt = example[PREFERRED] if PREFERRED in example else example.get("messages")
+    messages = learnt if isinstance(learnt, list) else []
+    return [
+        message["content"]
+        for message in messages
+        if _role(message) == "assistant" and isinstance(message.get("content"), str)
+    ]
+
+
+def _conversation(example: Example) -> Example:
+    """Where the messages of the prompt stand: in `input` of a preference."""
+    inner = example.get("input")
+    return inner if isinstance(inner, dict) and "messages" not in example else example
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
+
+
+def _text(row: FileRow, keys: Mapping[str, str], name: str) -> str:
+    """A cell that is to be text."""
+    value = row.values.get(keys.get(name, ""))
+    if isinstance(value, list | dict):
+        raise FormError(f"`{keys[name]}` is {kind(value)}, expected a text")
+    return text_of(row, keys[name]).strip() if value is not None else ""
+
+
+def _list(row: FileRow, keys: Mapping[str, str], name: str) -> list[Any] | None:
+    """A cell that is to be a list; in a table, JSON text of one. None where there is nothing."""
+    value = row.values.get(keys.get(name, ""))
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = decode_loosely(value)
+        except NotJsonError:
+            raise FormError(f"`{name}` is a text, expected an array of messages") from None
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise FormError(f"`{name}` is {kind(value)}, expected an array of messages")
+    return value
+
+
+def _chat(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
+    if row.raw:
+        return dict(row.values)
+    messages = _list(row, keys, "messages")
+    if messages is None:
+        return Blank("row")
+    return {"messages": messages} | _tools(row, keys)
+
+
+def _tools(row: FileRow, keys: Mapping[str, str]) -> Example:
+    tools = row.values.get(keys.get("tools", ""))
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = decode_loosely(tools)
+        except NotJsonError:
+            raise FormError("`tools` is a text, expected an array") from None
+    return {"tools": tools} if tools else {}
+
+
+def _sharegpt(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
+    turns = _list(row, keys, "conversations")
+    if not turns:
+        return Blank("row")
+    system = _text(row, keys, "system")
+    messages = [{"role": "system", "content": system}] if system else []
+    for number, turn in enumerate(turns, 1):
+        messages.append(_turn(turn, number))
+    if messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip():
+        return Blank(COMPLETION)
+    return {"messages": messages} | _tools(row, keys)
+
+
+def _turn(turn: Any, number: int) -> Message:
+    if not isinstance(turn, dict):
+        raise FormError(f"turn {number} of `conversations` is {kind(turn)}, expected an object with `from` and `value`")
+    if "role" in turn and "from" not in turn:
+        return {"role": str(turn["role"])[:40], "content": _value(turn.get("content"), number)}
+    speaker = turn.get("from")
+    role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
+    if role is None:
+        raise FormError(
+            f"turn {number} of `conversations` is from {str(speaker)[:40]!r}; known are {', '.join(_SPEAKERS)}"
+            if isinstance(speaker, str)
+            else f"turn {number} of `conversations` does not say whom it is `from`"
+        )
+    return {"role": role, "content": _value(turn.get("value"), number)}
+
+
+def _value(value: Any, number: int) -> str:
+    if value is not None and not isinstance(value, str):
+        raise FormError(f"turn {number} of `conversations` is {kind(value)}, expected a text")
+    return value or ""
+
+
+def _alpaca(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
+    """The instruction, a blank line and the input are what the user says."""
+    parts = [_text(row, keys, "instruction"), _text(row, keys, "input")]
+    prompt = "\n\n".join(part for part in parts if part)
+    value = row.values.get(keys.get("output", ""))
+    answer = text_of(row, keys["output"]).strip() if value is not None else ""
+    if not (prompt and answer):
+        return Blank("row" if not prompt and not answer else COMPLETION if prompt else PROMPT)
+    system = _text(row, keys, "system")
+    messages = [{"role": "system", "content": system}] if system else []
+    for turn in _history(row, keys):
+        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    return {"messages": [*messages, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+
+
+def _history(row: FileRow, keys: Mapping[str, str]) -> list[list[str]]:
+    turns = _list(row, keys, "history") or []
+    if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(x, str) for x in turn) for turn in turns):  # noqa: PLR2004 - question, answer
+        raise FormError("`history` must be an array of [question, answer]")
+    return turns
+
+
+def _message_pair(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
+    sides = [row.values.get(keys.get(name, "")) for name in (PROMPT, COMPLETION)]
+    for name, side in zip((PROMPT, COMPLETION), sides, strict=True):
+        if side and not _is_messages(side):
+            raise FormError(f"`{name}` is {kind(side)}, expected an array of messages as in the other rows")
+    prompt, completion = sides
+    if not prompt or not completion:
+        return Blank("row" if not prompt and not completion else COMPLETION if prompt else PROMPT)
+    if not _says(completion[-1]):
+        return Blank(COMPLETION)
+    return {"messages": [*prompt, *completion]} | _tools(row, keys)
+
+
+def _says(message: Message) -> bool:
+    """Whether a message says or calls anything."""
+    content = message.get("content")
+    return bool(message.get("tool_calls")) or (bool(content.strip()) if isinstance(content, str) else bool(content))
+
+
+def _openai_preference(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
+    return {name: row.values[key] for name, key in keys.items()} if not row.raw else dict(row.values)
+
+
+def _trl_preference(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
+    prompt = _spoken(row, keys, PROMPT, "user")
+    chosen, rejected = (_spoken(row, keys, name, "assistant") for name in ("chosen", "rejected"))
+    if not prompt:  # both begin with it
+        alike = takewhile(lambda sides: sides[0] == sides[1], zip(chosen, rejected, strict=False))
+        prompt = [message for message, _ in alike]
+    outputs = [_without(prompt, output) for output in (chosen, rejected)]
+    if not prompt:
+        return Blank(PROMPT if chosen and rejected else "row")
+    if not all(output and _says(output[-1]) for output in outputs):
+        return Blank(COMPLETION)
+    return {"input": {"messages": prompt}, PREFERRED: outputs[0], NON_PREFERRED: outputs[1]}
+
+
+def _spoken(row: FileRow, keys: Mapping[str, str], name: str, role: str) -> list[Message]:
+    """A side as messages: the ones that it is, or its text as one."""
+    value = row.values.get(keys.get(name, ""))
+    if _is_messages(value):
+        return list(value)
+    text = _text(row, keys, name)
+    return [{"role": role, "content": text}] if text else []
+
+
+def _without(prompt: list[Message], output: list[Message]) -> list[Message]:
+    """What is said after the prompt, where an output repeats that."""
+    return output[len(prompt) :] if prompt and output[: len(prompt)] == prompt else output
+
+
+_CONVERTERS: dict[str, Callable[[FileRow, Mapping[str, str]], Example | Blank]] = {
+    CHAT_LINE: _chat,
+    SHAREGPT: _sharegpt,
+    ALPACA: _alpaca,
+    MESSAGE_PAIR: _message_pair,
+    OPENAI_PREFERENCE: _openai_preference,
+    TRL_PREFERENCE: _trl_preference,
+}

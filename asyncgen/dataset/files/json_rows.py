@@ -1,0 +1,310 @@
+"""JSON and JSONL files as rows, and JSON values as text.
+
+Owns which of the two a file really is, whatever its name says; the shapes of a document (an array of objects, one
+wrapped in an object, columns, one object); and what is wrong with text that is almost JSON, in words. A row keeps the
+JSON text that it came as, so that a number's literal is not lost.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import orjson
+
+from asyncgen.errors import AsyncgenError
+from asyncgen.json_text import NotJsonError, decode_loosely, decoder
+from asyncgen.text_lines import BYTE_ORDER_MARK, decode, is_utf16, open_input, raw_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+# A document is held in memory as a whole, and its values beside it; files of lines have no such bound.
+LARGEST_DOCUMENT_BYTES = 256 * 1024 * 1024
+_BLANKS = b" \t\r\n"
+_OBJECT = "{"
+_ARRAY = "["
+_raw_values = decoder(dict[str, msgspec.Raw])
+_raw_items = decoder(list[msgspec.Raw])
+_STRING_OR_BLANKS = re.compile(r'"(?:[^"\\]|\\.)*"|[ \t\r\n]+', re.DOTALL)
+_CONSTANTS = re.compile(r"-?(NaN|Infinity)")
+_WRITES_LINES = "write each object on one line of its own"
+
+
+class FileRow(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+        number: of the line, row or item, from 1.
+        values: by name; None where there is nothing.
+        raw: the JSON text of the object, where it came as such.
+        fault: what is wrong with the row, where it cannot be read; then it has no values.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    raw: bytes = b""
+    fault: str = ""
+
+
+class JsonRows(NamedTuple):
+    """The rows of a JSON file: the number of a row is that of its line (`lines`), or its place in the document."""
+
+    lines: bool
+    found: tuple[str, ...]
+    rows: Sequence[bytes]
+
+
+def read_json(path: Path) -> JsonRows:
+    """Find out what a file of JSON holds.
+
+    Returns:
+        Its rows, where it is a document; nothing but `lines`, where each line is to be read for itself (`json_lines`).
+
+    Raises:
+        AsyncgenError: it is a document and broken, too large, or no table; tells the line.
+    """
+    first = _first_character(path)
+    if not first:
+        raise AsyncgenError(f"{path} is empty", help_text=_expected(), code="bad_data")
+    if first != _OBJECT:
+        return _read_array(path) if first == _ARRAY else JsonRows(lines=True, found=(), rows=())
+    if not _first_line_is_whole(path):
+        try:
+            return _read_object(path, _document(path))
+        except AsyncgenError:
+            return JsonRows(lines=True, found=(), rows=())  # told line by line: that is what most such files are
+    if _holds_one_line(path):
+        return _read_object(path, _document(path))
+    return JsonRows(lines=True, found=(), rows=())
+
+
+def json_lines(path: Path) -> Iterator[FileRow]:
+    """Every line that is not blank as a row; a line that is no JSON object has a fault.
+
+    Raises:
+        AsyncgenError: a line is too long, or the file is in another encoding.
+    """
+    for number, line in raw_lines(path):
+        text = line.removeprefix(BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
+        if text:
+            decode(path, number, line)
+            yield json_row(number, text)
+
+
+def json_row(number: int, raw: bytes) -> FileRow:
+    """The row that a JSON text stands for."""
+    try:
+        values = decode_loosely(raw)
+    except NotJsonError:
+        return FileRow(number, {}, raw, json_fault(raw))
+    if not isinstance(values, dict):
+        return FileRow(number, {}, raw, f"expected an object, found {_kind_of(values)}")
+    return FileRow(number, values, raw)
+
+
+def _kind_of(value: Any) -> str:
+    names: dict[type, str] = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def text_of(row: FileRow, name: str) -> str:
+    """A cell as text: strings as they are, nothing for null, anything else as compact JSON, numbers as written."""
+    value = row.values.get(name)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if row.raw:
+        return compact_json(bytes(_raw_values(row.raw)[name]).decode())
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def compact_json(text: str) -> str:
+    """JSON without blanks and needless escapes; numbers keep the form in which they are written."""
+
+    def shorter(match: re.Match[str]) -> str:
+        piece = match[0]
+        if piece[0] != '"':
+            return ""
+        return json.dumps(json.loads(piece), ensure_ascii=False) if "\\" in piece else piece
+
+    return _STRING_OR_BLANKS.sub(shorter, text)
+
+
+def json_fault(raw: bytes) -> str:
+    """What is wrong with a text that is no JSON, and what to do about it; columns are characters from 1."""
+    text = raw.decode("utf-8", "replace")
+    try:
+        json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        return "it is nested too deeply"
+    except json.JSONDecodeError as error:
+        return _in_our_words(text, error)
+    except ValueError as error:  # a constant of our own refusal, or a number of thousands of digits
+        constant = _CONSTANTS.fullmatch(str(error))
+        return f"{error} is not JSON; write null" if constant else "a number has too many digits"
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        return "half of a surrogate pair (\\ud800 to \\udfff), which UTF-8 cannot carry"
+    return "it is nested too deeply, or holds a number that is too large"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _in_our_words(text: str, error: json.JSONDecodeError) -> str:
+    place = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
+    rest = text[error.pos :].lstrip()
+    if error.msg == "Extra data":
+        if rest.startswith(","):
+            return f"a comma stands after the object ({place}); {_WRITES_LINES}, without commas between them"
+        two = "another object" if rest.startswith((_OBJECT, _ARRAY)) else "something"
+        return f"{two} follows after the object ({place}); {_WRITES_LINES}"
+    if rest.startswith(("'", "None", "True", "False")):
+        return f"this is Python's form, not JSON ({place}); write it with json.dumps"
+    if not rest or error.msg.startswith("Unterminated string"):
+        return f"the object is cut off, or goes on over several lines; {_WRITES_LINES}"
+    if error.msg.startswith("Invalid control character"):
+        return f"a control character stands in a text ({place}); write it as an escape such as \\n or \\t"
+    if error.msg.startswith("Invalid \\"):
+        return f"a backslash that begins no escape ({place}); write two"
+    if rest.startswith("}"):
+        return f"a comma before a closing brace, or a name without a value ({place})"
+    return f"it is not JSON: unexpected {rest[:1]!r} ({place})"
+
+
+def _expected() -> str:
+    return 'such as {"prompt": "...", "completion": "..."} or {"messages": [...]}, one object a line'
+
+
+def _first_character(path: Path) -> str:
+    """The first one that is no blank."""
+    for _, line in raw_lines(path):
+        text = line.removeprefix(BYTE_ORDER_MARK).lstrip()
+        if text:
+            return chr(text[0])
+    return ""
+
+
+def _first_line_is_whole(path: Path) -> bool:
+    return not next(json_lines(path)).fault
+
+
+def _holds_one_line(path: Path) -> bool:
+    lines = (line for _, line in raw_lines(path) if line.strip())
+    next(lines)
+    return next(lines, None) is None
+
+
+def _document(path: Path) -> bytes:
+    with open_input(path) as file:
+        content = file.read(LARGEST_DOCUMENT_BYTES + 1)
+    if len(content) > LARGEST_DOCUMENT_BYTES:
+        raise AsyncgenError(
+            f"{path} is one JSON document of more than {LARGEST_DOCUMENT_BYTES >> 20} MiB, which is read as a whole",
+            help_text=f"write its rows as lines: jq -c '.[]' {shlex.quote(str(path))} > copy.jsonl",
+            code="bad_data",
+        )
+    if is_utf16(path):
+        try:
+            return content.decode("utf-16").encode()
+        except UnicodeError:
+            raise AsyncgenError(f"{path} is not UTF-16, though it begins as such", code="bad_data") from None
+    content = content.removeprefix(BYTE_ORDER_MARK)
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        begins = content.rfind(b"\n", 0, error.start) + 1
+        decode(path, content.count(b"\n", 0, begins) + 1, content[begins : error.end])
+    return content
+
+
+def _read_array(path: Path) -> JsonRows:
+    content = _document(path)
+    try:
+        rows = _raw_items(content)
+    except NotJsonError:
+        raise _broken(path, content) from None
+    return JsonRows(lines=False, found=("It is one JSON array, not an object a line",), rows=list(map(bytes, rows)))
+
+
+def _broken(path: Path, content: bytes) -> AsyncgenError:
+    return AsyncgenError(f"{path}: {json_fault(content)}", help_text=_expected(), code="bad_data")
+
+
+def _read_object(path: Path, content: bytes) -> JsonRows:
+    try:
+        values = _raw_values(content)
+        starts = {name: bytes(value[:1]).decode() for name, value in _texts(values).items()}
+        lists = {name: _items(value) for name, value in _texts(values).items() if starts[name] == _ARRAY}
+        rows, found = _rows_of_object(path, content, _texts(values), lists)
+    except NotJsonError:
+        raise _broken(path, content) from None
+    return JsonRows(lines=False, found=found, rows=rows)
+
+
+def _texts(values: Mapping[str, msgspec.Raw]) -> dict[str, bytes]:
+    return {name: bytes(value).strip(_BLANKS) for name, value in values.items()}
+
+
+def _items(value: bytes) -> list[bytes]:
+    return [bytes(item).strip(_BLANKS) for item in _raw_items(value)]
+
+
+def _rows_of_object(
+    path: Path, content: bytes, values: dict[str, bytes], lists: dict[str, list[bytes]]
+) -> tuple[list[bytes], tuple[str, ...]]:
+    """An object holds rows in one of its lists, or its lists are columns, or it is a row itself."""
+    of_objects = [name for name, items in lists.items() if items and all(item[:1] == b"{" for item in items)]
+    names = {name.strip().lower() for name in values}
+    is_row = (
+        names & {"messages", "conversations", "chosen", "prompt", "completion"} or {"instruction", "output"} <= names
+    )
+    if of_objects and not is_row:
+        if len(of_objects) > 1:
+            raise AsyncgenError(
+                f"{path} holds several lists of rows: {', '.join(of_objects)}",
+                help_text=f"take one: jq -c '.{of_objects[0]}[]' {shlex.quote(str(path))} > {of_objects[0]}.jsonl",
+                code="bad_data",
+            )
+        return lists[of_objects[0]], (f"The rows are those of the list `{of_objects[0]}`",)
+    if values and all(value[:1] == b"{" for value in values.values()):
+        return _frame(values), ("It is one JSON object of columns",)
+    columns = [name for name in lists if name not in of_objects]
+    if columns and not of_objects:
+        return _spread(path, values, {name: lists[name] for name in columns}), ("It is one JSON object of columns",)
+    return [content.strip(_BLANKS)], ("It is one JSON object",)
+
+
+def _spread(path: Path, values: Mapping[str, bytes], columns: Mapping[str, list[bytes]]) -> list[bytes]:
+    """Lists of one length as columns; a single value beside them is the same in every row."""
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        raise AsyncgenError(
+            f"{path} is no table",
+            cause=f"its columns differ in length: {', '.join(map(str, sorted(lengths)))}",
+            code="bad_data",
+        )
+    [length] = lengths
+    return [
+        _object({name: columns[name][place] if name in columns else value for name, value in values.items()})
+        for place in range(length)
+    ]
+
+
+def _frame(values: Mapping[str, bytes]) -> list[bytes]:
+    """An object of objects: columns, whose cells have the row's label."""
+    columns = {name: _raw_values(value) for name, value in values.items()}
+    labels = dict.fromkeys(label for column in columns.values() for label in column)
+    return [
+        _object({name: bytes(column[label]) for name, column in columns.items() if label in column}) for label in labels
+    ]
+
+
+def _object(cells: Mapping[str, bytes]) -> bytes:
+    return b"{" + b",".join(orjson.dumps(name) + b":" + value for name, value in cells.items()) + b"}"
