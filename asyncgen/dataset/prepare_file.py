@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from asyncgen.dataset.files.forms import PAIR, Wanted, prompt_of
+from asyncgen.dataset.files.forms import PAIR, Wanted
 from asyncgen.dataset.files.rows import open_rows
 from asyncgen.dataset.files.scan import FileScan
 from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.pairs.write import output_paths, taken_names
-from asyncgen.dataset.rules.file import example_texts, whole_file_faults
+from asyncgen.dataset.rules.file import example_texts, prompt_of, whole_file_faults
 from asyncgen.dataset.samples import Sample, texts, training_line
 from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.dataset.token_counts import token_counter
@@ -234,4 +234,4 @@ def _lines(work: _Work, *, unique: bool) -> Iterator[tuple[bytes, list[str], str
             continue
         stays = work.scan.fits and sample == row.values
         line = row.raw if stays else orjson.dumps(sample)
-        yield line + b"\n", list(example_texts(sample)), prompt_of(sample).decode() if settings.validation else ""
+        yield line + b"\n", list(example_texts(sample)), prompt_of(sample) if settings.validation else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.dataset.prepare_file import holds_training_lines, prepare_chat_file, prepare_training_lines
+from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.errors import AsyncgenError
 from asyncgen.job.model import DatasetSettings
 from asyncgen.providers.profiles import PROFILES
@@ -32,6 +32,9 @@ class Answers:
     def accepts(self, question: str) -> bool:
         return not any(word in question for word in self.refused)
 
+    def insists(self, question: str) -> bool:
+        return self.accepts(question)
+
 
 def csv(folder: Path, *rows: str) -> Path:
     path = folder / "a.csv"
@@ -53,7 +56,7 @@ TWELVE = [f"shop {number},Text {number}." for number in range(12)]
 
 
 def test_pairs_become_chats_without_separators(tmp_path: Path) -> None:
-    prepared = prepare_chat_file(csv(tmp_path, *TWELVE), Answers(), DatasetSettings(system="Sell."), OPENAI)
+    prepared = prepare_file(csv(tmp_path, *TWELVE), Answers(), DatasetSettings(system="Sell."), OPENAI)
     [path] = prepared.files
     assert path.name == "a_prepared.jsonl"
     assert json.loads(path.read_text().splitlines()[0]) == {
@@ -70,14 +73,14 @@ def test_pairs_become_chats_without_separators(tmp_path: Path) -> None:
 def test_duplicates_and_empty_answers_are_dropped_before(tmp_path: Path) -> None:
     answers = Answers()
     path = csv(tmp_path, *TWELVE, "shop 3,Text 3.", "shop 99,")
-    assert prepare_chat_file(path, answers, DatasetSettings(), OPENAI).samples == (12,)
+    assert prepare_file(path, answers, DatasetSettings(), OPENAI).samples == (12,)
     assert any("empty" in text for text in answers.heard)
 
 
 def test_a_validation_share_splits_the_file_and_the_same_pair_never_stands_on_both_sides(tmp_path: Path) -> None:
     rows = [f"shop {number % 60},Text {number % 60}." for number in range(120)]
     path = csv(tmp_path, *rows)
-    prepared = prepare_chat_file(path, Answers("Drop"), DatasetSettings(validation=0.2), OPENAI)
+    prepared = prepare_file(path, Answers("Drop"), DatasetSettings(validation=0.2), OPENAI)
     train, validation = (set(file.read_text().splitlines()) for file in prepared.files)
     assert [file.name for file in prepared.files] == ["a_prepared_train.jsonl", "a_prepared_valid.jsonl"]
     assert not train & validation
@@ -85,41 +88,32 @@ def test_a_validation_share_splits_the_file_and_the_same_pair_never_stands_on_bo
     assert validation
 
 
-def test_a_row_without_a_prompt_is_told_and_nothing_is_written(tmp_path: Path) -> None:
-    path = csv(tmp_path, *TWELVE, ",Text.")
-    with pytest.raises(AsyncgenError, match=r"row 13 of .* has no prompt"):
-        prepare_chat_file(path, Answers(), DatasetSettings(), OPENAI)
-    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+def test_rows_without_a_prompt_or_an_answer_are_left_out_and_told_with_their_lines(tmp_path: Path) -> None:
+    answers = Answers()
+    prepared = prepare_file(
+        csv(tmp_path, *TWELVE, ",Text.", "shop 99, ", " ,\u00a0"), answers, DatasetSettings(), OPENAI
+    )
+    assert (prepared.read, prepared.samples, prepared.left_out) == (15, (12,), {"empty": 3})
+    for line in ("no prompt, which a chat needs: line 14", "an empty completion: line 15", "nor completion: line 16"):
+        assert any(line in text for text in answers.heard)
 
 
 def test_too_few_rows_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(AsyncgenError, match="would refuse") as raised:
-        prepare_chat_file(csv(tmp_path, *TWELVE[:9]), Answers(), DatasetSettings(), OPENAI)
+        prepare_file(csv(tmp_path, *TWELVE[:9]), Answers(), DatasetSettings(), OPENAI)
     assert "at least 10" in str(raised.value.cause)
     assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_writing_can_be_declined(tmp_path: Path) -> None:
-    prepared = prepare_chat_file(csv(tmp_path, *TWELVE), Answers("Write"), DatasetSettings(), OPENAI)
+    prepared = prepare_file(csv(tmp_path, *TWELVE), Answers("Write"), DatasetSettings(), OPENAI)
     assert prepared.declined
     assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
 
 
-def test_training_lines_are_told_from_pairs(tmp_path: Path) -> None:
-    assert holds_training_lines(chats(tmp_path, chat(1)))
-    assert holds_training_lines(chats(tmp_path, {"input": {}}))
-    assert holds_training_lines(chats(tmp_path, chat(1), mark=b"\xef\xbb\xbf"))
-    assert not holds_training_lines(chats(tmp_path, {"prompt": "a", "completion": "b"}))
-    assert not holds_training_lines(csv(tmp_path, "a,b"))
-    (tmp_path / "a.jsonl").write_text("\n\n{oops")
-    assert not holds_training_lines(tmp_path / "a.jsonl")
-    (tmp_path / "a.jsonl").write_text("")
-    assert not holds_training_lines(tmp_path / "a.jsonl")
-
-
 def test_good_training_lines_can_be_used_as_they_are(tmp_path: Path) -> None:
     path = chats(tmp_path, *map(chat, range(10)))
-    prepared = prepare_training_lines(path, Answers(), DatasetSettings(), OPENAI)
+    prepared = prepare_file(path, Answers(), DatasetSettings(), OPENAI)
     assert (prepared.files, prepared.samples, prepared.format) == ((), (10,), "chat")
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -127,7 +121,7 @@ def test_good_training_lines_can_be_used_as_they_are(tmp_path: Path) -> None:
 def test_bad_training_lines_are_refused_with_each_place(tmp_path: Path) -> None:
     path = chats(tmp_path, *map(chat, range(10)), {"messages": []}, 5)
     with pytest.raises(AsyncgenError, match="2 faults") as raised:
-        prepare_training_lines(path, Answers(), DatasetSettings(), OPENAI)
+        prepare_file(path, Answers(), DatasetSettings(), OPENAI)
     assert f"{path}:11: " in str(raised.value.cause)
     assert f"{path}:12: " in str(raised.value.cause)
 
@@ -135,25 +129,25 @@ def test_bad_training_lines_are_refused_with_each_place(tmp_path: Path) -> None:
 def test_only_the_first_twenty_faults_are_shown(tmp_path: Path) -> None:
     path = chats(tmp_path, *[{"messages": []}] * 50)
     with pytest.raises(AsyncgenError) as raised:
-        prepare_training_lines(path, Answers(), DatasetSettings(), OPENAI)
+        prepare_file(path, Answers(), DatasetSettings(), OPENAI)
     assert str(raised.value.cause).count("\n") == 20
     assert str(raised.value.cause).endswith("... and 30 more")
 
 
 def test_repeated_lines_are_dropped_when_that_is_accepted(tmp_path: Path) -> None:
     path = chats(tmp_path, *map(chat, range(10)), chat(3))
-    [written] = prepare_training_lines(path, Answers(), DatasetSettings(), OPENAI).files
+    [written] = prepare_file(path, Answers(), DatasetSettings(), OPENAI).files
     assert written.read_text().splitlines() == path.read_text().splitlines()[:10]
-    kept = prepare_training_lines(path, Answers("Drop"), DatasetSettings(), OPENAI)
+    kept = prepare_file(path, Answers("Drop"), DatasetSettings(), OPENAI)
     assert kept.files == ()
 
 
 def test_a_byte_order_mark_is_added_and_taken_off_as_the_provider_wants_it(tmp_path: Path) -> None:
     plain = chats(tmp_path, *map(chat, range(10)))
-    [marked] = prepare_training_lines(plain, Answers(), DatasetSettings(), PROFILES["azure"]).files
+    [marked] = prepare_file(plain, Answers(), DatasetSettings(), PROFILES["azure"]).files
     assert marked.read_bytes() == b"\xef\xbb\xbf" + plain.read_bytes()
-    assert prepare_training_lines(marked, Answers(), DatasetSettings(), PROFILES["azure"]).files == ()
-    [without] = prepare_training_lines(marked, Answers(), DatasetSettings(), OPENAI).files
+    assert prepare_file(marked, Answers(), DatasetSettings(), PROFILES["azure"]).files == ()
+    [without] = prepare_file(marked, Answers(), DatasetSettings(), OPENAI).files
     assert without.read_bytes() == plain.read_bytes()
 
 
@@ -166,7 +160,7 @@ def test_preferences_are_split_too(tmp_path: Path) -> None:
         }
         for number in range(60)
     ]
-    prepared = prepare_training_lines(chats(tmp_path, *lines), Answers(), DatasetSettings(validation=0.2), OPENAI)
+    prepared = prepare_file(chats(tmp_path, *lines), Answers(), DatasetSettings(validation=0.2), OPENAI)
     assert prepared.format == "dpo"
     assert sum(prepared.samples) == 60
     assert len(prepared.files) == 2
@@ -175,7 +169,7 @@ def test_preferences_are_split_too(tmp_path: Path) -> None:
 def test_a_share_too_small_for_the_file_is_told_and_leaves_no_empty_file(tmp_path: Path) -> None:
     answers = Answers()
     path = chats(tmp_path, *map(chat, range(10)))
-    prepared = prepare_training_lines(path, answers, DatasetSettings(validation=0.0001), OPENAI)
+    prepared = prepare_file(path, answers, DatasetSettings(validation=0.0001), OPENAI)
     assert prepared.samples == (10,)
     assert any("validation" in text for text in answers.heard)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "a_prepared_train.jsonl"]

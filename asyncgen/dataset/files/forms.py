@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from asyncgen.dataset.files.json_rows import text_of
 from asyncgen.dataset.rules.chat import kind
 from asyncgen.dataset.rules.file import NON_PREFERRED, PREFERRED
@@ -201,14 +199,6 @@ def with_system(example: Example, system: str) -> Example:
     return changed if holder is example else {**example, "input": changed}
 
 
-def prompt_of(example: Example) -> bytes:
-    """What an example asks: everything before its last answer."""
-    holder = _conversation(example)
-    messages = holder.get("messages")
-    asked = messages[:-1] if holder is example and isinstance(messages, list) else messages
-    return orjson.dumps(asked)
-
-
 def answers_of(example: Example) -> list[str]:
     """The texts of an example that a model is to learn: the assistant's, or the preferred one."""
     learnt = example[PREFERRED] if PREFERRED in example else example.get("messages")
@@ -375,8 +365,8 @@ def _trl_preference(row: FileRow, keys: Mapping[str, str]) -> Example | Blank:
 def _spoken(row: FileRow, keys: Mapping[str, str], name: str, role: str) -> list[Message]:
     """A side as messages: the ones that it is, or its text as one."""
     value = row.values.get(keys.get(name, ""))
-    if _is_messages(value):
-        return list(value)
+    if isinstance(value, list) and _is_messages(value):
+        return value
     text = _text(row, keys, name)
     return [{"role": role, "content": text}] if text else []
 

@@ -32,6 +32,12 @@ _raw_values = decoder(dict[str, msgspec.Raw])
 _raw_items = decoder(list[msgspec.Raw])
 _STRING_OR_BLANKS = re.compile(r'"(?:[^"\\]|\\.)*"|[ \t\r\n]+', re.DOTALL)
 _CONSTANTS = re.compile(r"-?(NaN|Infinity)")
+_SAID = {
+    "Invalid control character": "a control character stands in a text; write it as an escape such as \\n or \\t",
+    "Invalid \\": "a backslash begins no escape; write two",
+    "Illegal trailing comma": "a comma stands before a closing brace",
+    "Expecting property name": "a name in double quotes is missing; perhaps a comma stands before a closing brace",
+}
 _WRITES_LINES = "write each object on one line of its own"
 
 
@@ -161,21 +167,20 @@ def _in_our_words(text: str, error: json.JSONDecodeError) -> str:
     place = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
     rest = text[error.pos :].lstrip()
     if error.msg == "Extra data":
-        if rest.startswith(","):
-            return f"a comma stands after the object ({place}); {_WRITES_LINES}, without commas between them"
-        two = "another object" if rest.startswith((_OBJECT, _ARRAY)) else "something"
-        return f"{two} follows after the object ({place}); {_WRITES_LINES}"
+        return _about_rest(rest, place)
     if rest.startswith(("'", "None", "True", "False")):
         return f"this is Python's form, not JSON ({place}); write it with json.dumps"
     if not rest or error.msg.startswith("Unterminated string"):
         return f"the object is cut off, or goes on over several lines; {_WRITES_LINES}"
-    if error.msg.startswith("Invalid control character"):
-        return f"a control character stands in a text ({place}); write it as an escape such as \\n or \\t"
-    if error.msg.startswith("Invalid \\"):
-        return f"a backslash that begins no escape ({place}); write two"
-    if rest.startswith("}"):
-        return f"a comma before a closing brace, or a name without a value ({place})"
-    return f"it is not JSON: unexpected {rest[:1]!r} ({place})"
+    said = next((words for said, words in _SAID.items() if error.msg.startswith(said)), None)
+    return f"{said or f'it is not JSON: unexpected {rest[:1]!r}'} ({place})"
+
+
+def _about_rest(rest: str, place: str) -> str:
+    if rest.startswith(","):
+        return f"a comma stands after the object ({place}); {_WRITES_LINES}, without commas between them"
+    what = "another object" if rest.startswith((_OBJECT, _ARRAY)) else "something"
+    return f"{what} follows after the object ({place}); {_WRITES_LINES}"
 
 
 def _expected() -> str:

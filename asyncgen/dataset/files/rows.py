@@ -247,16 +247,19 @@ def _json_value(value: Any) -> Any:
     Raises:
         ValueError: it is infinite, or bytes that are no text.
     """
-    if value is None or isinstance(value, str | bool | int):
-        return value
+    if isinstance(value, dict):  # a struct has every field in every row, most of them empty
+        return {str(name): _json_value(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):  # a tuple is an entry of a map
+        return [_json_value(item) for item in value]
     if isinstance(value, float):
         if math.isinf(value):
             raise ValueError("a number is infinite")
         return None if math.isnan(value) else value
-    if isinstance(value, list | tuple):  # a tuple is an entry of a map
-        return [_json_value(item) for item in value]
-    if isinstance(value, dict):  # a struct has every field in every row, most of them empty
-        return {str(name): _json_value(item) for name, item in value.items() if item is not None}
+    return value if value is None or isinstance(value, str | bool | int) else _scalar_text(value)
+
+
+def _scalar_text(value: Any) -> str:
+    """What JSON has no type for, as text."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, datetime):

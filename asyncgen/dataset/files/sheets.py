@@ -230,5 +230,6 @@ def _unreadable(path: Path, row: int, error: Exception) -> AsyncgenError:
 
 
 def _words(error: Exception) -> str:
-    kinds = {zipfile.BadZipFile: "it is not a zip archive, as workbooks are", KeyError: "a part of it is missing"}
-    return next((words for kind, words in kinds.items() if isinstance(error, kind)), "its content is damaged")
+    if isinstance(error, zipfile.BadZipFile):
+        return "it is not a zip archive, as workbooks are"
+    return "a part of it is missing" if isinstance(error, KeyError) else "its content is damaged"

@@ -2,9 +2,9 @@
 
 Owns which of the two a file really is, whatever its extension says, the three shapes of a JSON file (a list of
 objects, an object of lists, an object of objects), and the text that the legacy tool made of values. Two of its habits
-are kept, because the bytes of the file depend on them: a number's fraction is read to 15 digits and scaled by an inexact
-power of ten (the JSON reader of pandas 1.5.3), and a column's numbers become text after the whole column has become one
-type, so that one missing cell turns `1` into "1.0" and itself into "nan".
+are kept, because the bytes of the file depend on them: a number's fraction is read to 15 digits and scaled by an
+inexact power of ten (the JSON reader of pandas 1.5.3), and a column's numbers become text after the whole column has
+become one type, so that one missing cell turns `1` into "1.0" and itself into "nan".
 """
 
 from __future__ import annotations

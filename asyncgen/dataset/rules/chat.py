@@ -161,9 +161,9 @@ def check_messages(
 
 def _message(message: Mapping[str, Any], where: str, further: Sequence[str]) -> Iterator[Fault]:
     yield from unknown_keys(message, (*_MESSAGE_KEYS, *further), where, fatal=True)
-    for name in further:
-        if message.get(name) is not None and not isinstance(message[name], str):
-            yield Fault("reasoning", f"{where}: `{name}` must be a string, not {kind(message[name])}")
+    for field in further:
+        if message.get(field) is not None and not isinstance(message[field], str):
+            yield Fault("reasoning", f"{where}: `{field}` must be a string, not {kind(message[field])}")
     role = message.get("role")
     if role not in _ROLES:
         found = "has no role" if role is None else f"has the role {str(role)[:40]!r}"

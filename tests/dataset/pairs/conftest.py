@@ -111,6 +111,9 @@ class Yes:
         self.asked.append(question)
         return True
 
+    def insists(self, question: str) -> bool:
+        return self.accepts(question)
+
 
 @pytest.fixture
 def yes() -> Yes:

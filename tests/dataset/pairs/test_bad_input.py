@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen import text_lines
-from asyncgen.dataset.pairs import read_delimited
+from asyncgen import delimited, text_lines
 from asyncgen.errors import AsyncgenError, UsageError
 
 Prepare = Callable[[Path], Any]
@@ -86,10 +85,10 @@ def test_a_line_without_end_is_told_with_its_number_before_it_is_read_whole(
 def test_a_quote_that_swallows_the_file_ends_at_the_bound_on_a_cell(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_delimited, "LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(delimited, "LONGEST_LINE_BYTES", 1000)
     path = tmp_path / "a.csv"
     path.write_bytes(HEAD + b'a,"b\n' + b"c,d\n" * 1000)
-    with pytest.raises(AsyncgenError, match=r"a\.csv:2: the row cannot be read: field larger than field limit"):
+    with pytest.raises(AsyncgenError, match=r"a\.csv:2: a cell is longer"):
         prepare(path)
 
 

@@ -7,13 +7,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from asyncgen.dataset.pairs.shuffle import permutation
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.dataset.pairs.facts import count_cases, gather
 from asyncgen.dataset.pairs.prepare import PreparedPairs, prepare_pairs
-from asyncgen.dataset.pairs.table import Row
+from asyncgen.dataset.pairs.table import PairRow
+from asyncgen.dataset.pairs.write import permutation
+from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,9 @@ class Answers:
     def accepts(self, question: str) -> bool:
         self.asked.append(question)
         return not any(word in question for word in self.refused)
+
+    def insists(self, question: str) -> bool:
+        return self.accepts(question)
 
 
 def write(folder: Path, *rows: tuple[str, str], name: str = "a.jsonl") -> Path:
@@ -102,6 +106,29 @@ def test_files_that_are_there_are_not_overwritten(tmp_path: Path) -> None:
     assert names == ["a_prepared.jsonl", "a_prepared (1).jsonl", "a_prepared (2).jsonl"]
 
 
+def test_a_number_in_the_results_name_is_told(tmp_path: Path) -> None:
+    path, answers = write(tmp_path, *ROWS), Answers()
+    prepare_pairs(path, Answers())
+    prepare_pairs(path, answers)
+    assert any("a_prepared (1).jsonl" in text for text in answers.heard)
+
+
+def test_shifted_columns_are_taken_for_labels_only_where_somebody_insists(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(HEAD + "hotel 1,Stay with us, offer!\nhotel 2,Stay, too, long!\n")
+    with pytest.raises(AsyncgenError, match=r"columns of .* are shifted") as raised:
+        prepare_pairs(path, Answers("row labels"))
+    assert "line 2" in str(raised.value.cause)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_columns_of_other_names_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer\na,b c\nd,e f\n")
+    prepared = prepare_pairs(path, Answers(), columns={"prompt": "question", "completion": "answer"})
+    assert pairs(prepared) == [("a ->", " b c\n"), ("d ->", " e f\n")]
+
+
 def test_one_half_of_an_earlier_split_is_enough_to_take_another_name(tmp_path: Path) -> None:
     path = write(tmp_path, *((f"{number} ->", f" {number % 2}") for number in range(20)))
     (tmp_path / "a_prepared_valid.jsonl").touch()
@@ -161,7 +188,7 @@ letters = st.text(st.sampled_from("aBcÄöİǅ1 ->\n.#"), max_size=5)
 
 @given(st.lists(st.tuples(letters, letters), max_size=12))
 def test_facts_are_those_of_looking_at_all_rows_at_once(rows: list[Any]) -> None:
-    facts = gather(Row(label, *row) for label, row in enumerate(rows))
+    facts = gather(PairRow(label, *row) for label, row in enumerate(rows))
     filled = [(label, *row) for label, row in enumerate(rows) if row[1]]
     assert facts.rows == len(filled)
     assert list(facts.empty) == [label for label, row in enumerate(rows) if not row[1]]
