@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,9 +42,12 @@ from asyncgen.providers.choose import Where
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import Choice
 from asyncgen.run.directory import Run, open_run
+from asyncgen.terminal import one_line
 
 RUNS = Path("runs")
 _OBJECTS_TO_COLLECT = 50_000
+_REASONS_SHOWN = 3
+_REASON_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,24 +281,38 @@ async def _work(
     def spent() -> str:
         return used(journal.spend.lately, has_price=spending.price is not None)
 
-    gc.freeze()  # what start-up made is here to stay: the collector need not look through it again and again
-    # Nor look for cycles after every few rows: a request leaves none. A round makes objects for many rows at a stretch.
-    gc.set_threshold(_OBJECTS_TO_COLLECT)
-    async with (
-        interruptible(on_first) as interrupt,
-        open_completer(endpoint, concurrency=concurrency, timeout_s=limits.timeout_s) as completer,
-        shown(progress, spent),
-    ):
-        outcome = await generate_grid(
-            opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
-            stops_when_useless=not wanted.yes,
-            progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
-            budget=BudgetGate(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
-        )  # fmt: skip
+    with _collector_at_rest():
+        async with (
+            interruptible(on_first) as interrupt,
+            open_completer(endpoint, concurrency=concurrency, timeout_s=limits.timeout_s) as completer,
+            shown(progress, spent),
+        ):
+            outcome = await generate_grid(
+                opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks),
+                stops_when_useless=not wanted.yes,
+                progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
+                budget=BudgetGate(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
+            )  # fmt: skip
     if outcome.stopped is StopReason.INTERRUPTED:
         dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
         say(f"stopped{dropped}. To go on: {this_command()}")
     return outcome, _signal_code(interrupt, outcome)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Let the collector of cycles look for nothing in the block: a request leaves none.
+
+    What start-up made is here to stay, and a round makes objects for many rows at a stretch.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_TO_COLLECT)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _signal_code(interrupt: Interrupt, outcome: Outcome) -> int:
@@ -315,9 +334,20 @@ def _summarise(done: Generated, estimate: Span | None) -> None:
         f"{progress.settled:,} answers in {duration(done.elapsed_s)}{cost}; "
         f"{progress.done:,} of {progress.requests:,} rows are in {done.run / 'records.jsonl'}"
     )
+    if progress.unusable:
+        say(f"{progress.usable:,} of {progress.settled:,} answers can be used (asyncgen report {done.run})")
+        _say_reasons(progress.unusable, progress.remedies)
     if failed := progress.failed + progress.failed_before:
         say(f"{failed:,} rows failed: {done.run / 'failures.jsonl'}; --retry-failed asks for them again")
+        _say_reasons(progress.failures, progress.remedies)
     if progress.maybe_paid_twice:
         say(f"{progress.maybe_paid_twice:,} requests were sent again and may have been paid twice")
     if error is not None:
         show_error(error, as_json=False)
+
+
+def _say_reasons(reasons: Counter[str], remedies: Mapping[str, str]) -> None:
+    """The commonest ones, with what can be done."""
+    for reason, count in reasons.most_common(_REASONS_SHOWN):
+        remedy = f": {remedies[reason]}" if reason in remedies else ""
+        say(f"  {count:,} x {one_line(reason, _REASON_WIDTH)}{remedy}")

@@ -14,9 +14,12 @@ from contextlib import asynccontextmanager
 from asyncgen.cli.output import error_console, is_live, say
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.run.state import Spend
+from asyncgen.terminal import one_line
 
 _LIVE_S = 0.2
 _PLAIN_S = 30.0
+_SILENT_S = 30.0
+_CAUSE_WIDTH = 120
 
 
 @asynccontextmanager
@@ -104,8 +107,18 @@ def _troubles(progress: Progress, now_s: float) -> str:
         "refused for the rate": progress.rate_limited,
     }
     troubles = "".join(f", {count:,} {name}" for name, count in figures.items() if count)
-    paused_s = progress.paused_until - now_s
-    return f"{troubles}, waits {duration(paused_s)} as the server asks" if paused_s > 1 else troubles
+    return troubles + _wait(progress, now_s)
+
+
+def _wait(progress: Progress, now_s: float) -> str:
+    """Why nothing is sent, where that is so for more than a moment."""
+    paused_s, silent_s = progress.paused_until - now_s, now_s - progress.sent_at
+    if paused_s > 1:
+        cause = progress.pause_cause
+        return f", waits {duration(paused_s)}" + (f" ({one_line(cause, _CAUSE_WIDTH)})" if cause else "")
+    if progress.waits_for and progress.sent_at and silent_s > _SILENT_S:
+        return f", nothing sent for {duration(silent_s)} (waits for the limit of {progress.waits_for})"
+    return ""
 
 
 def used(spend: Spend, *, has_price: bool) -> str:

@@ -57,14 +57,17 @@ async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt
         else:
             interrupt.abandon.set()
 
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number in _SIGNALS:
         loop.add_signal_handler(number, receive, number)
     try:
         await asyncio.sleep(0)
         yield interrupt
     finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)  # which sets Python's default handler
+            if handler is not None:  # it was set by Python
+                signal.signal(number, handler)
 
 
 async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:

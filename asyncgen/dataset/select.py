@@ -21,7 +21,7 @@ from asyncgen.dataset.samples import COMPLETION, Sample
 from asyncgen.dataset.token_counts import TokenRatio
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.run.jsonl import read_rows
-from asyncgen.run.records import decode_record
+from asyncgen.run.records import decode_record, finish_reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,15 +121,8 @@ NEAR_DUPLICATE = "near_duplicate"
 CHECK = "check: "
 FINISH_REASON = "finish_reason: "
 
-# What providers of the OpenAI shape call an answer that ended by itself; "" where they say nothing.
-_FINISHED = frozenset({"", "stop", "eos", "eos_token", "end_turn", "stop_sequence"})
-_UNFINISHED = {
-    "length": TRUNCATED,
-    "max_tokens": TRUNCATED,
-    "content_filter": FILTERED,
-    "safety": FILTERED,
-    "refusal": REFUSED,
-}
+_FINISHED = frozenset({"", "stop", "tool_calls"})  # "" where the server says nothing
+_UNFINISHED = {"length": TRUNCATED, "content_filter": FILTERED, "refusal": REFUSED}
 
 # Models also refuse in plain words. Only the beginnings that leave no doubt are taken for it.
 _REFUSAL = re.compile(
@@ -144,8 +137,10 @@ _REFUSAL = re.compile(
 
 def unusable(record: Record) -> str | None:
     """Why the answer, for itself, is no example to learn from; None where it is one."""
-    if record.finish_reason not in _FINISHED:
-        return _UNFINISHED.get(record.finish_reason, FINISH_REASON + record.finish_reason)
+    finish = finish_reason_of(record.finish_reason)  # older records hold it as the server gave it
+    calls_are_lost = finish == "tool_calls" and not record.tool_calls  # by a release that did not keep them
+    if finish not in _FINISHED or calls_are_lost:
+        return _UNFINISHED.get(finish, FINISH_REASON + record.finish_reason)
     answer = record.completion.strip()
     if not answer:
         return EMPTY

@@ -30,11 +30,19 @@ def test_the_first_plain_line_knows_the_rate_and_what_was_spent(monkeypatch: pyt
     assert line_told.endswith("; 7 tokens in, 3 out")
 
 
-def test_a_pause_that_the_server_asked_for_is_told_with_its_end() -> None:
-    progress = Progress(requests=10, paused_until=500.0)
-    assert "waits 1 min 40 s as the server asks" in line(progress, 400.0)
-    assert "waits 1 min 40 s as the server asks" in "\n".join(block(progress, 400.0, 80))
+def test_a_pause_is_told_with_its_end_and_its_cause() -> None:
+    progress = Progress(requests=10, paused_until=500.0, pause_cause="as the server asks: too many requests")
+    assert "waits 1 min 40 s (as the server asks: too many requests)" in line(progress, 400.0)
+    assert "waits 1 min 40 s (as the server asks: too many requests)" in "\n".join(block(progress, 400.0, 80))
     assert "waits" not in line(progress, 500.0)
+
+
+def test_a_wait_for_a_limit_is_named_when_nothing_goes_for_long() -> None:
+    progress = Progress(requests=10, sent_at=100.0, waits_for="3 tokens a minute (as the server tells)")
+    assert "waits" not in line(progress, 120.0)
+    assert "nothing sent for 45 s (waits for the limit of 3 tokens a minute (as the server tells))" in line(
+        progress, 145.0
+    )
 
 
 def test_money_is_told_where_there_is_a_price() -> None:

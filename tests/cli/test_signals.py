@@ -42,6 +42,24 @@ def test_the_first_signal_asks_to_stop_and_the_second_to_let_go(number: signal.S
     assert said == ["stopping"]
 
 
+def test_the_handlers_that_were_there_come_back() -> None:
+    def own(number: int, frame: object) -> None: ...
+
+    async def command() -> list[object]:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.getsignal(number) for number in numbers]
+        async with interruptible(lambda: None):
+            pass
+        return [signal.getsignal(number) is handler for number, handler in zip(numbers, before, strict=True)]
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        assert run(command()) == [True, True, True]
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def failure(steps: int) -> BaseException:
     """What comes out of the closing of uvloop's loop: each step of it fails after the one that was interrupted."""
     error: BaseException = KeyboardInterrupt()

@@ -65,6 +65,11 @@ def _quota_error(error: AttemptError) -> QuotaError:
             f"the provider's rate limit does not clear{_status(error)}", cause=error.message or None,
             help_text=f"give the same command later, or with a lower --rpm; {_GOES_ON}",
         )  # fmt: skip
+    if error.type == "daily_limit":
+        return QuotaError(
+            f"the provider's limit of the day is used up{_status(error)}", cause=error.message or None,
+            help_text=f"wait until tomorrow, or choose another model or plan; {_GOES_ON}",
+        )  # fmt: skip
     return QuotaError(
         f"the account's credit or spending limit is used up{_status(error)}", cause=error.message or None,
         help_text=f"raise it at the provider; {_GOES_ON}",
@@ -103,4 +108,6 @@ def _remedy_for_refusal(error: AttemptError) -> str:
 def _status(error: AttemptError) -> str:
     if error.status is None:
         return ""
-    return f" (status {error.status}{f', {error.code}' if error.code else ''})"
+    code = f", {error.code}" if error.code and error.code != str(error.status) else ""
+    within = " with an error" if error.status < 300 else ""  # noqa: PLR2004 - a success, by its status
+    return f" (status {error.status}{within}{code})"

@@ -1,8 +1,8 @@
 """Limits that servers tell in `x-ratelimit-*` headers.
 
 Owns the names and the forms in use. Absent, negative and zero values mean that the server does not tell.
-Does not use the remaining and reset figures: they count for all clients of an account and say when the whole limit is
-back, not when the next request may go.
+Does not use the remaining figures, which count for all clients of an account; and the reset only to tell a limit of the
+day from one of the minute.
 
 What follows from an error that a server names: the failure matrix, as two tables.
 
@@ -43,6 +43,12 @@ _TOKENS = istr("x-ratelimit-limit-tokens")
 # Some accounts have a limit a project, or by usage, beside the account's own or in its place; the smallest one counts.
 _PROJECT_TOKENS = istr("x-ratelimit-limit-project-tokens")
 _TOKENS_BY_USAGE = istr("x-ratelimit-limit-tokens_usage_based")
+# Groq's limit of requests is one of a day. What takes longer than a minute to come back is no limit of a minute, and
+# says nothing about how many requests may go at once.
+_RESET_REQUESTS = istr("x-ratelimit-reset-requests")
+_MINUTE_S = 61.0  # a moment more, for clocks that differ
+_DURATION = re.compile(r"(\d{1,9}(\.\d{1,9})?(ms|[dhms]))+")
+_PART = re.compile(r"(?P<count>\d+(\.\d+)?)(?P<unit>ms|[dhms])")
 
 
 def read_limits(headers: Mapping[str, str]) -> RateLimits:
@@ -55,7 +61,17 @@ def read_limits(headers: Mapping[str, str]) -> RateLimits:
     if requests is tokens is None and _PROJECT_TOKENS not in headers and _TOKENS_BY_USAGE not in headers:
         return NO_LIMITS  # as of most servers
     limits = map(_positive, (tokens, headers.get(_PROJECT_TOKENS), headers.get(_TOKENS_BY_USAGE)))
-    return RateLimits(_positive(requests), min((limit for limit in limits if limit is not None), default=None))
+    a_minute = None if _reset_s(headers.get(_RESET_REQUESTS, "")) > _MINUTE_S else _positive(requests)
+    return RateLimits(a_minute, min((limit for limit in limits if limit is not None), default=None))
+
+
+def _reset_s(value: str) -> float:
+    """Seconds of a duration as Go writes it, "2m59.56s", or of a plain number; 0 for anything else."""
+    parts = _DURATION.fullmatch(value)
+    if parts is None:
+        return _positive(value) or 0.0
+    sizes = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(float(part["count"]) * sizes[part["unit"]] for part in _PART.finditer(value))
 
 
 def _positive(value: str | None) -> float | None:

@@ -80,7 +80,7 @@ def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
         there.settled += 1
         there.prompt_tokens.add(record.usage.prompt_tokens)
         there.completion_tokens.add(record.usage.completion_tokens)
-        there.answer_tokens.add(record.usage.completion_tokens / max(record.attempts, 1))
+        there.answer_tokens.add(record.usage.completion_tokens / max(record.asked, 1))
         if record.latency_s > 0:
             there.latency_s.add(record.latency_s)
     there.failed = _failed(directory, grid)

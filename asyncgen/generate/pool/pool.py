@@ -400,7 +400,7 @@ def useless_answers(progress: Progress, count: int) -> AsyncgenError:
     return AsyncgenError(
         f"none of the first {count} answers can be used",
         cause=f"{times} of them fail the check {reason}",
-        help_text="asyncgen show shows them; change [prompt] or [checks], or give the same command with --yes to go on",
+        help_text="change [prompt] or [checks]: asyncgen report tells more; --yes goes on as it is",
         code="useless",
     )
 

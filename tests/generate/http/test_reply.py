@@ -318,6 +318,15 @@ def test_limits_are_read_where_the_server_tells_them(
 
 
 @pytest.mark.parametrize(
+    ("reset", "limit"),
+    [("2m59.56s", None), ("1h0m0s", None), ("86000", None), ("6s", 14400.0), ("12ms", 14400.0), ("?", 14400.0)],
+)
+def test_a_limit_of_the_day_is_not_taken_for_one_of_the_minute(reset: str, limit: float | None) -> None:
+    headers = {"x-ratelimit-limit-requests": "14400", "x-ratelimit-reset-requests": reset}
+    assert read_limits(headers).requests_per_minute == limit
+
+
+@pytest.mark.parametrize(
     "value", [-1, 10**12, "-7", "many", "1e3", True, False, None, [], {}, float("nan"), float("inf"), "9" * 5000]
 )
 def test_token_counts_that_cannot_be_count_as_nothing(value: Any) -> None:
