@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from asyncgen.errors import AsyncgenError, AuthError, UsageError
 from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.providers.choose import Where, choose_tuner
-from asyncgen.run.whole_file import replacing
+from asyncgen.run.directory import output_file
 
 if TYPE_CHECKING:
     from asyncgen.cli.tuning import Tuned
@@ -322,6 +323,9 @@ def _figures(checkpoint: Checkpoint) -> str:
 _WIDTH, _HEIGHT = 72, 12
 
 
+_NOT_IN_NAMES = re.compile("[^A-Za-z0-9_-]")  # of ids: a server may send any
+
+
 @click.command("results")
 @job_argument
 @click.option(
@@ -345,8 +349,10 @@ def results(job: str | None, output: Path | None, png: Path | None, as_json: boo
     if output == Path("-"):
         click.echo(content.decode("utf-8", "replace"), nl=False)
         return
-    path = output or (target.run.path / "results.csv" if target.run else Path(f"{found.id}.csv"))
-    with replacing(path) as file:
+    path = output or (
+        target.run.path / "results.csv" if target.run else Path(f"{_NOT_IN_NAMES.sub('_', found.id)}.csv")
+    )
+    with output_file(path) as file:
         file.write(content)
     if png is not None:
         _draw(points, png, found.id)

@@ -30,7 +30,7 @@ from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.loss_curve import points_of_events, sparkline
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Profile
-from asyncgen.run.whole_file import replacing
+from asyncgen.run.directory import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def draw_losses(points: Sequence[Point], path: Path, title: str) -> None:
             axes.plot(*zip(*curve, strict=True), label=name, marker=marker)
     axes.set(title=title, xlabel="step", ylabel="loss", ylim=(0, None))
     axes.legend()
-    with replacing(path) as file:
+    with output_file(path) as file:
         figure.savefig(file, format="png")
 
 

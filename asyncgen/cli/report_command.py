@@ -13,8 +13,7 @@ from asyncgen.cli.report_lines import next_step, report_lines, report_object
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page
 from asyncgen.job.of_run import job_of_run
-from asyncgen.run.directory import find_run
-from asyncgen.run.whole_file import replacing
+from asyncgen.run.directory import find_run, output_file
 
 
 @click.command("report")
@@ -43,7 +42,7 @@ def report(run: Path | None, html: Path | None, as_json: bool) -> None:
 
 
 def _write_page(path: Path, made: Report) -> None:
-    with replacing(path) as file:
+    with output_file(path) as file:
         file.write(report_page(made).encode())
     result(str(path))
 

@@ -26,6 +26,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from asyncgen.backoff import full_jitter_s, is_billing_code, server_wait_s
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.network import headers_for, route_to
+from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -210,19 +211,14 @@ async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing
         openai.APIError, httpx2.TransportError: as `retrying` does.
         DiskError: `path` cannot be written.
     """
-    part = path.with_name(path.name + ".part")
 
     async def once() -> None:
         async with client.files.with_streaming_response.content(file_id) as response:
-            with _disk(part), part.open("wb") as file:
+            with replacing(path) as file:
                 async for chunk in response.iter_bytes():
                     file.write(chunk)
-                file.flush()
-                await asyncio.to_thread(os.fsync, file.fileno())
 
     await retrying(once, pacing)
-    with _disk(path):
-        part.replace(path)
 
 
 def answered_id(answer: object, what: str) -> str:

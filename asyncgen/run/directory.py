@@ -17,18 +17,18 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import DiskError, RunInUseError, UsageError
 from asyncgen.run.state import VERSION, JobState, RunState, read_state, write_state
-from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers
+from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 LOCK_NAME = ".lock"
@@ -186,6 +186,9 @@ def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskE
 
 STATE_NAME = "run.json"
 RECORDS_NAME = "records.jsonl"
+BATCHES_NAME = "batches"
+_LINE_FILES = (RECORDS_NAME, "failures.jsonl", "rejected.jsonl", "replaced.jsonl", "events.jsonl")
+FILE_NAMES = frozenset({STATE_NAME, "job.toml", ".lock", "train.jsonl", "validation.jsonl", *_LINE_FILES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,7 @@ class RunDirectory:
 
     @property
     def batches(self) -> Path:
-        return self.path / "batches"
+        return self.path / BATCHES_NAME
 
     def read_state(self) -> RunState:
         """What `run.json` says now; raises as `run_state.read_state` does."""
@@ -324,6 +327,37 @@ def newest_run(root: Path) -> RunDirectory:
 
 
 @contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that the user names, to write to; as `whole_file.replacing`, but no file of a run.
+
+    Raises:
+        UsageError: it is one, perhaps by way of a link.
+        DiskError: as `replacing`.
+    """
+    refuse_run_file(path)
+    with replacing(path) as file:
+        yield file
+
+
+def refuse_run_file(path: Path) -> None:
+    """See that an output does not take the place of what a run keeps.
+
+    Raises:
+        UsageError: it would.
+    """
+    target = Path(os.path.realpath(path))
+    in_run = (target.parent / STATE_NAME).exists() or target.parent.name == BATCHES_NAME
+    is_kept = target.name in FILE_NAMES or target.suffix in {".torn", ".bad"} or target.parent.name == BATCHES_NAME
+    run = target.parent.parent if target.parent.name == BATCHES_NAME else target.parent
+    if in_run and is_kept and (run / STATE_NAME).exists():
+        raise UsageError(
+            f"{path} is a file of the run {run}, and would be overwritten",
+            help_text="name another file",
+            code="run_file",
+        )
+
+
+@contextmanager
 def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
     """The run at `path`, locked for writing until the block ends; made when a job is named.
 
@@ -340,7 +374,7 @@ def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
     directory = RunDirectory(path)
     _claim(directory, create=job_name is not None)
     with locked(path) as lock:
-        remove_leftovers(path)
+        remove_leftovers(path, FILE_NAMES.__contains__)
         yield Run(directory, _state_of(directory, job_name), lock)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 FOUND_AGAIN = "found again"
+UNNOTED = "not noted"
 _MAX_BYTES = 256 * 1024 * 1024
 _KEY = re.compile("[0-9a-f]{32}")
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -209,7 +210,7 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
         file_id: its input at the provider; None before the upload was answered.
         batch_id: None between the intent and the answer.
         status: as the provider's API names it; "" before the first answer; `FOUND_AGAIN` where `repair` made the
-            note from the batch's files.
+            note from the batch's files, `UNNOTED` where a start did: the batch may have been sent, or not.
         answered: requests that the provider has answered so far.
         failed: requests that the provider could not answer, so far.
         collected: its answers are in `records.jsonl` and `failures.jsonl`, and its rows no longer held.

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from asyncgen.errors import DiskError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
+_LONGEST_NAME = 230  # bytes, of the 255 that file systems take
+_TEMPORARY = re.compile(r"\.(?P<of>.+)\.[0-9]+\.tmp")
 
 _NEXT_STEP = {
     errno.ENOSPC: "free some space on that disk, then give the same command again: it goes on from there",
@@ -88,8 +92,8 @@ def open_regular(path: Path, flags: int) -> int:
 def _irregular(path: Path) -> DiskError:
     return DiskError(
         f"{path} is not a regular file",
-        cause="a link, pipe, folder or device stands where a file of the run is expected",
-        help_text=f"move it away, or choose another place with --out (ls -ld {path})",
+        cause="a link, pipe, folder or device stands where a file is expected",
+        help_text=f"move it away, or choose another place (ls -ld {path})",
     )
 
 
@@ -138,11 +142,13 @@ def sync_folder(folder: Path) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to; it takes the place of `path` in one step when the block ends without an error.
 
-    Until then, and whenever the process dies, `path` holds what it held before.
+    Until then, and whenever the process dies, `path` holds what it held before. A link stays one: the file that it
+    leads to is replaced.
 
     Raises:
-        DiskError: it could not be written; what was there is unchanged.
+        DiskError: it is a pipe, a folder or a device, or could not be written; what was there is unchanged.
     """
+    path = _replaceable(path)
     temporary = temporary_for(path)
     try:
         with explained(f"{path} could not be written"):
@@ -158,18 +164,43 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+def _replaceable(path: Path) -> Path:
+    """The regular file that `path` is or leads to, or that is to be made.
+
+    Raises:
+        DiskError: something else stands there.
+    """
+    with explained(f"{path} could not be written"):
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise _irregular(path)
+        except FileNotFoundError:
+            pass  # a link that leads nowhere yet may lead to a new file
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def temporary_for(path: Path) -> Path:
     """Where the new content of `path` stands until it is whole; two processes do not share one."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = path.name
+    if len(name.encode()) > _LONGEST_NAME:  # with what is added it would be too long for a file's name
+        name = blake2b(name.encode(), digest_size=16).hexdigest()
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove temporary files of processes that were killed; only for the holder of the folder's lock.
+
+    Args:
+        folder: a real one; where a link stands nothing is removed.
+        is_ours: is this the name of a file that asyncgen writes there? Those of others are left alone.
 
     Raises:
         DiskError: the folder cannot be read, or a file in it not be removed.
     """
+    if folder.is_symlink():
+        return
     with explained(f"{folder} could not be read"):
         for leftover in folder.glob(".*.tmp"):
-            if leftover.name.split(".")[-2].isdigit():
+            name = _TEMPORARY.fullmatch(leftover.name)
+            if name and is_ours(name["of"]) and stat.S_ISREG(leftover.lstat().st_mode):
                 leftover.unlink(missing_ok=True)

@@ -118,7 +118,7 @@ def open_data_folder(root: Path, engine: EngineName, say: Callable[[str], None])
         _claim(root, engine, say)
         for part in (folder.files, folder.jobs, folder.models, folder.batches):
             part.mkdir(exist_ok=True, mode=0o700)
-            remove_leftovers(part)
+            remove_leftovers(part, lambda _name: True)  # all in there is the server's
         if stat.S_IMODE(root.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
             say(f"warning: others on this machine can read {root}, uploads and models in it; `chmod 700 {root}`")
     except OSError as error:

@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
 from asyncgen.run import state as run_state
-from asyncgen.run.directory import Run, RunDirectory, find_run, is_held, newest_run, open_run
+from asyncgen.run.directory import (
+    FILE_NAMES,
+    Run,
+    RunDirectory,
+    find_run,
+    is_held,
+    newest_run,
+    open_run,
+    output_file,
+)
 from asyncgen.run.state import RunState, read_state, write_state
 
 if TYPE_CHECKING:
@@ -334,3 +343,31 @@ def test_without_any_run_the_next_step_is_named(tmp_path: Path) -> None:
     assert "asyncgen generate" in (refused.value.help_text or "")
     with pytest.raises(UsageError, match="there is no run at"):
         find_run(tmp_path / "nowhere", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", [*sorted(FILE_NAMES), "records.jsonl.torn", "records.jsonl.bad", "batches/x.jsonl"])
+@pytest.mark.parametrize("through_link", [False, True])
+def test_no_output_takes_the_place_of_a_file_of_a_run(tmp_path: Path, name: str, *, through_link: bool) -> None:
+    with open_run(tmp_path / "run", job_name="ads"):
+        pass
+    path = tmp_path / "run" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    before = path.read_bytes()
+    if through_link:
+        (tmp_path / "out.csv").symlink_to(path)
+    with (
+        pytest.raises(UsageError, match="would be overwritten"),
+        output_file(tmp_path / "out.csv" if through_link else path) as file,
+    ):
+        file.write(b"mine")
+    assert path.read_bytes() == before
+
+
+def test_an_output_may_stand_beside_a_runs_files(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", job_name="ads"):
+        pass
+    for path in (tmp_path / "run" / "results.csv", tmp_path / "records.jsonl"):
+        with output_file(path) as file:
+            file.write(b"mine")
+        assert path.read_bytes() == b"mine"

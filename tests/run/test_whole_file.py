@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from asyncgen.errors import DiskError
 from asyncgen.run.whole_file import read_whole, remove_leftovers, replacing, temporary_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def test_the_new_content_takes_the_old_ones_place(tmp_path: Path) -> None:
@@ -65,8 +66,10 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     left, kept = temporary_for(tmp_path / "run.json"), tmp_path / ".notes.tmp"
     left.touch()
     kept.touch()
-    remove_leftovers(tmp_path)
-    assert list(tmp_path.iterdir()) == [kept]
+    mine = tmp_path / ".mine.12.tmp"
+    mine.touch()
+    remove_leftovers(tmp_path, {"run.json"}.__contains__)
+    assert sorted(tmp_path.iterdir()) == [mine, kept]
 
 
 def test_a_temporary_name_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -84,3 +87,56 @@ def test_a_small_file_that_is_not_small_is_refused(tmp_path: Path) -> None:
     assert read_whole(path, 5) == b"12345"
     with pytest.raises(DiskError, match="larger than 4 bytes"):
         read_whole(path, 4)
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    target, link = tmp_path / "far.csv", tmp_path / "near.csv"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    with replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+def test_a_link_that_leads_nowhere_yet_makes_its_file(tmp_path: Path) -> None:
+    link = tmp_path / "near.csv"
+    link.symlink_to(tmp_path / "far.csv")
+    with replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "far.csv").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_pipes_folders_and_devices_are_not_replaced(
+    tmp_path: Path, make: Callable[[Path], None], *, through_link: bool
+) -> None:
+    path = tmp_path / "there"
+    make(path)
+    kind = path.lstat().st_mode
+    if through_link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    with pytest.raises(DiskError, match="not a regular file"), replacing(path):
+        pass
+    assert (tmp_path / "there").lstat().st_mode == kind
+
+
+def test_a_name_as_long_as_a_file_may_have_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_what_others_left_stays(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    left = temporary_for(tmp_path / "real" / "run.json")
+    left.touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    remove_leftovers(tmp_path / "link", {"run.json"}.__contains__)
+    left.with_name(".run.json.7.tmp").symlink_to(left)
+    remove_leftovers(tmp_path / "real", {"run.json"}.__contains__)
+    assert [path.name for path in (tmp_path / "real").iterdir()] == [".run.json.7.tmp"]

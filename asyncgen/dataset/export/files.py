@@ -23,9 +23,9 @@ from asyncgen.dataset.near_duplicates import indexed_lines
 from asyncgen.dataset.select import is_stale
 from asyncgen.errors import UsageError
 from asyncgen.json_text import decoder
+from asyncgen.run.directory import output_file
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record, encode_line
-from asyncgen.run.whole_file import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ def export_file(path: Path, records: Iterable[Record], *, raw_csv: bool) -> Expo
             help_text="asyncgen export RUN -o answers.csv",
         )
     exported = Exported()
-    with replacing(path) as file:
+    with output_file(path) as file:
         write(file, records, exported, raw_csv)
     return exported
 

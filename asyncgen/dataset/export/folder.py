@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -26,7 +27,6 @@ from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from asyncgen.dataset.samples import Sample
     from asyncgen.dataset.split import SplitPlan
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from asyncgen.run.records import Record
 
 _CARD = "README.md"
+_SHOWN = 5
 _NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
 
 
@@ -51,6 +52,7 @@ def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, plan
         UsageError: something else stands there, or there is no sample.
         DiskError: it could not be written; what stood there is unchanged.
     """
+    path = Path(os.path.realpath(path))  # a link stays one
     _refuse_stranger(path)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
@@ -72,6 +74,13 @@ def _refuse_stranger(path: Path) -> None:
     card = path / _CARD
     if not (card.is_file() and MADE_BY in card.read_text(encoding="utf-8", errors="replace")):
         raise UsageError(f"{path} is there already, and is no export of asyncgen", help_text="name another folder")
+    ours = {_CARD, "job.toml", *_NAMES.values()}
+    others = [str(each.relative_to(path)) for each in path.rglob("*") if not each.is_dir() or each.is_symlink()]
+    if strangers := sorted(set(others) - ours):
+        raise UsageError(
+            f"{path} would be replaced, and holds files that are no part of an export: {', '.join(strangers[:_SHOWN])}",
+            help_text="move them away, or name another folder",
+        )
 
 
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:

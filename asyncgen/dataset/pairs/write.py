@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 import orjson
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.run.whole_file import replacing
+from asyncgen.run.directory import output_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +79,7 @@ def write_rows(rows: Iterable[PairRow], path: Path) -> None:
     Raises:
         DiskError: the file could not be written; then there is none.
     """
-    with replacing(path) as file:
+    with output_file(path) as file:
         file.writelines(map(encode, rows))
 
 
@@ -104,7 +104,7 @@ def write_split(rows: Iterable[PairRow], count: int, train: Path, validation: Pa
     size = training_rows(count)
     with tempfile.TemporaryFile(dir=train.parent) as spool:
         begins = _spool(rows, spool)
-        with replacing(validation) as valid_file, replacing(train) as train_file:
+        with output_file(validation) as valid_file, output_file(train) as train_file:
             _copy(spool, begins, order[:size], train_file)
             _copy(spool, begins, sorted(order[size:]), valid_file)
 

@@ -32,7 +32,7 @@ from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import Run, RunDirectory
-from asyncgen.run.state import FOUND_AGAIN, BatchState, RunState
+from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState, RunState
 from asyncgen.run.whole_file import disk_error, replacing
 from asyncgen.terminal import one_line
 
@@ -105,7 +105,7 @@ def belongs_to(batch: BatchState, provider: str, base_url: str) -> bool:
 
     A batch that only its files tell of (`run.json` was lost, and made anew) may have been made at any.
     """
-    if batch.status == FOUND_AGAIN:
+    if batch.status in {FOUND_AGAIN, UNNOTED}:
         return True
     return batch.provider == provider and (batch.base_url == base_url or provider == LOCAL)
 

@@ -6,6 +6,8 @@ Does not know how a batch is sent or collected.
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from asyncgen.generate.journal.settled import KeySet, key_number
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.jsonl import read_lines, read_rows
-from asyncgen.run.state import FOUND_AGAIN, BatchState
+from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -40,6 +42,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _decode_row = decoder(BatchRow)
+# A batch's file, or one that was being written when the process was killed.
+_OWN_FILE = re.compile(r"\.?(?P<intent>\d+-[0-9a-f]{8})\.(input|rows|output|errors)\.jsonl(\.\d+\.tmp|\.part)?")
 
 
 def rows_path(directory: RunDirectory, intent: str) -> Path:
@@ -68,7 +72,7 @@ def batches_by_files(directory: RunDirectory) -> list[BatchState]:
 
     Where they were sent to is not known any more; the provider is asked for the intent.
     """
-    found = sorted(directory.batches.glob("*.rows.jsonl"))
+    found = sorted(path for path in directory.batches.glob("*.rows.jsonl") if _OWN_FILE.fullmatch(path.name))
     return [_noted_again(path) for path in found]
 
 
@@ -120,11 +124,25 @@ def open_held_keys(run: Run) -> HeldKeys:
 
     Raises:
         BadLineError: the rows of a batch cannot be read.
-        DiskError: they are gone.
+        DiskError: they are gone, or a link stands where their folder is expected.
     """
+    _refuse_link(run.directory.batches)
+    _note_unnoted(run)
     open_batches = [batch.intent for batch in run.state.batches if not batch.collected]
     _remove_strangers(run.directory.batches, open_batches)
     return HeldKeys({intent: _keys(read_batch_rows(rows_path(run.directory, intent))) for intent in open_batches})
+
+
+def _note_unnoted(run: Run) -> None:
+    """Note batches that only their files tell of: `run.json` was put back from an earlier copy, or the process died.
+
+    They may be at work at the provider, and are not to be paid for twice.
+    """
+    noted = {batch.intent for batch in run.state.batches}
+    found = [batch for batch in batches_by_files(run.directory) if batch.intent not in noted]
+    if found:
+        again = [msgspec.structs.replace(batch, status=UNNOTED) for batch in found]
+        run.update(lambda state: msgspec.structs.replace(state, batches=[*state.batches, *again]))
 
 
 def _keys(rows: Iterable[BatchRow]) -> KeySet:
@@ -134,12 +152,22 @@ def _keys(rows: Iterable[BatchRow]) -> KeySet:
     return keys
 
 
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise DiskError(
+            f"{folder} is not a folder of the run",
+            cause="a link stands where the files of its batches are kept",
+            help_text=f"move it away (ls -ld {folder})",
+        )
+
+
 def _remove_strangers(folder: Path, open_batches: list[str]) -> None:
-    """A batch that is not noted was never sent; one that is collected is needed no longer."""
+    """Remove what collected batches left; only files of the names that batches have here."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.is_file() and path.name.split(".")[0] not in open_batches:
+        name = _OWN_FILE.fullmatch(path.name)
+        if name and name["intent"] not in open_batches and stat.S_ISREG(path.lstat().st_mode):
             path.unlink()
     with suppress(OSError):  # not empty
         folder.rmdir()

@@ -31,7 +31,7 @@ from asyncgen.generate.journal.settled import KeySet
 from asyncgen.generate.pool.budget import Budget
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.directory import RunDirectory
-from asyncgen.run.state import FOUND_AGAIN, BatchState
+from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
 from asyncgen.tokens import estimate_body
 
 
@@ -245,7 +245,7 @@ class BatchSender:
     async def _found(self, batch: BatchState) -> RemoteBatch | None:
         """The batch at the provider, should it have been created before its id was noted."""
         is_only_found = batch.status == FOUND_AGAIN
-        if batch.file_id is None and not is_only_found:
+        if batch.file_id is None and batch.status not in {FOUND_AGAIN, UNNOTED}:
             return None  # none can have been created of a file that was never there
         found = await self._api.find(batch.file_id, batch.intent, batch.created)
         if found is None and is_only_found:

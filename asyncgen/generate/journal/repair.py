@@ -28,7 +28,7 @@ from asyncgen.errors import DiskError, UsageError
 from asyncgen.generate.batch.held_keys import batches_by_files
 from asyncgen.generate.journal.settled import KeySet, checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
-from asyncgen.run.directory import RECORDS_NAME, Run, RunDirectory, locked
+from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, Run, RunDirectory, locked
 from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
 from asyncgen.run.state import JobState, MoveState, RunState, Spend, write_state
@@ -231,7 +231,7 @@ def repair_run(path: Path) -> RunRepair:
     if not is_run:
         raise UsageError(f"there is no run at {path}", help_text="name a run directory", code="not_a_run")
     with locked(path):
-        remove_leftovers(path)
+        remove_leftovers(path, FILE_NAMES.__contains__)
         state, made_anew = _sound_state(directory)
         files = tuple(_repair_file(file, judge) for file, judge in _judges(directory) if file.exists())
         if made_anew or any(file.bad for file in files):

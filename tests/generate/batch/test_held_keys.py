@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.batch.held_keys import BatchRow, rows_path
+from asyncgen.generate.batch.held_keys import BatchRow, open_held_keys, rows_path
 from asyncgen.generate.journal.journal import Journal, open_journal
-from asyncgen.generate.journal.settled import KeySet
+from asyncgen.generate.journal.settled import KeySet, number_of
 from asyncgen.run.directory import Run, RunDirectory, open_run
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.records import Record, Usage, encode_line
@@ -118,3 +118,35 @@ def test_the_rows_of_a_collected_batch_are_not_needed(folder: Path) -> None:
     rows_path(RunDirectory(folder), "two").unlink()
     with journal_in(folder) as (_, journal):
         assert len(journal.held) == 2
+
+
+def test_where_a_link_stands_for_the_folder_of_batches_nothing_behind_it_is_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "documents"
+    mine.mkdir()
+    (mine / "1-00000000.rows.jsonl").write_text("mine")
+    with open_run(tmp_path / "run", job_name="campaign") as run:
+        run.directory.batches.symlink_to(mine)
+        with pytest.raises(DiskError, match="is not a folder of the run"):
+            open_held_keys(run)
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
+
+
+def test_files_of_others_among_the_batches_survive(tmp_path: Path) -> None:
+    names = ["notes.txt", "rows.jsonl", "1-00000000.input.jsonl.bak", ".mine.12.tmp"]
+    with open_run(tmp_path / "run", job_name="campaign") as run:
+        run.directory.batches.mkdir()
+        for name in [*names, "1-0123abcd.output.jsonl", ".1-0123abcd.rows.jsonl.12.tmp"]:
+            (run.directory.batches / name).touch()
+        open_held_keys(run)
+        assert sorted(path.name for path in run.directory.batches.iterdir()) == sorted(names)
+
+
+def test_a_batch_that_run_json_does_not_know_keeps_its_rows(tmp_path: Path, key_of_row: Callable[[int], bytes]) -> None:
+    key = key_of_row(1)
+    row = BatchRow(key=key.hex(), index=1, repeat=0, variables={}, prompt="p")
+    with open_run(tmp_path / "run", job_name="campaign") as run:
+        run.directory.batches.mkdir()
+        (run.directory.batches / "7-0123abcd.rows.jsonl").write_bytes(msgspec.json.encode(row) + b"\n")
+        held = open_held_keys(run)
+        assert held.has(number_of(key))
+        assert [(each.intent, each.requests, each.created) for each in run.state.batches] == [("7-0123abcd", 1, 7)]
