@@ -17,7 +17,8 @@ import openai
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import AbsentError, OutageError, as_kind
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.providers.openai_client import api_error, passes, retrying
+from asyncgen.providers.endpoint import redacted
+from asyncgen.providers.openai_client import api_error, passes, retrying, secret_of
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class JsonCalls:
     async def get(self, path: str, kind: type[Answer], doing: str, query: Mapping[str, Any] | None = None) -> Answer:
         """GET, repeated while errors pass."""
         options: RequestOptions = {"params": dict(query or {}), "timeout": _QUICK_S}
-        return decoded(await self._got(path, doing, options), kind, doing)
+        return self.decoded(await self._got(path, doing, options), kind, doing)
 
     async def content(self, path: str, doing: str) -> bytes:
         """GET of a file, which may take its time."""
@@ -68,7 +69,17 @@ class JsonCalls:
 
     async def post(self, path: str, kind: type[Answer], doing: str, body: Mapping[str, Any] | None = None) -> Answer:
         """POST, repeated only where the server surely did nothing."""
-        return decoded(await self.post_for_content(path, doing, body or {}), kind, doing)
+        return self.decoded(await self.post_for_content(path, doing, body or {}), kind, doing)
+
+    def decoded(self, content: bytes, kind: type[Answer], doing: str) -> Answer:
+        """An answer's body as the type that it should have, without the key that it may quote."""
+        return decoded(self._without_key(content), kind, doing)
+
+    def _without_key(self, content: bytes) -> bytes:
+        secret = secret_of(self.client)
+        if secret is None or secret.reveal().encode() not in content:
+            return content
+        return redacted(content.decode("utf-8", "replace"), secret).encode()
 
     async def post_for_content(self, path: str, doing: str, body: Mapping[str, Any]) -> bytes:
         """As `post`, for an answer that is read elsewhere."""
@@ -77,7 +88,7 @@ class JsonCalls:
             return await self.client.post(path, cast_to=httpx2.Response, body=dict(body))
 
         with in_our_words(doing):
-            return (await retrying(once, self.pacing, unsafe=True)).content
+            return self._without_key((await retrying(once, self.pacing, unsafe=True)).content)
 
     async def delete(self, path: str, doing: str) -> None:
         """DELETE, repeated while errors pass."""

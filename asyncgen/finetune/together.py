@@ -18,7 +18,7 @@ import httpx2
 import msgspec
 
 from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, StoredFile, TuningJob
-from asyncgen.finetune.json_calls import JsonCalls, decoded, in_our_words, parsed, segment
+from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
 from asyncgen.finetune.openai_shape import OpenaiFiles, Page
 from asyncgen.providers.openai_client import sending
 
@@ -89,7 +89,7 @@ class TogetherFiles(OpenaiFiles):
 
         with in_our_words(f"upload {path.name}"):
             response = await sending(path, send, calls.pacing, on_progress)
-        return decoded(response.content, StoredFile, f"upload {path.name}").id
+        return calls.decoded(response.content, StoredFile, f"upload {path.name}").id
 
 
 class TogetherJobs:

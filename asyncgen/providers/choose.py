@@ -14,7 +14,6 @@ from pathlib import Path
 
 from asyncgen.errors import UsageError
 from asyncgen.nearest import nearest
-from asyncgen.provider_key import key_file_warning, key_from_file, key_from_variable, missing_key, nearly_named
 from asyncgen.providers.endpoint import (
     Address,
     Endpoint,
@@ -25,6 +24,7 @@ from asyncgen.providers.endpoint import (
     read_address,
     refuse_clear_key,
 )
+from asyncgen.providers.keys import key_file_warning, key_from_file, key_from_variable, missing_key, nearly_named
 from asyncgen.providers.profiles import LOCAL, PROFILES, Choice, Profile
 
 CUSTOM = "custom"

@@ -1,17 +1,12 @@
-"""A key that cannot be printed by accident.
+"""Where requests go: a provider's profile with an address, a key, headers and a model.
 
-Owns the wrapping of secrets, and taking them out of texts that came from outside. Does not know where they come from or
-whom they are shown to.
-
-Where requests go: a provider's profile with an address, a key, headers and a model.
-
-Owns the rules for an address: what is one, what is taken off it, and whether a key may be sent to it. Reads no
-environment, and shows no user name, password or query of an address in any message.
+Owns the rules for an address: what is one, what is taken off it, and whether a key may be sent to it; and the wrapping
+of keys, so that none is printed by accident, and none stays in a text that came from outside. Reads no environment, and
+shows no user name, password or query of an address in any message.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -20,6 +15,7 @@ from typing import Never
 from urllib.parse import SplitResult, quote, quote_plus, urlsplit
 
 from asyncgen.errors import UsageError
+from asyncgen.loopback import is_address, is_loopback_host
 from asyncgen.providers.profiles import LOCAL, Profile
 
 _REDACTED = "***"
@@ -78,6 +74,7 @@ def redacted(text: str, secret: Secret | None) -> str:
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[\w.-]+", re.UNICODE)
 _PATH = re.compile(r"[!$%&'()*+,./0-9:;=@A-Z_a-z~-]*")
+_UNSPECIFIED = frozenset({"0.0.0.0", "::"})  # noqa: S104 - nothing listens here; who connects there reaches this machine
 _BARE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*[.][\w.-]*|localhost|[\w-]+(?=:\d))(:\d+)?(/[\w./-]*)?")
 _SHOWN = 200
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -144,13 +141,7 @@ def host_and_port(address: str) -> tuple[str, int | None]:
 def is_loopback(base_url: str) -> bool:
     """Does the address name this machine? Only the literal forms do: a name that resolves to it may move."""
     host, _ = host_and_port(base_url)
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified  # who connects to 0.0.0.0 reaches this machine
+    return is_loopback_host(host) or host in _UNSPECIFIED
 
 
 def read_address(text: str, given_by: str = "--base-url") -> Address:
@@ -194,7 +185,8 @@ def _split(text: str, given_by: str) -> SplitResult:
         raise _no_address(text, given_by)
     if not host or port == 0 or any(each.isspace() or not each.isprintable() for each in text):
         raise _no_address(text, given_by)
-    if not (_is_ip(host) if ":" in host else _HOST.fullmatch(host)) or not _PATH.fullmatch(parts.path):
+    is_host = is_address(host.partition("%")[0]) if ":" in host else bool(_HOST.fullmatch(host))
+    if not is_host or not _PATH.fullmatch(parts.path):
         raise _no_address(text, given_by)
     if host.startswith((".", "-")) or ".." in host or not parts.netloc.isascii():
         raise _no_address(text, given_by)
@@ -240,12 +232,13 @@ def _looks_bare(text: str) -> bool:
     return bool(_BARE.fullmatch(text))
 
 
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
+def near_address(base_url: str) -> str | None:
+    """What may be meant by an address that answers as no API does; None where nothing is plain."""
+    if not re.search(r"/v\d", base_url):  # as nearly all addresses of APIs have it
+        return f"--base-url {base_url}/v1 may be meant"
+    if _ENDPOINTS.search(base_url):
+        return f"--base-url {_ENDPOINTS.sub('', base_url)} may be meant"
+    return None
 
 
 def header_fault(name: str, value: str) -> str | None:

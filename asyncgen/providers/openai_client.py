@@ -11,21 +11,31 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import httpx2
 import openai
+import orjson
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from asyncgen.backoff import full_jitter_s, is_billing_code, server_wait_s
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
-from asyncgen.network import headers_for, route_to
+from asyncgen.providers.endpoint import Secret, redacted
+from asyncgen.providers.network import (
+    CERTIFICATES_HELP,
+    certificate_words,
+    headers_for,
+    route_to,
+    shown_target,
+    speaks_no_tls,
+)
 from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import one_line
 
@@ -43,6 +53,7 @@ _TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
 _LONGEST_WAIT_S = 120.0
 _MESSAGE_WIDTH = 300
 _REPEATED_STATUSES = frozenset({408, 409, 429})
+_NO_KEY = "none"  # the SDK wants one; it is not sent
 _HEADERS_OF_THE_BODY = frozenset(
     {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
 )
@@ -76,7 +87,7 @@ async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
         event_hooks={"request": [with_our_headers]},
     )
     async with AsyncOpenAI(
-        api_key="in the headers",
+        api_key=endpoint.key.reveal() if endpoint.key else _NO_KEY,
         base_url=endpoint.base_url,
         max_retries=0,
         timeout=_TIMEOUT,
@@ -175,7 +186,7 @@ async def upload(
     async def send(file: BinaryIO) -> object:
         return await client.files.create(file=(filename or path.name, file), purpose=purpose)
 
-    return answered_id(await sending(path, send, pacing, on_progress), "a file")
+    return answered_id(await sending(path, send, pacing, on_progress), "a file", secret_of(client))
 
 
 async def sending(path: Path, send: Callable[[BinaryIO], Awaitable[T]], pacing: Pacing, on_progress: OnProgress) -> T:
@@ -221,8 +232,13 @@ async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing
     await retrying(once, pacing)
 
 
-def answered_id(answer: object, what: str) -> str:
+def answered_id(answer: object, what: str, secret: Secret | None = None) -> str:
     """The `id` of an object that the SDK gives; it checks nothing, and passes a proxy's HTML on as a string.
+
+    Args:
+        answer: of the SDK.
+        what: it should be, in words.
+        secret: that was sent, and may be quoted.
 
     Raises:
         AsyncgenError: there is no such id.
@@ -232,7 +248,7 @@ def answered_id(answer: object, what: str) -> str:
         return identifier
     raise AsyncgenError(
         f"the server's answer is not {what}",
-        cause=one_line(str(answer), _MESSAGE_WIDTH),
+        cause=one_line(redacted(str(answer), secret), _MESSAGE_WIDTH),
         help_text="check the address (--base-url): does this server have that API?",
         code="bad_answer",
     )
@@ -258,30 +274,51 @@ def reported(doing: str) -> Iterator[None]:
 
 def api_error(error: openai.APIError | httpx2.TransportError, doing: str) -> AsyncgenError:
     """The error of ours that stands for one of the SDK's; `code` is the API's own where it gave one."""
-    what = f"could not {doing}"
+    what, secret = f"could not {doing}", _secret_sent(error)
     if not isinstance(error, openai.APIStatusError):
-        return AsyncgenError(
-            what,
-            cause=_cause_of_silence(error),
-            help_text="check the network and the address, then run the same command again",
-            code="unreachable",
-        )
-    said = one_line(_message(error), _MESSAGE_WIDTH)
+        silence, remedy = _silence(error)
+        silence = one_line(redacted(silence, secret), _MESSAGE_WIDTH)
+        return AsyncgenError(what, cause=silence, help_text=remedy, code="unreachable")
+    said = one_line(redacted(_message(error), secret), _MESSAGE_WIDTH)
     cause = f"the server answered {error.status_code}" + (f": {said}" if said else "")
-    code = error.code or error.type or f"http_{error.status_code}"
+    code = one_line(redacted(str(error.code or error.type or f"http_{error.status_code}"), secret), _MESSAGE_WIDTH)
     kind, help_text = _remedy(error)
     return kind(what, cause=cause, help_text=help_text, code=code)
 
 
-def _cause_of_silence(error: Exception) -> str:
+def secret_of(client: AsyncOpenAI) -> Secret | None:
+    """The key that a client of `open_client` sends."""
+    return Secret(client.api_key, "the client") if client.api_key != _NO_KEY else None
+
+
+def _secret_sent(error: openai.APIError | httpx2.TransportError) -> Secret | None:
+    """The key that the request carried, which the reply may quote."""
+    with suppress(RuntimeError):  # an error without a request
+        value = error.request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return Secret(value, "the request") if value else None
+    return None
+
+
+def _silence(error: Exception) -> tuple[str, str]:
+    """Why there is no answer, and what to do."""
+    if speaks_no_tls(error):
+        return "the server speaks http, not https", "give the address with http://"
     root = error.__cause__ or error
-    return one_line(str(root), _MESSAGE_WIDTH) or type(root).__name__
+    if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
+        return f"no trusted connection: {certificate_words(error)}", CERTIFICATES_HELP
+    words = os.strerror(root.errno) if isinstance(root, OSError) and root.errno else str(root)
+    return words or type(root).__name__, "check the network, the address and a proxy; asyncgen doctor looks at them"
 
 
 def _message(error: openai.APIStatusError) -> str:
-    if isinstance(error.body, dict):
-        return str(error.body.get("message") or "")
-    return str(error.body or "")
+    if target := error.response.headers.get("Location"):
+        return f"the address sends on to {shown_target(target)}; give that one to --base-url"
+    body = error.body
+    if isinstance(body, dict):
+        said: object = body.get("message") or body.get("detail") or body.get("error") or ""
+        return said if isinstance(said, str) else orjson.dumps(said, default=str).decode()
+    text = str(body or "")
+    return "a web page" if text.lstrip()[:1] == "<" else text
 
 
 def _remedy(error: openai.APIStatusError) -> tuple[type[AsyncgenError], str | None]:
@@ -293,7 +330,9 @@ def _remedy(error: openai.APIStatusError) -> tuple[type[AsyncgenError], str | No
         case 403:
             return AuthError, "the key is valid, but may not do this: check its permissions at the provider"
         case 404:
-            return AsyncgenError, "check the id and the address: does this provider have that API?"
+            has_version = re.search(r"/v\d", str(error.request.url))
+            hint = "" if has_version else ": it should end in /v1, as nearly all do"
+            return AsyncgenError, f"check the id and the address{hint}; does this provider have that API?"
         case status if status == 429 or status >= 500:  # noqa: PLR2004 - the server's side, or too fast
             return AsyncgenError, "run the same command again in a few minutes"
         case _:

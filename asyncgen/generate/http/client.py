@@ -1,8 +1,4 @@
-"""Open files: each request in flight is one, and systems allow a process few of them until it asks for more.
-
-Owns the asking. Knows nothing of requests.
-
-Requests over HTTP: one body out, one reply in, through aiohttp.
+"""Requests over HTTP: one body out, one reply in, through aiohttp.
 
 Owns the connections, how long an answer is waited for, the cap on what a reply may unpack to, and what a broken
 connection means. Does not know retries or rates, and never follows a redirect. The key stands in the session's headers
@@ -25,15 +21,36 @@ import aiohttp
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
 from yarl import URL
 
-from asyncgen import __version__
 from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply
 from asyncgen.generate.pool.backpressure import AdaptiveTimeout
-from asyncgen.providers.endpoint import Endpoint, redacted
+from asyncgen.providers.endpoint import Endpoint, near_address, redacted
+from asyncgen.providers.network import (
+    CERTIFICATES_HELP,
+    Route,
+    certificate_words,
+    headers_for,
+    route_to,
+    shown_target,
+    speaks_no_tls,
+)
 from asyncgen.terminal import one_line
 
+MAX_REPLY_BYTES = 16 * 1024 * 1024
 _OTHERS = 128  # the run's files, the event loop's, the libraries', and connections that are being closed
+_CHUNK_BYTES = 64 * 1024
+_CONNECT_S = 10.0
+_KEEPALIVE_S = 15.0  # idle connections are closed before servers do, or a request meets one just closed
+_SWEEP_S = 1.0
+_ASLEEP_S = 2.0  # later than a busy event loop ever is
+_STARTING_S = 1.0  # between two looks at a server that is not there yet
+_OWN_SERVER_STARTS_WITHIN_S = 60.0
+_WIDTH = 300
+_OK = 200
+_PAGES = "a web page answers there: a login, a proxy or another service; asyncgen doctor looks at the address"
+# A key of the request's JSON: within a text its quotes would be escaped.
+_TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
 
 
 def allow_connections(count: int) -> None:
@@ -57,32 +74,24 @@ def allow_connections(count: int) -> None:
         )
 
 
-MAX_REPLY_BYTES = 16 * 1024 * 1024
-_CHUNK_BYTES = 64 * 1024
-_CONNECT_S = 10.0
-_KEEPALIVE_S = 15.0  # idle connections are closed before servers do, or a request meets one just closed
-_SWEEP_S = 1.0
-_ASLEEP_S = 2.0  # later than a busy event loop ever is
-_STARTING_S = 1.0  # between two looks at a server that is not there yet
-_WIDTH = 300
-_OWN_SERVER_STARTS_WITHIN_S = 60.0
-# A key of the request's JSON: within a text its quotes would be escaped.
-_TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
-
-
 class HttpCompleter:
     """A completer over an open session; made by `open_completer`.
 
     Args:
         session: its headers hold the key.
         endpoint: where requests go.
+        route: the session's way to it.
         timeout: how long an answer may take.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, timeout: AdaptiveTimeout) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, endpoint: Endpoint, route: Route, timeout: AdaptiveTimeout
+    ) -> None:
         self._session = session
+        self._base_url = endpoint.base_url
         self._url = URL(f"{endpoint.base_url}/chat/completions")
         self._key = endpoint.key
+        self._proxy = route.proxy
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._has_worked = False
@@ -157,10 +166,18 @@ class HttpCompleter:
         """What the reply alone does not tell."""
         if error.type == "redirect":
             location = redacted(response.headers.get("Location", "nowhere"), self._key)
-            target = one_line(location.partition("?")[0], _WIDTH)
-            return replace(error, message=f"the address sends on to {target}", remedy="give that one to --base-url")
-        if error.type == "not_an_api" and self._has_worked:
-            return replace(error, kind=ErrorClass.RETRY)  # a proxy's page in passing
+            return replace(
+                error,
+                message=f"the address sends on to {one_line(shown_target(location), _WIDTH)}",
+                remedy="give that one to --base-url",
+            )
+        if error.type == "not_an_api":
+            if self._has_worked:
+                return replace(error, kind=ErrorClass.RETRY)  # a proxy's page in passing
+            return replace(error, remedy=near_address(self._base_url) or _PAGES)
+        if self._is_no_endpoint(error):
+            remedy = near_address(self._base_url)
+            return replace(error, kind=ErrorClass.STOP, type="not_an_api", remedy=remedy, maybe_paid=False)
         return self._unless_starting(error)
 
     def _unless_starting(self, error: AttemptError) -> AttemptError:
@@ -170,21 +187,28 @@ class HttpCompleter:
         message = f"the server is waited for: {error.message}"
         return replace(error, kind=ErrorClass.WAIT, type="starting", message=message, retry_after_s=_STARTING_S)
 
+    def _is_no_endpoint(self, error: AttemptError) -> bool:
+        """Is it a server that answers 200 to every path, and says in the body that it has no such endpoint?"""
+        is_new = error.status == _OK and not self._has_worked and near_address(self._base_url) is not None
+        return is_new and "endpoint" in error.message.lower()
+
     def _broken(self, error: Exception, elapsed_s: float) -> AttemptError:
         """What a connection's end means; the type of the exception says how far the request had come."""
         name = type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             kind = ErrorClass.RETRY if self._has_worked else ErrorClass.STOP
-            remedy = (
-                "check this machine's clock, and whether a proxy on the way changes certificates; "
-                "SSL_CERT_FILE=... names an authority of your own"
-            )
-            text = f"no trusted connection to {self._url.host} ({name})"
-            return AttemptError(kind=kind, type="tls", message=text, remedy=remedy)
+            if speaks_no_tls(error):
+                text = f"{self._url.authority} speaks http, not https"
+                return AttemptError(kind=kind, type="tls", message=text, remedy=f"try http://{self._url.authority}")
+            text = f"no trusted connection to {self._url.host}: {certificate_words(error)}"
+            return AttemptError(kind=kind, type="tls", message=one_line(text, _WIDTH), remedy=CERTIFICATES_HELP)
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            text = f"the proxy {self._proxy} refuses the way to {self._url.authority} (status {error.status})"
+            return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            os_error = getattr(error, "os_error", None)
-            reason = getattr(os_error, "strerror", None) or name
-            text = one_line(f"no connection to {self._url.authority}: {reason}", _WIDTH)
+            reason = getattr(getattr(error, "os_error", None), "strerror", None) or name
+            target = f"the proxy {self._proxy}" if self._proxy else self._url.authority
+            text = one_line(f"no connection to {target}: {reason}", _WIDTH)
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, TimeoutError):
             text = f"no whole answer within {elapsed_s:.0f} s"
@@ -240,19 +264,12 @@ async def open_completer(
         timeout_s: seconds that an attempt may take; None to learn it from the answers.
 
     Raises:
-        UsageError: this system does not allow so many connections.
+        UsageError: this system does not allow so many connections, or a variable names a proxy or certificates that
+            cannot be used.
     """
     allow_connections(concurrency)
-    headers = {"Content-Type": "application/json", "User-Agent": f"asyncgen/{__version__}"}
-    if endpoint.key is not None:
-        headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
-    async with aiohttp.ClientSession(
-        headers=headers,
-        connector=aiohttp.TCPConnector(limit=concurrency + 1, keepalive_timeout=_KEEPALIVE_S),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    ) as session:
-        completer = HttpCompleter(session, endpoint, AdaptiveTimeout(timeout_s))
+    async with open_session(endpoint, concurrency=concurrency) as (session, route):
+        completer = HttpCompleter(session, endpoint, route, AdaptiveTimeout(timeout_s))
         sweeping = asyncio.create_task(completer.sweep())
         try:
             yield completer
@@ -260,3 +277,24 @@ async def open_completer(
             sweeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sweeping
+
+
+@asynccontextmanager
+async def open_session(endpoint: Endpoint, *, concurrency: int) -> AsyncIterator[tuple[aiohttp.ClientSession, Route]]:
+    """A session whose requests carry the endpoint's headers and go its way, which it gives too.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
+    """
+    route = route_to(endpoint)
+    async with aiohttp.ClientSession(
+        headers={"Content-Type": "application/json", **headers_for(endpoint)},
+        connector=aiohttp.TCPConnector(
+            limit=concurrency + 1, keepalive_timeout=_KEEPALIVE_S, ssl=route.certificates or True
+        ),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        proxy=route.proxy.url if route.proxy else None,
+        trust_env=False,
+    ) as session:
+        yield session, route

@@ -6,15 +6,14 @@ never shows more of a key than its last characters.
 
 from __future__ import annotations
 
-import re
-
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.generate.http.completer import AttemptError, ErrorClass, StopReason
-from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.endpoint import Endpoint, near_address
 
 _DOCTOR = "asyncgen doctor   (looks at key, address and model)"
+_ADDRESSES = "--base-url takes the address up to the endpoint, mostly https://HOST/v1"
+_OF_THE_PROMPT = ("prompt", "messages", "input")
 _GOES_ON = "the same command goes on where it stopped"
-_VERSION = re.compile(r"/v\d")  # as nearly all addresses of APIs have it
 
 
 def disk_error(disk: DiskError, unsaved: int) -> DiskError:
@@ -79,11 +78,13 @@ def _quota_error(error: AttemptError) -> QuotaError:
 def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
     provider = endpoint.profile.name if endpoint else "the provider"
     cause, status = error.message or None, _status(error)
+    if error.type == "not_found" and endpoint and not _is_about_the_model(error, endpoint):
+        remedy = f"{near_address(endpoint.base_url) or _ADDRESSES}; {_DOCTOR}"
+        what = f"{endpoint.base_url} is not the address of an API{status}"
+        return AuthError(what, cause=cause, help_text=remedy, code="address")
     if error.type == "not_found":
         what = f"model {endpoint.model} at {endpoint.base_url}" if endpoint else "such model or address"
         remedy = f"name another one with --model; {_DOCTOR}"
-        if endpoint and not _VERSION.search(endpoint.base_url):
-            remedy = f"--base-url {endpoint.base_url}/v1 may be meant; or {remedy}"
         return AuthError(f"{provider} has no {what}{status}", cause=cause, help_text=remedy, code="model")
     which = _which_key(endpoint)
     if error.type == "permission":
@@ -93,6 +94,12 @@ def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
     return AuthError(f"{provider} does not take {which}{status}", cause=cause, help_text=f"{remedy}; {_DOCTOR}")
 
 
+def _is_about_the_model(error: AttemptError, endpoint: Endpoint) -> bool:
+    """Servers answer 404 for a model that they do not have, and for a path that they do not have."""
+    said = f"{error.code} {error.message}".lower()
+    return endpoint.model.lower() in said or "model" in said or "deployment" in said
+
+
 def _which_key(endpoint: Endpoint | None) -> str:
     if endpoint is None:
         return "the key"
@@ -100,7 +107,9 @@ def _which_key(endpoint: Endpoint | None) -> str:
 
 
 def _remedy_for_refusal(error: AttemptError) -> str:
-    if error.param:
+    if error.param == "model":
+        return f"name another model with --model; {_DOCTOR}"
+    if error.param and not error.param.startswith(_OF_THE_PROMPT):
         return f"look at {error.param} under [generate.parameters] in the job file"
     return "look at [prompt] and [generate.parameters] in the job file; asyncgen plan shows what is sent"
 

@@ -300,7 +300,7 @@ def test_no_trusted_connection_stops_the_run_at_first_contact() -> None:
     error = asyncio.run(asyncio.wait_for(scenario(), timeout=30))
     assert isinstance(error, AttemptError)
     assert (error.kind, error.type, error.maybe_paid) == (ErrorClass.STOP, "tls", False)
-    assert "clock" in (error.remedy or "")
+    assert "try http://127.0.0.1:" in (error.remedy or "")
 
 
 def test_a_connection_that_breaks_after_the_request_may_have_been_paid() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +19,13 @@ from asyncgen import __version__
 from asyncgen.errors import UsageError
 from asyncgen.providers.endpoint import Endpoint, host_and_port, is_loopback
 
+CERTIFICATES_HELP = (
+    "check this machine's clock, and whether a proxy on the way changes certificates; SSL_CERT_FILE=... names an "
+    "authority of your own"
+)
 _SCHEMES = ("http", "https")
+# Reasons of OpenSSL for bytes that are no TLS.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +144,33 @@ def headers_for(endpoint: Endpoint) -> dict[str, str]:
     if endpoint.key is not None:
         headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
     return {**headers, **endpoint.headers}
+
+
+def speaks_no_tls(error: BaseException) -> bool:
+    """Did the server answer a TLS handshake in another language: https to a port of http?"""
+    return any(getattr(each, "reason", None) in _NO_TLS for each in _causes(error))
+
+
+def certificate_words(error: BaseException) -> str:
+    """Why a server's certificate is not trusted, in the words of TLS."""
+    for each in _causes(error):
+        if words := getattr(each, "verify_message", None):
+            return str(words)
+    return "the TLS handshake failed"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those it was made of."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__, getattr(each, "os_error", None), *each.args]
+
+
+def shown_target(location: str) -> str:
+    """Where a redirect leads, without a query or a user that it may carry."""
+    return re.sub(r"//[^/]*@", "//", location).partition("?")[0].partition("#")[0]

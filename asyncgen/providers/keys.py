@@ -117,5 +117,6 @@ def nearly_named(profile: Profile, environment: Mapping[str, str]) -> str | None
     known = {each.key_variable for each in PROFILES.values()}
     others = [name for name, value in environment.items() if value.strip() and name not in known]
     telling = [name for name in others if re.search(r"KEY|TOKEN|SECRET", name.upper())]
-    found = get_close_matches(profile.key_variable or "", telling, 1, 0.8)
-    return found[0] if found else None
+    by_capitals = {name.upper(): name for name in telling}
+    found = get_close_matches(profile.key_variable or "", by_capitals, 1, 0.8)
+    return by_capitals[found[0]] if found else None

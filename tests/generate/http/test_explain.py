@@ -1,0 +1,45 @@
+"""asyncgen.generate.http.explain: what is said of addresses and keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from asyncgen.errors import AsyncgenError
+from asyncgen.generate.http.completer import AttemptError, ErrorClass, StopReason
+from asyncgen.generate.http.explain import provider_error
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.profiles import PROFILES
+
+
+def explained(message: str, *, base_url: str = "http://127.0.0.1:1/v1", code: str | None = None) -> AsyncgenError:
+    error = AttemptError(kind=ErrorClass.STOP, type="not_found", status=404, message=message, code=code)
+    endpoint = Endpoint(PROFILES["custom"], base_url, None, "my-alias", "test")
+    return provider_error(error, StopReason.AUTH, endpoint)
+
+
+@pytest.mark.parametrize("message", ["a web page", "Not Found", "Invalid URL (POST /llm/chat/completions)", ""])
+def test_a_path_that_a_server_does_not_have_is_not_blamed_on_the_model(message: str) -> None:
+    error = explained(message)
+    assert (error.code, error.exit_code) == ("address", 4)
+    assert "my-alias" not in error.what
+    assert "--base-url http://127.0.0.1:1/llm/v1 may be meant" in str(
+        explained(message, base_url="http://127.0.0.1:1/llm").help_text
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [("The model `my-alias` does not exist.", "404"), ("no such", "model_not_found"), ("", "DeploymentNotFound")],
+)
+def test_a_model_that_a_server_does_not_have_is_named(message: str, code: str) -> None:
+    error = explained(message, code=code)
+    assert error.code == "model"
+    assert "my-alias" in error.what
+    assert "404, 404" not in error.what
+
+
+def test_a_refused_prompt_is_looked_for_in_the_prompt() -> None:
+    error = AttemptError(kind=ErrorClass.ROW, type="content_filter", status=400, message="x", param="prompt")
+    assert "[prompt]" in str(provider_error(error, None).help_text)
+    error = AttemptError(kind=ErrorClass.ROW, type="bad_request", status=400, message="x", param="top_p")
+    assert "top_p under [generate.parameters]" in str(provider_error(error, None).help_text)
