@@ -19,7 +19,7 @@ from asyncgen.cli.options import output_options
 from asyncgen.cli.output import is_quiet, json_result, result, say
 from asyncgen.cli.signals import Interrupt, interruptible
 from asyncgen.errors import UsageError
-from asyncgen.provider_key import key_file_warning, key_from_file
+from asyncgen.providers.keys import key_file_warning, key_from_file
 
 if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Secret
