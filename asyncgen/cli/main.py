@@ -34,6 +34,7 @@ _COMMANDS = {
     "finetune": ("finetune_command:finetune", "Create, follow, list and cancel fine-tuning jobs."),
     "complete": ("complete_command:complete", "Ask a model, as the dataset taught it."),
     "serve": ("serve_command:serve", "Run the local server: a small model that answers and learns."),
+    "view": ("view_command:view", "Look at a run in the browser; also while it runs."),
     "repair": ("repair_command:repair", "Set damaged lines of a run aside."),
     "providers": ("providers_command:providers", "List the providers, their keys, and what they can do."),
     "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),

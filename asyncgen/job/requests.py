@@ -174,6 +174,14 @@ class RequestGrid:
             return None
         return _key(self._body_of(values, repeat), repeat)
 
+    def request_of(self, variables: Mapping[str, str], repeat: int) -> Request | None:
+        """A combination's request as it is sent, its place not looked up (0); None when the grid does not hold it."""
+        key = self.key_of(variables, repeat)
+        if key is None:
+            return None
+        values = tuple(variables[name] for name in self.names)
+        return Request(0, repeat, values, key, self._body_of(values, repeat))
+
     def _body_of(self, values: Values, repeat: int) -> bytes:
         return self._bodies[self._turn(values, repeat)](tuple(map(self._escape, values)))
 

@@ -1,0 +1,202 @@
+"""An evaluation's answers side by side, and which of them a person liked better.
+
+Owns what of `evaluations/NAME/` in a run's directory a page is given: `evaluation.json` with the contestants, and for
+each of them `NAME.jsonl` with its answers. Rows of different contestants belong together when key, or prompt and
+repeat, are the same. Votes are appended to `votes.jsonl` there. A blind page is not told who wrote what before it has
+voted.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from asyncgen.errors import UsageError
+from asyncgen.jsonl import LineFile, read_rows
+from asyncgen.whole_file import read_whole
+
+FOLDER = "evaluations"
+SUMMARY = "evaluation.json"
+VOTES = "votes.jsonl"
+TIE = "tie"
+_MAX_BYTES = 64 * 1024 * 1024
+
+
+class EvaluatedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one contestant answered to one prompt."""
+
+    prompt: str
+    completion: str = ""
+    key: str = ""
+    repeat: int = 0
+    variables: dict[str, str] = {}
+    model: str = ""
+    passed: bool | None = None
+    check_failures: list[str] = []
+
+
+class Vote(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's choice: the contestant whose answer to the row is better, or `TIE`."""
+
+    row: str
+    winner: str
+    created: int
+    blind: bool = False
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """The answers of an evaluation.
+
+    Attributes:
+        summary: `evaluation.json` as it stands; empty where there is none yet.
+        contestants: their names, in the order of the summary.
+        rows: row to contestant to answer.
+        votes: row to the newest vote.
+    """
+
+    name: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    contestants: list[str] = field(default_factory=list)
+    rows: dict[str, dict[str, EvaluatedAnswer]] = field(default_factory=dict)
+    votes: dict[str, Vote] = field(default_factory=dict)
+
+
+_decode_answer = msgspec.json.Decoder(EvaluatedAnswer).decode
+_decode_vote = msgspec.json.Decoder(Vote).decode
+_decode_summary = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def evaluation_names(run: Path) -> list[str]:
+    """The evaluations of the run at `run`, the newest first."""
+    folders = [path for path in (run / FOLDER).glob("*") if path.is_dir()]
+    return [path.name for path in sorted(folders, key=lambda path: (-path.stat().st_mtime_ns, path.name))]
+
+
+def read_evaluation(run: Path, name: str) -> Evaluation:
+    """An evaluation whole.
+
+    Raises:
+        UsageError: the run has none of that name.
+        BadLineError: a line is no answer.
+        DiskError: a file cannot be read.
+    """
+    if name not in evaluation_names(run):
+        raise UsageError(f"{run} has no evaluation {name!r}", help_text=f"asyncgen evaluate {run}   (makes one)")
+    folder = run / FOLDER / name
+    found = Evaluation(name, _summary(folder / SUMMARY))
+    named = [str(each.get("name", "")) for each in found.summary.get("contestants", []) if isinstance(each, dict)]
+    files = {path.stem: path for path in sorted(folder.glob("*.jsonl")) if path.name != VOTES}
+    found.contestants = [name for name in named if name in files] + [name for name in files if name not in named]
+    for contestant in found.contestants:
+        for _, answer in read_rows(files[contestant], _decode_answer):
+            found.rows.setdefault(_row_of(answer), {})[contestant] = answer
+    for _, vote in read_rows(folder / VOTES, _decode_vote):
+        found.votes[vote.row] = vote
+    return found
+
+
+def add_vote(run: Path, name: str, vote: Vote) -> None:
+    """Append a vote; raises as `read_evaluation` does, and DiskError when it cannot be written."""
+    if name not in evaluation_names(run):
+        raise UsageError(f"{run} has no evaluation {name!r}")
+    with closing(LineFile(run / FOLDER / name / VOTES)) as file:
+        file.append(_encode(vote) + b"\n")
+        file.sync()
+
+
+def shown(evaluation: Evaluation, *, blind: bool) -> dict[str, Any]:
+    """An evaluation as a page is given it.
+
+    Args:
+        evaluation: read whole.
+        blind: answers of rows without a vote come shuffled, and under letters.
+    """
+    return {
+        "name": evaluation.name,
+        "contestants": evaluation.contestants,
+        "summary": evaluation.summary,
+        "votes": _tally(evaluation),
+        "rows": [_row(evaluation, row, answers, blind=blind) for row, answers in evaluation.rows.items()],
+    }
+
+
+def winner_of(evaluation: Evaluation, row: str, choice: str, *, blind: bool) -> str:
+    """The contestant that a choice on a page means.
+
+    Args:
+        evaluation: read whole.
+        row: one of its rows.
+        choice: a contestant's name, a letter where the page is blind, or `TIE`.
+        blind: the page showed letters.
+
+    Raises:
+        UsageError: there is no such row or answer.
+    """
+    answers = evaluation.rows.get(row)
+    if answers is None:
+        raise UsageError(f"the evaluation has no row {row!r}")
+    if choice == TIE:
+        return TIE
+    names = dict(zip(_LETTERS, _shuffled(row, answers), strict=False)) if blind else {name: name for name in answers}
+    if choice not in names:
+        raise UsageError(f"the row has no answer {choice!r}")
+    return names[choice]
+
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _row(evaluation: Evaluation, row: str, answers: dict[str, EvaluatedAnswer], *, blind: bool) -> dict[str, Any]:
+    first = next(iter(answers.values()))
+    vote = evaluation.votes.get(row)
+    hidden = blind and vote is None
+    order = _shuffled(row, answers) if blind else [name for name in evaluation.contestants if name in answers]
+    return {
+        "row": row,
+        "prompt": first.prompt,
+        "variables": first.variables,
+        "differs": len({answer.completion for answer in answers.values()}) > 1,
+        "vote": None if vote is None else vote.winner,
+        "answers": [
+            {
+                "letter": _LETTERS[number % len(_LETTERS)],
+                "name": None if hidden else name,
+                "completion": answers[name].completion,
+                "passed": answers[name].passed,
+                "check_failures": answers[name].check_failures,
+            }
+            for number, name in enumerate(order)
+        ],
+    }
+
+
+def _tally(evaluation: Evaluation) -> dict[str, int]:
+    counts = dict.fromkeys([*evaluation.contestants, TIE], 0)
+    for row, vote in evaluation.votes.items():
+        if row in evaluation.rows and vote.winner in counts:
+            counts[vote.winner] += 1
+    return counts
+
+
+def _shuffled(row: str, answers: dict[str, EvaluatedAnswer]) -> list[str]:
+    """Contestants in an order that the row decides, so that it is the same each time and says nothing."""
+    return sorted(answers, key=lambda name: blake2b(f"{row}\0{name}".encode(), digest_size=8).digest())
+
+
+def _row_of(answer: EvaluatedAnswer) -> str:
+    text = f"{answer.key}\0" if answer.key else f"{answer.prompt}\0{answer.repeat}\0"
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        return _decode_summary(read_whole(path, _MAX_BYTES))
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}

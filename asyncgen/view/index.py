@@ -1,0 +1,317 @@
+"""The rows of a run, as its files tell: where each line begins, and what it can be found by.
+
+Owns the columns, about 250 bytes a row, and reads on where it stopped, so that a run that grows is never read again;
+a file that was replaced is read anew. Answers themselves stay on the disk and are fetched by their place. Needs no lock
+of the run: a line that is being written is left for the next time.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+
+from asyncgen.dataset.select import unusable
+from asyncgen.records import Failure, Record, decode_failure, decode_record
+from asyncgen.reviews import answer_digest
+from asyncgen.run_directory import RunDirectory
+from asyncgen.view.facet import Facet, Marks, bits_of, set_bit
+from asyncgen.whole_file import explained, open_regular
+
+_BLOCK_BYTES = 1 << 20
+_KEY_BYTES = 16
+_LARGEST = 2**63
+Row = TypeVar("Row")
+LATENCY_EDGES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+@dataclass(slots=True)
+class _Source:
+    """One of the two files, and how far it was read."""
+
+    path: Path
+    offset: int = 0
+    line: int = 0
+    identity: tuple[int, int] = (0, 0)
+
+
+class RowIndex:
+    """The rows of a run: records and failures, in the order in which they were found.
+
+    Args:
+        directory: of the run.
+
+    Attributes:
+        facets: name to property; those of the variables are named `axis.NAME`.
+        checks: names of checks to the rows that do not pass them.
+        version: grows with every change.
+        generation: grows when a file was replaced, and all places with it.
+        bad_lines: (file, line number, what is wrong) of lines that are no rows; the first hundred.
+        is_behind: there is more to read.
+        latency: how many answers took so long, by `LATENCY_EDGES_S`, the last one for longer.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._records = _Source(directory.records)
+        self._failures = _Source(directory.failures)
+        self.version = 0
+        self.generation = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._records = _Source(self._records.path)
+        self._failures = _Source(self._failures.path)
+        self.facets: dict[str, Facet] = {}
+        self.checks = Marks()
+        self.offsets = array("Q")  # twice the offset, and 1 more for a failure
+        self.keys = bytearray()
+        self.digests: list[bytes] = []
+        self.indexes = array("Q")
+        self.lengths = array("I")
+        self.latencies = array("f")
+        self.created = array("Q")
+        self.prompts = array("q")
+        self.combinations = array("q")
+        self.latency = [0] * (len(LATENCY_EDGES_S) + 1)
+        self.bad_lines: list[tuple[str, int, str]] = []
+        self.is_behind = True
+        self._is_failure = bytearray()
+        self._is_unusable = bytearray()
+        self._is_superseded = bytearray()
+        self._failed_at: dict[bytes, int] = {}
+        self._places: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def bytes_read(self) -> int:
+        """Of both files; with the version it tells how far a page is."""
+        return self._records.offset + self._failures.offset
+
+    def read_on(self, most_bytes: int = 64 * _BLOCK_BYTES) -> bool:
+        """Read what was added, at most so much of each file; True when something was.
+
+        Raises:
+            DiskError: a file cannot be read.
+        """
+        if any(_is_another(source) for source in (self._records, self._failures)):
+            self._forget()
+            self.version += 1
+            self.generation += 1
+        before = len(self), len(self.bad_lines)
+        behind = [
+            self._read(self._records, decode_record, self._add_record, most_bytes),
+            self._read(self._failures, decode_failure, self._add_failure, most_bytes),
+        ]
+        self.is_behind = any(behind)
+        changed = (len(self), len(self.bad_lines)) != before
+        self.version += changed
+        return changed
+
+    def _read(
+        self, source: _Source, decode: Callable[[bytes], Row], add: Callable[[int, Row], None], most_bytes: int
+    ) -> bool:
+        """Read whole lines; True when more are there."""
+        end = source.offset + most_bytes
+        for offset, line in _lines(source, most_bytes):
+            source.line += 1
+            source.offset = offset + len(line)
+            if line.isspace():
+                continue
+            try:
+                add(offset, decode(line.removeprefix(codecs.BOM_UTF8) if not offset else line))
+            except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+                if len(self.bad_lines) < 100:  # noqa: PLR2004 - enough to show
+                    self.bad_lines.append((source.path.name, source.line, str(error)))
+        return source.offset >= end
+
+    def _add_record(self, offset: int, record: Record) -> None:
+        place = self._add_row(offset * 2, record)
+        key = bytes.fromhex(record.key)
+        self.digests.append(bytes.fromhex(answer_digest(record.completion)))
+        self.lengths.append(len(record.completion))
+        self.latencies.append(record.latency_s)
+        self.prompts.append(hash(record.prompt))
+        self._facet("finish_reason").add(place, record.finish_reason or "(none)")
+        self._facet("model").add(place, record.model or "(none)")
+        for name in record.check_failures:
+            self.checks.add(place, name)
+        if reason := unusable(record):
+            self.checks.add(place, reason)
+        if record.check_failures or reason:
+            set_bit(self._is_unusable, place)
+        self.latency[next((n for n, edge in enumerate(LATENCY_EDGES_S) if record.latency_s < edge), -1)] += 1
+        if (failed := self._failed_at.pop(key, None)) is not None:
+            set_bit(self._is_superseded, failed)
+
+    def _add_failure(self, offset: int, failure: Failure) -> None:
+        key = bytes.fromhex(failure.key)
+        is_settled = key in self._places and key not in self._failed_at
+        earlier = self._failed_at.get(key)
+        place = self._add_row(offset * 2 + 1, failure)
+        self.digests.append(b"")
+        self.lengths.append(0)
+        self.latencies.append(0.0)
+        self.prompts.append(0)
+        set_bit(self._is_failure, place)
+        self._facet("error").add(place, failure.error.type)
+        if is_settled:
+            set_bit(self._is_superseded, place)
+            return
+        if earlier is not None:
+            set_bit(self._is_superseded, earlier)
+        self._failed_at[key] = place
+
+    def _add_row(self, offset: int, row: Record | Failure) -> int:
+        place = len(self.offsets)
+        key = bytes.fromhex(row.key)
+        if len(key) != _KEY_BYTES:
+            raise ValueError(f"its key {row.key[:40]!r} is not 32 hexadecimal digits")
+        self.offsets.append(offset)
+        self.keys += key
+        self._places[key] = place
+        self.indexes.append(min(max(row.index, 0), _LARGEST))
+        self.created.append(min(max(row.created, 0), _LARGEST))
+        self.combinations.append(hash(tuple(row.variables.items())))
+        for name, value in row.variables.items():
+            self._facet(f"axis.{name}").add(place, value)
+        self._facet("repeat").add(place, str(row.repeat))
+        return place
+
+    def _facet(self, name: str) -> Facet:
+        found = self.facets.get(name)
+        if found is None:
+            found = self.facets[name] = Facet()
+        return found
+
+    @property
+    def failures(self) -> int:
+        """The rows that were given up on and not settled later, as a set."""
+        return int.from_bytes(self._is_failure, "little") & ~self.superseded
+
+    @property
+    def superseded(self) -> int:
+        """Lines of failures that tell nothing any more, as a set."""
+        return int.from_bytes(self._is_superseded, "little")
+
+    @property
+    def unusable(self) -> int:
+        """The records that no sample is made of: checks, refusals, answers cut short, as a set."""
+        return int.from_bytes(self._is_unusable, "little")
+
+    def key(self, place: int) -> str:
+        """The key of the row at a place, as hexadecimal digits."""
+        return self.keys[place * _KEY_BYTES : (place + 1) * _KEY_BYTES].hex()
+
+    def digest(self, place: int) -> str:
+        """What names the answer of the row; "" for a failure."""
+        return self.digests[place].hex()
+
+    def place_of(self, key: str) -> int | None:
+        """Where the row with this key is, the newest one where there are several; None where it is not."""
+        try:
+            return self._places.get(bytes.fromhex(key))
+        except ValueError:
+            return None
+
+    def judged(self, answers: dict[str, str]) -> int:
+        """The rows whose answers are named, as a set.
+
+        Args:
+            answers: key to the digest of the answer.
+        """
+        if not answers:
+            return 0
+        found = (place for place in range(len(self)) if answers.get(self.key(place), "-") == self.digest(place))
+        return bits_of(found)
+
+    def differing(self) -> int:
+        """The records of combinations whose repeats do not all say the same, as a set."""
+        first: dict[int, bytes] = {}
+        differ = set()
+        for combination, digest in zip(self.combinations, self.digests, strict=True):
+            if digest and first.setdefault(combination, digest) != digest:
+                differ.add(combination)
+        pairs = enumerate(zip(self.combinations, self.digests, strict=True))
+        return bits_of(place for place, (combination, digest) in pairs if digest and combination in differ)
+
+    def lines(self, places: list[int]) -> Iterator[bytes]:
+        """The lines of rows, in the order given.
+
+        Raises:
+            DiskError: a file cannot be read.
+        """
+        with _RowFiles(self._records.path, self._failures.path) as files:
+            for place in places:
+                offset = self.offsets[place]
+                yield files.line(offset >> 1, is_failure=bool(offset & 1))
+
+    def row(self, place: int) -> Record | Failure:
+        """The row at a place; raises as `lines` does."""
+        return self.decoded(place, next(self.lines([place])))
+
+    def decoded(self, place: int, line: bytes) -> Record | Failure:
+        """A line of `lines` as what it is."""
+        return decode_failure(line) if self.offsets[place] & 1 else decode_record(line)
+
+
+class _RowFiles:
+    """Both files of rows, opened when they are first read from."""
+
+    def __init__(self, records: Path, failures: Path) -> None:
+        self._paths = (records, failures)
+        self._open: dict[bool, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+    def line(self, offset: int, *, is_failure: bool) -> bytes:
+        path = self._paths[is_failure]
+        with explained(f"{path} could not be read"):
+            if is_failure not in self._open:
+                self._open[is_failure] = open_regular(path, os.O_RDONLY)
+            size = 8192
+            while True:
+                piece = os.pread(self._open[is_failure], size, offset)
+                end = piece.find(b"\n") + 1
+                if end or len(piece) < size:
+                    return (piece[:end] if end else piece).removeprefix(codecs.BOM_UTF8)
+                size *= 4
+
+
+def _is_another(source: _Source) -> bool:
+    """Was the file replaced or shortened since it was read?"""
+    try:
+        found = source.path.stat()
+    except OSError:
+        return source.offset > 0
+    return source.offset > 0 and ((found.st_dev, found.st_ino) != source.identity or found.st_size < source.offset)
+
+
+def _lines(source: _Source, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Whole lines from where the file was left, each with its offset, until about so many bytes are read."""
+    try:
+        descriptor = open_regular(source.path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    with explained(f"{source.path} could not be read"), os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        source.identity = (found.st_dev, found.st_ino)
+        file.seek(source.offset)
+        offset, end = source.offset, source.offset + most_bytes
+        for line in file:
+            if not line.endswith(b"\n") or offset >= end:
+                return
+            yield offset, line
+            offset += len(line)

@@ -1,0 +1,178 @@
+"""A run in numbers: counts, spend, time, and the map of its grid.
+
+Owns what is computed from an index and `run.json` for the first page. Reads nothing itself but through a `RunView`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from asyncgen.errors import AsyncgenError
+from asyncgen.view.facet import places_in
+from asyncgen.view.index import LATENCY_EDGES_S, RowIndex
+from asyncgen.view.runs import RunView
+
+_MOST_VALUES = 70
+_BUCKETS = 90
+_BREAK_S = 600
+OTHERS = "(others)"
+
+
+def counters(view: RunView) -> dict[str, Any]:
+    """What changes while a run goes on; small enough to be sent each second."""
+    state, live, index = view.state, view.live, view.index
+    counts = {status: rows.bit_count() for status, rows in view.searcher.statuses().items()}
+    settled = counts["done"] + counts["rejected"] + counts["failed"] + state.job.twins
+    return {
+        "version": index.version,
+        "offset": index.bytes_read,
+        "rows": sum(counts.values()),
+        "reading": index.is_behind,
+        "counts": counts,
+        "requests": state.job.requests,
+        "left": max(state.job.requests - settled, 0),
+        "twins": state.job.twins,
+        "spend": _spend(view, counts["done"] + counts["rejected"] + counts["stale"]),
+        "live": msgspec.to_builtins(live) if live else None,
+        "reviews": [len(view.searcher.reviews.undoable), len(view.searcher.reviews.seen)],
+        "training": [_size(view.directory.events), [job.status for job in state.finetuning]],
+        "bad_lines": [list(line) for line in index.bad_lines[:20]],
+    }
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _spend(view: RunView, records: int) -> dict[str, Any]:
+    spend, requests = view.state.spend, view.state.job.requests
+    is_known = not spend.unpriced
+    each = spend.cost_usd / records if records and is_known else None
+    return {
+        "cost_usd": None if spend.unpriced and not spend.cost_usd else spend.cost_usd,
+        "unpriced": spend.unpriced,
+        "projected_usd": None if each is None else max(each * requests, spend.cost_usd),
+        "max_usd": _max_cost(view),
+        "prompt_tokens": spend.usage.prompt_tokens,
+        "cached_tokens": spend.usage.cached_tokens,
+        "completion_tokens": spend.usage.completion_tokens,
+        "reasoning_tokens": spend.usage.reasoning_tokens,
+    }
+
+
+def _max_cost(view: RunView) -> float | None:
+    job = view.job
+    return None if isinstance(job, AsyncgenError) else job.job.limits.max_cost
+
+
+def overview(view: RunView) -> dict[str, Any]:
+    """What the first page shows besides the counters and the map."""
+    state, index, job = view.state, view.index, view.job
+    return {
+        "run": str(view.directory.path),
+        "name": view.name,
+        "job": state.job.name,
+        "model": state.job.model,
+        "provider": state.job.generation_provider,
+        "axes": axes(view),
+        "latency": {"edges_s": list(LATENCY_EDGES_S), "counts": index.latency},
+        "timeline": timeline(index),
+        "dataset": None if state.dataset is None else msgspec.to_builtins(state.dataset),
+        "job_problem": _problem(job) if isinstance(job, AsyncgenError) else None,
+    }
+
+
+def _problem(error: AsyncgenError) -> dict[str, Any]:
+    return {"what": error.what, "cause": error.cause, "help": error.help_text}
+
+
+def axes(view: RunView) -> list[dict[str, Any]]:
+    """The variables with their values: those of the job first, then what only records have."""
+    totals = view.totals
+    known = dict(totals.values) if totals else {}
+    found = {name.removeprefix("axis."): facet for name, facet in view.index.facets.items() if name.startswith("axis.")}
+    values = {
+        name: list(dict.fromkeys([*known.get(name, []), *(found[name].values if name in found else [])]))
+        for name in dict.fromkeys([*known, *found])
+    }
+    return [{"name": name, "size": len(each), "values": each[: 2 * _MOST_VALUES]} for name, each in values.items()]
+
+
+def timeline(index: RowIndex) -> dict[str, Any]:
+    """Answers over time since the last break of ten minutes, in at most ninety equal steps."""
+    since = len(index.created)
+    while since > 0 and (since == len(index.created) or index.created[since] - index.created[since - 1] < _BREAK_S):
+        since -= 1
+    times = index.created[since:]
+    if not times:
+        return {"began": 0, "step_s": 1, "counts": []}
+    began, ended = min(times), max(times)
+    step_s = max(-(-(ended - began + 1) // _BUCKETS), 1)
+    counted = Counter((time - began) // step_s for time in times)
+    return {"began": began, "step_s": step_s, "counts": [counted[n] for n in range((ended - began) // step_s + 1)]}
+
+
+def heat_map(view: RunView, x: str, y: str | None) -> dict[str, Any]:
+    """How many rows of each status every cell of two axes has.
+
+    Args:
+        view: of the run.
+        x: the axis across.
+        y: the axis down; None for a single line.
+
+    Returns:
+        `x` and `y` with their values in order, and `cells`: (x, y, done, failed, rejected, stale, left) for all that
+        have any, x and y as places in these lists. `left` is -1 where the job has too many requests to count.
+    """
+    statuses = view.searcher.statuses()
+    columns = [_column(view, x), _column(view, y)]
+    totals = view.totals
+    known = totals.values if totals else {}
+    values = [
+        _few(list(dict.fromkeys([*known.get(name, []), *column])) if name else [""])
+        for name, column in zip((x, y), columns, strict=True)
+    ]
+    places = [{value: place for place, value in enumerate(each)} for each in values]
+    counts: dict[tuple[int, int], list[int]] = {}
+
+    def cell(left: str, right: str) -> list[int]:
+        at = (places[0].get(left, len(values[0]) - 1), places[1].get(right, len(values[1]) - 1))
+        return counts.setdefault(at, [0, 0, 0, 0, -1 if totals is None else 0])
+
+    across, down = view.index.facets.get(f"axis.{x}"), view.index.facets.get(f"axis.{y}") if y else None
+    for number, bits in enumerate(statuses.values()):
+        rows = places_in(bits)
+        pairs = Counter((across.code(row) if across else -1, down.code(row) if down else -1) for row in rows)
+        for (left, right), count in pairs.items():
+            cell(_value(across, left), _value(down, right) if y else "")[number] += count
+    if totals is not None and x in totals.codes and (y is None or y in totals.codes):
+        for (value, other), count in totals.cells(x, y).items():
+            cell(value, other)[4] += count
+        for each in counts.values():
+            each[4] = max(each[4] - each[0] - each[1] - each[2], 0)
+    return {
+        "x": {"name": x, "values": values[0]},
+        "y": {"name": y, "values": values[1]},
+        "cells": [[*at, *each] for at, each in sorted(counts.items())],
+    }
+
+
+def _value(facet: Any, code: int) -> str:
+    return facet.values[code] if facet is not None and 0 <= code < len(facet.values) else ""
+
+
+def _column(view: RunView, name: str | None) -> list[str]:
+    facet = view.index.facets.get(f"axis.{name}") if name else None
+    return facet.values if facet else []
+
+
+def _few(values: list[str]) -> list[str]:
+    """The values themselves, or the first of them and a place for all others."""
+    return values if len(values) <= _MOST_VALUES else [*values[:_MOST_VALUES], OTHERS]

@@ -1,0 +1,272 @@
+"""The runs that a page may look at, each read on as it grows.
+
+Owns which runs there are (a page names them, and never a path), one reader a run, and what is kept of it between two
+questions: index, job, decisions. Every method may be called from any thread; one question of a run is answered at a
+time. The run's lock is never touched.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from asyncgen.dataset.select import may_be_stale
+from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live
+from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.records import Record
+from asyncgen.reviews import REVIEWED_NAME, Action, Review, add_review, read_reviews
+from asyncgen.run_directory import STATE_NAME, RunDirectory
+from asyncgen.run_state import JobState, RunState
+from asyncgen.view.facet import bits_of
+from asyncgen.view.index import RowIndex
+from asyncgen.view.query import Found, Query, Searcher
+
+_MOST_ENUMERATED = 300_000
+_CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GridTotals:
+    """How many requests of a job each combination has: the values of each axis in their order, and a row for each."""
+
+    values: dict[str, list[str]]
+    codes: dict[str, array[int]]
+
+    def cells(self, x: str, y: str | None) -> Counter[tuple[str, str]]:
+        """Requests by the values of one axis or two."""
+        if y is None:
+            counted = Counter((code, 0) for code in self.codes[x])
+            return Counter({(self.values[x][code], ""): count for (code, _), count in counted.items()})
+        pairs = Counter(zip(self.codes[x], self.codes[y], strict=True))
+        return Counter({(self.values[x][left], self.values[y][right]): n for (left, right), n in pairs.items()})
+
+
+class RunView:
+    """One run, as far as it was read.
+
+    Args:
+        directory: of the run.
+        name: by which pages ask for it.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, directory: RunDirectory, name: str, clock: Callable[[], float] = time.time) -> None:
+        self.directory = directory
+        self.name = name
+        self._clock = clock
+        self._turn = threading.RLock()
+        self.index = RowIndex(directory)
+        self.searcher = Searcher(self.index)
+        self._state: tuple[int, RunState] | None = None
+        self._job: tuple[JobState, OpenedJob | AsyncgenError] | None = None
+        self._reviewed = (0, 0)
+        self._stale: tuple[object, int, list[int]] | None = None
+        self._totals: tuple[OpenedJob, GridTotals | None] | None = None
+
+    @contextmanager
+    def in_turn(self) -> Iterator[RunView]:
+        """Read on a little, and be the only one who reads until the block ends.
+
+        Raises:
+            AsyncgenError: a file of the run cannot be read.
+        """
+        with self._turn:
+            self.index.read_on(_CHUNK_BYTES)
+            self._read_reviews()
+            self._look_for_stale()
+            yield self
+
+    def read_all(self) -> None:
+        """Read on to the end of what is there."""
+        with self.in_turn():
+            while self.index.is_behind:
+                self.index.read_on()
+            self._look_for_stale()
+
+    @property
+    def state(self) -> RunState:
+        """What `run.json` says; raises as `RunDirectory.read_state` does."""
+        changed = self.directory.state.stat().st_mtime_ns
+        if self._state is None or self._state[0] != changed:
+            self._state = (changed, self.directory.read_state())
+        return self._state[1]
+
+    @property
+    def job(self) -> OpenedJob | AsyncgenError:
+        """The job as it was run last, or why it cannot be read."""
+        of_state = self.state.job
+        if self._job is None or self._job[0] != of_state:
+            self._job = (of_state, _job_or_error(self.directory))
+        return self._job[1]
+
+    @property
+    def live(self) -> LiveState | None:
+        """What the generating process says; None where none works on the run."""
+        return read_live(self.directory.path, self._clock)
+
+    @property
+    def totals(self) -> GridTotals | None:
+        """The job's combinations, where they are few enough to count."""
+        job = self.job
+        if isinstance(job, AsyncgenError):
+            return None
+        if self._totals is None or self._totals[0] is not job:
+            self._totals = (job, _counted(job) if job.grid.count <= _MOST_ENUMERATED else None)
+        return self._totals[1]
+
+    def find(self, query: Query) -> Found:
+        """The rows of a query; raises as `Searcher.find` does."""
+        return self.searcher.find(query)
+
+    def body_of(self, row: Record) -> dict[str, object] | None:
+        """The request as it was sent; None where the job does not make it any more."""
+        job = self.job
+        if isinstance(job, AsyncgenError):
+            return None
+        request = job.grid.request_of(row.variables, row.repeat)
+        if request is None or request.key.hex() != row.key:
+            return None
+        body: dict[str, object] = orjson.loads(request.body)
+        return body
+
+    def review(self, action: Action, places: list[int], *, identifier: str) -> int:
+        """Note a decision on the records at these places; returns on how many.
+
+        Raises:
+            DiskError: it could not be written.
+        """
+        answers = {self.index.key(place): self.index.digest(place) for place in places if self.index.digests[place]}
+        if answers:
+            now = int(self._clock())
+            add_review(self.directory.path, Review(id=identifier, created=now, action=action, answers=answers))
+            self._read_reviews()
+        return len(answers)
+
+    def undo(self, identifier: str) -> str:
+        """Take back the last decision that still holds; returns its id.
+
+        Raises:
+            UsageError: there is none.
+            DiskError: it could not be written.
+        """
+        undoable = self.searcher.reviews.undoable
+        if not undoable:
+            raise UsageError("there is nothing to undo")
+        review = Review(id=identifier, created=int(self._clock()), action="undo", of=undoable[-1])
+        add_review(self.directory.path, review)
+        self._read_reviews()
+        return undoable[-1]
+
+    def _read_reviews(self) -> None:
+        path = self.directory.path / REVIEWED_NAME
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if (found.st_mtime_ns, found.st_size) != self._reviewed:
+                self._reviewed = (found.st_mtime_ns, found.st_size)
+                self.searcher.reviews = read_reviews(self.directory.path)
+
+    def _look_for_stale(self) -> None:
+        """Find the rows that the job does not ask for any more, among those not looked at yet."""
+        job = self.job
+        if isinstance(job, AsyncgenError) or not may_be_stale(self.state.job, job.grid):
+            self.searcher.stale = 0
+            return
+        basis = (job, self.index.generation)
+        if self._stale is None or self._stale[0] != basis:
+            self._stale = (basis, 0, [])
+        _, looked, stale = self._stale
+        fresh = list(range(looked, len(self.index)))
+        for place, line in zip(fresh, self.index.lines(fresh), strict=True):
+            row = self.index.decoded(place, line)
+            key = job.grid.key_of(row.variables, row.repeat)
+            if key is None or key.hex() != row.key:
+                stale.append(place)
+        if fresh:
+            self._stale = (basis, len(self.index), stale)
+            self.searcher.stale = bits_of(stale)
+
+
+def _job_or_error(directory: RunDirectory) -> OpenedJob | AsyncgenError:
+    try:
+        return job_of_run(directory)
+    except AsyncgenError as error:
+        return error
+
+
+def _counted(job: OpenedJob) -> GridTotals:
+    names = job.grid.names
+    positions: list[dict[str, int]] = [{} for _ in names]
+    codes = [array("I") for _ in names]
+    for request in job.grid.requests():
+        for position, column, value in zip(positions, codes, request.values, strict=True):
+            column.append(position.setdefault(value, len(position)))
+    return GridTotals(
+        {name: list(position) for name, position in zip(names, positions, strict=True)},
+        dict(zip(names, codes, strict=True)),
+    )
+
+
+class Runs:
+    """The runs of a folder, by name.
+
+    Args:
+        root: the folder, such as `runs`.
+        named: a run that was named, wherever it stands.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, root: Path, named: RunDirectory | None, clock: Callable[[], float] = time.time) -> None:
+        self._root = root if named is None else named.path.resolve().parent
+        self._named = named
+        self._clock = clock
+        self._views: dict[str, RunView] = {}
+        self._turn = threading.Lock()
+
+    @property
+    def first(self) -> str | None:
+        """The name of the run that a page begins with; None where there is none yet."""
+        if self._named is not None:
+            return self._named.path.resolve().name
+        listed = self.listed()
+        return listed[0][0] if listed else None
+
+    def listed(self) -> list[tuple[str, RunDirectory, float]]:
+        """Name, directory and time of the last change, the newest first."""
+        found = []
+        for path in self._root.glob(f"*/{STATE_NAME}"):
+            with suppress(OSError):
+                changed = max(
+                    each.stat().st_mtime
+                    for each in (path, path.with_name("records.jsonl"), path.with_name(LIVE_NAME))
+                    if each.exists()
+                )
+                found.append((path.parent.name, RunDirectory(path.parent), changed))
+        return sorted(found, key=lambda run: (-run[2], run[0]))
+
+    def view(self, name: str) -> RunView:
+        """The reader of a run.
+
+        Raises:
+            UsageError: there is no run of that name.
+        """
+        with self._turn:
+            if name not in self._views:
+                self._views[name] = RunView(self._directory(name), name, self._clock)
+            return self._views[name]
+
+    def _directory(self, name: str) -> RunDirectory:
+        if self._named is not None and name == self._named.path.resolve().name:
+            return self._named
+        for listed, directory, _ in self.listed():
+            if listed == name:
+                return directory
+        raise UsageError(f"there is no run {name!r} here", help_text="the list of runs shows those that are")

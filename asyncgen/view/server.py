@@ -1,0 +1,117 @@
+"""The server of the page: it listens on this machine only, and takes the next free port.
+
+Owns the application and its life. Does not know any question (`routes`), nor who may ask (`access`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.local_http import json_response, listen
+from asyncgen.view.access import HOST, Access, signed
+from asyncgen.view.playground import OpenEndpoint, Playground
+from asyncgen.view.routes import Routes
+from asyncgen.view.runs import Runs
+
+STATIC = Path(__file__).parent / "static"
+PORT = 7575
+_PORTS_TRIED = 20
+_CLOSING_S = 1.0
+_LARGEST_BODY = 1 << 20
+
+
+async def serve_view(
+    runs: Runs,
+    access: Access,
+    open_endpoint: OpenEndpoint,
+    *,
+    port: int | None,
+    stop: asyncio.Event,
+    started: Callable[[str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Serve the page until `stop` is set.
+
+    Args:
+        runs: that may be looked at.
+        access: who may look.
+        open_endpoint: who answers in the playground.
+        port: to listen on, and no other one; None for the first free one from 7575 on. 0 takes any.
+        stop: ends it.
+        started: called with the launch link, once the page can be opened.
+        say: for what a person should know.
+
+    Raises:
+        AsyncgenError: there is no port to listen on.
+    """
+    async with Playground(open_endpoint) as playground:
+        app = build_app(Routes(runs, access, playground, stop), access)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSING_S)
+        await runner.setup()
+        try:
+            address = await _listened(runner, port, say)
+            access.port = int(address.rpartition(":")[2])
+            started(access.launch_url)
+            await stop.wait()
+        finally:
+            await runner.cleanup()
+
+
+async def _listened(runner: web.AppRunner, port: int | None, say: Callable[[str], None]) -> str:
+    if port is not None:
+        return await listen(runner, HOST, port)
+    for tried in range(PORT, PORT + _PORTS_TRIED):
+        with suppress(_PortTakenError):
+            address = await _listen_or_taken(runner, tried)
+            if tried != PORT:
+                say(f"port {PORT} is taken; the page is on port {tried}")
+            return address
+    return await listen(runner, HOST, 0)
+
+
+class _PortTakenError(Exception):
+    """Another program listens there."""
+
+
+async def _listen_or_taken(runner: web.AppRunner, port: int) -> str:
+    try:
+        return await listen(runner, HOST, port)
+    except AsyncgenError as error:
+        if error.code == "port_taken":
+            raise _PortTakenError from error
+        raise
+
+
+def build_app(routes: Routes, access: Access) -> web.Application:
+    """The application: nothing is answered but what passes `access`."""
+    app = web.Application(middlewares=[access.middleware(), explained_errors], client_max_size=_LARGEST_BODY)
+    app.router.add_get("/", _page)
+    app.router.add_routes(routes.table())
+    app.router.add_static("/static/", STATIC)
+    app.on_response_prepare.append(signed())
+    return app
+
+
+async def _page(_: web.Request) -> web.FileResponse:
+    return web.FileResponse(STATIC / "index.html")
+
+
+@web.middleware
+async def explained_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What was foreseen is told as the command line tells it."""
+    try:
+        return await handler(request)
+    except AsyncgenError as error:
+        status = 400 if isinstance(error, UsageError) else 500
+        envelope = {"code": error.code, "what": error.what, "cause": error.cause, "help": error.help_text}
+        return json_response({"error": envelope}, status=status)
+    except FileNotFoundError as error:
+        what = f"{error.filename} is gone"
+        return json_response({"error": {"code": "gone", "what": what, "cause": None, "help": None}}, status=404)
