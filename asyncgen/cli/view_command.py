@@ -7,28 +7,33 @@ the page works, and imports it only when it runs.
 from __future__ import annotations
 
 import asyncio
-import os
 import webbrowser
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncgen.cli.loop import run as run_loop
-from asyncgen.cli.options import debug_option, quiet_option, run_argument
+from asyncgen.cli.options import (
+    api_key_file_option,
+    base_url_option,
+    debug_option,
+    provider_option,
+    quiet_option,
+    run_argument,
+)
 from asyncgen.cli.output import result, say
 from asyncgen.cli.signals import interruptible
 from asyncgen.errors import UsageError
-from asyncgen.run_directory import RunDirectory, find_run
+from asyncgen.run.directory import RunDirectory, find_run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from asyncgen.cli.resolve import Where
-    from asyncgen.endpoint import Endpoint
-    from asyncgen.providers import Choice
+    from asyncgen.providers.choose import Where
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.providers.profiles import Choice
     from asyncgen.view.access import Access
+    from asyncgen.view.playground import OpenEndpoint
     from asyncgen.view.runs import Runs
 
 RUNS = Path("runs")
@@ -46,13 +51,25 @@ RUNS = Path("runs")
     "--export", "export_to", type=click.Path(path_type=Path), metavar="DIR",
     help="Write the page as files that open without a server, and end.",
 )  # fmt: skip
+@provider_option
+@base_url_option
+@api_key_file_option
 @quiet_option
 @debug_option
-def view(run: Path | None, no_browser: bool, port: int | None, as_seen_at: str | None, export_to: Path | None) -> int:
+def view(
+    run: Path | None,
+    no_browser: bool,
+    port: int | None,
+    as_seen_at: str | None,
+    export_to: Path | None,
+    **where: Any,
+) -> int:
     """Look at RUN in a browser: progress, answers, training, comparison, playground.
 
-    The page is live while the run goes on, and only this user's browser can open it: the link works once.
+    The page is live while the run goes on, and only this user's browser can open it: the link works once. The
+    playground asks whoever made or tuned the run, unless --provider or --base-url names another server.
     """
+    from asyncgen.providers.choose import Where  # noqa: PLC0415 - the command line comes up without it
     from asyncgen.view.access import Access, SeenAt  # noqa: PLC0415 - imports aiohttp
     from asyncgen.view.runs import Runs  # noqa: PLC0415 - with it
 
@@ -65,7 +82,7 @@ def view(run: Path | None, no_browser: bool, port: int | None, as_seen_at: str |
         result(str(page))
         return 0
     access = Access(SeenAt.of(as_seen_at) if as_seen_at else None)
-    return run_loop(_serve(Runs(RUNS, directory), access, port, opens=not no_browser))
+    return run_loop(_serve(Runs(RUNS, directory), access, _opening(Where(**where)), port, opens=not no_browser))
 
 
 def _named(run: Path | None) -> RunDirectory | None:
@@ -78,39 +95,44 @@ def _named(run: Path | None) -> RunDirectory | None:
         return None
 
 
-async def _serve(runs: Runs, access: Access, port: int | None, *, opens: bool) -> int:
+async def _serve(runs: Runs, access: Access, open_endpoint: OpenEndpoint, port: int | None, *, opens: bool) -> int:
     from asyncgen.view.server import serve_view  # noqa: PLC0415 - imports aiohttp
 
     def started(link: str) -> None:
-        say("the page is open to the browser that opens this link, which works once; Ctrl-C ends it")
+        say("the page opens once, in the browser that follows this link; Ctrl-C ends it")
         result(link)
         if opens:
             asyncio.get_running_loop().run_in_executor(None, webbrowser.open, link)
 
     async with interruptible(lambda: None) as interrupt:
-        await serve_view(runs, access, _open_endpoint, port=port, stop=interrupt.stop, started=started, say=say)
+        await serve_view(runs, access, open_endpoint, port=port, stop=interrupt.stop, started=started, say=say)
         return interrupt.exit_code or 0
 
 
-@asynccontextmanager
-async def _open_endpoint(directory: RunDirectory, model: str) -> AsyncIterator[Endpoint]:
-    """Who answers for a model: who tuned it, who answered the run, or whoever the environment names."""
+def _opening(where: Where) -> OpenEndpoint:
+    """Who answers for a model: the server named by flags, else who tuned it or answered the run."""
     from asyncgen.cli.resolve import open_endpoint  # noqa: PLC0415 - not needed to look at a run
 
-    choice, where = _place_of(directory, model)
-    async with open_endpoint(choice, where, model) as endpoint:
-        yield endpoint
+    def open_for(directory: RunDirectory, model: str) -> AbstractAsyncContextManager[Endpoint]:
+        choice, place = _place_of(directory, model, where)
+        return open_endpoint(choice, place, model)
+
+    return open_for
 
 
-def _place_of(directory: RunDirectory, model: str) -> tuple[Choice, Where]:
-    from asyncgen.cli.resolve import Where, choose_answering  # noqa: PLC0415 - as above
-    from asyncgen.providers import PROFILES, Choice  # noqa: PLC0415 - as above
+def _place_of(directory: RunDirectory, model: str, where: Where) -> tuple[Choice, Where]:
+    from asyncgen.providers.choose import Where, choose_generation, named_profile  # noqa: PLC0415 - as above
+    from asyncgen.providers.profiles import Choice  # noqa: PLC0415 - as above
 
+    if where.provider or where.addresses:
+        return choose_generation(where), where
     state = directory.read_state()
     for job in reversed(state.finetuning):
-        if model in (job.tuned_model, job.model) and job.provider in PROFILES:
-            return Choice(PROFILES[job.provider], "the run's job is there"), Where(base_url=job.base_url or None)
-    if model == state.job.model and state.job.generation_provider in PROFILES:
-        return Choice(PROFILES[state.job.generation_provider], "it answered the run"), Where()
-    where = Where()
-    return choose_answering(where, os.environ), where
+        if model in (job.tuned_model, job.model):
+            profile = named_profile(job.provider)
+            return Choice(profile, "the run's job is there"), Where(
+                base_url=job.base_url or None, api_key_file=where.api_key_file
+            )
+    if model == state.job.model and state.job.generation_provider:
+        return Choice(named_profile(state.job.generation_provider), "it answered the run"), where
+    return choose_generation(where), where

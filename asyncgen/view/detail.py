@@ -14,7 +14,7 @@ import orjson
 from asyncgen.dataset.near_duplicates import shingles, similarity
 from asyncgen.dataset.select import unusable
 from asyncgen.errors import AsyncgenError
-from asyncgen.records import Failure, Record
+from asyncgen.run.records import Failure, Record
 from asyncgen.view.query import preview
 from asyncgen.view.runs import RunView
 

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from asyncgen.errors import UsageError
-from asyncgen.jsonl import LineFile, read_rows
-from asyncgen.whole_file import read_whole
+from asyncgen.run.jsonl import LineFile, read_rows
+from asyncgen.run.whole_file import read_whole
 
 FOLDER = "evaluations"
 SUMMARY = "evaluation.json"

@@ -15,7 +15,8 @@ import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import UsageError
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.whole_file import explained
 from asyncgen.view.access import CONTENT_SECURITY
 from asyncgen.view.detail import detail
 from asyncgen.view.evaluations import evaluation_names, read_evaluation, shown
@@ -24,7 +25,6 @@ from asyncgen.view.overview import axes, counters, heat_map, overview
 from asyncgen.view.query import REVIEWS
 from asyncgen.view.runs import RunView
 from asyncgen.view.training import training_of
-from asyncgen.whole_file import explained
 
 _STATIC = Path(__file__).parent / "static"
 _CHUNK = 200

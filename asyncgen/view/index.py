@@ -18,11 +18,11 @@ from typing import Self, TypeVar
 import msgspec
 
 from asyncgen.dataset.select import unusable
-from asyncgen.records import Failure, Record, decode_failure, decode_record
-from asyncgen.reviews import answer_digest
-from asyncgen.run_directory import RunDirectory
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.records import Failure, Record, decode_failure, decode_record
+from asyncgen.run.reviews import answer_digest
+from asyncgen.run.whole_file import explained, open_regular
 from asyncgen.view.facet import Facet, Marks, bits_of, set_bit
-from asyncgen.whole_file import explained, open_regular
 
 _BLOCK_BYTES = 1 << 20
 _KEY_BYTES = 16

@@ -15,15 +15,14 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from asyncgen.endpoint import Endpoint
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import Asking, PromptForm, answer_limit, form_of, request_body
-from asyncgen.generate.reply import read_usage
-from asyncgen.prices_file import load_price_list
-from asyncgen.records import Usage
-from asyncgen.run_directory import RunDirectory
-from asyncgen.run_state import RunState
-from asyncgen.secret import redacted
+from asyncgen.generate.http.reply import read_usage
+from asyncgen.providers.endpoint import Endpoint, redacted
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.records import Usage
+from asyncgen.run.state import RunState
 
 OpenEndpoint = Callable[[RunDirectory, str], AbstractAsyncContextManager[Endpoint]]
 """Opens who answers for a model, seen from a run; raises AsyncgenError."""
@@ -110,7 +109,7 @@ class Playground:
             yield {"error": {"what": error.what, "cause": error.cause, "help": error.help_text}}
 
     async def _opened_for(self, directory: RunDirectory, model: str) -> tuple[Endpoint, Any]:
-        from asyncgen.openai_client import open_client  # noqa: PLC0415 - imports the SDK, which takes a second
+        from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - imports the SDK, which takes a second
 
         asked = (str(directory.path), model)
         if asked not in self._opened:

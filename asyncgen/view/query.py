@@ -15,8 +15,8 @@ from functools import reduce
 from operator import or_
 
 from asyncgen.errors import UsageError
-from asyncgen.records import Failure, Record
-from asyncgen.reviews import Reviews
+from asyncgen.run.records import Failure, Record
+from asyncgen.run.reviews import Reviews
 from asyncgen.view.facet import bits_of, places_in
 from asyncgen.view.index import RowIndex
 
@@ -216,8 +216,9 @@ class Searcher:
         return bits_of(found)
 
     def _has(self, place: int, line: bytes, wanted: str) -> bool:
-        # The line as it stands rules most rows out: what JSON need not escape stands there as it is.
-        if wanted.isascii() and _PLAIN.fullmatch(wanted) and wanted.encode() not in line.lower():
+        # The line as it stands rules most rows out: what JSON need not escape stands there as it is. Elsewhere a
+        # letter may have been folded into another one, such as ß into ss.
+        if line.isascii() and _PLAIN.fullmatch(wanted) and wanted.encode() not in line.lower():
             return False
         return any(wanted in text.casefold() for text in texts_of(self._index.decoded(place, line)))
 

@@ -20,12 +20,12 @@ import orjson
 
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live
+from asyncgen.generate.journal.live_file import LIVE_NAME, LiveState, read_live
 from asyncgen.job.of_run import OpenedJob, job_of_run
-from asyncgen.records import Record
-from asyncgen.reviews import REVIEWED_NAME, Action, Review, add_review, read_reviews
-from asyncgen.run_directory import STATE_NAME, RunDirectory
-from asyncgen.run_state import JobState, RunState
+from asyncgen.run.directory import STATE_NAME, RunDirectory
+from asyncgen.run.records import Record
+from asyncgen.run.reviews import REVIEWED_NAME, Action, Review, add_review, read_reviews
+from asyncgen.run.state import JobState, RunState
 from asyncgen.view.facet import bits_of
 from asyncgen.view.index import RowIndex
 from asyncgen.view.query import Found, Query, Searcher

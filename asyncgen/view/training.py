@@ -12,9 +12,9 @@ import msgspec
 
 from asyncgen.finetune.api import Event
 from asyncgen.finetune.loss_curve import Point, points_of_events
-from asyncgen.jsonl import read_rows
-from asyncgen.run_directory import RunDirectory
-from asyncgen.run_state import FinetuningState, RunState
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.state import FinetuningState, RunState
 
 _EVENTS_SHOWN = 200
 _POINTS_SHOWN = 2000
