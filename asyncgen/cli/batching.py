@@ -137,7 +137,7 @@ async def generate_in_batches(
     resume: str,
 ) -> tuple[Outcome, int]:
     """Send and collect batches until there are none; returns how it ended, and a signal's exit code or 0."""
-    checks = AnswerChecks(opened.job.checks)
+    checks = AnswerChecks(opened.job.checks, opened.grid.answers)
     if checks.attempts > 1:
         say("in a batch every row is asked once; after `prepare`, --retry-rejected asks again where an answer failed")
     for batch in BatchLedger(run, endpoint).elsewhere:

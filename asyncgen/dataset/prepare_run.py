@@ -201,7 +201,7 @@ def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: Token
     ) as writer:
         for place, (_, row) in enumerate(read_rows(directory.records, _decode_row)):
             if verdicts.codes[place] == TAKEN:
-                sample = Sample(work.grid.sample.render(row.variables), row.completion.strip())
+                sample = Sample(work.grid.prompt_of(row.variables, row.completion), row.completion.strip())
                 validates = split.validates(row.variables)
                 writer.add(training_line(settings, sample), texts(settings, sample), validates=validates)
                 if settings.splits:

@@ -88,7 +88,7 @@ def judge_records(path: Path, job: Job, grid: RequestGrid, *, stale: bool, drop_
     """
     verdicts = Verdicts()
     answers = AnswersByPrompt()
-    selection = Selection(grid, AnswerChecks(job.checks), stale=stale)
+    selection = Selection(grid, AnswerChecks(job.checks, grid.answers), stale=stale)
     for place, (_, record) in enumerate(read_rows(path, decode_record)):
         sample, reason = selection.judge(record)
         verdicts.codes.append(verdicts.code(reason))
@@ -177,7 +177,7 @@ class Selection:
         """The sample that the record would be, and the reason why it is not taken; None where it is."""
         if self._may_be_stale and is_stale(record, self._grid):
             return Sample(record.prompt, record.completion.strip()), STALE
-        sample = Sample(self._grid.sample.render(record.variables), record.completion.strip())
+        sample = Sample(self._grid.prompt_of(record.variables, record.completion), record.completion.strip())
         reason = self._reason(record, sample)
         if reason is None:
             self._seen.add(hash((sample.prompt, sample.answer)))
@@ -186,6 +186,6 @@ class Selection:
     def _reason(self, record: Record, sample: Sample) -> str | None:
         if reason := unusable(record):
             return reason
-        if failures := self._checks.failures(record.completion):
+        if failures := self._checks.failures(record.completion, record.variables):
             return CHECK + failures[0]
         return DUPLICATE if hash((sample.prompt, sample.answer)) in self._seen else None

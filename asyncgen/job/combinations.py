@@ -6,22 +6,25 @@ falls inside. It needs no memory, can be inverted, and a larger subset holds eve
 Every combination of a job's rows and axes, lazily and always in the same order.
 
 Owns the order: rows of a table vary slowest, then the axes as the job names them, the last one fastest. A place is a
-combination's number in that order. Knows nothing of prompts, and nothing of repeats.
+combination's number in that order, those that are left out counted too, so that it does not move when the job leaves
+out others. Knows nothing of prompts, and nothing of repeats.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from hashlib import file_digest
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import count, islice, product
 from random import Random
 from typing import TypeVar
 
-from asyncgen.job.tables import Table
+from asyncgen.job.exclusions import Exclusions
+from asyncgen.job.tables import Row, Table
 
 _ROUNDS = 4
-_MASK_64 = (1 << 64) - 1
+_WORD_BITS = 64
+_MASK_64 = (1 << _WORD_BITS) - 1
 
 
 def _mix(value: int) -> int:
@@ -46,6 +49,8 @@ class Subset:
         self._half = max(((count - 1).bit_length() + 1) // 2, 1)
         self._low = (1 << self._half) - 1
         self._keys = [_mix((seed * 0x9E3779B97F4A7C15 + turn) & _MASK_64) for turn in range(_ROUNDS)]
+        # Halves of up to 64 bits are mixed by `_mix`, and have to stay so: the choice decides what was paid for.
+        self._round = self._narrow if self._half <= _WORD_BITS else self._wide
 
     def __iter__(self) -> Iterator[int]:
         return (self._place(turn) for turn in range(self.size))
@@ -65,56 +70,82 @@ class Subset:
             turn = self._backward(turn)
         return turn
 
+    def _narrow(self, half: int, key: int) -> int:
+        return _mix(half ^ key) & self._low
+
+    def _wide(self, half: int, key: int) -> int:
+        """As many bits as a half has, each of them depending on every bit of `half`."""
+        seed = half.to_bytes((self._half + 7) // 8, "little") + key.to_bytes(8, "little")
+        blocks = range((self._half + 511) // 512)
+        mixed = b"".join(blake2b(seed + block.to_bytes(8, "little")).digest() for block in blocks)
+        return int.from_bytes(mixed, "little") & self._low
+
     def _forward(self, value: int) -> int:
         left, right = value >> self._half, value & self._low
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ key) & self._low)
+            left, right = right, left ^ self._round(right, key)
         return left << self._half | right
 
     def _backward(self, value: int) -> int:
         left, right = value >> self._half, value & self._low
         for key in reversed(self._keys):
-            left, right = right ^ (_mix(left ^ key) & self._low), left
+            left, right = right ^ self._round(left, key), left
         return left << self._half | right
 
 
-Values = tuple[str, ...]
 Form = TypeVar("Form")
+_DRAWS = 20  # tries for each combination of a sample, where most are left out
 
 
 class Combinations:
-    """The Cartesian product of a table's rows and of axes, or a seeded subset of it.
+    """The Cartesian product of a table's rows and of axes, without what is excluded, or a seeded subset of it.
 
     Args:
         axes: axis name to its values, each value once.
         table: rows multiplied with the axes; None for the axes alone.
         subset: (size, seed) of the choice; None for all. A size above the number of combinations takes them all.
+        exclude: variable to value; combinations that agree with all of one of them are left out.
+        telling: columns of the table by which a row is found again; None for all.
+
+    Attributes:
+        names: of the variables: the table's columns, then the axes.
+        count: how many combinations there are.
+        excluded: how many are left out by `exclude`.
     """
 
     def __init__(
-        self, axes: Mapping[str, Sequence[str]], table: Table | None = None, subset: tuple[int, int] | None = None
+        self,
+        axes: Mapping[str, Sequence[str]],
+        table: Table | None = None,
+        subset: tuple[int, int] | None = None,
+        exclude: Sequence[Mapping[str, str]] = (),
+        telling: Collection[str] | None = None,
     ) -> None:
-        self.names: tuple[str, ...] = (*(table.columns if table else ()), *axes)
+        columns = table.columns if table is not None else ()
+        self.names: tuple[str, ...] = (*columns, *axes)
         self._axes = [tuple(values) for values in axes.values()]
         self._positions = [{value: place for place, value in enumerate(values)} for values in self._axes]
         self._table = table
-        self._row_places: dict[Values, int] | None = None
+        self._telling = [at for at, name in enumerate(columns) if telling is None or name in telling]
+        self._row_places: dict[int, int] | None = None
         self._per_row = math.prod(map(len, self._axes))
+        self._exclusions = Exclusions(exclude, self.names)
         whole = self._per_row * (len(table) if table is not None else 1)
-        self._subset = Subset(whole, min(subset[0], whole), subset[1]) if subset and whole else None
-        self.count = self._subset.size if self._subset else whole
+        self.excluded = self._exclusions.count(table if table is not None else [()], self._axes) if exclude else 0
+        left = whole - self.excluded
+        self._subset = self._chosen(whole, min(subset[0], left), subset[1]) if subset and left else None
+        self.count = min(subset[0], left) if subset else left
 
     def contents(self) -> dict[str, object]:
-        """What the combinations are made of, by the job's names: the values of each axis, a digest of the rows' file.
+        """What the combinations are made of, by the job's names: the values of each axis, a digest of the rows.
 
         Raises:
-            OSError: the file cannot be read.
+            TableError, OSError: the rows cannot be read.
         """
         axes = self.names[len(self.names) - len(self._axes) :]
         contents: dict[str, object] = {f"grid.{name}": values for name, values in zip(axes, self._axes, strict=True)}
         if self._table is not None:
-            with self._table.path.open("rb") as handle:
-                contents["rows"] = file_digest(handle, "blake2b").hexdigest()
+            contents["rows"] = self._table.digest()
         return contents
 
     def values_of(self, name: str, most: int) -> list[str]:
@@ -129,22 +160,20 @@ class Combinations:
                 break
         return list(found)
 
-    def __iter__(self) -> Iterator[tuple[int, Values]]:
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
         """Places and combinations; a subset's come in the order of its choice."""
-        if self._subset:
-            return ((place, self[place]) for place in self._subset)
-        if self._table is None:
-            return enumerate(product(*self._axes))
-        return enumerate(row + values for row in self._table for values in product(*self._axes))
+        every = self._every()
+        return filter(self._is_kept, every) if self._exclusions else every
 
-    def with_forms(self, form: Callable[[str], Form]) -> Iterator[tuple[int, Values, tuple[Form, ...]]]:
+    def encoded(self, form: Callable[[str], Form]) -> Iterator[tuple[int, Row, tuple[Form, ...]]]:
         """As iteration, with a form of each value beside it, which is made once for each value of an axis."""
         if self._subset or self._table is not None:
             return ((place, values, tuple(map(form, values))) for place, values in self)
         forms = (map(form, axis) for axis in self._axes)
-        return zip(count(), product(*self._axes), product(*forms), strict=False)  # `count` has no end
+        every = zip(count(), product(*self._axes), product(*forms), strict=False)  # `count` has no end
+        return (each for each in every if each[1] not in self._exclusions) if self._exclusions else every
 
-    def __getitem__(self, place: int) -> Values:
+    def __getitem__(self, place: int) -> Row:
         """The combination at a place of the whole product."""
         row, rest = divmod(place, self._per_row)
         values: list[str] = []
@@ -153,7 +182,7 @@ class Combinations:
             values.append(axis[position])
         return (*(self._table[row] if self._table is not None else ()), *reversed(values))
 
-    def spread(self, most: int) -> Iterator[tuple[int, Values]]:
+    def sample(self, most: int) -> Iterator[tuple[int, Row]]:
         """At most so many places and combinations, spread over all of them, the first one included."""
         if self.count <= most:
             return iter(self)
@@ -161,10 +190,17 @@ class Combinations:
             return islice(iter(self), most)
         # Even steps could keep in step with an axis, and would then see one value of it only.
         chosen = Random(0)  # noqa: S311 - an estimate, which is to be the same each time
-        places = {0, *(chosen.randrange(self.count) for _ in range(most - 1))}
+        whole = self.count + self.excluded
+        places = {next(iter(self))[0]}
+        for _ in range(most * (_DRAWS if self._exclusions else 1)):
+            if len(places) == most:
+                break
+            place = chosen.randrange(whole)
+            if not self._exclusions or self[place] not in self._exclusions:
+                places.add(place)
         return ((place, self[place]) for place in sorted(places))
 
-    def most(self, weight: Callable[[int, str], int]) -> int:
+    def max_weight(self, weight: Callable[[int, str], int]) -> int:
         """The most that the weights of a combination's values come to; a subset may stay below it.
 
         Args:
@@ -175,24 +211,53 @@ class Combinations:
         rows = (sum(weight(n, value) for n, value in enumerate(row)) for row in self._table or ())
         return axes + max(rows, default=0)
 
-    def __contains__(self, values: Values) -> bool:
+    def __contains__(self, values: Row) -> bool:
         place = self._place(values)
-        return place is not None and (self._subset is None or place in self._subset)
+        if place is None or (self._exclusions and values in self._exclusions):
+            return False
+        return self._subset is None or place in self._subset
 
-    def _place(self, values: Values) -> int | None:
+    def _every(self) -> Iterator[tuple[int, Row]]:
+        if self._subset:
+            return ((place, self[place]) for place in self._subset)
+        if self._table is None:
+            return enumerate(product(*self._axes))
+        return enumerate(row + values for row in self._table for values in product(*self._axes))
+
+    def _is_kept(self, combination: tuple[int, Row]) -> bool:
+        return combination[1] not in self._exclusions
+
+    def _chosen(self, whole: int, size: int, seed: int) -> Subset:
+        """The subset in which `size` combinations are left when the excluded ones are taken out."""
+        if not self._exclusions:
+            return Subset(whole, size, seed)
+        every = Subset(whole, whole, seed)
+        kept = (turn for turn, place in enumerate(every, 1) if self[place] not in self._exclusions)
+        return Subset(whole, next(islice(kept, size - 1, None), whole), seed)
+
+    def _place(self, values: Row) -> int | None:
         if len(values) != len(self.names):
             return None
         width = len(self.names) - len(self._axes)
-        place = self._row_place(values[:width]) if width else 0
+        row = self._row_place(values[:width]) if self._table is not None else 0
+        if row is None:
+            return None
+        place = row
         for positions, value in zip(self._positions, values[width:], strict=True):
-            if place is None or value not in positions:
+            if value not in positions:
                 return None
             place = place * len(positions) + positions[value]
         return place
 
-    def _row_place(self, row: Values) -> int | None:
+    def _row_place(self, row: Row) -> int | None:
         """Where a row stands in the table; the look-up is made when it is first asked for, by a changed job only."""
+        assert self._table is not None
         if self._row_places is None:
-            assert self._table is not None
-            self._row_places = {values: place for place, values in reversed(list(enumerate(self._table)))}
-        return self._row_places.get(row)
+            self._row_places = {}
+            for place, values in enumerate(self._table):
+                self._row_places.setdefault(hash(self._told(values)), place)
+        place = self._row_places.get(hash(self._told(row)))
+        return place if place is not None and self._told(self._table[place]) == self._told(row) else None
+
+    def _told(self, row: Row) -> Row:
+        return tuple([row[at] for at in self._telling])

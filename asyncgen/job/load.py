@@ -1,9 +1,4 @@
-"""Which line of a TOML text a key stands in, as far as a look at the text tells.
-
-Owns that look: table headers and `key =` at the beginning of a line. The parser keeps no positions, so this is a
-help for the reader of an error and never decides anything.
-
-Parameters that a family of models is known to refuse.
+"""Parameters that a family of models is known to refuse.
 
 Owns that knowledge for OpenAI's models (its deployment checklist and API description, read 2026-11): a request that
 would be refused is refused here, before anything is sent, with the change to make. An unknown model is never judged.
@@ -17,70 +12,33 @@ Does not know which providers are chosen: the command line tells.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from asyncgen.errors import JobFileError, Problem, UsageError
+import msgspec
+
+from asyncgen.errors import AsyncgenError, JobFileError, Problem, UsageError
+from asyncgen.job.answers import AS_TEXT, AnswerReader, response_schema
+from asyncgen.job.cells import TableError
 from asyncgen.job.combinations import Combinations
-from asyncgen.job.model import Job, ValuesFile
+from asyncgen.job.model import Job
+from asyncgen.job.named import answer_is_variable, named_in, sample_names
+from asyncgen.job.overlay import laid_over, merged, table_in
 from asyncgen.job.requests import RequestGrid
-from asyncgen.job.rules import problems_of
+from asyncgen.job.rules import Columns, problems_of
+from asyncgen.job.run_rows import RunRows
 from asyncgen.job.schema import typed_job
-from asyncgen.job.tables import Table, TableError, cell_text, open_table, read_lines
+from asyncgen.job.sources import Sources, file_problem
+from asyncgen.job.text_file import read_text
+from asyncgen.job.toml_lines import line_of, parse_toml
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.nearest import nearest
 from asyncgen.providers.profiles import PROFILES, Profile
-
-_HEADER = re.compile(r"\s*\[\[?\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
-_KEY = re.compile(r"""\s*(["']?[\w.-]+["']?)\s*=""")
-_FENCE = re.compile(r'"""|\'\'\'')
-_ITEM = re.compile(r"(.*)\[(\d+)\](.*)")
-
-
-def line_of(text: str, key: str) -> int | None:
-    """The 1-based line of a dotted key, or of the nearest table around it; None when neither is found.
-
-    Args:
-        text: the TOML document.
-        key: such as `grid.city`, or `prompt.examples[2].size` for the second table of an array.
-    """
-    places = _places(text)
-    while key:
-        if key in places:
-            return places[key]
-        item = _ITEM.fullmatch(key)
-        key = item[1] if item and not item[3] else key.rpartition(".")[0]
-    return None
-
-
-def _places(text: str) -> dict[str, int]:
-    places: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    table, fence = "", ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if fence:
-            fence = "" if fence in line else fence
-            continue
-        if header := _HEADER.match(line):
-            table = _bare(header[1])
-            if line.lstrip().startswith("[["):
-                counts[table] = counts.get(table, 0) + 1
-                places.setdefault(table, number)
-                table = f"{table}[{counts[table]}]"
-            places.setdefault(table, number)
-        elif key := _KEY.match(line):
-            places.setdefault(f"{table}.{_bare(key[1])}".lstrip("."), number)
-            fences = _FENCE.findall(line)
-            fence = fences[0] if len(fences) == 1 else ""
-    return places
-
-
-def _bare(key: str) -> str:
-    return ".".join(part.strip().strip("\"'") for part in key.split("."))
-
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.records import Record
 
 _SAMPLING = ("temperature", "top_p", "logprobs", "top_logprobs")
 
@@ -144,10 +102,7 @@ def _reasoning_problems(model: str, family: _Family, parameters: Mapping[str, An
 
 
 BUILT_IN_NAME = "built-in job"
-# Whose tables lie over which: those of a stage are laid over by the provider of that stage. The short prompt is the
-# tuned model's, though it stands beside the long one.
-_TUNING_TABLES = ("dataset", "finetune")
-_TUNING_PROMPT_KEYS = ("sample",)
+_LARGEST_JOB_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +112,16 @@ class JobFile:
     Attributes:
         path: None for the built-in job.
         folder: relative paths in the file start here.
-        text: the file as it is.
+        text: the file as it is, without a byte order mark.
+        raw: its tables.
+        sources: the files that it names, opened when they are asked for.
     """
 
     path: Path | None
     folder: Path
     text: str
     raw: Mapping[str, Any]
+    sources: Sources = field(compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -172,12 +130,12 @@ class JobFile:
     @property
     def generation_provider(self) -> str:
         """`generate.provider` as the file has it."""
-        return str(_get(self.raw, "generate").get("provider", "auto"))
+        return str(table_in(self.raw, "generate").get("provider", "auto"))
 
     @property
     def tuning_provider(self) -> str:
         """`finetune.provider` as the file has it."""
-        return str(_get(self.raw, "finetune").get("provider", "auto"))
+        return str(table_in(self.raw, "finetune").get("provider", "auto"))
 
     def job(self, generation: str, tuning: str) -> Job:
         """The job with `[on.NAME]` laid over.
@@ -185,7 +143,7 @@ class JobFile:
         Of `tuning` for [dataset], [finetune] and the tuned model's short prompt; of `generation` for the rest.
         """
         problems: list[Problem] = []
-        job = typed_job(_laid_over(self.raw, generation, tuning), problems)
+        job = typed_job(laid_over(self.raw, generation, tuning), problems)
         assert job is not None
         assert not problems
         return job
@@ -196,12 +154,13 @@ def built_in_text() -> str:
     return resources.files("asyncgen.job").joinpath("direct_marketing.toml").read_text(encoding="utf-8")
 
 
-def read_job_file(path: Path | None, folder: Path | None = None) -> JobFile:
+def read_job_file(path: Path | None, folder: Path | None = None, *, following: tuple[Path, ...] = ()) -> JobFile:
     """Read and check a job file.
 
     Args:
         path: None for the built-in job.
         folder: where relative paths start; the file's own folder when None.
+        following: run directories whose rows lead to this file; a job must not follow itself.
 
     Raises:
         UsageError: the file cannot be read.
@@ -209,11 +168,12 @@ def read_job_file(path: Path | None, folder: Path | None = None) -> JobFile:
     """
     text = _read(path) if path else built_in_text()
     label = str(path) if path else BUILT_IN_NAME
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise JobFileError(f"{label} is not TOML", (Problem("", str(error), file=label),)) from error
-    file = JobFile(path, folder or (path.parent if path else Path()), text, raw)
+    raw = parse_toml(text)
+    if isinstance(raw, Problem):
+        help_text = "correct it there; a job file is TOML (https://toml.io)"
+        raise JobFileError(f"{label} is not TOML", (replace(raw, file=label),), help_text=help_text)
+    folder = folder or (path.parent if path else Path())
+    file = JobFile(path, folder, text, raw, Sources(folder, lambda name: _open_run(folder, name, following)))
     problems = list(dict.fromkeys(_all_problems(file)))
     if problems:
         raise job_file_error(file, problems)
@@ -236,13 +196,66 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
     if job.prompt.openings and not profile.continues_assistant:
         text = f"{profile.name} does not continue an answer that was begun; leave openings to [on.NAME.prompt]"
         problems.append(Problem("prompt.openings", text))
-    problems += parameter_problems(model, job.generate.parameters)
-    table = _table(file, job, problems)
-    axes = {name: _axis(file, name, values, problems) for name, values in job.grid.items()}
+    problems += _problems_of(file, job)
+    job = with_max_tokens(job, profile)
+    if parameters_are_known(profile):
+        problems += parameter_problems(model, job.generate.parameters)
+    table = file.sources.table(job, problems)
+    axes = {name: file.sources.axis(name, values, problems) for name, values in job.grid.items()}
+    answers = answer_reader(file, job, problems)
     if problems:
-        raise job_file_error(file, problems)
-    subset = (job.subset.size, job.subset.seed) if job.subset else None
-    return RequestGrid(job, Combinations(axes, table, subset), model)
+        raise job_file_error(file, list(dict.fromkeys(problems)))
+    combinations = Combinations(
+        axes,
+        table,
+        (job.subset.size, job.subset.seed) if job.subset and job.subset.size is not None else None,
+        [{name: str(value) for name, value in each.items()} for each in job.subset.exclude] if job.subset else (),
+        named_in(job).used,
+    )
+    if not combinations.count:
+        raise job_file_error(file, [Problem("subset.exclude", "it leaves out every combination")])
+    columns = table.columns if table is not None else ()
+    return RequestGrid(
+        job,
+        combinations,
+        model,
+        answers=answers,
+        sample_names=sample_names(job, columns, job.grid, all_columns=bool(job.rows and job.rows.file)),
+        answer_is_variable=answer_is_variable(job, columns),
+    )
+
+
+def parameters_are_known(profile: Profile) -> bool:
+    """Whether a model's name says at this provider which parameters it takes; elsewhere names are aliases."""
+    return profile.name == "openai"
+
+
+def with_max_tokens(job: Job, profile: Profile) -> Job:
+    """The job with `generate.max_tokens` among its parameters, under the name that the provider knows."""
+    generate = job.generate
+    if generate.max_tokens is None:
+        return job
+    parameters = {**generate.parameters, profile.max_tokens_name: generate.max_tokens}
+    return msgspec.structs.replace(job, generate=msgspec.structs.replace(generate, parameters=parameters))
+
+
+def answer_reader(file: JobFile, job: Job, problems: list[Problem]) -> AnswerReader:
+    """What reads the job's answers; a schema that cannot be used is a problem."""
+    if job.answer.format != "json":
+        return AS_TEXT
+    key, schema = "generate.parameters.response_format", response_schema(job)
+    try:
+        if job.answer.schema is not None:
+            key = "answer.schema"
+            schema = decode_json(read_text(file.folder / job.answer.schema))
+        return AnswerReader(job.answer, schema, named_in(job).fields)
+    except (OSError, TableError) as error:
+        problems.append(file_problem(key, str(job.answer.schema), error))
+    except NotJsonError as error:
+        problems.append(Problem(key, f"{job.answer.schema}: {error}"))
+    except ValueError as error:
+        problems.append(Problem(key, f"not a JSON Schema: {error}"))
+    return AS_TEXT
 
 
 def job_file_error(file: JobFile, problems: list[Problem]) -> JobFileError:
@@ -260,14 +273,29 @@ def job_file_error(file: JobFile, problems: list[Problem]) -> JobFileError:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, most_bytes=_LARGEST_JOB_BYTES)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"there is no job file {path}", help_text=f"asyncgen init {path} writes the built-in one to start from"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else f"not UTF-8 at byte {error.start}"
-        raise UsageError(f"{path} cannot be read", cause=cause) from error
+        near = nearest(path.name, _job_files(path.parent))
+        if near is not None:
+            meant = path.with_name(near)
+            raise UsageError(f"there is no job file {path} (did you mean {str(meant)!r}?)") from error
+        raise UsageError(f"there is no job file {path}", help_text=f"asyncgen init {path} writes one") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", cause=error.strerror) from error
+    except TableError as error:
+        if path.is_dir():
+            there = ", ".join(str(path / name) for name in _job_files(path))
+            help_text = f"there is {there}" if there else "asyncgen init job.toml writes one"
+            raise UsageError(f"{path} is a folder, and a job file is needed", help_text=help_text) from error
+        place = f"{path}:{error.line}" if error.line else str(path)
+        raise UsageError(f"{place}: {error}") from error
+
+
+def _job_files(folder: Path) -> list[str]:
+    try:
+        return sorted(each.name for each in folder.iterdir() if each.suffix == ".toml")
+    except OSError:
+        return []
 
 
 def _all_problems(file: JobFile) -> Iterator[Problem]:
@@ -279,13 +307,14 @@ def _all_problems(file: JobFile) -> Iterator[Problem]:
         yield Problem("on", "expected tables [on.PROVIDER....]")
         return
     for name, overlay in overlays.items():
-        if name not in PROFILES:
-            known = ", ".join(PROFILES)
-            yield Problem(f"on.{name}", f"no such provider; they are {known}", nearest(name, PROFILES))
+        if name not in PROFILES and (near := nearest(name, PROFILES)):
+            yield Problem(f"on.{name}", f"no such provider; they are {', '.join(PROFILES)}", near)
         elif not isinstance(overlay, dict):
             yield Problem(f"on.{name}", "expected a table")
         else:
-            found = _problems(file, _merged(raw, overlay))
+            if name not in PROFILES:
+                file.sources.remarks[f"on.{name}: no provider of that name is known here"] = None
+            found = _problems(file, merged(raw, overlay))
             yield from (replace(each, key=f"on.{name}.{each.key}") for each in found if each not in plain)
 
 
@@ -293,86 +322,56 @@ def _problems(file: JobFile, raw: dict[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     job = typed_job(raw, problems)
     if job is not None:
-        broken: list[Problem] = []
-        table = _table(file, job, broken)
-        if not broken:
-            broken = problems_of(job, table.columns if table is not None else ())
-        problems += broken
+        problems += _problems_of(file, job)
     return problems
 
 
-def _laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:
-    base = {key: value for key, value in raw.items() if key != "on"}
-    overlays = _get(raw, "on")
-    first, _ = _by_stage(_get(overlays, generation))
-    _, second = _by_stage(_get(overlays, tuning))
-    return _merged(_merged(base, first), second)
+def _problems_of(file: JobFile, job: Job) -> list[Problem]:
+    """What is wrong in a typed job, the columns of its rows known."""
+    problems: list[Problem] = []
+    source = file.sources.rows(job, problems)
+    if problems:
+        return problems
+    columns = Columns(source.columns, source.name) if source is not None else Columns()
+    return problems_of(job, columns, PROFILES)
 
 
-def _by_stage(overlay: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An overlay in two: what counts for who generates, and what for who tunes."""
-    generating = {key: value for key, value in overlay.items() if key not in _TUNING_TABLES}
-    tuning = {key: value for key, value in overlay.items() if key in _TUNING_TABLES}
-    if prompt := _get(overlay, "prompt"):
-        generating["prompt"] = {key: value for key, value in prompt.items() if key not in _TUNING_PROMPT_KEYS}
-        tuning["prompt"] = {key: value for key, value in prompt.items() if key in _TUNING_PROMPT_KEYS}
-    return generating, tuning
+def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
+    """The rows of another run, its answers read as its own job does.
 
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged key by key; anything else above replaces what is below."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _get(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = raw.get(key, {})
-    return value if isinstance(value, dict) else {}
-
-
-def _table(file: JobFile, job: Job, problems: list[Problem]) -> Table | None:
-    if job.rows is None:
-        return None
-    return _opened(file, "rows.file", job.rows.file, problems)
-
-
-def _opened(file: JobFile, key: str, name: str, problems: list[Problem]) -> Table | None:
+    Raises:
+        TableError: there is no run, its job cannot be opened, or it follows itself.
+        OSError: its records cannot be read.
+    """
+    directory = RunDirectory(folder / name if (folder / name).exists() else Path(name))
+    path = directory.path.resolve()
+    if path in following:
+        raise TableError("the runs follow each other in a circle")
     try:
-        return open_table(file.folder / name)
-    except (OSError, TableError) as error:
-        problems.append(_file_problem(key, name, error))
-        return None
+        if not directory.state.exists():
+            raise TableError("there is no run yet; generate it first, and name its directory")
+        state = directory.read_state().job
+        source = read_job_file(directory.job, Path(state.folder), following=(*following, path))
+        job = source.job(state.generation_provider, state.tuning_provider)
+        problems: list[Problem] = []
+        answers = answer_reader(source, job, problems)
+        if problems:
+            raise job_file_error(source, problems)
+        is_stale = _never
+        if state.stale:
+            is_stale = _staleness(open_grid(source, job, PROFILES[state.generation_provider], state.model))
+    except AsyncgenError as error:
+        raise TableError(f"its job cannot be opened: {error}") from error
+    return RunRows(directory.records, answers, is_stale)
 
 
-def _axis(file: JobFile, name: str, values: list[Any] | ValuesFile, problems: list[Problem]) -> list[str]:
-    """An axis' values; a file's are taken once each, in the order of their first place."""
-    key = f"grid.{name}"
-    if isinstance(values, list):
-        return [cell_text(value, name, None) for value in values]
-    found: list[str] = []
-    if values.column is not None:
-        table = _opened(file, key, values.file, problems)
-        if table is not None and values.column not in table.columns:
-            text = f"{values.file} has no column {values.column!r}; it has {', '.join(table.columns)}"
-            problems.append(Problem(key, text, nearest(values.column, table.columns)))
-        elif table is not None:
-            place = table.columns.index(values.column)
-            found = [row[place] for row in table]
-    else:
-        try:
-            found = read_lines(file.folder / values.file)
-        except (OSError, TableError) as error:
-            problems.append(_file_problem(key, values.file, error))
-    if not found and not problems:
-        problems.append(Problem(key, f"{values.file} has no values"))
-    return list(dict.fromkeys(found))
+def _never(_: Record) -> bool:
+    return False
 
 
-def _file_problem(key: str, name: str, error: OSError | TableError) -> Problem:
-    if isinstance(error, TableError):
-        place = f"{name}:{error.line}" if error.line else name
-        return Problem(key, f"{place}: {error}")
-    return Problem(key, f"{name}: {error.strerror}")
+def _staleness(grid: RequestGrid) -> Any:
+    def is_stale(record: Record) -> bool:
+        key = grid.key_of(record.variables, record.repeat)
+        return key is None or key.hex() != record.key
+
+    return is_stale

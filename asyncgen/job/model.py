@@ -20,16 +20,21 @@ class ValuesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ready combinations: every row of a table is one, its columns are variables."""
+    """Ready combinations, of one source: a table (`file`), another run (`run`), or text files (`files`)."""
 
-    file: str
+    file: str | None = None
+    run: str | None = None
+    files: str | None = None
+    split_words: int | None = None
+    overlap_words: int = 0
 
 
 class Subset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """So many combinations, chosen by the seed and without replacement."""
+    """What is left out (`exclude`), and so many of the rest, chosen by the seed and without replacement."""
 
-    size: int
+    size: int | None = None
     seed: int = 0
+    exclude: list[dict[str, Value]] = []
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -41,22 +46,43 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What is asked (`user`), under which role (`system`), and the short prompt of the samples (`sample`)."""
+    """What is asked: `user` under the role `system`, or a column of chat turns (`messages`).
 
-    user: str
+    `sample` is the prompt of the samples, `target` what the tuned model is to say to it (None: the answer).
+    """
+
+    user: str = ""
     system: str | None = None
+    messages: str | None = None
     sample: str | None = None
+    target: str | None = None
     openings: list[str] = []
     examples: list[Example] = []
 
 
 class Generate(msgspec.Struct, frozen=True):
-    """Who answers, how often each combination is asked for, and parameters passed to the API as they are."""
+    """Who answers, how often each combination is asked for, and parameters passed to the API as they are.
+
+    `max_tokens` bounds an answer; it is sent under the name that the provider knows.
+    """
 
     provider: str = "auto"
     model: str | None = None
     repeats: int = 1
+    max_tokens: int | None = None
     parameters: dict[str, Any] = {}
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """How an answer is read: as text, or as JSON with fields.
+
+    `each` names a field whose items are samples of their own, `messages` one that holds the conversation to learn from.
+    """
+
+    format: Literal["text", "json"] = "text"
+    schema: str | None = None
+    each: str | None = None
+    messages: str | None = None
 
 
 class Checks(msgspec.Struct, frozen=True):
@@ -65,6 +91,8 @@ class Checks(msgspec.Struct, frozen=True):
     max_sentences: int | None = None
     max_words: int | None = None
     max_characters: int | None = None
+    min_words: int | None = None
+    must_contain: list[str] = []
     must_match: list[str] = []
     must_not_match: list[str] = []
     attempts: int = 1
@@ -122,6 +150,7 @@ class Job(msgspec.Struct, frozen=True):
     rows: Rows | None = None
     subset: Subset | None = None
     generate: Generate = Generate()
+    answer: Answer = Answer()
     checks: Checks = Checks()
     limits: Limits = Limits()
     dataset: DatasetSettings = DatasetSettings()

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
@@ -19,9 +20,12 @@ from typing import Any
 import msgspec
 import orjson
 
-from asyncgen.job.combinations import Combinations, Values
+from asyncgen.job.answers import AS_TEXT, AnswerItem, AnswerReader
+from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Example, Job
-from asyncgen.job.template import Place, Template, parse
+from asyncgen.job.tables import Row
+from asyncgen.job.template import ANSWER, Placeholder, Template, field_of, parse
+from asyncgen.json_text import NotJsonError, decode_json
 
 _KEY_BYTES = 16
 _PASSED_AT_ONCE = 512
@@ -41,42 +45,79 @@ class Request(msgspec.Struct, frozen=True, gc=False):  # made for every row: a q
 
     index: int
     repeat: int
-    values: Values
+    values: Row
     key: bytes
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SampleParts:
+    """What a model is to learn from one item of an answer.
+
+    Attributes:
+        prompt: the rendered `prompt.sample`.
+        target: the rendered `prompt.target`, by default the answer.
+        turns: the whole conversation, where the job asks for one with `[answer] messages` or `[prompt] messages`; then
+            the two texts above do not count. None elsewhere.
+    """
+
+    prompt: str
+    target: str
+    turns: tuple[Mapping[str, Any], ...] | None = None
 
 
 class RequestGrid:
     """All requests of a job, lazily.
 
     Args:
-        job: checked by the loader.
+        job: checked by the loader, `generate.max_tokens` among its parameters under the provider's name.
         combinations: its rows and axes.
         model: named in every request.
+        answers: reads the answers as [answer] says.
+        sample_names: the variables of the samples' prompt where the job does not write one; None for all.
+        answer_is_variable: `{answer}` in `prompt.sample` is a variable of the job, not the answer.
 
     Attributes:
         names: the variables, in order.
         count: requests in all, repeats counted.
+        excluded: requests that the job leaves out.
         sample: renders the short prompt that the tuned model will be given.
         has_openings: requests give answers their first words.
         fingerprint: part of the job to a short hash of it; comparing two tells what changed.
     """
 
-    def __init__(self, job: Job, combinations: Combinations, model: str) -> None:
+    def __init__(
+        self,
+        job: Job,
+        combinations: Combinations,
+        model: str,
+        *,
+        answers: AnswerReader = AS_TEXT,
+        sample_names: Sequence[str] | None = None,
+        answer_is_variable: bool = False,
+    ) -> None:
         self._job = job
         self.names = combinations.names
         self.count = combinations.count * job.generate.repeats
+        self.excluded = combinations.excluded * job.generate.repeats
+        self.answers = answers
         self.model = model
         self.parameters: Mapping[str, Any] = dict(sorted(job.generate.parameters.items()))
         self.fingerprint = fingerprint(job, model, combinations)
         self._combinations = combinations
         self._repeats = job.generate.repeats
-        self.sample = parse(job.prompt.sample or ", ".join(f"{{{name}}}" for name in self.names))
+        default = ", ".join(f"{{{name}}}" for name in (self.names if sample_names is None else sample_names))
+        self.sample = parse(job.prompt.sample or default, answer_fields=True)
+        self.target = parse(job.prompt.target or "{answer}", answer_fields=True)
+        self._answer_is_variable = answer_is_variable
+        fields = [name for name in self.sample.names if name == ANSWER or field_of(name)]
+        self._asks_answer = bool(fields) and not (answer_is_variable and fields == [ANSWER])
+        self._turns_at = self.names.index(job.prompt.messages) if job.prompt.messages else None
         self.has_openings = bool(job.prompt.openings)
         self._escape = _Escaped().__getitem__
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
-        self._bodies = [_renderer(self.names, _body(job, model, opening)) for opening in bodies]
+        self._bodies = [_renderer(self.names, _body(job, model, opening), self._turns_at) for opening in bodies]
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -90,13 +131,15 @@ class RequestGrid:
         bodies = range(len(self._openings)) if self._openings else [None]
         longest = 0
         for body in (_body(self._job, self.model, opening) for opening in bodies):
-            places = Counter(names.index(part.name) for part in body if isinstance(part, Place))
-            fixed = sum(len(part.encode()) for part in body if not isinstance(part, Place))
+            places = Counter(names.index(part.name) for part in body if isinstance(part, Placeholder))
+            if self._turns_at is not None:
+                places[self._turns_at] += 1
+            fixed = sum(len(part.encode()) for part in body if not isinstance(part, Placeholder))
 
             def weight(position: int, value: str, places: Counter[int] = places) -> int:
                 return places[position] * (len(orjson.dumps(value)) - 2) if places[position] else 0
 
-            longest = max(longest, fixed + self._combinations.most(weight))
+            longest = max(longest, fixed + self._combinations.max_weight(weight))
         return longest
 
     @property
@@ -112,9 +155,9 @@ class RequestGrid:
         """Every request, in order."""
         return self.wanted(lambda key: True)  # noqa: ARG005 - all of them
 
-    def spread(self, most: int) -> Iterator[Request]:
+    def sample_evenly(self, most: int) -> Iterator[Request]:
         """The first repeat of at most so many combinations, spread over the grid: what an estimate looks at."""
-        for place, values in self._combinations.spread(most):
+        for place, values in self._combinations.sample(most):
             body = self._body_of(values, 0)
             yield Request(place * self._repeats, 0, values, _key(body, 0), body)
 
@@ -134,7 +177,7 @@ class RequestGrid:
         repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
         bodies, new_digest = self._bodies, blake2b(digest_size=_KEY_BYTES).copy
         passed = 0
-        for place, values, escaped in self._combinations.with_forms(self._escape):
+        for place, values, escaped in self._combinations.encoded(self._escape):
             for repeat, tail in repeats:
                 body = bodies[self._turn(values, repeat) if len(bodies) > 1 else 0](escaped)
                 digest = new_digest()  # a copy of an empty one costs less than a new one
@@ -158,8 +201,58 @@ class RequestGrid:
         return dict(zip(self.names, request.values, strict=True))
 
     def prompt(self, request: Request) -> str:
-        """The short prompt that the tuned model will be given."""
-        return self.sample.render(self.variables(request))
+        """The short prompt that the tuned model will be given, as far as it is known before the answer."""
+        variables = self.variables(request)
+        if self._turns_at is not None and self._job.prompt.sample is None:
+            return _last_words(self._turns(variables))
+        if self._asks_answer:
+            variables = self._with_answer(variables, {name: f"{{{name}}}" for name in self.sample.names})
+        return self.sample.render(variables)
+
+    def prompt_of(self, variables: Mapping[str, str], completion: str) -> str:
+        """The prompt of a record: that of the first sample which its answer gives.
+
+        What an answer that cannot be read leaves open is "" in it.
+        """
+        if self._turns_at is None and not self._asks_answer:
+            return self.sample.render(variables)
+        read = next(self.samples(variables, completion), None)
+        return (read or self._unread(variables, completion)).prompt
+
+    def samples(self, variables: Mapping[str, str], completion: str) -> Iterator[SampleParts]:
+        """What there is to learn from an answer; nothing where it is not of the job's form.
+
+        Args:
+            variables: of its row.
+            completion: the answer as it is in the record.
+        """
+        return (self._parts(variables, item) for item in self.answers.read(completion).items)
+
+    def _unread(self, variables: Mapping[str, str], completion: str) -> SampleParts:
+        fields = {name: "" for each in (self.sample, self.target) for place in each.names if (name := field_of(place))}
+        return self._parts(variables, AnswerItem(completion.strip(), fields))
+
+    def _parts(self, variables: Mapping[str, str], item: AnswerItem) -> SampleParts:
+        answer = item.variables
+        target = self.target.render(dict(variables) | answer)
+        turns = tuple(item.turns) if item.turns else None
+        if self._turns_at is None or turns:
+            return SampleParts(self.sample.render(self._with_answer(variables, answer)), target, turns)
+        asked = self._turns(variables)
+        if self._job.prompt.sample is not None:
+            return SampleParts(self.sample.render(self._with_answer(variables, answer)), target)
+        return SampleParts(_last_words(asked), target, (*asked, {"role": "assistant", "content": target}))
+
+    def _with_answer(self, variables: Mapping[str, str], answer: Mapping[str, str]) -> dict[str, str]:
+        return {**answer, **variables} if self._answer_is_variable else {**variables, **answer}
+
+    def _turns(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The turns that are sent for a row."""
+        try:
+            turns = decode_json(variables.get(str(self._job.prompt.messages), ""))
+        except NotJsonError:  # a row of an earlier form of the job
+            return []
+        return turns if isinstance(turns, list) else []
 
     def opening(self, request: Request) -> str:
         """The words that the request gives the answer to begin with; "" when it gives none."""
@@ -168,9 +261,14 @@ class RequestGrid:
         return self._openings[self._turn(request.values, request.repeat)].render(self.variables(request))
 
     def key_of(self, variables: Mapping[str, str], repeat: int) -> bytes | None:
-        """The key that a combination has in this job; None when the grid does not hold it."""
-        values = tuple(variables.get(name, "") for name in self.names)
-        if len(variables) != len(self.names) or repeat >= self._repeats or values not in self._combinations:
+        """The key that a combination has in this job; None when the grid does not hold it.
+
+        Variables that the job does not have are passed over: they are in no request.
+        """
+        if repeat >= self._repeats or not all(name in variables for name in self.names):
+            return None
+        values = tuple([variables[name] for name in self.names])
+        if values not in self._combinations:
             return None
         return _key(self._body_of(values, repeat), repeat)
 
@@ -182,10 +280,10 @@ class RequestGrid:
         values = tuple(variables[name] for name in self.names)
         return Request(0, repeat, values, key, self._body_of(values, repeat))
 
-    def _body_of(self, values: Values, repeat: int) -> bytes:
+    def _body_of(self, values: Row, repeat: int) -> bytes:
         return self._bodies[self._turn(values, repeat)](tuple(map(self._escape, values)))
 
-    def _turn(self, values: Values, repeat: int) -> int:
+    def _turn(self, values: Row, repeat: int) -> int:
         """Which opening: the repeats of a combination take them in turn, from one that its values decide.
 
         The place in the grid would not do: it moves when an axis grows, and every answer would have to be paid again.
@@ -205,10 +303,28 @@ class _Escaped(dict[str, bytes]):
         return escaped
 
 
-def _renderer(names: tuple[str, ...], body: list[str | Place]) -> Callable[[tuple[bytes, ...]], bytes]:
-    """A function from a combination's escaped values to its request body."""
-    places = [names.index(part.name) for part in body if isinstance(part, Place)]
-    form = b"".join(b"%b" if isinstance(part, Place) else part.encode().replace(b"%", b"%%") for part in body)
+def _last_words(turns: Sequence[Mapping[str, Any]]) -> str:
+    """The text of the last turn."""
+    content = turns[-1].get("content") if turns else ""
+    return content if isinstance(content, str) else _json(content)
+
+
+def _renderer(
+    names: tuple[str, ...], body: list[str | Placeholder], turns_at: int | None
+) -> Callable[[tuple[bytes, ...]], bytes]:
+    """A function from a combination's escaped values to its request body.
+
+    Args:
+        names: of the values.
+        body: its pieces.
+        turns_at: the value that is the list of messages itself, as JSON.
+    """
+    if turns_at is not None:
+        before, after = (str(part).encode() for part in body)
+        # Within a JSON string it stands with its quotes escaped; read as one, it is the list again.
+        return lambda escaped: b"".join((before, orjson.loads(b'"%b"' % escaped[turns_at]).encode(), after))
+    places = [names.index(part.name) for part in body if isinstance(part, Placeholder)]
+    form = b"".join(b"%b" if isinstance(part, Placeholder) else part.encode().replace(b"%", b"%%") for part in body)
     if len(places) > 1:
         chosen = itemgetter(*places)
         return lambda escaped: form % chosen(escaped)
@@ -224,15 +340,19 @@ def _tail(repeat: int) -> bytes:
     return b"%d" % repeat
 
 
-def _body(job: Job, model: str, opening: int | None) -> list[str | Place]:
-    """The canonical body: model, messages, then the parameters in alphabetical order."""
-    messages = _messages(job, opening)
-    parts: list[str | Place] = [f'{{"model":{_json(model)},"messages":[']
-    for number, (role, template) in enumerate(messages):
-        parts.append(f'{"," if number else ""}{{"role":"{role}","content":"')
-        parts += [part if isinstance(part, Place) else _json(part)[1:-1] for part in template.parts]
-        parts.append('"}')
+def _body(job: Job, model: str, opening: int | None) -> list[str | Placeholder]:
+    """The canonical body: model, messages, then the parameters in alphabetical order.
+
+    Messages that a column holds are left out: they stand between the two parts that there are then.
+    """
     parameters = "".join(f",{_json(name)}:{_json(value)}" for name, value in sorted(job.generate.parameters.items()))
+    if job.prompt.messages:
+        return [f'{{"model":{_json(model)},"messages":', f"{parameters}}}"]
+    parts: list[str | Placeholder] = [f'{{"model":{_json(model)},"messages":[']
+    for number, (role, template) in enumerate(_messages(job, opening)):
+        parts.append(f'{"," if number else ""}{{"role":"{role}","content":"')
+        parts += [part if isinstance(part, Placeholder) else _json(part)[1:-1] for part in template.parts]
+        parts.append('"}')
     return [*parts, f"]{parameters}}}"]
 
 
@@ -272,7 +392,9 @@ def fingerprint(job: Job, model: str, combinations: Combinations) -> dict[str, s
         "prompt.openings": prompt.openings,
         "prompt.examples": [[each.variables, each.completion, each.opening] for each in prompt.examples],
         "generate.repeats": job.generate.repeats,
-        "subset": job.subset and [job.subset.size, job.subset.seed],
+        "prompt.messages": prompt.messages,
+        "subset": [job.subset.size, job.subset.seed] if job.subset and job.subset.size is not None else None,
+        "subset.exclude": job.subset and job.subset.exclude,
         **combinations.contents(),
     }
     for name, value in job.generate.parameters.items():

@@ -6,15 +6,16 @@ Owns the rules, each a function from a job to problems. Reads no files, and does
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from asyncgen.errors import Problem
 from asyncgen.job.model import Job
-from asyncgen.job.template import TemplateError, parse
+from asyncgen.job.template import ANSWER, TemplateError, field_of, parse
 from asyncgen.nearest import nearest
-from asyncgen.providers.profiles import PROFILES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MOST_REPEATS = 1_000_000
 _OURS = {
     "model": "name it in generate.model",
     "messages": "they are made from [prompt]",
@@ -24,18 +25,41 @@ _OURS = {
 }
 
 
-def problems_of(job: Job, table_columns: tuple[str, ...]) -> list[Problem]:
-    """Everything wrong in the job, given the columns of its [rows] table."""
-    names = (*table_columns, *job.grid)
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of [rows].
+
+    Attributes:
+        names: in the order of the source; some may be empty, or stand twice.
+        source: what the job file calls the source; "" where there is none.
+    """
+
+    names: tuple[str, ...] = ()
+    source: str = ""
+
+
+def problems_of(job: Job, columns: Columns, providers: Collection[str]) -> list[Problem]:
+    """Everything wrong in the job.
+
+    Args:
+        job: typed.
+        columns: of its [rows].
+        providers: the names that a provider can have.
+    """
+    names = (*(name for name in columns.names if name.isidentifier()), *job.grid)
     rules: tuple[Iterable[Problem], ...] = (
         _job_name(job),
-        _axes(job, table_columns),
+        _axes(job, columns.names),
+        _rows(job),
+        _subset(job, names, columns),
         _numbers(job),
-        _templates(job, names),
+        _templates(job, names, columns),
         _examples(job, names),
+        _answer(job),
         _patterns(job),
         _held_out(job, names),
         _providers(job),
+        _providers(job, providers),
         _parameters(job),
     )
     return [problem for rule in rules for problem in rule]
@@ -56,14 +80,51 @@ def _axes(job: Job, table_columns: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem(f"grid.{name}", "a column of [rows] has the same name")
 
 
+def _rows(job: Job) -> Iterator[Problem]:
+    rows = job.rows
+    if rows is None:
+        return
+    given = [key for key in ("file", "run", "files") if getattr(rows, key) is not None]
+    if not given:
+        yield Problem("rows", "name one source: file, run or files")
+    elif len(given) > 1:
+        yield Problem(f"rows.{given[1]}", f"rows come from one source, and rows.{given[0]} is one already")
+    if rows.files is None and (rows.split_words is not None or rows.overlap_words):
+        key = "split_words" if rows.split_words is not None else "overlap_words"
+        yield Problem(f"rows.{key}", "only text files, named by rows.files, are split")
+    elif rows.overlap_words and rows.split_words is None:
+        yield Problem("rows.overlap_words", "parts overlap only where rows.split_words makes some")
+    elif rows.split_words is not None and not 0 <= rows.overlap_words < rows.split_words:
+        yield Problem("rows.overlap_words", f"{rows.overlap_words} is out of range, expected less than split_words")
+
+
+def _subset(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[Problem]:
+    subset = job.subset
+    if subset is None:
+        return
+    if subset.size is None and not subset.exclude:
+        yield Problem("subset", "needs a size, or combinations to exclude")
+    for number, entry in enumerate(subset.exclude, 1):
+        key = f"subset.exclude[{number}]"
+        if not entry:
+            yield Problem(key, "it names no variable, and would leave out everything")
+        for name in entry:
+            if name not in names and name not in columns.names:
+                known = ", ".join(names)
+                yield Problem(f"{key}.{name}", f"no such variable; they are {known}", nearest(name, names))
+
+
 def _numbers(job: Job) -> Iterator[Problem]:
     at_least_one = {
         "generate.repeats": job.generate.repeats,
+        "generate.max_tokens": job.generate.max_tokens,
+        "rows.split_words": job.rows.split_words if job.rows else None,
         "subset.size": job.subset.size if job.subset else None,
         "checks.attempts": job.checks.attempts,
         "checks.max_sentences": job.checks.max_sentences,
         "checks.max_words": job.checks.max_words,
         "checks.max_characters": job.checks.max_characters,
+        "checks.min_words": job.checks.min_words,
         "limits.concurrency": job.limits.concurrency,
     }
     above_zero = {
@@ -74,6 +135,8 @@ def _numbers(job: Job) -> Iterator[Problem]:
     }
     yield from _outside(at_least_one, lambda value: value >= 1, "at least 1")
     yield from _outside(above_zero, lambda value: value > 0, "more than 0")
+    most = {"generate.repeats": job.generate.repeats}
+    yield from _outside(most, lambda value: value <= _MOST_REPEATS, f"at most {_MOST_REPEATS:,}")
     validation = {"dataset.validation": job.dataset.validation}
     yield from _outside(validation, lambda value: 0 <= value < 1, "from 0 to less than 1")
 
@@ -88,26 +151,56 @@ def _outside(
             yield Problem(key, f"{value:g} is out of range, expected {expected}")
 
 
-def _templates(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
+def _templates(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[Problem]:
     prompt = job.prompt
-    if not prompt.user.strip():
-        yield Problem("prompt.user", "empty: there is nothing to ask")
-    texts = {"prompt.user": prompt.user, "prompt.system": prompt.system, "prompt.sample": prompt.sample}
+    if prompt.messages is not None:
+        yield from _messages(job, columns)
+    elif not prompt.user.strip():
+        yield Problem("prompt.user", "empty: there is nothing to ask" if prompt.user else "missing: what is asked")
+    texts = {"prompt.user": prompt.user, "prompt.system": prompt.system}
     texts |= {f"prompt.openings[{number}]": text for number, text in enumerate(prompt.openings, 1)}
+    texts |= {f"checks.must_contain[{number}]": text for number, text in enumerate(job.checks.must_contain, 1)}
     for key, text in texts.items():
-        yield from _template(key, text or "", names)
+        yield from _template(key, text or "", names, columns)
+    for key, text in (("prompt.sample", prompt.sample), ("prompt.target", prompt.target)):
+        yield from _template(key, text or "", (*names, ANSWER), columns, answer_fields=True)
+    for number, wanted in enumerate(job.checks.must_contain, 1):
+        if not wanted:
+            yield Problem(f"checks.must_contain[{number}]", "empty: every answer contains it")
 
 
-def _template(key: str, text: str, names: tuple[str, ...]) -> Iterator[Problem]:
+def _messages(job: Job, columns: Columns) -> Iterator[Problem]:
+    prompt = job.prompt
+    beside = {"user": prompt.user, "system": prompt.system, "openings": prompt.openings, "examples": prompt.examples}
+    for key in (key for key, value in beside.items() if value):
+        yield Problem(f"prompt.{key}", "prompt.messages stands instead of it")
+    if prompt.messages not in columns.names:
+        what = (
+            f"is no column of {columns.source}" if columns.source else "is to be a column of [rows], and there is none"
+        )
+        near = nearest(str(prompt.messages), [name for name in columns.names if name])
+        yield Problem("prompt.messages", f"{prompt.messages!r} {what}", near)
+
+
+def _template(
+    key: str, text: str, names: tuple[str, ...], columns: Columns, *, answer_fields: bool = False
+) -> Iterator[Problem]:
     try:
-        needed = parse(text).names
+        needed = parse(text, answer_fields=answer_fields).names
     except TemplateError as error:
-        yield Problem(key, f"line {error.line} of the text: {error}")
+        if error.name is not None and error.name.strip() in columns.names and not error.name.strip().isidentifier():
+            column = error.name.strip()
+            better = re.sub(r"\W+", "_", column).strip("_").lower() or "text"
+            text = f"no prompt can name the column {column!r} of {columns.source}; rename it, such as {better}"
+            yield Problem(key, text)
+        else:
+            yield Problem(key, f"line {error.line} of the text: {error}")
         return
     for name in needed:
-        if name not in names:
+        if name not in names and not (answer_fields and field_of(name)):
             known = ", ".join(names) or "none"
-            yield Problem(key, f"{{{name}}} is no axis; the axes are {known}", nearest(name, names))
+            kind = "neither an axis nor a column; there" if columns.names else "no axis; the axes"
+            yield Problem(key, f"{{{name}}} is {kind} are {known}", nearest(name, names))
 
 
 def _examples(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
@@ -154,6 +247,25 @@ def _names_needed(text: str) -> tuple[str, ...]:
         return ()  # reported where the template is checked
 
 
+def _answer(job: Job) -> Iterator[Problem]:
+    answer = job.answer
+    if answer.format == "json":
+        return
+    for key in ("schema", "each", "messages"):
+        if getattr(answer, key) is not None:
+            yield Problem(f"answer.{key}", 'answers are read as text; set answer.format = "json"')
+    for key, text in (("prompt.sample", job.prompt.sample), ("prompt.target", job.prompt.target)):
+        for field in filter(None, map(field_of, _fields_named(text or ""))):
+            yield Problem(key, f'{{answer.{field}}} needs answers with fields; set answer.format = "json"')
+
+
+def _fields_named(text: str) -> tuple[str, ...]:
+    try:
+        return parse(text, answer_fields=True).names
+    except TemplateError:
+        return ()
+
+
 def _patterns(job: Job) -> Iterator[Problem]:
     for name in ("must_match", "must_not_match"):
         for number, pattern in enumerate(getattr(job.checks, name), 1):
@@ -161,16 +273,22 @@ def _patterns(job: Job) -> Iterator[Problem]:
                 re.compile(pattern)
             except re.error as error:
                 yield Problem(f"checks.{name}[{number}]", f"not a regular expression: {error}")
+            except (RecursionError, OverflowError):
+                yield Problem(f"checks.{name}[{number}]", "not a regular expression: too large")
 
 
-def _providers(job: Job) -> Iterator[Problem]:
+def _providers(job: Job, providers: Collection[str]) -> Iterator[Problem]:
     for key, name in (("generate.provider", job.generate.provider), ("finetune.provider", job.finetune.provider)):
-        if name != "auto" and name not in PROFILES:
-            known = ", ".join(PROFILES)
-            yield Problem(key, f"{name!r} is no provider; they are auto, {known}", nearest(name, PROFILES))
+        if name != "auto" and name not in providers:
+            known = ", ".join(providers)
+            yield Problem(key, f"{name!r} is no provider; they are auto, {known}", nearest(name, providers))
 
 
 def _parameters(job: Job) -> Iterator[Problem]:
     for name in job.generate.parameters:
         if name in _OURS:
             yield Problem(f"generate.parameters.{name}", f"not a parameter of the job: {_OURS[name]}")
+    if job.generate.max_tokens is not None:
+        for name in ("max_tokens", "max_completion_tokens"):
+            if name in job.generate.parameters:
+                yield Problem(f"generate.parameters.{name}", "generate.max_tokens says it already; keep one of them")

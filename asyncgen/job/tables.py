@@ -1,11 +1,11 @@
-"""Files of values that a job names: .txt, .csv, .jsonl and .parquet, read lazily.
+"""Files of rows that a job names: .csv, .jsonl and .parquet, read lazily.
 
-Owns where a row stands in a file and how a cell becomes text. Keeps eight bytes a row, never the rows. Does not know
-what the values are for. What is wrong in a file is a `TableError` with its line.
+Owns where a row stands in a file, which columns are there, and what a missing cell means. Keeps eight bytes a row,
+never the rows. Does not know what the values are for. What is wrong in a file is a `TableError` with its line.
 
 Parquet tables, through pyarrow (the extra `parquet`).
 
-Owns the reading of columns as text, a row group at a time. Does not know what the values are for.
+Owns the reading of columns as text, a few thousand rows at a time. Does not know what the values are for.
 """
 
 from __future__ import annotations
@@ -13,39 +13,67 @@ from __future__ import annotations
 import csv
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from hashlib import file_digest
+from io import BufferedReader
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, Protocol
-
-import orjson
+from typing import Any, Protocol
 
 from asyncgen.errors import UsageError
-from asyncgen.json_text import NotJsonError, decode_loosely
+from asyncgen.job.cells import TableError, needed_cell, spare_cell
+from asyncgen.job.text_file import LONGEST_LINE_BYTES, decoded, open_file, raw_lines
+from asyncgen.json_text import NotJsonError, decode_json
 
-
-class TableError(ValueError):
-    """A file that cannot be read as a table; `line` is 1-based where it is known."""
-
-    def __init__(self, message: str, line: int | None = None) -> None:
-        super().__init__(message)
-        self.line = line
+Row = tuple[str, ...]
+TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
+_OTHER_DELIMITERS = (";", "\t", "|")  # as spreadsheets write them where the comma is the decimal sign
 
 
 class Table(Protocol):
-    """Rows of text under named columns, from the file at `path`."""
+    """Rows of text under named columns."""
 
-    path: Path
     columns: tuple[str, ...]
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: int) -> tuple[str, ...]: ...
+    def __getitem__(self, place: int) -> Row: ...
 
-    def __iter__(self) -> Iterator[tuple[str, ...]]: ...
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def digest(self) -> str:
+        """Changes when what the rows are made of changes."""
+        ...
 
 
-def open_table(path: Path) -> Table:
+class TableFile(Protocol):
+    """A file of rows whose columns are known, and whose rows were not read yet.
+
+    Attributes:
+        columns: as the file names them; some may be empty, or stand twice.
+        nested: columns that hold lists or tables in the first row.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    nested: frozenset[str]
+
+    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:
+        """The rows, all of them looked at once.
+
+        Args:
+            columns: to be read.
+            needed: a cell of these that is missing, or cannot be text, is an error; elsewhere it is "".
+            blanks: a cell may be missing in these, too.
+
+        Raises:
+            TableError: a row cannot be read.
+        """
+        ...
+
+
+def open_table(path: Path) -> TableFile:
     """Open a table by its ending: .csv, .jsonl or .parquet.
 
     Raises:
@@ -54,153 +82,208 @@ def open_table(path: Path) -> Table:
     """
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return _LineTable(path, _csv_columns, _csv_rows)
+        return _CsvFile(path)
     if suffix == ".jsonl":
-        return _LineTable(path, _jsonl_columns, _jsonl_rows)
+        return _JsonlFile(path)
     if suffix == ".parquet":
-        return ParquetTable(path)
-    raise TableError(f"{path.name} must end in .csv, .jsonl or .parquet")
+        return ParquetFile(path)
+    raise TableError(f"a table must end in {', '.join(TABLE_ENDINGS)}")
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, without white space at their ends.
-
-    Raises:
-        TableError: it is not UTF-8.
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as handle:
-        lines = (_decode(raw, number) for number, raw in enumerate(handle, 1))
-        return [line.strip() for line in lines if line.strip()]
-
-
-def cell_text(value: object, column: str, line: int | None) -> str:
-    """A cell as text: strings as they are, numbers as JSON writes them.
-
-    Raises:
-        TableError: it is empty, a list, a table or a truth value.
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return orjson.dumps(value).decode()
-    raise TableError(f"column {column!r} holds {type(value).__name__}, expected text or a number", line)
-
-
-_Rows = Callable[[Iterator[tuple[int, str]], tuple[str, ...]], Iterator[tuple[str, ...]]]
+_Rows = Callable[[Iterator[tuple[int, str]]], Iterator[Row]]
 
 
 class _LineTable:
-    """A text file whose rows are found again by where their first line begins."""
+    """Rows of a text file, found again by where their first line begins.
 
-    def __init__(self, path: Path, read_columns: Callable[[BinaryIO], tuple[str, ...]], rows: _Rows) -> None:
+    Args:
+        path: the file.
+        columns: of the rows that `rows` gives.
+        start: where the first row begins, and the number of its line.
+        rows: makes rows of numbered lines.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], start: tuple[int, int], rows: _Rows) -> None:
         self.path = path
+        self.columns = tuple(columns)
+        self._start = start
         self._rows = rows
-        with path.open("rb") as handle:
-            self.columns = read_columns(handle)
-            self._start = handle.tell()
-        if len(set(self.columns)) != len(self.columns) or "" in self.columns:
-            raise TableError(f"the columns of {path.name} must have names, each its own", 1)
-        self._offsets = self._index()
+        self._offsets = array("Q", self._index())
+        if not self._offsets:
+            raise TableError("it has no rows")
 
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __getitem__(self, place: int) -> tuple[str, ...]:
-        with self.path.open("rb") as handle:
+    def __getitem__(self, place: int) -> Row:
+        with open_file(self.path) as handle:
             handle.seek(self._offsets[place])
-            return next(self._rows(_numbered(handle, None), self.columns))
+            return next(self._rows(_numbered(handle, 2)))
 
-    def __iter__(self) -> Iterator[tuple[str, ...]]:
-        with self.path.open("rb") as handle:
-            handle.seek(self._start)
-            yield from self._rows(_numbered(handle, None), self.columns)
+    def __iter__(self) -> Iterator[Row]:
+        with self._at_start() as handle:
+            yield from self._rows(_numbered(handle, self._start[1]))
 
-    def _index(self) -> array[int]:
+    def digest(self) -> str:
+        with open_file(self.path) as handle:
+            return file_digest(handle, "blake2b").hexdigest()
+
+    def _at_start(self) -> BufferedReader:
+        handle = open_file(self.path)
+        handle.seek(self._start[0])
+        return handle
+
+    def _index(self) -> Iterator[int]:
         """Read the file once: where each row begins, and that all of them are whole."""
-        offsets = array("Q")
-        with self.path.open("rb") as handle:
-            handle.seek(self._start)
-            begins: list[int] = []
-            lines = _numbered(handle, begins)
-            for _ in self._rows(lines, self.columns):
-                offsets.append(begins[0])
+        begins: list[int] = []
+        with self._at_start() as handle:
+            for _ in self._rows(_numbered(handle, self._start[1], begins)):
+                yield begins[0]
                 begins.clear()
-        return offsets
 
 
-def _numbered(handle: BinaryIO, begins: list[int] | None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; notes in `begins` where each one begins."""
-    offset = handle.tell()
-    number = 1 if offset == 0 else 2
-    for number, raw in enumerate(handle, number):  # noqa: B020 - the first number is the start
+def _numbered(handle: BufferedReader, first: int, begins: list[int] | None = None) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, blank ones left out between rows; notes in `begins` where each one begins."""
+    for number, (offset, raw) in enumerate(raw_lines(handle), first):
         if begins is not None:
-            begins.append(offset)
-        yield number, _decode(raw, number)
-        offset += len(raw)
-
-
-def _decode(raw: bytes, number: int) -> str:
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise TableError(f"not UTF-8 at byte {error.start} of the line", number) from error
-
-
-def _csv_columns(handle: BinaryIO) -> tuple[str, ...]:
-    header = handle.readline()
-    return tuple(next(csv.reader([_decode(header, 1)]), []))
-
-
-def _csv_rows(lines: Iterator[tuple[int, str]], columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    last = 1
-
-    def texts() -> Iterator[str]:
-        nonlocal last
-        for number, text in lines:
-            last = number
-            yield text
-
-    try:
-        for row in csv.reader(texts(), strict=True):
-            if not row:
+            if not begins and raw.isspace():
                 continue
-            if len(row) != len(columns):
-                raise TableError(f"{len(row)} cells, expected {len(columns)}", last)
-            yield tuple(row)
+            begins.append(offset)
+        yield number, decoded(raw, number)
+
+
+class _CsvFile:
+    """A CSV file: its first row that is not blank names the columns."""
+
+    nested: frozenset[str] = frozenset()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        csv.field_size_limit(LONGEST_LINE_BYTES)  # the bound, which is the whole process's, is 128 KiB
+        begins: list[int] = []
+        with open_file(path) as handle:
+            lines = _CsvLines(_numbered(handle, 1, begins))
+            self._delimiter = lines.delimiter()
+            self.columns = next(_csv_cells(lines, self._delimiter), ())
+            begins.clear()
+            following = next(lines.source, None)
+            self._start = (begins[0] if following else _size(handle), following[0] if following else 2)
+        if not self.columns:
+            raise TableError("empty, expected a line that names the columns", 1)
+
+    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - no cell of a CSV row is missing
+        places = [self.columns.index(name) for name in columns]
+        return _LineTable(self.path, columns, self._start, partial(self._rows, places))
+
+    def _rows(self, places: list[int], lines: Iterator[tuple[int, str]]) -> Iterator[Row]:
+        source = _CsvLines(lines)
+        width = len(self.columns)
+        for row in _csv_cells(source, self._delimiter):
+            if len(row) != width:
+                help_text = "; a cell that holds the delimiter needs double quotes around it"
+                raise TableError(f"{len(row)} cells, expected {width}{help_text * (len(row) > width)}", source.number)
+            yield tuple([row[place] for place in places])
+
+
+class _CsvLines:
+    """The lines for `csv.reader`; knows the number of the last one given."""
+
+    def __init__(self, source: Iterator[tuple[int, str]]) -> None:
+        self.source = source
+        self.number = 1
+        self._ahead: list[tuple[int, str]] = []
+
+    def delimiter(self) -> str:
+        """The comma, unless the first line has none and another one that is usual; `sep=;` names it, too."""
+        first = next(self.source, None)
+        if first is None:
+            return ","
+        if first[1].lower().startswith("sep=") and len(first[1].strip()) == len("sep=;"):
+            return first[1][len("sep=")]
+        self._ahead.append(first)
+        found = [mark for mark in _OTHER_DELIMITERS if mark in first[1]]
+        return found[0] if found and "," not in first[1] else ","
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        self.number, text = self._ahead.pop() if self._ahead else next(self.source)
+        return text
+
+
+def _csv_cells(lines: _CsvLines, delimiter: str) -> Iterator[Row]:
+    """Rows that are not blank, as CSV has them."""
+    try:
+        for row in csv.reader(lines, delimiter=delimiter, strict=True):
+            if any(cell.strip() for cell in row):
+                yield tuple(row)
     except csv.Error as error:
-        raise TableError(f"not CSV: {error}", last) from error
+        quotes = "a quote is not closed, or text follows a closing quote"
+        raise TableError(
+            f"not CSV: {quotes if 'limit' not in str(error) else 'a cell is too long'}", lines.number
+        ) from None
 
 
-def _jsonl_columns(handle: BinaryIO) -> tuple[str, ...]:
-    row = _jsonl_row(_decode(handle.readline(), 1), 1)
-    handle.seek(0)
-    return tuple(row)
+def _size(handle: BufferedReader) -> int:
+    return handle.seek(0, 2)
 
 
-def _jsonl_rows(lines: Iterator[tuple[int, str]], columns: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+class _JsonlFile:
+    """A file of JSON objects, a line each; the first one names the columns.
+
+    A record of a run has its variables as columns, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open_file(path) as handle:
+            first = next(_objects(_numbered(handle, 1)), None)
+        if first is None:
+            raise TableError("it has no rows")
+        self.columns = tuple(_flat(first[1]))
+        self.nested = frozenset(name for name, value in _flat(first[1]).items() if isinstance(value, dict | list))
+
+    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:
+        cells = [partial(needed_cell if name in needed else spare_cell, column=name, blanks=blanks) for name in columns]
+        return _LineTable(self.path, columns, (0, 1), partial(_jsonl_rows, tuple(zip(columns, cells, strict=True))))
+
+
+def _objects(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, text in lines:
         if not text.strip():
             continue
-        row = _jsonl_row(text, number)
-        missing = [column for column in columns if column not in row]
-        if missing:
-            raise TableError(f"no {missing[0]!r}, which the first row has", number)
-        yield tuple(cell_text(row[column], column, number) for column in columns)
+        try:
+            row = decode_json(text)
+        except NotJsonError as error:
+            raise TableError(str(error), number) from None
+        if not isinstance(row, dict):
+            raise TableError("expected a JSON object on each line", number)
+        yield number, row
 
 
-def _jsonl_row(text: str, number: int) -> dict[str, object]:
-    try:
-        row = decode_loosely(text)
-    except NotJsonError as error:
-        raise TableError(f"not JSON: {error}", number) from error
-    if not isinstance(row, dict):
-        raise TableError("expected an object", number)
-    return row
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, with the variables of a record beside its own columns."""
+    variables = row.get("variables")
+    return {**variables, **row} if isinstance(variables, dict) else row
 
 
-class ParquetTable:
-    """Rows of a Parquet file; the row group read last stays in memory.
+def _jsonl_rows(
+    columns: tuple[tuple[str, Callable[[Any], str]], ...], lines: Iterator[tuple[int, str]]
+) -> Iterator[Row]:
+    for number, row in _objects(lines):
+        flat = _flat(row)
+        try:
+            yield tuple([text(flat.get(column)) for column, text in columns])
+        except TableError as error:
+            raise TableError(str(error), number) from None
+
+
+_BATCH_ROWS = 4096
+
+
+class ParquetFile:
+    """A Parquet file.
 
     Raises:
         UsageError: pyarrow is not installed.
@@ -210,36 +293,111 @@ class ParquetTable:
     def __init__(self, path: Path) -> None:
         try:
             import pyarrow as pa  # noqa: PLC0415 - an optional extra
-            import pyarrow.parquet  # noqa: PLC0415
+            import pyarrow.parquet as pq  # noqa: PLC0415
         except ImportError as error:
             raise UsageError(f"{path.name} needs pyarrow", help_text="pip install 'asyncgen[parquet]'") from error
+        open_file(path).close()  # a pipe or a device is told before pyarrow waits for it
         try:
-            self._file = pyarrow.parquet.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise TableError(f"not a Parquet file: {error}") from error
+            self._file = pq.ParquetFile(path)
+            schema = self._file.schema_arrow
+        except (pa.ArrowException, ValueError, TypeError, NotImplementedError) as error:
+            raise TableError("not a Parquet file, or a damaged one") from error
         self.path = path
-        self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        self._ends = list(accumulate(sizes))
-        self._group: tuple[int, list[tuple[str, ...]]] = (-1, [])
+        self.columns: tuple[str, ...] = tuple(schema.names)
+        self.nested = frozenset(field.name for field in schema if pa.types.is_nested(field.type))
+
+    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> ParquetTable:
+        return ParquetTable(self.path, self._file, columns, needed, blanks=blanks)
+
+
+class ParquetTable:
+    """Rows of a Parquet file. Of a row group that is looked into, the columns stay in memory as Arrow holds them."""
+
+    def __init__(
+        self, path: Path, file: Any, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False
+    ) -> None:
+        self.path = path
+        self.columns = tuple(columns)
+        self._file = file
+        self._cells = {
+            name: partial(needed_cell if name in needed else spare_cell, column=name, blanks=blanks) for name in columns
+        }
+        metadata = file.metadata
+        self._ends = list(accumulate(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)))
+        self._group: tuple[int, Any] = (-1, None)
+        if not len(self):
+            raise TableError("it has no rows")
+        for _ in self:  # every cell that is needed is there
+            pass
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, place: int) -> tuple[str, ...]:
         number = bisect_right(self._ends, place)
-        return self._rows(number)[place - (self._ends[number - 1] if number else 0)]
+        within = place - (self._ends[number - 1] if number else 0)
+        if self._group[0] != number:
+            self._group = (number, self._arrow(number))
+        return next(self._rows(self._group[1].slice(within, 1), place))
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
+        first = 0
         for number in range(len(self._ends)):
-            yield from self._rows(number)
+            for batch in self._batches(number):
+                yield from self._rows(batch, first)
+                first += batch.num_rows
 
-    def _rows(self, number: int) -> list[tuple[str, ...]]:
-        if self._group[0] != number:
-            columns = [
-                [cell_text(value, name, None) for value in column.to_pylist()]
-                for name, column in zip(self.columns, self._file.read_row_group(number).columns, strict=True)
-            ]
-            self._group = (number, list(zip(*columns, strict=True)))
-        return self._group[1]
+    def digest(self) -> str:
+        with open_file(self.path) as handle:
+            return file_digest(handle, "blake2b").hexdigest()
+
+    def _arrow(self, number: int) -> Any:
+        with _told():
+            return self._file.read_row_group(number, columns=list(self.columns))
+
+    def _batches(self, number: int) -> Iterator[Any]:
+        with _told():
+            yield from self._file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=list(self.columns))
+
+    def _rows(self, batch: Any, first: int) -> Iterator[tuple[str, ...]]:
+        columns = [_texts(batch.column(name), name, first, text) for name, text in self._cells.items()]
+        return iter(list(zip(*columns, strict=True)) if columns else [()] * batch.num_rows)
+
+
+class _told:  # noqa: N801 - reads as a phrase
+    """Within this block, what pyarrow cannot read is a `TableError`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - an optional extra
+
+        if isinstance(error, pa.ArrowException | OSError | NotImplementedError):
+            raise TableError("its rows cannot be read: the file is damaged, or in a form that pyarrow does not know")
+
+
+def _texts(column: Any, name: str, first: int, text: Callable[[Any], str]) -> list[str]:
+    texts = []
+    for number, value in enumerate(_values(column, name), first + 1):
+        try:
+            texts.append(text(value))
+        except TableError as error:
+            raise TableError(str(error), row=number) from None
+    return texts
+
+
+def _values(column: Any, name: str) -> list[Any]:
+    import pyarrow as pa  # noqa: PLC0415 - an optional extra
+
+    kind = column.type
+    try:
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+        elif pa.types.is_time64(kind) and kind.unit == "ns":
+            column = column.cast(pa.time64("us"), safe=False)
+        elif pa.types.is_duration(kind):
+            column = column.cast(pa.int64())
+        return list(column.to_pylist())
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, NotImplementedError, ImportError) as error:
+        raise TableError(f"column {name!r}: values of the type {kind} cannot be read") from error

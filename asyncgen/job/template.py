@@ -1,7 +1,8 @@
-"""Prompt templates: text with `{name}` places, and nothing else.
+"""Prompt templates: text with `{name}` placeholders, and nothing else.
 
 Owns the syntax: an identifier in braces is replaced by that variable's value, doubled braces are literal. There are
 no attributes, no indexes and no format specifications, so a value or a template can reach nothing but the variables.
+`{answer.FIELD}` is a name like any other, where the answer's fields may be named at all.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class TemplateError(ValueError):
-    """A brace that is neither a place nor doubled; `line` is 1-based within the template."""
+    """A brace that is neither a placeholder nor doubled.
 
-    def __init__(self, message: str, line: int) -> None:
+    Args:
+        message: what is wrong.
+        line: 1-based within the template.
+        name: what stands between the braces, where there are two.
+    """
+
+    def __init__(self, message: str, line: int, name: str | None = None) -> None:
         super().__init__(message)
         self.line = line
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placeholder:
     """Where a variable's value goes."""
 
     name: str
@@ -30,9 +38,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template: literal text and places, in turn."""
+    """A parsed template: literal text and placeholders, in turn."""
 
-    parts: tuple[str | Place, ...]
+    parts: tuple[str | Placeholder, ...]
     _pattern: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -41,11 +49,11 @@ class Template:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variables it needs, each once, in the order of their first place."""
-        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, Place)))
+        """The variables it needs, each once, in the order in which they come first."""
+        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, Placeholder)))
 
     def render(self, variables: Mapping[str, str]) -> str:
-        """The text with every place filled.
+        """The text with every placeholder filled.
 
         Raises:
             KeyError: a variable is missing.
@@ -53,13 +61,21 @@ class Template:
         return self._pattern % variables
 
 
-def parse(text: str) -> Template:
+ANSWER = "answer"  # the name under which `sample` and `target` have the answer
+_FIELD = "answer."
+
+
+def parse(text: str, *, answer_fields: bool = False) -> Template:
     """Parse a template.
+
+    Args:
+        text: as the job file has it.
+        answer_fields: `{answer.FIELD}` is a placeholder.
 
     Raises:
         TemplateError: a single brace, or braces around something that is no identifier.
     """
-    parts: list[str | Place] = []
+    parts: list[str | Placeholder] = []
     literal: list[str] = []
     end = 0
     for match in _BRACES.finditer(text):
@@ -68,13 +84,22 @@ def parse(text: str) -> Template:
         token, name = match.group(), match.group(1)
         if token in {"{{", "}}"}:
             literal.append(token[0])
-        elif name is not None and name.isidentifier():
-            parts += ["".join(literal), Place(name)]
+        elif name is not None and (name.isidentifier() or (answer_fields and _is_field(name))):
+            parts += ["".join(literal), Placeholder(name)]
             literal.clear()
         else:
-            raise TemplateError(_what_is_wrong(token, name), text.count("\n", 0, match.start()) + 1)
+            raise TemplateError(_what_is_wrong(token, name), text.count("\n", 0, match.start()) + 1, name)
     parts.append("".join([*literal, text[end:]]))
     return Template(tuple(part for part in parts if part != ""))
+
+
+def field_of(name: str) -> str | None:
+    """The answer's field that a placeholder names; None for any other name."""
+    return name.removeprefix(_FIELD) if _is_field(name) else None
+
+
+def _is_field(name: str) -> bool:
+    return name.startswith(_FIELD) and name.removeprefix(_FIELD).isidentifier()
 
 
 def _what_is_wrong(token: str, name: str | None) -> str:

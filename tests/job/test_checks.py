@@ -1,7 +1,8 @@
 import pytest
 
+from asyncgen.job.answers import AnswerReader
 from asyncgen.job.checks import AnswerChecks, count_sentences
-from asyncgen.job.model import Checks
+from asyncgen.job.model import Answer, Checks
 
 
 @pytest.mark.parametrize(
@@ -24,15 +25,30 @@ def test_every_check_that_fails_is_named_in_order() -> None:
     checks = AnswerChecks(
         Checks(max_sentences=1, max_words=3, max_characters=10, must_match=["[.]$"], must_not_match=[r"\d", "z"])
     )
-    assert checks.failures("One two 3. Four five") == [
+    assert checks.failures("One two 3. Four five", {}) == [
         "max_sentences",
         "max_words",
         "max_characters",
         "must_match: [.]$",
         r"must_not_match: \d",
     ]
-    assert checks.failures("Fine it.") == []
+    assert checks.failures("Fine it.", {}) == []
 
 
 def test_without_checks_everything_passes() -> None:
-    assert AnswerChecks(Checks()).failures("x " * 10_000) == []
+    assert AnswerChecks(Checks()).failures("x " * 10_000, {}) == []
+
+
+def test_places_of_must_contain_are_the_rows_variables() -> None:
+    checks = AnswerChecks(Checks(min_words=2, must_contain=["{city}", "100 %"]))
+    assert checks.failures("Bonn: 100 %", {"city": "Bonn"}) == []
+    assert checks.failures("Oslo", {"city": "Bonn"}) == ["min_words", "must_contain: {city}", "must_contain: 100 %"]
+    assert checks.failures("Oslo 100 %", {}) == ["must_contain: {city}"], "a row of an earlier form of the job"
+
+
+def test_an_answer_that_is_not_of_the_jobs_form_fails_a_check() -> None:
+    reader = AnswerReader(Answer(format="json"), {"required": ["a"]})
+    checks = AnswerChecks(Checks(max_words=1), reader)
+    assert checks.failures("no json", {}) == ["json", "max_words"]
+    assert checks.failures("{}", {}) == ["schema"]
+    assert checks.failures('{"a":1}', {}) == []

@@ -102,7 +102,7 @@ def test_a_grid_of_a_thousand_million_starts_at_once() -> None:
 def test_a_spread_of_a_large_grid_is_quick_in_order_and_meets_every_value() -> None:
     combinations = Combinations({name: [f"{name}{at}" for at in range(10)] for name in "abcdefghi"})
     start = time.process_time()
-    spread = list(combinations.spread(200))
+    spread = list(combinations.sample(200))
     assert time.process_time() - start < 1.0
     places = [place for place, _ in spread]
     assert places == sorted(set(places))
@@ -115,7 +115,7 @@ def test_a_spread_of_a_large_grid_is_quick_in_order_and_meets_every_value() -> N
 def test_a_spread_takes_no_more_than_asked_for_and_nothing_twice(count: int, most: int, subset: bool) -> None:
     axes = {"a": [str(at) for at in range(count)]}
     combinations = Combinations(axes, subset=(max(count // 2, 1), 7) if subset else None)
-    spread = list(combinations.spread(most))
+    spread = list(combinations.sample(most))
     assert len(spread) == len(set(spread)) <= most
     assert set(spread) <= set(combinations)
     assert len(spread) == combinations.count or most < combinations.count

@@ -1,6 +1,8 @@
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.load import open_grid, read_job_file
 from asyncgen.job.model import Example, Generate, Job, Prompt
-from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.of_run import OpenedJob, open_job
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.profiles import PROFILES
 
@@ -67,6 +69,29 @@ def test_another_short_prompt_leaves_every_key(opened: Open) -> None:
     before = keys(opened(CAMPAIGN).grid)
     other = opened(CAMPAIGN.replace('sample = "{sector}, {city}"', 'sample = "{sector} in {city}"')).grid
     assert keys(other) == before
+
+
+@pytest.mark.parametrize("before", json.loads(Path(__file__).with_name("rows_of_0.1.json").read_text("utf-8")))
+def test_rows_of_a_job_that_uses_no_new_word_stay_as_they_were(
+    opened: Open, tmp_path: Path, before: dict[str, Any]
+) -> None:
+    for name, content in before["files"].items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    choice = {"generation": before["generation"], "tuning": "local", "model": before["model"]}
+    job = opened(before["job"], **choice) if before["job"] else open_job(read_job_file(None), **choice)
+    made = {
+        request.key.hex(): {
+            "key": request.key.hex(),
+            "index": request.index,
+            "repeat": request.repeat,
+            "variables": job.grid.variables(request),
+            "prompt": job.grid.prompt(request),
+        }
+        for request in job.grid.requests()
+    }
+    for row in before["rows"]:
+        assert made[row["key"]] == row
+        assert job.grid.key_of(row["variables"], row["repeat"]).hex() == row["key"]
 
 
 def test_repeats_vary_fastest_and_the_last_axis_next(opened: Open) -> None:
@@ -156,7 +181,8 @@ def test_a_key_is_found_again_from_the_variables(opened: Open) -> None:
     assert grid.key_of({"sector": "Bakers", "city": "Rome"}, 0) is None
     assert grid.key_of({"sector": "Bakers", "city": "Paris"}, 2) is None
     assert grid.key_of({"sector": "Bakers"}, 0) is None
-    assert grid.key_of({"sector": "Bakers", "city": "Paris", "size": "small"}, 0) is None
+    more = {"sector": "Bakers", "city": "Paris", "size": "small"}
+    assert grid.key_of(more, 0) == grid.key_of({"sector": "Bakers", "city": "Paris"}, 0)
 
 
 def test_settled_requests_are_passed_over(opened: Open) -> None:
@@ -199,7 +225,7 @@ def test_a_spread_gives_requests_of_the_grid(opened: Open) -> None:
     grid = opened(CAMPAIGN).grid
     everything = {request.index: request for request in grid.requests()}
     for most in (1, 2, 5, 1000):
-        spread = list(grid.spread(most))
+        spread = list(grid.sample_evenly(most))
         assert 1 <= len(spread) <= most
         assert all(everything[request.index] == request for request in spread)
 

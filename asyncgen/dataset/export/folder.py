@@ -86,7 +86,7 @@ def _refuse_stranger(path: Path) -> None:
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
     settings = opened.job.dataset
     split = Split(plan, settings.hold_out)
-    selection = Selection(opened.grid, AnswerChecks(opened.job.checks), stale=False)
+    selection = Selection(opened.grid, AnswerChecks(opened.job.checks, opened.grid.answers), stale=False)
     facts = Facts()
     (folder / "data").mkdir(parents=True)
     with ExitStack() as stack:

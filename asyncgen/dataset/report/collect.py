@@ -197,7 +197,7 @@ class _Look:
         self.answers = AnswersByPrompt()
         self._job = job
         self._grid = grid
-        self._checks = AnswerChecks(job.checks)
+        self._checks = AnswerChecks(job.checks, grid.answers)
         self._selection = Selection(grid, self._checks, stale=stale)
         self._coverage = CoverageCounts()
         self._texts = TextStatistics()
@@ -226,7 +226,7 @@ class _Look:
             return
         self._rejected[reason] += 1
         if reason.startswith(CHECK):
-            self._violations.update(self._checks.failures(record.completion))
+            self._violations.update(self._checks.failures(record.completion, record.variables))
 
     def at_failures(self, path: Path, unsettled: set[int]) -> None:
         """Look at what was given up on.

@@ -157,7 +157,7 @@ def _record(row: BatchRow, answer: Answer, checks: AnswerChecks, model: str, now
         finish_reason=answer.finish_reason,
         usage=answer.usage,
         attempts=row.attempts + 1,
-        check_failures=checks.failures(completion),
+        check_failures=checks.failures(completion, row.variables),
         latency_s=0.0,
         created=now,
         request_id=answer.request_id,

@@ -121,7 +121,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
 
 
 def _prompts(grid: RequestGrid) -> tuple[Prompt, ...]:
-    return tuple(Prompt(orjson.loads(each.body), grid.prompt(each)) for each in grid.spread(_SHOWN_PROMPTS))
+    return tuple(Prompt(orjson.loads(each.body), grid.prompt(each)) for each in grid.sample_evenly(_SHOWN_PROMPTS))
 
 
 def _shutdowns(place: Place, found: Sequence[Training]) -> tuple[tuple[str, date], ...]:

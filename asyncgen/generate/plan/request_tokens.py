@@ -108,7 +108,7 @@ class RequestTokens:
 
 def tokens_of_a_request(job: Job, grid: RequestGrid, there: RowsThere) -> RequestTokens:
     """Tokens of one row of `grid`, by what the run already holds or by rules of thumb."""
-    sampled = list(grid.spread(_SAMPLED_REQUESTS))
+    sampled = list(grid.sample_evenly(_SAMPLED_REQUESTS))
     question = mean(estimate_body(request.body) for request in sampled) if sampled else 0.0
     system = [job.dataset.system] if job.dataset.system and job.dataset.format == "chat" else []
     prompts = [estimate_messages([*system, grid.prompt(request)]) for request in sampled]

@@ -37,7 +37,7 @@ class RecordMaker:
         # Looked up once, and not for every answer.
         self._names = grid.names
         self._model = grid.model
-        self._render_sample = grid.sample.render
+        self._prompt_of = grid.prompt_of
         self._opening = grid.opening if grid.has_openings else None
         self._failures = checks.failures
         self._wall = wall
@@ -55,13 +55,13 @@ class RecordMaker:
             index=request.index,
             repeat=request.repeat,
             variables=variables,
-            prompt=self._render_sample(variables),
+            prompt=self._prompt_of(variables, completion),
             completion=completion,
             model=answer.model or self._model,
             finish_reason=answer.finish_reason,
             usage=row.usage,
             attempts=row.attempts,
-            check_failures=self._failures(completion),
+            check_failures=self._failures(completion, variables),
             latency_s=int(answer.latency_s * 10_000) / 10_000,
             created=int(self._wall()),
             request_id=answer.request_id,

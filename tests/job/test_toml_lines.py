@@ -1,4 +1,4 @@
-from asyncgen.job.load import line_of
+from asyncgen.job.toml_lines import line_of
 
 TEXT = '''name = "x"
 [grid]

@@ -1,0 +1,196 @@
+"""How an answer is read: as text, or as JSON with fields, items and a conversation in it.
+
+Owns that reading, and the names of what can be wrong with an answer that is to be JSON. Everything that comes is read
+to a result: an answer that breaks the job's form is one with failures, like those of any other check. Does not know
+what becomes of it: `checks` counts the failures, the dataset makes samples of the items.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncgen.job.json_values import NoTextError, value_text
+from asyncgen.job.model import Answer, Job
+from asyncgen.json_text import NotJsonError, decode_json
+
+JSON = "json"
+SCHEMA = "schema"
+EACH = "each"
+MESSAGES = "messages"
+MISSING = "missing: "
+
+# A fence that holds the whole answer, as models put around JSON; hidden reasoning that a server left in the text.
+_FENCED = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)\r?\n?```", re.DOTALL)
+_THOUGHTS = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.DOTALL)
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerItem:
+    """What one sample is made of.
+
+    Attributes:
+        text: fills `{answer}`: the answer without blanks around it; of a list named by `each`, the item.
+        fields: fill `{answer.FIELD}`: of the item over those of the whole answer; nested values are JSON text.
+        turns: the conversation to learn from, where `[answer] messages` names one; else None.
+    """
+
+    text: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    turns: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a template may name of it."""
+        return {"answer": self.text} | {f"answer.{name}": value for name, value in self.fields.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """An answer as the job reads it.
+
+    Attributes:
+        items: a sample is made of each; empty where `failures` says why.
+        failures: what is wrong with the answer, by the names in this module; empty where nothing is.
+        fenced: the JSON stood in a code fence, which was taken off.
+    """
+
+    items: tuple[AnswerItem, ...]
+    failures: tuple[str, ...] = ()
+    fenced: bool = False
+
+
+class AnswerReader:
+    """Reads the answers of one job.
+
+    Args:
+        settings: the table [answer].
+        schema: a JSON Schema that answers must keep to; None for none.
+        needed: fields that a template of the job names; an answer without one fails.
+
+    Raises:
+        ValueError: the schema is none; says what is wrong in it.
+    """
+
+    def __init__(
+        self, settings: Answer, schema: Mapping[str, Any] | bool | None = None, needed: Sequence[str] = ()
+    ) -> None:
+        self.reads_json = settings.format == "json"
+        self._settings = settings
+        self._needed = tuple(needed)
+        self._is_valid = _validator(schema) if schema is not None else None
+
+    def read(self, completion: str) -> ReadAnswer:
+        """Read one answer, whatever it is."""
+        if not self.reads_json:
+            return ReadAnswer((AnswerItem(completion.strip()),))
+        text, fenced = _bare_json(completion)
+        try:
+            value = decode_json(text)
+        except NotJsonError:
+            return ReadAnswer((), (JSON,), fenced)
+        if self._is_valid is not None and not self._is_valid(value):
+            return ReadAnswer((), (SCHEMA,), fenced)
+        items, failures = self._items(text, value)
+        return ReadAnswer((), failures, fenced) if failures else ReadAnswer(items, (), fenced)
+
+    def _items(self, text: str, value: Any) -> tuple[tuple[AnswerItem, ...], tuple[str, ...]]:
+        whole = value if isinstance(value, dict) else {}
+        listed = whole.get(self._settings.each) if self._settings.each else [value]
+        if not isinstance(listed, list) or not listed:
+            return (), (EACH,)
+        items: list[AnswerItem] = []
+        for each in listed:
+            fields = {**whole, **each} if isinstance(each, dict) else whole
+            item, failures = self._item(text if not self._settings.each else _text_of(each), fields)
+            if failures:
+                return (), failures
+            items.append(item)
+        return tuple(items), ()
+
+    def _item(self, text: str, fields: Mapping[str, Any]) -> tuple[AnswerItem, tuple[str, ...]]:
+        turns = _to_learn(conversation(fields.get(self._settings.messages))) if self._settings.messages else None
+        if self._settings.messages and not turns:
+            return AnswerItem(text), (MESSAGES,)
+        missing = [name for name in self._needed if fields.get(name) is None]
+        if missing:
+            return AnswerItem(text), tuple(MISSING + name for name in missing)
+        texts = {name: _text_of(value) for name, value in fields.items() if value is not None}
+        return AnswerItem(text, texts, turns), ()
+
+
+AS_TEXT = AnswerReader(Answer())
+
+
+def conversation(value: Any) -> list[dict[str, Any]] | None:
+    """A list of chat turns, as `{role, content}` or as ShareGPT has them; None where it is none."""
+    if not isinstance(value, list) or not value:
+        return None
+    turns = [_turn(each) for each in value]
+    return [each for each in turns if each is not None] if None not in turns else None
+
+
+def _to_learn(turns: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """The turns up to the last one of the assistant: what comes behind it teaches nothing."""
+    said = [place for place, turn in enumerate(turns or ()) if turn["role"] == "assistant"]
+    return turns[: said[-1] + 1] if turns and said else []
+
+
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+
+
+def _turn(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return None
+    if "from" in value and "value" in value and "role" not in value:
+        value = {"role": _SHAREGPT_ROLES.get(str(value["from"])), "content": value["value"]}
+    has_content = isinstance(value.get("content"), str | list) or (
+        value.get("content") is None and bool(value.get("tool_calls"))
+    )
+    return value if isinstance(value.get("role"), str) and value["role"] in _ROLES and has_content else None
+
+
+def response_schema(job: Job) -> Any:
+    """The JSON Schema in the parameter `response_format`; None where there is none."""
+    response_format = job.generate.parameters.get("response_format")
+    named = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    return named.get("schema") if isinstance(named, dict) else None
+
+
+def _bare_json(completion: str) -> tuple[str, bool]:
+    text = completion.strip()
+    if thoughts := _THOUGHTS.match(text):
+        text = text[thoughts.end() :].strip()
+    fenced = _FENCED.fullmatch(text)
+    return (fenced[1].strip(), True) if fenced else (text, False)
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return value_text(value)
+    except NoTextError:
+        return ""  # nothing that was decoded comes here
+
+
+def _validator(schema: Any) -> Callable[[Any], bool]:
+    import jsonschema_rs  # noqa: PLC0415 - it takes a fifth of a second, and few jobs need it
+
+    try:
+        validator = jsonschema_rs.validator_for(schema, retriever=_refuse_to_fetch)
+    except ValueError as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+
+    def is_valid(value: Any) -> bool:
+        try:
+            return bool(validator.is_valid(value))
+        except ValueError:  # too deep for it
+            return False
+
+    return is_valid
+
+
+def _refuse_to_fetch(uri: str) -> Any:
+    raise ValueError(f"{uri} is another document; a schema must be whole in itself")

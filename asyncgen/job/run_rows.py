@@ -1,0 +1,169 @@
+"""The settled rows of another run as rows: its variables, `prompt`, `answer` and the answer's fields.
+
+Owns which records are rows: those that pass the checks of their own job, and that it still asks for. A list that the
+source's `[answer] each` names gives a row for each item. The run may grow meanwhile: what is there when it is opened
+counts, and later rows come behind. Keeps sixteen bytes a row. Does not open the source's job: whoever opens it tells
+how its answers are read.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from asyncgen.job.answers import AnswerItem, AnswerReader
+from asyncgen.job.cells import TableError
+from asyncgen.job.tables import Row, Table
+from asyncgen.job.text_file import open_file, raw_lines
+from asyncgen.json_text import NotJsonError
+from asyncgen.run.records import Record, decode_record
+
+SOURCE = "source"  # the variable that keeps the key of the record which a row was made of
+PROMPT = "prompt"
+ANSWER = "answer"
+_LOOKED_AT = 200  # rows whose fields are looked at to know the columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A usable record: where its line begins, and what it says."""
+
+    offset: int
+    record: Record
+    items: tuple[AnswerItem, ...]
+
+
+class RunRows:
+    """The records of a run, not read yet but for the first ones.
+
+    Args:
+        path: of `records.jsonl`.
+        answers: reads the answers as the run's own job does.
+        is_stale: the run's job does not ask for the record any more.
+
+    Attributes:
+        columns: its variables, `source`, `prompt`, `answer`, and the fields of the first answers.
+        variables: those of them that are the run's own variables.
+        left_out: reason to how many records are no rows; known when the table was made.
+
+    Raises:
+        TableError: a line is damaged, or no row is settled yet.
+        OSError: the file cannot be read.
+    """
+
+    nested: frozenset[str] = frozenset()
+
+    def __init__(self, path: Path, answers: AnswerReader, is_stale: Callable[[Record], bool]) -> None:
+        self.path = path
+        self._answers = answers
+        self._is_stale = is_stale
+        self.left_out: Counter[str] = Counter()
+        first = list(islice(self.found(), _LOOKED_AT))
+        if not first:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+            raise TableError(f"no settled row can be used yet{f' ({reasons})' if reasons else ''}")
+        fields = dict.fromkeys(name for each in first for item in each.items for name in item.fields)
+        own = [name for name in first[0].record.variables if name not in {SOURCE, PROMPT, ANSWER}]
+        self.variables: tuple[str, ...] = tuple(own)
+        rest = [name for name in fields if name not in {*own, SOURCE, PROMPT, ANSWER}]
+        self.columns: tuple[str, ...] = (*own, SOURCE, PROMPT, ANSWER, *rest)
+
+    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - a row without a field is no row
+        return _RunTable(self, columns, needed)
+
+    def found(self) -> Iterator[_Found]:
+        """Every usable record; counts the others."""
+        self.left_out.clear()
+        with open_file(self.path) as handle:
+            for number, (offset, line) in enumerate(raw_lines(handle), 1):
+                if line.isspace() or not line.endswith(b"\n"):  # a line without its end is being written
+                    continue
+                record = _record(line, number)
+                if items := self.items(record):
+                    yield _Found(offset, record, items)
+
+    def items(self, record: Record) -> tuple[AnswerItem, ...]:
+        """What the rows of a record are made of; none where it is not used."""
+        if record.check_failures:
+            self.left_out["failed their checks"] += 1
+            return ()
+        if self._is_stale(record):
+            self.left_out["are no longer asked for"] += 1
+            return ()
+        read = self._answers.read(record.completion)
+        self.left_out["are not of the form that [answer] asks for"] += bool(read.failures)
+        return read.items
+
+    def record_at(self, offset: int) -> Record:
+        with open_file(self.path) as handle:
+            handle.seek(offset)
+            return _record(next(raw_lines(handle))[1], None)
+
+
+class _RunTable:
+    """Rows of a run, found again by where their record begins, and by the number of the item."""
+
+    def __init__(self, run: RunRows, columns: Sequence[str], needed: Collection[str]) -> None:
+        self.columns = tuple(columns)
+        self._run = run
+        self._needed = frozenset(needed)
+        self._offsets, self._items = array("Q"), array("Q")
+        digest = blake2b(digest_size=16)
+        incomplete = 0
+        for found in run.found():
+            for number, item in enumerate(found.items):
+                if (row := self._row(found.record, item)) is None:
+                    incomplete += 1
+                    continue
+                self._offsets.append(found.offset)
+                self._items.append(number)
+                digest.update("\0".join(row).encode())
+        self._digest = digest.hexdigest()
+        if incomplete:
+            run.left_out["lack a field that a prompt names"] = incomplete
+        run.left_out = +run.left_out
+        if not self._offsets:
+            raise TableError("no settled row has everything that the prompts name")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, place: int) -> Row:
+        record = self._run.record_at(self._offsets[place])
+        row = self._row(record, self._run.items(record)[self._items[place]])
+        assert row is not None
+        return row
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows that were there when the table was made."""
+        last = len(self) - 1
+        place = 0
+        for found in self._run.found():
+            for item in found.items:
+                if (row := self._row(found.record, item)) is not None:
+                    yield row
+                    if place == last:
+                        return
+                    place += 1
+
+    def digest(self) -> str:
+        return self._digest
+
+    def _row(self, record: Record, item: AnswerItem) -> Row | None:
+        """The values of the columns; None where one that is needed is not there."""
+        values = {**item.fields, **record.variables, SOURCE: record.key, PROMPT: record.prompt, ANSWER: item.text}
+        if any(name not in values for name in self._needed):
+            return None
+        return tuple([values.get(name, "") for name in self.columns])
+
+
+def _record(line: bytes, number: int | None) -> Record:
+    try:
+        return decode_record(line.removeprefix(b"\xef\xbb\xbf"))
+    except NotJsonError:
+        raise TableError("no record of a run; asyncgen repair moves bad lines aside", number) from None
