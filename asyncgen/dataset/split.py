@@ -82,7 +82,7 @@ def plan_split(grid: RequestGrid, settings: DatasetSettings, known: SplitPlan | 
         return replace(plan, turn=known.turn)
     if not plan.share or grid.count > _MOST_TRIED * grid.repeats:
         return plan
-    variables = map(grid.variables, grid.spread(_MOST_TRIED))
+    variables = map(grid.variables, grid.sample_evenly(_MOST_TRIED))
     rows = list({tuple(row[name] for name in named): row for row in variables}.values())
     turns = (replace(plan, turn=turn) for turn in range(_TURNS))
     return min(turns, key=lambda each: _distance(Split(each, settings.hold_out), plan.share, rows))

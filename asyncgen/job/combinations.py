@@ -256,8 +256,8 @@ class Combinations:
             self._row_places = {}
             for place, values in enumerate(self._table):
                 self._row_places.setdefault(hash(self._told(values)), place)
-        place = self._row_places.get(hash(self._told(row)))
-        return place if place is not None and self._told(self._table[place]) == self._told(row) else None
+        found = self._row_places.get(hash(self._told(row)))
+        return found if found is not None and self._told(self._table[found]) == self._told(row) else None
 
     def _told(self, row: Row) -> Row:
         return tuple([row[at] for at in self._telling])

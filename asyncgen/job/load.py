@@ -1,9 +1,4 @@
-"""Parameters that a family of models is known to refuse.
-
-Owns that knowledge for OpenAI's models (its deployment checklist and API description, read 2026-11): a request that
-would be refused is refused here, before anything is sent, with the change to make. An unknown model is never judged.
-
-The job file: found, read, laid over for the providers chosen, checked, and opened as a grid of requests.
+"""The job file: found, read, laid over for the providers chosen, checked, and opened as a grid of requests.
 
 Owns the order of these steps and the places (file, line, key) of what is wrong. Everything wrong is reported at once.
 Does not know which providers are chosen: the command line tells.
@@ -11,7 +6,6 @@ Does not know which providers are chosen: the command line tells.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -27,6 +21,7 @@ from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Job
 from asyncgen.job.named import answer_is_variable, named_in, sample_names
 from asyncgen.job.overlay import laid_over, merged, table_in
+from asyncgen.job.parameters import parameter_problems, parameters_are_known
 from asyncgen.job.requests import RequestGrid
 from asyncgen.job.rules import Columns, problems_of
 from asyncgen.job.run_rows import RunRows
@@ -39,67 +34,6 @@ from asyncgen.nearest import nearest
 from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.records import Record
-
-_SAMPLING = ("temperature", "top_p", "logprobs", "top_logprobs")
-
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """Models whose names match, and the reasoning efforts they take; none: the parameter itself is refused."""
-
-    pattern: re.Pattern[str]
-    efforts: tuple[str, ...]
-
-    @property
-    def reasons(self) -> bool:
-        return bool(self.efforts)
-
-
-_GRADES = ("low", "medium", "high", "xhigh", "max")
-_FAMILIES = (
-    _Family(re.compile(r"gpt-6-luna|gpt-6\.1-terra"), ("none", *_GRADES)),
-    _Family(re.compile(r"gpt-6\.1-sol|gpt-6-astra"), _GRADES),
-    _Family(re.compile(r"gpt-6"), ("none", *_GRADES)),
-    _Family(re.compile(r"gpt-5(?!\.)"), ("minimal", "low", "medium", "high")),
-    _Family(re.compile(r"gpt-5\."), ("none", *_GRADES)),
-    _Family(re.compile(r"(ft:)?(gpt-4|gpt-3\.5)"), ()),
-)
-
-
-def parameter_problems(model: str, parameters: Mapping[str, Any]) -> list[Problem]:
-    """What `model` is known to refuse of these parameters; nothing for a model that is not known."""
-    family = next((each for each in _FAMILIES if each.pattern.match(model)), None)
-    if family is None:
-        return []
-    problems = _effort_problems(model, family, parameters.get("reasoning_effort"))
-    if family.reasons and not problems:
-        problems = _reasoning_problems(model, family, parameters)
-    return problems
-
-
-def _effort_problems(model: str, family: _Family, effort: Any) -> list[Problem]:
-    key = "generate.parameters.reasoning_effort"
-    if effort is None or effort in family.efforts:
-        return []
-    if not family.reasons:
-        return [Problem(key, f"{model} does not reason and refuses it; take it out")]
-    return [Problem(key, f"{model} refuses {effort!r}; it takes {', '.join(family.efforts)}")]
-
-
-def _reasoning_problems(model: str, family: _Family, parameters: Mapping[str, Any]) -> list[Problem]:
-    problems = []
-    if "max_tokens" in parameters:
-        text = f"{model} refuses it; call it max_completion_tokens, which counts hidden reasoning too"
-        problems.append(Problem("generate.parameters.max_tokens", text))
-    if parameters.get("reasoning_effort") == "none":
-        return problems
-    cure = 'set reasoning_effort = "none" beside it' if "none" in family.efforts else "take it out"
-    return problems + [
-        Problem(f"generate.parameters.{name}", f"{model} refuses it while it reasons; {cure}")
-        for name in _SAMPLING
-        if name in parameters
-    ]
-
 
 BUILT_IN_NAME = "built-in job"
 _LARGEST_JOB_BYTES = 16 * 1024 * 1024
@@ -223,11 +157,6 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
         sample_names=sample_names(job, columns, job.grid, all_columns=bool(job.rows and job.rows.file)),
         answer_is_variable=answer_is_variable(job, columns),
     )
-
-
-def parameters_are_known(profile: Profile) -> bool:
-    """Whether a model's name says at this provider which parameters it takes; elsewhere names are aliases."""
-    return profile.name == "openai"
 
 
 def with_max_tokens(job: Job, profile: Profile) -> Job:

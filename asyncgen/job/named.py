@@ -37,7 +37,7 @@ def named_in(job: Job) -> Named:
     if openings:
         asked |= set.intersection(*openings)
     after = [*_names(prompt.sample), *_names(prompt.target)]
-    used = asked.union(*openings, after, *map(_names, job.checks.must_contain))
+    used = asked.union(*openings, after, job.dataset.hold_out, *map(_names, job.checks.must_contain))
     fields = dict.fromkeys(name for each in after if (name := field_of(each)) is not None)
     return Named(frozenset(asked), frozenset(name for name in used if field_of(name) is None), tuple(fields))
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from asyncgen.errors import UsageError
-from asyncgen.job.load import JobFile, open_grid, read_job_file
+from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.model import Job
+from asyncgen.job.remarks import remarks_on
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import Run, RunDirectory
@@ -30,6 +31,7 @@ class OpenedJob:
         generation: the provider that answers.
         tuning: the provider that tunes.
         model: the model that answers.
+        remarks: what the user should know of the job, a sentence each.
     """
 
     file: JobFile
@@ -38,13 +40,17 @@ class OpenedJob:
     generation: str
     tuning: str
     model: str
+    remarks: tuple[str, ...] = ()
 
 
 def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> OpenedJob:
     """Lay the job over for these providers and open its grid; raises as `open_grid` does."""
     job = file.job(generation, tuning)
     grid = open_grid(file, job, PROFILES[generation], model)
-    return OpenedJob(file, job, grid, generation, tuning, model)
+    profile = PROFILES[generation]
+    found = remarks_on(with_max_tokens(job, profile), grid, profile, model)
+    remarks = tuple(dict.fromkeys([*file.sources.remarks, *found]))
+    return OpenedJob(file, job, grid, generation, tuning, model, remarks)
 
 
 def keep_job(run: Run, opened: OpenedJob) -> None:

@@ -82,6 +82,8 @@ class RequestGrid:
         count: requests in all, repeats counted.
         excluded: requests that the job leaves out.
         sample: renders the short prompt that the tuned model will be given.
+        target: renders what it is to say; by default the answer.
+        answer_is_variable: `{answer}` in `sample` is a variable.
         has_openings: requests give answers their first words.
         fingerprint: part of the job to a short hash of it; comparing two tells what changed.
     """
@@ -109,7 +111,7 @@ class RequestGrid:
         default = ", ".join(f"{{{name}}}" for name in (self.names if sample_names is None else sample_names))
         self.sample = parse(job.prompt.sample or default, answer_fields=True)
         self.target = parse(job.prompt.target or "{answer}", answer_fields=True)
-        self._answer_is_variable = answer_is_variable
+        self.answer_is_variable = answer_is_variable and ANSWER in self.sample.names
         fields = [name for name in self.sample.names if name == ANSWER or field_of(name)]
         self._asks_answer = bool(fields) and not (answer_is_variable and fields == [ANSWER])
         self._turns_at = self.names.index(job.prompt.messages) if job.prompt.messages else None
@@ -150,6 +152,26 @@ class RequestGrid:
     def values_of(self, name: str, most: int) -> list[str]:
         """At most so many different values of a variable, in the order of the job."""
         return self._combinations.values_of(name, most)
+
+    def count_distinct(self, is_counted: Callable[[bytes], bool], most: int) -> int | None:
+        """How many keys the grid has of which `is_counted` says so, rows that ask the same counted once.
+
+        Args:
+            is_counted: called once for each row with its key.
+            most: a grid of more rows is not gone over; then None.
+        """
+        if self.count > most:
+            return None
+        seen: set[bytes] = set()
+
+        def is_new(key: bytes) -> bool:
+            if is_counted(key):
+                seen.add(key)
+            return False
+
+        for _ in self.walk(is_new):
+            pass
+        return len(seen)
 
     def requests(self) -> Iterator[Request]:
         """Every request, in order."""
@@ -244,7 +266,7 @@ class RequestGrid:
         return SampleParts(_last_words(asked), target, (*asked, {"role": "assistant", "content": target}))
 
     def _with_answer(self, variables: Mapping[str, str], answer: Mapping[str, str]) -> dict[str, str]:
-        return {**answer, **variables} if self._answer_is_variable else {**variables, **answer}
+        return {**answer, **variables} if self.answer_is_variable else {**variables, **answer}
 
     def _turns(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
         """The turns that are sent for a row."""

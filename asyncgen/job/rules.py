@@ -58,7 +58,6 @@ def problems_of(job: Job, columns: Columns, providers: Collection[str]) -> list[
         _answer(job),
         _patterns(job),
         _held_out(job, names),
-        _providers(job),
         _providers(job, providers),
         _parameters(job),
     )
@@ -225,7 +224,7 @@ def _examples(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
 
 def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
     """Values that are held out exist, and the short prompt tells them apart from those that are trained on."""
-    in_prompt = _names_needed(job.prompt.sample) if job.prompt.sample else names
+    in_prompt = _fields_named(job.prompt.sample) if job.prompt.sample else names
     for name, values in job.dataset.hold_out.items():
         key = f"dataset.hold_out.{name}"
         if name not in names:

@@ -91,7 +91,7 @@ def test_rows_of_a_job_that_uses_no_new_word_stay_as_they_were(
     }
     for row in before["rows"]:
         assert made[row["key"]] == row
-        assert job.grid.key_of(row["variables"], row["repeat"]).hex() == row["key"]
+        assert job.grid.key_of(row["variables"], row["repeat"]) == bytes.fromhex(row["key"])
 
 
 def test_repeats_vary_fastest_and_the_last_axis_next(opened: Open) -> None:
