@@ -288,7 +288,8 @@ async def _work(
             shown(progress, spent),
         ):
             outcome = await generate_grid(
-                opened.grid, journal, completer, limits=limits, checks=AnswerChecks(opened.job.checks, opened.grid.answers),
+                opened.grid, journal, completer, limits=limits,
+                checks=AnswerChecks(opened.job.checks, opened.grid.answers),
                 stops_when_useless=not wanted.yes,
                 progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=wanted.limit,
                 budget=BudgetGate(budget, opened.grid.max_output_tokens) if budget else None, endpoint=endpoint,
