@@ -18,11 +18,12 @@ from asyncgen.generate.batch.held_keys import read_batch_rows
 from asyncgen.generate.journal.repair import read_rejected, repair_run
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.json_text import NotJsonError, decode_json, decode_loosely, decoder
+from asyncgen.providers.local_server import server_info
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, Usage, decode_failure, decode_record, encode_line
 from asyncgen.run.state import JobState, RunState, read_state, write_state
-from asyncgen.serve.data_folder import read_whole, server_info
+from asyncgen.serve.data_folder import read_whole
 from asyncgen.serve.tuning.messages import decode_message
 
 if TYPE_CHECKING:

@@ -23,18 +23,16 @@ from typing import Any
 import msgspec
 
 from asyncgen.cli.output import say
-from asyncgen.cli.progress import money
-from asyncgen.cli.resolve import open_endpoint
-from asyncgen.cli.tuning_target import RUNS, Target, owner_of_model
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
 from asyncgen.finetune.open_tuner import open_calls
-from asyncgen.providers.choose import AUTO, Where, choose_generation
+from asyncgen.finetune.target import RUNS, Target, owner_of_model
+from asyncgen.providers.choose import AUTO, Where, choose_generation, open_endpoint
 from asyncgen.providers.prices import Price
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Choice
 from asyncgen.run.directory import RunDirectory, find_run
-from asyncgen.terminal import clean
+from asyncgen.terminal import clean, money
 
 _GAP = " │ "
 _NARROWEST = 30
@@ -203,7 +201,7 @@ async def ask_models(
     limit = answer_limit(question.choice.profile, form, max_tokens) if max_tokens else {}
     chosen = {**parameters, **limit}
     async with (
-        open_endpoint(question.choice, question.where, question.models[0]) as endpoint,
+        open_endpoint(question.choice, question.where, question.models[0], say) as endpoint,
         open_calls(endpoint) as calls,
     ):
         askings = [Asking(model, form, chosen) for model in question.models]

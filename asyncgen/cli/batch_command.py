@@ -11,12 +11,12 @@ import click
 import msgspec
 
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
-from asyncgen.cli.output import confirm, json_result, local_time, result, say, table
-from asyncgen.cli.resolve import open_endpoint
+from asyncgen.cli.output import confirm, json_result, result, say, table
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.providers.choose import Where
+from asyncgen.providers.choose import Where, open_endpoint
 from asyncgen.providers.profiles import LOCAL, PROFILES, Choice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
+from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -193,5 +193,5 @@ async def _api(noted: BatchState, where: Where) -> AsyncIterator[BatchApi]:
     if where.base_url is None and noted.provider != LOCAL:  # this machine's own server has another address each time
         where = replace(where, base_url=noted.base_url)
     choice = Choice(profile, "the run's batch is there")
-    async with open_endpoint(choice, where, noted.model) as endpoint, open_client(endpoint) as client:
+    async with open_endpoint(choice, where, noted.model, say) as endpoint, open_client(endpoint) as client:
         yield BatchApi(client)

@@ -9,8 +9,8 @@ import click
 
 from asyncgen.cli.options import endpoint_options, job_argument, output_options
 from asyncgen.cli.output import json_result, result
-from asyncgen.cli.resolve import open_named_job
 from asyncgen.errors import AsyncgenError
+from asyncgen.job.of_run import open_named_job
 from asyncgen.providers.choose import Where, addressed_endpoint
 from asyncgen.providers.profiles import LOCAL
 

@@ -34,18 +34,23 @@ from asyncgen.cli.options import (
     provider_option,
     yes_option,
 )
-from asyncgen.cli.output import confirm, json_result, local_time, result, say, table
-from asyncgen.cli.tuning_target import Target, find_target, note_state, owner_of_model
+from asyncgen.cli.output import confirm, json_result, result, say, table
 from asyncgen.errors import AsyncgenError, AuthError, UsageError
 from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
+from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
 from asyncgen.providers.choose import Where, choose_tuner
+<<<<<<< HEAD
 from asyncgen.run.directory import output_file
+=======
+from asyncgen.run.whole_file import replacing
+from asyncgen.terminal import local_time
+>>>>>>> 31ef7b0 (Bring the work of the commands below the command line: sessions, one engine protocol, one observer)
 
 if TYPE_CHECKING:
-    from asyncgen.cli.tuning import Tuned
-    from asyncgen.cli.tuning_source import Source
     from asyncgen.finetune.api import Tuner
+    from asyncgen.finetune.session import Tuned
+    from asyncgen.finetune.source import Source
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,10 +66,10 @@ def place_options(command: Command) -> Command:
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Tuner]:
     """The provider of the target."""
-    from asyncgen.cli.resolve import open_endpoint  # noqa: PLC0415 - with the next, what needs a connection
     from asyncgen.finetune.open_tuner import open_tuner  # noqa: PLC0415 - imports the SDK
+    from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - with the next, what needs a connection
 
-    async with open_endpoint(target.choice, target.where, "") as endpoint, open_tuner(endpoint) as tuner:
+    async with open_endpoint(target.choice, target.where, "", say) as endpoint, open_tuner(endpoint) as tuner:
         yield tuner
 
 
@@ -141,8 +146,9 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     The same command, given again, finds the job that it created. Ctrl-C stops following, never the job.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
-    from asyncgen.cli.tuning import tune  # noqa: PLC0415 - imports the SDK
-    from asyncgen.cli.tuning_source import find_source  # noqa: PLC0415 - with the job's rows
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
+    from asyncgen.finetune.session import tune  # noqa: PLC0415 - imports the SDK
+    from asyncgen.finetune.source import find_source  # noqa: PLC0415 - with the job's rows
     from asyncgen.run.directory import open_run  # noqa: PLC0415 - with the rest
 
     if options["validation"] and (source is None or source.is_dir()):
@@ -150,13 +156,13 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     found = find_source(source, options["validation"], options["out"], where_of(options), options["model"])
     wanted = _wanted(found, options)
     with open_run(found.run, job_name=found.new_run_name) as run:
-        tuned = run_loop(tune(run, wanted, following=not no_follow))
+        tuned = run_loop(tune(run, wanted, Screen(yes=options["yes"]), following=not no_follow))
     show_tuned(tuned, found.run, as_json=as_json)
     return tuned.exit_code
 
 
 def _wanted(found: Source, options: dict[str, Any]) -> Any:
-    from asyncgen.cli.tuning import WantedTuning  # noqa: PLC0415 - imports the SDK
+    from asyncgen.finetune.session import WantedTuning  # noqa: PLC0415 - imports the SDK
 
     settings = found.settings
     given = {name: options[name] for name in ("suffix", "seed", "method") if options[name] is not None}
@@ -171,7 +177,6 @@ def _wanted(found: Source, options: dict[str, Any]) -> Any:
         dataset=found.dataset,
         is_file=found.new_run_name is not None,
         another=options["another"],
-        yes=options["yes"],
         price_folder=found.price_folder,
     )
 
@@ -205,12 +210,13 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
     Ctrl-C stops following, never the job. Ends with 0 when the job succeeded, with 3 when it did not.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
-    from asyncgen.cli.tuning import follow_job  # noqa: PLC0415 - imports the SDK
-    from asyncgen.cli.tuning_target import event_log, find_target  # noqa: PLC0415 - with the run's state
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
+    from asyncgen.finetune.session import follow_job  # noqa: PLC0415 - imports the SDK
+    from asyncgen.finetune.target import event_log, find_target  # noqa: PLC0415 - with the run's state
 
     target = find_target(job, where_of(options))
-    with event_log(target) as log:
-        tuned = run_loop(follow_job(target.choice, target.where, target.job_id, log))
+    with event_log(target, say) as log:
+        tuned = run_loop(follow_job(target.choice, target.where, target.job_id, log, Screen(yes=False)))
     show_tuned(tuned, target.run.path if target.run else None, as_json=as_json)
     return tuned.exit_code
 

@@ -15,29 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncgen.cli.output import error_console, is_live, local_time, say
-from asyncgen.cli.plan_lines import usd
-from asyncgen.cli.progress import duration
-from asyncgen.errors import AsyncgenError, IncompleteError, UsageError
+from asyncgen.cli.output import error_console, is_live, say
+from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.loss_curve import points_of_events, sparkline
+<<<<<<< HEAD
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Profile
 from asyncgen.run.directory import output_file
+=======
+from asyncgen.run.whole_file import replacing
+from asyncgen.terminal import duration, local_time
+>>>>>>> 31ef7b0 (Bring the work of the commands below the command line: sessions, one engine protocol, one observer)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from asyncgen.dataset.training_costs import TrainingCost
-    from asyncgen.finetune.create import Created
     from asyncgen.finetune.loss_curve import Point
 
 
@@ -92,106 +91,6 @@ def draw_losses(points: Sequence[Point], path: Path, title: str) -> None:
     axes.legend()
     with output_file(path) as file:
         figure.savefig(file, format="png")
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """What is going to be trained.
-
-    Attributes:
-        counted: how the tokens were.
-        cost: None where the provider's model is not known.
-    """
-
-    samples: int
-    counted: str
-    cost: TrainingCost | None
-
-
-def extent_words(extent: Extent) -> str:
-    """Samples, epochs and tokens."""
-    if extent.cost is None:
-        return f"{extent.samples:,} samples"
-    cost = extent.cost
-    tokens = f"{cost.billed_tokens:,} tokens to be billed ({extent.counted})"
-    return f"{extent.samples:,} samples, {cost.epochs} epochs, {tokens}"
-
-
-def price_words(cost: TrainingCost | None) -> str:
-    """What the job will cost."""
-    if cost is None or cost.usd is None:
-        return "not known"
-    low, high = cost.usd
-    span = f"about {usd(low)}" if low == high else f"about {usd(low)} to {usd(high)}"
-    return f"{span} (an estimate, prices of {cost.as_of})" if cost.as_of else f"{span} (an estimate)"
-
-
-def only_known(profile: Profile) -> str:
-    """Who may tune there, where not everybody may."""
-    assert profile.finetuning is not None, "the choice of a provider sees to it"
-    return "" if profile.finetuning.new_customers else ", and only for those who tuned there before"
-
-
-def days_left(days: int) -> str:
-    """How long something lasts yet."""
-    return "it is gone already" if days <= 0 else f"{days} more day{'s' if days > 1 else ''}"
-
-
-def how_created(created: Created) -> str:
-    """How the job came to be."""
-    job = created.job
-    if created.how == "new":
-        return f"created {job.id}"
-    if created.how == "recovered":
-        return f"found {job.id}, which an earlier command created and did not live to note"
-    return (
-        f"the same job was created {local_time(job.created)}: {job.id}, {job.status}; "
-        "none is created now (--another creates one)"
-    )
-
-
-def trained_cost(profile: Profile, job: TuningJob) -> str:
-    """What the job cost, by the tokens that the provider counted; "" where that is free or not known."""
-    if profile.finetuning and profile.finetuning.free:
-        return ""
-    price = load_price_list(None, os.environ).training(profile.name, job.model)
-    if price is None or job.trained_tokens is None:
-        return ""
-    low, high = price.cost_usd(job.trained_tokens)
-    return f", about {usd(low)}" if low == high else f", about {usd(low)} to {usd(high)}"
-
-
-def next_step(profile: Profile, job: TuningJob) -> str:
-    """What to do with the model of a job that succeeded."""
-    model = job.tuned_model or "MODEL"
-    step = profile.finetuning.next_step if profile.finetuning else ""
-    if step:
-        return f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}"
-    return f"{job.id} succeeded. Ask the model: asyncgen complete {model} 'YOUR PROMPT'"
-
-
-def job_failure(job: TuningJob) -> IncompleteError:
-    """The end of a job that failed or was cancelled, as an error."""
-    cause = None
-    if job.error is not None:
-        code = f"{job.error.code}: " if job.error.code else ""
-        param = f" (param: {job.error.param})" if job.error.param else ""
-        cause = f"{code}{job.error.message}{param}"
-    happened = "was cancelled" if job.outcome == "cancelled" else "failed"
-    return IncompleteError(
-        f"the fine-tuning job {job.id} {happened}",
-        cause=cause,
-        help_text=f"asyncgen finetune events {job.id}   (what it told); the command that created it creates another",
-        code=f"job_{job.outcome}",
-    )
-
-
-def leave_words(job_id: str, status: str) -> str:
-    """What is told to somebody who stops following."""
-    return (
-        f"left {job_id}, which goes on: {status.replace('_', ' ')}. To follow it again: asyncgen finetune follow "
-        f"{job_id}; to cancel it: asyncgen finetune cancel {job_id}"
-    )
 
 
 _LIVE_S = 0.2
@@ -263,11 +162,12 @@ class TrainingDisplay:
 
 
 @asynccontextmanager
-async def shown(display: TrainingDisplay) -> AsyncIterator[None]:
-    """Show the display while the block runs."""
+async def training_shown(history: Iterable[Event]) -> AsyncIterator[TrainingDisplay]:
+    """A display that is shown while the block runs; `history` as for the display."""
+    display = TrainingDisplay(history)
     task = asyncio.create_task(_live(display) if is_live() else _plain(display))
     try:
-        yield
+        yield display
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

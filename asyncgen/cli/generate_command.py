@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,19 @@ from asyncgen.cli.options import (
     retry_failed_option,
     yes_option,
 )
-from asyncgen.cli.output import json_result, result
+from asyncgen.cli.output import json_result, result, say, show_error
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record
+from asyncgen.terminal import duration, money, one_line
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Mapping
+
+    from asyncgen.generate.session import Generated
+
+_REASONS_SHOWN = 3
+_REASON_WIDTH = 160
 
 
 @click.command("generate")
@@ -40,10 +50,7 @@ def generate(job: Path | None, *, as_json: bool, **options: Any) -> int:
     The same command goes on where it stopped. Ctrl-C finishes what is in flight; with --batch it leaves the batches
     at work, and the same command, given any day later, collects them.
     """
-    from asyncgen.cli.generation import Wanted, generate_rows  # noqa: PLC0415 - imports aiohttp
-    from asyncgen.cli.loop import run  # noqa: PLC0415 - likewise
-
-    done = run(generate_rows(job, Wanted.from_options(options)))
+    done = _generated(job, options)
     if as_json:
         json_result(done.as_json())
     return done.exit_code
@@ -58,10 +65,7 @@ def generate(job: Path | None, *, as_json: bool, **options: Any) -> int:
 @output_options
 def preview(job: Path | None, *, count: int, as_json: bool, **options: Any) -> int:
     """Send a few requests of JOB and show the answers; they are kept as rows of the run."""
-    from asyncgen.cli.generation import Wanted, generate_rows  # noqa: PLC0415 - imports aiohttp
-    from asyncgen.cli.loop import run  # noqa: PLC0415 - likewise
-
-    done = run(generate_rows(job, Wanted.from_options({**options, "limit": count})))
+    done = _generated(job, {**options, "limit": count})
     answers = _last_records(done.run / "records.jsonl", done.progress.settled)
     if as_json:
         json_result({**done.as_json(), "records": [_shown(record) for record in answers]})
@@ -81,3 +85,42 @@ def _last_records(path: Path, count: int) -> list[Record]:
 def _shown(record: Record) -> dict[str, Any]:
     names = ("prompt", "completion", "finish_reason", "check_failures", "model")
     return {name: getattr(record, name) for name in names}
+
+
+def _generated(job: Path | None, options: Mapping[str, Any]) -> Generated:
+    from asyncgen.cli.loop import run  # noqa: PLC0415 - imports asyncio
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
+    from asyncgen.generate.session import GenerateOptions, generate_rows  # noqa: PLC0415 - imports aiohttp
+
+    done = run(generate_rows(job, GenerateOptions.from_mapping(options), Screen(yes=options["yes"])))
+    summarise(done)
+    return done
+
+
+def summarise(done: Generated) -> None:
+    """Say what a generation came to."""
+    progress, error = done.progress, done.outcome.error
+    cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
+    if cost and done.estimate is not None and done.estimate.high:
+        cost += f" (estimated {money(done.estimate.low)} to {money(done.estimate.high)})"
+    say(
+        f"{progress.settled:,} answers in {duration(done.elapsed_s)}{cost}; "
+        f"{progress.done:,} of {progress.requests:,} rows are in {done.run / 'records.jsonl'}"
+    )
+    if progress.unusable:
+        say(f"{progress.usable:,} of {progress.settled:,} answers can be used (asyncgen report {done.run})")
+        _say_reasons(progress.unusable, progress.remedies)
+    if failed := progress.failed + progress.failed_before:
+        say(f"{failed:,} rows failed: {done.run / 'failures.jsonl'}; --retry-failed asks for them again")
+        _say_reasons(progress.failures, progress.remedies)
+    if progress.maybe_paid_twice:
+        say(f"{progress.maybe_paid_twice:,} requests were sent again and may have been paid twice")
+    if error is not None:
+        show_error(error, as_json=False)
+
+
+def _say_reasons(reasons: Counter[str], remedies: Mapping[str, str]) -> None:
+    """The commonest ones, with what can be done."""
+    for reason, count in reasons.most_common(_REASONS_SHOWN):
+        remedy = f": {remedies[reason]}" if reason in remedies else ""
+        say(f"  {count:,} x {one_line(reason, _REASON_WIDTH)}{remedy}")

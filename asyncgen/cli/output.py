@@ -1,6 +1,4 @@
-"""Rows of texts as aligned lines, for terminals and pipes alike.
-
-What a person or a script sees: results on stdout, everything else on stderr.
+"""What a person or a script sees: results on stdout, everything else on stderr.
 
 Owns the two streams and the look of an error. Does not know any command. Text that came from a model or a server
 passes `terminal.clean` here, whatever the caller did.
@@ -14,7 +12,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,14 +33,6 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
     widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
     for line in lines:
         yield _GAP.join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-
-
-def local_time(unix_s: int | None, form: str = "%Y-%m-%d %H:%M") -> str:
-    """Unix seconds in the user's time zone; "" for none, or for a number that is no time."""
-    try:
-        return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime(form) if unix_s else ""
-    except (OSError, OverflowError, ValueError):  # a server may send any number
-        return ""
 
 
 def say(text: str) -> None:

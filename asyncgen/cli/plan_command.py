@@ -20,10 +20,10 @@ from asyncgen.cli.options import (
 )
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.plan_lines import break_even_lines, plan_lines
-from asyncgen.cli.resolve import open_named_job
 from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
+from asyncgen.job.of_run import open_named_job
 from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import PROFILES

@@ -15,6 +15,7 @@ from asyncgen.generate.plan.plan import Plan, Prompt
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.plan.training import Training
 from asyncgen.providers.prices import FREE
+from asyncgen.terminal import usd
 
 _LABEL = 11
 
@@ -49,14 +50,6 @@ def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) ->
     yield from (f"  {_break_even_line(each)}" for each in compared)
     yield "assumed:"
     yield from (f"  - {each}" for each in taken_for_granted)
-
-
-def usd(amount: float) -> str:
-    """An amount with as many decimals as it takes to see two figures."""
-    if amount == 0:
-        return "0 USD"
-    decimals = max(2, 1 - math.floor(math.log10(abs(amount))))
-    return f"{amount:,.{decimals}f} USD"
 
 
 def usd_span(span: Span | None) -> str:

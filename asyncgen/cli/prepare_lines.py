@@ -8,8 +8,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.cli.plan_lines import usd
 from asyncgen.dataset.pairs.checks import visible
+from asyncgen.terminal import usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

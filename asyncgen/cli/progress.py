@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 
 from asyncgen.cli.output import error_console, is_live, say
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.run.state import Spend
-from asyncgen.terminal import one_line
+from asyncgen.terminal import duration, one_line
 
 _LIVE_S = 0.2
 _PLAIN_S = 30.0
@@ -81,15 +80,6 @@ def line(progress: Progress, now_s: float) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"  # noqa: PLR2004
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def _rate(per_second: float) -> str:
     return f"{per_second:,.1f} rows/s" if per_second >= 1 else f"{per_second * 60:,.1f} rows/min"
 
@@ -119,15 +109,3 @@ def _wait(progress: Progress, now_s: float) -> str:
     if progress.waits_for and progress.sent_at and silent_s > _SILENT_S:
         return f", nothing sent for {duration(silent_s)} (waits for the limit of {progress.waits_for})"
     return ""
-
-
-def used(spend: Spend, *, has_price: bool) -> str:
-    """Tokens and money."""
-    usage = spend.usage
-    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
-    return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens
-
-
-def money(usd: float) -> str:
-    """USD with as many digits as small sums need."""
-    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"

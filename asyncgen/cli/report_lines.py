@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.cli.plan_lines import usd
-from asyncgen.terminal import one_line
+from asyncgen.terminal import one_line, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -38,11 +38,11 @@ def run(job: Path | None, *, until: str, prompt: str | None, as_json: bool, **op
     Every stage goes on where it stopped when the same command is given again. Without a key everything happens on
     this machine.
     """
-    from asyncgen.cli.generation import Wanted  # noqa: PLC0415 - imports aiohttp
-    from asyncgen.cli.run_stages import Journey  # noqa: PLC0415 - likewise
+    from asyncgen.cli.run_stages import RunPipeline  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.generate.session import GenerateOptions  # noqa: PLC0415 - likewise
 
-    journey = Journey(job, Wanted.from_options(options), prompt)
-    code = journey.until(until, STAGES)
+    pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), prompt, yes=options["yes"])
+    code = pipeline.until(until, STAGES)
     if as_json:
-        json_result(journey.report)
+        json_result(pipeline.report)
     return code

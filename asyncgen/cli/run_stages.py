@@ -12,20 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asyncgen.cli.generation import Wanted, generate_rows
+from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import result, say, this_command
 from asyncgen.cli.prepare_lines import run_lines, run_object
-from asyncgen.cli.resolve import open_endpoint
-from asyncgen.cli.tuning import WantedTuning, tune
-from asyncgen.cli.tuning_source import find_source
+from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
 from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, form_of
 from asyncgen.finetune.open_tuner import open_calls
+from asyncgen.finetune.session import WantedTuning, tune
+from asyncgen.finetune.source import find_source
+from asyncgen.generate.session import GenerateOptions, generate_rows
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import decode_loosely
-from asyncgen.providers.choose import Where
+from asyncgen.providers.choose import Where, open_endpoint
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import PROFILES, Choice, Profile
 from asyncgen.run.directory import RunDirectory, open_run
@@ -36,12 +37,13 @@ _ANSWER_TOKENS = 120
 
 
 @dataclass
-class Journey:
+class RunPipeline:
     """One invocation of `run`.
 
     Args:
         job: the job file; None for the built-in one.
-        wanted: the flags, as the generating stage takes them.
+        options: the flags, as the generating stage takes them.
+        yes: every question is answered with yes.
         prompt: what the tuned model is asked; None for one that it was not trained on.
 
     Attributes:
@@ -49,8 +51,9 @@ class Journey:
     """
 
     job: Path | None
-    wanted: Wanted
+    options: GenerateOptions
     prompt: str | None
+    yes: bool = field(kw_only=True)
     report: dict[str, Any] = field(default_factory=dict)
     _run: RunDirectory = field(default_factory=lambda: RunDirectory(Path()))
     _tuned_model: str = ""
@@ -82,7 +85,8 @@ class Journey:
         return code
 
     def _generate(self) -> int:
-        generated = run_loop(generate_rows(self.job, self.wanted))
+        generated = run_loop(generate_rows(self.job, self.options, Screen(yes=self.yes)))
+        summarise(generated)
         self._run = RunDirectory(generated.run)
         self.report["generate"] = generated.as_json()
         self.report["run"] = str(generated.run)
@@ -108,11 +112,10 @@ class Journey:
             where=source.where,
             order=source.order(source.settings),
             dataset=source.dataset,
-            yes=self.wanted.yes,
             price_folder=source.price_folder,
         )
         with open_run(self._run.path) as run:
-            tuned = run_loop(tune(run, wanted))
+            tuned = run_loop(tune(run, wanted, Screen(yes=self.yes)))
         if tuned.job is not None:
             self._tuned_model = tuned.job.tuned_model or ""
             self.report["finetune"] = {"id": tuned.job.id, "status": tuned.job.status, "model": self._tuned_model}
@@ -138,7 +141,7 @@ class Journey:
         asking = Asking(self._tuned_model, form, {"temperature": 0, **limit})
         choice = Choice(profile, "it tuned the model")
         where = self._tuning_where(opened)
-        async with open_endpoint(choice, where, self._tuned_model) as endpoint, open_calls(endpoint) as calls:
+        async with open_endpoint(choice, where, self._tuned_model, say) as endpoint, open_calls(endpoint) as calls:
             return await ask(calls, asking, prompt)
 
     def _tuning_where(self, opened: OpenedJob) -> Where:
@@ -146,8 +149,8 @@ class Journey:
         same = opened.tuning == opened.generation
         return Where(
             provider=opened.tuning,
-            base_url=self.wanted.where.base_url if same else None,
-            api_key_file=self.wanted.where.api_key_file if same else None,
+            base_url=self.options.where.base_url if same else None,
+            api_key_file=self.options.where.api_key_file if same else None,
         )
 
     def _unseen_prompt(self, opened: OpenedJob) -> str:

@@ -17,13 +17,14 @@ import msgspec
 from asyncgen.cli.loop import run
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import is_quiet, json_result, result, say
-from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.cli.signals import interruptible
 from asyncgen.errors import UsageError
 from asyncgen.providers.keys import key_file_warning, key_from_file
+from asyncgen.generate.observer import Interrupt
 
 if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Secret
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
     from asyncgen.serve.server import ServeSettings
     from asyncgen.serve.simulation.engine import SimulationSettings
 

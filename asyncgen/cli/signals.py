@@ -7,33 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+from asyncgen.generate.observer import Interrupt
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@dataclass
-class Interrupt:
-    """What the signals said so far.
-
-    Attributes:
-        stop: set by the first signal: take no more work, finish what is in flight.
-        abandon: set by the second one: drop what is in flight.
-        first: the signal that came first, or None.
-    """
-
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    abandon: asyncio.Event = field(default_factory=asyncio.Event)
-    first: signal.Signals | None = None
-
-    @property
-    def exit_code(self) -> int | None:
-        """130, 143 or 129 when a signal came; None when none did."""
-        return None if self.first is None else 128 + self.first
 
 
 @asynccontextmanager
@@ -50,8 +29,8 @@ async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt
     loop = asyncio.get_running_loop()
 
     def receive(number: signal.Signals) -> None:
-        if interrupt.first is None:
-            interrupt.first = number
+        if interrupt.exit_code is None:
+            interrupt.exit_code = 128 + number
             interrupt.stop.set()
             on_first()
         else:
@@ -68,19 +47,3 @@ async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt
             loop.remove_signal_handler(number)  # which sets Python's default handler
             if handler is not None:  # it was set by Python
                 signal.signal(number, handler)
-
-
-async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
-    """Await the work; the first signal cancels it and waits for it to let go, the second does not wait.
-
-    Returns None when it was cut short.
-    """
-    task = asyncio.ensure_future(work)
-    for signalled in (interrupt.stop, interrupt.abandon):
-        waiter = asyncio.ensure_future(signalled.wait())
-        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if task.done():
-            return None if task.cancelled() else task.result()
-        task.cancel()
-    return None

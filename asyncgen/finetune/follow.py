@@ -22,7 +22,7 @@ T = TypeVar("T")
 _OUTAGE_BASE_S = 2.0
 
 
-class Watcher(Protocol):
+class TrainingWatcher(Protocol):
     """Who is told; called from the loop, and must not block."""
 
     def told(self, event: Event) -> None:
@@ -57,7 +57,7 @@ class Pace:
 
 
 async def follow(
-    jobs: JobApi, job_id: str, log: EventLog, watcher: Watcher, *, stop: asyncio.Event, pace: Pace | None = None
+    jobs: JobApi, job_id: str, log: EventLog, watcher: TrainingWatcher, *, stop: asyncio.Event, pace: Pace | None = None
 ) -> TuningJob | None:
     """Follow the job until it ends, or until `stop` is set.
 
@@ -86,7 +86,7 @@ async def all_events(jobs: JobApi, job_id: str) -> list[Event]:
 class _Following:
     """One job being followed."""
 
-    def __init__(self, jobs: JobApi, job_id: str, log: EventLog, watcher: Watcher, pace: Pace) -> None:
+    def __init__(self, jobs: JobApi, job_id: str, log: EventLog, watcher: TrainingWatcher, pace: Pace) -> None:
         self._jobs = jobs
         self._job_id = job_id
         self._log = log

@@ -1,4 +1,4 @@
-"""The job of a run: kept in the run's directory as it was run, and opened again from there.
+"""A job opened for the providers chosen, and the job of a run: kept in its directory, and opened again from there.
 
 Owns `job.toml` and what beside it is needed to make the same requests again. Does not know what the run is for.
 """
@@ -16,7 +16,8 @@ from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.model import Job
 from asyncgen.job.remarks import remarks_on
 from asyncgen.job.requests import RequestGrid
-from asyncgen.providers.profiles import PROFILES
+from asyncgen.providers.choose import Where, choose_generation, choose_tuning, requested_model
+from asyncgen.providers.profiles import PROFILES, Choice
 from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.state import JobState, RunState
 from asyncgen.run.whole_file import replacing
@@ -51,6 +52,32 @@ def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> Open
     found = remarks_on(with_max_tokens(job, profile), grid, profile, model)
     remarks = tuple(dict.fromkeys([*file.sources.remarks, *found]))
     return OpenedJob(file, job, grid, generation, tuning, model, remarks)
+
+
+def open_named_job(
+    path: Path | None, where: Where, *, finetune_provider: str | None = None
+) -> tuple[OpenedJob, Choice, Choice]:
+    """Read a job and open its grid for the providers chosen.
+
+    Args:
+        path: the job file; None for the built-in one.
+        where: what the flags say of the generating stage.
+        finetune_provider: named for the tuning stage.
+
+    Returns:
+        The job, who answers, and who tunes.
+
+    Raises:
+        JobFileError: the file has mistakes.
+        UsageError: there is no such provider, or no model of its own choice.
+    """
+    file = read_job_file(path)
+    generation = choose_generation(where, file.generation_provider)
+    tuning = choose_tuning(generation, finetune_provider, file.tuning_provider)
+    laid_over = file.job(generation.profile.name, tuning.profile.name)
+    model = requested_model(generation.profile, where.model or laid_over.generate.model)
+    opened = open_job(file, generation=generation.profile.name, tuning=tuning.profile.name, model=model)
+    return opened, generation, tuning
 
 
 def keep_job(run: Run, opened: OpenedJob) -> None:

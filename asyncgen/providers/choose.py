@@ -1,14 +1,15 @@
 """Who answers and who tunes: chosen from flags, the job file's words and the environment.
 
-Owns the precedence (flag, variable, job file, default), the address of a choice, and which key may go to it. Opens
-nothing and prints nothing: what the user should hear stands in the choice and in the endpoint.
+Owns the precedence (flag, variable, job file, default), the address of a choice, and which key may go to it. Starts
+the local server where the choice is `local` without an address, and says what was chosen and why. Sends nothing.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,3 +268,64 @@ def _headers_of_openai(profile: Profile, addresses: Sequence[str], environment: 
             variable = named.get(name, "OPENAI_CUSTOM_HEADERS")
             raise UsageError(f"{variable} cannot be sent", cause=fault, help_text=f"unset {variable}, or correct it")
     return headers
+
+
+def requested_model(profile: Profile, named: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The model to ask: the one named, else the provider's default.
+
+    Raises:
+        UsageError: none was named, and the provider has no default.
+    """
+    model = named or own_local_model(profile, environment) or profile.default_model
+    if model is None:
+        raise UsageError(
+            f"{profile.name} has no model of its own choice",
+            help_text="name one with --model, or as `model` under [generate] in the job file",
+        )
+    return model
+
+
+def own_local_model(profile: Profile, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The name under which the local server serves the user's own model; None where it serves the small one."""
+    path = environment.get("ASYNCGEN_MODEL_PATH")
+    if profile.name != LOCAL or not path:
+        return None
+    from asyncgen.providers.local_server import model_name_of_file  # noqa: PLC0415 - needs aiohttp
+
+    return model_name_of_file(Path(path))
+
+
+@asynccontextmanager
+async def open_endpoint(
+    choice: Choice, where: Where, model: str, say: Callable[[str], None]
+) -> AsyncIterator[Endpoint]:
+    """The endpoint of a stage; the local server runs while the block does.
+
+    Args:
+        choice: who answers or tunes.
+        where: the flags.
+        model: to ask; "" where no model is asked.
+        say: is told what was chosen and why, and what else the user should hear.
+
+    Raises:
+        UsageError: there is no address, or it is none that a key may be sent to.
+        AuthError: a key is needed and there is none.
+    """
+    if choice.profile.name == LOCAL and named_address(choice.profile, where) is None:
+        from asyncgen.providers.local_server import local_server  # noqa: PLC0415 - needs aiohttp
+
+        async with local_server(say) as base_url:
+            endpoint = Endpoint(choice.profile, base_url, None, model, choice.why)
+            _announce(endpoint, say)
+            yield endpoint
+    else:
+        endpoint = addressed_endpoint(choice, where, model)
+        _announce(endpoint, say)
+        yield endpoint
+
+
+def _announce(endpoint: Endpoint, say: Callable[[str], None]) -> None:
+    chosen = ", ".join(name for name in (endpoint.profile.name, endpoint.model) if name)
+    say(f"{chosen} at {endpoint.base_url} ({endpoint.why})")
+    for remark in endpoint.remarks:
+        say(remark)

@@ -18,6 +18,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
 from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.providers.local_server import ServerInfo, server_info
 from asyncgen.run.whole_file import remove_leftovers, replacing
 
 if TYPE_CHECKING:
@@ -29,39 +30,11 @@ Value = TypeVar("Value")
 _VERSION = 1
 
 
-class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """`server.json`: where the server of this folder listens.
-
-    Attributes:
-        base_url: up to and including `/v1`.
-        model: the base model's name.
-    """
-
-    base_url: str
-    pid: int
-    version: str
-    engine: str
-    model: str
-
-
 class _Owner(msgspec.Struct, frozen=True):
     """`folder.json`: which engine's objects are in the folder."""
 
     engine: str
     version: int = _VERSION
-
-
-def default_data_folder() -> Path:
-    """`asyncgen` in the user's data folder (`XDG_DATA_HOME`, else `~/.local/share`)."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "asyncgen"
-
-
-def server_info(folder: Path) -> ServerInfo | None:
-    """What `server.json` says; None when there is none. A server that was killed leaves its file behind."""
-    try:
-        return decode_json((folder / "server.json").read_bytes(), ServerInfo)
-    except (FileNotFoundError, NotJsonError):
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,9 @@ from aiohttp import web
 from asyncgen import __version__
 from asyncgen.local_http import RequestGuard, json_response, listen
 from asyncgen.loopback import is_loopback_host
+from asyncgen.providers.local_server import ServerInfo, default_data_folder
 from asyncgen.serve.app import Service, build_app, build_service
-from asyncgen.serve.data_folder import DataFolder, ServerInfo, default_data_folder, open_data_folder
+from asyncgen.serve.data_folder import DataFolder, open_data_folder
 from asyncgen.serve.guard import Access, RequestLines, request_log
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model

@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from asyncgen.cli.main import main
-from asyncgen.cli.plan_lines import clock, usd, usd_span
+from asyncgen.cli.plan_lines import clock, usd_span
 from asyncgen.generate.plan.request_tokens import Span
+from asyncgen.terminal import usd
 
 PRICES = '[openai."gpt-6-luna"]\ninput = 1000\noutput = 1000\n'
 

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from asyncgen.cli import progress as shown_progress
-from asyncgen.cli.progress import block, line, shown, used
+from asyncgen.cli.progress import block, line, shown
 from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.session import used
 from asyncgen.run.records import Usage
 from asyncgen.run.state import Spend
 

@@ -9,7 +9,8 @@ import signal
 import pytest
 
 from asyncgen.cli.loop import run
-from asyncgen.cli.signals import Interrupt, interruptible
+from asyncgen.cli.signals import interruptible
+from asyncgen.generate.observer import Interrupt
 
 
 def test_ctrl_c_before_the_work_begins_ends_the_command_and_nothing_is_begun() -> None:

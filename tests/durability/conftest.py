@@ -26,7 +26,7 @@ _FORKER = """
 import ctypes, json, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: strace may attach
-import aiohttp, asyncgen.cli.generation, asyncgen.cli.generate_command, asyncgen.cli.loop
+import aiohttp, asyncgen.generate.session, asyncgen.cli.generate_command, asyncgen.cli.loop
 from asyncgen.cli.main import main
 for line in sys.stdin:
     wanted = json.loads(line)

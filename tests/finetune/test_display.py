@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.cli.finetune_display import TrainingDisplay, shown
+from asyncgen.cli.finetune_display import TrainingDisplay
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.api import Event, TuningJob
 
@@ -70,7 +70,7 @@ def test_a_long_training_keeps_a_bounded_memory() -> None:
 
 def test_off_a_terminal_the_display_ends_with_its_block() -> None:
     async def scenario() -> None:
-        async with shown(display()):
+        async with training_shown(()):
             await asyncio.sleep(0)
 
     asyncio.run(scenario())

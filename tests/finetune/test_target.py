@@ -1,4 +1,4 @@
-"""asyncgen.cli.tuning_target and tuning_source: which job, which dataset, which provider."""
+"""asyncgen.finetune.target and tuning_source: which job, which dataset, which provider."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from asyncgen.cli.tuning_source import find_source
-from asyncgen.cli.tuning_target import Target, event_log, find_target, note_state, owner_of_model
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import TuningJob
+from asyncgen.finetune.source import find_source
+from asyncgen.finetune.target import Target, event_log, find_target, note_state, owner_of_model
 from asyncgen.providers.choose import Where, choose_tuner
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import open_run
@@ -94,7 +94,7 @@ def test_a_run_that_is_being_written_is_followed_without_keeping_anything(tmp_pa
     (tmp_path / "runs" / "a" / "events.jsonl").write_bytes(line)
     target = find_target(None, Where())
     with open_run(tmp_path / "runs" / "a"):
-        with event_log(target) as log:
+        with event_log(target, lambda _: None) as log:
             assert [event.id for event in log.history] == ["e1"]
             log.add(log.history[0])
         note_state(target, TuningJob(id="ftjob-1", status="cancelled", outcome="cancelled"))

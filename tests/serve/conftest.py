@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from openai.types.fine_tuning import FineTuningJob
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 ENDED = {"succeeded", "failed", "cancelled"}
 

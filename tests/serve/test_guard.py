@@ -23,7 +23,7 @@ from asyncgen.serve.simulation.engine import SimulationSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 LOCAL = Access(guard=RequestGuard(host="127.0.0.1"))
 PAGE = "http://localhost:3000"

@@ -11,14 +11,15 @@ import openai
 import pytest
 
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
-from asyncgen.serve.data_folder import default_data_folder, open_data_folder, server_info
+from asyncgen.providers.local_server import default_data_folder, server_info
+from asyncgen.serve.data_folder import open_data_folder
 from asyncgen.serve.server import ServeSettings, serve
 from asyncgen.serve.simulation.engine import SimulationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 
 def settings(folder: Path | None = None, **more: Any) -> ServeSettings:

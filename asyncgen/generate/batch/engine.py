@@ -116,8 +116,8 @@ class Pace:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-class BatchEngine:
-    """The second engine; made by `open_engine`.
+class BatchLoop:
+    """The second engine; made by `open_batch_loop`.
 
     Args:
         sender: brings batches to the provider.
@@ -254,7 +254,7 @@ class BatchEngine:
         return Outcome(None, course.unanswered())
 
 
-def open_engine(
+def open_batch_loop(
     run: Run,
     journal: Journal,
     grid: RequestGrid,
@@ -266,7 +266,7 @@ def open_engine(
     watcher: Watcher,
     pace: Pace | None = None,
     now: Callable[[], float] = time.time,
-) -> BatchEngine:
+) -> BatchLoop:
     """The engine for a run at an endpoint.
 
     Args:
@@ -294,4 +294,4 @@ def open_engine(
         new_intent=lambda: f"{int(now())}-{secrets.token_hex(4)}",
     )
     collector = BatchCollector(run, journal, api, checks=checks, budget=allowance.budget, now=now)
-    return BatchEngine(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or Pace())
+    return BatchLoop(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or Pace())

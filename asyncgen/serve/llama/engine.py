@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import decode_loosely
+from asyncgen.providers.local_server import model_name_of_file
 from asyncgen.serve.engine import Answer, Call, Piece, Tally, TrainingTask, Traits
-from asyncgen.serve.llama.model_files import model_name
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
@@ -113,7 +113,7 @@ class LlamaEngine:
         self._switch = switch
         self._traits = Traits(
             name="llama",
-            base_model=model_name(settings.model),
+            base_model=model_name_of_file(settings.model),
             any_model=False,
             owner="asyncgen",
             organization="local",

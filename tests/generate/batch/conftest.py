@@ -19,7 +19,7 @@ from aiohttp import web
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.api import BatchApi
-from asyncgen.generate.batch.engine import Pace, open_engine
+from asyncgen.generate.batch.engine import Pace, open_batch_loop
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.journal.journal import open_journal
@@ -295,7 +295,7 @@ class Desk:
                     endpoint = Endpoint(PROFILES[self.profile], self.base_url, Secret("sk", "K"), "m", "")
                     reached = Endpoint(PROFILES[self.profile], address, Secret("sk", "K"), "m", "")
                     async with open_client(reached) as client:
-                        engine = open_engine(
+                        engine = open_batch_loop(
                             run,
                             journal,
                             self.opened.grid,

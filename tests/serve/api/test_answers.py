@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 OPENED: list[Any] = [*HELLO, {"role": "assistant", "content": "Well, hello"}]

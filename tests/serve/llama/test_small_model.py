@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import openai
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 MODEL = "smollm2-135m-instruct"
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import openai
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 Turns = list[tuple[str, str]]
 

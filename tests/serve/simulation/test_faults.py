@@ -15,7 +15,7 @@ from asyncgen.serve.simulation.faults import FAULT_NAMES, Draw, parse_faults
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 

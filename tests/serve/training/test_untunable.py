@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 _IQ4_NL = 20  # blocks of 32 numbers: a 16-bit scale and 4 bits each
 

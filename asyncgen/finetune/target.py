@@ -6,13 +6,12 @@ Owns what an argument may stand for: nothing (the newest run), a run directory, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncgen.cli.output import say
 from asyncgen.errors import AsyncgenError, RunInUseError, UsageError
 from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.uploads import newest_job, noted_job
@@ -108,8 +107,13 @@ def note_state(target: Target, job: TuningJob) -> None:
 
 
 @contextmanager
-def event_log(target: Target) -> Iterator[EventLog]:
-    """The memory of the target's follower: the run's, unless it has none or another process writes it."""
+def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
+    """The memory of the target's follower: the run's, unless it has none or another process writes it.
+
+    Args:
+        target: whose events are followed.
+        say: is told that events are not kept.
+    """
     if target.run is None:
         yield MemoryLog()
         return

@@ -9,14 +9,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncgen.cli.resolve import own_local_model
-from asyncgen.cli.tuning_target import RUNS
 from asyncgen.errors import UsageError
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.order import JobOrder
+from asyncgen.finetune.target import RUNS
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import job_of_run
-from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning
+from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, own_local_model
 from asyncgen.providers.profiles import PROFILES, Choice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 

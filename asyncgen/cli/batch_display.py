@@ -1,38 +1,19 @@
 """What is seen of batches while they are waited for: bars on a terminal, a line at every new state elsewhere.
 
 Owns the look. Reads what it is told, and counts what was collected.
-
-The generating stage through the Batch API: sent, waited for, collected, or left to be collected later.
-
-Owns what is said meanwhile, and what Ctrl-C does: it leaves, and the batches go on. Imports the SDK, which takes a
-second.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncgen.cli.output import error_console, is_live, say
-from asyncgen.cli.signals import interruptible
-from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
-from asyncgen.generate.batch.api import BatchApi
-from asyncgen.generate.batch.engine import open_engine
-from asyncgen.generate.batch.files import BatchLedger
 from asyncgen.generate.batch.join import Joined
-from asyncgen.generate.batch.send import Allowance, Watcher
-from asyncgen.generate.http.completer import StopReason
-from asyncgen.generate.journal.journal import Journal
-from asyncgen.generate.pool.pool import Outcome
+from asyncgen.generate.batch.send import Watcher
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.of_run import OpenedJob
-from asyncgen.providers.endpoint import Endpoint
-from asyncgen.providers.openai_client import open_client
-from asyncgen.run.directory import Run
 from asyncgen.run.state import BatchState
 from asyncgen.terminal import clean
 
@@ -121,60 +102,3 @@ class _Bars:
         if batch.intent not in self._tasks:
             self._tasks[batch.intent] = self._bars.add_task("")
         self._bars.update(self._tasks[batch.intent], description=clean(text), completed=completed, total=total)
-
-
-_REASONS = ((AuthError, StopReason.AUTH), (QuotaError, StopReason.QUOTA), (DiskError, StopReason.IO))
-
-
-async def generate_in_batches(
-    endpoint: Endpoint,
-    run: Run,
-    opened: OpenedJob,
-    journal: Journal,
-    progress: Progress,
-    *,
-    allowance: Allowance,
-    resume: str,
-) -> tuple[Outcome, int]:
-    """Send and collect batches until there are none; returns how it ended, and a signal's exit code or 0."""
-    checks = AnswerChecks(opened.job.checks, opened.grid.answers)
-    if checks.attempts > 1:
-        say("in a batch every row is asked once; after `prepare`, --retry-rejected asks again where an answer failed")
-    for batch in BatchLedger(run, endpoint).elsewhere:
-        say(f"{batch.requests:,} rows wait in a batch at {batch.provider or 'another provider'} ({batch.base_url})")
-    with watching(progress) as watcher:
-        async with interruptible(lambda: None) as interrupt, open_client(endpoint) as client:
-            engine = open_engine(
-                run,
-                journal,
-                opened.grid,
-                endpoint,
-                BatchApi(client),
-                checks=checks,
-                allowance=allowance,
-                watcher=watcher,
-            )
-            outcome = await _until_done_or_left(engine.run(), interrupt.stop)
-    if outcome.stopped is StopReason.INTERRUPTED:
-        say(f"left; what was sent goes on at {endpoint.profile.title}. To come back, today or another day: {resume}")
-        return outcome, interrupt.exit_code or 0
-    if outcome == Outcome(None, None):
-        # Every row has come to an outcome: those that are not counted have that of a row with the same request.
-        progress.twins += max(progress.left - len(journal.held), 0)
-    return outcome, 0
-
-
-async def _until_done_or_left(work: Coroutine[Any, Any, Outcome], stop: asyncio.Event) -> Outcome:
-    task = asyncio.create_task(work)
-    left = asyncio.create_task(stop.wait())
-    await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
-    left.cancel()
-    if not task.done():
-        task.cancel()
-        await asyncio.wait([task])
-    try:
-        return task.result()
-    except asyncio.CancelledError:
-        return Outcome(StopReason.INTERRUPTED, None)
-    except AsyncgenError as error:
-        return Outcome(next((reason for kind, reason in _REASONS if isinstance(error, kind)), None), error)

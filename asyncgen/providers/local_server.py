@@ -7,32 +7,73 @@ command that is interrupted, or killed, leaves its training running and nothing 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import aiohttp
+import msgspec
 
-from asyncgen.cli.output import say
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError
-from asyncgen.serve.data_folder import default_data_folder, server_info
+from asyncgen.json_text import NotJsonError, decode_json
 
+Say = Callable[[str], None]
+
+_QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
 _START_S = 900.0  # the first start fetches the model
 _TICK_S = 0.05
 
 
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """`server.json`: where the server of this folder listens.
+
+    Attributes:
+        base_url: up to and including `/v1`.
+        model: the base model's name.
+    """
+
+    base_url: str
+    pid: int
+    version: str
+    engine: str
+    model: str
+
+
+def default_data_folder() -> Path:
+    """`asyncgen` in the user's data folder (`XDG_DATA_HOME`, else `~/.local/share`)."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "asyncgen"
+
+
+def server_info(folder: Path) -> ServerInfo | None:
+    """What `server.json` says; None when there is none. A server that was killed leaves its file behind."""
+    try:
+        return decode_json((folder / "server.json").read_bytes(), ServerInfo)
+    except (FileNotFoundError, NotJsonError):
+        return None
+
+
+def model_name_of_file(path: Path) -> str:
+    """The name that clients use for a model file: the file's, in lower case, without how its numbers are stored."""
+    return _QUANTISATION.sub("", path.stem).lower()
+
+
 @asynccontextmanager
-async def local_server() -> AsyncIterator[str]:
+async def local_server(say: Say) -> AsyncIterator[str]:
     """The base URL of the user's local server, which stays while the block runs.
+
+    Args:
+        say: is told what the server says while it starts.
 
     Raises:
         AsyncgenError: it does not start; the cause is the server's own last words.
     """
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
-        start = _Start(default_data_folder())
+        start = _Start(default_data_folder(), say)
         base_url, attached = await start.until_attached(session)
         try:
             yield base_url
@@ -45,9 +86,11 @@ class _Start:
 
     Args:
         folder: the server's data folder.
+        say: is told what the server says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Say) -> None:
+        self._say = say
         self._folder = folder
         self._log = folder / "server.log"
         self._server: subprocess.Popen[bytes] | None = None
@@ -71,7 +114,7 @@ class _Start:
         except (aiohttp.ClientConnectionError, TimeoutError):
             return None  # a server that was killed leaves its address behind
         if info.engine == "simulated":
-            say("warning: the local server that runs is a simulation: its answers and trainings are made up")
+            self._say("warning: the local server that runs is a simulation: its answers and trainings are made up")
         return (info.base_url, response) if response.status == 200 else None  # noqa: PLR2004 - HTTP's OK
 
     def _see_to_server(self) -> None:
@@ -112,7 +155,7 @@ class _Start:
             words = log.read()
         whole, _, _ = words.rpartition(b"\n")
         for line in whole.decode("utf-8", "replace").splitlines():
-            say(f"local server: {line}")
+            self._say(f"local server: {line}")
         self._told += len(whole) + (1 if whole else 0)
 
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asyncgen.cli.output import confirm, say
 from asyncgen.errors import UsageError
+from asyncgen.generate.observer import Observer
 from asyncgen.generate.plan.costs import cost_of_rows
 from asyncgen.generate.plan.request_tokens import Span, tokens_of_a_request
 from asyncgen.generate.plan.rows_there import RowsThere
@@ -52,10 +52,13 @@ class Spending:
         tier = BATCH if self.in_batch else self.tier
         return cost_of_rows(rows, tokens, self.price, tier) or cost_of_rows(rows, tokens, self.price, STANDARD)
 
-    def budget(self, max_cost_usd: float | None, spend: Spend, state: RunState, *, is_demanded: bool) -> Budget | None:
+    def budget(
+        self, max_cost_usd: float | None, spend: Spend, state: RunState, observer: Observer, *, is_demanded: bool
+    ) -> Budget | None:
         """What may be spent, with open batches counted.
 
         Args:
+            observer: is warned of a limit that cannot be kept.
             max_cost_usd: from the flag or the job file; None where nothing limits it.
             spend: of earlier invocations.
             state: of the run.
@@ -65,7 +68,7 @@ class Spending:
             UsageError: the flag's limit cannot be kept, for want of a price.
         """
         if self.price is None and max_cost_usd is not None and not is_demanded:
-            say(f"warning: max_cost = {max_cost_usd:g} is not watched, since no price of this model is known")
+            observer.say(f"warning: max_cost = {max_cost_usd:g} is not watched, since no price of this model is known")
             return None
         in_flight_usd = sum(batch.held_usd for batch in state.batches if not batch.collected)
         tier = BATCH if self.in_batch else self.tier
@@ -85,7 +88,7 @@ def spending_of(opened: OpenedJob, generation: Choice, where: Where, *, in_batch
     return Spending(price, tier_of(opened.grid.parameters), in_batch)
 
 
-def consent_to_cost(estimate: Span | None, rows: int, *, yes: bool) -> None:
+def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> None:
     """Ask before rows are bought that may cost more than a little.
 
     Raises:
@@ -93,7 +96,7 @@ def consent_to_cost(estimate: Span | None, rows: int, *, yes: bool) -> None:
     """
     if estimate is not None and estimate.high > _ASK_ABOVE_USD:
         what = f"{rows:,} rows are estimated at {estimate.low:,.2f} to {estimate.high:,.2f} USD"
-        confirm(f"{what}. Go on?", yes=yes, why=what)
+        observer.agree(f"{what}. Go on?", why=what)
 
 
 def refuse_without_batches(profile: Profile) -> None:

@@ -1,37 +1,21 @@
-"""The tuning stage of a command: a dataset checked, priced, consented to, its job created and followed.
+"""One tuning: a dataset checked, priced, consented to, its job created and followed to its end.
 
-Owns the order of these, what is said between them, and what a signal does. Shared by `finetune create`, `finetune
-follow` and `run`; knows nothing of how a provider is asked.
+Owns the order of these, what is said between them, and what an interruption does. Shared by `finetune create`,
+`finetune follow`, `run` and Python; how a provider is asked is left to the tuners.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from asyncgen.cli.finetune_display import (
-    Extent,
-    TrainingDisplay,
-    days_left,
-    extent_words,
-    how_created,
-    job_failure,
-    leave_words,
-    next_step,
-    only_known,
-    price_words,
-    shown,
-    trained_cost,
-    upload_bar,
-)
-from asyncgen.cli.output import confirm, offered, say
-from asyncgen.cli.resolve import open_endpoint
-from asyncgen.cli.signals import Interrupt, interruptible, stoppable
 from asyncgen.dataset.rules.file import DPO, CheckedFile, check_training_file
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.training_costs import training_costs
@@ -40,9 +24,22 @@ from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.complete import taught_form
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.event_log import open_run_log
-from asyncgen.finetune.follow import Pace, follow
+from asyncgen.finetune.follow import Pace, TrainingWatcher, follow
 from asyncgen.finetune.open_tuner import open_tuner
-from asyncgen.providers.choose import Where
+from asyncgen.finetune.words import (
+    Extent,
+    days_left,
+    extent_words,
+    how_created,
+    job_failure,
+    leave_words,
+    next_step,
+    only_known,
+    price_words,
+    trained_cost,
+)
+from asyncgen.generate.observer import Interrupt, Observer, stoppable
+from asyncgen.providers.choose import Where, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Choice, Profile
@@ -51,13 +48,27 @@ from asyncgen.providers.shutdowns import shutdown_date
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.finetune.api import Tuner, TuningJob
+    from asyncgen.finetune.api import Event, Tuner, TuningJob
     from asyncgen.finetune.event_log import EventLog
     from asyncgen.finetune.order import JobOrder
     from asyncgen.run.directory import Run
 
 _SHORT_LIFE_DAYS = 90
 _FINDINGS_SHOWN = 20
+
+
+class TuningObserver(Observer, Protocol):
+    """An observer that is also told of uploads and trainings."""
+
+    def uploading(self) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Something to call with the bytes sent and the size, while the block runs."""
+
+    def watching_training(self, history: Iterable[Event]) -> AbstractAsyncContextManager[TrainingWatcher]:
+        """Show a training while the block runs.
+
+        Args:
+            history: events that were told by an earlier command; not shown again.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +79,6 @@ class WantedTuning:
         order: without the ids of its files.
         is_file: the dataset is a file of somebody's, and its form is still to be noted in the run.
         another: also when the same job exists.
-        yes: consent was given.
         price_folder: where the user's prices stand beside those of the configuration; None for nowhere.
     """
 
@@ -78,7 +88,6 @@ class WantedTuning:
     dataset: Dataset
     is_file: bool = False
     another: bool = False
-    yes: bool = False
     price_folder: Path | None = None
 
 
@@ -97,64 +106,65 @@ class Tuned:
     exit_code: int
 
 
-async def tune(run: Run, wanted: WantedTuning, *, following: bool = True) -> Tuned:
+async def tune(run: Run, wanted: WantedTuning, observer: TuningObserver, *, following: bool = True) -> Tuned:
     """Create the wanted job, or find it, and follow it to its end.
 
     Args:
         run: open for writing; notes the job and its events.
         wanted: the job.
+        observer: is told, gives consent, and interrupts.
         following: else return as soon as it exists.
 
     Raises:
         AsyncgenError: of any kind; the job's own failure is an IncompleteError.
     """
-    extent = _checked(wanted)
+    extent = _checked(wanted, observer)
     if wanted.is_file:
         form = taught_form(wanted.dataset.training)
         run.update(lambda state: msgspec.structs.replace(state, dataset=form))
     before = {noted.job_id for noted in run.state.finetuning}
     async with (
-        open_endpoint(wanted.choice, wanted.where, wanted.order.model) as endpoint,
+        open_endpoint(wanted.choice, wanted.where, wanted.order.model, observer.say) as endpoint,
         open_tuner(endpoint, wandb_key=_wandb_key(wanted)) as tuner,
     ):
         existing = await existing_job(tuner, run, wanted.order, wanted.dataset, another=wanted.another)
         if existing is None:
-            await _consent(tuner, wanted, extent)
-        async with interruptible(lambda: say("stopping once the provider has answered")) as interrupt:
-            created = existing or await _created(tuner, run, wanted, interrupt)
+            await _consent(tuner, wanted, extent, observer)
+        async with observer.interruptible(lambda: observer.say("stopping once the provider has answered")) as interrupt:
+            created = existing or await _created(tuner, run, wanted, observer, interrupt)
         if created is None:
-            _say_stopped(run, before)
+            _say_stopped(run, before, observer)
             return Tuned(None, None, interrupt.exit_code or 0)
-        say(how_created(created))
+        observer.say(how_created(created))
         if not following:
             return Tuned(created.job, created.how, 0)
         with open_run_log(run, created.job.id) as log:
-            async with interruptible(lambda: None) as interrupt:
-                job = await _followed(tuner, created.job.id, log, interrupt, pace_of(endpoint.base_url))
-        return _end(tuner, job or created.job, created.how, interrupt)
+            async with observer.interruptible(lambda: None) as interrupt:
+                job = await _followed(tuner, created.job.id, log, observer, interrupt, pace_of(endpoint.base_url))
+        return _end(tuner, job or created.job, created.how, observer, interrupt)
 
 
-def _say_stopped(run: Run, before: AbstractSet[str | None]) -> None:
+def _say_stopped(run: Run, before: AbstractSet[str | None], observer: Observer) -> None:
     """Say what a signal cut short; the job may have been created in the last moment."""
     for noted in run.state.finetuning:
         if noted.job_id and noted.job_id not in before:
-            say(leave_words(noted.job_id, noted.status))
-    say("stopped; the same command goes on from here")
+            observer.say(leave_words(noted.job_id, noted.status))
+    observer.say("stopped; the same command goes on from here")
 
 
-async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog) -> Tuned:
+async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog, observer: TuningObserver) -> Tuned:
     """Follow a job that exists.
 
     Raises:
         AsyncgenError: of any kind; the job's own failure is an IncompleteError.
     """
-    async with open_endpoint(choice, where, "") as endpoint, open_tuner(endpoint) as tuner:
-        async with interruptible(lambda: None) as interrupt:
-            job = await _followed(tuner, job_id, log, interrupt, pace_of(endpoint.base_url))
+    async with open_endpoint(choice, where, "", observer.say) as endpoint, open_tuner(endpoint) as tuner:
+        async with observer.interruptible(lambda: None) as interrupt:
+            job = await _followed(tuner, job_id, log, observer, interrupt, pace_of(endpoint.base_url))
         if job is None:
-            say(leave_words(job_id, "not known yet"))
+            observer.say(leave_words(job_id, "not known yet"))
             return Tuned(None, None, interrupt.exit_code or 0)
-        return _end(tuner, job, None, interrupt)
+        return _end(tuner, job, None, observer, interrupt)
 
 
 def pace_of(base_url: str) -> Pace:
@@ -162,7 +172,7 @@ def pace_of(base_url: str) -> Pace:
     return Pace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else Pace()
 
 
-def _checked(wanted: WantedTuning) -> Extent:
+def _checked(wanted: WantedTuning, observer: Observer) -> Extent:
     """Check the files by the provider's rules; what the training will be.
 
     Raises:
@@ -175,19 +185,19 @@ def _checked(wanted: WantedTuning) -> Extent:
         for path in (wanted.dataset.training, wanted.dataset.validation)
         if path is not None
     ]
-    _refuse_faulty(files, profile)
+    _refuse_faulty(files, profile, observer)
     _refuse_other_method(files[0], order.method)
     prices = load_price_list(wanted.price_folder, os.environ)
     costs = training_costs(files[0].tokens, profile, order.model, order.hyperparameters, prices)
     return Extent(files[0].examples, counter.label, costs[0] if costs else None)
 
 
-def _refuse_faulty(files: list[CheckedFile], profile: Profile) -> None:
+def _refuse_faulty(files: list[CheckedFile], profile: Profile, observer: Observer) -> None:
     found = [finding for file in files for finding in file.findings.fatal]
     for file in files[1:]:  # few examples are enough to measure by
         found = [finding for finding in found if (finding.file, finding.fault.rule) != (file.path, "too_few")]
     for remark in [finding for file in files for finding in file.findings.remarks][:_FINDINGS_SHOWN]:
-        say(f"warning: {remark}")
+        observer.say(f"warning: {remark}")
     if found:
         raise UsageError(
             f"{profile.title} would refuse the dataset",
@@ -207,23 +217,22 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
         )
 
 
-async def _consent(tuner: Tuner, wanted: WantedTuning, extent: Extent) -> None:
+async def _consent(tuner: Tuner, wanted: WantedTuning, extent: Extent, observer: Observer) -> None:
     """Show model, samples, epochs, tokens, price and the tuned model's life; ask where it costs money."""
     order, profile = wanted.order, tuner.profile
-    say(f"tune {order.model} at {profile.title} on {wanted.dataset.training}: {extent_words(extent)}")
-    await _say_lifetime(tuner, order.model)
+    observer.say(f"tune {order.model} at {profile.title} on {wanted.dataset.training}: {extent_words(extent)}")
+    await _say_lifetime(tuner, order.model, observer)
     if tuner.finetuning.free:
         return
     price = price_words(extent.cost)
-    say(f"price: {price}")
-    confirm(
+    observer.say(f"price: {price}")
+    observer.agree(
         f"Upload the dataset to {profile.title} and start the job?",
-        yes=wanted.yes,
         why=f"a fine-tuning job at {profile.title} costs money: {price}",
     )
 
 
-async def _say_lifetime(tuner: Tuner, model: str) -> None:
+async def _say_lifetime(tuner: Tuner, model: str, observer: Observer) -> None:
     """Say until when the tuned model will answer, and until when the provider tunes, where days are announced."""
     try:
         announced = (await tuner.models.get(model)).shutdown
@@ -234,49 +243,52 @@ async def _say_lifetime(tuner: Tuner, model: str) -> None:
     if day is not None:
         days = (day - today).days
         warning = "warning: " if days < _SHORT_LIFE_DAYS else ""
-        say(f"{warning}{model}, and every model tuned from it, answers until {day}: {days_left(days)}")
+        observer.say(f"{warning}{model}, and every model tuned from it, answers until {day}: {days_left(days)}")
     if tuner.finetuning.until:
-        say(f"{tuner.profile.title} tunes until {tuner.finetuning.until}{only_known(tuner.profile)}")
+        observer.say(f"{tuner.profile.title} tunes until {tuner.finetuning.until}{only_known(tuner.profile)}")
 
 
-async def _created(tuner: Tuner, run: Run, wanted: WantedTuning, interrupt: Interrupt) -> Created | None:
-    with upload_bar() as on_upload:
+async def _created(
+    tuner: Tuner, run: Run, wanted: WantedTuning, observer: TuningObserver, interrupt: Interrupt
+) -> Created | None:
+    with observer.uploading() as on_upload:
         work = create(tuner, run, wanted.order, wanted.dataset, another=wanted.another, on_upload=on_upload)
         try:
             return await stoppable(work, interrupt)
         except TrainingClosedError as error:
-            await _offer_deletion(tuner, error, yes=wanted.yes)
+            await _offer_deletion(tuner, error, observer)
             raise
 
 
-async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, *, yes: bool) -> None:
+async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, observer: Observer) -> None:
     files = ", ".join(error.file_ids)
     if not files:
         return
-    if offered(f"{files} was uploaded and is of no use there. Delete?", yes=yes):
+    if observer.offer(f"{files} was uploaded and is of no use there. Delete?"):
         for file_id in error.file_ids:
             await tuner.files.delete(file_id)
-        say(f"deleted {files}")
+        observer.say(f"deleted {files}")
     else:
-        say(f"{files} stays there; asyncgen finetune delete {error.file_ids[0]}   deletes it")
+        observer.say(f"{files} stays there; asyncgen finetune delete {error.file_ids[0]}   deletes it")
 
 
-async def _followed(tuner: Tuner, job_id: str, log: EventLog, interrupt: Interrupt, pace: Pace) -> TuningJob | None:
-    display = TrainingDisplay(log.history)
-    async with shown(display):
-        return await follow(tuner.jobs, job_id, log, display, stop=interrupt.stop, pace=pace)
+async def _followed(
+    tuner: Tuner, job_id: str, log: EventLog, observer: TuningObserver, interrupt: Interrupt, pace: Pace
+) -> TuningJob | None:
+    async with observer.watching_training(log.history) as watcher:
+        return await follow(tuner.jobs, job_id, log, watcher, stop=interrupt.stop, pace=pace)
 
 
-def _end(tuner: Tuner, job: TuningJob, how: str | None, interrupt: Interrupt) -> Tuned:
+def _end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, interrupt: Interrupt) -> Tuned:
     """Say what there is to say of the job; a job that did not succeed is an error."""
     if job.outcome is None:
-        say(leave_words(job.id, job.status))
+        observer.say(leave_words(job.id, job.status))
         return Tuned(job, how, interrupt.exit_code or 0)
     if job.outcome != "succeeded":
         raise job_failure(job)
     if job.trained_tokens:
-        say(f"trained {job.trained_tokens:,} tokens{trained_cost(tuner.profile, job)}")
-    say(next_step(tuner.profile, job))
+        observer.say(f"trained {job.trained_tokens:,} tokens{trained_cost(tuner.profile, job)}")
+    observer.say(next_step(tuner.profile, job))
     return Tuned(job, how, 0)
 
 

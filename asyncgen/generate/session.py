@@ -1,0 +1,454 @@
+"""One generation, from the opened job to its summary: what `generate`, `preview`, `run` and Python share.
+
+Owns the order: who answers, which rows are there, the questions before anything is paid for, the engine, and what it
+came to. Prints nothing and handles no signal: an `Observer` is told and asked. How requests are sent is an engine's.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from asyncgen.errors import DiskError, IncompleteError
+from asyncgen.generate.http.client import open_completer
+from asyncgen.generate.http.completer import Completer, StopReason
+from asyncgen.generate.journal.files import GROUP_ROWS
+from asyncgen.generate.journal.journal import Journal, open_journal
+from asyncgen.generate.journal.repair import set_rejected_aside
+from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
+from asyncgen.generate.observer import Observer
+from asyncgen.generate.plan.request_tokens import Span
+from asyncgen.generate.pool.budget import Budget, BudgetGate
+from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
+from asyncgen.generate.pool.pool import generate as generate_grid
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.model import Limits
+from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
+from asyncgen.providers.choose import Where, open_endpoint
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.profiles import Choice
+from asyncgen.run.directory import Run, open_run
+from asyncgen.run.state import Spend
+from asyncgen.terminal import money
+
+RUNS = Path("runs")
+_OBJECTS_TO_COLLECT = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions:
+    """What the flags of a generating command, or the arguments from Python, say.
+
+    Attributes:
+        where: who answers.
+        out: the run directory; None for `runs/<job name>`.
+        concurrency: the most requests in flight.
+        rpm: requests a minute.
+        tpm: tokens a minute.
+        max_cost: USD, over all invocations of the run.
+        limit: send at most so many requests this time.
+        retry_failed: ask again for rows that failed.
+        retry_rejected: ask again for rows whose answers `prepare` rejected.
+        fsync_each: make each answer safe from a power loss at once.
+        finetune_provider: who tunes later, where the job shall be laid over for it.
+        batch: through the Batch API.
+    """
+
+    where: Where = field(default_factory=Where)
+    out: Path | None = None
+    concurrency: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
+    limit: int | None = None
+    retry_failed: bool = False
+    retry_rejected: bool = False
+    fsync_each: bool = False
+    finetune_provider: str | None = None
+    batch: bool = False
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:
+        """Sort named options into these fields and those of `Where`; others are left out."""
+        where = {name: options[name] for name in Where.__dataclass_fields__ if name in options}
+        rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
+        return cls(where=Where(**where), **rest)
+
+    def limits(self, limits: Limits) -> Limits:
+        """The job's limits, with these in their places."""
+        given = {
+            "concurrency": self.concurrency,
+            "requests_per_minute": self.rpm,
+            "tokens_per_minute": self.tpm,
+            "max_cost": self.max_cost,
+        }
+        return msgspec.structs.replace(limits, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A generation under way, as engines see it.
+
+    Attributes:
+        run: open for writing.
+        opened: the job and its requests.
+        endpoint: who answers.
+        journal: what is settled, and where rows end.
+        progress: counts, raised as rows go.
+        limits: bounds that the user set.
+        spending: how rows are bought.
+        budget: what may be spent; None where nothing limits it.
+        options: of this invocation.
+        observer: is told, and interrupts.
+    """
+
+    run: Run
+    opened: OpenedJob
+    endpoint: Endpoint
+    journal: Journal
+    progress: Progress
+    limits: Limits
+    spending: Spending
+    budget: Budget | None
+    options: GenerateOptions
+    observer: Observer
+
+    @property
+    def checks(self) -> AnswerChecks:
+        """What an answer must satisfy."""
+        return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
+
+    def spent(self) -> str:
+        """Tokens and money of this invocation so far, in words."""
+        return used(self.journal.spend.lately, has_price=self.spending.price is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """What an engine came to.
+
+    Attributes:
+        outcome: how it ended.
+        exit_code: of the process where a signal ended it, else 0.
+    """
+
+    outcome: Outcome
+    exit_code: int = 0
+
+
+class Engine(Protocol):
+    """A way to get answers for the rows of a session that have none: online, in batches, over many machines."""
+
+    async def run(self, session: Session) -> EngineResult:
+        """Settle rows in the session's journal until there are none, or something stops it.
+
+        What ends it on its way (a refused key, a full disk, an interruption) stands in the outcome.
+        """
+
+
+class OnlineEngine:
+    """One request for each row, sent by a pool of workers.
+
+    Args:
+        completer: who is asked; None for the session's endpoint over HTTP.
+    """
+
+    def __init__(self, completer: Completer | None = None) -> None:
+        self._completer = completer
+
+    async def run(self, session: Session) -> EngineResult:
+        observer, progress = session.observer, session.progress
+
+        def on_first() -> None:
+            observer.say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
+
+        concurrency = session.limits.concurrency or DEFAULT_CONCURRENCY
+        async with (
+            observer.interruptible(on_first) as interrupt,
+            self._opened(session, concurrency) as completer,
+            observer.watching(progress, session.spent),
+        ):
+            with _collecting_seldom():
+                outcome = await generate_grid(
+                    session.opened.grid, session.journal, completer, limits=session.limits, checks=session.checks,
+                    stops_when_useless=not observer.agrees_to_all,
+                    progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=session.options.limit,
+                    budget=BudgetGate(session.budget, session.opened.grid.max_output_tokens) if session.budget else None,
+                    endpoint=session.endpoint,
+                )  # fmt: skip
+        if outcome.stopped is not StopReason.INTERRUPTED:
+            return EngineResult(outcome)
+        dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
+        go_on = f" To go on: {observer.resume_command}" if observer.resume_command else ""
+        observer.say(f"stopped{dropped}.{go_on}")
+        return EngineResult(outcome, interrupt.exit_code or 0)
+
+    @asynccontextmanager
+    async def _opened(self, session: Session, concurrency: int) -> AsyncIterator[Completer]:
+        if self._completer is not None:
+            yield self._completer
+            return
+        timeout_s = session.limits.timeout_s
+        async with open_completer(session.endpoint, concurrency=concurrency, timeout_s=timeout_s) as completer:
+            yield completer
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let the garbage collector rest while requests go: they leave no cycles, and a round makes many objects.
+
+    What start-up made is frozen: the collector need not look through it again and again.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_TO_COLLECT)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """How a generation ended.
+
+    Attributes:
+        run: the run directory.
+        progress: the counts.
+        outcome: what ended it.
+        cost_usd: of this invocation; None where no price is known.
+        estimate: USD foretold; None where none was made.
+        stale: records that no longer belong to the job.
+        elapsed_s: seconds.
+        exit_code: of the process.
+    """
+
+    run: Path
+    progress: Progress
+    outcome: Outcome
+    cost_usd: float | None
+    estimate: Span | None
+    stale: int
+    elapsed_s: float
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The last line of `generate --json`."""
+        progress, error = self.progress, self.outcome.error
+        failed = progress.failed + progress.failed_before
+        answer: dict[str, Any] = {
+            "requests": progress.requests,
+            "done": progress.done,
+            "failed": failed,
+            "already_done": progress.already_done,
+            "stale": self.stale,
+            "left": progress.left,
+            "retries": progress.retries,
+            "maybe_paid_twice": progress.maybe_paid_twice,
+            "cost_usd": self.cost_usd,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "stopped": self.outcome.stopped.value if self.outcome.stopped else None,
+            "run": str(self.run),
+        }
+        if error is not None:
+            answer["error"] = {
+                "code": error.code, "message": error.what, "cause": error.cause, "help": error.help_text,
+            }  # fmt: skip
+        return answer
+
+
+async def generate_rows(
+    job: Path | None, options: GenerateOptions, observer: Observer, *, engine: Engine | None = None
+) -> Generated:
+    """Read a job file, and ask for every row of it that is not there yet.
+
+    Args:
+        job: the job file; None for the built-in one.
+        options: of this invocation.
+        observer: is told and asked.
+        engine: how rows are asked for; None for what `options.batch` says.
+
+    Raises:
+        AsyncgenError: nothing was begun; what ends a run on its way stands in the outcome.
+    """
+    opened, generation, _ = open_named_job(job, options.where, finetune_provider=options.finetune_provider)
+    return await generate_opened(opened, generation, options, observer, engine=engine)
+
+
+async def generate_opened(
+    opened: OpenedJob,
+    generation: Choice,
+    options: GenerateOptions,
+    observer: Observer,
+    *,
+    engine: Engine | None = None,
+) -> Generated:
+    """Ask for every row of an opened job that is not there yet; arguments, result and errors as `generate_rows`."""
+    path = options.out or RUNS / opened.job.name
+    if options.batch:
+        refuse_without_batches(generation.profile)
+    with open_run(path, job_name=opened.job.name) as run:
+        stale = _consent_to_stale(run, opened, observer)
+        keep_job(run, opened)
+        accept_stale(run, opened.grid, stale)
+        if options.retry_rejected:
+            _set_rejected_aside(run, observer)
+        return await _generate(run, opened, generation, options, observer, stale, engine or _engine_of(options))
+
+
+def _set_rejected_aside(run: Run, observer: Observer) -> None:
+    aside = set_rejected_aside(run)
+    if aside.goes_on:
+        observer.say(f"goes on with the rows whose rejected answers stand in {run.directory.replaced}")
+    else:
+        kept = f"the old ones are kept in {run.directory.replaced}"
+        observer.say(f"{aside.moved:,} rejected answers are asked for again; {kept}")
+
+
+def _engine_of(options: GenerateOptions) -> Engine:
+    if not options.batch:
+        return OnlineEngine()
+    from asyncgen.generate.batch.session import BatchEngine  # noqa: PLC0415 - imports the SDK
+
+    return BatchEngine()
+
+
+def _consent_to_stale(run: Run, opened: OpenedJob, observer: Observer) -> Stale:
+    """Ask before rows that were paid for are left behind."""
+    stale = find_stale(run, opened.grid)
+    if stale.more:
+        rows = "1 row" if stale.more == 1 else f"{stale.more:,} rows"
+        what = f"{rows} of {run.directory.path} no longer belong to the job: {', '.join(stale.changed)} changed"
+        observer.say(f"{what}; they stay in the file and out of the dataset")
+        observer.agree("Go on, and leave them behind?", why=what)
+    return stale
+
+
+async def _generate(
+    run: Run,
+    opened: OpenedJob,
+    generation: Choice,
+    options: GenerateOptions,
+    observer: Observer,
+    stale: Stale,
+    engine: Engine,
+) -> Generated:
+    spending = spending_of(opened, generation, options.where, in_batch=options.batch)
+    result, estimate, began = EngineResult(Outcome(None, None)), None, time.monotonic()
+    progress, cost_usd = Progress(requests=opened.grid.count), None
+    try:
+        with open_journal(
+            run,
+            cost_of=spending.cost_of,
+            retry_failed=options.retry_failed,
+            fsync_each=options.fsync_each,
+            on_lost=partial(_consent_to_lost, run, observer),
+        ) as journal:
+            progress = _counts(run, opened, journal, stale, retry_failed=options.retry_failed)
+            _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
+            began = time.monotonic()
+            if _has_work(progress, journal, in_batch=options.batch):
+                estimate = _consent_to_cost(spending, opened, journal, progress, options, observer)
+                limits = options.limits(opened.job.limits)
+                budget = spending.budget(
+                    limits.max_cost, journal.spend.total, run.state, observer,
+                    is_demanded=options.max_cost is not None,
+                )  # fmt: skip
+                async with open_endpoint(generation, options.where, opened.model, observer.say) as endpoint:
+                    session = Session(
+                        run=run, opened=opened, endpoint=endpoint, journal=journal, progress=progress, limits=limits,
+                        spending=spending, budget=budget, options=options, observer=observer,
+                    )  # fmt: skip
+                    result = await engine.run(session)
+                if result.outcome.stopped is None:
+                    _note_twins(run, progress.twins)
+                if budget is not None:
+                    journal.spend.add_unanswered(budget.unanswered_usd)
+            cost_usd = journal.spend.lately.cost_usd if spending.price is not None else None
+    except DiskError:
+        if not isinstance(result.outcome.error, DiskError):  # else that one tells more: how many paid answers are lost
+            raise
+    elapsed_s = time.monotonic() - began
+    code = result.exit_code or _exit_code(result.outcome, progress)
+    return Generated(run.directory.path, progress, result.outcome, cost_usd, estimate, stale.records, elapsed_s, code)
+
+
+def _consent_to_lost(run: Run, observer: Observer, lost: int) -> None:
+    """Ask before rows are bought again whose answers are no longer in the file."""
+    counted = run.state.spend.records
+    what = f"{lost:,} of {counted:,} records that run.json counts are gone from {run.directory.records}"
+    observer.say(f"{what}; their rows are asked for, and paid for, again")
+    if lost > GROUP_ROWS:  # more than a power loss takes
+        observer.agree("Go on, and pay for them again?", why=what)
+
+
+def _has_work(progress: Progress, journal: Journal, *, in_batch: bool) -> bool:
+    """Is there a row to send, or in batches also one to collect?"""
+    if in_batch:
+        return bool(progress.left or journal.held)
+    return progress.left > len(journal.held)
+
+
+def _consent_to_cost(
+    spending: Spending,
+    opened: OpenedJob,
+    journal: Journal,
+    progress: Progress,
+    options: GenerateOptions,
+    observer: Observer,
+) -> Span | None:
+    """Estimate what is left to be sent, and ask when that is much."""
+    rows = max(progress.left - len(journal.held), 0)
+    rows = rows if options.limit is None else min(rows, options.limit)
+    estimate = spending.estimate(opened, rows)
+    consent_to_cost(estimate, rows, observer)
+    return estimate
+
+
+def _note_twins(run: Run, twins: int) -> None:
+    """Keep what the pass over all rows found, so that a finished run is known as such without another one."""
+    run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
+
+
+def _counts(run: Run, opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
+    counts = journal.counts
+    return Progress(
+        requests=opened.grid.count,
+        twins=run.state.job.twins,
+        already_done=max(counts.settled - stale.records, 0),
+        failed_before=0 if retry_failed else max(counts.failed - stale.failures, 0),
+    )
+
+
+def _say_what_is_there(run: Run, progress: Progress, journal: Journal, observer: Observer, *, in_batch: bool) -> None:
+    for path, size in journal.files.torn.items():
+        kept = f"its {size:,} bytes are kept beside it, the row is asked again"
+        observer.say(f"{path.name} ended in the middle of a line; {kept}")
+    failed = f", {progress.failed_before:,} failed (--retry-failed asks again)" if progress.failed_before else ""
+    collected = "" if in_batch else ", which --batch collects"
+    held = f" ({len(journal.held):,} of them in open batches{collected})" if journal.held else ""
+    observer.say(f"{run.directory.path}: {progress.done:,} done, {progress.left:,} left{held}{failed}")
+
+
+def _exit_code(outcome: Outcome, progress: Progress) -> int:
+    if outcome.error is not None:
+        return outcome.error.exit_code
+    return IncompleteError.exit_code if progress.failed + progress.failed_before else 0
+
+
+def used(spend: Spend, *, has_price: bool) -> str:
+    """Tokens, and money where the price is known, in words."""
+    usage = spend.usage
+    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
+    return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens
