@@ -40,12 +40,9 @@ from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
 from asyncgen.providers.choose import Where, choose_tuner
-<<<<<<< HEAD
 from asyncgen.run.directory import output_file
-=======
 from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import local_time
->>>>>>> 31ef7b0 (Bring the work of the commands below the command line: sessions, one engine protocol, one observer)
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner

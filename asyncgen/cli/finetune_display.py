@@ -24,14 +24,11 @@ from asyncgen.cli.output import error_console, is_live, say
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.loss_curve import points_of_events, sparkline
-<<<<<<< HEAD
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Profile
 from asyncgen.run.directory import output_file
-=======
 from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import duration, local_time
->>>>>>> 31ef7b0 (Bring the work of the commands below the command line: sessions, one engine protocol, one observer)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

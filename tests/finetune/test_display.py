@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.cli.finetune_display import TrainingDisplay
+from asyncgen.cli.finetune_display import TrainingDisplay, training_shown
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.api import Event, TuningJob
 

@@ -10,7 +10,6 @@ import openai
 import pytest
 
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.serve import data_folder
 from asyncgen.serve.data_folder import open_data_folder
 from asyncgen.serve.stores import files as files_module
 from asyncgen.serve.stores import shelf as shelf_module
@@ -202,4 +201,4 @@ def test_folder_of_a_newer_asyncgen_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="newer"):
         open_data_folder(tmp_path, "simulated", lambda _: None)
     assert b"99" in (tmp_path / "folder.json").read_bytes()
-    assert data_folder.server_info(tmp_path) is None
+    assert server_info(tmp_path) is None

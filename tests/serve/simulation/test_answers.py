@@ -17,7 +17,7 @@ from asyncgen.tokens import estimate_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 
 class Pair(BaseModel):
