@@ -128,6 +128,10 @@ class Session:
         """What an answer must satisfy."""
         return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
 
+    def gate(self) -> BudgetGate | None:
+        """What makes requests wait for one another's money; None where nothing limits it."""
+        return BudgetGate(self.budget, self.opened.grid.max_output_tokens) if self.budget else None
+
     def spent(self) -> str:
         """Tokens and money of this invocation so far, in words."""
         return used(self.journal.spend.lately, has_price=self.spending.price is not None)
@@ -183,7 +187,7 @@ class OnlineEngine:
                     session.opened.grid, session.journal, completer, limits=session.limits, checks=session.checks,
                     stops_when_useless=not observer.agrees_to_all,
                     progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=session.options.limit,
-                    budget=BudgetGate(session.budget, session.opened.grid.max_output_tokens) if session.budget else None,
+                    budget=session.gate(),
                     endpoint=session.endpoint,
                 )  # fmt: skip
         if outcome.stopped is not StopReason.INTERRUPTED:
