@@ -41,7 +41,6 @@ from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
 from asyncgen.providers.choose import Where, choose_tuner
 from asyncgen.run.directory import output_file
-from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:

@@ -24,10 +24,7 @@ from asyncgen.cli.output import error_console, is_live, say
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.loss_curve import points_of_events, sparkline
-from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Profile
 from asyncgen.run.directory import output_file
-from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import duration, local_time
 
 if TYPE_CHECKING:

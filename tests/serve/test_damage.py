@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from asyncgen.errors import DiskError, UsageError
+from asyncgen.providers.local_server import server_info
 from asyncgen.serve.data_folder import open_data_folder
 from asyncgen.serve.stores import files as files_module
 from asyncgen.serve.stores import shelf as shelf_module
