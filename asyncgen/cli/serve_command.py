@@ -19,8 +19,8 @@ from asyncgen.cli.options import output_options
 from asyncgen.cli.output import is_quiet, json_result, result, say
 from asyncgen.cli.signals import interruptible
 from asyncgen.errors import UsageError
-from asyncgen.providers.keys import key_file_warning, key_from_file
 from asyncgen.generate.observer import Interrupt
+from asyncgen.providers.keys import key_file_warning, key_from_file
 
 if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Secret

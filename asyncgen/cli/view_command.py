@@ -111,11 +111,11 @@ async def _serve(runs: Runs, access: Access, open_endpoint: OpenEndpoint, port: 
 
 def _opening(where: Where) -> OpenEndpoint:
     """Who answers for a model: the server named by flags, else who tuned it or answered the run."""
-    from asyncgen.cli.resolve import open_endpoint  # noqa: PLC0415 - not needed to look at a run
+    from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - not needed to look at a run
 
     def open_for(directory: RunDirectory, model: str) -> AbstractAsyncContextManager[Endpoint]:
         choice, place = _place_of(directory, model, where)
-        return open_endpoint(choice, place, model)
+        return open_endpoint(choice, place, model, say)
 
     return open_for
 
