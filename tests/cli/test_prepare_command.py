@@ -168,6 +168,22 @@ def test_what_cannot_be_is_told(asyncgen: Run, work: Path, arguments: list[str],
     assert "Traceback" not in ran.stderr
 
 
+def test_creating_a_job_from_another_kind_of_file_says_to_prepare_it(asyncgen: Run, work: Path) -> None:
+    (work / "a.csv").write_text(CSV)
+    ran = asyncgen("finetune", "create", "a.csv", "--provider", "openai", "-y", env={"OPENAI_API_KEY": "sk-none"})
+    assert ran.returncode == 2
+    assert "asyncgen prepare a.csv" in ran.stderr
+
+
+def test_columns_can_be_named(asyncgen: Run, work: Path) -> None:
+    (work / "a.csv").write_text(CSV.replace("prompt,completion", "question,answer"))
+    ran = asyncgen("prepare", "a.csv", "-y")
+    assert ran.returncode == 1
+    command = ran.stderr.partition("name them: ")[2].split()
+    told = answer(asyncgen("prepare", "a.csv", "-y", "--json", *command))
+    assert (told["read"], told["rows"], told["left_out"]) == (12, [12], {})
+
+
 def test_model_text_in_a_file_cannot_move_the_cursor(asyncgen: Run, work: Path) -> None:
     rows = "".join(f"\x1b]0;taken\x07Shop {number},Text {number}\x1b[2J\n" for number in range(12))
     (work / "a.csv").write_text("prompt,completion\n" + rows)

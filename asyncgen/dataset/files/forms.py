@@ -8,6 +8,7 @@ ShareGPT files, OpenAI's guides on supervised fine-tuning and DPO. What a provid
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.dataset.files.json_rows import text_of
 from asyncgen.dataset.rules.chat import kind
 from asyncgen.dataset.rules.file import NON_PREFERRED, PREFERRED
+from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import NotJsonError, decode_loosely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from asyncgen.dataset.files.json_rows import FileRow
 
@@ -63,6 +66,7 @@ _SPEAKERS = {
     "system": "system",
 }
 _SYSTEM = ("system", "developer")
+_NAMES_SHOWN = 20
 
 Message = dict[str, Any]
 Example = dict[str, Any]
@@ -152,6 +156,19 @@ def form_words() -> str:
     return (
         "prompt, completion; messages; conversations (ShareGPT); instruction, input, output (alpaca); "
         "prompt, chosen, rejected (TRL); input, preferred_output, non_preferred_output (OpenAI)"
+    )
+
+
+def no_form(path: Path, names: Sequence[str], wanted: Wanted) -> AsyncgenError:
+    """The error for a file whose columns are those of no form."""
+    missing = next(name for name in (*wanted.names().values(), PROMPT) if name not in names or name == PROMPT)
+    named = ", ".join(names[:_NAMES_SHOWN]) + (" and more" if len(names) > _NAMES_SHOWN else "")
+    prompt, completion = names if len(names) == 2 else ("NAME", "NAME")  # noqa: PLR2004 - most likely these two
+    return AsyncgenError(
+        f"{path} has no column `{missing}`",
+        cause=f"its columns are: {named or 'none'}\nknown forms are: {form_words()}",
+        help_text=f"name them: --prompt-column {shlex.quote(prompt)} --completion-column {shlex.quote(completion)}",
+        code="bad_data",
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
+from asyncgen.dataset.files.forms import no_form
 from asyncgen.dataset.files.json_rows import FileRow, json_lines, json_row, read_json
 from asyncgen.dataset.files.sheets import cell_text, sheet_count, sheet_rows
 from asyncgen.delimited import DELIMITERS, DelimitedError, declared_delimiter, delimited_rows, delimiter_of
@@ -101,6 +102,8 @@ def _open_delimited(path: Path, wanted: Wanted) -> RowFile:
         raise AsyncgenError(
             f"{path} is empty", help_text="its first line must name the columns: prompt,completion", code="bad_data"
         )
+    if not wanted.is_header(names):
+        raise no_form(path, max((_split(first, each) for each in DELIMITERS), key=len), wanted)
     _refuse_twins(path, names, wanted)
     kind = "TSV" if usual == "\t" else "CSV"
     found = [f"By its extension, the file is {kind}"]
@@ -116,6 +119,11 @@ def _open_delimited(path: Path, wanted: Wanted) -> RowFile:
             yield FileRow(line, dict(zip(names, cells, strict=True)))
 
     return RowFile(path, kind, "line", tuple(found), body)
+
+
+def _split(header: str, delimiter: str) -> list[str]:
+    """A header that names nothing that is looked for, as it most likely is meant."""
+    return [name.strip().strip('"') for name in header.strip().split(delimiter)]
 
 
 def _shifted(cells: int, names: int) -> str:

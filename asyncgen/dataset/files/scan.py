@@ -6,7 +6,6 @@ of each kind, never the rows. Asks nobody and writes nothing: that is `prepare_f
 
 from __future__ import annotations
 
-import shlex
 from array import array
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -24,6 +23,7 @@ from asyncgen.dataset.files.forms import (
     example_of,
     form_words,
     is_message_pair,
+    no_form,
     pair_of,
     with_system,
 )
@@ -196,15 +196,14 @@ class FileScan:
         if layout.form == PAIR:
             pair = pair_of(row, layout)
             return pair if isinstance(pair, Blank) else Sample(*pair)
+        if not layout.form:
+            return Blank("row")
         example = example_of(row, layout)
         return with_system(example, self._system) if self._system and not isinstance(example, Blank) else example
 
     def _look_at(self, row: FileRow, layout: Layout) -> None:
-        if not layout.form:
-            if row.values:
-                self._note("", row.number)
-            else:
-                self._note_blank("row", row.number)
+        if not layout.form and row.values:
+            self._note("", row.number)
             return
         sample = self._sample(row, layout)
         if isinstance(sample, Blank):
@@ -260,7 +259,7 @@ class FileScan:
         names = list(self.unused)
         if not names:
             names = list(dict.fromkeys(name for names in self._layouts for name in names))
-        return no_form(self.file.path, names)
+        return no_form(self.file.path, names, self._wanted)
 
     def _refuse_faults(self) -> None:
         findings = self.checked.findings
@@ -310,15 +309,3 @@ def first_form(path: Path, wanted: Wanted) -> str:
         if form:
             return form
     return ""
-
-
-def no_form(path: object, names: list[str]) -> AsyncgenError:
-    """The error for a file whose columns are in no known form."""
-    named = ", ".join(names[:_SHOWN]) + (" and more" if len(names) > _SHOWN else "")
-    prompt, completion = names if len(names) == 2 else ("NAME", "NAME")  # noqa: PLR2004 - most likely these two
-    return AsyncgenError(
-        f"{path} has no column `prompt`",
-        cause=f"its columns are: {named or 'none'}\nknown forms are: {form_words()}",
-        help_text=f"name them: --prompt-column {shlex.quote(prompt)} --completion-column {shlex.quote(completion)}",
-        code="bad_data",
-    )

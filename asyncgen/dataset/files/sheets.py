@@ -7,6 +7,7 @@ empty. How a cell becomes text is the caller's business: `cell_text` is that of 
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from datetime import date, datetime, time
@@ -73,14 +74,20 @@ def sheet_count(path: Path) -> int:
 
 
 def cell_text(cell: Any) -> str:
-    """A cell as JSON would have it: whole numbers without a fraction, true and false, ISO dates, errors as nothing."""
+    """A cell as JSON would have it: whole numbers without a fraction, true and false, ISO dates, errors as nothing.
+
+    Raises:
+        OverflowError: a number is infinite, which the file cannot have meant.
+    """
     value = cell.value
     if value is None or cell.data_type == "e":
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_WHOLE:
+    if isinstance(value, float) and abs(value) < _LARGEST_WHOLE and value.is_integer():
         return str(int(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OverflowError
     if isinstance(value, datetime):
         return value.date().isoformat() if value.time() == time() else value.isoformat(sep=" ")
     if isinstance(value, date | time):
