@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http_exceptions import HttpProcessingError
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.local_http import ForeignRequestError
@@ -98,6 +99,9 @@ def guarding(access: Access, clock: Callable[[], float]) -> Middleware:
             return error.response()
         except web.HTTPException as error:
             return _in_shape(request, error).response()
+        except (web.RequestPayloadError, HttpProcessingError) as error:  # a body that is not encoded as its headers say
+            reason = str(error.__cause__ or error).split("message:")[-1].strip()
+            return ApiError(400, f"The request's body cannot be read: {reason}.", code="invalid_body").response()
         except (AsyncgenError, OSError) as error:  # a full disk, most likely: this request fails, the server lives on
             _log.error("%s: %s %s: %s", request[_ID], request.method, request.path, error)
             return _unable(error).response()

@@ -28,6 +28,7 @@ Item = TypeVar("Item")
 Body = TypeVar("Body")
 
 _PAGE_LIMIT = 100
+_DIGITS = 9  # of a number in a query
 _PLACE = re.compile(
     r"^(?P<what>.*?)(?: - at (?:`\w+` in )?`\$(?P<path>.*)`)?$", re.DOTALL
 )  # how msgspec ends its messages
@@ -175,7 +176,7 @@ def _limit(query: Mapping[str, str], default: int, most: int) -> int:
     text = query.get("limit")
     if text is None:
         return default
-    if not text.isdecimal() or not 1 <= int(text) <= most:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS) or not 1 <= int(text) <= most:
         raise ApiError(
             400,
             f"limit must be a number from 1 to {most}, not {text!r}.",

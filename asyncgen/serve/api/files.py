@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from asyncgen.local_http import json_response
 from asyncgen.serve.wire import ApiError, no_such, page_of
@@ -26,6 +27,7 @@ _PURPOSES = frozenset({"fine-tune", "batch", "assistants", "vision", "user_data"
 _FIELD_CAP = 1024
 _SHORTEST_LIFE_S, _LONGEST_LIFE_S = 3600, 2_592_000
 _LIST_LIMIT = 10_000
+_DIGITS = 9
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class FileRoutes:
         if not request.content_type.startswith("multipart/"):
             raise ApiError(400, "An upload must be multipart/form-data.", code="invalid_content_type")
         with await asyncio.to_thread(self._files.begin) as upload:
-            form = await _read_form(request, upload)
+            form = await _checked_form(request, upload)
             return json_response(await asyncio.to_thread(_accepted, form, upload))
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -84,21 +86,43 @@ class FileRoutes:
         return json_response({"id": identifier, "object": "file", "deleted": True})
 
 
+async def _checked_form(request: web.Request, upload: Upload) -> _Form:
+    """Read the form. Raises ApiError: also for one that is malformed, which aiohttp tells by many kinds of error."""
+    try:
+        return await _read_form(request, upload)
+    except (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError) as error:
+        text = f"The form cannot be read: {str(error) or type(error).__name__}"
+        raise ApiError(400, text[:_FIELD_CAP], code="invalid_form") from None
+
+
 async def _read_form(request: web.Request, upload: Upload) -> _Form:
     form = _Form()
+    seen: set[str] = set()
     async for part in await request.multipart():
         if not isinstance(part, BodyPartReader):
             raise ApiError(400, "The form must not contain another form.", code="invalid_value")
-        if part.name == "file":
+        name = part.name or ""
+        if name in seen:
+            raise ApiError(400, f"The form has two fields {name!r}.", param=name, code="invalid_value")
+        seen.add(name)
+        if _is_encoded(part):
+            message = "A field of the form must be sent as it is, without an encoding of its own."
+            raise ApiError(400, message, param=name, code="invalid_value")
+        if name == "file":
             form.filename = part.filename or "file"
             await _save(part, upload)
-        elif part.name == "purpose":
+        elif name == "purpose":
             form.purpose = await _field(part)
-        elif part.name == "expires_after[seconds]":
+        elif name == "expires_after[seconds]":
             form.lifetime_s = _lifetime(await _field(part))
-        elif part.name != "expires_after[anchor]":
-            raise ApiError(400, f"Unknown form field {part.name!r}.", param=part.name, code="unknown_parameter")
+        elif name != "expires_after[anchor]":
+            raise ApiError(400, f"Unknown form field {name!r}.", param=name or None, code="unknown_parameter")
     return form
+
+
+def _is_encoded(part: BodyPartReader) -> bool:
+    transfer = part.headers.get("Content-Transfer-Encoding", "binary").lower()
+    return transfer not in {"binary", "8bit", "7bit"} or part.headers.get("Content-Encoding", "identity") != "identity"
 
 
 async def _save(part: BodyPartReader, upload: Upload) -> None:
@@ -118,7 +142,10 @@ async def _field(part: BodyPartReader) -> str:
 
 
 def _lifetime(text: str) -> int:
-    if not text.isdecimal() or not _SHORTEST_LIFE_S <= int(text) <= _LONGEST_LIFE_S:
+    if (
+        not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS)
+        or not _SHORTEST_LIFE_S <= int(text) <= _LONGEST_LIFE_S
+    ):
         raise ApiError(
             400,
             f"expires_after[seconds] must be a number from {_SHORTEST_LIFE_S} to {_LONGEST_LIFE_S}.",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.local_server import model_name_of_file
-from asyncgen.serve.engine import Answer, Call, Piece, Tally, TrainingTask, Traits
+from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, TrainingTask, Traits
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
@@ -149,6 +149,9 @@ class LlamaEngine:
         return self._traits
 
     async def complete(self, call: Call) -> Answer:
+        self._check(call)
+        if call.max_tokens == 0:
+            return await self._nothing(call)
         async with self._switch.process_for(call.adapter) as process:
             bodies = [request_of(call, process.adapters, choice) for choice in range(call.count)]
             answers = await asyncio.gather(*(process.ask(path_of(call), body) for body in bodies))
@@ -156,6 +159,13 @@ class LlamaEngine:
 
     async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
         """The choices one after the other."""
+        self._check(call)
+        if call.max_tokens == 0:
+            answer = await self._nothing(call)
+            for index, choice in enumerate(answer.choices):
+                yield Piece(index, choice.text, finish_reason=choice.finish_reason)
+            yield answer.tally
+            return
         tallies: list[Tally] = []
         async with self._switch.process_for(call.adapter) as process:
             for index in range(call.count):
@@ -178,6 +188,26 @@ class LlamaEngine:
                     yield message
         finally:
             self._switch.take_back()
+
+    async def _nothing(self, call: Call) -> Answer:
+        """The answer of no tokens, of which llama.cpp would make one."""
+        tokens = (await self._ask("/tokenize", {"content": call.prompt, "add_special": True}))["tokens"]
+        return Answer((Choice(call.opening, "length"),) * call.count, Tally(len(tokens), 0))
+
+    def _check(self, call: Call) -> None:
+        """Refuse before llama.cpp looks at it what cannot be answered.
+
+        Raises:
+            ApiError: 400. More messages than tokens: a template's time grows with their square, and would go on when
+                the client is long gone.
+        """
+        tokens = self._settings.context // self._settings.slots
+        if call.messages and len(call.messages) > tokens:
+            message = f"The request has {len(call.messages)} messages, and this server holds {tokens} tokens."
+            raise ApiError(400, message, param="messages", code="context_length_exceeded")
+        if call.echo and call.sampling.get("logprobs"):
+            message = "'echo' with 'logprobs' is not supported by this server: it has no probabilities of a prompt."
+            raise ApiError(400, message, param="echo", code="unsupported_parameter")
 
     async def untunable(self) -> str | None:
         return await asyncio.to_thread(untunable, self._settings.model)

@@ -341,3 +341,45 @@ def batch_of(client: openai.OpenAI, until: Any, bodies: list[dict[str, Any]]) ->
     file = client.files.create(file=("batch.jsonl", content), purpose="batch")
     batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
     return until(lambda: (found := client.batches.retrieve(batch.id)).status == "completed" and found)
+
+
+def test_bare_completions_have_their_own_form_of_probabilities_and_echo(llama: openai.OpenAI) -> None:
+    answer = llama.completions.create(model=MODEL, prompt="Hello", max_tokens=4, logprobs=2, temperature=0).choices[0]
+    assert answer.logprobs is not None
+    assert answer.logprobs.tokens is not None
+    assert answer.logprobs.text_offset is not None
+    assert len(answer.logprobs.tokens) == len(answer.logprobs.token_logprobs or ()) == 4
+    echoed = llama.completions.create(model=MODEL, prompt="Hello", max_tokens=4, echo=True, temperature=0).choices[0]
+    assert echoed.text == "Hello" + answer.text
+    stream = llama.completions.create(model=MODEL, prompt="Hello", max_tokens=4, echo=True, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == echoed.text
+    for limit in (0, 1):
+        with pytest.raises(openai.BadRequestError) as caught:
+            llama.completions.create(model=MODEL, prompt="Hello", max_tokens=limit, echo=True, logprobs=1)
+        assert caught.value.param == "echo"
+
+
+def test_no_answer_is_made_where_none_is_wanted(llama: openai.OpenAI) -> None:
+    answer = llama.completions.create(model=MODEL, prompt="Hello", max_tokens=0, echo=True)
+    assert answer.choices[0].text == "Hello"
+    assert answer.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_more_messages_than_tokens_are_refused_before_the_template(llama: openai.OpenAI, *, stream: bool) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(llama, messages=[{"role": "user", "content": "x"}] * 4097, stream=stream)
+    assert caught.value.code == "context_length_exceeded"
+    assert "4097 messages" in caught.value.message
+
+
+def test_tools_and_their_results_go_through_the_template(llama: openai.OpenAI) -> None:
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    results: list[Any] = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "c1", "content": "yes"},
+    ]
+    plain = ask(llama, tools=tools, tool_choice="none").usage.prompt_tokens
+    assert ask(llama, messages=results, tools=tools, tool_choice="none").usage.prompt_tokens > plain

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.engine import Call, Piece, Tally, Turn
-from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of
+from asyncgen.serve.engine import Call, Choice, Piece, Tally, ToolCall, ToolCallPart, Turn
+from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,3 +95,69 @@ def test_stream_gives_the_opening_first_and_the_tally_last() -> None:
         Piece(1, "", finish_reason="stop"),
         Tally(prompt=9, completion=3, cached=4),
     ]
+
+
+TOOLS = tuple({"type": "function", "function": {"name": name}} for name in ("f", "g"))
+CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+
+
+def test_named_tool_is_the_only_one_and_required() -> None:
+    asked = Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS)
+    assert request_of(asked, [], 0)["tools"] == list(TOOLS)
+    assert request_of(asked, [], 0)["tool_choice"] == "auto"
+    named = Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS, tool_choice={"function": {"name": "g"}})
+    assert request_of(named, [], 0)["tools"] == [TOOLS[1]]
+    assert request_of(named, [], 0)["tool_choice"] == "required"
+    assert "tools" not in request_of(CHAT, [], 0)
+
+
+def test_calls_and_results_of_tools_are_passed_on() -> None:
+    turns = (Turn("assistant", "", {"tool_calls": [CALLED]}), Turn("tool", "3", {"tool_call_id": "c1"}))
+    messages = request_of(Call(model="m", messages=turns), [], 0)["messages"]
+    assert messages == [
+        {"role": "assistant", "content": "", "tool_calls": [CALLED]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ]
+
+
+def test_answer_that_calls_a_tool_keeps_the_call_and_its_thoughts() -> None:
+    message = {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALLED]}
+    answer = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
+    [choice] = answer_of(Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS), [answer]).choices
+    assert choice == Choice("", "tool_calls", reasoning="hm", tool_calls=(ToolCall("c1", "f", '{"a": 1}'),))
+
+
+def test_streamed_tool_call_comes_in_its_parts() -> None:
+    first = {"index": 0, **CALLED, "function": {"name": "f", "arguments": ""}}
+    deltas: list[dict[str, Any]] = [
+        {"reasoning_content": "hm"},
+        {"tool_calls": [first]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a": 1}'}}]},
+    ]
+    chunks = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        for chunk in chunks:
+            yield chunk
+
+    async def collect() -> list[Piece | Tally]:
+        return [piece async for piece in pieces_of(0, "", source())]
+
+    assert asyncio.run(collect()) == [
+        Piece(0, "", reasoning="hm"),
+        Piece(0, "", tool_calls=(ToolCallPart(0, "", "c1", "f"),)),
+        Piece(0, "", tool_calls=(ToolCallPart(0, '{"a": 1}'),)),
+    ]
+
+
+def test_stream_without_usage_counts_nothing() -> None:
+    assert sum_of([]) == Tally(0, 0)
+
+
+def test_thinking_is_switched_on_where_it_is_asked_for() -> None:
+    def switch(**more: Any) -> Any:
+        return request_of(Call(model="m", messages=(Turn("user", "x"),), **more), [], 0)["chat_template_kwargs"]
+
+    assert switch() == switch(reasoning_effort="none") == {"enable_thinking": False}
+    assert switch(reasoning_effort="low") == {"enable_thinking": True}
+    assert switch(sampling={"chat_template_kwargs": {"enable_thinking": True, "x": 1}})["enable_thinking"]
