@@ -134,7 +134,8 @@ class Session:
 
     def spent(self) -> str:
         """Tokens and money of this invocation so far, in words."""
-        return used(self.journal.spend.lately, has_price=self.spending.price is not None)
+        lately = self.journal.spend.lately
+        return used(lately, has_price=self.spending.price is not None or lately.cost_usd > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +380,10 @@ async def _generate(
                     _note_twins(run, progress.twins)
                 if budget is not None:
                     journal.spend.add_unanswered(budget.unanswered_usd)
-            cost_usd = journal.spend.lately.cost_usd if spending.price is not None else None
+            lately = journal.spend.lately
+            cost_usd = lately.cost_usd if spending.price is not None or lately.cost_usd else None
+            if progress.settled and not (lately.usage.prompt_tokens or lately.usage.completion_tokens):
+                observer.say("the server counts no tokens: what was used is not known")
     except DiskError:
         if not isinstance(result.outcome.error, DiskError):  # else that one tells more: how many paid answers are lost
             raise

@@ -17,6 +17,7 @@ from asyncgen.generate.plan.rows_there import RowsThere
 from asyncgen.generate.pool.budget import Budget, open_budget
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.providers.choose import Where, named_address
+from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.prices import BATCH, STANDARD, Price, tier_of
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import PROFILES, Choice, Profile
@@ -34,11 +35,13 @@ class Spending:
         price: of the model that answers; None where it is not known.
         tier: of requests sent online.
         in_batch: this invocation sends them in batches.
+        is_own: they come from a server on this machine, which charges nothing.
     """
 
     price: Price | None
     tier: str
     in_batch: bool
+    is_own: bool = False
 
     def cost_of(self, usages: Sequence[Usage], in_batch: bool) -> float | None:
         """USD for the tokens of rows, by the way in which they were bought; None where the price is not known."""
@@ -62,14 +65,21 @@ class Spending:
             max_cost_usd: from the flag or the job file; None where nothing limits it.
             spend: of earlier invocations.
             state: of the run.
-            is_demanded: the flag was given; a job's own limit does not keep it from a server without known prices.
+            observer: is asked.
+            is_demanded: the flag was given.
 
         Raises:
-            UsageError: the flag's limit cannot be kept, for want of a price.
+            UsageError: the limit cannot be kept, for want of a price, and nobody said that this is no matter.
         """
-        if self.price is None and max_cost_usd is not None and not is_demanded:
-            observer.say(f"warning: max_cost = {max_cost_usd:g} is not watched, since no price of this model is known")
-            return None
+        agrees = observer.agrees_to_all and not self.in_batch
+        if self.price is None and max_cost_usd is not None and (agrees or not is_demanded):
+            unless = "" if self.in_batch else " unless the server tells what its answers cost"
+            what = f"max_cost = {max_cost_usd:g} is not watched{unless}: no price of this model is known"
+            observer.say(f"warning: {what}")
+            if not self.is_own:
+                observer.agree("Go on without that limit?", why=what)
+            spent_usd = spend.cost_usd + spend.unanswered_usd
+            return None if self.in_batch else Budget(None, max_cost_usd, spent_usd, must_know=is_demanded)
         in_flight_usd = sum(batch.held_usd for batch in state.batches if not batch.collected)
         tier = BATCH if self.in_batch else self.tier
         spent_usd = spend.cost_usd + spend.unanswered_usd
@@ -85,7 +95,8 @@ def spending_of(opened: OpenedJob, generation: Choice, where: Where, *, in_batch
     prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
     address = named_address(generation.profile, where)
     price = prices.price(generation.profile.name, address, opened.model)
-    return Spending(price, tier_of(opened.grid.parameters), in_batch)
+    is_own = address is not None and is_loopback(address)
+    return Spending(price, tier_of(opened.grid.parameters), in_batch, is_own)
 
 
 def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> None:

@@ -12,6 +12,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET
 
 from asyncgen.generate.journal.settled import key_number
 from asyncgen.run.jsonl import read_rows
@@ -107,19 +108,26 @@ class SpendCount:
             for (in_batch, is_record), noted in self._noted.items():
                 if usages := [noted.popleft() for _ in range(len(noted))]:
                     try:
-                        cost_usd = self._cost_of(usages, in_batch)
+                        cost_usd, unpriced = self._cost_usd(usages, in_batch)
                     except BaseException:
                         noted.extendleft(reversed(usages))  # what has no price yet is not lost
                         raise
-                    self._sum = _plus(self._sum, usages, cost_usd, is_record=is_record)
+                    self._sum = _plus(self._sum, usages, cost_usd, unpriced, is_record=is_record)
             return self._sum
 
+    def _cost_usd(self, usages: Sequence[Usage], in_batch: bool) -> tuple[float, int]:
+        """USD of answers, as the provider told it or else by the price, and how many have neither."""
+        untold = [usage for usage in usages if usage.cost_usd is UNSET]
+        told_usd = sum(usage.cost_usd for usage in usages if usage.cost_usd is not UNSET)
+        cost_usd = self._cost_of(untold, in_batch) if untold else 0.0
+        return (told_usd, len(untold)) if cost_usd is None else (told_usd + cost_usd, 0)
 
-def _plus(before: Spend, usages: Sequence[Usage], cost_usd: float | None, *, is_record: bool) -> Spend:
+
+def _plus(before: Spend, usages: Sequence[Usage], cost_usd: float, unpriced: int, *, is_record: bool) -> Spend:
     return Spend(
         usage=before.usage + sum_of(usages),
-        cost_usd=before.cost_usd + (cost_usd or 0.0),
-        unpriced=before.unpriced + (len(usages) if cost_usd is None else 0),
+        cost_usd=before.cost_usd + cost_usd,
+        unpriced=before.unpriced + unpriced,
         unanswered_usd=before.unanswered_usd,
         records=before.records + (len(usages) if is_record else 0),
     )

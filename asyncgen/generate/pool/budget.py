@@ -15,6 +15,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from asyncgen.errors import QuotaError, UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError
 from asyncgen.providers.price import Rates
@@ -30,20 +32,28 @@ _UNBOUNDED_OUTPUT = 1000
 class Budget:
     """A sum that may be spent, over all invocations of a run.
 
+    What the provider says that it charged counts before what the rates come to. Without rates nothing else is known:
+    the first request then goes alone, and the dearest answer so far stands for the next one.
+
     Attributes:
-        rates: of the model and the way in which it is bought.
+        rates: of the model and the way in which it is bought; None where no price is known.
         max_cost_usd: never to be passed.
         spent_usd: for certain, or so likely that it has to be counted.
         in_flight_usd: held for what was sent and is not answered yet, open batches included.
         unanswered_usd: the part of `spent_usd` that was held for attempts without an answer.
+        must_know: without rates, an answer whose cost is not told ends the run.
+        is_blind: without rates, an answer came whose cost is not told.
     """
 
-    rates: Rates
+    rates: Rates | None
     max_cost_usd: float
     spent_usd: float
     in_flight_usd: float = 0.0
     unanswered_usd: float = 0.0
+    must_know: bool = False
+    is_blind: bool = False
     _largest_output: int = 0
+    _dearest_usd: float | None = None
 
     def hold(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
         """Hold the price of one more attempt; None when it might pass the budget.
@@ -56,19 +66,35 @@ class Budget:
         Returns:
             USD, to be given back to `settle`, `release` or `count_as_spent`.
         """
-        output = max_output_tokens if max_output_tokens is not None else max(self._largest_output, _UNBOUNDED_OUTPUT)
-        most = Usage(prompt_tokens=round(prompt_tokens * _PROMPT_MARGIN), completion_tokens=output)
-        held_usd = self.rates.cost_usd(most)
-        if self.spent_usd + self.in_flight_usd + held_usd > self.max_cost_usd:
+        held_usd = self._most_usd(prompt_tokens, max_output_tokens)
+        if held_usd is None or self.spent_usd + self.in_flight_usd + held_usd > self.max_cost_usd:
             return None
         self.in_flight_usd += held_usd
         return held_usd
 
+    def _most_usd(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
+        if self.rates is not None:
+            output = max(self._largest_output, _UNBOUNDED_OUTPUT) if max_output_tokens is None else max_output_tokens
+            most = Usage(prompt_tokens=round(prompt_tokens * _PROMPT_MARGIN), completion_tokens=output)
+            return max(self.rates.cost_usd(most), self._dearest_usd or 0.0)
+        if self.is_blind:
+            return None if self.must_know else 0.0
+        left_usd = self.max_cost_usd - self.spent_usd - self.in_flight_usd
+        if self._dearest_usd is None:
+            return left_usd if left_usd > 0 else None
+        return self._dearest_usd if left_usd > 0 else None
+
     def settle(self, held_usd: float, usage: Usage) -> None:
         """What was held has come to `usage`."""
         self.release(held_usd)
-        self.spent_usd += self.rates.cost_usd(usage)
         self._largest_output = max(self._largest_output, usage.completion_tokens)
+        if usage.cost_usd is not UNSET:
+            self.spent_usd += usage.cost_usd
+            self._dearest_usd = max(self._dearest_usd or 0.0, usage.cost_usd)
+        elif self.rates is not None:
+            self.spent_usd += self.rates.cost_usd(usage)
+        else:
+            self.is_blind = True
 
     def release(self, held_usd: float) -> None:
         """What was held was not charged."""
@@ -76,8 +102,13 @@ class Budget:
         self.in_flight_usd = max(self.in_flight_usd - held_usd, 0.0)
 
     def count_as_spent(self, held_usd: float) -> None:
-        """What was held may have been charged, and nobody will tell how much: a hard stop counts all of it."""
+        """What was held may have been charged, and nobody will tell how much: a hard stop counts all of it.
+
+        Without rates, what was held is no estimate as long as no cost was told.
+        """
         self.release(held_usd)
+        if self.rates is None:
+            held_usd = min(held_usd, self._dearest_usd or 0.0)
         self.spent_usd += held_usd
         self.unanswered_usd += held_usd
 
@@ -102,7 +133,8 @@ def open_budget(
     if price is None:
         raise UsageError(
             f"max_cost = {max_cost_usd:g} cannot be kept: no price of this model is known",
-            help_text="name its price in prices.toml beside the job file, or take max_cost out of [limits]",
+            help_text="name its price in prices.toml beside the job file, or take max_cost out of [limits]; "
+            "--yes goes on for as long as the server tells what its answers cost",
             code="no_price",
         )
     return Budget(price.rates(tier), max_cost_usd, spent_usd, in_flight_usd)
@@ -156,7 +188,7 @@ class BudgetGate:
             outcome: what it came to; None for one that was broken off.
         """
         self._held -= 1
-        if outcome is not None and outcome.usage != Usage():
+        if outcome is not None and (outcome.usage != Usage() or self._is_untold(outcome)):
             self._budget.settle(held_usd, outcome.usage)
             self._estimate.observe(estimate_body(body), outcome.usage.prompt_tokens)
         elif isinstance(outcome, AttemptError) and not outcome.maybe_paid:
@@ -164,6 +196,20 @@ class BudgetGate:
         else:
             self._budget.count_as_spent(held_usd)  # broken off, lost on the way, or answered without a count
         self._wake()
+
+    def _is_untold(self, outcome: Answer | AttemptError) -> bool:
+        """Is it an answer of which nobody knows the cost?"""
+        return self._budget.rates is None and isinstance(outcome, Answer)
+
+    def used_up(self) -> QuotaError:
+        """Why no other request can be paid for."""
+        if self._budget.is_blind and self._budget.must_know:
+            return QuotaError(
+                "the server does not tell what its answers cost, and no price of this model is known",
+                help_text="name its price in prices.toml beside the job file, or leave --max-cost out",
+                code="no_price",
+            )
+        return budget_used_up()
 
     def release(self, held_usd: float) -> None:
         """Nothing was sent for what `acquire` gave."""

@@ -38,7 +38,7 @@ from asyncgen.errors import AsyncgenError
 from asyncgen.generate.http.completer import Answer, AttemptError, Completer, ErrorClass, StopReason
 from asyncgen.generate.http.explain import disk_error, provider_error
 from asyncgen.generate.pool.admission import Admission, Ticket
-from asyncgen.generate.pool.budget import BudgetGate, budget_used_up
+from asyncgen.generate.pool.budget import BudgetGate
 from asyncgen.generate.pool.failure_policy import FailurePolicy
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.queue import RowQueue
@@ -469,7 +469,7 @@ async def generate(
     finally:
         await _let_go(work, pool)
     _raise_plainly(work)
-    return Outcome(_reason(pool, source, progress), _error(pool, endpoint), pool.dropped)
+    return Outcome(_reason(pool, source, progress), _error(pool, endpoint, budget), pool.dropped)
 
 
 async def _until_done(work: asyncio.Task[None], pool: Pool, stop: asyncio.Event, abandon: asyncio.Event) -> None:
@@ -514,13 +514,13 @@ def _reason(pool: Pool, source: Source, progress: Progress) -> StopReason | None
     return pool.stop.reason
 
 
-def _error(pool: Pool, endpoint: Endpoint | None) -> AsyncgenError | None:
+def _error(pool: Pool, endpoint: Endpoint | None, budget: BudgetGate | None) -> AsyncgenError | None:
     """What ended the run, in words for the person who reads it."""
     stop = pool.stop
     if pool.settler.disk is not None:
         return disk_error(pool.settler.disk, pool.settler.unsaved)
     if stop.refused is not None:
         return stop.refused
-    if stop.reason is StopReason.BUDGET:
-        return budget_used_up()
+    if stop.reason is StopReason.BUDGET and budget is not None:
+        return budget.used_up()
     return None if stop.error is None else provider_error(stop.error, stop.reason, endpoint)

@@ -424,7 +424,7 @@ def test_a_bug_in_the_handling_of_one_answer_takes_no_other_with_it(
 ) -> None:
     strange = world.good_answer("strange")
 
-    def failures(self: AnswerChecks, text: str) -> list[str]:
+    def failures(self: AnswerChecks, text: str, *_: object) -> list[str]:
         if text == "strange" and not odd:
             odd.append(text)
             raise ArithmeticError("a bug")
@@ -556,7 +556,7 @@ def test_a_fault_in_one_row_touches_no_answer_of_the_same_turn(
     """Not even a fault that comes again when the row is to be kept."""
     strange = world.good_answer("strange")
 
-    def failures(self: AnswerChecks, text: str) -> list[str]:
+    def failures(self: AnswerChecks, text: str, *_: object) -> list[str]:
         if text == "strange":
             raise ArithmeticError("a bug")
         return []

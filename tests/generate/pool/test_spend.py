@@ -69,6 +69,7 @@ def test_the_tier_decides_the_rates_and_open_batches_count() -> None:
     price = Price({"standard": DOLLAR_A_TOKEN, "batch": Rates(1, 1, 1)}, "test", None)
     purse = open_budget(price, "batch", 5.0, spent_usd=1.0, in_flight_usd=2.0)
     assert purse is not None
+    assert purse.rates is not None
     assert (purse.rates.input, purse.spent_usd, purse.in_flight_usd) == (1, 1.0, 2.0)
 
 
@@ -107,3 +108,38 @@ def test_no_order_of_answers_passes_the_budget(
         answer()
     assert purse.in_flight_usd == pytest.approx(0, abs=1e-6)
     assert purse.spent_usd <= max_cost + 1e-6
+
+
+def test_what_the_provider_says_that_it_charged_counts_before_the_price() -> None:
+    spent = budget(100.0)
+    held = spent.hold(10, 10)
+    assert held is not None
+    spent.settle(held, Usage(10, 0, 10, cost_usd=0.5))
+    assert (spent.spent_usd, spent.in_flight_usd) == (0.5, 0.0)
+
+
+def test_without_a_price_the_first_request_goes_alone_and_told_costs_keep_the_limit() -> None:
+    spent = Budget(None, max_cost_usd=1.0, spent_usd=0.0)
+    first = spent.hold(10, 10)
+    assert first == 1.0
+    assert spent.hold(10, 10) is None
+    spent.settle(first, Usage(10, 0, 10, cost_usd=0.3))
+    held = [spent.hold(10, 10) for _ in range(4)]
+    assert held == [0.3, 0.3, None, None]
+
+
+def test_without_a_price_an_untold_cost_ends_a_run_whose_limit_was_demanded_and_no_other() -> None:
+    for must_know in (False, True):
+        spent = Budget(None, max_cost_usd=1.0, spent_usd=0.0, must_know=must_know)
+        first = spent.hold(10, 10)
+        assert first is not None
+        spent.settle(first, Usage(10, 0, 10))
+        assert (spent.hold(10, 10) is None) == must_know
+
+
+def test_without_a_price_a_lost_attempt_does_not_use_up_the_limit() -> None:
+    spent = Budget(None, max_cost_usd=1.0, spent_usd=0.0)
+    first = spent.hold(10, 10)
+    assert first is not None
+    spent.count_as_spent(first)
+    assert spent.hold(10, 10) == 1.0
