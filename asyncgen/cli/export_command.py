@@ -51,9 +51,10 @@ def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
 
 
 def _file(directory: RunDirectory, path: Path, *, raw_csv: bool) -> Exported:
-    stale = directory.read_state().job.stale
-    # Without stale rows the grid has nothing to say, and a run that lost its job can still be exported.
-    grid = job_of_run(directory).grid if stale else None
+    job = directory.read_state().job
+    stale = job.stale
+    # Without rows of another form the grid has nothing to say, and a run that lost its job can still be exported.
+    grid = job_of_run(directory).grid if stale or job.renamed else None
     exported = export_file(path, ordered_records(directory.records, grid), raw_csv=raw_csv)
     if stale:
         say(f"{stale:,} answers to an earlier form of the job were left out")

@@ -178,9 +178,11 @@ def _write_rejected(directory: RunDirectory, verdicts: Verdicts) -> None:
                 )
 
 
-class _Row(msgspec.Struct, gc=False):
+class _Row(msgspec.Struct, frozen=True, gc=False):
     """What a sample is made of; decoding the whole record would take twice as long."""
 
+    key: str
+    repeat: int
     variables: dict[str, str]
     completion: str
 
@@ -191,6 +193,7 @@ _decode_row = decoder(_Row)
 def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: TokenCounter) -> _Written:
     """The second pass over the records."""
     directory, settings = work.directory, work.job.dataset
+    is_foreign = may_be_stale(directory.read_state().job, work.grid)
     sides = SideCounts()
     with dataset_writer(
         counter,
@@ -201,6 +204,7 @@ def _write_samples(work: _Work, verdicts: Verdicts, split: Split, counter: Token
     ) as writer:
         for place, (_, row) in enumerate(read_rows(directory.records, _decode_row)):
             if verdicts.codes[place] == TAKEN:
+                row = (work.grid.own(row) or row) if is_foreign else row  # noqa: PLW2901 - the same row, as the job has it
                 sample = Sample(work.grid.prompt_of(row.variables, row.completion), row.completion.strip())
                 validates = split.validates(row.variables)
                 writer.add(training_line(settings, sample), texts(settings, sample), validates=validates)

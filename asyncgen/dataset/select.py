@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar_records
 from asyncgen.dataset.samples import COMPLETION, Sample
 from asyncgen.dataset.token_counts import TokenRatio
+from asyncgen.job.belonging import may_be_foreign
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record, finish_reason_of
@@ -149,13 +150,12 @@ def unusable(record: Record) -> str | None:
 
 def may_be_stale(job: JobState, grid: RequestGrid) -> bool:
     """Whether the run may hold rows that the job does not ask for; where not, none needs to be looked up."""
-    return bool(job.stale) or job.fingerprint != grid.fingerprint
+    return may_be_foreign(job, grid)
 
 
 def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
     """Whether the job, as it is now, does not ask for this row any more."""
-    key = grid.key_of(record.variables, record.repeat)
-    return key is None or key.hex() != record.key
+    return grid.own(record) is None
 
 
 class Selection:
@@ -175,8 +175,11 @@ class Selection:
 
     def judge(self, record: Record) -> tuple[Sample, str | None]:
         """The sample that the record would be, and the reason why it is not taken; None where it is."""
-        if self._may_be_stale and is_stale(record, self._grid):
-            return Sample(record.prompt, record.completion.strip()), STALE
+        if self._may_be_stale:
+            own = self._grid.own(record)
+            if own is None:
+                return Sample(record.prompt, record.completion.strip()), STALE
+            record = own
         sample = Sample(self._grid.prompt_of(record.variables, record.completion), record.completion.strip())
         reason = self._reason(record, sample)
         if reason is None:

@@ -136,6 +136,11 @@ class Combinations:
         self._subset = self._chosen(whole, min(subset[0], left), subset[1]) if subset and left else None
         self.count = min(subset[0], left) if subset else left
 
+    @property
+    def has_table(self) -> bool:
+        """Do rows of a table stand among them, which may hold a row twice?"""
+        return self._table is not None
+
     def contents(self) -> dict[str, object]:
         """What the combinations are made of, by the job's names: the values of each axis, a digest of the rows.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from asyncgen.errors import UsageError
+from asyncgen.job.belonging import may_be_foreign, recognise_rows
 from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.model import Job
 from asyncgen.job.remarks import remarks_on
@@ -20,7 +21,9 @@ from asyncgen.providers.choose import Where, choose_generation, choose_tuning, r
 from asyncgen.providers.profiles import PROFILES, Choice
 from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.state import JobState, RunState
-from asyncgen.run.whole_file import replacing
+from asyncgen.run.whole_file import read_whole, replacing
+
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,8 @@ def keep_job(run: Run, opened: OpenedJob) -> None:
     """
     text = opened.file.text.encode()
     current = None
-    with contextlib.suppress(OSError):
-        current = run.directory.job.read_bytes()
+    with contextlib.suppress(FileNotFoundError):
+        current = read_whole(run.directory.job, _MOST_BYTES)
     if current != text:
         with replacing(run.directory.job) as handle:
             handle.write(text)
@@ -125,4 +128,7 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
             help_text=f"asyncgen generate JOB --out {directory.path}   (writes it there)",
         )
     file = read_job_file(directory.job, Path(state.folder))
-    return open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
+    opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
+    if may_be_foreign(state, opened.grid):
+        recognise_rows(directory, opened.grid)
+    return opened

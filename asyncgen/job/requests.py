@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 import orjson
@@ -29,7 +29,25 @@ from asyncgen.json_text import NotJsonError, decode_json
 
 _KEY_BYTES = 16
 _PASSED_AT_ONCE = 512
+_FEW_ROWS = 100_000
+MOST_ENUMERATED = 2_000_000  # rows beyond which a job is not gone over only to know its rows by their keys
 _CACHED_VALUES = 100_000  # values whose JSON form is kept; a table's free text would fill the memory
+
+
+class Keyed(Protocol):
+    """What tells which row of a job a record or a failure is."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def repeat(self) -> int: ...
+
+    @property
+    def variables(self) -> dict[str, str]: ...
+
+
+Kept = TypeVar("Kept", bound=Keyed)
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):  # made for every row: a quarter of a dataclass's time
@@ -117,6 +135,7 @@ class RequestGrid:
         self._turns_at = self.names.index(job.prompt.messages) if job.prompt.messages else None
         self.has_openings = bool(job.prompt.openings)
         self._escape = _Escaped().__getitem__
+        self._recognised: dict[bytes, int] = {}
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
         self._bodies = [_renderer(self.names, _body(job, model, opening), self._turns_at) for opening in bodies]
@@ -301,6 +320,62 @@ class RequestGrid:
             return None
         values = tuple(variables[name] for name in self.names)
         return Request(0, repeat, values, key, self._body_of(values, repeat))
+
+    def recognise(self, keys: Collection[bytes]) -> None:
+        """Look for rows by their keys, so that `own` knows them whatever their variables are.
+
+        A job of more than `MOST_ENUMERATED` rows is not gone over: there rows are known by their variables alone.
+        """
+        if keys and self.count <= MOST_ENUMERATED:
+            for request in self.wanted(keys.__contains__):
+                self._recognised.setdefault(request.key, request.index)
+
+    def own(self, row: Kept) -> Kept | None:
+        """The row as the job has it now; None where it does not ask for it any more.
+
+        Args:
+            row: a record or failure; `recognise` has seen its key, or its variables are the job's.
+        """
+        key = self.key_of(row.variables, row.repeat)
+        if key is not None and key.hex() == row.key:
+            return row
+        index = self._recognised.get(bytes.fromhex(row.key)) if self._recognised else None
+        if index is None:
+            return None
+        fields = {"variables": self.variables_at(index), "index": index}
+        named: Any = row
+        return cast("Kept", msgspec.structs.replace(named, **{k: v for k, v in fields.items() if hasattr(row, k)}))
+
+    def variables_at(self, index: int) -> dict[str, str]:
+        """The variables of the request at a place in the grid."""
+        return dict(zip(self.names, self._combinations[index // self._repeats], strict=True))
+
+    def twins(self) -> dict[bytes, list[int]]:
+        """Requests that are those of an earlier row too: key to the places of the later rows.
+
+        Rows have the same request where an axis is named in no prompt, or a table has a row twice. A job of more than
+        `MOST_ENUMERATED` rows is not gone over.
+        """
+        twins: dict[bytes, list[int]] = {}
+        if not self._may_have_twins or self.count > MOST_ENUMERATED:
+            return twins
+        seen: set[bytes] = set()
+        for request in self.requests():
+            if request.key in seen:
+                twins.setdefault(request.key, []).append(request.index)
+            seen.add(request.key)
+        return twins
+
+    @property
+    def _may_have_twins(self) -> bool:
+        """May two rows have one request? Values that meet in a text can, but hardly among very many rows."""
+        named = {
+            part.name
+            for _, template in _messages(self._job, None)
+            for part in template.parts
+            if isinstance(part, Placeholder)
+        }
+        return self.count <= _FEW_ROWS or not named.issuperset(self.names) or self._combinations.has_table
 
     def _body_of(self, values: Row, repeat: int) -> bytes:
         return self._bodies[self._turn(values, repeat)](tuple(map(self._escape, values)))

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from asyncgen.dataset.near_duplicates import indexed_lines
-from asyncgen.dataset.select import is_stale
 from asyncgen.errors import UsageError
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file
@@ -58,8 +57,9 @@ def ordered_records(path: Path, grid: RequestGrid | None) -> Iterator[Record]:
     with indexed_lines(path) as lines:
         for line in sorted(range(len(places)), key=places.__getitem__):
             record = decode_record(lines[line])
-            if grid is None or not is_stale(record, grid):
-                yield record
+            own = record if grid is None else grid.own(record)
+            if own is not None:
+                yield own
 
 
 FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\0")

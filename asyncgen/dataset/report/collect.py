@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
-    from asyncgen.run.records import Record, Usage
+    from asyncgen.run.records import Failure, Record, Usage
 
 
 OPENING_WORDS = 3
@@ -199,6 +199,8 @@ class _Look:
         self._grid = grid
         self._checks = AnswerChecks(job.checks, grid.answers)
         self._selection = Selection(grid, self._checks, stale=stale)
+        self._may_be_foreign = stale
+        self._twins: dict[bytes, list[int]] = {}
         self._coverage = CoverageCounts()
         self._texts = TextStatistics()
         self._rejected: Counter[str] = Counter()
@@ -210,13 +212,15 @@ class _Look:
 
     def requested(self) -> None:
         """Count what the job asks for, where it is not too much."""
+        self._twins = self._grid.twins()
         if self._grid.count <= MOST_ENUMERATED:
             for request in self._grid.requests():
                 self._coverage.request(self._grid.variables(request))
 
     def at_record(self, record: Record, place: int) -> None:
         sample, reason = self._selection.judge(record)
-        self._coverage.add(record.variables, _fate(reason))
+        own = self._grid.own(record) or record if self._may_be_foreign else record
+        self._cover(own, _fate(reason))
         self._finish_reasons[record.finish_reason or "(none)"] += 1
         self._models[record.model] += 1
         self._latency_ms.add([_rounded_ms(record.latency_s)])
@@ -241,7 +245,15 @@ class _Look:
                 continue
             unsettled.discard(number)
             self._failures[failure.error.type] += 1
-            self._coverage.add(failure.variables, Fate.REFUSED if failure.error.type in _REFUSALS else Fate.FAILED)
+            own = self._grid.own(failure) or failure
+            self._cover(own, Fate.REFUSED if failure.error.type in _REFUSALS else Fate.FAILED)
+
+    def _cover(self, row: Record | Failure, fate: Fate) -> None:
+        """Count what became of a row, and of those that have the same request."""
+        self._coverage.add(row.variables, fate)
+        if self._twins and fate is not Fate.STALE:
+            for index in self._twins.get(bytes.fromhex(row.key), ()):
+                self._coverage.add(self._grid.variables_at(index), fate)
 
     def report(self, directory: RunDirectory, near_duplicates: int) -> Report:
         state = directory.read_state()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.job.belonging import recognise_rows
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.whole_file import make_safe
@@ -32,15 +33,17 @@ class Stale:
         failures: likewise, of requests that were given up on and not settled later.
         more: `records` beyond those that were left behind before, and accepted then.
         changed: the parts of the job that changed, by name.
+        renamed: records of the job that stand there under variables of an earlier form of it.
     """
 
     records: int
     failures: int
     more: int
     changed: tuple[str, ...]
+    renamed: int = 0
 
 
-class _Row(msgspec.Struct, gc=False):
+class _Row(msgspec.Struct, frozen=True, gc=False):
     key: str
     variables: dict[str, str]
     repeat: int
@@ -59,11 +62,14 @@ def find_stale(run: Run, grid: RequestGrid) -> Stale:
     job = run.state.job
     changed = changed_parts(job.fingerprint, grid.fingerprint)
     if not changed:
-        return Stale(job.stale, job.stale_failures, 0, ())
+        return Stale(job.stale, job.stale_failures, 0, (), job.renamed)
+    for path in (run.directory.records, run.directory.failures):
+        make_safe(path)  # what is counted here is kept, so the rows must not be lost while it stays
+    recognise_rows(run.directory, grid)
     left_behind = KeySet()
-    records = _add_stale(left_behind, run.directory.records, grid)
-    failures = _add_stale(left_behind, run.directory.failures, grid)
-    return Stale(records, failures, max(records - job.stale, 0), changed)
+    records, renamed = _add_stale(left_behind, run.directory.records, grid)
+    failures, _ = _add_stale(left_behind, run.directory.failures, grid)
+    return Stale(records, failures, max(records - job.stale, 0), changed, renamed)
 
 
 def accept_stale(run: Run, grid: RequestGrid, stale: Stale) -> None:
@@ -81,6 +87,7 @@ def accept_stale(run: Run, grid: RequestGrid, stale: Stale) -> None:
             fingerprint=grid.fingerprint,
             stale=stale.records,
             stale_failures=stale.failures,
+            renamed=stale.renamed,
             twins=0 if stale.changed else state.job.twins,
         )
         return msgspec.structs.replace(state, job=job)
@@ -93,15 +100,13 @@ def changed_parts(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...
     return tuple(sorted(name for name in before | now if before.get(name) != now.get(name)))
 
 
-def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> int:
-    """Add the keys in a file that the grid does not hold; how many were not there yet.
-
-    Their number is to be kept, so the rows must not be lost while it stays.
-    """
-    make_safe(path)
-    before = len(left_behind)
+def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> tuple[int, int]:
+    """Add the keys in a file that the grid does not hold; how many were not there yet, and how many it has renamed."""
+    before, renamed = len(left_behind), 0
     for _, row in read_rows(path, _decode_row):
-        key = grid.key_of(row.variables, row.repeat)
-        if key is None or key.hex() != row.key:
+        own = grid.own(row)
+        if own is None:
             left_behind.add_number(key_number(row.key))
-    return len(left_behind) - before
+        else:
+            renamed += own.variables != row.variables
+    return len(left_behind) - before, renamed

@@ -100,7 +100,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
     """
     tokens = tokens_of_a_request(job, grid, there)
     price = prices.price(place.profile.name, place.base_url, place.model)
-    left = max(grid.count - there.settled - there.failed - there.in_batches, 0)
+    left = max(grid.count - there.twins - there.settled - there.failed - there.in_batches, 0)
     tier = tier_of(job.generate.parameters)
     found = trainings(place.jobs, grid.count, tokens, prices, chosen=place.tuning, within_reach=place.within_reach)
     return Plan(

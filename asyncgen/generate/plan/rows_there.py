@@ -6,12 +6,12 @@ Owns one pass over the run's files. Changes nothing, and needs no lock: the run 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
 from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.job.belonging import recognise_rows
 from asyncgen.job.requests import RequestGrid
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import RunDirectory
@@ -48,6 +48,7 @@ class RowsThere:
         failed: rows of the job that were given up on, and not settled later.
         in_batches: rows of the run whose answers are to come from open batches.
         stale: answers that the job no longer asks for.
+        twins: rows of the job whose request is that of an earlier one: one answer is for all of them.
         prompt_tokens: of the settled rows, everything asked for a row counted.
         completion_tokens: likewise.
         answer_tokens: of one answer.
@@ -58,6 +59,7 @@ class RowsThere:
     failed: int = 0
     in_batches: int = 0
     stale: int = 0
+    twins: int = 0
     prompt_tokens: Figures = field(default_factory=Figures)
     completion_tokens: Figures = field(default_factory=Figures)
     answer_tokens: Figures = field(default_factory=Figures)
@@ -72,9 +74,11 @@ def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
         AsyncgenError: `run.json` was written by a newer release.
         DiskError: a file cannot be read.
     """
-    there = RowsThere()
+    recognise_rows(directory, grid)
+    twins = grid.twins()
+    there = RowsThere(twins=sum(map(len, twins.values())))
     for _, record in read_rows(directory.records, decode_record):
-        if not _is_asked_for(grid, record.variables, record.repeat, record.key):
+        if grid.own(record) is None:
             there.stale += 1
             continue
         there.settled += 1
@@ -106,14 +110,9 @@ _decode_key = decoder(_Key)
 def _failed(directory: RunDirectory, grid: RequestGrid) -> int:
     failed = KeySet()
     for _, failure in read_rows(directory.failures, decode_failure):
-        if _is_asked_for(grid, failure.variables, failure.repeat, failure.key):
+        if grid.own(failure) is not None:
             failed.add_number(key_number(failure.key))
     if not failed:
         return 0
     settled_later = (key_number(row.key) for _, row in read_rows(directory.records, _decode_key))
     return len(failed) - sum(map(failed.has, settled_later))
-
-
-def _is_asked_for(grid: RequestGrid, variables: Mapping[str, str], repeat: int, key: str) -> bool:
-    found = grid.key_of(variables, repeat)
-    return found is not None and found.hex() == key

@@ -1,0 +1,50 @@
+"""Which rows of a run belong to a job as it is now: by their keys, and by nothing else.
+
+The variables of a record are those of the job that it was asked for. Where axes were renamed, merged, or added without
+being named in a prompt, its request is still one of the job's, and its variables are read through the job as it is
+now. Owns the one pass over the files that finds such rows. Whoever judges or counts rows asks `RequestGrid.own`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.json_text import decoder
+from asyncgen.run.jsonl import read_rows
+
+if TYPE_CHECKING:
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.state import JobState
+
+
+class _Row(msgspec.Struct, gc=False):
+    key: str
+    variables: dict[str, str]
+    repeat: int
+
+
+_decode_row = decoder(_Row)
+
+
+def may_be_foreign(job: JobState, grid: RequestGrid) -> bool:
+    """Whether the run may hold rows of another form of the job; where not, none needs to be looked up."""
+    return bool(job.stale or job.renamed) or job.fingerprint != grid.fingerprint
+
+
+def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
+    """Let `grid.own` know the rows of a run that stand there under other variables than the job has now.
+
+    Raises:
+        BadLineError: a line is no record or failure.
+        DiskError: a file cannot be read.
+    """
+    foreign: set[bytes] = set()
+    for path in (directory.records, directory.failures):
+        for _, row in read_rows(path, _decode_row):
+            key = grid.key_of(row.variables, row.repeat)
+            if key is None or key.hex() != row.key:
+                foreign.add(bytes.fromhex(row.key))
+    grid.recognise(foreign)
