@@ -30,7 +30,12 @@ SIZES = ["small", "large"]
 
 
 def job_of(user: str, sample: str, **axes: list[str]) -> tuple[Job, RequestGrid]:
-    job = Job(name="ads", grid=dict(axes), prompt=Prompt(user=user, sample=sample), generate=Generate(repeats=2))
+    job = Job(
+        name="ads",
+        grid={name: [*values] for name, values in axes.items()},
+        prompt=Prompt(user=user, sample=sample),
+        generate=Generate(repeats=2),
+    )
     return job, RequestGrid(job, Combinations(axes), "m")
 
 
