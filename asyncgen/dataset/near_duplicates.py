@@ -1,45 +1,34 @@
 """Answers to the same prompt that are the same but for a word or two.
 
 Owns the measure and the search. Does not know records: texts are fetched again by number, so that a file of
-any size can be searched with 16 bytes of memory an answer.
+any size can be searched with 16 bytes of memory an answer, and some 100 MB for the group that is looked at.
 
 Two answers are near-duplicates when their pairs of neighbouring words, letter case and punctuation left out,
 agree to at least `THRESHOLD` (Jaccard similarity: shared pairs over all pairs). In a text of thirty words one
 word may differ, or two that are neighbours. Candidates are found by prefix filtering (Bayardo, Ma and
-Srikant, "Scaling Up All Pairs Similarity Search", 2007), which misses none: sets so similar share one of
-their first few members in any fixed order.
-
-Lines of a large file, fetched by their place.
-
-Owns the offsets, eight bytes a line. Counts as `jsonl.read_lines` reads: blank lines do not count, nor does a byte
-order mark. Does not know what stands in a line.
-
-Near-duplicates among the answers of a run, fetched from its file when they are compared.
+Srikant, "Scaling Up All Pairs Similarity Search", 2007): sets so similar share some of their first few members in any
+fixed order. The rarest come first, so that an opening that all answers share makes nobody anybody's candidate.
 """
 
 from __future__ import annotations
 
-import codecs
 import math
 import re
 from array import array
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import IO, TYPE_CHECKING
-
-import msgspec
-
-from asyncgen.json_text import decoder
-from asyncgen.run.whole_file import disk_error
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 THRESHOLD = 0.75
 LARGEST_GROUP = 20_000
+_MOST_MEMBERS = 1_000_000  # of all sets that are compared at a time: some 100 MB
+_SHARED_FIRST = 3  # so many of their first members two sets must share to be compared
+_MOST_POSTINGS = 500  # a member that more different answers have among their rarest tells nothing
+_BUCKETS = 64  # what is sorted at a time is a small part of all
 
 # ASCII text is cut into words by bytes, which is faster: all but letters and digits become blanks.
 _LOWERED = bytes(byte if bytes([byte]).isalnum() else ord(" ") for byte in bytes(range(256)).lower())
@@ -76,103 +65,129 @@ def similarity(left: frozenset[int], right: frozenset[int]) -> float:
 
 
 class AnswersByPrompt:
-    """Collects which answers belong to the same prompt, and then finds the near-duplicates among them."""
+    """Collects which answers belong to the same prompt, or to the same of whatever else is told."""
 
     def __init__(self) -> None:
-        self._prompts = array("q")
-        self._numbers = array("q")
+        self._prompts = [array("q") for _ in range(_BUCKETS)]
+        self._numbers = [array("q") for _ in range(_BUCKETS)]
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return sum(map(len, self._numbers))
 
     def add(self, prompt: str, number: int) -> None:
-        """Note an answer; `number` is what `text` will be asked for, such as a place in a file."""
-        self._prompts.append(hash(prompt))
-        self._numbers.append(number)
+        """Note an answer by a number, such as a place in a file."""
+        hashed = hash(prompt)
+        bucket = hashed % _BUCKETS
+        self._prompts[bucket].append(hashed)
+        self._numbers[bucket].append(number)
+
+    def groups(self) -> Iterator[list[int]]:
+        """The numbers of each prompt, in the order in which they were added; prompts come in any order."""
+        for prompts, numbers in zip(self._prompts, self._numbers, strict=True):
+            order = sorted(range(len(prompts)), key=prompts.__getitem__)
+            for _, group in groupby(order, key=prompts.__getitem__):
+                yield [numbers[place] for place in group]
 
     def find(self, text: Callable[[int], str]) -> Iterator[NearDuplicate]:
-        """Every answer that is nearly an earlier one to the same prompt; an answer found is no example for others.
+        """Every answer that is nearly an earlier one to the same prompt; see `similar`.
 
         Args:
             text: fetches an answer by its number.
         """
-        prompts = self._prompts
-        order = sorted(range(len(prompts)), key=prompts.__getitem__)
-        for _, group in groupby(order, key=prompts.__getitem__):
-            numbers = [self._numbers[place] for place in group]
-            for begin in range(0, len(numbers), LARGEST_GROUP):
-                if len(numbers) > 1:
-                    yield from _within(numbers[begin : begin + LARGEST_GROUP], text)
+        for group in self.groups():
+            yield from similar(group, text)
 
 
-def _within(numbers: list[int], text: Callable[[int], str]) -> Iterator[NearDuplicate]:
-    kept: dict[int, frozenset[int]] = {}
-    by_member: dict[int, list[int]] = {}
+def similar(numbers: Sequence[int], text: Callable[[int], str]) -> Iterator[NearDuplicate]:
+    """Every text that is nearly an earlier one; a text found is no example for others.
+
+    None is missed among up to `LARGEST_GROUP` texts, or as many as have a million pairs of words together, unless
+    hundreds of different ones share the very pairs that are rarest in them.
+
+    Args:
+        numbers: of the texts.
+        text: fetches a text by its number.
+    """
+    if len(numbers) > 1:
+        for window in _windows(numbers, text):
+            yield from _within(window)
+
+
+_Window = list[tuple[int, frozenset[int]]]
+
+
+def _windows(numbers: Sequence[int], text: Callable[[int], str]) -> Iterator[_Window]:
+    window: _Window = []
+    size = 0
     for number in numbers:
         members = shingles(text(number))
-        first = sorted(members)[: _prefix_length(len(members))]
-        candidates = {other for member in first if member in by_member for other in by_member[member]}
-        if candidates:
-            closest, other = max((similarity(members, kept[other]), -other) for other in candidates)
-            if closest >= THRESHOLD:
-                yield NearDuplicate(number, -other, closest)
-                continue
-        kept[number] = members
-        for member in first:
-            by_member.setdefault(member, []).append(number)
+        if window and (len(window) == LARGEST_GROUP or size + len(members) > _MOST_MEMBERS):
+            yield window
+            window, size = [], 0
+        window.append((number, members))
+        size += len(members)
+    yield window
 
 
-def _prefix_length(size: int) -> int:
-    """How many of the first members of a set a set that is similar enough must have one of."""
-    return size - math.ceil(size * THRESHOLD - 1e-9) + 1
-
-
-class LineIndex:
-    """The lines of an open file; made by `indexed_lines`."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._begins = array("Q")
-        begin = 0
-        for line in file:
-            if not line.isspace():
-                self._begins.append(begin)
-            begin += len(line)
-
-    def __getitem__(self, place: int) -> bytes:
-        """The line at that place, from 0."""
-        self._file.seek(self._begins[place])
-        return self._file.readline().removeprefix(codecs.BOM_UTF8)
-
-
-@contextmanager
-def indexed_lines(path: Path) -> Iterator[LineIndex]:
-    """Open a file for fetching its lines while the block lasts.
-
-    Raises:
-        DiskError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            yield LineIndex(file)
-    except OSError as error:
-        raise disk_error(f"{path} could not be read", error) from error
-
-
-class _Answer(msgspec.Struct, gc=False):
-    completion: str
-
-
-_decode_answer = decoder(_Answer)
-
-
-def similar_records(path: Path, answers: AnswersByPrompt) -> Iterator[NearDuplicate]:
-    """The near-duplicates among `answers`, whose numbers are places in the records file `path`.
-
-    Raises:
-        DiskError: the file cannot be read.
-    """
-    if not answers:
+def _within(window: _Window) -> Iterator[NearDuplicate]:
+    shared = _shared([members for _, members in window])
+    alike = [each for each in window if each[1] and len(each[1] & shared) >= _least_shared(len(each[1]))]
+    if not alike:
         return
-    with indexed_lines(path) as lines:
-        yield from answers.find(lambda place: _decode_answer(lines[place]).completion)
+    counts = Counter(member for _, members in alike for member in members & shared)
+    ranks = {member: rank for rank, member in enumerate(sorted(counts, key=lambda each: (counts[each], each)))}
+    index = _Index()
+    for number, members in alike:
+        least = _least_shared(len(members))
+        wanted = min(_SHARED_FIRST, least)
+        common = sorted(members & shared, key=ranks.__getitem__)
+        first = common[: len(common) - least + wanted]
+        if found := index.closest(members, first, wanted):
+            yield NearDuplicate(number, *found)
+        else:
+            index.add(number, members, first)
+
+
+class _Index:
+    """Texts that are near-duplicates of no earlier one, by their rarest members."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, frozenset[int]] = {}
+        self._numbers: dict[int, list[int]] = {}
+
+    def closest(self, members: frozenset[int], first: Iterable[int], wanted: int) -> tuple[int, float] | None:
+        """The most similar text and how similar it is; of several the earliest, None where none is similar enough.
+
+        Args:
+            members: of the set in question.
+            first: its rarest members.
+            wanted: how many of them a similar set must have among its own.
+        """
+        hits: Counter[int] = Counter()
+        for member in first:
+            hits.update(self._numbers.get(member, ()))
+        close = ((similarity(members, self._kept[other]), -other) for other, hit in hits.items() if hit >= wanted)
+        nearest, other = max(close, default=(0.0, 0))
+        return (-other, nearest) if nearest >= THRESHOLD else None
+
+    def add(self, number: int, members: frozenset[int], first: Iterable[int]) -> None:
+        self._kept[number] = members
+        for member in first:
+            numbers = self._numbers.setdefault(member, [])
+            if len(numbers) < _MOST_POSTINGS:
+                numbers.append(number)
+
+
+def _shared(sets: Iterable[frozenset[int]]) -> set[int]:
+    """Members of more than one set."""
+    seen: set[int] = set()
+    shared: set[int] = set()
+    for members in sets:
+        shared |= members & seen
+        seen |= members
+    return shared
+
+
+def _least_shared(size: int) -> int:
+    """How many members of a set any set that is similar enough must have."""
+    return math.ceil(size * THRESHOLD - 1e-9)

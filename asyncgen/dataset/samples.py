@@ -1,55 +1,226 @@
-"""How a prompt and an answer become a training line.
+"""How a record becomes training lines.
 
-Owns the two formats and their bytes. Does not know which records are taken, nor what a provider accepts.
+Owns the direction (what is asked, what is learnt), the formats and their bytes. Does not know which records are taken,
+nor what a provider accepts.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
+from asyncgen.job.template import parse
+from asyncgen.json_text import decoder
+from asyncgen.run.records import decode_record
+
 if TYPE_CHECKING:
-    from asyncgen.job.model import DatasetSettings
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from asyncgen.job.model import DatasetSettings, Job
+    from asyncgen.job.requests import RequestGrid, SampleParts
+    from asyncgen.run.records import Record
 
 CHAT = "chat"
 COMPLETION = "completion"
+PREFERENCE = "preference"
+
+# Thoughts at the beginning of an answer; one that was cut off has no end.
+_THOUGHTS = re.compile(r"\s*<(think|thinking)>(.*?)(?:</\1>\s*|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a model is to learn: the prompt as it will be asked, and the answer without blanks around it."""
+    """What a model is to learn: the prompt as it will be asked, and the answer without blanks around it.
+
+    Attributes:
+        prompt: of a conversation, all before the last answer as JSON: equal prompts belong to one side.
+        answer: the last answer.
+        system: the first message, where there is one.
+        turns: the whole conversation, where it is one; prompt and answer are not written then.
+        reasoning: what the model thought before it answered.
+        tool_calls: that the answer makes, as the API has them.
+        tools: that the request offered.
+    """
 
     prompt: str
     answer: str
+    system: str | None = None
+    turns: tuple[Mapping[str, Any], ...] | None = None
+    reasoning: str | None = None
+    tool_calls: list[Any] | None = None
+    tools: list[Any] | None = None
 
 
-def messages(settings: DatasetSettings, sample: Sample) -> list[dict[str, str]]:
+def begins_with_thoughts(text: str) -> bool:
+    """Whether an answer begins with <think> or <thinking>, closed or not."""
+    return _THOUGHTS.match(text) is not None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    completion: str
+
+
+_decode_answer = decoder(_Answer)
+
+
+class SampleMaker:
+    """Makes the samples of a job's records.
+
+    Args:
+        job: its dataset settings and its tools count.
+        grid: renders prompts and reads answers.
+    """
+
+    def __init__(self, job: Job, grid: RequestGrid) -> None:
+        self._grid = grid
+        self._settings = job.dataset
+        self._system = parse(job.dataset.system) if job.dataset.system else None
+        tools = job.generate.parameters.get("tools")
+        self._tools = tools if isinstance(tools, list) and tools else None
+        named = (*grid.sample.names, *grid.target.names, *(self._system.names if self._system else ()))
+        reads = [name for name in named if name == "answer" or name.startswith("answer.")]
+        self._is_plain = reads == ["answer"] and not (
+            grid.answers.reads_json or job.prompt.target or job.prompt.messages or grid.answer_is_variable
+        )
+        # Thoughts and calls belong to what the model says itself, not to a label or an item of a list.
+        self._is_own_answer = job.prompt.target in {None, "{answer}"} and not job.answer.each
+
+    def of(self, record: Record) -> list[Sample]:
+        """The samples of one record, without those that ask or teach nothing."""
+        completion, reasoning = self._thoughts(record)
+        if self._is_plain:
+            prompt, answer = self._grid.sample.render(record.variables), completion.strip()
+            made = [self._sample(record, prompt, answer, {}, reasoning)]
+        else:
+            made = list(self._read(record, completion, reasoning))
+        return [sample for sample in made if sample.prompt.strip() and (sample.answer.strip() or sample.tool_calls)]
+
+    def answer_at(self, line: bytes, item: int) -> str:
+        """The answer of one sample of a record, given the record's line."""
+        if self._is_plain and self._settings.reasoning is None:
+            return _decode_answer(line).completion  # decoding the whole record would take twice as long
+        record = decode_record(line)
+        return self.of(self._grid.own(record) or record)[item].answer
+
+    def _read(self, record: Record, completion: str, reasoning: str | None) -> Iterator[Sample]:
+        items = self._grid.answers.read(completion).items
+        for item, parts in zip(items, self._grid.samples(record.variables, completion), strict=True):
+            if parts.turns:
+                yield self._conversation(record, parts, item.variables)
+            else:
+                yield self._sample(record, parts.prompt.strip(), parts.target.strip(), item.variables, reasoning)
+
+    def _sample(
+        self, record: Record, prompt: str, answer: str, fields: Mapping[str, str], reasoning: str | None
+    ) -> Sample:
+        own = self._is_own_answer
+        if self._system is None and reasoning is None and not record.tool_calls and self._tools is None:
+            return Sample(prompt, answer)
+        return Sample(
+            prompt,
+            answer,
+            system=self._system_of(record, fields),
+            reasoning=reasoning if own else None,
+            tool_calls=record.tool_calls if own else None,
+            tools=self._tools if own else None,
+        )
+
+    def _conversation(self, record: Record, parts: SampleParts, fields: Mapping[str, str]) -> Sample:
+        turns = tuple(parts.turns or ())
+        asked = orjson.dumps(turns[:-1]).decode()
+        last = turns[-1].get("content")
+        answer = last if isinstance(last, str) else orjson.dumps(last).decode()
+        return Sample(asked, answer, system=self._system_of(record, fields), turns=turns)
+
+    def _system_of(self, record: Record, fields: Mapping[str, str]) -> str | None:
+        return self._system.render({**record.variables, **fields}) if self._system else None
+
+    def _thoughts(self, record: Record) -> tuple[str, str | None]:
+        """The answer, and what the model thought; both as they are where the job says nothing of thoughts."""
+        completion, reasoning = record.completion, record.reasoning
+        if self._settings.reasoning is None:
+            return completion, None
+        if found := _THOUGHTS.match(completion):
+            completion, reasoning = completion[found.end() :], reasoning or found[2]
+        if self._settings.reasoning == "drop" or not reasoning or not reasoning.strip():
+            return completion, None
+        return completion, reasoning.strip()
+
+
+def messages(settings: DatasetSettings, sample: Sample) -> list[dict[str, Any]]:
     """The conversation of a chat sample."""
-    system = [{"role": "system", "content": settings.system}] if settings.system else []
-    return [
-        *system,
-        {"role": "user", "content": sample.prompt},
-        {"role": "assistant", "content": sample.answer},
-    ]
+    text = settings.system if sample.system is None else sample.system
+    system = [{"role": "system", "content": text}] if text else []
+    if sample.turns is not None:
+        has_one = sample.turns[0].get("role") == "system"
+        return [*(() if has_one else system), *map(dict, sample.turns)]
+    return [*system, {"role": "user", "content": sample.prompt}, reply(settings, sample)]
+
+
+def reply(settings: DatasetSettings, sample: Sample) -> dict[str, Any]:
+    """The assistant's message of a chat sample: the answer with thoughts and calls."""
+    message: dict[str, Any] = {"role": "assistant"}
+    text = _with_thoughts(settings, sample)
+    if text or not sample.tool_calls:
+        message["content"] = text
+    if sample.reasoning and settings.reasoning in {"reasoning_content", "thinking"}:
+        message[settings.reasoning] = sample.reasoning
+    if sample.tool_calls:
+        message["tool_calls"] = sample.tool_calls
+    return message
+
+
+def _with_thoughts(settings: DatasetSettings, sample: Sample) -> str:
+    if sample.reasoning and settings.reasoning == "think":
+        return f"<think>\n{sample.reasoning}\n</think>\n\n{sample.answer}"
+    return sample.answer
 
 
 def texts(settings: DatasetSettings, sample: Sample) -> list[str]:
-    """Every text of the training line that costs tokens."""
-    if settings.format == CHAT:
-        return [message["content"] for message in messages(settings, sample)]
-    return [sample.prompt + settings.separator, f" {sample.answer}{settings.ending}"]
+    """Every text of the training line that costs tokens; a message's several ones are joined."""
+    if settings.format == COMPLETION:
+        return list(pair(settings, sample))
+    found = ["".join(map(_text, message.values())) for message in _without_roles(messages(settings, sample))]
+    return [*found, orjson.dumps(sample.tools).decode()] if sample.tools else found
+
+
+def _without_roles(conversation: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    return ({name: value for name, value in each.items() if name != "role"} for each in conversation)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def pair(settings: DatasetSettings, sample: Sample) -> tuple[str, str]:
+    """Prompt and completion of the completion format.
+
+    The prompt ends in the separator; the completion begins with a space, as vocabularies have words with their space
+    before them, and ends in the ending, which is then the `stop` of a request.
+    """
+    return sample.prompt + settings.separator, f" {_with_thoughts(settings, sample)}{settings.ending}"
 
 
 def training_line(settings: DatasetSettings, sample: Sample) -> bytes:
-    """The sample as JSON, newline included.
+    """The sample as JSON, newline included."""
+    if settings.format == COMPLETION:
+        prompt, completion = pair(settings, sample)
+        return orjson.dumps({"prompt": prompt, "completion": completion}) + b"\n"
+    line: dict[str, Any] = {"messages": messages(settings, sample)}
+    if sample.tools:
+        line["tools"] = sample.tools
+    return orjson.dumps(line) + b"\n"
 
-    In the completion format the prompt ends in the separator; the completion begins with a space, as
-    vocabularies have words with their space before them, and ends in the ending, which is then the `stop` of
-    a request.
-    """
-    if settings.format == CHAT:
-        return orjson.dumps({"messages": messages(settings, sample)}) + b"\n"
-    prompt, completion = texts(settings, sample)
-    return orjson.dumps({"prompt": prompt, "completion": completion}) + b"\n"
+
+def preference_line(settings: DatasetSettings, better: Sample, worse: Sample) -> bytes:
+    """A pair of answers to one prompt, by OpenAI's names."""
+    *asked, preferred = messages(settings, better)
+    conversation: dict[str, Any] = {"messages": asked}
+    if better.tools:
+        conversation["tools"] = better.tools
+    line = {"input": conversation, "preferred_output": [preferred], "non_preferred_output": [reply(settings, worse)]}
+    return orjson.dumps(line) + b"\n"

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO
 
 from asyncgen.dataset.histogram import Histogram
+from asyncgen.dataset.sides import DROPPED, HELD_OUT, TRAIN, VALIDATION
 from asyncgen.run.state import DatasetFile
-from asyncgen.run.whole_file import replacing
+from asyncgen.run.whole_file import replacing_together
 from asyncgen.text_lines import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from asyncgen.dataset.token_counts import TokenCounter
@@ -109,6 +112,21 @@ class DatasetWriter:
                 self.count_tokens()
         side.add(line)
 
+    def copy(self, lines: Iterable[bytes], sides: Sequence[int]) -> None:
+        """Write many samples, whose tokens were counted.
+
+        Args:
+            lines: the JSON of each, newline included.
+            sides: of each, a code of `sides`.
+        """
+        files = {TRAIN: self._train, VALIDATION: self._validation, HELD_OUT: self._validation}
+        for code, group in groupby(zip(sides, lines, strict=True), key=itemgetter(0)):
+            if code != DROPPED:
+                file = files[code] or self._train
+                while some := [line for _, line in islice(group, _BATCH)]:
+                    file.samples += len(some)
+                    file.write(b"".join(some))
+
     def count_tokens(self) -> None:
         """Bring `tokens` up to date."""
         self.tokens.add(self._counter.samples(self._uncounted, chat=self._chat))
@@ -121,7 +139,13 @@ class DatasetWriter:
 
 @contextmanager
 def dataset_writer(
-    counter: TokenCounter, train: Path, validation: Path | None, *, chat: bool, byte_order_mark: bool
+    counter: TokenCounter,
+    train: Path,
+    validation: Path | None,
+    *,
+    chat: bool,
+    byte_order_mark: bool,
+    before: Callable[[], object] = lambda: None,
 ) -> Iterator[DatasetWriter]:
     """Write the files of a dataset; they take their places when the block ends without an error.
 
@@ -131,19 +155,17 @@ def dataset_writer(
         validation: the validation file; None where all samples train.
         chat: the samples are chats, which cost some tokens beyond their texts.
         byte_order_mark: each file begins with one, as one provider wants it.
+        before: called when both are whole, before they take their places.
 
     Raises:
         DiskError: a file could not be written; what stood there is unchanged.
     """
-    with ExitStack() as stack:
-        sides = [
-            HashedFile(path.name, stack.enter_context(replacing(path))) if path is not None else None
-            for path in (train, validation)
-        ]
+    paths = [train, *([validation] if validation is not None else [])]
+    with replacing_together(paths, before) as files:
+        sides = [HashedFile(path.name, file) for path, file in zip(paths, files, strict=True)]
         for side in sides:
-            if side is not None and byte_order_mark:
+            if byte_order_mark:
                 side.write(BYTE_ORDER_MARK)
-        assert sides[0] is not None
-        writer = DatasetWriter(counter, sides[0], sides[1], chat=chat)
+        writer = DatasetWriter(counter, sides[0], sides[1] if len(sides) > 1 else None, chat=chat)
         yield writer
         writer.count_tokens()

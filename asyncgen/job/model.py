@@ -120,6 +120,7 @@ class DatasetSettings(msgspec.Struct, frozen=True):
     ending: str = "\n"
     validation: float = 0.0
     hold_out: dict[str, list[Value]] = {}
+    reasoning: Literal["drop", "think", "reasoning_content", "thinking"] | None = None
     seed: int = 0
 
     @property

@@ -188,7 +188,9 @@ STATE_NAME = "run.json"
 RECORDS_NAME = "records.jsonl"
 BATCHES_NAME = "batches"
 _LINE_FILES = (RECORDS_NAME, "failures.jsonl", "rejected.jsonl", "replaced.jsonl", "events.jsonl")
-FILE_NAMES = frozenset({STATE_NAME, "job.toml", ".lock", "train.jsonl", "validation.jsonl", *_LINE_FILES})
+FILE_NAMES = frozenset(
+    {STATE_NAME, "job.toml", ".lock", "train.jsonl", "validation.jsonl", "samples.jsonl", *_LINE_FILES}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from asyncgen.errors import DiskError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _LONGEST_NAME = 230  # bytes, of the 255 that file systems take
 _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[0-9]+\.tmp")
@@ -177,6 +177,42 @@ def _replaceable(path: Path) -> Path:
         except FileNotFoundError:
             pass  # a link that leads nowhere yet may lead to a new file
         return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+@contextmanager
+def replacing_together(paths: Sequence[Path], before: Callable[[], object]) -> Iterator[list[BinaryIO]]:
+    """As `replacing`, of several files in one folder: all of them are whole before the first takes its place.
+
+    Args:
+        paths: what is replaced.
+        before: called when all are whole; notes, where somebody keeps a note of them, that they are about to change.
+
+    Raises:
+        DiskError: as `replacing`; what could not be written any more is unchanged.
+    """
+    paths = [_replaceable(path) for path in paths]
+    temporaries = [temporary_for(path) for path in paths]
+    try:
+        with ExitStack() as stack:
+            files: list[BinaryIO] = []
+            for path, temporary in zip(paths, temporaries, strict=True):
+                stack.enter_context(explained(f"{path} could not be written"))
+                temporary.unlink(missing_ok=True)
+                descriptor = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                files.append(stack.enter_context(os.fdopen(descriptor, "wb")))
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        before()
+        for path, temporary in zip(paths, temporaries, strict=True):
+            with explained(f"{path} could not be written"):
+                temporary.rename(path)
+                sync_folder(path.parent)
+    finally:
+        for temporary in temporaries:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def temporary_for(path: Path) -> Path:

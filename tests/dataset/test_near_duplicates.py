@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -94,3 +95,41 @@ def test_groups_larger_than_any_that_are_compared_at_once_are_searched_in_slices
     monkeypatch.setattr(near_duplicates, "LARGEST_GROUP", 3)
     other = "A text that has nothing at all in common with those before it"
     assert find([TEXT, other, TEXT, TEXT, other, TEXT]) == [(2, 0), (5, 3)]
+
+
+def test_answers_that_share_an_opening_are_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time must not be asserted; how often texts are compared tells whether it grows with the square."""
+    compared = 0
+
+    def counting(left: frozenset[int], right: frozenset[int]) -> float:
+        nonlocal compared
+        compared += 1
+        return similarity(left, right)
+
+    monkeypatch.setattr(near_duplicates, "similarity", counting)
+    opening = "Dear owner of the shop around the corner, here is our offer for you and your customers: "
+    rng = random.Random(7)
+    texts = [opening + " ".join(f"word{rng.randrange(400)}" for _ in range(20)) for _ in range(2000)]
+    assert not find(texts)
+    assert compared < len(texts)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=12), min_size=2, max_size=14))
+def test_every_text_that_is_near_enough_to_a_kept_one_is_found(words: list[list[str]]) -> None:
+    texts = [" ".join(each) for each in words]
+    kept: list[int] = []
+    expected: list[tuple[int, int]] = []
+    for number, text in enumerate(texts):
+        close = [(similarity(shingles(text), shingles(texts[other])), -other) for other in kept]
+        if close and max(close)[0] >= THRESHOLD:
+            expected.append((number, -max(close)[1]))
+        else:
+            kept.append(number)
+    assert find(texts) == expected
+
+
+def test_groups_keep_the_order_in_which_answers_were_added() -> None:
+    answers = AnswersByPrompt()
+    for number in range(100):
+        answers.add(f"prompt {number % 7}", number)
+    assert sorted(answers.groups()) == [list(range(first, 100, 7)) for first in range(7)]

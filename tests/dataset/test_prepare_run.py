@@ -347,3 +347,42 @@ def test_a_place_that_cannot_be_written_leaves_everything_as_it_was(make_run: Ma
     with pytest.raises(DiskError):
         prepare(made)
     assert made.directory.state.read_bytes() == before
+
+
+def test_a_prompt_that_two_combinations_share_is_trained_on_or_validates_but_never_both(make_run: MakeRun) -> None:
+    job = 'name = "shops"\n[grid]\na = ["x", "xy", "q", "r", "s", "t", "u", "v"]\nb = ["yz", "z", "w", "o"]\n'
+    made = make_run(
+        "[dataset]\nvalidation = 0.4\n[generate]\nrepeats = 2\n",
+        job=job + '[prompt]\nuser = "{a} {b}"\nsample = "{a}{b}"\n',
+    )
+    prepared = prepare(made.fill())
+    sides = [
+        {line["messages"][0]["content"] for line in lines(path)}
+        for path in (made.directory.train, made.directory.validation)
+    ]
+    assert not sides[0] & sides[1]
+    assert (prepared.validation_prompts, prepared.trained_on) == (len(sides[1]), 0)
+
+
+@pytest.mark.parametrize("renamed", ["train.jsonl", "validation.jsonl"])
+def test_a_crash_between_the_files_leaves_no_new_file_under_an_old_hash(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, renamed: str
+) -> None:
+    made = make_run(VALIDATED).fill()
+    prepare(made)
+    made.write([msgspec.structs.replace(record, completion=f"New {record.index}.") for record in made.records])
+    rename = Path.rename
+
+    def crash(path: Path, target: Path) -> Path:
+        if target.name == renamed:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(made)
+    state = made.directory.read_state().dataset
+    assert state.files == []
+    assert state.ranks
+    monkeypatch.undo()
+    assert [file.samples for file in prepare(made).files] == [27, 9]

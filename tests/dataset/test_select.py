@@ -9,13 +9,16 @@ import msgspec
 import pytest
 
 from asyncgen.dataset.select import Selection, unusable
-from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Checks
 
 if TYPE_CHECKING:
     from asyncgen.run.records import Record
 
 MakeRun = Callable[..., Any]  # the fixture's class stands in conftest, which cannot be imported
+
+
+def selecting(made: Any, checks: Checks) -> Selection:
+    return Selection(msgspec.structs.replace(made.opened.job, checks=checks), made.opened.grid, stale=False)
 
 
 @pytest.fixture
@@ -88,9 +91,9 @@ def test_texts_that_only_sound_like_a_refusal_are_usable(record: Record, complet
 
 def test_the_jobs_checks_as_they_are_now_decide(make_run: MakeRun, record: Record) -> None:
     made = make_run()
-    selection = Selection(made.opened.grid, AnswerChecks(Checks(max_words=3, max_characters=5)), stale=False)
+    selection = selecting(made, Checks(max_words=3, max_characters=5))
     assert selection.judge(changed(record, check_failures=[]))[1] == "check: max_words"
-    lenient = Selection(made.opened.grid, AnswerChecks(Checks()), stale=False)
+    lenient = selecting(made, Checks())
     assert lenient.judge(changed(record, check_failures=["max_words"]))[1] is None
 
 
@@ -98,7 +101,7 @@ def test_the_second_of_two_equal_pairs_is_a_duplicate_but_not_of_one_that_was_le
     make_run: MakeRun, record: Record
 ) -> None:
     made = make_run()
-    selection = Selection(made.opened.grid, AnswerChecks(Checks()), stale=False)
+    selection = selecting(made, Checks())
     assert selection.judge(changed(record, finish_reason="length"))[1] == "truncated"
     assert selection.judge(record)[1] is None
     assert selection.judge(changed(record, completion=f" {record.completion}\n"))[1] == "duplicate"
@@ -106,15 +109,15 @@ def test_the_second_of_two_equal_pairs_is_a_duplicate_but_not_of_one_that_was_le
 
 def test_a_row_that_the_job_does_not_ask_for_is_stale(make_run: MakeRun, record: Record) -> None:
     made = make_run()
-    selection = Selection(made.opened.grid, AnswerChecks(Checks()), stale=True)
+    selection = Selection(made.opened.job, made.opened.grid, stale=True)
     gone = changed(record, variables={"sector": "Grocery", "city": "Oslo"})
     other_axes = changed(record, variables={"sector": "Grocery"})
     other_prompt = changed(record, key="0" * 32)
-    assert [selection.judge(each)[1] for each in (gone, other_axes, other_prompt, record)] == [*["stale"] * 3, None]
+    assert [selection.own(each) for each in (gone, other_axes, other_prompt, record)] == [None, None, None, record]
 
 
 def test_the_sample_has_the_short_prompt_of_the_job_as_it_is_now(make_run: MakeRun, record: Record) -> None:
     made = make_run(job='name = "shops"\n[grid]\nsector = ["Grocery"]\ncity = ["Brussels"]\n'
                         '[prompt]\nuser = "Write for {sector} in {city}."\nsample = "{city}: {sector}"')  # fmt: skip
-    selection = Selection(made.opened.grid, AnswerChecks(Checks()), stale=False)
-    assert selection.judge(record)[0].prompt == "Brussels: Grocery"
+    selection = selecting(made, Checks())
+    assert selection.judge(record)[0][0].prompt == "Brussels: Grocery"

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from asyncgen.dataset.near_duplicates import indexed_lines
+from asyncgen.dataset.row_file import RowFile
 from asyncgen.errors import UsageError
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file
-from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record, encode_line
 
 if TYPE_CHECKING:
@@ -51,10 +50,9 @@ def ordered_records(path: Path, grid: RequestGrid | None) -> Iterator[Record]:
         BadLineError: a line is no record.
         DiskError: the file cannot be read.
     """
-    places = array("q", (row.index for _, row in read_rows(path, _decode_place)))
-    if not places:
-        return
-    with indexed_lines(path) as lines:
+    rows = RowFile(path, _decode_place)
+    places = array("q", (row.index for row in rows))
+    with rows.fetcher() as lines:
         for line in sorted(range(len(places)), key=places.__getitem__):
             record = decode_record(lines[line])
             own = record if grid is None else grid.own(record)

@@ -22,7 +22,6 @@ from asyncgen.dataset.select import Selection
 from asyncgen.dataset.split import Split
 from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError
-from asyncgen.job.checks import AnswerChecks
 from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def _refuse_stranger(path: Path) -> None:
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
     settings = opened.job.dataset
     split = Split(plan, settings.hold_out)
-    selection = Selection(opened.grid, AnswerChecks(opened.job.checks, opened.grid.answers), stale=False)
+    selection = Selection(opened.job, opened.grid, stale=False)
     facts = Facts()
     (folder / "data").mkdir(parents=True)
     with ExitStack() as stack:
@@ -94,8 +93,7 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: Spli
             side: HashedFile(name, stack.enter_context((folder / name).open("wb"))) for side, name in _NAMES.items()
         }
         for record in records:
-            sample, reason = selection.judge(record)
-            if reason is None:
+            for sample in selection.judge(record)[0]:
                 side = "validation" if split.validates(record.variables) else "train"
                 sides[side].add(_line(record, sample, settings))
                 facts.add(record.model, record.created, record.variables)

@@ -19,11 +19,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar_records
+from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.dataset.report.coverage import CoverageCounts, Fate
+from asyncgen.dataset.row_file import RowFile
+from asyncgen.dataset.samples import SampleMaker
 from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale, may_be_stale
 from asyncgen.dataset.writer import collector_off
-from asyncgen.job.checks import AnswerChecks
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_failure, decode_record
 
@@ -173,12 +174,16 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     unsettled = _failed_keys(directory.failures)
     with collector_off():
         look.requested()
-        for place, (_, record) in enumerate(read_rows(directory.records, decode_record)):
+        rows = RowFile(directory.records, decode_record)
+        for place, record in enumerate(rows):
             if unsettled:
                 unsettled.discard(_number(record.key))
             look.at_record(record, place)
         look.at_failures(directory.failures, unsettled)
-        near_duplicates = sum(1 for _ in similar_records(directory.records, look.answers))
+        with rows.fetcher() as lines:
+            near_duplicates = sum(
+                1 for _ in look.answers.find(lambda place: look.maker.answer_at(lines[place >> 20], place & 0xFFFFF))
+            )
     return look.report(directory, near_duplicates)
 
 
@@ -195,10 +200,10 @@ class _Look:
 
     def __init__(self, job: Job, grid: RequestGrid, *, stale: bool) -> None:
         self.answers = AnswersByPrompt()
+        self.maker = SampleMaker(job, grid)
         self._job = job
         self._grid = grid
-        self._checks = AnswerChecks(job.checks, grid.answers)
-        self._selection = Selection(grid, self._checks, stale=stale)
+        self._selection = Selection(job, grid, stale=stale)
         self._may_be_foreign = stale
         self._twins: dict[bytes, list[int]] = {}
         self._coverage = CoverageCounts()
@@ -218,19 +223,21 @@ class _Look:
                 self._coverage.request(self._grid.variables(request))
 
     def at_record(self, record: Record, place: int) -> None:
-        sample, reason = self._selection.judge(record)
-        own = self._grid.own(record) or record if self._may_be_foreign else record
-        self._cover(own, _fate(reason))
+        own = self._selection.own(record)
+        samples, reason = self._selection.judge(own) if own is not None else ([], STALE)
+        record = own or record
+        self._cover(record, _fate(reason))
         self._finish_reasons[record.finish_reason or "(none)"] += 1
         self._models[record.model] += 1
         self._latency_ms.add([_rounded_ms(record.latency_s)])
-        if reason is None:
+        for item, sample in enumerate(samples):
             self._texts.add(record.key, sample.answer)
-            self.answers.add(sample.prompt, place)
+            self.answers.add(sample.prompt, place << 20 | item)
+        if reason is None:
             return
         self._rejected[reason] += 1
         if reason.startswith(CHECK):
-            self._violations.update(self._checks.failures(record.completion, record.variables))
+            self._violations.update(self._selection.checks.failures(record.completion, record.variables))
 
     def at_failures(self, path: Path, unsettled: set[int]) -> None:
         """Look at what was given up on.

@@ -26,12 +26,12 @@ from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.held_keys import BatchRow, rows_path
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply
-from asyncgen.generate.journal.settled import KeySet
 from asyncgen.job.requests import Request
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState, RunState
 from asyncgen.run.whole_file import disk_error, replacing
 from asyncgen.terminal import one_line

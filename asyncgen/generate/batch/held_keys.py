@@ -15,10 +15,11 @@ from pathlib import Path
 import msgspec
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.generate.journal.settled import key_number
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.jsonl import read_lines, read_rows
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
 
 

@@ -27,10 +27,10 @@ from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.http.explain import provider_error
 from asyncgen.generate.journal.journal import Journal
-from asyncgen.generate.journal.settled import KeySet
 from asyncgen.generate.pool.budget import Budget
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.directory import RunDirectory
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
 from asyncgen.tokens import estimate_body
 

@@ -15,10 +15,11 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.batch.held_keys import HeldKeys, open_held_keys
 from asyncgen.generate.journal.files import JournalFiles
 from asyncgen.generate.journal.repair import end_move
-from asyncgen.generate.journal.settled import KeySet, SettledKeys, key_number, number_of, read_settled
+from asyncgen.generate.journal.settled import SettledKeys, key_number, read_settled
 from asyncgen.generate.journal.spend_count import CostOf, SpendCount
 from asyncgen.generate.pool.retry import given_up
 from asyncgen.run.jsonl import LineFile
+from asyncgen.run.key_set import KeySet, number_of
 from asyncgen.run.records import Usage, encode_line
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ import msgspec
 
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.generate.batch.held_keys import batches_by_files
-from asyncgen.generate.journal.settled import KeySet, checked_number, key_number, read_settled
+from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, Run, RunDirectory, locked
 from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
 from asyncgen.run.state import JobState, MoveState, RunState, Spend, write_state
 from asyncgen.run.whole_file import explained, open_regular, read_whole, remove_leftovers, replacing

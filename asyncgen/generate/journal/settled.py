@@ -1,10 +1,4 @@
-"""A set of request keys that takes some 16 bytes a key, where a Python set takes over 100.
-
-Owns an open-addressing table over the first 64 bits of the 128-bit keys. Two different keys that agree in
-those count as one: among a million keys the odds of any such pair are 3 in 10^8, among a hundred million 3 in
-10^4. Does not know what a key stands for.
-
-Which requests have an answer and which were given up on, as the files of a run tell.
+"""Which requests have an answer and which were given up on, as the files of a run tell.
 
 Owns the reading of `records.jsonl` and `failures.jsonl` into keys. Does not write, and needs no lock: a line
 that is being written meanwhile is left out.
@@ -15,15 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from struct import Struct
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from asyncgen.errors import DiskError
 from asyncgen.run.jsonl import BadLineError, read_blocks, read_rows, rows_of
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import SIMULATED_MARK, decode_failure, decode_record
 from asyncgen.run.whole_file import open_regular
 
@@ -32,102 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.run.directory import RunDirectory
-
-
-_SMALLEST = 1024
-_FULLEST = 0.7  # linear probing slows down steeply beyond
-_SPARE = 2.0  # slots for each key at creation and after growing
-_first_bits: Callable[[bytes], tuple[int]] = Struct(">Q8x").unpack  # half the time of int.from_bytes
-
-
-class KeySet:
-    """Keys that were added, never removed.
-
-    Args:
-        expected: how many keys will come; more may.
-    """
-
-    __slots__ = ("_capacity", "_count", "_room", "_slots")
-
-    def __init__(self, expected: int = 0) -> None:
-        self._count = 0
-        self._resize(expected)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __contains__(self, key: bytes) -> bool:
-        return self.has(number_of(key))
-
-    def has(self, number: int) -> bool:
-        """Is a key there whose first 64 bits are `number`?"""
-        slots, capacity = self._slots, self._capacity
-        number = number or 1  # 0 marks an empty slot, here and below
-        slot = number % capacity
-        while found := slots[slot]:
-            if found == number:
-                return True
-            slot = slot + 1 if slot + 1 < capacity else 0
-        return False
-
-    def add(self, key: bytes) -> bool:
-        """Add a key of 16 bytes; False when it was there already."""
-        slots, capacity = self._slots, self._capacity  # as `add_number`, in one step: it is asked of every row
-        (number,) = _first_bits(key)
-        number = number or 1
-        slot = number % capacity
-        while found := slots[slot]:
-            if found == number:
-                return False
-            slot = slot + 1 if slot + 1 < capacity else 0
-        slots[slot] = number
-        self._count = count = self._count + 1
-        if count > self._room:
-            self._make_room(count // 4)
-        return True
-
-    def add_number(self, number: int) -> bool:
-        """Add a key by its first 64 bits; False when it was there already."""
-        return self.add_all((number,))
-
-    def add_all(self, numbers: Sequence[int]) -> bool:
-        """Add many keys at half the cost of one at a time; False, with a part of them added, when one was there."""
-        if self._count + len(numbers) > self._room:
-            self._make_room(len(numbers) + self._count // 4)
-        return self._fill(numbers)
-
-    def _fill(self, numbers: Iterable[int]) -> bool:
-        slots, capacity, added = self._slots, self._capacity, 0
-        for number in numbers:
-            number = number or 1  # noqa: PLW2901 - as everywhere here
-            slot = number % capacity
-            while found := slots[slot]:
-                if found == number:
-                    self._count += added
-                    return False
-                slot = slot + 1 if slot + 1 < capacity else 0
-            slots[slot] = number
-            added += 1
-        self._count += added
-        return True
-
-    def _make_room(self, more: int) -> None:
-        numbers = filter(None, self._slots)
-        self._resize(self._count + more)
-        self._count = 0
-        self._fill(numbers)
-
-    def _resize(self, expected: int) -> None:
-        self._capacity = max(int(expected * _SPARE), _SMALLEST)
-        self._room = int(self._capacity * _FULLEST)
-        self._slots = array("Q", [0]) * self._capacity
-
-
-def number_of(key: bytes) -> int:
-    """The first 64 bits of a key of 16 bytes."""
-    (number,) = _first_bits(key)
-    return number
-
 
 _HEX_DIGITS = 32
 _SAMPLE_BYTES = 256 * 1024

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.generate.journal.settled import key_number
 from asyncgen.job.belonging import recognise_rows
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.whole_file import make_safe
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from asyncgen.generate.journal.settled import KeySet, key_number
+from asyncgen.generate.journal.settled import key_number
 from asyncgen.job.belonging import recognise_rows
 from asyncgen.job.requests import RequestGrid
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import decode_failure, decode_record
 
 

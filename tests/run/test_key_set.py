@@ -8,7 +8,7 @@ from hashlib import blake2b
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.generate.journal.settled import KeySet
+from asyncgen.run.key_set import KeySet
 
 KEYS = st.binary(min_size=16, max_size=16)
 

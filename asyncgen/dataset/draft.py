@@ -1,0 +1,215 @@
+"""One pass over a run's records: every sample is written to a draft, and only then it is known on which side it stands.
+
+Owns the pass. The draft is a temporary file of training lines in the order of the records; what has to be known of all
+samples before one takes its place (prompts on two sides, near-duplicates) is found out afterwards from some 55 bytes a
+sample. Records that give no sample go to a file of their own with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import Counter
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO
+
+import orjson
+
+from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar
+from asyncgen.dataset.row_file import RowFile
+from asyncgen.dataset.samples import COMPLETION, SampleMaker, begins_with_thoughts, texts, training_line
+from asyncgen.dataset.select import NEAR_DUPLICATE, STALE, Selection
+from asyncgen.dataset.sides import SampleSides
+from asyncgen.dataset.split import SideCounts
+from asyncgen.dataset.token_counts import TokenRatio, token_counter
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
+from asyncgen.run.whole_file import explained, open_regular, temporary_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncgen.dataset.row_file import Fetcher
+    from asyncgen.dataset.samples import Sample
+    from asyncgen.dataset.split import Split
+    from asyncgen.dataset.token_counts import TokenCounter
+    from asyncgen.job.model import Job
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.records import Record
+
+_BATCH = 2000  # samples whose tokens are counted at a time
+_LEARNT_FROM = 2000  # records that show how many tokens a text has
+_ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
+_RECORD_BYTES = 200  # hardly a record has fewer: a bound on how many there are
+
+
+@contextmanager
+def drafting(
+    directory: RunDirectory,
+    job: Job,
+    grid: RequestGrid,
+    split: Split,
+    *,
+    stale: bool,
+    rejected: BinaryIO,
+    model: str | None,
+) -> Iterator[Draft]:
+    """Make a draft of all samples; it is gone when the block ends.
+
+    Args:
+        directory: of the run.
+        job: its checks and dataset settings count.
+        grid: the job's rows; records of other rows are stale.
+        split: tells each combination's side.
+        stale: some records may be of other rows; see `select.may_be_stale`.
+        rejected: takes a line for every record that gives no sample.
+        model: to be trained; its tokens are counted. None where it is not known.
+
+    Raises:
+        BadLineError: a line is no record.
+        DiskError: a file cannot be read or written.
+    """
+    path = temporary_for(directory.path / "samples.jsonl")
+    try:
+        with explained(f"{path} could not be written"):
+            path.unlink(missing_ok=True)
+            with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b") as file:
+                counter = token_counter(model, _token_ratio(directory.records, grid))
+                draft = Draft(directory.records, job, grid, SampleSides(split), counter, file, rejected)
+                draft.fill(stale=stale)
+                yield draft
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Draft:
+    """The samples of a run before they take their places; made by `drafting`.
+
+    Attributes:
+        sides: of every sample.
+        tokens: of every sample.
+        counter: counted them.
+        rejected: reason to how many records gave no sample for it, or samples were dropped.
+        records: how many there are.
+        near_duplicates: answers that are nearly an earlier one to the same prompt.
+        separators: samples with the separator inside the prompt; of the completion format only.
+        endings: samples with the ending inside the answer, likewise.
+        thoughts: answers that begin with the model's thoughts.
+        values: counts the sides by value.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        job: Job,
+        grid: RequestGrid,
+        sides: SampleSides,
+        counter: TokenCounter,
+        file: BinaryIO,
+        rejected: BinaryIO,
+    ) -> None:
+        self.sides = sides
+        self.tokens = array("L")
+        self.counter = counter
+        self.rejected: Counter[str] = Counter()
+        self.near_duplicates = 0
+        self.separators = 0
+        self.endings = 0
+        self.thoughts = 0
+        self.values = SideCounts()
+        self._job = job
+        self._grid = grid
+        self._path = path
+        self._rows = RowFile(path, decode_record)
+        self._file = file
+        self._rejected = rejected
+        self._numbers = array("Q")
+        self._prompts = AnswersByPrompt()
+        self._uncounted: list[list[str]] = []
+        self._maker = SampleMaker(job, grid)
+
+    @property
+    def records(self) -> int:
+        return len(self._rows)
+
+    def fill(self, *, stale: bool) -> None:
+        """The pass."""
+        expected = min(self._grid.count, self._path.stat().st_size // _RECORD_BYTES) if self._path.exists() else 0
+        selection = Selection(self._job, self._grid, stale=stale, expected=expected)
+        for place, record in enumerate(self._rows):
+            own = selection.own(record)
+            samples, reason = selection.judge(own) if own is not None else ([], STALE)
+            if reason is not None:
+                self._reject(record, reason)
+            for item, sample in enumerate(samples):
+                self._add(own or record, sample, place << _ITEM_BITS | item)
+        self._count_tokens()
+
+    def finish(self, *, drop_near_duplicates: bool) -> None:
+        """Find near-duplicates, and bring every prompt to one side."""
+        with self._rows.fetcher() as lines:
+            for numbers in self._prompts.groups():
+                for found in similar(numbers, lambda number: self._answer(lines, number)):
+                    self.near_duplicates += 1
+                    if drop_near_duplicates:
+                        self.sides.drop(found.number)
+                        self._reject(decode_record(lines[self._numbers[found.number] >> _ITEM_BITS]), NEAR_DUPLICATE)
+                self.sides.settle(numbers)
+
+    def lines(self) -> Iterator[bytes]:
+        """The training line of every sample, dropped ones included."""
+        self._file.seek(0)
+        return iter(self._file)
+
+    def tokens_of(self, code: int) -> Iterator[int]:
+        """The tokens of each sample on a side."""
+        return (tokens for tokens, side in zip(self.tokens, self.sides.codes, strict=True) if side == code)
+
+    def _add(self, record: Record, sample: Sample, number: int) -> None:
+        settings = self._job.dataset
+        self._prompts.add(sample.prompt, len(self._numbers))
+        self._numbers.append(number)
+        code = self.sides.add(record.variables)
+        if settings.splits:
+            self.values.add(record.variables, validates=code != 0)
+        self._file.write(training_line(settings, sample))
+        self._uncounted.append(texts(settings, sample))
+        if len(self._uncounted) == _BATCH:
+            self._count_tokens()
+        self.thoughts += begins_with_thoughts(sample.answer)
+        if settings.format == COMPLETION:
+            self.separators += bool(settings.separator) and settings.separator in sample.prompt
+            self.endings += bool(settings.ending) and settings.ending in sample.answer
+
+    def _count_tokens(self) -> None:
+        self.tokens.extend(self.counter.samples(self._uncounted, chat=self._job.dataset.format != COMPLETION))
+        self._uncounted.clear()
+
+    def _reject(self, record: Record, reason: str) -> None:
+        self.rejected[reason] += 1
+        line = {
+            "key": record.key,
+            "index": record.index,
+            "repeat": record.repeat,
+            "variables": record.variables,
+            "prompt": record.prompt,
+            "completion": record.completion,
+            "reason": reason,
+        }
+        self._rejected.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _answer(self, lines: Fetcher, number: int) -> str:
+        place, item = divmod(self._numbers[number], 1 << _ITEM_BITS)
+        return self._maker.answer_at(lines[place], item)
+
+
+def _token_ratio(path: Path, grid: RequestGrid) -> float:
+    """Counted tokens to estimated ones, as the first answers show."""
+    ratio = TokenRatio()
+    for _, record in islice(read_rows(path, decode_record), _LEARNT_FROM):
+        if record.attempts == 1 and not grid.has_openings:  # else the usage is not that of this text alone
+            ratio.add(record.completion, record.usage.completion_tokens - record.usage.reasoning_tokens)
+    return ratio.ratio
