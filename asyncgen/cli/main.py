@@ -76,6 +76,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Never:
     """Run the command line and exit; see the README for the exit codes."""
+    _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
     try:
@@ -97,6 +98,20 @@ def main(arguments: list[str] | None = None) -> Never:
         code = 1
     _leave_closed_streams()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where a shell closed a standard stream (`2>&-`).
+
+    Otherwise a file of the run, or the event loop's, would get the stream's number, and what is printed would go there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _usage_error(error: click.ClickException) -> UsageError:

@@ -30,11 +30,12 @@ from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.servers import consent_to_server, note_simulation, server_of
 from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
 from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
-from asyncgen.providers.choose import Where, open_endpoint
+from asyncgen.providers.choose import Where, named_address, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import Choice
 from asyncgen.run.directory import Run, open_run
@@ -309,7 +310,12 @@ async def generate_opened(
         accept_stale(run, opened.grid, stale)
         if options.retry_rejected:
             _set_rejected_aside(run, observer)
-        return await _generate(run, opened, generation, options, observer, stale, engine or _engine_of(options))
+        server = server_of(generation.profile.name, named_address(generation.profile, options.where))
+        consent_to_server(run, server, observer)
+        generated = await _generate(run, opened, generation, options, observer, stale, engine or _engine_of(options))
+        if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
+            note_simulation(run, server)
+        return generated
 
 
 def _set_rejected_aside(run: Run, observer: Observer) -> None:
