@@ -69,7 +69,9 @@ def plan(
         lambda name: opened.file.job(generation.profile.name, name),
     )
     limits = _limits(opened.job.limits, concurrency, rpm, tpm)
-    made = make_plan(msgspec.structs.replace(opened.job, limits=limits), opened.grid, there, place, prices)
+    made = make_plan(
+        msgspec.structs.replace(opened.job, limits=limits), opened.grid, there, place, prices, opened.remarks
+    )
     compared = compare_with_tuning(made, prices) if break_even else None
     if as_json:
         json_result(plan_as_json(made, compared))

@@ -6,7 +6,8 @@ Owns the words and the look of figures. Does not know how the figures were come 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import orjson
 
@@ -18,12 +19,17 @@ from asyncgen.providers.prices import FREE
 from asyncgen.terminal import usd
 
 _LABEL = 11
+_SHOWN_CHARACTERS = 500  # of each end of a long prompt
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """The whole plan, but for the comparison with tuning."""
     yield f"{plan.requests:,} requests to {plan.model} at {plan.provider}"
+    if plan.excluded:
+        yield f"left out by subset.exclude: {plan.excluded:,}"
     there = plan.there
+    if there.twins:
+        yield f"{there.twins:,} rows ask the same as another one, and share its answer"
     stale = f"; {there.stale:,} more answers are there that this job no longer asks for" if there.stale else ""
     waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
     counts = f"{there.settled:,} answered, {there.failed:,} given up on{waiting}"
@@ -38,6 +44,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield from _labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
     gone = [f"{model} stops answering on {day}" for model, day in plan.shutdowns]
     yield from _labelled("shutdown", gone)
+    yield from _labelled("note", list(plan.remarks))
 
 
 def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) -> Iterator[str]:
@@ -75,14 +82,27 @@ def _labelled(label: str, lines: list[str]) -> Iterator[str]:
 
 
 def _prompt_lines(label: str, prompt: Prompt) -> Iterator[str]:
-    yield f"{label}; the tuned model will be given: {prompt.short}"
+    yield f"{label}; the tuned model will be given: {_shortened(prompt.short)}"
     for message in prompt.body["messages"]:
-        first, *rest = str(message["content"]).strip().splitlines() or [""]
+        first, *rest = _shortened(_words_of(message)).strip().splitlines() or [""]
         yield f"  {message['role']}: {first}"
         yield from (f"    {line}" for line in rest)
     parameters = {name: value for name, value in prompt.body.items() if name not in {"model", "messages"}}
     if parameters:
         yield f"  parameters: {orjson.dumps(parameters).decode()}"
+
+
+def _words_of(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else orjson.dumps(content or message.get("tool_calls")).decode()
+
+
+def _shortened(text: str) -> str:
+    """A long text's first and last characters, and how many were left out."""
+    left_out = len(text) - 2 * _SHOWN_CHARACTERS
+    if left_out <= _SHOWN_CHARACTERS // 10:
+        return text
+    return f"{text[:_SHOWN_CHARACTERS]} [... {left_out:,} characters ...] {text[-_SHOWN_CHARACTERS:]}"
 
 
 def _tokens(plan: Plan) -> str:

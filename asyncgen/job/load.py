@@ -290,7 +290,7 @@ def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
         if state.stale:
             is_stale = _staleness(open_grid(source, job, PROFILES[state.generation_provider], state.model))
     except AsyncgenError as error:
-        raise TableError(f"its job cannot be opened: {error}") from error
+        raise TableError(f"its job cannot be opened: {error.cause or error}") from error
     return RunRows(directory.records, answers, is_stale)
 
 

@@ -172,26 +172,6 @@ class RequestGrid:
         """At most so many different values of a variable, in the order of the job."""
         return self._combinations.values_of(name, most)
 
-    def count_distinct(self, is_counted: Callable[[bytes], bool], most: int) -> int | None:
-        """How many keys the grid has of which `is_counted` says so, rows that ask the same counted once.
-
-        Args:
-            is_counted: called once for each row with its key.
-            most: a grid of more rows is not gone over; then None.
-        """
-        if self.count > most:
-            return None
-        seen: set[bytes] = set()
-
-        def is_new(key: bytes) -> bool:
-            if is_counted(key):
-                seen.add(key)
-            return False
-
-        for _ in self.walk(is_new):
-            pass
-        return len(seen)
-
     def requests(self) -> Iterator[Request]:
         """Every request, in order."""
         return self.wanted(lambda key: True)  # noqa: ARG005 - all of them

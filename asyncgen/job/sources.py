@@ -86,19 +86,19 @@ class Sources:
         source = self.rows(job, problems)
         if source is None or job.rows is None:
             return None
-        columns, needed = _columns(job, source)
-        asked = (job.rows, columns, needed, job.prompt.messages)
-        if asked not in self._tables:
-            try:
+        try:
+            columns, needed = _columns(job, source)
+            asked = (job.rows, columns, needed, job.prompt.messages)
+            if asked not in self._tables:
                 table = source.file.table(columns, needed)
                 if job.prompt.messages in columns:
                     table = _ChatTable(table, str(job.prompt.messages))
                 self._tables[asked] = table
-            except (OSError, TableError) as error:
-                problems.append(file_problem(source.key, source.name, error))
-                return None
-            self._remark(source, columns)
-        return self._tables[asked]
+                self._remark(source, columns)
+            return self._tables[asked]
+        except (OSError, TableError) as error:
+            problems.append(file_problem(source.key, source.name, error))
+            return None
 
     def axis(self, name: str, values: list[Any] | ValuesFile, problems: list[Problem]) -> list[str]:
         """An axis' values; a file's are taken once each, in the order in which they come first."""

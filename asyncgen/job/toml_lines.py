@@ -68,6 +68,12 @@ def _explained(text: str, message: str) -> Problem:
     if message.startswith(_TWICE) and (twice := _stands_twice(text, line)):
         key, places = twice
         return Problem("", f"`{key}` stands here twice (lines {places[0]} and {places[1]})", line=places[1])
+    if (
+        message.startswith("Invalid value")
+        and _KEY.match(lines[line - 1])
+        and not lines[line - 1][: column - 1].strip()
+    ):
+        message = "Unclosed array"  # a list goes on to here, and the next key is no value of it
     words = next((ours for theirs, ours in _WORDS if message.startswith(theirs)), "this is not TOML")
     if message.startswith(_TWICE):
         words = "a key or a table stands here twice"

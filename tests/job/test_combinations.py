@@ -1,6 +1,7 @@
 import itertools
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,3 +120,58 @@ def test_a_spread_takes_no_more_than_asked_for_and_nothing_twice(count: int, mos
     assert len(spread) == len(set(spread)) <= most
     assert set(spread) <= set(combinations)
     assert len(spread) == combinations.count or most < combinations.count
+
+
+@given(
+    axes,
+    st.lists(st.dictionaries(st.sampled_from("abcx"), st.text(max_size=3), min_size=1), max_size=4),
+    st.none() | st.integers(1, 200),
+    st.booleans(),
+)
+def test_what_is_excluded_is_left_out_everywhere_and_counted(
+    grid: dict[str, list[str]], exclude: list[dict[str, str]], size: int | None, with_rows: bool
+) -> None:
+    names = [*(["x"] if with_rows else []), *grid]
+    entries = [{name: value for name, value in entry.items() if name in names} for entry in exclude]
+    entries = [entry for entry in entries if entry]
+    table = Rows(("x",), [("",), ("0",), ("00",)]) if with_rows else None
+    whole = Combinations(grid, table)
+
+    def is_kept(values: tuple[str, ...]) -> bool:
+        given = dict(zip(names, values, strict=True))
+        return not any(all(given[name] == value for name, value in entry.items()) for entry in entries)
+
+    left = [(place, values) for place, values in whole if is_kept(values)]
+    combinations = Combinations(grid, table, (size, 3) if size else None, entries)
+    found = list(combinations)
+    assert combinations.excluded == whole.count - len(left)
+    assert combinations.count == len(found) == (min(size, len(left)) if size else len(left))
+    assert set(found) <= set(left)
+    assert [(place, values) for place, values, _ in combinations.encoded(str)] == found
+    assert all((values in combinations) == ((place, values) in found) for place, values in whole)
+    assert set(combinations.sample(5)) <= set(left)
+
+
+def test_the_excluded_of_a_large_grid_are_counted_without_going_over_it() -> None:
+    grid = {name: [str(at) for at in range(100)] for name in "abcdefgh"}
+    entries = [{"a": "1"}, {"b": "2", "c": "3"}, {"a": "1", "h": "4"}]
+    assert Combinations(grid, exclude=entries).excluded == 100**7 + 99 * 100**5
+
+
+@pytest.mark.parametrize(("axes_count", "values"), [(132, 2), (200, 2), (40, 10), (20, 100)])
+def test_a_subset_of_more_than_128_bits_varies_every_axis(axes_count: int, values: int) -> None:
+    subset = Subset(values**axes_count, 2_000, 7)
+    grid = {f"a{at}": [str(value) for value in range(values)] for at in range(axes_count)}
+    combinations = Combinations(grid, subset=(2_000, 7))
+    chosen = [row for _, row in combinations]
+    assert len(set(chosen)) == 2_000
+    assert all(len(set(column)) == values for column in zip(*chosen, strict=True))
+    assert all(place in subset for place in list(subset)[:20])
+
+
+def test_a_subset_of_up_to_128_bits_keeps_its_choice() -> None:
+    assert list(Subset(2**128, 3, 7)) == [
+        277656851204873193579815586002986680569,
+        210487132682779852084572165715325757898,
+        28880779014532443541689530703049062855,
+    ]

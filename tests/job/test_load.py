@@ -1,11 +1,21 @@
+import contextlib
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asyncgen.errors import JobFileError, UsageError
-from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.cells import TableError
+from asyncgen.job.load import JobFile, _all_problems, open_grid, read_job_file
+from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.job.run_rows import RunRows
+from asyncgen.job.sources import Sources
+from asyncgen.providers.profiles import PROFILES
 
 Open = Callable[..., OpenedJob]
 GOOD = 'name = "x"\n[grid]\ncity = ["Paris"]\n[prompt]\nuser = "to {city}"\n'
@@ -176,3 +186,292 @@ def test_a_job_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_bytes(b"name = '\xff'")
     with pytest.raises(UsageError, match=r"job.toml:1: not UTF-8 at byte 9"):
         read_job_file(tmp_path / "job.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", "city,n\nBonn,1\n", "name a column of t.csv: city, n"),
+        ("t.jsonl", '{"city": "Bonn"}\n', "name a column of t.jsonl: city"),
+        ("t.tsv", "city\tn\n", "t.tsv: neither lines of text nor a table"),
+        ("t.xlsx", "", "t.xlsx: neither lines of text nor a table"),
+        ("t.txt", " \n\n", "t.txt has no values"),
+        ("t.txt", "Köln".encode("latin-1"), "t.txt:1: not UTF-8 at byte 2"),
+        ("t.txt", "Bonn\n".encode("utf-16"), "t.txt:1: UTF-16, expected UTF-8"),
+    ],
+)
+def test_a_file_of_an_axis_that_is_no_list_of_values_is_told(
+    opened: Open, tmp_path: Path, name: str, content: str | bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    assert words in problems(opened, GOOD.replace('["Paris"]', f'{{ file = "{name}" }}'))[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "content"),
+    [
+        ("t.txt", "", "Bonn\rOslo\rRome"),
+        ("t.txt", "", "\ufeffBonn\r\n\r\n  Oslo \nRome\nBonn\n"),
+        ("t.csv", "city", "city,n\nBonn,1\n ,2\n,3\nOslo ,4\nRome,5\n"),
+        ("t.csv", "city", "n,n,city\n1,2,Bonn\n1,2,Oslo\n1,2,Rome\n"),
+        ("t.csv", "city", "n;city\n1;Bonn\n1;Oslo\n1;Rome\n"),
+        ("t.jsonl", "city", '{"tags": [1], "city": "Bonn"}\n{"city": null}\n{"city": "Oslo"}\n{"city": "Rome"}\n'),
+    ],
+)
+def test_the_values_of_an_axis_are_those_that_a_person_means(
+    opened: Open, tmp_path: Path, name: str, column: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    source = f'{{ file = "{name}"' + (f', column = "{column}" }}' if column else " }")
+    grid = opened(GOOD.replace('["Paris"]', source)).grid
+    assert [request.values for request in grid.requests()] == [("Bonn",), ("Oslo",), ("Rome",)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("[12345678901234567890123, -9223372036854775809]", ["12345678901234567890123", "-9223372036854775809"]),
+        ("[1, 0.5, 1e3, 'x']", ["1", "0.5", "1000.0", "x"]),
+    ],
+)
+def test_numbers_of_an_axis_are_as_they_were_written(opened: Open, values: str, expected: list[str]) -> None:
+    grid = opened(GOOD.replace('["Paris"]', values)).grid
+    assert [request.values[0] for request in grid.requests()] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD.replace('["Paris"]', "[nan]"), "3: grid.city: nan is not a number"),
+        (GOOD.replace('["Paris"]', "[1, '1']"), "3: grid.city: '1' stands here twice"),
+        (GOOD.replace('["Paris"]', "[0x" + "f" * 5000 + "]"), "3: grid.city: a number of more than 4,300 digits"),
+        (GOOD + "[generate.parameters]\ntop_p = nan\n", "7: generate.parameters.top_p: nan is not a number that"),
+        (GOOD + "[generate.parameters]\nx = { y = [inf] }\n", "generate.parameters.x.y[1]: inf is not a number that"),
+        (GOOD + "[generate.parameters]\nx = 99999999999999999999\n", "7: generate.parameters.x: a whole number beyond"),
+        (GOOD + "[subset]\nsize = 1\nseed = 99999999999999999999\n", "8: subset.seed: a whole number beyond 64 bits"),
+        (GOOD + "[generate]\nrepeats = 2000000\n", "7: generate.repeats: 2e+06 is out of range, expected at most"),
+        (GOOD + "[checks]\nmust_match = [1]\n", "7: checks.must_match[1]: expected text, found the number 1"),
+        (GOOD + '[dataset]\nformat = "Chat"\n', '7: dataset.format: expected "chat" or "completion'),
+        (GOOD + "[checks]\njson = true\n", "7: checks.json: unknown key; the keys here are max_sentences, max_words"),
+        (GOOD + "[limits]\nmax_cost = '5'\n", "7: limits.max_cost: expected a number, found text"),
+        (GOOD.replace('"Paris"', "1999-01-01"), "3: grid.city: expected text or numbers, found a date or time"),
+        (GOOD + "x.y." * 200 + "z = 1\n", "nested more than 100 levels deep"),
+        (GOOD + "x = " + "[" * 5000, "nested too deeply"),
+        (GOOD + "x = " + "1" * 5000, "a number of more than 4,300 digits"),
+        (GOOD.replace('["Paris"]', '{ file = "a\\u0000b" }'), "3: grid.city: a\0b: no file can have this name"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_our_words_with_their_line(opened: Open, text: str, words: str) -> None:
+    assert words in problems(opened, text)[0]
+
+
+def test_a_byte_order_mark_changes_nothing(opened: Open) -> None:
+    plain, marked = opened(GOOD), opened("\ufeff" + GOOD)
+    assert plain.grid.fingerprint == marked.grid.fingerprint
+    assert list(plain.grid.requests()) == list(marked.grid.requests())
+    assert marked.file.text == plain.file.text
+
+
+def test_ten_thousand_values_are_read_at_once(opened: Open) -> None:
+    values = ", ".join(f'"city {number}"' for number in range(9_999))
+    began = time.process_time()
+    assert opened(GOOD.replace('"Paris"', values)).grid.count == 9_999
+    assert time.process_time() - began < 5  # a comparison of each with each takes a multiple
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+@pytest.mark.parametrize("place", ["job", "axis", "rows", "schema"])
+def test_what_is_no_file_is_refused_and_not_waited_for(opened: Open, tmp_path: Path, kind: str, place: str) -> None:
+    odd = tmp_path / {"axis": "odd.txt", "schema": "odd.json"}.get(place, "odd.jsonl")
+    if kind == "fifo":
+        os.mkfifo(odd)
+    elif kind == "device":
+        odd.symlink_to("/dev/zero")
+    else:
+        odd.mkdir()
+    texts = {
+        "axis": GOOD.replace('["Paris"]', '{ file = "odd.txt" }'),
+        "rows": GOOD + '[rows]\nfile = "odd.jsonl"\n',
+        "schema": GOOD + '[answer]\nformat = "json"\nschema = "odd.json"\n',
+    }
+    with pytest.raises(UsageError) as caught:
+        read_job_file(odd) if place == "job" else opened(texts[place])
+    assert ("folder" if kind == "folder" else "a pipe or a device") in f"{caught.value} {caught.value.cause}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", "city,n\n", "rows.file: t.csv: it has no rows"),
+        ("t.csv", "city,city\nBonn,1\n", "rows.file: t.csv:1: column 'city' stands twice"),
+        ("t.csv", "a,b\nx,y\n", "{city} is neither an axis nor a column; there are a, b"),
+        ("t.jsonl", '{"city": "Bonn"}\n{"city": null}\n', "rows.file: t.jsonl:2: column 'city' is empty"),
+    ],
+)
+def test_rows_that_cannot_be_asked_for_are_told(
+    opened: Open, tmp_path: Path, name: str, content: str, words: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    text = f'name = "x"\n[rows]\nfile = "{name}"\n[prompt]\nuser = "to {{city}}"\nsample = "s"\n'
+    assert words in problems(opened, text)[0]
+
+
+def test_a_column_whose_name_is_no_identifier_is_told_how_to_be_named(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("Store City\nBonn\n", encoding="utf-8")
+    found = problems(opened, 'name = "x"\n[rows]\nfile = "s.csv"\n[prompt]\nuser = "to {Store City}"\n')
+    assert "no prompt can name the column 'Store City' of s.csv; rename it, such as store_city" in found[0]
+
+
+def test_columns_that_no_template_names_do_not_matter(opened: Open, tmp_path: Path) -> None:
+    lines = '{"city": "Bonn", "tags": ["a"], "note": "x", "id": 1}\n{"city": "Oslo", "note": null, "more": {}}\n'
+    (tmp_path / "t.jsonl").write_text(lines, encoding="utf-8")
+    text = 'name = "x"\n[rows]\nfile = "t.jsonl"\n[prompt]\nuser = "to {city}"\nsample = "{city}"\n'
+    grid = opened(text).grid
+    assert [grid.variables(request) for request in grid.requests()] == [
+        {"city": "Bonn", "note": "x", "id": "1"},
+        {"city": "Oslo", "note": "", "id": ""},
+    ]
+
+
+def test_a_nested_cell_that_a_prompt_names_is_json_text(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"tags": ["a", {"b": 1}]}\n', encoding="utf-8")
+    grid = opened('name = "x"\n[rows]\nfile = "t.jsonl"\n[prompt]\nuser = "{tags}"\n').grid
+    assert next(grid.requests()).values == ('["a",{"b":1}]',)
+
+
+def test_false_in_an_overlay_takes_away_and_inside_a_value_is_a_value(opened: Open) -> None:
+    text = GOOD + (
+        "[generate]\nmax_tokens = 5\n[generate.parameters]\nseed = 1\nlogprobs = true\n"
+        "chat_template_kwargs = { enable_thinking = true }\n"
+        "[on.custom.generate]\nmax_tokens = false\n[on.custom.generate.parameters]\nseed = false\nlogprobs = false\n"
+        "chat_template_kwargs = { enable_thinking = false }\nstore = false\n"
+    )
+    assert opened(text, generation="custom").grid.parameters == {
+        "chat_template_kwargs": {"enable_thinking": False},
+        "store": False,
+    }
+
+
+@pytest.mark.parametrize(("provider", "name"), [("openai", "max_completion_tokens"), ("together", "max_tokens")])
+def test_the_bound_on_an_answer_is_sent_under_the_name_that_the_provider_knows(
+    opened: Open, provider: str, name: str
+) -> None:
+    bounded = opened(GOOD + "[generate]\nmax_tokens = 7\n", generation=provider).grid
+    spelled = opened(GOOD + f"[generate.parameters]\n{name} = 7\n", generation=provider).grid
+    assert list(bounded.requests()) == list(spelled.requests())
+    assert bounded.fingerprint == spelled.fingerprint
+    assert bounded.max_output_tokens == 7
+
+
+def test_two_bounds_on_an_answer_are_one_too_many(opened: Open) -> None:
+    text = GOOD + "[generate]\nmax_tokens = 7\n[generate.parameters]\nmax_completion_tokens = 7\n"
+    assert "generate.max_tokens says it already" in problems(opened, text)[0]
+
+
+def test_an_overlay_may_be_for_a_provider_that_is_not_known_here(opened: Open) -> None:
+    assert "on.gpu-box: no provider of that name is known here" in opened(GOOD + "[on.gpu-box]\n").remarks
+    assert "did you mean 'local'?" in problems(opened, GOOD + "[on.lcoal]\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD, []),
+        (GOOD.replace('["Paris"]', '["Paris"]\nsize = ["s", "l"]'), ["grid.size is used in no prompt: its 2 values"]),
+        (
+            GOOD.replace('["Paris"]', '["a", "b"]').replace("{city}", "{{ city }}"),
+            ["grid.city is used in no prompt: its 2 values ask the same; write {city}, with one pair of braces"],
+        ),
+        (GOOD + '[subset]\nexclude = [{ city = "Rome" }]\n', ["subset.exclude leaves nothing out"]),
+        (
+            GOOD.replace('["Paris"]', '["Paris"]\nanswer = ["a"]') + 'sample = "{answer}"\n',
+            ["{answer} in prompt.sample is the variable of that name"],
+        ),
+    ],
+)
+def test_what_may_not_be_meant_is_told(opened: Open, text: str, expected: list[str]) -> None:
+    remarks = opened(text).remarks
+    assert len(remarks) == len(expected)
+    assert all(words in remark for words, remark in zip(expected, remarks, strict=True))
+
+
+def test_an_axis_that_only_some_openings_name_is_told(opened: Open) -> None:
+    text = 'name = "x"\n[grid]\ncity = ["a", "b"]\n[prompt]\nuser = "Write."\nopenings = ["In {city}", "So"]\n'
+    assert "only in some of prompt.openings" in opened(text, generation="local").remarks[0]
+    assert opened(text.replace('"So"', '"So {city}"'), generation="local").remarks == ()
+
+
+def test_the_built_in_job_gives_no_remarks() -> None:
+    for name in ("local", "openai"):
+        model = PROFILES[name].default_model or ""
+        assert open_job(read_job_file(None), generation=name, tuning="local", model=model).remarks == ()
+
+
+def test_a_models_name_at_another_server_is_an_alias_and_only_told(opened: Open) -> None:
+    text = f"{GOOD}[generate.parameters]\ntemperature = 1\n"
+    remark = opened(text, generation="custom", model="gpt-5").remarks[0]
+    assert "at custom the name may stand for another model" in remark
+    assert problems(opened, text, generation="openai", model="gpt-5")
+
+
+def test_a_file_with_nearly_the_name_is_suggested_and_a_folders_job_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(GOOD, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"did you mean '.*base.toml'\?"):
+        read_job_file(tmp_path / "bas.toml")
+    with pytest.raises(UsageError, match="is a folder") as caught:
+        read_job_file(tmp_path)
+    assert str(tmp_path / "base.toml") in (caught.value.help_text or "")
+
+
+toml_values = st.recursive(
+    st.text(max_size=5) | st.integers() | st.floats() | st.booleans() | st.just("{city}") | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = [
+    *(("grid", "city"), ("rows", "file"), ("rows", "files"), ("rows", "run"), ("rows",), ("subset", "exclude")),
+    *(("subset", "size"), ("prompt", "user"), ("prompt", "sample"), ("prompt", "target"), ("prompt", "messages")),
+    *(("prompt", "openings"), ("prompt", "examples"), ("generate", "parameters"), ("generate", "max_tokens")),
+    *(("answer", "format"), ("answer", "schema"), ("answer",), ("checks", "must_contain"), ("checks", "must_match")),
+    *(
+        ("on", "local"),
+        ("on", "openai", "grid"),
+        ("dataset", "hold_out"),
+        ("limits",),
+        ("finetune", "metadata"),
+        ("x",),
+    ),
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(KEYS), toml_values, min_size=1, max_size=4), st.sampled_from(["openai", "local"])
+)
+def test_any_tables_are_a_job_or_problems(tmp_path: Path, tables: dict[tuple[str, ...], Any], generation: str) -> None:
+    raw: dict[str, Any] = {"name": "x", "grid": {"city": ["Paris"]}, "prompt": {"user": "to {city}"}}
+    for path, value in tables.items():
+        table = raw
+        for key in path[:-1]:
+            table = table[key] if isinstance(table.get(key), dict) else table.setdefault(key, {}) or {}
+            if not isinstance(table, dict):
+                break
+        else:
+            table[path[-1]] = value
+    file = JobFile(None, tmp_path, "", raw, Sources(tmp_path, lambda name: _no_run()))
+    if not list(_all_problems(file)):
+        with contextlib.suppress(JobFileError):
+            open_grid(file, file.job(generation, "local"), PROFILES[generation], "m").longest_body()
+
+
+def _no_run() -> RunRows:
+    raise TableError("there is no run")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
+def test_any_bytes_are_a_job_file_or_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "job.toml").write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_job_file(tmp_path / "job.toml")
+    assert "job.toml" in str(caught.value)

@@ -1,4 +1,9 @@
-from asyncgen.job.toml_lines import line_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncgen.errors import Problem
+from asyncgen.job.toml_lines import line_of, parse_toml
 
 TEXT = '''name = "x"
 [grid]
@@ -28,3 +33,38 @@ def test_a_key_that_is_missing_has_the_line_of_its_table() -> None:
     assert line_of(TEXT, "prompt.examples[1].size") == 10
     assert line_of(TEXT, "prompt.openings[1]") == 4
     assert line_of(TEXT, "rows") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('name = "x\n', 1, "no closing quote"),
+        ('a = 1\ncity = [\n  "a",\nb = 3\n', 2, "a list that begins here is not closed"),
+        ("a = { x = 1\n", 1, "a table that begins here is not closed"),
+        ('name = "x"\nother = 1\nname = "y"\n', 3, "`name` stands here twice (lines 1 and 3)"),
+        ("[a]\nx = 1\n[b]\n[a]\n", 4, "`a` stands here twice (lines 1 and 4)"),
+        ("[a]\nx = 1\nx = 2\n", 3, "`a.x` stands here twice (lines 2 and 3)"),
+        ("a = { x = 1, x = 2 }", 1, "stands here twice"),
+        ("flag = True\n", 1, "true or false in small letters"),
+        ("city\n", 1, "a key needs a ="),
+        ("x = 1 2\n", 1, "left over at the end of the line"),
+        ("[table\n", 1, "needs a ]"),
+        ('path = "C:\\data"\n', 1, "must be doubled"),
+        ("x = '''abc\n", 2, "no closing quotes"),
+        ("name = \u201cx\u201d\n", 1, "no value can begin so"),
+    ],
+)
+def test_what_is_no_toml_is_told_in_our_words_with_line_and_caret(text: str, line: int, words: str) -> None:
+    problem = parse_toml(text)
+    assert isinstance(problem, Problem)
+    assert problem.line == line
+    assert words in problem.message
+    if "twice (" not in problem.message:
+        shown, caret = problem.message.splitlines()[-2:]
+        assert shown.startswith(f"  {line} | ")
+        assert caret.strip() == "^"
+
+
+@given(st.text())
+def test_any_text_is_toml_or_one_problem(text: str) -> None:
+    assert isinstance(parse_toml(text), dict | Problem)

@@ -60,17 +60,20 @@ class Plan:
     """What a job would send, cost and take.
 
     Attributes:
-        left: rows to be sent: neither there, nor given up on, nor in an open batch.
+        excluded: rows that the job leaves out.
+        left: requests to be sent: neither there, nor given up on, nor in an open batch.
         prompts: the first rows.
         tokens: of a row.
         tier: which the job's own parameters ask for.
         costs: tier to USD for the rows left; None where the price is not known.
         shutdowns: models that stop answering, and when.
+        remarks: what the user should know of the job, a sentence each.
     """
 
     provider: str
     model: str
     requests: int
+    excluded: int
     there: RowsThere
     left: int
     prompts: tuple[Prompt, ...]
@@ -81,6 +84,7 @@ class Plan:
     duration: Duration
     trainings: tuple[Training, ...]
     shutdowns: tuple[tuple[str, date], ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def cost_usd(self) -> Span | None:
@@ -88,7 +92,14 @@ class Plan:
         return self.costs[self.tier]
 
 
-def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, prices: PriceList) -> Plan:
+def make_plan(
+    job: Job,
+    grid: RequestGrid,
+    there: RowsThere,
+    place: Place,
+    prices: PriceList,
+    remarks: tuple[str, ...] = (),
+) -> Plan:
     """Plan the job for the providers chosen.
 
     Args:
@@ -97,6 +108,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
         there: what the run holds of them.
         place: the providers and the model.
         prices: where they are looked up.
+        remarks: on the job.
     """
     tokens = tokens_of_a_request(job, grid, there)
     price = prices.price(place.profile.name, place.base_url, place.model)
@@ -107,6 +119,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
         provider=place.profile.name,
         model=place.model,
         requests=grid.count,
+        excluded=grid.excluded,
         there=there,
         left=left,
         prompts=_prompts(grid),
@@ -117,6 +130,7 @@ def make_plan(job: Job, grid: RequestGrid, there: RowsThere, place: Place, price
         duration=duration(left, tokens, there, job.limits),
         trainings=tuple(found),
         shutdowns=_shutdowns(place, found),
+        remarks=remarks,
     )
 
 
@@ -148,6 +162,8 @@ def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None)
         "provider": plan.provider,
         "model": plan.model,
         "requests": plan.requests,
+        "twins": there.twins,
+        "excluded": plan.excluded,
         "done": there.settled,
         "failed": there.failed,
         "in_batches": there.in_batches,
@@ -165,6 +181,7 @@ def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None)
         "seconds": {"at_least": round(plan.duration.seconds, 1), "bound_by": plan.duration.bound_by},
         "training": [_training(each) for each in plan.trainings],
         "shutdowns": dict(plan.shutdowns),
+        "remarks": list(plan.remarks),
     }
     if compared is not None:
         answer["break_even"] = {"compared": [_break_even(each) for each in compared[0]], "assumptions": compared[1]}
