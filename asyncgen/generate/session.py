@@ -301,6 +301,8 @@ async def generate_opened(
     engine: Engine | None = None,
 ) -> Generated:
     """Ask for every row of an opened job that is not there yet; arguments, result and errors as `generate_rows`."""
+    for remark in opened.remarks:
+        observer.say(f"note: {remark}")
     path = options.out or RUNS / opened.job.name
     if options.batch:
         refuse_without_batches(generation.profile)

@@ -110,3 +110,23 @@ def test_a_span_of_equal_amounts_is_one() -> None:
 )
 def test_durations_show_two_units(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown
+
+
+def test_plan_tells_what_may_not_be_meant_and_shortens_long_prompts(
+    capsys: pytest.CaptureFixture[str], place: Path
+) -> None:
+    text = (
+        'name = "x"\n[grid]\ncity = ["a", "b"]\nsize = ["s", "l"]\n[subset]\nexclude = [{ city = "a", size = "s" }]\n'
+        f'[prompt]\nuser = "{{city}} {"y" * 5000} {{{{ size }}}}"\n'
+    )
+    (place / "job.toml").write_text(text, encoding="utf-8")
+    shown = plan(capsys, "job.toml", "--provider", "local")
+    assert "left out by subset.exclude: 1" in shown
+    assert "1 rows ask the same as another one" in shown
+    assert "to send: 2" in shown
+    assert "grid.size is used in no prompt: its 2 values ask the same; write {size}" in shown
+    assert "characters ...]" in shown
+    assert max(map(len, shown.splitlines())) < 1200
+    answer = as_json(capsys, "job.toml", "--provider", "local")
+    assert (answer["requests"], answer["twins"], answer["excluded"], answer["left"]) == (3, 1, 1, 2)
+    assert len(answer["remarks"]) == 1
