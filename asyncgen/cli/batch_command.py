@@ -12,9 +12,9 @@ import msgspec
 
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
 from asyncgen.cli.output import confirm, json_result, result, say, table
-from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.providers.choose import Where, open_endpoint
-from asyncgen.providers.profiles import LOCAL, PROFILES, Choice
+from asyncgen.errors import UsageError
+from asyncgen.providers.choose import Where, named_profile, open_endpoint
+from asyncgen.providers.profiles import LOCAL, Choice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 from asyncgen.terminal import local_time
 
@@ -187,11 +187,8 @@ async def _api(noted: BatchState, where: Where) -> AsyncIterator[BatchApi]:
     from asyncgen.generate.batch.api import BatchApi  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - likewise
 
-    profile = PROFILES.get(noted.provider)
-    if profile is None:
-        raise AsyncgenError(f"the batch was made at {noted.provider!r}, which this asyncgen does not know")
     if where.base_url is None and noted.provider != LOCAL:  # this machine's own server has another address each time
         where = replace(where, base_url=noted.base_url)
-    choice = Choice(profile, "the run's batch is there")
+    choice = Choice(named_profile(noted.provider), "the run's batch is there")
     async with open_endpoint(choice, where, noted.model, say) as endpoint, open_client(endpoint) as client:
         yield BatchApi(client)

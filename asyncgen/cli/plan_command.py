@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from asyncgen.job.model import Limits
 from asyncgen.job.of_run import open_named_job
 from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import PROFILES
+from asyncgen.providers.profiles import Profile
 from asyncgen.run.directory import RunDirectory
 
 
@@ -65,7 +66,7 @@ def plan(
         named_address(generation.profile, flags),
         opened.model,
         tuning.profile,
-        _within_reach(),
+        _within_reach(opened.file.profiles),
         lambda name: opened.file.job(generation.profile.name, name),
     )
     limits = _limits(opened.job.limits, concurrency, rpm, tpm)
@@ -90,10 +91,10 @@ def _limits(limits: Limits, concurrency: int | None, rpm: float | None, tpm: flo
     )
 
 
-def _within_reach() -> list[str]:
+def _within_reach(profiles: Mapping[str, Profile]) -> list[str]:
     """Providers that tune, and for which there is a key or none is needed."""
     return [
         name
-        for name, profile in PROFILES.items()
+        for name, profile in profiles.items()
         if profile.finetuning and (profile.key_variable is None or os.environ.get(profile.key_variable))
     ]

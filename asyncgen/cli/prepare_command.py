@@ -30,8 +30,8 @@ from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
 from asyncgen.job.model import DatasetSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run, open_job
+from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import RunDirectory, find_run, open_run
 
 _RUNS = Path("runs")
@@ -60,7 +60,7 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
     help="The share of the samples that validate.",
 )
 @click.option("--seed", type=int, metavar="N", help="Another seed, another choice of these.")
-@click.option("--provider", type=click.Choice(list(PROFILES)), metavar="NAME", help="Who will train: its rules hold.")
+@click.option("--provider", metavar="NAME", help="Who will train: its rules hold.")
 @click.option("--prompt-column", metavar="NAME", help="The column of FILE that holds the prompts.")
 @click.option("--completion-column", metavar="NAME", help="The column of FILE that holds the completions.")
 @click.option("--drop-near-duplicates", is_flag=True, help="Leave out what is nearly an earlier answer. RUN only.")
@@ -109,7 +109,7 @@ def _prepare_run(
     opened = _job(directory, provider)
     job = msgspec.structs.replace(opened.job, dataset=msgspec.structs.replace(opened.job.dataset, **given))
     _refuse_unused(given, job.dataset.format)
-    profile = PROFILES[provider or opened.tuning]
+    profile = named_profile(provider or opened.tuning, opened.file.profiles)
     prices = load_price_list(opened.file.folder, os.environ)
     with open_run(directory.path) as run:
         prepared = prepare_run(
@@ -136,7 +136,7 @@ def _job(directory: RunDirectory, provider: str | None) -> OpenedJob:
 def _prepare_file(
     path: Path, given: dict[str, Any], provider: str | None, wanted: Wanted, questions: _Questions, *, as_json: bool
 ) -> None:
-    profile = PROFILES[provider or "openai"]
+    profile = named_profile(provider or "openai")
     if given.get("format") == "completion" and first_form(path, wanted) in {PAIR, ""}:
         _prepare_pairs(path, given, wanted, questions, as_json=as_json)
         return

@@ -9,21 +9,23 @@ import click
 
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, result, table
-from asyncgen.providers.profiles import PROFILES, Profile
+from asyncgen.providers.choose import profiles_here
+from asyncgen.providers.profiles import Profile
 
 
 @click.command("providers")
 @output_options
 def providers(as_json: bool) -> None:
     """List the providers: address, key, what they can do, and until when."""
+    profiles = profiles_here()
     if as_json:
-        json_result({"providers": [_as_object(profile) for profile in PROFILES.values()]})
+        json_result({"providers": [_as_object(profile) for profile in profiles.values()]})
         return
-    rows = [(each.name, _address(each), _key(each), _answers(each), _tunes(each)) for each in PROFILES.values()]
+    rows = [(each.name, _address(each), _key(each), _answers(each), _tunes(each)) for each in profiles.values()]
     for line in table(("provider", "address", "key", "answers", "tunes"), rows):
         result(line)
     result("")
-    for profile in PROFILES.values():
+    for profile in profiles.values():
         result(f"{profile.name}: {profile.title}. {profile.notes}".rstrip())
 
 

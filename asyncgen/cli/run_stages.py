@@ -26,9 +26,9 @@ from asyncgen.finetune.source import find_source
 from asyncgen.generate.session import GenerateOptions, generate_rows
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import decode_loosely
-from asyncgen.providers.choose import Where, open_endpoint
+from asyncgen.providers.choose import Where, named_profile, open_endpoint
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import PROFILES, Choice, Profile
+from asyncgen.providers.profiles import Choice, Profile
 from asyncgen.run.directory import RunDirectory, open_run
 
 # The built-in campaign's model is asked for stores of a sector and a city that it never met.
@@ -96,7 +96,9 @@ class RunPipeline:
         opened = job_of_run(self._run)
         prices = load_price_list(opened.file.folder, os.environ)
         with open_run(self._run.path) as run:
-            prepared = prepare_run(run, opened.job, opened.grid, provider=PROFILES[opened.tuning], prices=prices)
+            prepared = prepare_run(
+                run, opened.job, opened.grid, provider=named_profile(opened.tuning, opened.file.profiles), prices=prices
+            )
         for line in (
             *(f"warning: {warning}" for warning in prepared.warnings),
             *run_lines(prepared, opened.job.dataset),
@@ -123,7 +125,7 @@ class RunPipeline:
 
     def _complete(self) -> int:
         opened = job_of_run(self._run)
-        profile = PROFILES[opened.tuning]
+        profile = named_profile(opened.tuning, opened.file.profiles)
         if profile.finetuning is not None and profile.finetuning.next_step:
             say(f"{profile.title} needs a step of yours before the model answers; it is named above")
             return 0

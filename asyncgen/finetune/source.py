@@ -14,9 +14,9 @@ from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.order import JobOrder
 from asyncgen.finetune.target import RUNS
 from asyncgen.job.model import FinetuneSettings
-from asyncgen.job.of_run import job_of_run
-from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, own_local_model
-from asyncgen.providers.profiles import PROFILES, Choice
+from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, named_profile, own_local_model
+from asyncgen.providers.profiles import Choice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 
 
@@ -92,8 +92,10 @@ def _of_run(directory: RunDirectory, where: Where, model: str | None) -> Source:
         settings, choice, folder = FinetuneSettings(), _for_file(where), None
     else:
         opened = job_of_run(directory)
-        generation = Choice(PROFILES[opened.generation], "the run's rows were asked for there")
-        choice = _for_run(where, opened.file.tuning_provider, opened.tuning)
+        generation = Choice(
+            named_profile(opened.generation, opened.file.profiles), "the run's rows were asked for there"
+        )
+        choice = _for_run(where, opened)
         settings = opened.file.job(generation.profile.name, choice.profile.name).finetune
         folder = opened.file.folder
     return Source(
@@ -118,13 +120,14 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
     return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
 
 
-def _for_run(where: Where, named_in_job: str, tuned_so_far: str) -> Choice:
+def _for_run(where: Where, opened: OpenedJob) -> Choice:
     """Who tunes a run: the flags, else the job file, else as was chosen when the run began."""
+    profiles = opened.file.profiles
     if where.provider or where.addresses:
-        return choose_tuner(where)
-    if named_in_job != AUTO:
-        return Choice(PROFILES[named_in_job], "named in the job file")
-    return Choice(PROFILES[tuned_so_far], "chosen when the run began")
+        return choose_tuner(where, os.environ, profiles)
+    if opened.file.tuning_provider != AUTO:
+        return Choice(named_profile(opened.file.tuning_provider, profiles), "named in the job file")
+    return Choice(named_profile(opened.tuning, profiles), "chosen when the run began")
 
 
 def _for_file(where: Where) -> Choice:

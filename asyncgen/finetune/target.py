@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncgen.errors import AsyncgenError, RunInUseError, UsageError
+from asyncgen.errors import RunInUseError, UsageError
 from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.uploads import newest_job, noted_job
-from asyncgen.providers.choose import Where, choose_tuner, is_same_place
-from asyncgen.providers.profiles import PROFILES, Choice
+from asyncgen.providers.choose import Where, choose_tuner, is_same_place, named_profile
+from asyncgen.providers.profiles import Choice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 
 if TYPE_CHECKING:
@@ -73,10 +73,9 @@ def find_target(argument: str | None, where: Where, environment: Mapping[str, st
 def _noted_place(noted: FinetuningState, where: Where) -> tuple[Choice, Where]:
     if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
-    profile = PROFILES.get(noted.provider)
-    if profile is None:
-        raise AsyncgenError(f"the job was created at {noted.provider!r}, which this asyncgen does not know")
-    return Choice(profile, "the run's job is there"), replace(where, base_url=noted.base_url or None)
+    return Choice(named_profile(noted.provider), "the run's job is there"), replace(
+        where, base_url=noted.base_url or None
+    )
 
 
 def _run_of(job_id: str) -> tuple[RunDirectory, FinetuningState] | None:

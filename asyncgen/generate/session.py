@@ -178,7 +178,9 @@ class OnlineEngine:
         def on_first() -> None:
             observer.say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
 
-        concurrency = session.limits.concurrency or DEFAULT_CONCURRENCY
+        of_provider = session.endpoint.profile.concurrency if session.endpoint else None
+        concurrency = session.limits.concurrency or of_provider or DEFAULT_CONCURRENCY
+        limits = msgspec.structs.replace(session.limits, concurrency=concurrency)
         async with (
             observer.interruptible(on_first) as interrupt,
             self._opened(session, concurrency) as completer,
@@ -186,7 +188,7 @@ class OnlineEngine:
         ):
             with _collecting_seldom():
                 outcome = await generate_grid(
-                    session.opened.grid, session.journal, completer, limits=session.limits, checks=session.checks,
+                    session.opened.grid, session.journal, completer, limits=limits, checks=session.checks,
                     stops_when_useless=not observer.agrees_to_all,
                     progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=session.options.limit,
                     budget=session.gate(),

@@ -6,6 +6,7 @@ Does not know which providers are chosen: the command line tells.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -31,7 +32,9 @@ from asyncgen.job.text_file import read_text
 from asyncgen.job.toml_lines import line_of, parse_toml
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.nearest import nearest
+from asyncgen.providers.choose import named_profile
 from asyncgen.providers.profiles import PROFILES, Profile
+from asyncgen.providers.user_profiles import load_profiles
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.records import Record
 
@@ -49,6 +52,7 @@ class JobFile:
         text: the file as it is, without a byte order mark.
         raw: its tables.
         sources: the files that it names, opened when they are asked for.
+        profiles: the providers that can be named, the user's own among them.
     """
 
     path: Path | None
@@ -56,6 +60,7 @@ class JobFile:
     text: str
     raw: Mapping[str, Any]
     sources: Sources = field(compare=False, repr=False)
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -107,7 +112,8 @@ def read_job_file(path: Path | None, folder: Path | None = None, *, following: t
         help_text = "correct it there; a job file is TOML (https://toml.io)"
         raise JobFileError(f"{label} is not TOML", (replace(raw, file=label),), help_text=help_text)
     folder = folder or (path.parent if path else Path())
-    file = JobFile(path, folder, text, raw, Sources(folder, lambda name: _open_run(folder, name, following)))
+    sources = Sources(folder, lambda name: _open_run(folder, name, following))
+    file = JobFile(path, folder, text, raw, sources, load_profiles(folder, os.environ))
     problems = list(dict.fromkeys(_all_problems(file)))
     if problems:
         raise job_file_error(file, problems)
@@ -236,12 +242,12 @@ def _all_problems(file: JobFile) -> Iterator[Problem]:
         yield Problem("on", "expected tables [on.PROVIDER....]")
         return
     for name, overlay in overlays.items():
-        if name not in PROFILES and (near := nearest(name, PROFILES)):
-            yield Problem(f"on.{name}", f"no such provider; they are {', '.join(PROFILES)}", near)
+        if name not in file.profiles and (near := nearest(name, file.profiles)):
+            yield Problem(f"on.{name}", f"no such provider; they are {', '.join(file.profiles)}", near)
         elif not isinstance(overlay, dict):
             yield Problem(f"on.{name}", "expected a table")
         else:
-            if name not in PROFILES:
+            if name not in file.profiles:
                 file.sources.remarks[f"on.{name}: no provider of that name is known here"] = None
             found = _problems(file, merged(raw, overlay))
             yield from (replace(each, key=f"on.{name}.{each.key}") for each in found if each not in plain)
@@ -262,7 +268,7 @@ def _problems_of(file: JobFile, job: Job) -> list[Problem]:
     if problems:
         return problems
     columns = Columns(source.columns, source.name) if source is not None else Columns()
-    return problems_of(job, columns, PROFILES)
+    return problems_of(job, columns, file.profiles)
 
 
 def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
@@ -288,7 +294,8 @@ def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
             raise job_file_error(source, problems)
         is_stale = _never
         if state.stale:
-            is_stale = _staleness(open_grid(source, job, PROFILES[state.generation_provider], state.model))
+            answering = named_profile(state.generation_provider, source.profiles)
+            is_stale = _staleness(open_grid(source, job, answering, state.model))
     except AsyncgenError as error:
         raise TableError(f"its job cannot be opened: {error.cause or error}") from error
     return RunRows(directory.records, answers, is_stale)

@@ -6,6 +6,7 @@ Owns `job.toml` and what beside it is needed to make the same requests again. Do
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.model import Job
 from asyncgen.job.remarks import remarks_on
 from asyncgen.job.requests import RequestGrid
-from asyncgen.providers.choose import Where, choose_generation, choose_tuning, requested_model
-from asyncgen.providers.profiles import PROFILES, Choice
+from asyncgen.providers.choose import Where, choose_generation, choose_tuning, named_profile, requested_model
+from asyncgen.providers.profiles import Choice
 from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.state import JobState, RunState
 from asyncgen.run.whole_file import read_whole, replacing
@@ -50,8 +51,8 @@ class OpenedJob:
 def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> OpenedJob:
     """Lay the job over for these providers and open its grid; raises as `open_grid` does."""
     job = file.job(generation, tuning)
-    grid = open_grid(file, job, PROFILES[generation], model)
-    profile = PROFILES[generation]
+    grid = open_grid(file, job, named_profile(generation, file.profiles), model)
+    profile = named_profile(generation, file.profiles)
     found = remarks_on(with_max_tokens(job, profile), grid, profile, model)
     remarks = tuple(dict.fromkeys([*file.sources.remarks, *found]))
     return OpenedJob(file, job, grid, generation, tuning, model, remarks)
@@ -75,8 +76,8 @@ def open_named_job(
         UsageError: there is no such provider, or no model of its own choice.
     """
     file = read_job_file(path)
-    generation = choose_generation(where, file.generation_provider)
-    tuning = choose_tuning(generation, finetune_provider, file.tuning_provider)
+    generation = choose_generation(where, file.generation_provider, os.environ, file.profiles)
+    tuning = choose_tuning(generation, finetune_provider, file.tuning_provider, file.profiles)
     laid_over = file.job(generation.profile.name, tuning.profile.name)
     model = requested_model(generation.profile, where.model or laid_over.generate.model)
     opened = open_job(file, generation=generation.profile.name, tuning=tuning.profile.name, model=model)

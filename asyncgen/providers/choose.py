@@ -26,7 +26,8 @@ from asyncgen.providers.endpoint import (
     refuse_clear_key,
 )
 from asyncgen.providers.keys import key_file_warning, key_from_file, key_from_variable, missing_key, nearly_named
-from asyncgen.providers.profiles import LOCAL, PROFILES, Choice, Profile
+from asyncgen.providers.profiles import LOCAL, Choice, Profile
+from asyncgen.providers.user_profiles import load_profiles
 
 CUSTOM = "custom"
 AUTO = "auto"
@@ -60,7 +61,7 @@ def choose_generation(
     where: Where,
     named_in_job: str = AUTO,
     environment: Mapping[str, str] = os.environ,
-    profiles: Mapping[str, Profile] = PROFILES,
+    profiles: Mapping[str, Profile] | None = None,
 ) -> Choice:
     """Who answers.
 
@@ -68,11 +69,12 @@ def choose_generation(
         where: the flags.
         named_in_job: `generate.provider`; "auto" where no job file says it.
         environment: for keys, and for addresses that belong to a provider.
-        profiles: those that can be named.
+        profiles: those that can be named; None for the known ones with the user's own, as read from this folder.
 
     Raises:
         UsageError: there is no provider of that name.
     """
+    profiles = profiles_here(environment) if profiles is None else profiles
     if where.provider:
         return Choice(named_profile(where.provider, profiles), "--provider")
     in_job = None if named_in_job == AUTO else named_profile(named_in_job, profiles)
@@ -123,7 +125,7 @@ def choose_tuning(
     generation: Choice,
     named: str | None = None,
     named_in_job: str = AUTO,
-    profiles: Mapping[str, Profile] = PROFILES,
+    profiles: Mapping[str, Profile] | None = None,
 ) -> Choice:
     """Who tunes: the one named, else who answers where they tune for new customers, else this machine.
 
@@ -131,11 +133,12 @@ def choose_tuning(
         generation: who answers.
         named: by a flag.
         named_in_job: `finetune.provider`.
-        profiles: those that can be named.
+        profiles: those that can be named; None for the known ones with the user's own, as read from this folder.
 
     Raises:
         UsageError: there is no provider of that name, or it does not tune.
     """
+    profiles = profiles_here() if profiles is None else profiles
     if named:
         return _that_tunes(Choice(named_profile(named, profiles), "named on the command line"), profiles)
     if named_in_job != AUTO:
@@ -149,13 +152,14 @@ def choose_tuning(
 
 
 def choose_tuner(
-    where: Where, environment: Mapping[str, str] = os.environ, profiles: Mapping[str, Profile] = PROFILES
+    where: Where, environment: Mapping[str, str] = os.environ, profiles: Mapping[str, Profile] | None = None
 ) -> Choice:
     """The provider for jobs that no run and no job file tell of.
 
     Raises:
         UsageError: it does not tune.
     """
+    profiles = profiles_here(environment) if profiles is None else profiles
     choice = choose_generation(where, AUTO, environment, profiles)
     if where.provider or choice.profile.finetuning is not None:
         return _that_tunes(choice, profiles)
@@ -169,12 +173,18 @@ def _that_tunes(choice: Choice, profiles: Mapping[str, Profile]) -> Choice:
     return choice
 
 
-def named_profile(name: str, profiles: Mapping[str, Profile] = PROFILES) -> Profile:
+def profiles_here(environment: Mapping[str, str] = os.environ) -> Mapping[str, Profile]:
+    """The profiles that can be named where no job file says which: the user's own are read from this folder."""
+    return load_profiles(Path(), environment)
+
+
+def named_profile(name: str, profiles: Mapping[str, Profile] | None = None) -> Profile:
     """The profile of that name.
 
     Raises:
         UsageError: there is none.
     """
+    profiles = profiles_here() if profiles is None else profiles
     if name not in profiles:
         near = nearest(name, profiles)
         raise UsageError(

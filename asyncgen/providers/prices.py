@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STANDARD = "standard"
 BATCH = "batch"
+ANY_MODEL = "*"
 FLEX = "flex"
 _SERVICE_TIERS = {"flex": FLEX, "priority": "priority", "fast": "priority"}
 
@@ -111,7 +112,7 @@ class PriceList:
         return TunedModel(own.training, own.training, rates, own.source, own.as_of, "")
 
     def _own_price(self, provider: str, model: str) -> Price | None:
-        own = self.own.get((provider, model))
+        own = self.own.get((provider, model)) or self.own.get((provider, ANY_MODEL))
         if own is not None and own.tiers:
             return Price(own.tiers, own.source, own.as_of)
         base = self.own.get((provider, base_model(model) or ""))
@@ -120,7 +121,7 @@ class PriceList:
     def _known_price(self, provider: str, base_url: str | None, model: str) -> Price | None:
         if base_url and is_loopback(base_url):
             return None
-        at_home = _is_at_home(provider, base_url)
+        at_home = is_at_home(provider, base_url)
         base = base_model(model)
         known = tuned_model(provider, base) if base and at_home else None
         if known and known.rates:
@@ -132,7 +133,7 @@ class PriceList:
         return by_address or (published_price(provider, None, model) if at_home else None)
 
 
-def _is_at_home(provider: str, base_url: str | None) -> bool:
+def is_at_home(provider: str, base_url: str | None) -> bool:
     """Is the address the provider's own, and not one that the user put in its place?"""
     profile = PROFILES.get(provider)
     return base_url is None or (profile is not None and profile.base_url in {None, base_url})

@@ -26,7 +26,8 @@ import msgspec
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.price import Rates
-from asyncgen.providers.prices import BATCH, FLEX, STANDARD, OwnPrice, PriceList
+from asyncgen.providers.prices import ANY_MODEL, BATCH, FLEX, STANDARD, OwnPrice, PriceList
+from asyncgen.providers.user_profiles import configuration_folder, load_user_providers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,8 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_price_list(job_folder: Path | None, environ: Mapping[str, str]) -> PriceList:
     """The price list with the user's entries, of which those beside the job file win.
 
+    An entry for a model goes before the price of a provider in `providers.toml`.
+
     Args:
         job_folder: where the job file stands; None for the built-in job.
         environ: for XDG_CONFIG_HOME and HOME.
@@ -64,20 +67,15 @@ def load_price_list(job_folder: Path | None, environ: Mapping[str, str]) -> Pric
     Raises:
         UsageError: a file that is there cannot be read, or is no price file.
     """
-    own: dict[tuple[str, str], OwnPrice] = {}
+    given = load_user_providers(job_folder, environ)
+    own = {
+        (name, ANY_MODEL): OwnPrice({STANDARD: rates}, None, None, given.sources[name], None)
+        for name, rates in given.prices.items()
+    }
     for folder in (configuration_folder(environ), job_folder):
         if folder is not None:
             own |= _read(folder / FILE_NAME)
     return PriceList(own)
-
-
-def configuration_folder(environ: Mapping[str, str]) -> Path | None:
-    """The user's configuration folder of asyncgen, by the XDG rules; None where there is no home."""
-    given = environ.get("XDG_CONFIG_HOME", "")
-    if Path(given).is_absolute():  # the rules say that a relative one is to be ignored
-        return Path(given) / "asyncgen"
-    home = environ.get("HOME")
-    return Path(home) / ".config" / "asyncgen" if home else None
 
 
 def _read(path: Path) -> dict[tuple[str, str], OwnPrice]:

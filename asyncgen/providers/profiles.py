@@ -123,6 +123,9 @@ class Profile:
         headers: go out with every request; never the key.
         allow_http: the owner of the address wrote that a key may go there unencrypted.
         batch: the Batch API is there.
+        request_limit_header: tells requests a minute, where that is not the usual header.
+        token_limit_header: likewise, tokens a minute.
+        concurrency: requests in flight to begin with, where the usual number is too many; None for that.
         by_name_only: chosen when it is named, never because its key happens to be set.
         starts_within_s: seconds that its server is waited for at the beginning of a run; None: by its address.
         flex: `service_tier = "flex"` is there, at half the price.
@@ -146,6 +149,9 @@ class Profile:
     continues_assistant: bool = False
     batch: bool = False
     flex: bool = False
+    request_limit_header: str | None = None
+    token_limit_header: str | None = None
+    concurrency: int | None = None
     by_name_only: bool = False
     finetuning: Finetuning | None = None
     notes: str = ""
@@ -330,6 +336,175 @@ _PROFILES = (
             free=True,
         ),
         notes="Needs no key and costs nothing; started when it is needed.",
+    ),
+    # The following are chosen by name only. None has a default model: the names of models change within weeks, and
+    # `asyncgen doctor` lists those that an address has.
+    # openrouter.ai/docs: api-reference/errors (errors within a 200, `metadata`), use-cases/usage-accounting (`cost` in
+    # every usage), api-reference/limits (no headers of limits).
+    Profile(
+        name="openrouter",
+        title="OpenRouter",
+        base_url="https://openrouter.ai/api/v1",
+        key_variable="OPENROUTER_API_KEY",
+        base_url_variable="OPENROUTER_BASE_URL",
+        by_name_only=True,
+        notes="Tells the cost of every answer. Its list of models is public.",
+    ),
+    # console.groq.com/docs: rate-limits (x-ratelimit-limit-requests is a day's, -tokens a minute's), openai.
+    Profile(
+        name="groq",
+        title="Groq",
+        base_url="https://api.groq.com/openai/v1",
+        key_variable="GROQ_API_KEY",
+        base_url_variable="GROQ_BASE_URL",
+        max_tokens_name="max_completion_tokens",
+        token_limit_header="x-ratelimit-limit-tokens",  # noqa: S106 - a header's name
+        by_name_only=True,
+        notes="The limit of requests in its headers is a day's; that of tokens is a minute's.",
+    ),
+    # api-docs.deepseek.com: quick_start/rate_limit (blank lines while it waits, for up to 30 minutes; no limits in
+    # headers), guides/reasoning_model (`reasoning_content`), guides/kv_cache (`prompt_cache_hit_tokens`).
+    Profile(
+        name="deepseek",
+        title="DeepSeek",
+        base_url="https://api.deepseek.com/v1",
+        key_variable="DEEPSEEK_API_KEY",
+        base_url_variable="DEEPSEEK_BASE_URL",
+        by_name_only=True,
+        notes="An answer may be waited for up to 30 minutes when it is busy. Thinking models ignore temperature.",
+    ),
+    # docs.mistral.ai/api (max_tokens alone, random_seed; an unknown parameter is a 422). The names of the headers are
+    # from users' reports, not from the documentation.
+    Profile(
+        name="mistral",
+        title="Mistral AI",
+        base_url="https://api.mistral.ai/v1",
+        key_variable="MISTRAL_API_KEY",
+        base_url_variable="MISTRAL_BASE_URL",
+        request_limit_header="x-ratelimit-limit-req-minute",
+        token_limit_header="x-ratelimit-limit-tokens-minute",  # noqa: S106 - a header's name
+        by_name_only=True,
+        notes="Refuses parameters that it does not know; its seed is called random_seed.",
+    ),
+    # ai.google.dev/gemini-api/docs: openai, rate-limits (no headers; the wait stands in the error's details).
+    Profile(
+        name="gemini",
+        title="Google Gemini",
+        base_url="https://generativelanguage.googleapis.com/v1beta/openai",
+        key_variable="GEMINI_API_KEY",
+        base_url_variable="GEMINI_BASE_URL",
+        max_tokens_name="max_completion_tokens",
+        by_name_only=True,
+        notes="The free tier has a limit of the day, after which a run stops.",
+    ),
+    # platform.claude.com/docs: api/openai-sdk (what is ignored), api/rate-limits (anthropic-ratelimit-requests-limit, a
+    # minute's; tokens of input and output have limits of their own, which one bound of both cannot keep).
+    Profile(
+        name="anthropic",
+        title="Anthropic",
+        base_url="https://api.anthropic.com/v1",
+        key_variable="ANTHROPIC_API_KEY",
+        base_url_variable="ANTHROPIC_BASE_URL",
+        request_limit_header="anthropic-ratelimit-requests-limit",
+        by_name_only=True,
+        notes="Its OpenAI-compatible API is meant for trying: response_format, seed and logprobs are ignored, thinking "
+        "is not shown, and a temperature above 1 counts as 1.",
+    ),
+    # docs.fireworks.ai: tools-sdks/openai-compatibility; serverless/rate-limits (limits of input and of output tokens
+    # apart, which adapt to the use: nothing that one bound a minute could hold to).
+    Profile(
+        name="fireworks",
+        title="Fireworks AI",
+        base_url="https://api.fireworks.ai/inference/v1",
+        key_variable="FIREWORKS_API_KEY",
+        base_url_variable="FIREWORKS_BASE_URL",
+        by_name_only=True,
+        notes="A model is named in full: accounts/fireworks/models/NAME.",
+    ),
+    # inference-docs.cerebras.ai/support/rate-limits (max_completion_tokens is reserved before the request is done;
+    # tokens a minute and requests a day in headers).
+    Profile(
+        name="cerebras",
+        title="Cerebras",
+        base_url="https://api.cerebras.ai/v1",
+        key_variable="CEREBRAS_API_KEY",
+        base_url_variable="CEREBRAS_BASE_URL",
+        max_tokens_name="max_completion_tokens",
+        token_limit_header="x-ratelimit-limit-tokens-minute",  # noqa: S106 - a header's name
+        by_name_only=True,
+        notes="Counts max_tokens against the limit before it answers: set one that is not much too large.",
+    ),
+    # docs.x.ai/docs: api-reference, guides/reasoning (no stop and no penalties). Its limit headers were not verified.
+    Profile(
+        name="xai",
+        title="xAI",
+        base_url="https://api.x.ai/v1",
+        key_variable="XAI_API_KEY",
+        base_url_variable="XAI_BASE_URL",
+        max_tokens_name="max_completion_tokens",
+        by_name_only=True,
+        notes="Its reasoning models refuse stop and the penalties.",
+    ),
+    # docs.ollama.com: api/openai-compatibility, faq (OLLAMA_NUM_PARALLEL).
+    Profile(
+        name="ollama",
+        title="Ollama",
+        base_url="http://127.0.0.1:11434/v1",
+        key_variable="OLLAMA_API_KEY",
+        key_optional=True,
+        base_url_variable="OLLAMA_BASE_URL",
+        concurrency=4,
+        by_name_only=True,
+        notes="Answers as many requests at once as OLLAMA_NUM_PARALLEL says; give --concurrency the same number.",
+    ),
+    # docs.vllm.ai: serving/openai_compatible_server (--api-key; continue_final_message with add_generation_prompt =
+    # false continues an answer), features/reasoning_outputs.
+    Profile(
+        name="vllm",
+        title="vLLM",
+        base_url="http://127.0.0.1:8000/v1",
+        key_variable="VLLM_API_KEY",
+        key_optional=True,
+        base_url_variable="VLLM_BASE_URL",
+        by_name_only=True,
+        notes="Continues an answer with the parameters continue_final_message = true and add_generation_prompt = false "
+        "(and continues_assistant = true for it in providers.toml).",
+    ),
+    # lmstudio.ai/docs/developer/openai-compat.
+    Profile(
+        name="lmstudio",
+        title="LM Studio",
+        base_url="http://127.0.0.1:1234/v1",
+        key_variable="LMSTUDIO_API_KEY",
+        key_optional=True,
+        base_url_variable="LMSTUDIO_BASE_URL",
+        concurrency=4,
+        by_name_only=True,
+    ),
+    # github.com/ggml-org/llama.cpp, tools/server/README.md (--api-key, --parallel; a last message of the assistant is
+    # continued).
+    Profile(
+        name="llamacpp",
+        title="llama.cpp's server",
+        base_url="http://127.0.0.1:8080/v1",
+        key_variable="LLAMA_API_KEY",
+        key_optional=True,
+        base_url_variable="LLAMACPP_BASE_URL",
+        continues_assistant=True,
+        concurrency=8,
+        by_name_only=True,
+    ),
+    # docs.litellm.ai/docs/proxy: user_keys, batches; limits in headers are those of the server behind it.
+    Profile(
+        name="litellm",
+        title="LiteLLM proxy",
+        base_url="http://127.0.0.1:4000/v1",
+        key_variable="LITELLM_API_KEY",
+        key_optional=True,
+        base_url_variable="LITELLM_BASE_URL",
+        batch=True,
+        by_name_only=True,
+        notes="Passes requests on to the servers of its configuration, under the names given there.",
     ),
 )
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _PROFILES}

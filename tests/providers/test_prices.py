@@ -11,9 +11,10 @@ import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.prices import BATCH, FLEX, PriceList, tier_of
-from asyncgen.providers.prices_file import configuration_folder, load_price_list
+from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.shutdowns import shutdown_date
 from asyncgen.providers.training_prices import base_model, tuned_model
+from asyncgen.providers.user_profiles import configuration_folder
 from asyncgen.run.records import Usage
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
@@ -18,12 +18,13 @@ from time import perf_counter
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
 from yarl import URL
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
-from asyncgen.generate.http.reply import read_reply
+from asyncgen.generate.http.reply import read_limits, read_reply
 from asyncgen.generate.pool.backpressure import AdaptiveTimeout
 from asyncgen.providers.endpoint import Endpoint, near_address, redacted
 from asyncgen.providers.network import (
@@ -93,6 +94,8 @@ class HttpCompleter:
         self._key = endpoint.key
         self._proxy = route.proxy
         self._timeout = timeout
+        named = endpoint.profile.request_limit_header, endpoint.profile.token_limit_header
+        self._limit_headers = named if any(named) else None
         self._loop = asyncio.get_running_loop()
         self._has_worked = False
         self._starts_until = perf_counter() + starts_within_s(endpoint)
@@ -133,6 +136,8 @@ class HttpCompleter:
             secret=self._key,
             sends_tools=_TOOLS in body or _FUNCTIONS in body,
         )
+        if self._limit_headers is not None:
+            reply = _with_limits(reply, headers, *self._limit_headers)
         if isinstance(reply, Answer):
             self._has_worked = True
             self._answers += 1
@@ -236,6 +241,17 @@ def _is_private(host: str) -> bool:
         return ip_address(host).is_private
     except ValueError:
         return "." not in host  # as machines and containers of one network name each other
+
+
+def _with_limits(
+    reply: Answer | AttemptError, headers: Mapping[str, str], requests: str | None, tokens: str | None
+) -> Answer | AttemptError:
+    """The reply with the limits that a provider tells in headers of its own."""
+    usual = {"x-ratelimit-limit-requests": requests, "x-ratelimit-limit-tokens": tokens}
+    limits = read_limits({name: headers[own] for name, own in usual.items() if own is not None and own in headers})
+    if isinstance(reply, Answer):
+        return msgspec.structs.replace(reply, limits=limits)
+    return replace(reply, limits=limits)
 
 
 async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:

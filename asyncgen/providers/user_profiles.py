@@ -1,0 +1,310 @@
+"""The user's own providers: `providers.toml` beside the job file, and in the configuration folder.
+
+    [gpu-box]
+    base_url = "http://vllm.internal:8000/v1"   # or base_urls = [...]: several servers, which share the requests
+    key_variable = "VLLM_KEY"                   # the variable that holds the key; left out: no key is sent
+    allow_http = true                           # the key may go there unencrypted
+    max_tokens_name = "max_tokens"
+    headers = { x-team = "data" }               # go out with every request
+    [gpu-box.price]                             # USD per million tokens of any model
+    input = 0.10
+    output = 0.40
+
+Owns the form of the file, where it is looked for, and what it may say: it may add providers and change fields of known
+ones, but never send the key of one provider to the host of another. Everything wrong is told at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asyncgen.errors import Problem, UsageError
+from asyncgen.nearest import nearest
+from asyncgen.providers.endpoint import header_fault, host_and_port, is_loopback, read_address
+from asyncgen.providers.price import Rates
+from asyncgen.providers.profiles import PROFILES, Profile
+
+FILE_NAME = "providers.toml"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_RESERVED = frozenset({"auto", "local"})
+
+
+class _WrongError(ValueError):
+    """What is wrong with a value, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserProviders:
+    """What the files say.
+
+    Attributes:
+        profiles: the known ones, as changed, and the user's own.
+        prices: by provider; of any model there.
+        sources: the file that gave each price.
+    """
+
+    profiles: Mapping[str, Profile]
+    prices: Mapping[str, Rates]
+    sources: Mapping[str, str]
+
+
+def configuration_folder(environ: Mapping[str, str]) -> Path | None:
+    """The user's configuration folder of asyncgen, by the XDG rules; None where there is no home."""
+    given = environ.get("XDG_CONFIG_HOME", "")
+    if Path(given).is_absolute():  # the rules say that a relative one is to be ignored
+        return Path(given) / "asyncgen"
+    home = environ.get("HOME")
+    return Path(home) / ".config" / "asyncgen" if home else None
+
+
+def load_profiles(folder: Path | None, environ: Mapping[str, str]) -> Mapping[str, Profile]:
+    """The profiles that can be named; raises as `load_user_providers` does."""
+    return load_user_providers(folder, environ).profiles
+
+
+def load_user_providers(folder: Path | None, environ: Mapping[str, str]) -> UserProviders:
+    """The known providers with the user's own, of which those beside the job file win.
+
+    Args:
+        folder: where the job file stands; None for nowhere.
+        environ: for XDG_CONFIG_HOME and HOME.
+
+    Raises:
+        UsageError: a file that is there cannot be read, or is wrong; with every problem found.
+    """
+    profiles, prices, sources = dict(PROFILES), dict[str, Rates](), dict[str, str]()
+    for place in (configuration_folder(environ), folder):
+        if place is None or (text := _read(place / FILE_NAME)) is None:
+            continue
+        file = _File(str(place / FILE_NAME), text)
+        for name, table in file.tables():
+            profile, rates = file.provider(name, table, profiles.get(name))
+            if profile is not None:
+                profiles[name] = profile
+            if rates is not None:
+                prices[name], sources[name] = rates, file.label
+        file.refuse_problems()
+    return UserProviders(profiles, prices, sources)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        if not path.is_file():
+            return None
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read", cause=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} cannot be read", cause="it is not UTF-8", help_text="save it as UTF-8") from error
+
+
+class _File:
+    """One file, and what is wrong in it.
+
+    Args:
+        label: its path, for messages.
+        text: of it.
+    """
+
+    def __init__(self, label: str, text: str) -> None:
+        self.label = label
+        self._text = text
+        self._problems: list[Problem] = []
+
+    def tables(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            document = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as error:
+            words, _, place = str(error).partition(" (at ")
+            line = re.match(r"line (\d+)", place)
+            problem = Problem("", words, line=int(line[1]) if line else None, file=self.label)
+            raise UsageError(f"{self.label} is not TOML", cause=str(problem), code="providers_file") from error
+        for name, table in document.items():
+            if not isinstance(table, dict):
+                self._wrong(name, "expected a table: a provider's settings stand under [NAME]")
+            elif name in _RESERVED or not _NAME.fullmatch(name):
+                self._wrong(name, "no name for a provider: lower-case letters, digits, - and _; neither auto nor local")
+            else:
+                yield name, table
+
+    def provider(self, name: str, table: dict[str, Any], known: Profile | None) -> tuple[Profile | None, Rates | None]:
+        """The profile and the price that a table gives; None where it is wrong, or gives none."""
+        count = len(self._problems)
+        fields: dict[str, Any] = {}
+        for key, value in table.items():
+            if key == "price":
+                continue
+            if key not in _FIELDS:
+                self._unknown(name, key)
+                continue
+            try:
+                fields |= _FIELDS[key](value)
+            except (_WrongError, UsageError) as error:
+                said = error if isinstance(error, _WrongError) else error.what
+                self._wrong(f"{name}.{key}", str(said))
+        rates = self._price(name, table["price"]) if "price" in table else None
+        if known is None and not fields.get("base_url") and len(self._problems) == count:
+            self._wrong(name, "base_url is missing: the address of the server, up to its /v1")
+        if len(self._problems) > count:
+            return None, None
+        base = known or Profile(name=name, title=name, base_url=None, key_variable=None, by_name_only=True)
+        profile = replace(base, **fields)
+        self._refuse_foreign_key(profile)
+        return profile, rates
+
+    def _refuse_foreign_key(self, profile: Profile) -> None:
+        """A key goes to the hosts of the provider it belongs to."""
+        for owner in PROFILES.values():
+            if owner.key_variable is None or owner.key_variable != profile.key_variable:
+                continue
+            own = {host_and_port(each) for each in owner.addresses if not is_loopback(each)}
+            strange = [each for each in profile.addresses if host_and_port(each) not in own]
+            if (own and strange) or (not own and profile.name != owner.name):
+                text = f"{owner.key_variable} belongs to {owner.name}; name another variable for {strange[0]}"
+                self._wrong(f"{profile.name}.key_variable", text)
+
+    def _price(self, name: str, value: Any) -> Rates | None:
+        place = f"{name}.price"
+        if not isinstance(value, dict):
+            self._wrong(place, "expected a table with input and output, in USD per million tokens")
+            return None
+        names = ("input", "output", "cached", "reasoning")
+        for key in value.keys() - set(names):
+            self._wrong(f"{place}.{key}", "unknown key; they are " + ", ".join(names), nearest(key, names))
+        rates = {key: value[key] for key in names if key in value}
+        for key, usd in rates.items():
+            if isinstance(usd, bool) or not isinstance(usd, int | float) or not (math.isfinite(usd) and usd >= 0):
+                self._wrong(f"{place}.{key}", f"expected USD of 0 or more, got {usd!r}")
+                return None
+        if not {"input", "output"} <= rates.keys():
+            self._wrong(place, "input and output are both needed")
+            return None
+        return Rates(rates["input"], rates.get("cached", rates["input"]), rates["output"], rates.get("reasoning"))
+
+    def _unknown(self, name: str, key: str) -> None:
+        if "key" in key.lower() or "token" in key.lower():
+            self._wrong(f"{name}.{key}", "a key has no place in a file: key_variable names the variable that holds it")
+        else:
+            known = ", ".join((*_FIELDS, "price"))
+            self._wrong(f"{name}.{key}", f"unknown key; they are {known}", nearest(key, _FIELDS))
+
+    def _wrong(self, key: str, message: str, suggestion: str | None = None) -> None:
+        self._problems.append(Problem(key, message, suggestion, line=_line_of(self._text, key), file=self.label))
+
+    def refuse_problems(self) -> None:
+        if self._problems:
+            count = "1 problem" if len(self._problems) == 1 else f"{len(self._problems)} problems"
+            raise UsageError(
+                f"{count} in {self.label}",
+                cause="\n".join(map(str, self._problems)),
+                help_text="correct the file; asyncgen providers   (reads it, and shows what came of it)",
+                code="providers_file",
+            )
+
+
+def _line_of(text: str, key: str) -> int | None:
+    """The line of a dotted key: where it is set under its table, else the table's."""
+    first, *rest = key.split(".")
+    table, found = "", None
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            table = header[1].replace('"', "").replace("'", "")
+            if table in {first, key}:
+                found = found or number
+        elif table and (setting := re.match(r"""\s*["']?([\w-]+)["']?\s*[=.]""", line)):
+            if rest and f"{table}.{setting[1]}" in {key, f"{first}.{rest[0]}"}:
+                return number
+        elif not table and re.match(rf"""\s*["']?{re.escape(first)}["']?\s*[=.]""", line):
+            return number
+    return found
+
+
+def _text(name: str) -> Callable[[Any], dict[str, Any]]:
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise _WrongError("expected a text")
+        return {name: value}
+
+    return read
+
+
+def _switch(name: str) -> Callable[[Any], dict[str, Any]]:
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, bool):
+            raise _WrongError("expected true or false")
+        return {name: value}
+
+    return read
+
+
+def _base_url(value: Any) -> dict[str, Any]:
+    if not isinstance(value, str):
+        raise _WrongError("expected an address; several stand in base_urls")
+    return {"base_url": read_address(value, "base_url").base_url, "other_urls": ()}
+
+
+def _base_urls(value: Any) -> dict[str, Any]:
+    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+        raise _WrongError("expected a list of addresses")
+    first, *others = dict.fromkeys(read_address(each, "base_urls").base_url for each in value)
+    return {"base_url": first, "other_urls": tuple(others)}
+
+
+def _key_variable(value: Any) -> dict[str, Any]:
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        raise _WrongError("expected the name of an environment variable; the key itself has no place in a file")
+    return {"key_variable": value}
+
+
+def _headers(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _WrongError('expected a table, such as { x-team = "data" }')
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise _WrongError(f"{name}: expected a text")
+        if fault := header_fault(name, text):
+            raise _WrongError(f"{name}: {fault}")
+    return {"headers": dict(value)}
+
+
+def _max_tokens_name(value: Any) -> dict[str, Any]:
+    if value not in ("max_tokens", "max_completion_tokens"):
+        raise _WrongError("expected max_tokens or max_completion_tokens")
+    return {"max_tokens_name": value}
+
+
+def _concurrency(value: Any) -> dict[str, Any]:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _WrongError("expected a whole number, 1 or more")
+    return {"concurrency": value}
+
+
+def _seconds(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+        raise _WrongError("expected seconds, 0 or more")
+    return {"starts_within_s": float(value)}
+
+
+_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "title": _text("title"),
+    "base_url": _base_url,
+    "base_urls": _base_urls,
+    "key_variable": _key_variable,
+    "key_optional": _switch("key_optional"),
+    "headers": _headers,
+    "allow_http": _switch("allow_http"),
+    "default_model": _text("default_model"),
+    "max_tokens_name": _max_tokens_name,
+    "continues_assistant": _switch("continues_assistant"),
+    "batch": _switch("batch"),
+    "concurrency": _concurrency,
+    "starts_within_s": _seconds,
+    "notes": _text("notes"),
+}
