@@ -178,8 +178,7 @@ class OnlineEngine:
         def on_first() -> None:
             observer.say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
 
-        of_provider = session.endpoint.profile.concurrency if session.endpoint else None
-        concurrency = session.limits.concurrency or of_provider or DEFAULT_CONCURRENCY
+        concurrency = session.limits.concurrency or session.endpoint.profile.concurrency or DEFAULT_CONCURRENCY
         limits = msgspec.structs.replace(session.limits, concurrency=concurrency)
         async with (
             observer.interruptible(on_first) as interrupt,
