@@ -57,9 +57,9 @@ def test_every_combination_is_asked_for_and_a_second_time_none(
         (f"{city}, {size}", repeat) for city in ("Paris", "Berlin") for size in ("small", "large") for repeat in (0, 1)
     }
     assert sorted(record["index"] for record in records) == list(range(8))
-    # The server is not even asked whether it is there: the address is that of a closed port.
-    again = asyncgen("generate", "job.toml", "--base-url", "http://127.0.0.1:9/v1", "--model", "any", "--json")
+    again = asyncgen("generate", "job.toml", *where)
     assert last_line(again)["already_done"] == 8
+    assert lines(job.parent / "runs" / "small" / "records.jsonl") == records
 
 
 def test_a_limit_stops_early_and_the_next_time_goes_on(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
