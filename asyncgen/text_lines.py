@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import stat
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, UsageError
@@ -101,7 +102,7 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     utf16 = is_utf16(path)
     with open_input(path) as file:
-        lines = _utf16_lines(path, file) if utf16 else iter(lambda: file.readline(LONGEST_LINE_BYTES + 1), b"")
+        lines = _utf16_lines(path, file) if utf16 else iter(partial(file.readline, LONGEST_LINE_BYTES + 1), b"")
         for number, line in enumerate(lines, 1):
             if len(line) > LONGEST_LINE_BYTES:
                 raise bad_line(
@@ -158,7 +159,7 @@ def text_lines(path: Path, *, byte_order_mark: bool = False) -> Iterator[tuple[i
         text = decode(path, number, line)
         if number == 1 and line.startswith(BYTE_ORDER_MARK):
             text = _without_mark(path, text, allowed=byte_order_mark)
-        if "\r" not in text:
+        if "\r" not in text or (text.endswith("\r\n") and "\r" not in text[:-2]):
             yield number + returns, text
             continue
         for piece in _LONE_RETURN.split(text):

@@ -36,9 +36,9 @@ def answer(ran: subprocess.CompletedProcess[str]) -> Any:
 def test_the_newest_run_becomes_a_dataset(asyncgen: Run, generated: Path, work: Path) -> None:
     ran = asyncgen("prepare", "--validation", "0.1")
     assert ran.returncode == 0, ran.stderr
-    assert "train.jsonl: 146 samples" in ran.stdout
+    assert "train.jsonl: 147 samples" in ran.stdout
     assert f"next: asyncgen finetune create {generated}" in ran.stderr
-    assert len((work / generated / "validation.jsonl").read_text().splitlines()) == 16
+    assert len((work / generated / "validation.jsonl").read_text().splitlines()) == 15
 
 
 def test_flags_come_before_the_job_file_and_json_tells_all(asyncgen: Run, generated: Path, work: Path) -> None:
@@ -170,7 +170,7 @@ def test_what_cannot_be_is_told(asyncgen: Run, work: Path, arguments: list[str],
 
 def test_creating_a_job_from_another_kind_of_file_says_to_prepare_it(asyncgen: Run, work: Path) -> None:
     (work / "a.csv").write_text(CSV)
-    ran = asyncgen("finetune", "create", "a.csv", "--provider", "openai", "-y", env={"OPENAI_API_KEY": "sk-none"})
+    ran = asyncgen("finetune", "create", "a.csv", "--provider", "openai", "-y", OPENAI_API_KEY="sk-none")
     assert ran.returncode == 2
     assert "asyncgen prepare a.csv" in ran.stderr
 

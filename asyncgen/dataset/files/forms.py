@@ -174,7 +174,11 @@ def no_form(path: Path, names: Sequence[str], wanted: Wanted) -> AsyncgenError:
 
 def is_message_pair(row: FileRow, layout: Layout) -> bool:
     """Whether prompt or completion is a list of messages."""
-    return any(_is_messages(row.values.get(key)) for key in layout.keys.values())
+    for key in layout.keys.values():
+        value = row.values.get(key)
+        if type(value) is list and _is_messages(value):
+            return True
+    return False
 
 
 def pair_of(row: FileRow, layout: Layout) -> tuple[str, str] | Blank:

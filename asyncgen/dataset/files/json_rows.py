@@ -98,8 +98,10 @@ def json_lines(path: Path) -> Iterator[FileRow]:
     for number, line in raw_lines(path):
         text = line.removeprefix(BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
         if text:
-            decode(path, number, line)
-            yield json_row(number, text)
+            row = json_row(number, text)
+            if row.fault:
+                decode(path, number, line)  # bytes that are no UTF-8 are the better reason
+            yield row
 
 
 def json_row(number: int, raw: bytes) -> FileRow:

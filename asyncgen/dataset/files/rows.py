@@ -113,10 +113,11 @@ def _open_delimited(path: Path, wanted: Wanted) -> RowFile:
     def body() -> Iterator[FileRow]:
         rows = _delimited(path, delimiter, declared=declared)
         next(rows)
+        width = len(names)
         for line, cells in rows:
-            if len(cells) != len(names):
-                raise bad_line(path, line, _shifted(len(cells), len(names)), help_text=_shifted_help(delimiter))
-            yield FileRow(line, dict(zip(names, cells, strict=True)))
+            if len(cells) != width:
+                raise bad_line(path, line, _shifted(len(cells), width), help_text=_shifted_help(delimiter))
+            yield FileRow(line, dict(zip(names, cells)))  # noqa: B905 - they are of one length, and it takes time
 
     return RowFile(path, kind, "line", tuple(found), body)
 
@@ -144,8 +145,9 @@ def _delimited(path: Path, delimiter: str, *, declared: bool) -> Iterator[tuple[
         next(line for line in lines if line[1].strip())
     try:
         for row in delimited_rows(lines, delimiter):
-            if row.cells and not (len(row.cells) == 1 and row.bare and not row.cells[0].strip()):
-                yield row.line, row.cells
+            line, _, cells, bare = row
+            if len(cells) > 1 or (cells and not (bare and not cells[0].strip())):
+                yield line, cells
     except DelimitedError as error:
         raise bad_line(path, error.line, error.what, help_text=_shifted_help(delimiter)) from None
 
