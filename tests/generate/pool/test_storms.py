@@ -108,7 +108,7 @@ def tell(world: Any, seed: int) -> Any:
         lambda now, body, asked: storm.reply(world, now, body, asked),
         grid=grid, journal=journal, limits=limits, seed=seed, stop_at=stop_at,
         checks=Checks(must_match=[r"\.$"], attempts=rng.choice([1, 2, 3])),
-        abandon_at=None if stop_at is None else rng.choice([None, stop_at + rng.uniform(0, 100)]),
+        abandon_at=None if stop_at is None else rng.choice([None, stop_at + rng.uniform(0, 1)]),
         limit=rng.choice([None, None, None, rows // 2]),
         budget=rng.choice([None, None, BudgetGate(budget, grid.max_output_tokens)]),
     )  # fmt: skip
@@ -300,4 +300,4 @@ def test_storms_are_of_every_kind(world: Any) -> None:
     assert sum(story.progress.rate_limited > 0 for story in stories) >= 40
     assert sum(story.progress.maybe_paid_twice > 0 for story in stories) > 50
     assert sum(isinstance(story.progress, Progress) and story.progress.check_failures > 0 for story in stories) > 50
-    assert sum(story.outcome.abandoned > 0 for story in stories) > 10
+    assert sum(story.outcome.abandoned > 0 for story in stories) > 5
