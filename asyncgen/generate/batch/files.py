@@ -47,9 +47,9 @@ def input_line(key: bytes, body: bytes) -> bytes:
 
 
 class _Response(msgspec.Struct):
-    status_code: int = 0
+    status_code: Any = 0
     body: msgspec.Raw = msgspec.Raw(b"null")
-    request_id: str | None = None
+    request_id: Any = None
 
 
 class _Error(msgspec.Struct):
@@ -87,10 +87,19 @@ def read_output_line(line: bytes) -> Answer | AttemptError:
         text = one_line(f"the line is no answer: {error}", _MESSAGE_WIDTH)
         return AttemptError(kind=ErrorClass.RETRY, type="bad_json", message=text, maybe_paid=True)
     response = found.response
-    if response is None or not response.status_code:
+    status = _status(response) if response is not None else 0
+    if response is None or not status:
         return _not_done(found.error or _Error())
-    headers = {"x-request-id": response.request_id} if response.request_id else _NOTHING
-    return read_reply(response.status_code, headers, bytes(response.body))
+    headers = {"x-request-id": response.request_id} if isinstance(response.request_id, str) else _NOTHING
+    return read_reply(status, headers, bytes(response.body))
+
+
+def _status(response: _Response) -> int:
+    """The status of a response, in whatever form; a body without one is an answer."""
+    given = str(response.status_code)
+    if given.isdecimal() and len(given) <= len("200") and int(given):
+        return int(given)
+    return 0 if bytes(response.body) == b"null" else 200
 
 
 def _not_done(error: _Error) -> AttemptError:

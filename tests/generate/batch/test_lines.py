@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
@@ -109,3 +110,12 @@ def test_no_bytes_break_the_reading(line: bytes) -> None:
 def test_no_json_breaks_the_reading(value: Any) -> None:
     line = orjson.dumps({"custom_id": KEY.hex(), "response": {"status_code": 200, "body": value}, "error": value})
     assert isinstance(read_output_line(line), Answer | AttemptError)
+
+
+@pytest.mark.parametrize("response", [{"status_code": "200"}, {"request_id": 17}, {"status_code": None}, {}])
+def test_an_answer_counts_whatever_stands_beside_it(response: dict[str, object]) -> None:
+    body = {"choices": [{"message": {"content": "Buy."}, "finish_reason": "stop"}], "model": "m"}
+    line = {"custom_id": "00" * 16, "response": {"body": body, **response}, "error": None}
+    outcome = read_output_line(msgspec.json.encode(line))
+    assert isinstance(outcome, Answer)
+    assert outcome.text == "Buy."
