@@ -7,8 +7,6 @@ while the run is. Does not know who shows answers, nor what follows from a rejec
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -109,15 +107,9 @@ def add_review(folder: Path, review: Review) -> None:
     """Append a decision; it is safe from a power loss when this returns.
 
     Raises:
+        RunInUseError: another page writes it at this moment.
         DiskError: it could not be written.
     """
-    path = folder / REVIEWED_NAME
-    with explained(f"{path} could not be written"):
-        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # another page may write too
-            with closing(LineFile(path)) as file:
-                file.append(_encode(review) + b"\n")
-                file.sync()
-        finally:
-            os.close(descriptor)
+    with closing(LineFile(folder / REVIEWED_NAME)) as file:
+        file.append(_encode(review) + b"\n")
+        file.sync()

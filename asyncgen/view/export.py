@@ -140,6 +140,7 @@ def _columns(view: RunView, places: list[int]) -> dict[str, Any]:
     differing = index.differing()
     return {
         "keys": [index.key(place) for place in places],
+        "created": [index.created[place] for place in places],
         "index": [index.indexes[place] for place in places],
         "latency": [round(index.latencies[place], 3) for place in places],
         "length": [index.lengths[place] for place in places],

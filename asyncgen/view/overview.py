@@ -18,6 +18,7 @@ from asyncgen.view.runs import RunView
 
 _MOST_VALUES = 70
 _BUCKETS = 90
+_IN_A_BUCKET = 4  # fewer, and the curve would jump between none and one
 _BREAK_S = 600
 OTHERS = "(others)"
 
@@ -106,7 +107,7 @@ def axes(view: RunView) -> list[dict[str, Any]]:
 
 
 def timeline(index: RowIndex) -> dict[str, Any]:
-    """Answers over time since the last break of ten minutes, in at most ninety equal steps."""
+    """Answers over time since the last break of ten minutes, in at most ninety equal steps of some answers each."""
     since = len(index.created)
     while since > 0 and (since == len(index.created) or index.created[since] - index.created[since - 1] < _BREAK_S):
         since -= 1
@@ -114,7 +115,8 @@ def timeline(index: RowIndex) -> dict[str, Any]:
     if not times:
         return {"began": 0, "step_s": 1, "counts": []}
     began, ended = min(times), max(times)
-    step_s = max(-(-(ended - began + 1) // _BUCKETS), 1)
+    span_s = ended - began + 1
+    step_s = max(-(-span_s // _BUCKETS), _IN_A_BUCKET * span_s // len(times), 1)
     counted = Counter((time - began) // step_s for time in times)
     return {"began": began, "step_s": step_s, "counts": [counted[n] for n in range((ended - began) // step_s + 1)]}
 

@@ -79,8 +79,8 @@ class Found:
 
 
 SORTS: dict[str, Callable[[RowIndex, list[int]], Sequence[int]]] = {
-    "newest": lambda _, places: places[::-1],
-    "oldest": lambda _, places: places,
+    "newest": lambda index, places: sorted(places, key=index.created.__getitem__)[::-1],
+    "oldest": lambda index, places: sorted(places, key=index.created.__getitem__),
     "grid": lambda index, places: sorted(places, key=index.indexes.__getitem__),
     "slowest": lambda index, places: sorted(places, key=index.latencies.__getitem__, reverse=True),
     "longest": lambda index, places: sorted(places, key=index.lengths.__getitem__, reverse=True),

@@ -59,7 +59,7 @@ def _stranger(job_id: str, events: list[Event]) -> dict[str, Any]:
 
 
 def _told(events: list[Event]) -> dict[str, Any]:
-    messages = [event for event in events if event.type != "metrics" or event.message]
+    messages = [event for event in events if event.type != "metrics"]
     return {
         "points": [[point.step, point.train_loss, point.valid_loss] for point in _thinned(points_of_events(events))],
         "events": [

@@ -196,6 +196,11 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def is_trouble(said: Any) -> bool:
+    """Whether the browser complains of the page; a request that the server refused is told by the page itself."""
+    return said.type == "error" and "status of 400" not in said.text
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open a link in a browser of its own, and see that nothing goes wrong in it: `open_page(served.link)`."""
@@ -208,10 +213,20 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             page = opened.new_page()
             page.set_default_timeout(10_000)
             page.on("pageerror", lambda error: troubles.append(str(error)))
-            page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+            page.on("console", lambda said: troubles.append(said.text) if is_trouble(said) else None)
             page.goto(link)
             page.wait_for_selector("nav.rail")
             return page
 
         yield start
     assert troubles == []
+
+
+@pytest.fixture
+def page_of(serve_page: Callable[..., Served], open_page: Callable[..., Page]) -> Callable[..., Page]:
+    """Serve the page over a run and open it: `page_of(run)`; what is said of the server as `serve_page` takes it."""
+
+    def start(run: MadeRun | None = None, *, context: dict[str, Any] | None = None, **server: Any) -> Page:
+        return open_page(serve_page(run, **server).link, **(context or {}))
+
+    return start

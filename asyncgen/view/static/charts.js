@@ -16,14 +16,14 @@
 
   // A chart of lines. `series` is [{label, colour, faint, dash, points}], `data` as uPlot takes it. Drawn anew when its
   // shape or the colour scheme changes; new data only replaces the old.
-  ag.Lines = ({ data, series, x, label, height = 200, format, xFormat }) => {
+  ag.Lines = ({ data, series, x, label, height = 200, format, xFormat, fromZero }) => {
     const place = useRef(null);
     const plot = useRef(null);
     const shape = JSON.stringify(series);
     useEffect(() => {
       const draw = () => {
         plot.current?.destroy();
-        plot.current = new uPlot(options(place.current, { series, x, height, format, xFormat }), data, place.current);
+        plot.current = new uPlot(options(place.current, { series, x, height, format, xFormat, fromZero }), data, place.current);
       };
       draw();
       const scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -44,7 +44,7 @@
     return html`<div class="plot" ref=${place} role="img" aria-label=${label}></div>`;
   };
 
-  const options = (element, { series, x, height, format, xFormat }) => {
+  const options = (element, { series, x, height, format, xFormat, fromZero }) => {
     const axis = {
       stroke: colour("--muted"),
       font: "12px system-ui, sans-serif",
@@ -56,9 +56,9 @@
       height,
       legend: { show: false },
       cursor: { points: { size: 6 }, drag: { x: false, y: false } },
-      scales: { x: { time: x === "time" } },
+      scales: { x: { time: x === "time" }, y: fromZero ? { range: (_, __, high) => [0, Math.max(high * 1.1, 1)] } : {} },
       axes: [
-        { ...axis, values: xFormat ? (_, values) => values.map(xFormat) : undefined },
+        { ...axis, size: x === "time" ? 48 : 32, values: xFormat ? (_, values) => values.map(xFormat) : undefined },
         { ...axis, size: 56, values: format ? (_, values) => values.map(format) : undefined },
       ],
       series: [

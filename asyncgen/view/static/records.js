@@ -324,7 +324,7 @@
         const chosen = parameters.getAll(name);
         const values = head.facets[name].filter(([value, count]) => count || chosen.includes(value) || name === "status");
         if (name === "repeat") values.sort((left, right) => left[0] - right[0]);
-        if (!chosen.length && (values.length < 2 && !["status", "check", "error"].includes(name))) return null;
+        if (!chosen.length && (values.length < 2 && !["status", "review", "check", "error"].includes(name))) return null;
         if (!values.length) return null;
         return html`<${Facet} key=${name} ...${{ name, values, chosen, toggle, truncated: head.truncated.includes(name) }} />`;
       })}

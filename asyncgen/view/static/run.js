@@ -154,7 +154,7 @@
     return html`<section class="panel" aria-labelledby="time-title">
       <h2 id="time-title">Answers over time <span class="unit">rows/min</span></h2>
       ${timeline.counts.length > 2
-        ? html`<${ag.Lines} data=${data} x="time" height=${168}
+        ? html`<${ag.Lines} data=${data} x="time" height=${168} fromZero
             label=${`${ag.count(total)} rows in ${ag.duration(timeline.counts.length * timeline.step_s)}`}
             series=${[{ label: "rows/min", colour: "--accent", fill: true, steps: true }]} />`
         : html`<p class="muted">A curve needs a few seconds of answers.</p>`}

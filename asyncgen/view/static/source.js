@@ -237,8 +237,8 @@
       const sorted = shown.filter((place) => [...chosen.keys()].every((name) => has(name, place)));
       const by = (column, sign) => sorted.sort((left, right) => sign * (column[left] - column[right]));
       const orders = {
-        newest: () => sorted.reverse(),
-        oldest: () => sorted,
+        newest: () => by(columns.created, 1).reverse(),
+        oldest: () => by(columns.created, 1),
         grid: () => by(columns.index, 1),
         slowest: () => by(columns.latency, -1),
         longest: () => by(columns.length, -1),
