@@ -17,7 +17,6 @@ from typing import Literal
 import msgspec
 
 from asyncgen.run.jsonl import LineFile, read_rows
-from asyncgen.run.whole_file import explained, open_regular
 
 REVIEWED_NAME = "reviewed.jsonl"
 _DIGEST_BYTES = 8

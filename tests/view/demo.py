@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -81,7 +82,7 @@ def _write_rows(directory: RunDirectory, opened: OpenedJob, chance: Random, now:
         for number, request in enumerate(head + tail[:20]):
             variables = opened.grid.variables(request)
             created = int(now - (rows - number) * 1.3)
-            common = {
+            common: dict[str, Any] = {
                 "key": request.key.hex(),
                 "index": request.index,
                 "repeat": request.repeat,

@@ -132,8 +132,8 @@
     constructor(data) {
       this.data = data;
       this.chunks = new Map();
-      window.asyncgenRows = (number, rows) => this.arrived(number, rows);
-      this.waiting = new Map();
+      this.arrived = {};
+      window.asyncgenRows = (number, rows) => this.arrived[number](rows);
     }
 
     async session() {
@@ -161,20 +161,15 @@
       return () => {};
     }
 
-    arrived(number, rows) {
-      this.chunks.set(number, rows);
-      this.waiting.get(number)?.();
-    }
-
     async row(place) {
       const number = Math.floor(place / this.data.chunk);
-      if (!this.chunks.has(number)) await this.load(number);
-      return this.chunks.get(number)[place % this.data.chunk];
+      if (!this.chunks.has(number)) this.chunks.set(number, this.load(number));
+      return (await this.chunks.get(number))[place % this.data.chunk];
     }
 
     load(number) {
       return new Promise((done, failed) => {
-        this.waiting.set(number, done);
+        this.arrived[number] = done;
         const script = document.createElement("script");
         script.src = `data/rows-${number}.js`;
         script.onerror = () => failed({ what: `data/rows-${number}.js is missing`, cause: "It belongs to this export." });
