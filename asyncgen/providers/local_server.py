@@ -11,8 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +26,7 @@ from asyncgen.json_text import NotJsonError, decode_json
 Say = Callable[[str], None]
 
 _QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
+_SIMULATED = "simulated"
 _START_S = 900.0  # the first start fetches the model
 _TICK_S = 0.05
 
@@ -35,6 +37,8 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         base_url: up to and including `/v1`.
         model: the base model's name.
+        model_path: the file that it was told to serve; "" for the small model, and for a simulation.
+        until_idle: it ends by itself once nobody uses it.
     """
 
     base_url: str
@@ -42,6 +46,8 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     engine: str
     model: str
+    model_path: str = ""
+    until_idle: bool = False
 
 
 def default_data_folder() -> Path:
@@ -55,6 +61,12 @@ def server_info(folder: Path) -> ServerInfo | None:
         return decode_json((folder / "server.json").read_bytes(), ServerInfo)
     except (FileNotFoundError, NotJsonError):
         return None
+
+
+def wanted_model_path(environment: Mapping[str, str] = os.environ) -> str:
+    """The model file that the user's local server is to serve; "" for the small model."""
+    path = environment.get("ASYNCGEN_MODEL_PATH")
+    return str(Path(path).absolute()) if path else ""
 
 
 def model_name_of_file(path: Path) -> str:
@@ -109,13 +121,45 @@ class _Start:
         info = server_info(self._folder)
         if info is None:
             return None
+        root = info.base_url.removesuffix("/v1")
         try:
-            response = await session.get(f"{info.base_url.removesuffix('/v1')}/asyncgen/attach")
+            if info.engine != _SIMULATED and info.model_path != wanted_model_path():
+                await self._check_leaving(session, info, root)
+                return None
+            response = await session.get(f"{root}/asyncgen/attach")
         except (aiohttp.ClientConnectionError, TimeoutError):
             return None  # a server that was killed leaves its address behind
-        if info.engine == "simulated":
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            raise AsyncgenError(
+                f"the local server that runs (pid {info.pid}) wants a key",
+                help_text=f"--base-url {info.base_url} --model {info.model} --api-key-file FILE, or end that server",
+                code="local_server",
+            )
+        if info.engine == _SIMULATED:
             self._say("warning: the local server that runs is a simulation: its answers and trainings are made up")
-        return (info.base_url, response) if response.status == 200 else None  # noqa: PLR2004 - HTTP's OK
+        return (info.base_url, response) if response.status == HTTPStatus.OK else None
+
+    async def _check_leaving(self, session: aiohttp.ClientSession, info: ServerInfo, root: str) -> None:
+        """A server of another model may stay only until it has ended by itself, which it does once nobody uses it.
+
+        Raises:
+            AsyncgenError: somebody uses it, or it was started to stay.
+        """
+        async with session.get(f"{root}/health") as response:
+            health = await response.json(content_type=None)
+        if info.until_idle and not health.get("attached") and not health.get("busy"):
+            return
+        wanted = wanted_model_path() or "the small model"
+        raise AsyncgenError(
+            f"the local server that runs (pid {info.pid}) serves {info.model_path or 'the small model'}",
+            cause=f"{wanted} is wanted: ASYNCGEN_MODEL_PATH says so"
+            if wanted_model_path()
+            else "the small model is wanted: ASYNCGEN_MODEL_PATH is not set",
+            help_text=f"ASYNCGEN_MODEL_PATH={info.model_path} uses that one; `kill {info.pid}` ends it"
+            if info.model_path
+            else f"unset ASYNCGEN_MODEL_PATH to use that one; `kill {info.pid}` ends it",
+            code="local_server",
+        )
 
     def _see_to_server(self) -> None:
         """Start a server; start it again when it only met one that was ending."""

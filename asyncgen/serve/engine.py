@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from pathlib import Path
 
-    from asyncgen.serve.tuning.messages import TrainerMessage
+    from asyncgen.serve.training.config import Hyperparameters
+    from asyncgen.serve.training.messages import TrainerMessage
 
 EngineName = Literal["llama", "simulated"]
 
@@ -172,16 +173,14 @@ class TrainingTask:
         train: uploaded samples, found valid, one JSON object a line.
         validation: likewise; or None.
         samples: how many there are in `train`.
-        n_epochs, batch_size, learning_rate_multiplier: as in the API; "auto" leaves it to the trainer.
+        hyperparameters: as the job asks for them.
     """
 
     folder: Path
     train: Path
     validation: Path | None
     samples: int
-    n_epochs: int | Literal["auto"]
-    batch_size: int | Literal["auto"]
-    learning_rate_multiplier: float | Literal["auto"]
+    hyperparameters: Hyperparameters
     seed: int
 
 

@@ -105,6 +105,7 @@ class Attachment:
                 "engine": self._traits.name,
                 "model": self._traits.base_model,
                 "attached": self._attached,
+                "busy": self._is_busy(),
             }
         )
 
@@ -192,7 +193,7 @@ async def serve(
         async with _first_error(), asyncio.TaskGroup() as group:
             work = [group.create_task(queue.run()) for queue in (service.tuning, service.batching)]
             async with _listening(settings, service, attachment, say) as base_url:
-                info = _info(base_url, engine)
+                info = _info(base_url, engine, settings)
                 folder.announce(info)
                 _greet(info, settings, say)
                 started(info)
@@ -213,13 +214,15 @@ async def _first_error() -> AsyncIterator[None]:
         raise error from group
 
 
-def _info(base_url: str, engine: Engine) -> ServerInfo:
+def _info(base_url: str, engine: Engine, settings: ServeSettings) -> ServerInfo:
     return ServerInfo(
         base_url=base_url,
         pid=os.getpid(),
         version=__version__,
         engine=engine.traits.name,
         model=engine.traits.base_model,
+        model_path=str(settings.model_path.absolute()) if settings.model_path and not settings.simulation else "",
+        until_idle=settings.until_idle,
     )
 
 

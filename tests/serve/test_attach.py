@@ -61,6 +61,7 @@ def test_health_tells_engine_model_and_clients() -> None:
                 "status": "ok",
                 "engine": "simulated",
                 "model": "simulated",
+                "busy": False,
                 "attached": 0,
             }
 

@@ -13,8 +13,9 @@ from aiohttp import web
 from msgspec import Meta
 
 from asyncgen.local_http import json_response
-from asyncgen.serve.stores.jobs import Hyperparameters, Job, JobStore, Kept
-from asyncgen.serve.tuning.messages import tuned_name
+from asyncgen.serve.stores.jobs import Job, JobStore, Kept
+from asyncgen.serve.stores.models import tuned_name
+from asyncgen.serve.training.config import Auto, Hyperparameters
 from asyncgen.serve.wire import ApiError, Clock, Metadata, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:
@@ -24,26 +25,21 @@ if TYPE_CHECKING:
     from asyncgen.serve.tuning.queue import TuningQueue
 
 _SEEDS = 2**31
-_MOST_EPOCHS = 50
-_LARGEST_BATCH = 256
-_LARGEST_MULTIPLIER = 10  # of a rate that is high already: beyond it nothing is learnt but noise
+# Of a rate that is high already: with a multiplier beyond this nothing is learnt but noise.
+_LARGEST = {"n_epochs": 50, "batch_size": 256, "learning_rate_multiplier": 10}
 _EXPECTED = {
-    "n_epochs": f'"auto" or a whole number from 1 to {_MOST_EPOCHS}',
-    "batch_size": f'"auto" or a whole number from 1 to {_LARGEST_BATCH}',
-    "learning_rate_multiplier": f'"auto" or a number above 0 and up to {_LARGEST_MULTIPLIER}',
+    "n_epochs": '"auto" or a whole number from 1 to {_LARGEST["n_epochs"]}',
+    "batch_size": '"auto" or a whole number from 1 to {_LARGEST["batch_size"]}',
+    "learning_rate_multiplier": '"auto" or a number above 0 and up to {_LARGEST["learning_rate_multiplier"]}',
     "beta": '"auto" or a number above 0 and up to 2',
 }
 
-Auto = Literal["auto"]
+
+class _Hyperparameters(Hyperparameters, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Whose upper limits `_read` knows."""
 
 
-class _Hyperparameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    n_epochs: Auto | Annotated[int, Meta(ge=1, le=_MOST_EPOCHS)] = "auto"
-    batch_size: Auto | Annotated[int, Meta(ge=1, le=_LARGEST_BATCH)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Meta(gt=0, le=_LARGEST_MULTIPLIER)] = "auto"
-
-
-class _DpoHyperparameters(_Hyperparameters, kw_only=True):
+class _DpoHyperparameters(_Hyperparameters, kw_only=True, frozen=True):
     beta: Auto | Annotated[float, Meta(gt=0, le=2)] = "auto"
 
 
@@ -182,13 +178,26 @@ class FineTuningRoutes:
 def _read(body: dict[str, Any]) -> _Create:
     """The request, checked but for what the stores know; a bad hyperparameter is told what all of it may be."""
     try:
-        return parsed(body, _Create)
+        wanted = parsed(body, _Create)
     except ApiError as error:
-        expected = _EXPECTED.get((error.param or "").rpartition(".")[2])
-        if expected is None:
+        if (error.param or "").rpartition(".")[2] not in _EXPECTED:
             raise
-        message = f"Invalid '{error.param}': expected {expected}."
-        raise ApiError(400, message, param=error.param, code=error.code) from None
+        raise _unexpected(error.param or "", error.code or "invalid_value") from None
+    places = {"hyperparameters": wanted.hyperparameters}
+    for kind in ("supervised", "dpo"):
+        if part := getattr(wanted.method, kind, None):
+            places[f"method.{kind}.hyperparameters"] = part.hyperparameters
+    for place, given in places.items():
+        for name, most in _LARGEST.items():
+            value = getattr(given, name, "auto")
+            if isinstance(value, int | float) and value > most:
+                raise _unexpected(f"{place}.{name}", "invalid_value")
+    return wanted
+
+
+def _unexpected(param: str, code: str) -> ApiError:
+    expected = _EXPECTED[param.rpartition(".")[2]]
+    return ApiError(400, f"Invalid '{param}': expected {expected}.", param=param, code=code)
 
 
 def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:
@@ -196,9 +205,5 @@ def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:
     kind = wanted.method.type if wanted.method else "supervised"
     part = getattr(wanted.method, kind, None) if wanted.method else None
     given = part.hyperparameters if part else wanted.hyperparameters or _Hyperparameters()
-    chosen = Hyperparameters(
-        n_epochs=given.n_epochs,
-        batch_size=given.batch_size,
-        learning_rate_multiplier=given.learning_rate_multiplier,
-    )
+    chosen = Hyperparameters(**{name: getattr(given, name) for name in Hyperparameters.__struct_fields__})
     return {"type": kind, kind: {"hyperparameters": msgspec.to_builtins(given)}}, chosen

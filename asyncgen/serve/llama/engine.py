@@ -24,14 +24,14 @@ from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, TrainingTa
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
-from asyncgen.serve.tuning.messages import End
+from asyncgen.serve.training.messages import End
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
-    from asyncgen.serve.tuning.messages import TrainerMessage
+    from asyncgen.serve.training.messages import TrainerMessage
 
 
 _MOST_ADAPTERS = 8

@@ -13,13 +13,14 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.serve.llama.encoding import Encoder
 from asyncgen.serve.training import TrainingError, describe
-from asyncgen.serve.tuning.messages import End, Failed, Progress, TrainerMessage, decode_message
+from asyncgen.serve.training.config import Config
+from asyncgen.serve.training.messages import End, Failed, Progress, TrainerMessage, decode_message
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
 from asyncgen.serve.wire import ApiError
 
@@ -34,23 +35,6 @@ _ALPHA_PER_RANK = 2  # so that the learning rate fits every rank alike
 _AT_ONCE = 16
 _FAREWELL_S = 1.0
 _LINE_LIMIT = 1024 * 1024
-
-
-class TrainerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The trainer's JSON file; rank, alpha and layers are the server's choice."""
-
-    model: str
-    train: str
-    validation: str | None
-    output_dir: str
-    n_epochs: int | Literal["auto"]
-    batch_size: int | Literal["auto"]
-    learning_rate_multiplier: float | Literal["auto"]
-    seed: int
-    threads: int
-    rank: int
-    alpha: int
-    layers: int
 
 
 class _BadSampleError(Exception):
@@ -116,7 +100,7 @@ async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMess
         await _end(process)
 
 
-async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> TrainerConfig:
+async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Config:
     """Write the tokenised samples and make the configuration. Raises _BadSampleError."""
     encoder = await Encoder.for_model(ask)
     adapters = task.folder / "adapters"
@@ -127,14 +111,12 @@ async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Tr
     validation_path = task.folder / _VALIDATION if task.validation else None
     if task.validation and validation_path:
         await _encode_file(task.validation, validation_path, encoder, "validation_file")
-    return TrainerConfig(
+    return Config(
         model=str(settings.model),
         train=str(train_path),
         validation=str(validation_path) if validation_path else None,
         output_dir=str(adapters),
-        n_epochs=task.n_epochs,
-        batch_size=task.batch_size,
-        learning_rate_multiplier=task.learning_rate_multiplier,
+        **msgspec.structs.asdict(task.hyperparameters),
         seed=task.seed,
         threads=settings.training_threads,
         rank=settings.lora_rank,

@@ -22,7 +22,7 @@ from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, ToolCallPa
 from asyncgen.serve.simulation.answers import made_up_choice
 from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
 from asyncgen.serve.simulation.text import Repetitions, digest_of, prompt_tokens
-from asyncgen.serve.tuning.messages import Checkpoint, End, Start, Step, TrainerMessage
+from asyncgen.serve.training.messages import Checkpoint, End, Start, Step, TrainerMessage
 from asyncgen.tokens import estimate_text
 
 if TYPE_CHECKING:
@@ -60,14 +60,13 @@ async def made_up_training(
 
 
 def _start(task: TrainingTask) -> Start:
-    n_epochs = _EPOCHS if task.n_epochs == "auto" else task.n_epochs
-    batch_size = _BATCH if task.batch_size == "auto" else task.batch_size
+    wanted = task.hyperparameters
+    n_epochs = _EPOCHS if wanted.n_epochs == "auto" else wanted.n_epochs
+    decided = msgspec.structs.replace(wanted, n_epochs=n_epochs).decided(task.samples)
     return Start(
-        total_steps=n_epochs * math.ceil(task.samples / batch_size),
-        n_epochs=n_epochs,
-        batch_size=batch_size,
-        learning_rate_multiplier=1.0 if task.learning_rate_multiplier == "auto" else task.learning_rate_multiplier,
+        total_steps=n_epochs * math.ceil(task.samples / decided.batch_size),
         train_samples=task.samples,
+        **msgspec.structs.asdict(decided),
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from asyncgen.run.whole_file import explained
 from asyncgen.serve.stores.job_log import JobLog
 from asyncgen.serve.stores.shelf import Shelf, file_stem
+from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.wire import Clock, no_such
 
 if TYPE_CHECKING:
@@ -19,16 +20,7 @@ if TYPE_CHECKING:
 
 Status = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
-Auto = Literal["auto"]
 Line = TypeVar("Line")
-
-
-class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
-    """As asked for; "auto" becomes a number when the training starts."""
-
-    n_epochs: int | Auto = "auto"
-    batch_size: int | Auto = "auto"
-    learning_rate_multiplier: float | Auto = "auto"
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,13 +5,14 @@ Owns the tuned models' entries on disk and the way from a name to an adapter. Do
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.serve.stores.shelf import Shelf
-from asyncgen.serve.wire import ApiError
+from asyncgen.serve.wire import ApiError, new_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
     from asyncgen.serve.engine import Traits
 
 TUNED = "ft:"
+_NOT_IN_A_SUFFIX = re.compile(r"[^a-z0-9_.-]+")
+
+
+def tuned_name(base: str, organization: str, suffix: str | None) -> str:
+    """A new name in OpenAI's form, `ft:BASE:ORGANISATION:SUFFIX:ID`.
+
+    The suffix is lower-cased, and what cannot stand in a name becomes a dash.
+    """
+    clean = _NOT_IN_A_SUFFIX.sub("-", (suffix or "").lower()).strip("-")
+    return f"{TUNED}{base}:{organization}:{clean}:{new_id('', 8)}"
+
+
+def checkpoint_name(tuned: str, step: int) -> str:
+    """The name of the model as it was after a step."""
+    return f"{tuned}:ckpt-step-{step}"
 
 
 class ModelObject(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The training process: `python -m asyncgen.serve.training CONFIG.json`.
 
 Owns what makes it a good child: a JSON line on stdout for each event, foreseen errors as the last line and exit code
-1, and an end at once on SIGTERM or when the parent is gone. Does not know how training works, and must not import
+1, and an end at once on SIGTERM or when stdin closes. Does not know how training works, and must not import
 numpy before the environment tells its BLAS to use one thread (why one, `lanes` tells).
 """
 
@@ -17,16 +17,15 @@ from threading import Thread
 import msgspec
 
 from asyncgen.serve.training.config import TrainingError, read_config
-from asyncgen.serve.tuning.messages import Failed, TrainerMessage
+from asyncgen.serve.training.messages import Failed, TrainerMessage
 
-PARENT_CHECK_S = 0.5
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def main(arguments: list[str]) -> int:
     """Train as the given file says; the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: ends at once, and there is nothing to clean up
-    Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    Thread(target=_end_with_stdin, daemon=True).start()
     try:
         _train(arguments)
     except TrainingError as error:
@@ -60,10 +59,10 @@ def _train(arguments: list[str]) -> None:
     train(config, emit, time.monotonic)
 
 
-def _end_with_parent(parent: int) -> None:
-    """A server that was killed cannot end its trainings: an orphan ends itself."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_S)
+def _end_with_stdin() -> None:
+    """The server holds the other end of stdin: a server that was killed lets go of it, and of this training."""
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 

@@ -1,20 +1,11 @@
-"""The one error of the trainer.
+"""What a training is told: its hyperparameters, its settings, and the one error that it ends with.
 
-Owns its shape, which is that of a failed job in the API. Does not know who shows it.
-
-What "auto" means for the hyperparameters of the API.
-
-Owns the rules but that of the epochs, which others foretell, and the learning rate that a multiplier of 1 stands for.
-Does not know what they are used for.
-
-What the training process is told: one JSON file.
-
-Owns its fields and their limits. Does not know what they do.
+Owns the fields and their limits, what "auto" means (but for the epochs, which others foretell) and the learning rate
+that a multiplier of 1 stands for. Does not know what they do, nor who shows an error. Needs no numpy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,28 +57,33 @@ RATE = 4e-3
 WIDTH = 576
 
 
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    """As the API names them, each decided."""
-
-    n_epochs: int
-    batch_size: int
-    learning_rate_multiplier: float
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-def choose(
-    samples: int,
-    *,
-    n_epochs: int | Auto = "auto",
-    batch_size: int | Auto = "auto",
-    learning_rate_multiplier: float | Auto = "auto",
-) -> Hyperparameters:
-    """Decide what was left open, for so many training samples."""
-    return Hyperparameters(
-        n_epochs=local_epochs(samples) if n_epochs == "auto" else n_epochs,
-        batch_size=min(BATCH, max(1, samples // FEWEST_STEPS)) if batch_size == "auto" else batch_size,
-        learning_rate_multiplier=1.0 if learning_rate_multiplier == "auto" else learning_rate_multiplier,
-    )
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """The hyperparameters of a training, as the API names them."""
+
+    n_epochs: Count
+    batch_size: Count
+    learning_rate_multiplier: Positive
+
+
+class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
+    """As a job asks for them; "auto" leaves one to the trainer."""
+
+    n_epochs: Count | Auto = "auto"
+    batch_size: Count | Auto = "auto"
+    learning_rate_multiplier: Positive | Auto = "auto"
+
+    def decided(self, samples: int) -> Decided:
+        """Decide what was left open, for so many training samples."""
+        batch = min(BATCH, max(1, samples // FEWEST_STEPS))
+        return Decided(
+            n_epochs=local_epochs(samples) if self.n_epochs == "auto" else self.n_epochs,
+            batch_size=batch if self.batch_size == "auto" else self.batch_size,
+            learning_rate_multiplier=1.0 if self.learning_rate_multiplier == "auto" else self.learning_rate_multiplier,
+        )
 
 
 def base_learning_rate(width: int) -> float:
@@ -97,18 +93,14 @@ def base_learning_rate(width: int) -> float:
 
 RANK, LAYERS = 16, 12  # unless the server is told otherwise
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 
-
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Config(Hyperparameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A training.
 
     Attributes:
         model: the GGUF file of the base model.
         train, validation: files of samples, as `samples` reads them.
         output_dir: an existing folder, for the adapters and for what is kept while training.
-        n_epochs, batch_size, learning_rate_multiplier: as in the API.
         seed: decides the adapter's first numbers and the order of the samples.
         rank, alpha: of the adapter.
         layers: how many of the model's last blocks are tuned; fewer, if it has no more.
@@ -119,9 +111,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     train: str
     output_dir: str
     validation: str | None = None
-    n_epochs: Count | Literal["auto"] = "auto"
-    batch_size: Count | Literal["auto"] = "auto"
-    learning_rate_multiplier: Positive | Literal["auto"] = "auto"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     rank: Count = RANK
     alpha: Positive = 32.0

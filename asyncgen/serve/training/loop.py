@@ -25,10 +25,10 @@ from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.layers import Array
 from asyncgen.serve.training.lora import Adapter
 from asyncgen.serve.training.memory import Lanes
+from asyncgen.serve.training.messages import Checkpoint, Step, TrainerMessage
 from asyncgen.serve.training.model import Score, TunedPart
 from asyncgen.serve.training.packing import Row, Sample, pack, share_out
 from asyncgen.serve.training.trunk import FrozenStates
-from asyncgen.serve.tuning.messages import Checkpoint, Step, TrainerMessage
 
 WARM_UP = 0.1  # share of all steps, but no more than:
 LONGEST_WARM_UP = 20

@@ -9,7 +9,7 @@ Owns the preparations and their order. What happens in an epoch is `course`'s; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,16 +19,16 @@ import numpy as np
 
 from asyncgen.json_text import decode_json
 from asyncgen.serve.training.architecture import read_architecture
-from asyncgen.serve.training.config import Config, Hyperparameters, TrainingError, base_learning_rate, choose
+from asyncgen.serve.training.config import Config, Decided, TrainingError, base_learning_rate
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.layers import Weights
 from asyncgen.serve.training.loop import Clock, Course, Data, Emit, Plan
 from asyncgen.serve.training.lora import new_adapter, save_adapter
 from asyncgen.serve.training.memory import Lanes, check_memory, installed_memory, memory_needed
+from asyncgen.serve.training.messages import End, Progress, Start
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import Sample, shared_prefix
 from asyncgen.serve.training.trunk import Trunk
-from asyncgen.serve.tuning.messages import End, Progress, Start
 
 LONGEST = 1024  # tokens; longer samples are cut at their end
 
@@ -66,13 +66,7 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
         TrainingError: no such file, or a line that is not as it must be; the message gives its number.
     """
     samples, cut, idle = [], 0, 0
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise TrainingError(
-            f"the tokenised {_words(param)} cannot be read", code=f"invalid_{param}", param=param, cause=error.strerror
-        ) from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path, param), start=1):
         try:
             sample = _sample(line, vocabulary)
         except ValueError as error:
@@ -91,6 +85,17 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
     return SampleFile(tuple(samples), cut, idle)
 
 
+def _lines(path: Path, param: str) -> Iterator[bytes]:
+    """Line by line: the samples themselves are all that is held of a file."""
+    try:
+        with path.open("rb") as stream:
+            yield from stream
+    except OSError as error:
+        raise TrainingError(
+            f"the tokenised {_words(param)} cannot be read", code=f"invalid_{param}", param=param, cause=error.strerror
+        ) from error
+
+
 def _words(param: str) -> str:
     """What the user calls the file; its path is the server's own."""
     return param.replace("_", " ")
@@ -106,7 +111,7 @@ def _sample(line: bytes, vocabulary: int) -> Sample:
         raise ValueError("targets are 0 or 1")
     targets = np.array(fields.targets, np.bool_)
     targets[:1] = False  # nothing stands before the first token that it could be predicted from
-    return Sample(np.array(fields.tokens, np.int64), targets)
+    return Sample(np.array(fields.tokens, np.int32), targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +141,19 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     began = clock()
     weights = _open(config)
     inputs = _read(config, weights)
-    chosen = choose(
-        len(inputs.train.samples),
-        n_epochs=config.n_epochs,
-        batch_size=config.batch_size,
-        learning_rate_multiplier=config.learning_rate_multiplier,
+    chosen = config.decided(len(inputs.train.samples))
+    lane_count = min(config.threads, chosen.batch_size)  # more would have nothing to do, and each takes its memory
+    tokens = sum(len(sample.tokens) for sample in inputs.samples)
+    needed = memory_needed(
+        weights.architecture, layers=config.layers, rank=config.rank, lanes=lane_count, sample_tokens=tokens
     )
+    check_memory(needed, installed_memory())
     plan = _plan(chosen, inputs, weights)
     emit(_start(chosen, plan, inputs))
     if idle := inputs.train.idle + inputs.validation.idle:
         emit(Progress(message=_left_out(idle)))
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=config.output_dir) as file, Lanes(config.threads) as lanes:
+    with TemporaryFile(dir=config.output_dir) as file, Lanes(lane_count) as lanes:
         prefix = shared_prefix(inputs.samples)
         trunk = Trunk(weights, range(_first_tuned(config, weights)), lanes, _tenths(emit))
         states = trunk.run(inputs.samples, prefix, file)
@@ -160,8 +166,6 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
 def _open(config: Config) -> Weights:
     model = read_gguf(Path(config.model))
     architecture = read_architecture(model)
-    needed = memory_needed(architecture, layers=config.layers, rank=config.rank, lanes=config.threads)
-    check_memory(needed, installed_memory())
     return Weights(model, architecture)
 
 
@@ -183,7 +187,7 @@ def _read(config: Config, weights: Weights) -> _Inputs:
     return _Inputs(train_file, read(config.validation, "validation_file") if config.validation else SampleFile())
 
 
-def _plan(chosen: Hyperparameters, inputs: _Inputs, weights: Weights) -> Plan:
+def _plan(chosen: Decided, inputs: _Inputs, weights: Weights) -> Plan:
     return Plan(
         epochs=chosen.n_epochs,
         steps_per_epoch=-(-len(inputs.train.samples) // chosen.batch_size),
@@ -191,12 +195,10 @@ def _plan(chosen: Hyperparameters, inputs: _Inputs, weights: Weights) -> Plan:
     )
 
 
-def _start(chosen: Hyperparameters, plan: Plan, inputs: _Inputs) -> Start:
+def _start(chosen: Decided, plan: Plan, inputs: _Inputs) -> Start:
     return Start(
         total_steps=plan.total_steps,
-        n_epochs=chosen.n_epochs,
-        batch_size=chosen.batch_size,
-        learning_rate_multiplier=chosen.learning_rate_multiplier,
+        **msgspec.structs.asdict(chosen),
         train_samples=len(inputs.train.samples),
         validation_samples=len(inputs.validation.samples),
         cut_samples=inputs.train.cut + inputs.validation.cut,

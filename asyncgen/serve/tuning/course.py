@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncgen.serve.stores.job_log import JobCheckpoint
-from asyncgen.serve.stores.jobs import Hyperparameters, JobError
-from asyncgen.serve.stores.models import TunedModel
+from asyncgen.serve.stores.jobs import JobError
+from asyncgen.serve.stores.models import TunedModel, checkpoint_name
+from asyncgen.serve.training.config import Hyperparameters
+from asyncgen.serve.training.messages import Checkpoint, End, Failed, Progress, Start, Step
 from asyncgen.serve.tuning import results
-from asyncgen.serve.tuning.messages import Checkpoint, End, Failed, Progress, Start, Step, checkpoint_name
 from asyncgen.serve.wire import new_id
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from asyncgen.serve.stores.files import FileStore
     from asyncgen.serve.stores.jobs import JobStore
     from asyncgen.serve.stores.models import ModelStore
-    from asyncgen.serve.tuning.messages import TrainerMessage
+    from asyncgen.serve.training.messages import TrainerMessage
     from asyncgen.serve.wire import Clock
 
 
@@ -105,24 +106,24 @@ class Course:
         )
 
     def _start(self, start: Start) -> None:
-        chosen = Hyperparameters(
-            n_epochs=start.n_epochs,
-            batch_size=start.batch_size,
-            learning_rate_multiplier=start.learning_rate_multiplier,
+        decided = {name: getattr(start, name) for name in Hyperparameters.__struct_fields__}
+        asked = self._jobs.get(self._id).method
+        kind = asked["type"]
+        shown = {**asked.get(kind, {}).get("hyperparameters", {}), **decided}
+        self._jobs.change(
+            self._id,
+            hyperparameters=Hyperparameters(**decided),
+            method={"type": kind, kind: {"hyperparameters": shown}},
         )
-        method = self._jobs.get(self._id).method
-        kind = method["type"]
-        shown = {**method.get(kind, {}).get("hyperparameters", {}), **_as_json(chosen)}
-        self._jobs.change(self._id, hyperparameters=chosen, method={"type": kind, kind: {"hyperparameters": shown}})
         self._jobs.log.tell(self._id, results.start_message(start))
 
     def _step(self, step: Step) -> None:
         self._steps.append(step)
         self._jobs.log.tell(self._id, results.step_message(step), metrics=results.step_metrics(step))
         now = self._clock()
-        if step.step == 1:
+        if len(self._steps) == 1:
             self._first_step_at = now
-        else:
+        elif 1 < step.step <= step.total_steps:
             left_s = (now - self._first_step_at) / (step.step - 1) * (step.total_steps - step.step)
             self._jobs.estimate(self._id, int(now + left_s))
 
@@ -156,11 +157,3 @@ class Course:
             )
         )
         return name
-
-
-def _as_json(chosen: Hyperparameters) -> dict[str, int | float | str]:
-    return {
-        "n_epochs": chosen.n_epochs,
-        "batch_size": chosen.batch_size,
-        "learning_rate_multiplier": chosen.learning_rate_multiplier,
-    }

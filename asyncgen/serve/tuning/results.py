@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from asyncgen.serve.tuning.messages import Checkpoint, Start, Step
+    from asyncgen.serve.training.messages import Checkpoint, Start, Step
 
 RESULT_FILENAME = "step_metrics.csv"
 _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -20,7 +20,8 @@ _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_to
 
 def step_message(step: Step) -> str:
     validation = f", validation loss={step.valid_loss:.2f}" if step.valid_loss is not None else ""
-    return f"Step {step.step}/{step.total_steps}: training loss={step.train_loss:.2f}{validation}"
+    place = f"{step.step}/{step.total_steps}" if step.total_steps else str(step.step)
+    return f"Step {place}: training loss={step.train_loss:.2f}{validation}"
 
 
 def start_message(start: Start) -> str:
@@ -35,8 +36,8 @@ def step_metrics(step: Step) -> dict[str, Any]:
     """The step's figures under the API's names and ours; those that were not measured are left out."""
     figures = {
         "step": step.step,
-        "total_steps": step.total_steps,
-        "epoch": step.epoch,
+        "total_steps": step.total_steps or None,
+        "epoch": step.epoch or None,
         "train_loss": step.train_loss,
         "train_mean_token_accuracy": step.train_mean_token_accuracy,
         "valid_loss": step.valid_loss,

@@ -101,15 +101,13 @@ class TuningWork:
         raise JobFailedError("The training ended before its end.", code="server_error")
 
     def _task(self, kept: Kept) -> TrainingTask:
-        job, wanted = kept.job, kept.job.hyperparameters
+        job = kept.job
         return TrainingTask(
             folder=self._jobs.folder(job.id),
             train=self._path(job.training_file, "training_file"),
             validation=self._path(job.validation_file, "validation_file") if job.validation_file else None,
             samples=kept.samples,
-            n_epochs=wanted.n_epochs,
-            batch_size=wanted.batch_size,
-            learning_rate_multiplier=wanted.learning_rate_multiplier,
+            hyperparameters=job.hyperparameters,
             seed=job.seed,
         )
 

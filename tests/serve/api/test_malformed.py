@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.serve.data_folder import ServerInfo
+    from asyncgen.providers.local_server import ServerInfo
 
 FILES, CHAT = "POST /v1/files", "POST /v1/chat/completions"
 FORM = "Content-Type: multipart/form-data; boundary=x"

@@ -11,14 +11,15 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
+from asyncgen.json_text import NotJsonError
 from asyncgen.serve.engine import TrainingTask
 from asyncgen.serve.llama import training
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.llama.training import train, trainer_messages, untunable
-from asyncgen.serve.tuning.messages import End, Failed, Progress, TrainerMessage
+from asyncgen.serve.training.config import Hyperparameters
+from asyncgen.serve.training.messages import End, Failed, Progress, TrainerMessage
 from asyncgen.serve.wire import ApiError
 
 
@@ -48,9 +49,7 @@ def task(folder: Path, *answers: str) -> TrainingTask:
         train=upload,
         validation=None,
         samples=len(answers),
-        n_epochs=1,
-        batch_size=1,
-        learning_rate_multiplier=1.0,
+        hyperparameters=Hyperparameters(n_epochs=1, batch_size=1),
         seed=0,
     )
 
@@ -141,7 +140,7 @@ def test_crash_is_a_failure_with_the_exit_code(program: str, exit_code: str) -> 
 
 
 def test_line_that_is_no_message_is_a_bug() -> None:
-    with pytest.raises(msgspec.DecodeError):
+    with pytest.raises(NotJsonError):
         told("print('hello')")
 
 

@@ -39,14 +39,14 @@ def test_all_fields_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "cause"),
     [
-        ({"n_epochs": 0}, "`$.n_epochs`"),
-        ({"n_epochs": "many"}, "`$.n_epochs`"),
-        ({"batch_size": 1.5}, "`$.batch_size`"),
-        ({"learning_rate_multiplier": 0}, "`$.learning_rate_multiplier`"),
-        ({"seed": -1}, "`$.seed`"),
-        ({"threads": 0}, "`$.threads`"),
-        ({"model": None}, "`$.model`"),
-        ({"ranks": 3}, "unknown field `ranks`"),
+        ({"n_epochs": 0}, "n_epochs: "),
+        ({"n_epochs": "many"}, "n_epochs: "),
+        ({"batch_size": 1.5}, "batch_size: "),
+        ({"learning_rate_multiplier": 0}, "learning_rate_multiplier: "),
+        ({"seed": -1}, "seed: "),
+        ({"threads": 0}, "threads: "),
+        ({"model": None}, "model: "),
+        ({"ranks": 3}, "`ranks`"),
     ],
 )
 def test_a_field_that_cannot_be_is_named(fields: dict[str, Any], cause: str, tmp_path: Path) -> None:

@@ -69,12 +69,12 @@ def test_samples_with_nothing_to_learn_are_counted_and_left_out(read: Callable[.
 @pytest.mark.parametrize(
     ("bad", "cause"),
     [
-        ("{nonsense", "JSON is malformed"),
-        ("", "truncated"),
-        ([1, 2], "Expected `object`"),
-        ({"tokens": [1]}, "missing required field `targets`"),
-        (line([1.5], [0]), "Expected `int`"),
-        (line(["a"], [0]), "Expected `int`"),
+        ("{nonsense", "it is no JSON"),
+        ("", "it is empty"),
+        ([1, 2], "expected an object"),
+        ({"tokens": [1]}, "'targets' is missing"),
+        (line([1.5], [0]), "expected a whole number"),
+        (line(["a"], [0]), "expected a whole number"),
         (line([1, 2], [0]), "2 tokens but 1 targets"),
         (line([1, 100], [0, 1]), "beyond the vocabulary of 100"),
         (line([-1, 2], [0, 1]), "beyond the vocabulary of 100"),

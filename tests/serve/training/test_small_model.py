@@ -16,18 +16,18 @@ from asyncgen.serve.training.config import Config
 from asyncgen.serve.training.gguf import Gguf, read_gguf
 from asyncgen.serve.training.layers import Weights, rms_norm
 from asyncgen.serve.training.lora import Adapter, new_adapter
+from asyncgen.serve.training.messages import Checkpoint, Step
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import pack
 from asyncgen.serve.training.train import train
-from asyncgen.serve.tuning.messages import Checkpoint, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from asyncgen.serve.training.architecture import Architecture
+    from asyncgen.serve.training.messages import TrainerMessage
     from asyncgen.serve.training.packing import Sample
-    from asyncgen.serve.tuning.messages import TrainerMessage
 
 PROMPT = "<|im_start|>user\n{shop}<|im_end|>\n<|im_start|>assistant\n"
 ANSWER = "{shop} can take payments online from today.<|im_end|>"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.config import Config, TrainingError
+from asyncgen.serve.training.messages import Checkpoint, End, Progress, Start, Step
 from asyncgen.serve.training.train import train
-from asyncgen.serve.tuning.messages import Checkpoint, End, Progress, Start, Step
 
 from .tiny_models import TinyModel
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from asyncgen.serve.tuning.messages import TrainerMessage
+    from asyncgen.serve.training.messages import TrainerMessage
 
 # Three prompts, each with its own answer; they share their first two tokens.
 FACTS = [[1, 2, *prompt, *answer] for prompt, answer in (([10], [50, 51, 52]), ([11], [60, 61]), ([12, 13], [70]))]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from asyncgen.serve.stores.jobs import ENDED, Hyperparameters, Job, JobStore, Kept
+from asyncgen.serve.stores.jobs import ENDED, Job, JobStore, Kept
+from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.tuning.queue import TuningQueue
 
 if TYPE_CHECKING:

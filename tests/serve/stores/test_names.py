@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from asyncgen.serve.tuning.messages import checkpoint_name, tuned_name
+from asyncgen.serve.stores.models import checkpoint_name, tuned_name
 
 
 @pytest.mark.parametrize(

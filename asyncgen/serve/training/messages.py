@@ -1,40 +1,21 @@
-"""Names of tuned models: `ft:BASE:ORGANISATION:SUFFIX:ID`, as OpenAI makes them.
+"""What a training tells while it runs: one JSON object a line.
 
-What a training tells while it runs: one JSON object a line.
-
-Owns the protocol between the server and the training process. Does not know who trains.
+Owns the protocol between the server and whoever trains: the built-in trainer, and commands of the user's own
+(`docs/trainer-protocol.md`). Does not know who trains.
 """
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from asyncgen.json_text import decoder
-from asyncgen.serve.wire import new_id
-
-_NOT_IN_A_SUFFIX = re.compile(r"[^a-z0-9_.-]+")
+from asyncgen.serve.training.config import Decided
 
 
-def tuned_name(base: str, organization: str, suffix: str | None) -> str:
-    """A new name. The suffix is lower-cased, and what cannot stand in a name becomes a dash."""
-    clean = _NOT_IN_A_SUFFIX.sub("-", (suffix or "").lower()).strip("-")
-    return f"ft:{base}:{organization}:{clean}:{new_id('', 8)}"
-
-
-def checkpoint_name(tuned: str, step: int) -> str:
-    """The name of the model as it was after a step."""
-    return f"{tuned}:ckpt-step-{step}"
-
-
-class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+class Start(Decided, frozen=True, kw_only=True, tag="start"):
     """The first message: what was chosen where the job said "auto", and what there is to do."""
 
     total_steps: int
-    n_epochs: int
-    batch_size: int
-    learning_rate_multiplier: float
     train_samples: int
     validation_samples: int = 0
     cut_samples: int = 0
@@ -47,13 +28,13 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """One optimiser step; validation figures where this step measured them."""
+    """One optimiser step; validation figures where this step measured them. A `total_steps` of 0 is not known."""
 
     step: int
-    total_steps: int
-    epoch: int
     train_loss: float
-    train_mean_token_accuracy: float
+    total_steps: int = 0
+    epoch: int = 0
+    train_mean_token_accuracy: float | None = None
     grad_norm: float | None = None
     learning_rate: float | None = None
     trained_tokens: int = 0
@@ -63,10 +44,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
-    """An adapter that is whole, at the end of an epoch; `path` is None where nothing was trained."""
+    """A model that is whole, at the end of an epoch; `path` is None where there is no file of it."""
 
     step: int
-    epoch: int
+    epoch: int = 0
     path: str | None = None
     train_loss: float | None = None
     train_mean_token_accuracy: float | None = None
@@ -75,18 +56,26 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
-    """The training is done; `path` is the final adapter."""
+    """The training is done.
 
-    trained_tokens: int
+    Attributes:
+        path: the final adapter or model: a GGUF file, or a folder in a form of the trainer's own.
+        base_url: a server that answers for the model, up to and including `/v1`.
+        model: the model's name there.
+    """
+
+    trained_tokens: int = 0
     path: str | None = None
+    base_url: str | None = None
+    model: str | None = None
     elapsed_s: float = 0.0
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """The training is not going to end well."""
 
-    code: str
     message: str
+    code: str = "training_failed"
     param: str | None = None
 
 
@@ -96,7 +85,7 @@ _decode = decoder(TrainerMessage)
 
 
 def decode_message(line: bytes) -> TrainerMessage:
-    """Read one line of the training process.
+    """Read one line of a trainer.
 
     Raises:
         NotJsonError: it is not JSON, or no message of the protocol.
