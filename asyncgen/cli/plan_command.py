@@ -21,13 +21,12 @@ from asyncgen.cli.options import (
 )
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.plan_lines import break_even_lines, plan_lines
-from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json
+from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json, tuners_within_reach
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
 from asyncgen.job.of_run import open_named_job
 from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Profile
 from asyncgen.run.directory import RunDirectory
 
 
@@ -66,7 +65,7 @@ def plan(
         named_address(generation.profile, flags),
         opened.model,
         tuning.profile,
-        _within_reach(opened.file.profiles),
+        tuners_within_reach(opened.file.profiles),
         lambda name: opened.file.job(generation.profile.name, name),
     )
     limits = _limits(opened.job.limits, concurrency, rpm, tpm)
@@ -89,12 +88,3 @@ def _limits(limits: Limits, concurrency: int | None, rpm: float | None, tpm: flo
         requests_per_minute=rpm or limits.requests_per_minute,
         tokens_per_minute=tpm or limits.tokens_per_minute,
     )
-
-
-def _within_reach(profiles: Mapping[str, Profile]) -> list[str]:
-    """Providers that tune, and for which there is a key or none is needed."""
-    return [
-        name
-        for name, profile in profiles.items()
-        if profile.finetuning and (profile.key_variable is None or os.environ.get(profile.key_variable))
-    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -300,8 +300,18 @@ async def generate_opened(
     observer: Observer,
     *,
     engine: Engine | None = None,
+    endpoint: Endpoint | None = None,
 ) -> Generated:
-    """Ask for every row of an opened job that is not there yet; arguments, result and errors as `generate_rows`."""
+    """Ask for every row of an opened job that is not there yet; result and errors as `generate_rows`.
+
+    Args:
+        opened: the job.
+        generation: who answers.
+        options: of this invocation.
+        observer: is told and asked.
+        engine: how rows are asked for; None for what `options.batch` says.
+        endpoint: who answers, where no address has to be found; None for the address of `generation`.
+    """
     for remark in opened.remarks:
         observer.say(f"note: {remark}")
     path = options.out or RUNS / opened.job.name
@@ -313,9 +323,11 @@ async def generate_opened(
         accept_stale(run, opened.grid, stale)
         if options.retry_rejected:
             _set_rejected_aside(run, observer)
-        server = server_of(generation.profile.name, named_address(generation.profile, options.where))
+        address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)
+        server = server_of(generation.profile.name, address)
         consent_to_server(run, server, observer)
-        generated = await _generate(run, opened, generation, options, observer, stale, engine or _engine_of(options))
+        engine = engine or _engine_of(options)
+        generated = await _generate(run, opened, generation, options, observer, stale, engine, endpoint)
         if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
             note_simulation(run, server)
         return generated
@@ -357,6 +369,7 @@ async def _generate(
     observer: Observer,
     stale: Stale,
     engine: Engine,
+    endpoint: Endpoint | None,
 ) -> Generated:
     spending = spending_of(opened, generation, options.where, in_batch=options.batch)
     result, estimate, began = EngineResult(Outcome(None, None)), None, time.monotonic()
@@ -379,9 +392,10 @@ async def _generate(
                     limits.max_cost, journal.spend.total, run.state, observer,
                     is_demanded=options.max_cost is not None,
                 )  # fmt: skip
-                async with open_endpoint(generation, options.where, opened.model, observer.say) as endpoint:
+                opening = open_endpoint(generation, options.where, opened.model, observer.say)
+                async with nullcontext(endpoint) if endpoint is not None else opening as answers:
                     session = Session(
-                        run=run, opened=opened, endpoint=endpoint, journal=journal, progress=progress, limits=limits,
+                        run=run, opened=opened, endpoint=answers, journal=journal, progress=progress, limits=limits,
                         spending=spending, budget=budget, options=options, observer=observer,
                     )  # fmt: skip
                     result = await engine.run(session)

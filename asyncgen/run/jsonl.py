@@ -134,6 +134,34 @@ def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]
         yield number, row
 
 
+def follow_lines(path: Path, offset: int, most_bytes: int = 1 << 20) -> tuple[int, list[bytes]]:
+    """The whole lines of a growing file from a place on.
+
+    Args:
+        path: of the file, which need not be there yet.
+        offset: bytes that were read before; 0 for the beginning.
+        most_bytes: to be read at once, unless a single line is longer.
+
+    Returns:
+        The offset to go on from, and the lines without their ends.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            block = file.read(most_bytes)
+            if block and b"\n" not in block:
+                block += file.readline()
+    except FileNotFoundError:
+        return offset, []
+    except OSError as error:
+        raise disk_error(f"{path} could not be read", error) from error
+    whole = block[: block.rfind(b"\n") + 1]
+    return offset + len(whole), [line for line in whole.split(b"\n") if line.strip()]
+
+
 def _is_whole(line: bytes) -> bool:
     if not line.rstrip().endswith(b"}"):
         return False

@@ -6,7 +6,8 @@ Owns which parts there are. Does not print, and sends nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -217,3 +218,12 @@ def _break_even(compared: BreakEven) -> dict[str, Any]:
         "pays": None if compared.calls is None else not never,
         "calls": None if never else _span(compared.calls),
     }
+
+
+def tuners_within_reach(profiles: Mapping[str, Profile]) -> list[str]:
+    """Providers that tune, and for which there is a key or none is needed."""
+    return [
+        name
+        for name, profile in profiles.items()
+        if profile.finetuning and (profile.key_variable is None or os.environ.get(profile.key_variable))
+    ]

@@ -1,0 +1,83 @@
+"""Synchronous calls on an event loop of their own, in a thread of their own.
+
+So they work in a script, inside a running loop and in a notebook alike, and Ctrl-C, which reaches the thread that
+waits here, drains what is in flight before KeyboardInterrupt goes on. No signal handler is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from asyncgen.generate.observer import Interrupt
+
+Result = TypeVar("Result")
+_TICK_S = 0.1  # a lock that is waited for without an end would not let Ctrl-C through on every platform
+
+
+def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> Result:
+    """Run a coroutine to its end on a loop in another thread.
+
+    Args:
+        work: makes the coroutine; its interrupt is set by Ctrl-C here: once to drain, twice to drop what is in flight.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the work has come to its end.
+        BaseException: whatever the work raised.
+    """
+    call = _Call(work)
+    call.start()
+    interrupted = False
+    while call.is_alive():
+        try:
+            call.join(_TICK_S)
+        except KeyboardInterrupt:
+            call.interrupt(again=interrupted)
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+    return call.result()
+
+
+class _Call(threading.Thread, Generic[Result]):
+    def __init__(self, work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> None:
+        super().__init__(name="asyncgen", daemon=True)
+        self._work = work
+        self._interrupt: Interrupt | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._result: list[Result] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                self._result.append(runner.run(self._run()))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self._error = error
+
+    async def _run(self) -> Result:
+        self._loop = asyncio.get_running_loop()
+        self._interrupt = Interrupt()
+        return await self._work(self._interrupt)
+
+    def interrupt(self, *, again: bool) -> None:
+        if self._loop is not None and self._interrupt is not None and self.is_alive():
+            event = self._interrupt.abandon if again else self._interrupt.stop
+            self._loop.call_soon_threadsafe(event.set)
+
+    def result(self) -> Result:
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's loops where it is installed; None for asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - there are no wheels for every platform
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

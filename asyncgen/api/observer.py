@@ -1,0 +1,179 @@
+"""The observer of a program: consent is an argument, progress a callback, and nothing is printed.
+
+Leaves to `api/loop.py` who interrupts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.generate.observer import Interrupt
+from asyncgen.generate.pool.progress import Progress
+
+if TYPE_CHECKING:
+    from asyncgen.finetune.api import Event, TuningJob
+    from asyncgen.generate.batch.join import Joined
+    from asyncgen.generate.batch.send import Watcher
+    from asyncgen.run.state import BatchState
+
+OnProgress = Callable[["ProgressSnapshot"], None]
+_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressSnapshot:
+    """A run under way, at one moment.
+
+    Attributes:
+        requests: rows of the job.
+        done: rows that have an answer, those of earlier invocations included.
+        failed: rows given up on.
+        left: rows still to be asked for.
+        in_flight: requests sent and not answered yet.
+        retries: attempts after the first one of a row.
+        per_second: rows finished a second, over the last ten seconds.
+        eta_s: seconds until the end at this rate; None while nothing moves.
+        elapsed_s: seconds since the first request of this invocation.
+        waits_for: why nothing is sent now, in words; "" where that is not so.
+    """
+
+    requests: int
+    done: int
+    failed: int
+    left: int
+    in_flight: int
+    retries: int
+    per_second: float
+    eta_s: float | None
+    elapsed_s: float
+    waits_for: str = ""
+
+
+class LibraryObserver:
+    """Implements `Observer` and `TuningObserver` for programs.
+
+    Args:
+        yes: consent to everything that the command line would ask about.
+        on_progress: called twice a second while requests are sent, and once at the end.
+        interrupt: set from outside to stop.
+    """
+
+    def __init__(
+        self, *, yes: bool = False, on_progress: OnProgress | None = None, interrupt: Interrupt | None = None
+    ) -> None:
+        self._yes = yes
+        self._on_progress = on_progress
+        self._interrupt = interrupt or Interrupt()
+        self.remarks: list[str] = []
+
+    @property
+    def agrees_to_all(self) -> bool:
+        return self._yes
+
+    @property
+    def resume_command(self) -> str:
+        return ""
+
+    def say(self, text: str) -> None:
+        self.remarks.append(text)
+
+    def agree(self, question: str, *, why: str) -> None:
+        if not self._yes:
+            raise UsageError(why, cause=question, help_text="pass yes=True to go on", code="needs_yes")
+
+    def offer(self, question: str) -> bool:  # noqa: ARG002 - the protocol's name
+        return self._yes
+
+    @asynccontextmanager
+    async def interruptible(self, on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:  # noqa: ARG002 - likewise
+        yield self._interrupt
+
+    @asynccontextmanager
+    async def watching(self, progress: Progress, spent: Callable[[], str]) -> AsyncIterator[None]:  # noqa: ARG002
+        if self._on_progress is None:
+            yield
+            return
+        began_s = time.monotonic()
+        task = asyncio.create_task(self._tell(progress, began_s, self._on_progress))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            self._on_progress(_snapshot(progress, began_s))
+
+    async def _tell(self, progress: Progress, began_s: float, on_progress: OnProgress) -> None:
+        while True:
+            on_progress(_snapshot(progress, began_s))
+            await asyncio.sleep(_EVERY_S)
+
+    @contextmanager
+    def watching_batches(self, progress: Progress) -> Iterator[Watcher]:
+        yield _Batches(progress, self._on_progress, time.monotonic())
+
+    @contextmanager
+    def uploading(self) -> Iterator[Callable[[int, int], None]]:
+        yield lambda _sent, _size: None
+
+    @asynccontextmanager
+    async def watching_training(self, history: Iterable[Event]) -> AsyncIterator[_Training]:  # noqa: ARG002
+        yield _Training()
+
+
+def _snapshot(progress: Progress, began_s: float) -> ProgressSnapshot:
+    now_s = time.monotonic()
+    per_second = progress.per_second(now_s)
+    return ProgressSnapshot(
+        requests=progress.requests,
+        done=progress.done,
+        failed=progress.failed + progress.failed_before,
+        left=progress.left,
+        in_flight=progress.in_flight,
+        retries=progress.retries,
+        per_second=per_second,
+        eta_s=progress.eta_s(per_second),
+        elapsed_s=now_s - began_s,
+        waits_for=progress.pause_cause if progress.paused_until > now_s else "",
+    )
+
+
+class _Batches:
+    """Counts what is collected of batches."""
+
+    def __init__(self, progress: Progress, on_progress: OnProgress | None, began_s: float) -> None:
+        self._progress = progress
+        self._on_progress = on_progress
+        self._began_s = began_s
+
+    def uploading(self, batch: BatchState, sent: int, size: int) -> None:
+        pass
+
+    def changed(self, batch: BatchState) -> None:  # noqa: ARG002 - the protocol's name
+        if self._on_progress is not None:
+            self._on_progress(_snapshot(self._progress, self._began_s))
+
+    def collected(self, batch: BatchState, joined: Joined) -> None:
+        self._progress.settled += joined.answered
+        self._progress.failed += joined.failed
+        self.changed(batch)
+
+
+class _Training:
+    """Watches a training in silence; its events are kept in the run."""
+
+    def told(self, event: Event) -> None:
+        pass
+
+    def seen(self, job: TuningJob) -> None:
+        pass
+
+    def missed(self, error: AsyncgenError) -> None:
+        pass
