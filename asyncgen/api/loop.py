@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from asyncgen.generate.observer import Interrupt
@@ -30,9 +31,9 @@ def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> R
     call = _Call(work)
     call.start()
     interrupted = False
-    while call.is_alive():
+    while not call.ended.is_set():
         try:
-            call.join(_TICK_S)
+            call.ended.wait(_TICK_S)  # not `join`: broken off by Ctrl-C, it takes the thread for ended
         except KeyboardInterrupt:
             call.interrupt(again=interrupted)
             interrupted = True
@@ -44,6 +45,7 @@ def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> R
 class _Call(threading.Thread, Generic[Result]):
     def __init__(self, work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> None:
         super().__init__(name="asyncgen", daemon=True)
+        self.ended = threading.Event()
         self._work = work
         self._interrupt: Interrupt | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,6 +58,8 @@ class _Call(threading.Thread, Generic[Result]):
                 self._result.append(runner.run(self._run()))
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             self._error = error
+        finally:
+            self.ended.set()
 
     async def _run(self) -> Result:
         self._loop = asyncio.get_running_loop()
@@ -63,9 +67,10 @@ class _Call(threading.Thread, Generic[Result]):
         return await self._work(self._interrupt)
 
     def interrupt(self, *, again: bool) -> None:
-        if self._loop is not None and self._interrupt is not None and self.is_alive():
+        if self._loop is not None and self._interrupt is not None and not self.ended.is_set():
             event = self._interrupt.abandon if again else self._interrupt.stop
-            self._loop.call_soon_threadsafe(event.set)
+            with suppress(RuntimeError):  # the loop has closed meanwhile
+                self._loop.call_soon_threadsafe(event.set)
 
     def result(self) -> Result:
         if self._error is not None:
