@@ -13,8 +13,8 @@ from asyncgen.dataset.export.files import Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import export_folder
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
-from asyncgen.job.of_run import job_of_run
-from asyncgen.run.directory import RunDirectory, find_run
+from asyncgen.job.of_run import job_of_run, named_run
+from asyncgen.run.directory import RunDirectory
 
 
 @click.command("export")
@@ -38,7 +38,7 @@ def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
 
     Works while the run is written.
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
-    directory = find_run(run, root=Path("runs"))
+    directory = named_run(run, root=Path("runs"))
     path = Path(output)
     is_folder = output.endswith(os.sep) or path.is_dir()
     exported = _folder(directory, path) if is_folder else _file(directory, path, raw_csv=raw_csv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +30,10 @@ from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
 from asyncgen.job.model import DatasetSettings
-from asyncgen.job.of_run import OpenedJob, job_of_run, open_job
+from asyncgen.job.of_run import OpenedJob, changed_job_file, job_in, job_of_run, named_run, open_job
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.run.directory import RunDirectory, find_run, open_run
+from asyncgen.run.directory import RunDirectory, open_run
 
 _RUNS = Path("runs")
 
@@ -64,6 +65,7 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
 @click.option("--prompt-column", metavar="NAME", help="The column of FILE that holds the prompts.")
 @click.option("--completion-column", metavar="NAME", help="The column of FILE that holds the completions.")
 @click.option("--drop-near-duplicates", is_flag=True, help="Leave out what is nearly an earlier answer. RUN only.")
+@click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal. RUN only.")
 @yes_option
 @output_options
 def prepare(
@@ -73,6 +75,7 @@ def prepare(
     drop_near_duplicates: bool,
     prompt_column: str | None,
     completion_column: str | None,
+    simulated: bool,
     yes: bool,
     as_json: bool,
     **settings: Any,
@@ -81,6 +84,7 @@ def prepare(
 
     \b
     asyncgen prepare                         the newest run, as its job file says
+    asyncgen prepare campaign.toml           its run, as the job file says today
     asyncgen prepare answers.csv             pairs become chats
     asyncgen prepare chats.jsonl             checks messages, line by line
     asyncgen prepare faq.xlsx --prompt-column question --completion-column answer
@@ -92,7 +96,7 @@ def prepare(
     read, and the result stands beside it.
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     given = {name: value for name, value in (("format", format_), *settings.items()) if value is not None}
-    if source is not None and not source.is_dir():
+    if source is not None and not source.is_dir() and source.suffix.lower() != ".toml":
         if drop_near_duplicates:
             raise UsageError("--drop-near-duplicates is for runs", help_text="leave it out, or name a run directory")
         wanted = Wanted(prompt_column, completion_column)
@@ -100,21 +104,21 @@ def prepare(
         return
     if prompt_column is not None or completion_column is not None:
         raise UsageError("--prompt-column and --completion-column are for files", help_text="leave them out")
-    _prepare_run(find_run(source, root=_RUNS), given, provider, drop_near_duplicates, as_json=as_json)
+    options = {"drop_near_duplicates": drop_near_duplicates, "simulated": simulated}
+    _prepare_run(source, given, provider, options, as_json=as_json)
 
 
 def _prepare_run(
-    directory: RunDirectory, given: dict[str, Any], provider: str | None, drop_near_duplicates: bool, *, as_json: bool
+    source: Path | None, given: dict[str, Any], provider: str | None, options: dict[str, bool], *, as_json: bool
 ) -> None:
-    opened = _job(directory, provider)
+    directory = named_run(source, root=_RUNS)
+    opened = _job(source, directory, provider)
     job = msgspec.structs.replace(opened.job, dataset=msgspec.structs.replace(opened.job.dataset, **given))
     _refuse_unused(given, job.dataset.format)
     profile = named_profile(provider or opened.tuning, opened.file.profiles)
     prices = load_price_list(opened.file.folder, os.environ)
     with open_run(directory.path) as run:
-        prepared = prepare_run(
-            run, job, opened.grid, provider=profile, prices=prices, drop_near_duplicates=drop_near_duplicates
-        )
+        prepared = prepare_run(run, job, opened.grid, provider=profile, prices=prices, **options)
     for warning in prepared.warnings:
         say(f"warning: {warning}")
     if as_json:
@@ -125,9 +129,18 @@ def _prepare_run(
     say(f"next: asyncgen finetune create {directory.path}")
 
 
-def _job(directory: RunDirectory, provider: str | None) -> OpenedJob:
-    """The run's job, with the tables of the provider that will train laid over."""
-    opened = job_of_run(directory)
+def _job(source: Path | None, directory: RunDirectory, provider: str | None) -> OpenedJob:
+    """The job, of the file that was named or of the run, with the tables of the provider that will train laid over."""
+    if source is not None and source.is_file():
+        opened = job_in(source, directory)
+        say(f"{directory.path}, as {source} says today")
+    else:
+        opened = job_of_run(directory)
+        if changed := changed_job_file(directory):
+            say(
+                f"{changed} has changed since the run; the run's own copy counts here. As the file says today: "
+                f"asyncgen prepare {shlex.quote(str(changed))}"
+            )
     if provider is None or provider == opened.tuning:
         return opened
     return open_job(opened.file, generation=opened.generation, tuning=provider, model=opened.model)

@@ -31,6 +31,8 @@ def run_lines(prepared: Prepared, settings: DatasetSettings) -> Iterator[str]:
     folder = prepared.train.parent
     for file in prepared.files:
         yield f"{folder / file.name}: {file.samples:,} samples, {file.bytes / 1000:,.1f} kB"
+    if prepared.validation is not None:
+        yield f"{prepared.trained_on:,} of {prepared.validation_prompts:,} validation prompts are trained on"
     for reason, count in prepared.rejected.most_common():
         yield f"left out: {count:,} {reason}"
     if prepared.rejected:
@@ -53,6 +55,8 @@ def run_object(prepared: Prepared) -> dict[str, Any]:
         ],
         "rejected": dict(prepared.rejected),
         "near_duplicates": prepared.near_duplicates,
+        "validation_prompts": prepared.validation_prompts,
+        "validation_prompts_trained_on": prepared.trained_on,
         "tokens": token_object(prepared.tokens, prepared.token_label),
         "training": [
             {

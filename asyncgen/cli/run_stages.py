@@ -96,8 +96,14 @@ class RunPipeline:
         opened = job_of_run(self._run)
         prices = load_price_list(opened.file.folder, os.environ)
         with open_run(self._run.path) as run:
+            # Where a simulation answers and this machine, or the same server, is tuned, it is a rehearsal.
             prepared = prepare_run(
-                run, opened.job, opened.grid, provider=named_profile(opened.tuning, opened.file.profiles), prices=prices
+                run,
+                opened.job,
+                opened.grid,
+                provider=named_profile(opened.tuning, opened.file.profiles),
+                prices=prices,
+                simulated=opened.tuning in {opened.generation, "local"},
             )
         for line in (
             *(f"warning: {warning}" for warning in prepared.warnings),

@@ -17,10 +17,21 @@ from typing import TYPE_CHECKING, BinaryIO
 import orjson
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar
+from asyncgen.dataset.pairing import NO_PAIR, Pairing
 from asyncgen.dataset.row_file import RowFile
-from asyncgen.dataset.samples import COMPLETION, SampleMaker, begins_with_thoughts, texts, training_line
-from asyncgen.dataset.select import NEAR_DUPLICATE, STALE, Selection
-from asyncgen.dataset.sides import SampleSides
+from asyncgen.dataset.samples import (
+    COMPLETION,
+    PREFERENCE,
+    Sample,
+    SampleMaker,
+    begins_with_thoughts,
+    pair_texts,
+    preference_line,
+    texts,
+    training_line,
+)
+from asyncgen.dataset.select import CHECK, NEAR_DUPLICATE, SCORE, STALE, Selection
+from asyncgen.dataset.sides import TRAIN, SampleSides
 from asyncgen.dataset.split import SideCounts
 from asyncgen.dataset.token_counts import TokenRatio, token_counter
 from asyncgen.run.jsonl import read_rows
@@ -32,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.row_file import Fetcher
-    from asyncgen.dataset.samples import Sample
+    from asyncgen.dataset.scores import ScoreTable
     from asyncgen.dataset.split import Split
     from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.job.model import Job
@@ -56,6 +67,7 @@ def drafting(
     stale: bool,
     rejected: BinaryIO,
     model: str | None,
+    scores: ScoreTable | None,
 ) -> Iterator[Draft]:
     """Make a draft of all samples; it is gone when the block ends.
 
@@ -67,6 +79,7 @@ def drafting(
         stale: some records may be of other rows; see `select.may_be_stale`.
         rejected: takes a line for every record that gives no sample.
         model: to be trained; its tokens are counted. None where it is not known.
+        scores: of the answers, where the job asks for them.
 
     Raises:
         BadLineError: a line is no record.
@@ -78,7 +91,7 @@ def drafting(
             path.unlink(missing_ok=True)
             with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b") as file:
                 counter = token_counter(model, _token_ratio(directory.records, grid))
-                draft = Draft(directory.records, job, grid, SampleSides(split), counter, file, rejected)
+                draft = Draft(directory.records, job, grid, SampleSides(split), counter, scores, file, rejected)
                 draft.fill(stale=stale)
                 yield draft
     finally:
@@ -98,6 +111,7 @@ class Draft:
         separators: samples with the separator inside the prompt; of the completion format only.
         endings: samples with the ending inside the answer, likewise.
         thoughts: answers that begin with the model's thoughts.
+        simulated: samples that a simulation made up.
         values: counts the sides by value.
     """
 
@@ -108,6 +122,7 @@ class Draft:
         grid: RequestGrid,
         sides: SampleSides,
         counter: TokenCounter,
+        scores: ScoreTable | None,
         file: BinaryIO,
         rejected: BinaryIO,
     ) -> None:
@@ -119,6 +134,11 @@ class Draft:
         self.separators = 0
         self.endings = 0
         self.thoughts = 0
+        self.simulated = 0
+        self._scores = scores
+        self._scored = array("d")
+        self._combinations = AnswersByPrompt()
+        self._pairing = Pairing(job.dataset) if job.dataset.format == PREFERENCE else None
         self.values = SideCounts()
         self._job = job
         self._grid = grid
@@ -142,15 +162,94 @@ class Draft:
         for place, record in enumerate(self._rows):
             own = selection.own(record)
             samples, reason = selection.judge(own) if own is not None else ([], STALE)
+            record = own or record  # noqa: PLW2901 - the same record, as the job has it
+            score = self._score(record)
+            if reason is None and self._scores is not None and score is None:
+                samples, reason = [], SCORE
+            if self._pairing is not None:
+                if not self._pairing.add(record, reason, place):
+                    self._reject(record, reason or NO_PAIR)
+                continue
             if reason is not None:
                 self._reject(record, reason)
+            self.simulated += record.simulated and bool(samples)
             for item, sample in enumerate(samples):
-                self._add(own or record, sample, place << _ITEM_BITS | item)
+                self._note_score(record, score)
+                self._add(record, sample, place << _ITEM_BITS | item)
+        if self._pairing is not None:
+            self._add_pairs(self._pairing)
         self._count_tokens()
+
+    def _score(self, record: Record) -> float | None:
+        """The judge's score of a record; None where it has none, or one too low."""
+        wanted = self._job.dataset.scores
+        score = self._scores.of(record.key) if self._scores is not None else None
+        if score is None or wanted is None or (wanted.at_least is not None and score < wanted.at_least):
+            return None
+        return score
+
+    def _note_score(self, record: Record, score: float | None) -> None:
+        if score is not None:
+            self._combinations.add(orjson.dumps(record.variables).decode(), len(self._numbers))
+            self._scored.append(score)
+
+    def _keep_best(self, lines: Fetcher) -> None:
+        """Leave out all but the best of each combination, where the job says how many."""
+        best = self._job.dataset.scores.best if self._job.dataset.scores else None
+        if best is None or self._pairing is not None:
+            return
+        for numbers in self._combinations.groups():
+            for number in sorted(numbers, key=lambda number: -self._scored[number])[best:]:
+                self.sides.drop(number)
+                self._reject(decode_record(lines[self._numbers[number] >> _ITEM_BITS]), SCORE)
+
+    def _add_pairs(self, pairing: Pairing) -> None:
+        """Write a line for each pair, in the order of the better answers; answers without a partner are left out."""
+        whole = array("Q")
+        with self._rows.fetcher() as lines:
+            for better, worse in pairing.pairs():
+                if better is not None and worse is not None:
+                    whole.extend((better, worse))
+                else:
+                    self._reject_single(lines, better, worse, by_values=pairing.by_values)
+            for better, worse in sorted(zip(whole[::2], whole[1::2], strict=True)):
+                self._add_pair(self._own(lines[better]), self._own(lines[worse]), better)
+
+    def _reject_single(self, lines: Fetcher, better: int | None, worse: int | None, *, by_values: bool) -> None:
+        if better is not None:
+            self._reject(decode_record(lines[better]), NO_PAIR)
+        elif worse is not None:
+            record = decode_record(lines[worse])
+            self._reject(
+                record, NO_PAIR if by_values or not record.check_failures else CHECK + record.check_failures[0]
+            )
+
+    def _own(self, line: bytes) -> Record:
+        record = decode_record(line)
+        return self._grid.own(record) or record
+
+    def _add_pair(self, better: Record, worse: Record, place: int) -> None:
+        settings = self._job.dataset
+        chosen = self._maker.of(better)[0]
+        rejected = next(iter(self._maker.of(worse)), Sample(chosen.prompt, worse.completion.strip()))
+        if not rejected.answer or rejected.answer == chosen.answer:
+            self._reject(worse, NO_PAIR)
+            return
+        self.simulated += better.simulated or worse.simulated
+        self._prompts.add(chosen.prompt, len(self._numbers))
+        self._numbers.append(place << _ITEM_BITS)
+        code = self.sides.add(better.variables)
+        if settings.splits:
+            self.values.add(better.variables, validates=code != TRAIN)
+        self._file.write(preference_line(settings, chosen, rejected))
+        self._uncounted.append(pair_texts(settings, chosen, rejected))
+        if len(self._uncounted) == _BATCH:
+            self._count_tokens()
 
     def finish(self, *, drop_near_duplicates: bool) -> None:
         """Find near-duplicates, and bring every prompt to one side."""
         with self._rows.fetcher() as lines:
+            self._keep_best(lines)
             for numbers in self._prompts.groups():
                 for found in similar(numbers, lambda number: self._answer(lines, number)):
                     self.near_duplicates += 1
@@ -174,7 +273,7 @@ class Draft:
         self._numbers.append(number)
         code = self.sides.add(record.variables)
         if settings.splits:
-            self.values.add(record.variables, validates=code != 0)
+            self.values.add(record.variables, validates=code != TRAIN)
         self._file.write(training_line(settings, sample))
         self._uncounted.append(texts(settings, sample))
         if len(self._uncounted) == _BATCH:

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.dataset.draft import drafting
 from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.rules.file import whole_file_faults
-from asyncgen.dataset.samples import CHAT
+from asyncgen.dataset.rules.file import DPO, whole_file_faults
+from asyncgen.dataset.samples import COMPLETION, PREFERENCE
+from asyncgen.dataset.scores import ScoreTable
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.sides import TRAIN
 from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.dataset.training_costs import training_costs
 from asyncgen.dataset.writer import collector_off, dataset_writer
 from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.job.template import parse
 from asyncgen.providers.profiles import Finetuning
 from asyncgen.run.state import DatasetState
 from asyncgen.run.whole_file import replacing
@@ -29,7 +32,6 @@ from asyncgen.run.whole_file import replacing
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from asyncgen.dataset.draft import Draft
     from asyncgen.dataset.split import SplitPlan, ThinValue
@@ -83,6 +85,7 @@ def prepare_run(
     provider: Profile,
     prices: PriceList,
     drop_near_duplicates: bool = False,
+    simulated: bool = False,
 ) -> Prepared:
     """Write `train.jsonl`, `validation.jsonl` and `rejected.jsonl`, and note them in `run.json`.
 
@@ -93,24 +96,30 @@ def prepare_run(
         provider: who will train; its rules hold.
         prices: for what training would cost.
         drop_near_duplicates: leave near-duplicates out; they are counted in any case.
+        simulated: make samples of answers that a simulation made up, too.
 
     Raises:
+        UsageError: there are such answers, and nobody said that they may be learnt from; or the judge's run is wrong.
         AsyncgenError: the provider would refuse the dataset; then only `rejected.jsonl` is written.
         BadLineError: a line of the records is damaged.
         DiskError: a file could not be read or written.
     """
-    if job.finetune.method == "dpo":
+    if job.finetune.method == "dpo" and job.dataset.format != PREFERENCE:
         raise UsageError(
-            "the job asks for the method dpo, and a run has no worse answers to learn from",
-            help_text="write a JSONL file of input, preferred_output and non_preferred_output: asyncgen prepare FILE",
+            "the job asks for the method dpo, and its dataset has no worse answers to learn from",
+            help_text='set format = "preference" under [dataset], and tell there which answers are chosen and rejected',
         )
+    if drop_near_duplicates and job.dataset.format == PREFERENCE:
+        raise UsageError("--drop-near-duplicates is not for pairs of answers", help_text="leave it out")
     work = _Work(run, job, grid, provider, plan_split(grid, job.dataset, known_plan(run.state)))
     with collector_off():
-        return _prepare(work, prices, drop_near_duplicates=drop_near_duplicates)
+        return _prepare(work, prices, drop_near_duplicates=drop_near_duplicates, simulated=simulated)
 
 
-def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool) -> Prepared:
+def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simulated: bool) -> Prepared:
     directory, job = work.directory, work.job
+    folder = Path(work.run.state.job.folder)
+    scores = ScoreTable(job.dataset.scores, folder) if job.dataset.scores is not None else None
     with ExitStack() as stack:
         with replacing(directory.rejected) as rejected:
             draft = stack.enter_context(
@@ -122,9 +131,11 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool) -> P
                     stale=may_be_stale(work.run.state.job, work.grid),
                     rejected=rejected,
                     model=job.finetune.model or work.rules.default_model,
+                    scores=scores,
                 )
             )
             draft.finish(drop_near_duplicates=drop_near_duplicates)
+        _refuse_simulated(draft, allowed=simulated)
         files = _write(work, draft)
     tokens = Histogram()
     tokens.add(draft.tokens_of(TRAIN))
@@ -162,9 +173,9 @@ class _Work:
     def rules(self) -> Finetuning:
         return self.provider.finetuning or Finetuning()
 
-    def note(self, files: list[DatasetFile]) -> None:
+    def note(self, files: list[DatasetFile], simulated: int = 0) -> None:
         """Note the dataset in `run.json`; without files where they are about to change."""
-        self.run.update(_noting(files, self.job, self.plan))
+        self.run.update(_noting(files, self.job, self.plan, simulated))
 
 
 def _write(work: _Work, draft: Draft) -> list[DatasetFile]:
@@ -174,7 +185,7 @@ def _write(work: _Work, draft: Draft) -> list[DatasetFile]:
         draft.counter,
         directory.train,
         directory.validation if settings.splits else None,
-        chat=settings.format == CHAT,
+        chat=settings.format != COMPLETION,
         byte_order_mark=work.rules.byte_order_mark,
         before=lambda: work.note([]),
     ) as writer:
@@ -183,8 +194,17 @@ def _write(work: _Work, draft: Draft) -> list[DatasetFile]:
     files = [file for file in writer.files() if file.samples]
     if len(files) == 1:
         directory.validation.unlink(missing_ok=True)
-    work.note(files)
+    work.note(files, draft.simulated)
     return files
+
+
+def _refuse_simulated(draft: Draft, *, allowed: bool) -> None:
+    if draft.simulated and not allowed:
+        raise UsageError(
+            f"a simulation made up {draft.simulated:,} of these answers; a model that learns from them learns nothing",
+            help_text="add --simulated, if this is a rehearsal",
+            code="simulated",
+        )
 
 
 def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
@@ -193,7 +213,8 @@ def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
     Raises:
         AsyncgenError: with everything that is wrong, and the reasons why records were left out.
     """
-    faults = whole_file_faults(work.job.dataset.format, files[0].samples, files[0].bytes, work.provider)
+    format_ = DPO if work.job.dataset.format == PREFERENCE else work.job.dataset.format
+    faults = whole_file_faults(format_, files[0].samples, files[0].bytes, work.provider)
     causes = [fault.text for fault in faults]
     if not causes:
         return
@@ -209,19 +230,21 @@ def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
     )
 
 
-def _noting(files: list[DatasetFile], job: Job, plan: SplitPlan) -> Callable[[RunState], RunState]:
+def _noting(files: list[DatasetFile], job: Job, plan: SplitPlan, simulated: int) -> Callable[[RunState], RunState]:
     """The change of `run.json` that notes the dataset."""
     settings = job.dataset
-    chat = settings.format == CHAT
+    chat = settings.format != COMPLETION
+    has_places = bool(settings.system and parse(settings.system, answer_fields=True).names)
     dataset = DatasetState(
         files=files,
         format=settings.format,
         separator="" if chat else settings.separator,
         ending="" if chat else settings.ending,
-        system=settings.system if chat else None,
+        system=settings.system if chat and not has_places else None,
         validation=plan.share,
         seed=plan.seed,
         turn=plan.turn,
+        simulated=simulated,
         ranks={name: list(values) for name, values in plan.ranks.items()},
     )
     return lambda state: msgspec.structs.replace(state, dataset=dataset)
@@ -246,6 +269,13 @@ def _warnings(
             f"{draft.endings:,} answers have the ending {settings.ending!r} inside, and the tuned model will stop "
             "there; choose one that no answer has"
         )
+    if draft.thoughts:
+        yield (
+            f"{draft.thoughts:,} answers begin with the model's thoughts (<think>), and they would be learnt; set "
+            'reasoning = "drop" under [dataset] to leave them out, or "think" to keep them in one form'
+        )
+    if settings.system and parse(settings.system, answer_fields=True).names:
+        yield "the system message has variables, so `asyncgen complete` sends none: give it the whole prompt"
     if settings.splits:
         yield from _thin_warnings(work, draft, files)
 

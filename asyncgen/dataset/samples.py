@@ -78,7 +78,7 @@ class SampleMaker:
     def __init__(self, job: Job, grid: RequestGrid) -> None:
         self._grid = grid
         self._settings = job.dataset
-        self._system = parse(job.dataset.system) if job.dataset.system else None
+        self._system = parse(job.dataset.system, answer_fields=True) if job.dataset.system else None
         tools = job.generate.parameters.get("tools")
         self._tools = tools if isinstance(tools, list) and tools else None
         named = (*grid.sample.names, *grid.target.names, *(self._system.names if self._system else ()))
@@ -178,6 +178,11 @@ def _with_thoughts(settings: DatasetSettings, sample: Sample) -> str:
     if sample.reasoning and settings.reasoning == "think":
         return f"<think>\n{sample.reasoning}\n</think>\n\n{sample.answer}"
     return sample.answer
+
+
+def pair_texts(settings: DatasetSettings, better: Sample, worse: Sample) -> list[str]:
+    """Every text of a pair that costs tokens: the conversation counts once for each answer."""
+    return [*texts(settings, better), *texts(settings, worse)]
 
 
 def texts(settings: DatasetSettings, sample: Sample) -> list[str]:

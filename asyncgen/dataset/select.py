@@ -28,6 +28,7 @@ TRUNCATED = "truncated"
 FILTERED = "filtered"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near_duplicate"
+SCORE = "score"
 CHECK = "check: "
 FINISH_REASON = "finish_reason: "
 

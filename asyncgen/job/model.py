@@ -111,16 +111,31 @@ class Limits(msgspec.Struct, frozen=True):
     timeout_s: float | None = None
 
 
+class ScoreSettings(msgspec.Struct, frozen=True):
+    """Which answers are good enough: the judge's run, the field of its answers, and what they must come to.
+
+    `best` keeps so many of each combination.
+    """
+
+    run: str
+    field: str
+    at_least: float | None = None
+    best: int | None = None
+
+
 class DatasetSettings(msgspec.Struct, frozen=True):
     """How records become samples; `validation` is a share of the combinations, `hold_out` names axis values."""
 
-    format: Literal["chat", "completion"] = "chat"
+    format: Literal["chat", "completion", "preference"] = "chat"
     system: str | None = None
     separator: str = " -->"
     ending: str = "\n"
     validation: float = 0.0
     hold_out: dict[str, list[Value]] = {}
     reasoning: Literal["drop", "think", "reasoning_content", "thinking"] | None = None
+    chosen: dict[str, Value] = {}
+    rejected: dict[str, Value] = {}
+    scores: ScoreSettings | None = None
     seed: int = 0
 
     @property

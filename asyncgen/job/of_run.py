@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import JobFileError, UsageError
 from asyncgen.job.belonging import may_be_foreign, recognise_rows
 from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.model import Job
@@ -20,7 +20,7 @@ from asyncgen.job.remarks import remarks_on
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.choose import Where, choose_generation, choose_tuning, named_profile, requested_model
 from asyncgen.providers.profiles import Choice
-from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.directory import STATE_NAME, Run, RunDirectory, find_run
 from asyncgen.run.state import JobState, RunState
 from asyncgen.run.whole_file import read_whole, replacing
 
@@ -113,6 +113,48 @@ def keep_job(run: Run, opened: OpenedJob) -> None:
         return msgspec.structs.replace(state, job=job)
 
     run.update(change)
+
+
+def named_run(path: Path | None, *, root: Path) -> RunDirectory:
+    """The run that a command is to read.
+
+    Args:
+        path: a run directory, or the job file that made it; None stands for the newest run.
+        root: where the runs stand, such as `runs`.
+
+    Raises:
+        UsageError: there is none, or `path` is neither.
+        JobFileError: the job file is wrong.
+    """
+    if path is None or not path.is_file():
+        return find_run(path, root=root)
+    name = str(read_job_file(path).raw.get("name", ""))
+    if not (root / name / STATE_NAME).exists():
+        raise UsageError(
+            f"the job {name!r} of {path} has no run under {root}",
+            help_text=f"asyncgen generate {path}   (makes it), or name the run's directory",
+            code="not_a_run",
+        )
+    return find_run(root / name, root=root)
+
+
+def job_in(path: Path, directory: RunDirectory) -> OpenedJob:
+    """A job file as it is now, for the run that it made; raises as `open_job` does."""
+    state: JobState = directory.read_state().job
+    file = read_job_file(path)
+    return open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
+
+
+def changed_job_file(directory: RunDirectory) -> Path | None:
+    """The job file that made the run, where it has changed since; None where it has not, or is not to be found."""
+    job = directory.read_state().job
+    with contextlib.suppress(OSError, UsageError, JobFileError):
+        kept = directory.job.read_text(encoding="utf-8")
+        for path in sorted(Path(job.folder).glob("*.toml")) if job.folder else ():
+            text = path.read_text(encoding="utf-8")
+            if text != kept and read_job_file(path).raw.get("name") == job.name:
+                return path
+    return None
 
 
 def job_of_run(directory: RunDirectory) -> OpenedJob:

@@ -58,6 +58,7 @@ def problems_of(job: Job, columns: Columns, providers: Collection[str]) -> list[
         _answer(job),
         _patterns(job),
         _held_out(job, names),
+        _dataset(job, names, columns),
         _providers(job, providers),
         _parameters(job),
     )
@@ -225,6 +226,8 @@ def _examples(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
 def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
     """Values that are held out exist, and the short prompt tells them apart from those that are trained on."""
     in_prompt = _fields_named(job.prompt.sample) if job.prompt.sample else names
+    if any(name == ANSWER or field_of(name) for name in in_prompt):
+        in_prompt = ()  # every answer is a prompt of its own
     for name, values in job.dataset.hold_out.items():
         key = f"dataset.hold_out.{name}"
         if name not in names:
@@ -237,6 +240,38 @@ def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
         for value in values:
             if known is not None and str(value) not in known:
                 yield Problem(key, f"{value!r} is no value of the axis", nearest(str(value), known))
+
+
+def _dataset(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[Problem]:
+    settings = job.dataset
+    yield from _template("dataset.system", settings.system or "", (*names, ANSWER), columns, answer_fields=True)
+    if settings.format == "completion" and (job.answer.messages or job.prompt.messages):
+        yield Problem("dataset.format", 'a conversation has no completion; set dataset.format = "chat"')
+    if settings.scores is not None:
+        if settings.scores.at_least is None and settings.scores.best is None:
+            yield Problem("dataset.scores", "it changes nothing without at_least or best")
+        yield from _outside({"dataset.scores.best": settings.scores.best}, lambda value: value >= 1, "at least 1")
+    yield from _preferences(job, names)
+
+
+def _preferences(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
+    settings = job.dataset
+    named = {"chosen": settings.chosen, "rejected": settings.rejected}
+    if settings.format != "preference":
+        for key in (key for key, values in named.items() if values):
+            yield Problem(f"dataset.{key}", 'it is for pairs of answers; set dataset.format = "preference"')
+        return
+    if settings.chosen.keys() != settings.rejected.keys() or (settings.chosen and settings.chosen == settings.rejected):
+        yield Problem("dataset.rejected", "it must name the axes that dataset.chosen names, with other values")
+    prompt = _fields_named(job.prompt.sample) if job.prompt.sample else names
+    if job.answer.each or job.answer.messages or any(name == ANSWER or field_of(name) for name in prompt):
+        yield Problem("dataset.format", "a pair is one prompt with two answers, and here the answer makes the prompt")
+    for name in settings.chosen:
+        if name not in names:
+            yield Problem(f"dataset.chosen.{name}", f"no axis; the axes are {', '.join(names)}", nearest(name, names))
+        elif name in prompt:
+            text = f"both answers of a pair need one prompt: write a prompt.sample that does not name {{{name}}}"
+            yield Problem(f"dataset.chosen.{name}", text)
 
 
 def _names_needed(text: str) -> tuple[str, ...]:

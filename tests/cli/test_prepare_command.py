@@ -34,9 +34,10 @@ def answer(ran: subprocess.CompletedProcess[str]) -> Any:
 
 
 def test_the_newest_run_becomes_a_dataset(asyncgen: Run, generated: Path, work: Path) -> None:
-    ran = asyncgen("prepare", "--validation", "0.1")
+    ran = asyncgen("prepare", "--validation", "0.1", "--simulated")
     assert ran.returncode == 0, ran.stderr
     assert "train.jsonl: 147 samples" in ran.stdout
+    assert "0 of 5 validation prompts are trained on" in ran.stdout
     assert f"next: asyncgen finetune create {generated}" in ran.stderr
     assert len((work / generated / "validation.jsonl").read_text().splitlines()) == 15
 
@@ -45,6 +46,7 @@ def test_flags_come_before_the_job_file_and_json_tells_all(asyncgen: Run, genera
     ran = asyncgen(
         "prepare",
         str(generated),
+        "--simulated",
         "--format",
         "completion",
         "--separator",
@@ -68,7 +70,7 @@ def test_flags_come_before_the_job_file_and_json_tells_all(asyncgen: Run, genera
 
 
 def test_rules_are_those_of_the_provider_named(asyncgen: Run, generated: Path) -> None:
-    ran = asyncgen("prepare", "--format", "completion", "--provider", "openai", "--json")
+    ran = asyncgen("prepare", "--format", "completion", "--provider", "openai", "--simulated", "--json")
     assert ran.returncode == 1
     assert answer(ran)["error"]["code"] == "refused_dataset"
     assert "OpenAI takes files of the format chat" in ran.stderr
@@ -190,3 +192,29 @@ def test_model_text_in_a_file_cannot_move_the_cursor(asyncgen: Run, work: Path) 
     ran = asyncgen("prepare", "a.csv", "--format", "completion", "-y")
     assert ran.returncode == 0, ran.stderr
     assert "\x1b" not in ran.stdout + ran.stderr
+
+
+def test_a_simulations_answers_are_no_samples_unless_told(asyncgen: Run, generated: Path, work: Path) -> None:
+    ran = asyncgen("prepare", str(generated))
+    assert ran.returncode == 2
+    assert "--simulated" in ran.stderr
+    assert not (work / generated / "train.jsonl").exists()
+
+
+def test_a_job_file_is_read_as_it_is_today(asyncgen: Run, simulated: Callable[..., str], work: Path) -> None:
+    job = work / "ads.toml"
+    job.write_text(
+        'name = "ads"\n[grid]\ncity = ["Bonn", "Oslo", "Rome"]\n[prompt]\nuser = "Write for {city}."\n'
+        "[generate]\nrepeats = 5\n"
+    )
+    asked = asyncgen("generate", "ads.toml", "--provider", "local", "--base-url", simulated(), "--model", "m", "-q")
+    assert asked.returncode == 0, asked.stderr
+    job.write_text(job.read_text() + "[checks]\nmax_words = 1\n")
+    ran = asyncgen("prepare", "runs/ads", "--simulated")
+    assert ran.returncode == 0, ran.stderr
+    assert "ads.toml has changed since" in ran.stderr
+    today = asyncgen("prepare", "ads.toml", "--simulated")
+    assert today.returncode == 1
+    assert "check: max_words" in today.stderr
+    assert "as ads.toml says today" in today.stderr
+    assert asyncgen("report", "ads.toml").returncode == 0

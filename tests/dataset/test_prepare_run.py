@@ -236,10 +236,100 @@ def test_azure_gets_its_byte_order_mark_and_the_hash_is_of_all_bytes(make_run: M
         assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_preferences_do_not_come_from_a_run(make_run: MakeRun) -> None:
+def test_the_method_dpo_needs_pairs(make_run: MakeRun) -> None:
     made = make_run('[finetune]\nmethod = "dpo"\n').fill()
     with pytest.raises(UsageError, match="dpo"):
         prepare(made)
+
+
+PAIRS = """
+name = "pairs"
+[grid]
+quality = ["excellent", "mediocre", "odd"]
+city = ["Bonn", "Oslo", "Rome", "Lima", "Bern", "Kyiv"]
+[prompt]
+user = "Write {quality} for {city}."
+sample = "{city}"
+[generate]
+repeats = 2
+"""
+BY_VALUES = (
+    '[dataset]\nformat = "preference"\nchosen = { quality = "excellent" }\nrejected = { quality = "mediocre" }\n'
+)
+
+
+def test_rows_equal_in_all_but_the_named_axis_are_a_pair(make_run: MakeRun) -> None:
+    made = make_run(BY_VALUES, job=PAIRS).fill()
+    prepared = prepare(made, "openai")
+    written = lines(made.directory.train)
+    assert len(written) == 12
+    assert prepared.rejected == {"no_pair": 12}  # of the third quality
+    by_variables = {(*record.variables.values(), record.repeat): record.completion for record in made.records}
+    assert written[0] == {
+        "input": {"messages": [{"role": "user", "content": "Bonn"}]},
+        "preferred_output": [{"role": "assistant", "content": by_variables["excellent", "Bonn", 0]}],
+        "non_preferred_output": [{"role": "assistant", "content": by_variables["mediocre", "Bonn", 0]}],
+    }
+
+
+def test_accepted_answers_are_preferred_to_rejected_ones_of_the_same_combination(make_run: MakeRun) -> None:
+    def change(record: Record) -> Record:
+        bad = record.repeat == 1
+        return msgspec.structs.replace(
+            record, completion="word " * 20 if bad else "Short.", check_failures=["max_words"] * bad
+        )
+
+    made = make_run('[dataset]\nformat = "preference"\n[checks]\nmax_words = 12\n').fill(change)
+    prepare(made, "openai")
+    written = lines(made.directory.train)
+    assert len(written) == 12
+    assert {line["preferred_output"][0]["content"] for line in written} == {"Short."}
+    assert all(line["non_preferred_output"][0]["content"].startswith("word word") for line in written)
+
+
+def test_pairs_are_split_by_combination_too(make_run: MakeRun) -> None:
+    made = make_run(BY_VALUES + "validation = 0.34\n", job=PAIRS.replace("repeats = 2", "repeats = 3")).fill()
+    prepare(made, "openai")
+    sides = [
+        {line["input"]["messages"][0]["content"] for line in lines(path)}
+        for path in (made.directory.train, made.directory.validation)
+    ]
+    assert len(sides[1]) == 2
+    assert not sides[0] & sides[1]
+
+
+JUDGE = """
+name = "judge"
+[rows]
+run = "run"
+[prompt]
+user = "Score {answer}."
+sample = "{answer}"
+[answer]
+format = "json"
+"""
+
+
+def test_the_judges_scores_decide_and_the_best_of_each_combination_are_kept(make_run: MakeRun) -> None:
+    made = make_run('[dataset]\nscores = { run = "judge", field = "score", at_least = 3, best = 1 }\n').fill()
+    judge = make_run(job=JUDGE, name="judge")
+    judge.fill(lambda record: msgspec.structs.replace(record, completion=f'{{"score": {2 + record.index % 3}}}'))
+    prepared = prepare(made)
+    scores = {record.variables["source"]: json.loads(record.completion)["score"] for record in judge.records}
+    kept = {line["messages"][1]["content"] for line in lines(made.directory.train)}
+    best = {}
+    for record in made.records:
+        best.setdefault(record.prompt, []).append((scores[record.key], record.completion))
+    assert kept == {max(found)[1] for found in best.values() if max(found)[0] >= 3}
+    assert prepared.rejected == {"score": 36 - len(kept)}
+
+
+def test_a_simulations_answers_are_refused_unless_told(make_run: MakeRun) -> None:
+    made = make_run().fill(lambda record: msgspec.structs.replace(record, simulated=record.index == 3))
+    with pytest.raises(UsageError, match="simulation"):
+        prepare(made)
+    assert prepare(made, simulated=True).files[0].samples == 36
+    assert made.directory.read_state().dataset.simulated == 1
 
 
 def test_near_duplicates_are_counted_and_dropped_when_asked(make_run: MakeRun) -> None:

@@ -1,0 +1,80 @@
+"""Scores that another run, the judge's, gave to the answers of this one.
+
+Owns the joining by the judged record's key: a run whose rows are another run's keeps that key in the variable
+`source`. Keeps 16 bytes a score. Does not know what becomes of an answer with a low one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from asyncgen.errors import UsageError
+from asyncgen.job.of_run import job_of_run
+from asyncgen.job.run_rows import SOURCE
+from asyncgen.run.directory import find_run
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from asyncgen.job.answers import AnswerReader
+    from asyncgen.job.model import ScoreSettings
+    from asyncgen.run.directory import RunDirectory
+
+
+class ScoreTable:
+    """The score of each judged record; of several judgements their mean.
+
+    Args:
+        settings: the job's `[dataset] scores`.
+        folder: where its path starts.
+
+    Raises:
+        UsageError: the run is not there, or none of its answers has the field as a number.
+        BadLineError: a line of its records is damaged.
+    """
+
+    def __init__(self, settings: ScoreSettings, folder: Path) -> None:
+        judge = find_run(folder / settings.run, root=folder)
+        found = sorted(_judgements(judge, settings.field, job_of_run(judge).grid.answers))
+        if not found:
+            raise UsageError(
+                f"no answer of {judge.path} scores a record of this run",
+                cause=f"none has a number in the field {settings.field!r}, or its rows are no answers of another run",
+                help_text='the judge is a job with [rows] run = "..." and [answer] format = "json"',
+            )
+        self._keys = array("Q")
+        self._scores = array("d")
+        for key, group in groupby(found, key=itemgetter(0)):
+            scores = [score for _, score in group]
+            self._keys.append(key)
+            self._scores.append(sum(scores) / len(scores))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def of(self, key: str) -> float | None:
+        """The score of a record by its key; None where nobody judged it."""
+        number = _number(key)
+        place = bisect_left(self._keys, number)
+        return self._scores[place] if place < len(self._keys) and self._keys[place] == number else None
+
+
+def _judgements(judge: RunDirectory, field: str, answers: AnswerReader) -> Iterator[tuple[int, float]]:
+    for _, record in read_rows(judge.records, decode_record):
+        source = record.variables.get(SOURCE, "")
+        for item in answers.read(record.completion).items:
+            try:
+                yield _number(source), float(item.fields[field])
+            except (KeyError, ValueError):  # no such field, no number, or no key
+                continue
+
+
+def _number(key: str) -> int:
+    return int(key[:16], 16)
