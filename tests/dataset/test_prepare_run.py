@@ -317,7 +317,7 @@ def test_the_judges_scores_decide_and_the_best_of_each_combination_are_kept(make
     prepared = prepare(made)
     scores = {record.variables["source"]: json.loads(record.completion)["score"] for record in judge.records}
     kept = {line["messages"][1]["content"] for line in lines(made.directory.train)}
-    best = {}
+    best: dict[str, list[tuple[int, str]]] = {}
     for record in made.records:
         best.setdefault(record.prompt, []).append((scores[record.key], record.completion))
     assert kept == {max(found)[1] for found in best.values() if max(found)[0] >= 3}
