@@ -65,7 +65,7 @@ def _row(noted: BatchState) -> tuple[str, ...]:
 @base_url_option
 @api_key_file_option
 @output_options
-def show(batch: str | None, base_url: str | None, api_key_file: Path | None, as_json: bool) -> None:
+def show(batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None, as_json: bool) -> None:
     """Ask the provider how BATCH is."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
@@ -98,7 +98,9 @@ def _lines(noted: BatchState, remote: RemoteBatch) -> list[tuple[str, str]]:
 @api_key_file_option
 @yes_option
 @output_options
-def cancel(batch: str | None, base_url: str | None, api_key_file: Path | None, *, yes: bool, as_json: bool) -> None:
+def cancel(
+    batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None, *, yes: bool, as_json: bool
+) -> None:
     """Stop BATCH at the provider; what it has answered is kept.
 
     A batch that the provider does not know any more is given up: its rows may then be asked for, and paid for, again.
@@ -187,7 +189,7 @@ async def _api(noted: BatchState, where: Where) -> AsyncIterator[BatchApi]:
     from asyncgen.generate.batch.api import BatchApi  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - likewise
 
-    if where.base_url is None and noted.provider != LOCAL:  # this machine's own server has another address each time
+    if not where.addresses and noted.provider != LOCAL:  # this machine's own server has another address each time
         where = replace(where, base_url=noted.base_url)
     choice = Choice(named_profile(noted.provider), "the run's batch is there")
     async with open_endpoint(choice, where, noted.model, say) as endpoint, open_client(endpoint) as client:

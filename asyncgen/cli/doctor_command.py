@@ -45,7 +45,7 @@ def _findings(job: Path | None, where: Where) -> list[Finding]:
         opened, generation, _ = open_named_job(job, where)
         text = f"{opened.file.label}: {opened.grid.count:,} requests, answered by {generation.profile.name}"
         findings.append(checks.Finding("ok", "job", f"{text} ({generation.why})"))
-        if generation.profile.name == LOCAL and not where.base_url:
+        if generation.profile.name == LOCAL and not where.addresses:
             return [*findings, *checks.local_model()]
         return [*findings, *checks.look_at_api(addressed_endpoint(generation, where, opened.model))]
     except AsyncgenError as error:

@@ -29,7 +29,11 @@ provider_option = click.option(
     "--provider", envvar="ASYNCGEN_PROVIDER", metavar="NAME", help="Who answers; `asyncgen providers` lists them."
 )
 base_url_option = click.option(
-    "--base-url", envvar="ASYNCGEN_BASE_URL", metavar="URL", help="Another address of the provider, up to its /v1."
+    "--base-url",
+    multiple=True,
+    envvar="ASYNCGEN_BASE_URL",
+    metavar="URL",
+    help="The address to ask, up to its /v1; given more than once, these servers share the requests.",
 )
 model_option = click.option("--model", envvar="ASYNCGEN_MODEL", metavar="NAME", help="The model to ask.")
 api_key_file_option = click.option(

@@ -206,7 +206,8 @@ class OnlineEngine:
             yield self._completer
             return
         timeout_s = session.limits.timeout_s
-        async with open_completer(session.endpoint, concurrency=concurrency, timeout_s=timeout_s) as completer:
+        say = session.observer.say
+        async with open_completer(session.endpoint, concurrency=concurrency, timeout_s=timeout_s, say=say) as completer:
             yield completer
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from time import perf_counter
@@ -23,8 +23,9 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
 from yarl import URL
 
 from asyncgen.errors import UsageError
-from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.http.completer import Answer, AttemptError, Completer, ErrorClass
 from asyncgen.generate.http.reply import read_limits, read_reply
+from asyncgen.generate.http.servers import ServerSpread
 from asyncgen.generate.pool.backpressure import AdaptiveTimeout
 from asyncgen.providers.endpoint import Endpoint, near_address, redacted
 from asyncgen.providers.network import (
@@ -270,20 +271,41 @@ async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
 
 @asynccontextmanager
 async def open_completer(
-    endpoint: Endpoint, *, concurrency: int, timeout_s: float | None = None
-) -> AsyncIterator[HttpCompleter]:
+    endpoint: Endpoint,
+    *,
+    concurrency: int,
+    timeout_s: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Completer]:
     """A completer for an endpoint, its connections closed at the end of the block.
+
+    Where the endpoint has several addresses, the requests are spread over them.
 
     Args:
         endpoint: where requests go.
         concurrency: the most requests that will be in flight; the connection pool never limits them.
         timeout_s: seconds that an attempt may take; None to learn it from the answers.
+        say: tells the user that one of several servers is left out, or back.
 
     Raises:
         UsageError: this system does not allow so many connections, or a variable names a proxy or certificates that
             cannot be used.
     """
     allow_connections(concurrency)
+    async with AsyncExitStack() as stack:
+        opened = [
+            (
+                address,
+                await stack.enter_async_context(_at_one(replace(endpoint, base_url=address), concurrency, timeout_s)),
+            )
+            for address in (endpoint.base_url, *endpoint.others)
+        ]
+        yield ServerSpread(opened, say=say) if endpoint.others else opened[0][1]
+
+
+@asynccontextmanager
+async def _at_one(endpoint: Endpoint, concurrency: int, timeout_s: float | None) -> AsyncIterator[HttpCompleter]:
+    """A completer for the endpoint's first address."""
     async with open_session(endpoint, concurrency=concurrency) as (session, route):
         completer = HttpCompleter(session, endpoint, route, AdaptiveTimeout(timeout_s))
         sweeping = asyncio.create_task(completer.sweep())

@@ -19,8 +19,8 @@ import orjson
 import pytest
 
 from asyncgen.generate.http import client
-from asyncgen.generate.http.client import HttpCompleter, open_completer, starts_within_s
-from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.http.client import open_completer, starts_within_s
+from asyncgen.generate.http.completer import Answer, AttemptError, Completer, ErrorClass
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.profiles import PROFILES
 
@@ -91,7 +91,7 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def completing(base_url: str, *, concurrency: int = 4) -> AsyncIterator[HttpCompleter]:
+async def completing(base_url: str, *, concurrency: int = 4) -> AsyncIterator[Completer]:
     endpoint = Endpoint(PROFILES["openai"], base_url, Secret(KEY, "OPENAI_API_KEY"), "m", "test")
     async with open_completer(endpoint, concurrency=concurrency) as completer:
         yield completer

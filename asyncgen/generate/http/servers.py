@@ -1,0 +1,205 @@
+"""Several servers of one provider, asked as if they were one.
+
+Owns which server takes a request: the one with the fewest in flight, among those that are well and within the limits
+that they told. A server that fails again and again is left out for a while, and comes back by one request that tries
+it. A request that failed at one server goes to another one next. Knows nothing of HTTP, and decides no more about
+retries than which server: what may have been paid for goes back to the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, Completer, ErrorClass, RateLimits
+
+_MOST_FAILURES = 3
+_FIRST_ABSENCE_S, _LONGEST_ABSENCE_S = 5.0, 60.0
+_REST_S = 1.0  # where a server asks for less and does not say for how long
+_LONGEST_SLEEP_S = 5.0
+_REMEMBERED = 10_000
+_MOMENT_S = 0.001  # so that what was waited for is there, whatever was rounded
+_BURST_S = 6.0  # of a limit a minute, so much may go at once
+
+
+@dataclass
+class _Bucket:
+    """What may still go under a limit a minute; it fills again as time passes."""
+
+    a_minute: float
+    left: float
+    at_s: float
+
+    def fill(self, now_s: float) -> None:
+        most = max(self.a_minute * _BURST_S / 60, 1.0)
+        self.left = min(self.left + (now_s - self.at_s) * self.a_minute / 60, most)
+        self.at_s = now_s
+
+    def wait_s(self) -> float:
+        return 0.0 if self.left >= 1 else (1 - self.left) * 60 / self.a_minute + _MOMENT_S
+
+
+@dataclass(eq=False)
+class _Server:
+    """One server, how it does, and what it told of its limits.
+
+    Attributes:
+        failures: since its last answer.
+        absences: times in a row that it was left out.
+        absent_until_s: it is left out until then; then one request tries it.
+        resting_until_s: it asked for less until then.
+    """
+
+    name: str
+    completer: Completer
+    in_flight: int = 0
+    asked: int = 0
+    failures: int = 0
+    absences: int = 0
+    absent_until_s: float = 0.0
+    resting_until_s: float = 0.0
+    requests: _Bucket | None = None
+    tokens: _Bucket | None = None
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until it may be asked; 0 for now."""
+        for bucket in filter(None, (self.requests, self.tokens)):
+            bucket.fill(now_s)
+        waits = [bucket.wait_s() for bucket in (self.requests, self.tokens) if bucket is not None]
+        return max(self.absent_until_s - now_s, self.resting_until_s - now_s, *waits, 0.0)
+
+    @property
+    def is_tried(self) -> bool:
+        """It was left out, and a request that is under way tells whether it is back."""
+        return self.absences > 0 and self.in_flight > 0
+
+    def learn(self, limits: RateLimits, now_s: float) -> None:
+        self.requests = _learnt(self.requests, limits.requests_per_minute, now_s)
+        self.tokens = _learnt(self.tokens, limits.tokens_per_minute, now_s)
+
+
+def _learnt(known: _Bucket | None, a_minute: float | None, now_s: float) -> _Bucket | None:
+    if a_minute is None:
+        return known
+    if known is None:
+        return _Bucket(a_minute, max(a_minute * _BURST_S / 60, 1.0), now_s)
+    known.a_minute = a_minute
+    return known
+
+
+@dataclass
+class ServerSpread:
+    """A completer over several.
+
+    Args:
+        servers: each with its name, for people.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+        say: tells the user that a server is left out, or back.
+    """
+
+    servers: Sequence[tuple[str, Completer]]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    say: Callable[[str], None] = lambda _: None
+    _failed_at: dict[int, _Server] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._all = [_Server(name, completer) for name, completer in self.servers]
+
+    async def complete(self, body: bytes) -> Answer | AttemptError:
+        """One attempt; at another server too, where the first one surely did nothing."""
+        row = hash(body)
+        tried: list[_Server] = []
+        error: AttemptError | None = None
+        while (server := await self._next(tried, self._failed_at.get(row))) is not None:
+            if isinstance(server, AttemptError):
+                return server
+            outcome = await self._ask(server, body)
+            if isinstance(outcome, Answer):
+                self._failed_at.pop(row, None)
+                return outcome
+            if outcome.kind is ErrorClass.ROW:
+                return outcome
+            self._remember(row, server)
+            tried.append(server)
+            if outcome.maybe_paid:
+                return outcome
+            error = outcome
+        assert error is not None, "the first choice always finds a server"
+        if error.kind is not ErrorClass.WAIT:
+            return error
+        now_s = self.clock()
+        return replace(error, retry_after_s=min(server.wait_s(now_s) for server in self._all))
+
+    async def _next(self, tried: Sequence[_Server], failed_at: _Server | None) -> _Server | AttemptError | None:
+        """The server to ask; None where every one that may be asked now was tried; a wait where it is a long one."""
+        while True:
+            now_s = self.clock()
+            waits = {index: server.wait_s(now_s) for index, server in enumerate(self._all)}
+            ready = [
+                server
+                for index, server in enumerate(self._all)
+                if not waits[index] and server not in tried and not server.is_tried
+            ]
+            if ready:
+                return min(ready, key=lambda server: (server is failed_at, server.in_flight, server.asked))
+            if tried:
+                return None
+            present = [waits[index] for index, server in enumerate(self._all) if server.absent_until_s <= now_s]
+            if not any(present):  # all are left out, or are being tried: who is back first is asked
+                return min(self._all, key=lambda server: (server.absent_until_s, server.in_flight))
+            wait_s = min(filter(None, present))
+            if wait_s > _LONGEST_SLEEP_S:
+                text = "every server asks for a pause"
+                return AttemptError(kind=ErrorClass.WAIT, type="rate_limit", message=text, retry_after_s=wait_s)
+            await self.sleep(wait_s)
+
+    async def _ask(self, server: _Server, body: bytes) -> Answer | AttemptError:
+        server.in_flight += 1
+        server.asked += 1
+        if server.requests is not None:
+            server.requests.left -= 1
+        try:
+            outcome = await server.completer.complete(body)
+        finally:
+            server.in_flight -= 1
+        server.learn(outcome.limits, self.clock())
+        if server.tokens is not None:
+            server.tokens.left -= outcome.usage.prompt_tokens + outcome.usage.completion_tokens
+        self._judge(server, outcome)
+        if isinstance(outcome, Answer):
+            return msgspec.structs.replace(outcome, limits=NO_LIMITS)  # one server's limits are not those of all
+        return replace(outcome, limits=NO_LIMITS)
+
+    def _judge(self, server: _Server, outcome: Answer | AttemptError) -> None:
+        """How the server does, after what it gave."""
+        now_s = self.clock()
+        if isinstance(outcome, Answer) or outcome.kind is ErrorClass.ROW:
+            if server.absences:
+                self.say(f"{server.name} answers again")
+            server.failures = server.absences = 0
+        elif outcome.kind is ErrorClass.WAIT:
+            server.resting_until_s = now_s + (outcome.retry_after_s or _REST_S)
+        else:
+            server.failures += 1
+            if server.failures >= _MOST_FAILURES or server.absences or outcome.kind is ErrorClass.STOP:
+                self._leave_out(server, outcome, now_s)
+
+    def _leave_out(self, server: _Server, error: AttemptError, now_s: float) -> None:
+        if not server.absences:
+            self.say(f"{server.name} is left out for now: {error.message or error.type}")
+        absence_s = min(_FIRST_ABSENCE_S * 2.0 ** min(server.absences, 10), _LONGEST_ABSENCE_S)
+        server.absences += 1
+        server.absent_until_s = now_s + absence_s
+
+    def _remember(self, row: int, server: _Server) -> None:
+        """The row goes to another server next; the oldest of many rows is forgotten."""
+        self._failed_at.pop(row, None)
+        self._failed_at[row] = server
+        if len(self._failed_at) > _REMEMBERED:
+            del self._failed_at[next(iter(self._failed_at))]
