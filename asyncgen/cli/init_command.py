@@ -1,4 +1,4 @@
-"""`asyncgen init`: the built-in job file, to start one's own from."""
+"""`asyncgen init`: a job file to start one's own from."""
 
 from __future__ import annotations
 
@@ -9,23 +9,62 @@ import click
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.job.load import built_in_text
+from asyncgen.job.examples import EXAMPLES, GENERAL, example_files, example_title
 
 
 @click.command("init")
-@click.argument("path", required=False, type=click.Path(path_type=Path), default=Path("direct_marketing.toml"))
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--example", type=click.Choice(EXAMPLES), metavar="NAME", help="A job for a kind of work; see --list.")
+@click.option("--list", "as_list", is_flag=True, help="List the examples, and write nothing.")
 @output_options
-def init(path: Path, as_json: bool) -> None:
-    """Write the built-in job file to PATH (direct_marketing.toml), with a comment at every setting."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(built_in_text())
-    except FileExistsError as error:
-        raise UsageError(f"{path} is there already", help_text="name another file: asyncgen init PATH") from error
-    except OSError as error:
-        raise DiskError(f"{path} cannot be written", cause=error.strerror) from error
+def init(path: Path | None, *, example: str | None, as_list: bool, as_json: bool) -> None:
+    """Write a small job file to PATH (job.toml, or NAME.toml for an example), named after the file.
+
+    What an example names, such as a table or a schema, is written beside it.
+    """
+    if as_list:
+        _list(as_json=as_json)
+        return
+    files = example_files(example or GENERAL, path or Path(f"{example or 'job'}.toml"))
+    _write(files)
+    job, *others = files
     if as_json:
-        json_result({"path": str(path)})
+        json_result({"path": str(job), "files": [str(each) for each in files]})
     else:
-        result(str(path))
-    say(f"next: edit it, then `asyncgen plan {path}` shows what would be sent")
+        for each in files:
+            result(str(each))
+    beside = f" ({', '.join(other.name for other in others)} belongs to it)" if others else ""
+    say(f"next: edit it{beside}, then `asyncgen plan {job}` shows what would be sent")
+
+
+def _list(*, as_json: bool) -> None:
+    titles = {name: example_title(name) for name in EXAMPLES}
+    if as_json:
+        json_result({"examples": titles})
+        return
+    for name, title in titles.items():
+        result(f"{name:12} {title}")
+    say("next: asyncgen init --example NAME")
+
+
+def _write(files: dict[Path, str]) -> None:
+    """Write all of the files, or none: what is there already is never touched.
+
+    Raises:
+        UsageError: one of them is there.
+        DiskError: one cannot be written.
+    """
+    there = [path for path in files if path.exists() or path.is_symlink()]
+    if there:
+        raise UsageError(f"{there[0]} is there already", help_text="name another file: asyncgen init PATH")
+    written: list[Path] = []
+    try:
+        for path, text in files.items():
+            with path.open("x", encoding="utf-8") as file:
+                written.append(path)
+                file.write(text)
+    except (OSError, ValueError) as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        cause = error.strerror if isinstance(error, OSError) else "no file can have this name"
+        raise DiskError(f"{next(iter(files))} cannot be written", cause=cause) from error

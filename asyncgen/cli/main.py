@@ -22,7 +22,7 @@ from asyncgen.errors import AsyncgenError, UsageError
 # name: (module and attribute, one line of help); in the order in which a newcomer meets them
 _COMMANDS = {
     "run": ("run_command:run", "Do it all: generate, prepare, tune, ask the tuned model."),
-    "init": ("init_command:init", "Write the built-in job file, to start your own from."),
+    "init": ("init_command:init", "Write a job file to start from, also for a kind of work."),
     "plan": ("plan_command:plan", "Show what a job would send, and its price; send nothing."),
     "preview": ("generate_command:preview", "Send a few requests and show the answers."),
     "generate": ("generate_command:generate", "Ask for every row of a job that is not there yet."),
@@ -38,6 +38,7 @@ _COMMANDS = {
     "repair": ("repair_command:repair", "Set damaged lines of a run aside."),
     "providers": ("providers_command:providers", "List the providers, their keys, and what they can do."),
     "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),
+    "help": ("help_command:help_command", "Explain the keys of a job file (help job), or a command."),
 }
 
 

@@ -134,9 +134,13 @@ def conversation(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _to_learn(turns: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The turns up to the last one of the assistant: what comes behind it teaches nothing."""
+    """The turns up to the last one of the assistant: what comes behind it teaches nothing.
+
+    Nothing where nobody is answered.
+    """
     said = [place for place, turn in enumerate(turns or ()) if turn["role"] == "assistant"]
-    return turns[: said[-1] + 1] if turns and said else []
+    learnt = turns[: said[-1] + 1] if turns and said else []
+    return learnt if any(turn["role"] == "user" for turn in learnt) else []
 
 
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}

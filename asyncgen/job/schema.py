@@ -107,7 +107,7 @@ def _checked(wanted: Any, raw: Any, key: str, problems: list[Problem]) -> Any:
     elif origin is dict and isinstance(raw, dict):
         return {name: _checked(get_args(wanted)[1], each, _join(key, name), problems) for name, each in raw.items()}
     elif not _fits(wanted, raw):
-        problems.append(Problem(key, f"expected {_expected(wanted)}, found {_shown(wanted, raw)}"))
+        problems.append(Problem(key, f"expected {type_in_words(wanted)}, found {_shown(wanted, raw)}"))
     elif isinstance(raw, int | float) and not isinstance(raw, bool):
         _check_number(raw, key, problems)
     return raw
@@ -150,14 +150,14 @@ def _fits(wanted: Any, raw: Any) -> bool:
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
 
-def _expected(wanted: Any) -> str:
-    """A type in words."""
+def type_in_words(wanted: Any) -> str:
+    """A type of `model` in words."""
     origin = get_origin(wanted)
     if origin in {Union, types.UnionType}:
         kinds = [each for each in get_args(wanted) if each is not type(None)]
         if {str, int, float} <= set(kinds):
             return "text or a number"
-        return " or ".join(_expected(each) for each in kinds)
+        return " or ".join(type_in_words(each) for each in kinds)
     if origin is Literal:
         return " or ".join(f'"{each}"' for each in get_args(wanted))
     return _NAMES.get(origin or wanted, "a value")

@@ -66,7 +66,7 @@ def test_a_conversation_is_read_up_to_the_assistants_last_turn() -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     more = [*turns, {"role": "user", "content": "Bye"}]
     assert reader.read(orjson.dumps({"turns": more}).decode()).items[0].turns == turns
-    for wrong in ([], [{"role": "user", "content": "Hi"}], [{"role": "nobody", "content": "x"}], [3], "x"):
+    for wrong in ([], turns[:1], turns[1:], [{"role": "nobody", "content": "x"}], [3], "x"):
         assert reader.read(orjson.dumps({"turns": wrong}).decode()).failures == ("messages",)
 
 
