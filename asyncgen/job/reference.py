@@ -105,8 +105,8 @@ _KEYS: dict[str, tuple[str, str]] = {
     "prompt.system": ("The system message.", '"You write direct marketing."'),
     "prompt.messages": (
         (
-            "Instead of system and user: a column of [rows] that holds chat turns, as `{role, content}` or as ShareGPT has "
-            "them. They are sent up to the last one that is to be answered."
+            "Instead of system and user: a column of [rows] that holds chat turns, as `{role, content}` or as ShareGPT "
+            "has them. They are sent up to the last one that is to be answered."
         ),
         '"turns"',
     ),
@@ -175,8 +175,8 @@ _KEYS: dict[str, tuple[str, str]] = {
     "dataset.hold_out": ("Values of axes that are not trained on at all, whole.", '{ city = ["Berlin"] }'),
     "dataset.reasoning": (
         (
-            'What becomes of an answer\'s reasoning: "drop"; "think" puts it in <think> tags before the answer; the others '
-            "are the field that it goes into, by the template of the model to be tuned."
+            'What becomes of an answer\'s reasoning: "drop"; "think" puts it in <think> tags before the answer; the '
+            "others are the field that it goes into, by the template of the model to be tuned."
         ),
         '"think"',
     ),
