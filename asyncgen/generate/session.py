@@ -24,6 +24,7 @@ from asyncgen.generate.journal.files import GROUP_ROWS
 from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
+from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.observer import Observer
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.pool.budget import Budget, BudgetGate
@@ -184,6 +185,7 @@ class OnlineEngine:
             observer.interruptible(on_first) as interrupt,
             self._opened(session, concurrency) as completer,
             observer.watching(progress, session.spent),
+            kept_live(session.run.directory.path, progress, concurrency),
         ):
             with _collecting_seldom():
                 outcome = await generate_grid(

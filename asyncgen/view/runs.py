@@ -20,7 +20,7 @@ import orjson
 
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.generate.journal.live_file import LIVE_NAME, LiveState, read_live
+from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.records import Record

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asyncgen.finetune.api import Event
-from asyncgen.generate.journal.live_file import LiveFile, LiveState, PauseNote
+from asyncgen.generate.live_file import LiveFile, LiveState, PauseNote
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, keep_job, open_job
 from asyncgen.run.directory import RunDirectory, open_run

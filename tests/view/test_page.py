@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.generate.journal.live_file import LiveFile, LiveState, PauseNote
+from asyncgen.generate.live_file import LiveFile, LiveState, PauseNote
 from asyncgen.run.reviews import read_reviews
 
 if TYPE_CHECKING:

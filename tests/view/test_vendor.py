@@ -14,7 +14,8 @@ OWN = sorted(path for path in STATIC.glob("*.js") if path.name != "vendor.js")
 
 
 def test_the_bundled_libraries_are_those_that_the_build_command_wrote() -> None:
-    sums = dict(reversed(line.split()) for line in (STATIC / "vendor.sha256").read_text().splitlines())
+    lines = (STATIC / "vendor.sha256").read_text().splitlines()
+    sums = {name: wanted for wanted, name in map(str.split, lines)}
     assert set(sums) == {"vendor.js", "uplot.css", "THIRD_PARTY"}
     for name, wanted in sums.items():
         assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == wanted

@@ -138,7 +138,8 @@
     }
     if (live) {
       const eta = live.eta_s === null ? "waiting for answers" : `${ag.duration(live.eta_s)} left`;
-      return { name: "running", short: `${share(counters)} %`, words: `${ag.count(live.in_flight)} in flight, ${eta}`, active: true };
+      const waits = live.waits_for ? `, waiting for ${live.waits_for}` : "";
+      return { name: "running", short: `${share(counters)} %`, words: `${ag.count(live.in_flight)} in flight${waits}, ${eta}`, active: true };
     }
     if (!requests && !counters.rows) return { name: "not begun", short: "not begun", words: "no requests yet" };
     if (left > 0) return { name: "stopped", short: "stopped", words: `${ag.rows(left)} left; the command that began the run goes on with it` };

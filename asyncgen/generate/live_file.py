@@ -1,0 +1,186 @@
+"""How a run goes at this moment, for whoever looks on: `live.json` in its directory.
+
+Owns the file: replaced in one step, at most once a second, by the process that generates, and removed at its end. It
+is never made safe from a power loss, since nothing is lost with it; `records.jsonl` and `run.json` are what counts.
+Whoever reads it takes one that is older than `FRESH_S` for the leftover of a process that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from asyncgen.generate.pool.progress import Progress
+
+LIVE_NAME = "live.json"
+FRESH_S = 10.0
+_EVERY_S = 1.0
+_PAUSES_KEPT = 20
+_MAX_BYTES = 1 << 20
+
+
+class PauseNote(msgspec.Struct, frozen=True):
+    """A time in which nothing is sent; `began` and `until` are Unix seconds."""
+
+    began: float
+    until: float
+    reason: str
+
+
+class LiveState(msgspec.Struct, frozen=True, kw_only=True):
+    """A run at one moment.
+
+    Attributes:
+        updated: Unix seconds, likewise `began`.
+        requests: rows of the job, and of them those done, failed and left.
+        in_flight: HTTP calls without an answer yet.
+        waits_for: the limits that requests wait for now; "" where none does.
+        concurrency: the most that may be in flight.
+        per_second: rows finished a second, over the last moments.
+        eta_s: seconds until the end at this rate; None when nothing moves.
+        retries: calls for rows that had been tried before.
+        rate_limited: calls that the server refused for the rate or its load.
+        pauses: the newest ones, oldest first.
+    """
+
+    updated: float
+    began: float
+    requests: int
+    done: int
+    failed: int
+    left: int
+    in_flight: int
+    waits_for: str = ""
+    concurrency: int
+    per_second: float
+    eta_s: float | None
+    retries: int
+    rate_limited: int
+    pauses: tuple[PauseNote, ...] = ()
+
+
+_decode = msgspec.json.Decoder(LiveState).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class LiveFile:
+    """Writes the file; a disk that refuses it is no reason to end a run.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LIVE_NAME
+        self._temporary = folder / f".{LIVE_NAME}.{os.getpid()}.tmp"
+
+    def write(self, state: LiveState) -> None:
+        """Put the state in the place of the last one."""
+        with suppress(OSError):
+            self._temporary.write_bytes(_encode(state))
+            self._temporary.replace(self._path)
+
+    def remove(self) -> None:
+        """The run ended, or is given up."""
+        for path in (self._temporary, self._path):
+            with suppress(OSError):
+                path.unlink()
+
+
+def read_live(folder: Path, now: Callable[[], float] = time.time) -> LiveState | None:
+    """What the generating process says; None where none works on the run.
+
+    Args:
+        folder: of the run.
+        now: Unix seconds.
+    """
+    try:
+        state = _decode((folder / LIVE_NAME).read_bytes()[:_MAX_BYTES])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return state if abs(now() - state.updated) < FRESH_S else None
+
+
+@asynccontextmanager
+async def kept_live(folder: Path, progress: Progress, concurrency: int) -> AsyncIterator[None]:
+    """Write the file each second while the block runs, and remove it at its end.
+
+    Args:
+        folder: of the run.
+        progress: raised by the pool as rows go.
+        concurrency: the most requests in flight.
+    """
+    file, ended = LiveFile(folder), asyncio.Event()
+    writing = asyncio.create_task(_write_each_second(file, progress, concurrency, ended))
+    try:
+        yield
+    finally:
+        ended.set()
+        try:
+            await writing  # a file that is being written would come back after it was removed
+        finally:
+            file.remove()
+
+
+async def _write_each_second(file: LiveFile, progress: Progress, concurrency: int, ended: asyncio.Event) -> None:
+    clock, began, pauses = asyncio.get_running_loop().time, time.time(), Pauses()
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), _EVERY_S)
+            return
+        pauses.look(progress, clock(), time.time())
+        state = _state_of(progress, concurrency, began, pauses.newest)
+        await asyncio.to_thread(file.write, state)  # a folder on a network may take its time
+
+
+class Pauses:
+    """The pauses of a run, noticed from its counts.
+
+    Attributes:
+        newest: oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.newest: tuple[PauseNote, ...] = ()
+        self._until = 0.0
+
+    def look(self, progress: Progress, now_s: float, wall_s: float) -> None:
+        """Note a pause that is new, or one that was made longer.
+
+        Args:
+            progress: the counts.
+            now_s: seconds of the loop's clock, likewise `progress.paused_until`.
+            wall_s: Unix seconds.
+        """
+        if progress.paused_until <= max(self._until, now_s):
+            return
+        goes_on, self._until = self._until > now_s, progress.paused_until
+        began = self.newest[-1].began if goes_on and self.newest else wall_s
+        note = PauseNote(began, wall_s + self._until - now_s, progress.pause_cause or "the server asked for it")
+        self.newest = (*self.newest[:-1], note) if goes_on else (*self.newest, note)[-_PAUSES_KEPT:]
+
+
+def _state_of(progress: Progress, concurrency: int, began: float, pauses: tuple[PauseNote, ...]) -> LiveState:
+    per_second = progress.per_second(time.monotonic())
+    return LiveState(
+        updated=time.time(),
+        began=began,
+        requests=progress.requests,
+        done=progress.done,
+        failed=progress.failed + progress.failed_before,
+        left=progress.left,
+        in_flight=progress.in_flight,
+        waits_for=progress.waits_for,
+        concurrency=concurrency,
+        per_second=per_second,
+        eta_s=progress.eta_s(per_second),
+        retries=progress.retries,
+        rate_limited=progress.rate_limited,
+        pauses=pauses,
+    )
