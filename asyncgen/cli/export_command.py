@@ -9,7 +9,7 @@ import click
 
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.dataset.export.files import Exported, export_file, ordered_records
+from asyncgen.dataset.export.files import CsvStyle, Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import export_folder
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
@@ -27,12 +27,13 @@ from asyncgen.run.directory import RunDirectory
     help="FILE.csv, FILE.jsonl or FILE.parquet; FOLDER/ for the Hugging Face Hub.",
 )
 @click.option("--raw-csv", is_flag=True, help="Leave CSV cells alone that a spreadsheet would run as formulas.")
+@click.option("--variables", is_flag=True, help="CSV: a column for each variable, too.")
 @output_options
-def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
+def export(run: Path | None, output: str, raw_csv: bool, variables: bool, as_json: bool) -> None:
     """Write the answers of RUN in the order of its grid, whole or not at all.
 
     \b
-    asyncgen export -o answers.csv        prompt,completion
+    asyncgen export -o answers.csv        prompt,completion; with --variables a column each
     asyncgen export -o answers.parquet    every field, each variable a column
     asyncgen export -o dataset/           the samples by split, and a card
 
@@ -41,7 +42,7 @@ def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
     directory = named_run(run, root=Path("runs"))
     path = Path(output)
     is_folder = output.endswith(os.sep) or path.is_dir()
-    exported = _folder(directory, path) if is_folder else _file(directory, path, raw_csv=raw_csv)
+    exported = _folder(directory, path) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables))
     if exported.defused:
         say(f"{exported.defused:,} cells would run as formulas in a spreadsheet and got a ' in front (--raw-csv: none)")
     if as_json:
@@ -50,12 +51,12 @@ def export(run: Path | None, output: str, raw_csv: bool, as_json: bool) -> None:
         result(f"{output}: {exported.rows:,} rows")
 
 
-def _file(directory: RunDirectory, path: Path, *, raw_csv: bool) -> Exported:
+def _file(directory: RunDirectory, path: Path, csv: CsvStyle) -> Exported:
     job = directory.read_state().job
     stale = job.stale
     # Without rows of another form the grid has nothing to say, and a run that lost its job can still be exported.
     grid = job_of_run(directory).grid if stale or job.renamed else None
-    exported = export_file(path, ordered_records(directory.records, grid), raw_csv=raw_csv)
+    exported = export_file(path, ordered_records(directory.records, grid), csv)
     if stale:
         say(f"{stale:,} answers to an earlier form of the job were left out")
     return exported

@@ -105,7 +105,7 @@ def _body(job: str, provider: str, facts: Facts, files: Mapping[str, DatasetFile
     yield ""
     yield "## Columns"
     yield ""
-    yield "- `prompt`: the short prompt; `completion`: the text; `messages`: both as a conversation"
+    yield "- `prompt`: what is asked, `completion`: the answer; both lists of messages, as TRL and others read them"
     yield "- `model`: that wrote it; `repeat`: its number among the texts for the same row"
     for name, counts in facts.values.items():
         named = ", ".join(_plain(value) for value, _ in counts.most_common(_VALUES_NAMED))

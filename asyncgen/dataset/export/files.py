@@ -79,13 +79,26 @@ class Exported:
     defused: int = 0
 
 
-def export_file(path: Path, records: Iterable[Record], *, raw_csv: bool) -> Exported:
+@dataclass(frozen=True, slots=True)
+class CsvStyle:
+    """How a CSV file is written.
+
+    Attributes:
+        raw: formulas are not defused.
+        variables: each variable is a column, before the others.
+    """
+
+    raw: bool = False
+    variables: bool = False
+
+
+def export_file(path: Path, records: Iterable[Record], csv: CsvStyle) -> Exported:
     """Write the records in the form that the file's extension tells.
 
     Args:
         path: .csv, .jsonl or .parquet.
         records: in the order wanted.
-        raw_csv: do not defuse formulas.
+        csv: for that format alone.
 
     Raises:
         UsageError: another extension, or Parquet without pyarrow.
@@ -100,19 +113,31 @@ def export_file(path: Path, records: Iterable[Record], *, raw_csv: bool) -> Expo
         )
     exported = Exported()
     with output_file(path) as file:
-        write(file, records, exported, raw_csv)
+        write(file, records, exported, csv)
     return exported
 
 
-def _write_csv(file: BinaryIO, records: Iterable[Record], exported: Exported, raw: bool) -> None:
-    file.write(b"prompt,completion\n")
+def _write_csv(file: BinaryIO, records: Iterable[Record], exported: Exported, style: CsvStyle) -> None:
+    names: list[str] | None = None
     for record in records:
-        cells = [record.prompt, record.completion]
-        if not raw:
-            cells = [defused(cell) for cell in cells]
-            exported.defused += (cells[0] != record.prompt) + (cells[1] != record.completion)
-        file.write(f"{_quoted(cells[0])},{_quoted(cells[1])}\n".encode())
+        if names is None:
+            names = list(record.variables) if style.variables else []
+            file.write(_csv_line([*map(_column, names), "prompt", "completion"]))
+        plain = [*(record.variables.get(name, "") for name in names), record.prompt, record.completion]
+        cells = plain if style.raw else [defused(cell) for cell in plain]
+        exported.defused += sum(cell != before for cell, before in zip(cells, plain, strict=True))
+        file.write(_csv_line(cells))
         exported.rows += 1
+    if names is None:
+        file.write(b"prompt,completion\n")
+
+
+def _column(name: str) -> str:
+    return f"variable_{name}" if name in {"prompt", "completion"} else name
+
+
+def _csv_line(cells: Iterable[str]) -> bytes:
+    return f"{','.join(map(_quoted, cells))}\n".encode()
 
 
 def defused(cell: str) -> str:
@@ -127,13 +152,13 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"'
 
 
-def _write_jsonl(file: BinaryIO, records: Iterable[Record], exported: Exported, _raw: bool) -> None:
+def _write_jsonl(file: BinaryIO, records: Iterable[Record], exported: Exported, _csv: CsvStyle) -> None:
     for record in records:
         file.write(encode_line(record))
         exported.rows += 1
 
 
-def _write_parquet(file: BinaryIO, records: Iterable[Record], exported: Exported, _raw: bool) -> None:
+def _write_parquet(file: BinaryIO, records: Iterable[Record], exported: Exported, _csv: CsvStyle) -> None:
     arrow, parquet = _pyarrow()
     rows = map(_flat, records)
     first = list(islice(rows, _BATCH))
@@ -182,5 +207,5 @@ def _pyarrow() -> tuple[ModuleType, ModuleType]:
     return pa, parquet
 
 
-_Write = Callable[[BinaryIO, Iterable[Record], Exported, bool], None]
+_Write = Callable[[BinaryIO, Iterable[Record], Exported, CsvStyle], None]
 _WRITERS: dict[str, _Write] = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}

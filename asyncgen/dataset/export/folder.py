@@ -11,14 +11,17 @@ import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 from asyncgen.dataset.export.card import MADE_BY, Facts, dataset_card
 from asyncgen.dataset.export.files import Exported
-from asyncgen.dataset.samples import messages
+from asyncgen.dataset.near_duplicates import AnswersByPrompt
+from asyncgen.dataset.samples import COMPLETION, PREFERENCE, messages, pair
 from asyncgen.dataset.select import Selection
+from asyncgen.dataset.sides import TRAIN, SampleSides
 from asyncgen.dataset.split import Split
 from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError
@@ -53,6 +56,7 @@ def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, plan
     """
     path = Path(os.path.realpath(path))  # a link stays one
     _refuse_stranger(path)
+    _refuse_pairs(opened.job.dataset)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
         exported = _fill(new, records, opened, plan)
@@ -82,25 +86,31 @@ def _refuse_stranger(path: Path) -> None:
         )
 
 
+def _refuse_pairs(settings: DatasetSettings) -> None:
+    if settings.format == PREFERENCE or settings.scores is not None:
+        what = "pairs of answers" if settings.format == PREFERENCE else "samples chosen by a judge's scores"
+        raise UsageError(
+            f"a folder holds single samples as they come, and this job's are {what}",
+            help_text="asyncgen prepare RUN   (writes them to train.jsonl and validation.jsonl)",
+        )
+
+
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
-    settings = opened.job.dataset
-    split = Split(plan, settings.hold_out)
-    selection = Selection(opened.job, opened.grid, stale=False)
     facts = Facts()
     (folder / "data").mkdir(parents=True)
     with ExitStack() as stack:
-        sides = {
+        draft = stack.enter_context(TemporaryFile(dir=folder))
+        codes = _draft(draft, records, opened, SampleSides(Split(plan, opened.job.dataset.hold_out)), facts)
+        files_of = {
             side: HashedFile(name, stack.enter_context((folder / name).open("wb"))) for side, name in _NAMES.items()
         }
-        for record in records:
-            for sample in selection.judge(record)[0]:
-                side = "validation" if split.validates(record.variables) else "train"
-                sides[side].add(_line(record, sample, settings))
-                facts.add(record.model, record.created, record.variables)
-        for written in sides.values():
+        draft.seek(0)
+        for code, line in zip(codes, draft, strict=True):
+            files_of["train" if code == TRAIN else "validation"].add(line)
+        for written in files_of.values():
             written.file.flush()
             os.fsync(written.file.fileno())
-    files = {side: written.noted() for side, written in sides.items() if written.samples}
+    files = {side: written.noted() for side, written in files_of.items() if written.samples}
     if not files:
         raise UsageError("no answer of this run can be a sample yet", help_text="asyncgen report   (tells why)")
     for side, name in _NAMES.items():
@@ -113,13 +123,36 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: Spli
     return Exported(rows=sum(file.samples for file in files.values()))
 
 
+def _draft(
+    draft: IO[bytes], records: Iterable[Record], opened: OpenedJob, sides: SampleSides, facts: Facts
+) -> bytearray:
+    """Write the row of every sample; the answer tells their sides, no prompt on both."""
+    selection = Selection(opened.job, opened.grid, stale=False)
+    prompts = AnswersByPrompt()
+    for record in records:
+        for sample in selection.judge(record)[0]:
+            prompts.add(sample.prompt, len(sides.codes))
+            sides.add(record.variables)
+            draft.write(_line(record, sample, opened.job.dataset))
+            facts.add(record.model, record.created, record.variables)
+    for numbers in prompts.groups():
+        sides.settle(numbers)
+    return sides.codes
+
+
 def _line(record: Record, sample: Sample, settings: DatasetSettings) -> bytes:
-    row = {
-        "prompt": sample.prompt,
-        "completion": sample.answer,
-        "messages": messages(settings, sample),
-        "variables": record.variables,
-        "repeat": record.repeat,
-        "model": record.model,
-    }
+    """A row: prompt and completion as lists of messages, so that trainers learn the completion and nothing else.
+
+    TRL takes texts under these names for plain text: it joins them without the model's chat template. A column
+    `messages` beside them would be passed over.
+    """
+    row: dict[str, Any] = {}
+    if settings.format == COMPLETION:
+        row["prompt"], row["completion"] = pair(settings, sample)
+    else:
+        *asked, answer = messages(settings, sample)
+        row["prompt"], row["completion"] = asked, [answer]
+        if sample.tools:
+            row["tools"] = sample.tools
+    row |= {"variables": record.variables, "repeat": record.repeat, "model": record.model}
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)

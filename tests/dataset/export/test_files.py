@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dataset.export.files import FORMULA_BEGINNINGS, _quoted, defused, export_file, ordered_records
+from asyncgen.dataset.export.files import FORMULA_BEGINNINGS, CsvStyle, _quoted, defused, export_file, ordered_records
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.run.records import Record, decode_record
 
@@ -63,7 +63,7 @@ def test_lines_that_are_blank_or_torn_are_read_over(made: Any) -> None:
 
 
 def test_csv_is_that_of_the_tutorial(made: Any, tmp_path: Path) -> None:
-    exported = export_file(tmp_path / "a.csv", records(made), raw_csv=True)
+    exported = export_file(tmp_path / "a.csv", records(made), CsvStyle(raw=True))
     text = (tmp_path / "a.csv").read_text()
     assert text.startswith('prompt,completion\n"Grocery, Brussels","Answer 0 is for Grocery, Brussels."\n')
     rows = list(csv.reader(io.StringIO(text, newline="")))
@@ -72,7 +72,7 @@ def test_csv_is_that_of_the_tutorial(made: Any, tmp_path: Path) -> None:
 
 
 def test_cells_that_a_spreadsheet_would_run_are_defused_and_counted(made: Any, tmp_path: Path) -> None:
-    exported = export_file(tmp_path / "a.csv", records(made), raw_csv=False)
+    exported = export_file(tmp_path / "a.csv", records(made), CsvStyle())
     with (tmp_path / "a.csv").open(newline="") as file:
         completions = [row[1] for row in csv.reader(file)][1:]
     assert completions[3:8] == ["'" + SPOKEN[3], SPOKEN[4], SPOKEN[5], "'-5 %", " =1"]
@@ -98,13 +98,13 @@ def test_cells_read_back_as_they_were(cells: list[str]) -> None:
 
 
 def test_jsonl_holds_whole_records(made: Any, tmp_path: Path) -> None:
-    export_file(tmp_path / "a.jsonl", records(made), raw_csv=False)
+    export_file(tmp_path / "a.jsonl", records(made), CsvStyle())
     assert [decode_record(line) for line in (tmp_path / "a.jsonl").read_bytes().splitlines()] == records(made)
 
 
 def test_parquet_has_every_field_and_each_variable_as_columns(made: Any, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    export_file(tmp_path / "a.parquet", records(made), raw_csv=False)
+    export_file(tmp_path / "a.parquet", records(made), CsvStyle())
     rows = parquet.read_table(tmp_path / "a.parquet").to_pylist()
     assert [row["completion"] for row in rows] == [record.completion for record in records(made)]
     assert rows[0] | {} == {
@@ -119,7 +119,7 @@ def test_parquet_has_every_field_and_each_variable_as_columns(made: Any, tmp_pat
 def test_a_variable_named_as_a_field_gets_another_name(make_run: MakeRun, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     job = 'name = "x"\n[grid]\nmodel = ["a", "b"]\n[prompt]\nuser = "{model}"\n'
-    export_file(tmp_path / "a.parquet", records(make_run(job=job).fill()), raw_csv=False)
+    export_file(tmp_path / "a.parquet", records(make_run(job=job).fill()), CsvStyle())
     rows = parquet.read_table(tmp_path / "a.parquet").to_pylist()
     assert [(row["model"], row["variable_model"]) for row in rows] == [
         ("some-model-2026", "a"),
@@ -130,7 +130,7 @@ def test_a_variable_named_as_a_field_gets_another_name(make_run: MakeRun, tmp_pa
 def test_without_pyarrow_the_extra_is_named(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError) as raised:
-        export_file(tmp_path / "a.parquet", records(made), raw_csv=False)
+        export_file(tmp_path / "a.parquet", records(made), CsvStyle())
     assert "asyncgen[parquet]" in str(raised.value.help_text)
     assert not (tmp_path / "a.parquet").exists()
 
@@ -138,7 +138,7 @@ def test_without_pyarrow_the_extra_is_named(made: Any, tmp_path: Path, monkeypat
 @pytest.mark.parametrize("name", ["a.txt", "a.xlsx", "answers"])
 def test_another_extension_is_an_error_of_usage(made: Any, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"\.csv|no extension|extension"):
-        export_file(tmp_path / name, records(made), raw_csv=False)
+        export_file(tmp_path / name, records(made), CsvStyle())
 
 
 def test_an_export_that_breaks_off_leaves_the_earlier_file(made: Any, tmp_path: Path) -> None:
@@ -150,11 +150,19 @@ def test_an_export_that_breaks_off_leaves_the_earlier_file(made: Any, tmp_path: 
         raise DiskError("the records could not be read")
 
     with pytest.raises(DiskError):
-        export_file(path, breaking(), raw_csv=False)
+        export_file(path, breaking(), CsvStyle())
     assert path.read_text() == "before"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.csv", "run", "run.toml"]
 
 
 def test_a_place_that_cannot_be_written_is_told(made: Any, tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="could not be"):
-        export_file(tmp_path / "no" / "such" / "a.csv", records(made), raw_csv=False)
+        export_file(tmp_path / "no" / "such" / "a.csv", records(made), CsvStyle())
+
+
+def test_csv_has_a_column_for_each_variable_where_asked(make_run: MakeRun, tmp_path: Path) -> None:
+    made = make_run().fill()
+    export_file(tmp_path / "a.csv", made.records, CsvStyle(variables=True))
+    lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "sector,city,prompt,completion"
+    assert lines[1].startswith("Grocery,Brussels,")

@@ -45,7 +45,7 @@ def test_samples_stand_on_the_sides_where_prepare_puts_them(make_run: MakeRun, t
         prepare_run(run, made.opened.job, made.opened.grid, provider=PROFILES["local"], prices=PriceList())
     for side in ("train", "validation"):
         prepared = rows(made.path / f"{side}.jsonl")
-        assert [row["messages"] for row in rows(tmp_path / "hub" / "data" / f"{side}.jsonl")] == [
+        assert [row["prompt"] + row["completion"] for row in rows(tmp_path / "hub" / "data" / f"{side}.jsonl")] == [
             row["messages"] for row in prepared
         ]
 
@@ -53,9 +53,10 @@ def test_samples_stand_on_the_sides_where_prepare_puts_them(make_run: MakeRun, t
 def test_a_row_has_prompt_completion_and_where_it_came_from(make_run: MakeRun, tmp_path: Path) -> None:
     export(make_run(VALIDATED).fill(), tmp_path / "hub")
     row = next(row for row in rows(tmp_path / "hub" / "data" / "train.jsonl") if row["repeat"] == 1)
-    assert set(row) == {"prompt", "completion", "messages", "variables", "repeat", "model"}
-    assert row["messages"][0] == {"role": "system", "content": "You sell."}
-    assert row["prompt"] == ", ".join(row["variables"].values())
+    assert set(row) == {"prompt", "completion", "variables", "repeat", "model"}
+    assert row["prompt"][0] == {"role": "system", "content": "You sell."}
+    assert row["prompt"][1]["content"] == ", ".join(row["variables"].values())
+    assert [message["role"] for message in row["completion"]] == ["assistant"]
 
 
 def test_the_card_states_job_model_dates_and_hashes(make_run: MakeRun, tmp_path: Path) -> None:
