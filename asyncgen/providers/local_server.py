@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -29,6 +30,7 @@ _QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
 _SIMULATED = "simulated"
 _START_S = 900.0  # the first start fetches the model
 _TICK_S = 0.05
+_LEAVING_S = 2.0  # until a server has noticed that its last client is gone
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +109,7 @@ class _Start:
         self._log = folder / "server.log"
         self._server: subprocess.Popen[bytes] | None = None
         self._told = 0
+        self._in_use_since: float | None = None
 
     async def until_attached(self, session: aiohttp.ClientSession) -> tuple[str, aiohttp.ClientResponse]:
         async with asyncio.timeout(_START_S):
@@ -147,7 +150,10 @@ class _Start:
         """
         async with session.get(f"{root}/health") as response:
             health = await response.json(content_type=None)
-        if info.until_idle and not health.get("attached") and not health.get("busy"):
+        in_use = health.get("attached") or health.get("busy")
+        self._in_use_since = (self._in_use_since or time.monotonic()) if in_use else None
+        leaves_soon = not in_use or time.monotonic() - (self._in_use_since or 0) < _LEAVING_S
+        if info.until_idle and leaves_soon:
             return
         wanted = wanted_model_path() or "the small model"
         raise AsyncgenError(
