@@ -83,6 +83,13 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
     help="llama: the model.  [default: a small one, fetched once]",
 )
 @click.option(
+    "--trainer",
+    default="numpy",
+    envvar="ASYNCGEN_TRAINER",
+    metavar="NAME|COMMAND",
+    help="Who trains: numpy (built in), trl, or a command that takes a folder.  [default: numpy]",
+)
+@click.option(
     "--slots", type=click.IntRange(1, 64), default=8, metavar="N", help="llama: answers at once.  [default: 8]"
 )
 @click.option(
@@ -178,6 +185,7 @@ async def _abandoning(server: asyncio.Task[None], interrupt: Interrupt) -> None:
 def _settings(options: dict[str, Any]) -> ServeSettings:
     from asyncgen.local_http import checked_host, checked_origin  # noqa: PLC0415 - likewise
     from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.serve.tuning.trainers import trainer_command  # noqa: PLC0415 - likewise
 
     simulated = options["engine"] == "simulated"
     _refuse_foreign(options, _LLAMA_ONLY if simulated else _SIMULATED_ONLY)
@@ -191,6 +199,7 @@ def _settings(options: dict[str, Any]) -> ServeSettings:
         data_dir=options["data_dir"],
         until_idle=options["until_idle"],
         simulation=_simulation(options) if simulated else None,
+        trainer=trainer_command(options["trainer"]),
         model_path=options["model_path"],
         slots=options["slots"],
         threads=options["threads"],

@@ -65,7 +65,7 @@ def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock
     jobs = JobStore(folder.jobs, clock)
     work = TuningWork(engine, jobs=jobs, files=files, models=models, root=folder.root, clock=clock)
     tuning = TuningQueue(jobs, work, engine.traits.notice, clock)
-    answers = AnswerRoutes(engine, models.adapter, admit, clock)
+    answers = AnswerRoutes(engine, models, admit, clock)
     batches = BatchStore(folder.batches)
     parallel = max(1, engine.traits.parallel - 1)  # one is left for requests from outside
     batch_work = BatchWork(answers.answer, batches, files, parallel=parallel, clock=clock)

@@ -37,6 +37,7 @@ class Traits:
         parallel: requests that it works on at the same time.
         notice: said in the first event of a fine-tuning job; "" for none.
         strict: refuse parameters that neither the API nor llama.cpp knows.
+        tunes_any_model: a job may name a model that does not answer here.
         simulated: its answers and trainings are made up.
     """
 
@@ -52,6 +53,7 @@ class Traits:
     parallel: int
     notice: str
     strict: bool
+    tunes_any_model: bool = False
     simulated: bool = False
 
 
@@ -169,6 +171,8 @@ class TrainingTask:
     """What is to be learnt.
 
     Attributes:
+        model: to be tuned, by the name that the job gave.
+        suffix: of the tuned model's name, as the job gave it.
         folder: the job's own, for whatever the training writes.
         train: uploaded samples, found valid, one JSON object a line.
         validation: likewise; or None.
@@ -176,6 +180,8 @@ class TrainingTask:
         hyperparameters: as the job asks for them.
     """
 
+    model: str
+    suffix: str | None
     folder: Path
     train: Path
     validation: Path | None

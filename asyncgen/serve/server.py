@@ -39,6 +39,7 @@ from asyncgen.serve.simulation.faults import faulty
 from asyncgen.serve.simulation.limits import RateLimits
 from asyncgen.serve.simulation.text import prompt_tokens
 from asyncgen.serve.training.config import LAYERS, RANK
+from asyncgen.serve.tuning.trainers import OtherTrainer
 
 if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Secret
@@ -142,6 +143,7 @@ class ServeSettings:
         until_idle: end when nobody is attached and no work goes on.
         log_requests: say a line for each request.
         simulation: its behaviour; None for the engine `llama`.
+        trainer: a command that trains, as `tuning.trainers` gives it; None for the engine's own trainer.
         model_path: a GGUF file; None for the small model, fetched once.
         slots: answers at the same time.
         threads: of the processor; None for all in a training, and for all but one otherwise.
@@ -158,6 +160,7 @@ class ServeSettings:
     until_idle: bool = False
     log_requests: bool = False
     simulation: SimulationSettings | None = None
+    trainer: tuple[str, ...] | None = None
     model_path: Path | None = None
     slots: int = 8
     threads: int | None = None
@@ -255,7 +258,7 @@ async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[En
         model = await find_model(settings.model_path, say)
         engine = await LlamaEngine.start(_llama_settings(settings, model))
     try:
-        yield engine
+        yield OtherTrainer(engine, settings.trainer) if settings.trainer else engine
     finally:
         await engine.close()
 

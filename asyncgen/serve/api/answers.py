@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
+from asyncgen.serve.api.remote import asked_remotely, passed_on
 from asyncgen.serve.calls import chat_call, text_calls, wants_stream, wants_stream_usage
 from asyncgen.serve.engine import Answer, Call, Engine, Piece, Tally
 from asyncgen.serve.wire import ApiError, Clock, new_id, read_object
 
 if TYPE_CHECKING:
-    from asyncgen.serve.calls import Resolve
     from asyncgen.serve.engine import Choice, ToolCallPart
+    from asyncgen.serve.stores.models import ModelStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,10 @@ _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": 
 class AnswerRoutes:
     """The two routes over one engine."""
 
-    def __init__(self, engine: Engine, resolve: Resolve, admit: Admit, clock: Clock) -> None:
+    def __init__(self, engine: Engine, models: ModelStore, admit: Admit, clock: Clock) -> None:
         self._engine = engine
-        self._resolve = resolve
+        self._models = models
+        self._resolve = models.adapter
         self._admit = admit
         self._clock = clock
 
@@ -174,6 +176,8 @@ class AnswerRoutes:
         Raises:
             ApiError: as the route would answer.
         """
+        if remote := self._models.remote(body.get("model")):
+            return await asked_remotely(remote, route, body)
         shape, calls = self._read(route, body)
         if wants_stream(body):
             raise ApiError(400, "A batch cannot stream.", param="stream", code="invalid_value")
@@ -181,6 +185,8 @@ class AnswerRoutes:
 
     async def _respond(self, request: web.Request) -> web.StreamResponse:
         body = await read_object(request)
+        if remote := self._models.remote(body.get("model")):
+            return await passed_on(request, remote, body)
         shape, calls = self._read(request.path, body)
         headers: dict[str, str] = {SIMULATED_HEADER: "true"} if self._engine.traits.simulated else {}
         for call in calls:

@@ -106,7 +106,8 @@ class FineTuningRoutes:
         return json_response(self._queue.submit(self._kept(wanted)))
 
     async def _check(self, wanted: _Create) -> None:
-        self._models.adapter(wanted.model)  # 404 for a name that is none
+        if not self._engine.traits.tunes_any_model:
+            self._models.adapter(wanted.model)  # 404 for a name that is none
         method = wanted.method.type if wanted.method else "supervised"
         if method not in self._engine.traits.methods:
             raise ApiError(

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ import msgspec
 from asyncgen.serve.llama.encoding import Encoder
 from asyncgen.serve.training import TrainingError, describe
 from asyncgen.serve.training.config import Config
-from asyncgen.serve.training.messages import End, Failed, Progress, TrainerMessage, decode_message
+from asyncgen.serve.training.messages import Failed, Progress, TrainerMessage
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
+from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
 _CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
 _ALPHA_PER_RANK = 2  # so that the learning rate fits every rank alike
 _AT_ONCE = 16
-_FAREWELL_S = 1.0
-_LINE_LIMIT = 1024 * 1024
 
 
 class _BadSampleError(Exception):
@@ -76,28 +75,6 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
     finally:  # what was only for the trainer can be made again from the upload
         for name in (_CONFIG, _TRAIN, _VALIDATION):
             (task.folder / name).unlink(missing_ok=True)
-
-
-async def trainer_messages(command: Sequence[str]) -> AsyncGenerator[TrainerMessage, None]:
-    """Run a trainer's process; where it ends without a last message, `Failed` says so."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=_LINE_LIMIT,
-        start_new_session=True,
-    )
-    assert process.stdout is not None, "it is a pipe"
-    try:
-        async for line in process.stdout:
-            message = decode_message(line)
-            yield message
-            if isinstance(message, End | Failed):
-                return
-        code = await process.wait()
-        yield Failed(code="server_error", message=f"The training process ended unexpectedly (exit {code}).")
-    finally:
-        await _end(process)
 
 
 async def _prepared(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> Config:
@@ -142,14 +119,3 @@ async def _encode(line: int, sample: Sample | str, encoder: Encoder, param: str)
         return await encoder.encode(sample)
     except ApiError as error:
         raise _BadSampleError(f"Line {line} cannot be tokenised: {error}", param) from error
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ask the process to end, and make it where it does not."""
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), _FAREWELL_S)
-    if process.returncode is None:
-        process.kill()
-        await process.wait()

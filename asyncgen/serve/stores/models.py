@@ -52,8 +52,11 @@ class TunedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         base: the base model's name.
-        adapter: path relative to the data folder; None where nothing was trained.
+        adapter: path relative to the data folder; None where there is none that can be served here.
         job: the fine-tuning job's id.
+        kept_at: where the trainer left it, in a form that is not served here.
+        base_url: a server that answers for it, up to and including `/v1`.
+        remote_model: its name there.
     """
 
     id: str
@@ -61,6 +64,9 @@ class TunedModel(msgspec.Struct, frozen=True, kw_only=True):
     base: str
     adapter: str | None
     job: str
+    kept_at: str | None = None
+    base_url: str | None = None
+    remote_model: str | None = None
 
 
 class ModelStore:
@@ -94,9 +100,24 @@ class ModelStore:
         return self._shown(model) if model else self._base(name)
 
     def adapter(self, name: str) -> Path | None:
-        """The adapter behind a name; None for a base model. Raises ApiError: 404."""
+        """The adapter behind a name; None for a base model. Raises ApiError: 404, or 400 where it is not served."""
         model = self._find(name)
+        if model and model.kept_at and not model.base_url:
+            message = f"The model '{name}' lies in {model.kept_at}, in a form that this server does not serve."
+            raise ApiError(400, message, param="model", code="model_not_served")
         return self._root / model.adapter if model and model.adapter else None
+
+    def tuned(self, name: str) -> TunedModel:
+        """A tuned model. Raises ApiError: 404 for one that is none."""
+        model = self._find(name)
+        if model is None:
+            raise _not_found(f"The model '{name}' is a base model; only tuned ones are kept here.")
+        return model
+
+    def remote(self, name: object) -> TunedModel | None:
+        """The tuned model for which another server answers; None for any other name."""
+        model = self._tuned.get(name) if isinstance(name, str) else None
+        return model if model and model.base_url else None
 
     def add(self, model: TunedModel) -> None:
         self._tuned.put(model)
@@ -141,7 +162,8 @@ class ModelStore:
         return None
 
     def _fits(self, model: TunedModel) -> bool:
-        return self._traits.any_model or model.base == self._traits.base_model
+        is_elsewhere = bool(model.base_url or model.kept_at)
+        return self._traits.any_model or model.base == self._traits.base_model or is_elsewhere
 
     def _base(self, name: str) -> ModelObject:
         return ModelObject(id=name, created=self._traits.created, owned_by=self._traits.owner)

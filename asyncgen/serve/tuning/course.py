@@ -5,6 +5,7 @@ Owns what each message changes. Does not know the queue, nor who trains.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.serve.stores.job_log import JobCheckpoint
@@ -13,11 +14,10 @@ from asyncgen.serve.stores.models import TunedModel, checkpoint_name
 from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.training.messages import Checkpoint, End, Failed, Progress, Start, Step
 from asyncgen.serve.tuning import results
+from asyncgen.serve.tuning.trainers import is_adapter
 from asyncgen.serve.wire import new_id
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from asyncgen.serve.stores.files import FileStore
     from asyncgen.serve.stores.jobs import JobStore
     from asyncgen.serve.stores.models import ModelStore
@@ -89,7 +89,7 @@ class Course:
 
     def succeed(self, end: End) -> None:
         """The model answers by now: give it its name, and end the job well."""
-        name = self._add_model(self._jobs.kept(self._id).model_name, end.path)
+        name = self._add_model(self._jobs.kept(self._id).model_name, end.path, end)
         table = self._files.add(
             results.metrics_csv(self._steps), filename=results.RESULT_FILENAME, purpose="fine-tune-results"
         )
@@ -145,15 +145,23 @@ class Course:
             self._jobs.log.tell(self._id, message, metrics=results.validation_metrics(checkpoint))
         self._jobs.log.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
-    def _add_model(self, name: str, path: str | None) -> str:
-        adapter = (self._root / path).relative_to(self._root).as_posix() if path else None
+    def _add_model(self, name: str, path: str | None, end: End | None = None) -> str:
+        servable = path is not None and is_servable(path)
         self._models.add(
             TunedModel(
                 id=name,
                 created=int(self._clock()),
                 base=self._jobs.get(self._id).model,
-                adapter=adapter,
+                adapter=Path(path).relative_to(self._root).as_posix() if path and servable else None,
                 job=self._id,
+                kept_at=path if path and not servable else None,
+                base_url=end.base_url if end else None,
+                remote_model=end.model if end else None,
             )
         )
         return name
+
+
+def is_servable(path: str) -> bool:
+    """Whether what a trainer made is an adapter that llama.cpp reads; anything else lies where it says."""
+    return path.endswith(".gguf") and is_adapter(Path(path))

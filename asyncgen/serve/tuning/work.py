@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.serve.engine import TrainingTask
-from asyncgen.serve.tuning.course import Course, JobFailedError
+from asyncgen.serve.tuning.course import Course, JobFailedError, is_servable
 from asyncgen.serve.tuning.samples import SampleError, check_samples
 from asyncgen.serve.wire import ApiError
 
@@ -94,7 +94,7 @@ class TuningWork:
         async with aclosing(self._engine.train(task)) as messages:
             async for message in messages:
                 if end := course.record(message):
-                    if end.path:
+                    if end.path and is_servable(end.path):
                         await self._engine.adopt(Path(end.path))
                     course.succeed(end)
                     return
@@ -103,6 +103,8 @@ class TuningWork:
     def _task(self, kept: Kept) -> TrainingTask:
         job = kept.job
         return TrainingTask(
+            model=job.model,
+            suffix=job.user_provided_suffix,
             folder=self._jobs.folder(job.id),
             train=self._path(job.training_file, "training_file"),
             validation=self._path(job.validation_file, "validation_file") if job.validation_file else None,

@@ -17,9 +17,10 @@ from asyncgen.json_text import NotJsonError
 from asyncgen.serve.engine import TrainingTask
 from asyncgen.serve.llama import training
 from asyncgen.serve.llama.process import LlamaSettings
-from asyncgen.serve.llama.training import train, trainer_messages, untunable
+from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.training.messages import End, Failed, Progress, TrainerMessage
+from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
 
 
@@ -45,6 +46,8 @@ def task(folder: Path, *answers: str) -> TrainingTask:
     upload.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     (folder / "job").mkdir()
     return TrainingTask(
+        model="m",
+        suffix=None,
         folder=folder / "job",
         train=upload,
         validation=None,

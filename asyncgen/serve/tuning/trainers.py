@@ -1,0 +1,229 @@
+"""Trainers that are processes: their messages read, their end made sure of; and those that are the user's own commands.
+
+Owns the folder that a command gets, and what becomes of the files that it names (`docs/trainer-protocol.md`). Knows
+neither jobs nor models by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen import train_with_trl
+from asyncgen.errors import UsageError
+from asyncgen.json_text import NotJsonError
+from asyncgen.serve.training import TrainingError
+from asyncgen.serve.training.gguf import read_gguf
+from asyncgen.serve.training.messages import Checkpoint, End, Failed, Progress, TrainerMessage, decode_message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncgen.serve.engine import Answer, Call, Engine, Piece, Tally, TrainingTask, Traits
+
+BUILT_IN = "numpy"
+_LINE_LIMIT = 1024 * 1024
+_FAREWELL_S = 1.0
+_COMMAND_FAREWELL_S = 5.0
+_LAST_LINES = 5
+_CHILD = (sys.executable, "-m", "asyncgen.serve.tuning.child")
+
+
+def trainer_command(text: str) -> tuple[str, ...] | None:
+    """What `--trainer` says: None for the built-in trainer, else the command, to which the folder is added.
+
+    Raises:
+        UsageError: it is no command, or the preset's packages are not there.
+    """
+    if text == BUILT_IN:
+        return None
+    if text == "trl":
+        return _trl()
+    try:
+        command = tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no command", cause=str(error), help_text="quote it as for a shell") from error
+    if not command or shutil.which(command[0]) is None:
+        raise UsageError(
+            f"there is no command {command[0] if command else text!r}",
+            help_text=f"--trainer takes {BUILT_IN}, trl, or a command such as 'python train.py'",
+        )
+    return command
+
+
+def _trl() -> tuple[str, ...]:
+    script = str(Path(train_with_trl.__file__))
+    if find_spec("trl") and find_spec("peft"):
+        return (sys.executable, script)
+    if uv := shutil.which("uv"):
+        return (uv, "run", script)  # it reads from the script what it needs
+    raise UsageError(
+        "--trainer trl needs the packages trl and peft, or uv",
+        help_text="pip install trl peft, or install uv, which fetches them for the training",
+    )
+
+
+async def trainer_messages(
+    command: Sequence[str], *, farewell_s: float = _FAREWELL_S, chatty: bool = False
+) -> AsyncGenerator[TrainerMessage, None]:
+    """Run a trainer's process; where it ends without a last message, `Failed` says so.
+
+    Args:
+        command: what to run; its stdin stays open as long as this server lives.
+        farewell_s: how long it may take to end when it is asked to.
+        chatty: lines that are no messages are passed over; the last ones are told where it fails.
+
+    Raises:
+        NotJsonError: a line is no message, and the trainer is not chatty.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=_LINE_LIMIT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None, "it is a pipe"
+    others: deque[str] = deque(maxlen=_LAST_LINES)
+    try:
+        while line := await _line(process.stdout):
+            try:
+                message = decode_message(line)
+            except NotJsonError:
+                if not chatty:
+                    raise
+                others.append(line.decode("utf-8", "replace").strip())
+                continue
+            yield message
+            if isinstance(message, End | Failed):
+                return
+        code = await process.wait()
+        said = f": {' / '.join(filter(None, others))}" if any(others) else ""
+        yield Failed(code="server_error", message=f"The training process ended unexpectedly (exit {code}){said}.")
+    finally:
+        await _end(process, farewell_s)
+
+
+async def _line(stream: asyncio.StreamReader) -> bytes:
+    """The next line; what goes beyond the limit of one is passed over."""
+    while True:
+        try:
+            return await stream.readline()
+        except ValueError:  # the reader has thrown away what it held
+            continue
+
+
+async def _end(process: asyncio.subprocess.Process, farewell_s: float) -> None:
+    """Ask the process and what it started to end, and make them where they do not."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), farewell_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+class _JobFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`job.json` in the trainer's folder."""
+
+    model: str
+    suffix: str | None
+    hyperparameters: dict[str, int | float | str]
+    seed: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTrainer:
+    """An engine whose trainings are done by a command of the user's own.
+
+    Attributes:
+        engine: what answers.
+        command: what trains; it is given the folder as its last argument.
+    """
+
+    engine: Engine
+    command: tuple[str, ...]
+
+    @property
+    def traits(self) -> Traits:
+        return replace(self.engine.traits, methods=frozenset({"supervised"}), tunes_any_model=True, notice="")
+
+    async def complete(self, call: Call) -> Answer:
+        return await self.engine.complete(call)
+
+    def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+        return self.engine.stream(call)
+
+    async def untunable(self) -> str | None:
+        return None
+
+    async def adopt(self, adapter: Path, /) -> None:
+        await self.engine.adopt(adapter)
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+    async def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
+        folder = task.folder / "trainer"
+        await asyncio.to_thread(_lay_out, folder, task)
+        command = (*_CHILD, *self.command, str(folder))
+        yield Progress(message=f"Training with: {shlex.join(self.command)}")
+        messages = trainer_messages(command, farewell_s=_COMMAND_FAREWELL_S, chatty=True)
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                yield await asyncio.to_thread(_settled, message, folder)
+
+
+def _lay_out(folder: Path, task: TrainingTask) -> None:
+    """The folder that the command gets. Raises OSError."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a training that was interrupted
+    folder.mkdir()
+    shutil.copyfile(task.train, folder / "train.jsonl")
+    if task.validation:
+        shutil.copyfile(task.validation, folder / "validation.jsonl")
+    job = _JobFile(
+        model=task.model,
+        suffix=task.suffix,
+        hyperparameters=msgspec.to_builtins(task.hyperparameters),
+        seed=task.seed,
+        samples=task.samples,
+    )
+    (folder / "job.json").write_bytes(msgspec.json.encode(job))
+
+
+def _settled(message: TrainerMessage, folder: Path) -> TrainerMessage:
+    """With the paths that it names absolute and in the job's folder, where they are adapters that can be served."""
+    if not isinstance(message, Checkpoint | End) or message.path is None:
+        return message
+    path = folder / message.path  # an absolute one stays as it is
+    if not path.exists():
+        return Failed(code="trainer_error", message=f"The trainer named {message.path}, and there is no such file.")
+    if path.is_dir() or not is_adapter(path):
+        return msgspec.structs.replace(message, path=str(path.absolute()))
+    if not path.resolve().is_relative_to(folder.resolve()):
+        step = f"step-{message.step}" if isinstance(message, Checkpoint) else "final"
+        path = Path(shutil.copyfile(path, folder / f"{step}.gguf"))
+    return msgspec.structs.replace(message, path=str(path))
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a file is a GGUF adapter."""
+    try:
+        return read_gguf(path).metadata.get("general.type") == "adapter"
+    except TrainingError:
+        return False
