@@ -15,6 +15,7 @@ import os
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -23,11 +24,16 @@ from typing import Any
 import msgspec
 
 from asyncgen.cli.output import say
-from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError
+from asyncgen.finetune.api import AbsentError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
+from asyncgen.finetune.json_calls import JsonCalls
 from asyncgen.finetune.open_tuner import open_calls
+from asyncgen.finetune.openai_shape import Page
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
+from asyncgen.nearest import nearest
 from asyncgen.providers.choose import AUTO, Where, choose_generation, open_endpoint
+from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.prices import Price
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Choice
@@ -36,6 +42,8 @@ from asyncgen.terminal import clean, money
 
 _GAP = " │ "
 _NARROWEST = 30
+_MODELS_SHOWN = 8
+_SHARED = (AbsentError, AuthError, QuotaError)  # what is wrong with one prompt's request for these is so with all
 
 
 def lines(asked: Sequence[Asked], prompts: Sequence[str]) -> Iterator[str]:
@@ -205,7 +213,7 @@ async def ask_models(
         open_calls(endpoint) as calls,
     ):
         askings = [Asking(model, form, chosen) for model in question.models]
-        gathered = await asyncio.gather(*(_all(ask_all(calls, asking, prompts)) for asking in askings))
+        gathered = await asyncio.gather(*(_all(calls, endpoint, asking, prompts) for asking in askings))
         prices = load_price_list(None, os.environ)
         return [
             Asked(model, answers, _cost(answers, prices.price(endpoint.profile.name, endpoint.base_url, model)))
@@ -213,8 +221,32 @@ async def ask_models(
         ]
 
 
-async def _all(answers: Any) -> list[Completion | Unanswered]:
-    return [answer async for answer in answers]
+async def _all(
+    calls: JsonCalls, endpoint: Endpoint, asking: Asking, prompts: Sequence[str]
+) -> list[Completion | Unanswered]:
+    """The answers to all prompts; nothing more is asked where the first one fails for a reason that all share."""
+    gathered: list[Completion | Unanswered] = []
+    async with aclosing(ask_all(calls, asking, prompts)) as answers:
+        async for answer in answers:
+            if isinstance(answer, Unanswered) and not gathered and isinstance(answer.error, _SHARED):
+                raise await _with_models(calls, endpoint, asking.model, answer.error)
+            gathered.append(answer)
+    return gathered
+
+
+async def _with_models(calls: JsonCalls, endpoint: Endpoint, model: str, error: AsyncgenError) -> AsyncgenError:
+    """The error; for a model that is not there, the one that `generate` has for it, with the models that are."""
+    if not isinstance(error, AbsentError):
+        return error
+    help_text = error.help_text
+    with suppress(AsyncgenError):
+        page = await calls.get("/models", Page[dict[str, Any]], "list the models")
+        names = [str(each.get("id")) for each in page.data]
+        near = nearest(model, names)
+        listed = ", ".join(names[:_MODELS_SHOWN]) + (", ..." if len(names) > _MODELS_SHOWN else "")
+        help_text = f"{f'did you mean {near}? ' if near else ''}it has {listed}" if names else help_text
+    what = f"{endpoint.profile.name} has no model {model} at {endpoint.base_url}"
+    return AuthError(what, cause=error.cause, help_text=help_text, code="model")
 
 
 def _cost(answers: list[Completion | Unanswered], price: Price | None) -> float | None:

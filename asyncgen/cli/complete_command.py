@@ -22,8 +22,10 @@ _SAMPLING = ("temperature", "top_p", "seed")
 
 
 @click.command("complete")
-@click.argument("model")
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
+@click.option(
+    "--model", "-m", envvar="ASYNCGEN_MODEL", metavar="MODEL", help="The model to ask.  [default: the newest tuned one]"
+)
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="Whose dataset the model was tuned on.")
 @click.option("--compare", metavar="MODEL", help="Ask this model too, and show both answers side by side.")
 @click.option("--system", metavar="TEXT", help="The system message.  [default: the dataset's]")
@@ -40,15 +42,18 @@ _SAMPLING = ("temperature", "top_p", "seed")
 )  # fmt: skip
 @place_options
 @output_options
-def complete(model: str, prompts: tuple[str, ...], as_json: bool, **options: Any) -> int:
-    """Ask MODEL each PROMPT; a PROMPT of - reads them from stdin, one a line.
+def complete(prompts: tuple[str, ...], model: str | None, as_json: bool, **options: Any) -> int:
+    """Ask a model each PROMPT; a PROMPT of - reads them from stdin, one a line.
 
-    For a model that a run tuned, the system message, separator and stop are those of the run's dataset.
+    Without --model it is the newest tuned model: of RUN, else of the newest run. For a model that a run tuned, the
+    system message, separator and stop are those of the run's dataset.
     """
-    from asyncgen.cli.asking import Question, as_object, ask_models, lines  # noqa: PLC0415 - imports the SDK  # noqa: PLC0415 - with it
+    from asyncgen.cli.asking import Question, as_object, ask_models, lines  # noqa: PLC0415 - imports the SDK
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+    from asyncgen.finetune.target import newest_tuned_model  # noqa: PLC0415 - with the SDK
 
     texts = _texts(prompts)
+    model = model or newest_tuned_model(options["run"])
     question = Question.of(model, options["compare"], where_of(options), options["run"], os.environ)
     form = _form(question.form, options)
     asked = run_loop(ask_models(question, form, texts, _parameters(options), options["max_tokens"]))
@@ -62,7 +67,7 @@ def complete(model: str, prompts: tuple[str, ...], as_json: bool, **options: Any
 
 def _texts(prompts: tuple[str, ...]) -> list[str]:
     if not prompts and sys.stdin.isatty():
-        raise UsageError("there is no prompt", help_text="asyncgen complete MODEL 'small Hotel in New York'")
+        raise UsageError("there is no prompt", help_text="asyncgen complete 'small Hotel in New York'")
     texts: list[str] = []
     for prompt in prompts or ("-",):
         lines = sys.stdin.read().split("\n") if prompt == "-" else [prompt]

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
@@ -24,9 +24,17 @@ import aiohttp
 
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError
+from asyncgen.generate.http.client import open_session
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.nearest import nearest
-from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.endpoint import Endpoint, is_loopback, near_address, redacted
+from asyncgen.providers.network import (
+    CERTIFICATES_HELP,
+    certificate_words,
+    route_to,
+    shown_target,
+    speaks_no_tls,
+)
 from asyncgen.run.directory import is_held, newest_run
 
 _ANSWER_S = 20.0
@@ -34,7 +42,12 @@ _CLOCK_S = 30.0
 _LOW_BYTES = 500 * 1024 * 1024
 _SHORT_LIFE_DAYS = 60
 _UNAUTHORISED = (401, 403)
-_OK = 200
+_OK, _ABSENT = 200, 404
+_SILENCES = {
+    "ClientConnectorDNSError": "there is no host of that name",
+    "TimeoutError": "it is reached, and silent",
+    "ServerDisconnectedError": "the connection broke off",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +99,10 @@ def run_lock(root: Path) -> Iterator[Finding]:
         yield Finding("ok", "run", f"{run.path} is free")
 
 
-def proxies() -> Iterator[Finding]:
-    """Variables that would send requests through a proxy."""
-    names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    if found := [name for name in names if os.environ.get(name)]:
-        yield Finding("warn", "proxy", f"{', '.join(found)} set", "asyncgen does not use proxies from the environment")
+def proxy(endpoint: Endpoint) -> Iterator[Finding]:
+    """The proxy by which the address is asked."""
+    if (found := route_to(endpoint).proxy) is not None:
+        yield Finding("ok", "proxy", f"{endpoint.base_url} is asked by the proxy {found}")
 
 
 def local_model() -> Iterator[Finding]:
@@ -106,35 +118,65 @@ def local_model() -> Iterator[Finding]:
 def key(endpoint: Endpoint) -> Finding:
     """Where the key was found; never the key."""
     if endpoint.key is None:
-        return Finding("ok", "key", "none is needed for an address on this machine")
+        variable = endpoint.profile.key_variable
+        return Finding("ok", "key", f"none is sent: {variable} is not set" if variable else "none is needed")
     return Finding("ok", "key", f"{endpoint.key.hint()} from {endpoint.key.source}")
 
 
 async def api(endpoint: Endpoint) -> list[Finding]:
     """Does the address answer as an API does, does it take the key, and does it have the model?"""
-    headers = {"Authorization": f"Bearer {endpoint.key.reveal()}"} if endpoint.key else {}
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     began = time.perf_counter()
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.get(f"{endpoint.base_url}/models", allow_redirects=False) as response,
+            open_session(endpoint, concurrency=1) as (session, _),
+            session.get(
+                f"{endpoint.base_url}/models",
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=_ANSWER_S),
+            ) as response,
         ):
             body = await response.content.read(16 * 1024 * 1024)
-            status, date_header = response.status, response.headers.get("Date")
-    except (aiohttp.ClientError, TimeoutError) as error:
+            status, headers = response.status, response.headers
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return [_unreachable(endpoint, error)]
     elapsed_ms = (time.perf_counter() - began) * 1000
-    answered = Finding("ok", "address", f"{endpoint.base_url} answered in {elapsed_ms:.0f} ms with status {status}")
-    return [answered, *_clock(date_header), *_models(endpoint, status, body)]
+    return [
+        _address(endpoint, status, headers, body, f"in {elapsed_ms:.0f} ms"),
+        *_clock(headers.get("Date")),
+        *_models(endpoint, status, body),
+    ]
 
 
 def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
-    step = "check the address, the network and a proxy on the way"
+    """Why there is no answer; from the kind of the error, since its text may quote the request."""
+    route = route_to(endpoint)
+    target = f"the proxy {route.proxy}" if route.proxy else endpoint.base_url
+    if speaks_no_tls(error):
+        plain = endpoint.base_url.replace("https://", "http://", 1)
+        return Finding("fail", "address", f"{endpoint.base_url} speaks http, not https", f"try {plain}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        step = "check this machine's clock, and whether a proxy changes certificates on the way"
-    # Only the type: an exception's text may quote the request.
-    return Finding("fail", "address", f"{endpoint.base_url} does not answer ({type(error).__name__})", step)
+        text = f"no trusted connection to {endpoint.base_url}: {certificate_words(error)}"
+        return Finding("fail", "address", text, CERTIFICATES_HELP)
+    number = getattr(getattr(error, "os_error", None), "errno", None)
+    reason = os.strerror(number).lower() if number and number > 0 else _SILENCES.get(type(error).__name__, "no answer")
+    return Finding("fail", "address", f"{target} does not answer: {reason}", "check the address, and that it runs")
+
+
+def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes, when: str) -> Finding:
+    """Is it an API that answers there?"""
+    answered = f"{endpoint.base_url} answered {when} with status {status}"
+    near = near_address(endpoint.base_url)
+    if 300 <= status < 400:  # noqa: PLR2004 - redirects; they are never followed
+        target = shown_target(redacted(headers.get("Location", "nowhere"), endpoint.key))
+        return Finding("fail", "address", f"{answered}: it sends on to {target}", "give that one to --base-url")
+    if "html" in headers.get("Content-Type", "").lower() or body.lstrip()[:1] == b"<":
+        return Finding("fail", "address", f"{answered} and a web page: no API", near or "it mostly ends in /v1")
+    if status == _ABSENT:  # some servers that answer have no list of models
+        level: Literal["warn", "fail"] = "fail" if near else "warn"
+        return Finding(level, "address", f"{answered}: it has no /models", near or "asyncgen preview   (asks it)")
+    if status not in (_OK, *_UNAUTHORISED):
+        return Finding("fail", "address", answered, "try again later, or look at the server's log")
+    return Finding("ok", "address", answered)
 
 
 def _clock(date_header: str | None) -> Iterator[Finding]:
@@ -149,28 +191,49 @@ def _clock(date_header: str | None) -> Iterator[Finding]:
 
 def _models(endpoint: Endpoint, status: int, body: bytes) -> Iterator[Finding]:
     if status in _UNAUTHORISED:
-        source = endpoint.key.source if endpoint.key else "no key"
-        yield Finding("fail", "key", f"refused with status {status} ({source})", "make a new key, or check its rights")
+        yield _refused_key(endpoint, status)
+    if status != _OK:
         return
     try:
         models = {str(model["id"]): model for model in decode_loosely(body)["data"]}
     except (NotJsonError, KeyError, TypeError):
-        yield Finding("warn", "model", "the address lists no models", "is it an API, and does the address end in /v1?")
+        if body.lstrip()[:1] != b"<":
+            yield Finding("warn", "model", "the address lists no models", near_address(endpoint.base_url) or "")
         return
-    if status != _OK:
-        yield Finding("fail", "address", f"status {status}", "try again later")
-    elif endpoint.model not in models:
-        near = nearest(endpoint.model, models)
-        step = f"did you mean {near}?" if near else f"it has {', '.join(list(models)[:5])}"
-        yield Finding("fail", "model", f"{endpoint.model} is not there", step)
-    else:
+    if endpoint.model in models:
         yield _lifetime(endpoint.model, models[endpoint.model].get("shutdown_date"))
+        return
+    near = nearest(endpoint.model, models)
+    step = f"did you mean {near}?" if near else f"it lists {', '.join(list(models)[:5])}"
+    if _may_have_more(endpoint):
+        text = f"{endpoint.model} is not listed; it may answer all the same"
+        yield Finding("warn", "model", text, step)
+    else:
+        yield Finding("fail", "model", f"{endpoint.model} is not there", step)
 
 
-def _lifetime(model: str, shutdown_date: str | None) -> Finding:
+def _refused_key(endpoint: Endpoint, status: int) -> Finding:
+    if endpoint.key is None:
+        variable = endpoint.profile.key_variable
+        step = f"export {variable}=..., or name a file with --api-key-file" if variable else "--api-key-file FILE"
+        return Finding("fail", "key", f"the server wants one (status {status}), and none is set", step)
+    text = f"refused with status {status} ({endpoint.key.source})"
+    return Finding("fail", "key", text, "make a new key, or check its rights")
+
+
+def _may_have_more(endpoint: Endpoint) -> bool:
+    """May it have models that it does not list: aliases, deployments, wildcards of a gateway?"""
+    profile = endpoint.profile
+    return profile.base_url is None or profile.base_url != endpoint.base_url or is_loopback(endpoint.base_url)
+
+
+def _lifetime(model: str, shutdown_date: object) -> Finding:
     if not shutdown_date:
         return Finding("ok", "model", f"{model} is there")
-    days = (date.fromisoformat(shutdown_date) - datetime.now(UTC).date()).days
+    try:
+        days = (date.fromisoformat(str(shutdown_date)[:10]) - datetime.now(UTC).date()).days
+    except ValueError:
+        return Finding("ok", "model", f"{model} is there")
     level: Literal["ok", "warn"] = "ok" if days > _SHORT_LIFE_DAYS else "warn"
     step = "" if days > _SHORT_LIFE_DAYS else "choose another with --model before then"
     return Finding(level, "model", f"{model} is there until {shutdown_date} ({days} days)", step)
@@ -178,4 +241,4 @@ def _lifetime(model: str, shutdown_date: str | None) -> Finding:
 
 def look_at_api(endpoint: Endpoint) -> list[Finding]:
     """The looks that need the network."""
-    return [key(endpoint), *asyncio.run(api(endpoint))]
+    return [key(endpoint), *proxy(endpoint), *asyncio.run(api(endpoint))]

@@ -40,7 +40,7 @@ def _findings(job: Path | None, where: Where) -> list[Finding]:
     from asyncgen.cli import doctor_checks as checks  # noqa: PLC0415 - imports aiohttp
 
     runs = Path("runs")
-    findings = [*checks.versions(), *checks.disk(runs), *checks.run_lock(runs), *checks.proxies()]
+    findings = [*checks.versions(), *checks.disk(runs), *checks.run_lock(runs)]
     try:
         opened, generation, _ = open_named_job(job, where)
         text = f"{opened.file.label}: {opened.grid.count:,} requests, answered by {generation.profile.name}"

@@ -420,8 +420,8 @@ async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
         job = await tuner.jobs.get(target.job_id)
         if job.outcome is not None:
             raise UsageError(f"{job.id} has ended already: {job.status}", code="job_ended")
-        question = f"Cancel {job.id} ({job.status}, tunes {job.model}) at {tuner.profile.title}?"
-        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.profile.title}, for good")
+        question = f"Cancel {job.id} ({job.status}, tunes {job.model}) at {tuner.words}?"
+        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.words}, for good")
         return await tuner.jobs.cancel(job.id)
 
 
@@ -452,7 +452,7 @@ def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
 async def _deleted(what: str, where: Where, *, yes: bool) -> _Doomed:
     async with opened(_owner(what, where)) as tuner:
         doomed = await _doomed(tuner, what)
-        question = f"Delete the {doomed.kind} {doomed.name} at {tuner.profile.title}?"
+        question = f"Delete the {doomed.kind} {doomed.name} at {tuner.words}?"
         confirm(question, yes=yes, why=f"the {doomed.kind} {doomed.name} would be deleted, for good")
         if doomed.kind == "file":
             await tuner.files.delete(doomed.name)
@@ -495,7 +495,7 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
         ) from error
     except AbsentError as error:
         raise AbsentError(
-            f"there is no model {name} at {tuner.profile.title} that could be deleted",
+            f"there is no model {name} at {tuner.words} that could be deleted",
             cause=error.cause,
             help_text="asyncgen finetune list   (shows the tuned models)",
             code=error.code,

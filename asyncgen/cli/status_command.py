@@ -96,7 +96,7 @@ def _next_step(path: Path, found: RunStatus) -> str:
     if not tunings:
         return f"asyncgen finetune create {path}"
     last = tunings[-1]
-    return f"asyncgen complete {last.tuned_model} PROMPT" if last.tuned_model else f"asyncgen finetune follow {path}"
+    return f"asyncgen complete -m {last.tuned_model} PROMPT" if last.tuned_model else f"asyncgen finetune follow {path}"
 
 
 def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:

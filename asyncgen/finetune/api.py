@@ -26,6 +26,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError, AuthError
 from asyncgen.finetune.order import JobOrder
+from asyncgen.providers.endpoint import place_words
 from asyncgen.providers.profiles import PROFILES, Finetuning, Outcome, Profile
 
 Kind = TypeVar("Kind", bound=AsyncgenError)
@@ -244,6 +245,11 @@ class Tuner:
     files: FileApi
     jobs: JobApi
     models: ModelApi
+
+    @property
+    def words(self) -> str:
+        """Who is asked, for questions and messages: the provider at its own address, else the host."""
+        return place_words(self.profile, self.place or None)
 
     @property
     def finetuning(self) -> Finetuning:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -169,7 +169,9 @@ class Calls(Protocol):
         ...
 
 
-async def ask_all(calls: Calls, asking: Asking, prompts: Sequence[str]) -> AsyncIterator[Completion | Unanswered]:
+async def ask_all(
+    calls: Calls, asking: Asking, prompts: Sequence[str]
+) -> AsyncGenerator[Completion | Unanswered, None]:
     """Ask every prompt, some at a time; what comes back is in the order of the prompts, as soon as it can be."""
     turns = asyncio.Semaphore(_AT_ONCE)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,8 +39,9 @@ from asyncgen.finetune.words import (
     trained_cost,
 )
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
-from asyncgen.providers.choose import Where, open_endpoint
+from asyncgen.providers.choose import Where, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
+from asyncgen.providers.prices import is_at_home
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Choice, Profile
 from asyncgen.providers.shutdowns import shutdown_date
@@ -189,7 +190,10 @@ def _checked(wanted: WantedTuning, observer: Observer) -> Extent:
     _refuse_other_method(files[0], order.method)
     prices = load_price_list(wanted.price_folder, os.environ)
     costs = training_costs(files[0].tokens, profile, order.model, order.hyperparameters, prices)
-    return Extent(files[0].examples, counter.label, costs[0] if costs else None)
+    cost = costs[0] if costs else None
+    if cost is not None and not is_at_home(profile.name, named_address(profile, wanted.where)):
+        cost = replace(cost, usd=None)  # another host has prices of its own
+    return Extent(files[0].examples, counter.label, cost)
 
 
 def _refuse_faulty(files: list[CheckedFile], profile: Profile, observer: Observer) -> None:
@@ -219,16 +223,16 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
 
 async def _consent(tuner: Tuner, wanted: WantedTuning, extent: Extent, observer: Observer) -> None:
     """Show model, samples, epochs, tokens, price and the tuned model's life; ask where it costs money."""
-    order, profile = wanted.order, tuner.profile
-    observer.say(f"tune {order.model} at {profile.title} on {wanted.dataset.training}: {extent_words(extent)}")
+    order = wanted.order
+    observer.say(f"tune {order.model} at {tuner.words} on {wanted.dataset.training}: {extent_words(extent)}")
     await _say_lifetime(tuner, order.model, observer)
     if tuner.finetuning.free:
         return
     price = price_words(extent.cost)
     observer.say(f"price: {price}")
     observer.agree(
-        f"Upload the dataset to {profile.title} and start the job?",
-        why=f"a fine-tuning job at {profile.title} costs money: {price}",
+        f"Upload the dataset to {tuner.words} and start the job?",
+        why=f"a fine-tuning job at {tuner.words} costs money: {price}",
     )
 
 
@@ -245,7 +249,7 @@ async def _say_lifetime(tuner: Tuner, model: str, observer: Observer) -> None:
         warning = "warning: " if days < _SHORT_LIFE_DAYS else ""
         observer.say(f"{warning}{model}, and every model tuned from it, answers until {day}: {days_left(days)}")
     if tuner.finetuning.until:
-        observer.say(f"{tuner.profile.title} tunes until {tuner.finetuning.until}{only_known(tuner.profile)}")
+        observer.say(f"{tuner.words} tunes until {tuner.finetuning.until}{only_known(tuner.profile)}")
 
 
 async def _created(
@@ -287,7 +291,9 @@ def _end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, inte
     if job.outcome != "succeeded":
         raise job_failure(job)
     if job.trained_tokens:
-        observer.say(f"trained {job.trained_tokens:,} tokens{trained_cost(tuner.profile, job)}")
+        is_theirs = is_at_home(tuner.profile.name, tuner.place or None)
+        cost = trained_cost(tuner.profile, job) if is_theirs else ""
+        observer.say(f"trained {job.trained_tokens:,} tokens{cost}")
     observer.say(next_step(tuner.profile, job))
     return Tuned(job, how, 0)
 

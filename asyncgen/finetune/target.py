@@ -87,6 +87,25 @@ def _run_of(job_id: str) -> tuple[RunDirectory, FinetuningState] | None:
     return None
 
 
+def newest_tuned_model(path: Path | None) -> str:
+    """The model that a run tuned last.
+
+    Args:
+        path: of the run; None for the newest run.
+
+    Raises:
+        UsageError: there is no run, or none of its jobs has made a model yet.
+    """
+    run = find_run(path, root=RUNS)
+    tuned = [noted.tuned_model for noted in run.read_state().finetuning if noted.tuned_model]
+    if not tuned:
+        raise UsageError(
+            f"{run.path} has no tuned model yet",
+            help_text=f"asyncgen finetune create {run.path}   (makes one); or name a model with --model",
+        )
+    return tuned[-1]
+
+
 def owner_of_model(model: str, where: Where) -> Target | None:
     """The job of a run that made the model; None where no run knows it."""
     for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):

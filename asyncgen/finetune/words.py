@@ -93,7 +93,7 @@ def next_step(profile: Profile, job: TuningJob) -> str:
     step = profile.finetuning.next_step if profile.finetuning else ""
     if step:
         return f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}"
-    return f"{job.id} succeeded. Ask the model: asyncgen complete {model} 'YOUR PROMPT'"
+    return f"{job.id} succeeded. Ask the model: asyncgen complete -m {model} 'YOUR PROMPT'"
 
 
 def job_failure(job: TuningJob) -> IncompleteError:

@@ -83,6 +83,7 @@ def create(asyncgen: Asyncgen, training_file: Path, *arguments: str) -> subproce
 def test_create_uploads_creates_follows_and_names_the_model(
     asyncgen: Asyncgen, provider: Any, training_file: Path, tmp_path: Path
 ) -> None:
+    host = provider.base_url.removeprefix("http://").removesuffix("/v1")
     provider.script = succeeding(provider)
     provider.shutdown_date = "2027-01-14"
     done = create(asyncgen, training_file, "--suffix", "adverts", "--hyperparameter", "n_epochs=3", "--seed", "7")
@@ -91,13 +92,13 @@ def test_create_uploads_creates_follows_and_names_the_model(
     for words in (
         "12 samples, 3 epochs",
         "answers until 2027-01-14",
-        "OpenAI tunes until 2027-01-06, and only for those who tuned there before",
-        "price: about 0.0",
+        f"{host} tunes until 2027-01-06, and only for those who tuned there before",
+        "price: not known",
         "uploaded",
         "created ftjob-2",
         "Step 2/2: training loss=1.00",
-        "trained 1,234 tokens, about 0.0062 USD",
-        f"asyncgen complete ft:{MODEL}:org:ftjob-2",
+        "trained 1,234 tokens",
+        f"asyncgen complete -m ft:{MODEL}:org:ftjob-2",
     ):
         assert words in done.stderr
     (body,) = provider.bodies
@@ -291,7 +292,7 @@ def test_cancel_names_what_it_does_and_needs_consent(asyncgen: Asyncgen, provide
     at = ("--provider", "openai")
     asked = asyncgen("finetune", "cancel", "ftjob-a", *at)
     assert asked.returncode == 2
-    assert "ftjob-a would be cancelled at OpenAI" in asked.stderr
+    assert "ftjob-a would be cancelled at 127.0.0.1" in asked.stderr
     assert provider.jobs["ftjob-a"]["status"] == "running"
     assert asyncgen("finetune", "cancel", "ftjob-a", "-y", *at).stdout == "ftjob-a: cancelled\n"
     again = asyncgen("finetune", "cancel", "ftjob-a", "-y", *at)
@@ -312,7 +313,7 @@ def test_delete_takes_models_jobs_and_files_and_explains_what_it_cannot(asyncgen
     assert asyncgen("finetune", "delete", "ftjob-a", "-y", *at).stdout == f"deleted the model {model}\n"
     gone = asyncgen("finetune", "delete", model, "-y", *at)
     assert gone.returncode == 1
-    assert f"there is no model {model} at OpenAI" in gone.stderr
+    assert f"there is no model {model} at 127.0.0.1" in gone.stderr
     assert asyncgen("finetune", "delete", "file-9", "-y", *at).stdout == "deleted the file file-9\n"
     assert provider.files == {}
 
@@ -341,7 +342,7 @@ def test_complete_asks_as_the_file_taught(asyncgen: Asyncgen, provider: Any, tra
                     "--model", "davinci-like", "-y")  # fmt: skip
     model = done.stdout.strip()
     assert done.returncode == 0, done.stderr
-    asked = asyncgen("complete", model, "Hotel, New York, small", "--temperature", "0", "--max-tokens", "100")
+    asked = asyncgen("complete", "-m", model, "Hotel, New York, small", "--temperature", "0", "--max-tokens", "100")
     assert provider.bodies[-1] == {
         "model": model,
         "prompt": "Hotel, New York, small -->",
@@ -359,18 +360,20 @@ def test_complete_takes_several_prompts_and_stdin_and_cleans_what_it_shows(
     prices.parent.mkdir(parents=True)
     prices.write_text('[openai."gpt-6-luna"]\ninput = 0.1\noutput = 0.5\n', encoding="utf-8")
     at = ("--provider", "openai")
-    done = asyncgen("complete", "gpt-6-luna", "one", "-", *at, text="two\n\nthree\n")
+    done = asyncgen("complete", "-m", "gpt-6-luna", "one", "-", *at, text="two\n\nthree\n")
     assert [line for line in done.stdout.splitlines() if line.startswith(">")] == ["> one", "> two", "> three"]
     assert "\x1b" not in done.stdout
     assert "gpt-6-luna: 24 tokens in, 15 out, $" in done.stderr
-    answer = json.loads(asyncgen("complete", "gpt-6-luna", "one", "--json", "--system", "Be brief.", *at).stdout)
+    answer = json.loads(asyncgen("complete", "-m", "gpt-6-luna", "one", "--json", "--system", "Be brief.", *at).stdout)
     assert answer["answers"][0]["completion"] == "gpt-6-luna says \x1b[2Jone"
     assert answer["cost_usd"] > 0
     assert provider.bodies[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
 def test_complete_shows_two_models_side_by_side(asyncgen: Asyncgen) -> None:
-    done = asyncgen("complete", "gpt-6-luna", "one", "--compare", "gpt-6.1-terra", "--provider", "openai", COLUMNS="90")
+    done = asyncgen(
+        "complete", "-m", "gpt-6-luna", "one", "--compare", "gpt-6.1-terra", "--provider", "openai", COLUMNS="90"
+    )
     heading, _, answers = done.stdout.splitlines()
     assert heading.split("│")[0].strip() == "gpt-6-luna"
     assert heading.split("│")[1].strip() == "gpt-6.1-terra"
@@ -379,15 +382,38 @@ def test_complete_shows_two_models_side_by_side(asyncgen: Asyncgen) -> None:
 
 def test_complete_keeps_the_answers_beside_a_prompt_that_failed(asyncgen: Asyncgen, provider: Any) -> None:
     provider.fail("POST", "/chat/completions", 400, code="invalid_prompt")
-    done = asyncgen("complete", "m", "one", "two", "three", "--provider", "openai")
+    done = asyncgen("complete", "-m", "m", "one", "two", "three", "--provider", "openai")
     assert done.returncode == 3
     assert done.stdout.count("says") == 2
     provider.fail("POST", "/chat/completions", 401, times=9)
-    assert asyncgen("complete", "m", "one", "--provider", "openai").returncode == 4
+    assert asyncgen("complete", "-m", "m", "one", "--provider", "openai").returncode == 4
+
+
+def test_complete_stops_at_the_first_prompt_for_a_model_that_is_not_there(asyncgen: Asyncgen, provider: Any) -> None:
+    provider.fail("POST", "/chat/completions", 404, times=99, code="model_not_found")
+    prompts = [f"prompt {number}" for number in range(20)]
+    done = asyncgen("complete", "-m", "nope", *prompts, "--provider", "openai")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.count("error:") == 1
+    assert "openai has no model nope" in done.stderr
+    assert len([body for body in provider.bodies if body.get("model") == "nope"]) <= 10
+
+
+def test_complete_without_a_model_asks_the_newest_tuned_one(
+    asyncgen: Asyncgen, provider: Any, training_file: Path
+) -> None:
+    assert "there is no run" in asyncgen("complete", "one").stderr
+    provider.script = succeeding(provider)
+    done = asyncgen("finetune", "create", training_file.name, "--provider", "custom", "--base-url", provider.base_url,
+                    "--model", "base", "-y")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = asyncgen("complete", "one")
+    assert asked.returncode == 0, asked.stderr
+    assert provider.bodies[-1]["model"] == done.stdout.strip()
 
 
 def test_complete_without_a_prompt_says_so(asyncgen: Asyncgen) -> None:
-    done = asyncgen("complete", "m", "--provider", "openai")
+    done = asyncgen("complete", "-m", "m", "--provider", "openai")
     assert done.returncode == 2
     assert "no prompt on stdin" in done.stderr
 

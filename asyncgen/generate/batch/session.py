@@ -54,7 +54,7 @@ class BatchEngine:
                 outcome = await _until_done_or_left(loop.run(), interrupt.stop)
         if outcome.stopped is StopReason.INTERRUPTED:
             back = f" To come back, today or another day: {observer.resume_command}" if observer.resume_command else ""
-            observer.say(f"left; what was sent goes on at {endpoint.profile.title}.{back}")
+            observer.say(f"left; what was sent goes on at {endpoint.place}.{back}")
             return EngineResult(outcome, interrupt.exit_code or 0)
         if outcome == Outcome(None, None):
             # Every row has come to an outcome: those that are not counted have that of a row with the same request.
