@@ -377,9 +377,15 @@ class _told:  # noqa: N801 - reads as a phrase
             raise TableError("its rows cannot be read: the file is damaged, or in a form that pyarrow does not know")
 
 
-def _texts(column: Any, name: str, first: int, text: Callable[[Any], str]) -> list[str]:
+def _texts(column: Any, name: str, first: int, text: partial[str]) -> list[str]:
+    try:
+        values = _values(column, name)
+    except TableError:
+        if text.func is needed_cell:
+            raise
+        return [""] * len(column)
     texts = []
-    for number, value in enumerate(_values(column, name), first + 1):
+    for number, value in enumerate(values, first + 1):
         try:
             texts.append(text(value))
         except TableError as error:

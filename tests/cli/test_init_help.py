@@ -53,7 +53,7 @@ def test_every_example_runs_to_its_dataset(
         done = asyncgen("generate", step, *where, "--yes")
         assert done.returncode == 0, done.stderr
     last = f"runs/{Path(steps[-1]).stem}"
-    done = asyncgen("prepare", last, "--yes", "--provider", "custom")
+    done = asyncgen("prepare", last, "--yes", "--simulated", "--provider", "custom")
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "work" / last / "train.jsonl").read_bytes().splitlines()
     assert len(lines) >= 3

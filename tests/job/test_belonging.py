@@ -14,9 +14,8 @@ from asyncgen.dataset.select import Selection
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.stale import accept_stale, find_stale
 from asyncgen.generate.plan.rows_there import rows_there
-from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.combinations import Combinations
-from asyncgen.job.model import Checks, Generate, Job, Prompt
+from asyncgen.job.model import Generate, Job, Prompt
 from asyncgen.job.requests import RequestGrid
 from asyncgen.run.directory import Run, open_run
 from asyncgen.run.jsonl import read_rows
@@ -77,9 +76,10 @@ def test_a_change_that_leaves_the_requests_as_they_are_loses_nothing(
         assert (stale.records, stale.more) == (0, 0)
         accept_stale(run, grid, stale)
         records = [record for _, record in read_rows(run.directory.records, decode_record)]
-        selection = Selection(grid, AnswerChecks(Checks()), stale=True)
-        judged = [selection.judge(record) for record in records]
-        assert [(sample.prompt, sample.answer, reason) for sample, reason in judged] == [
+        selection = Selection(job, grid, stale=True)
+        own = [selection.own(record) for record in records]
+        judged = [selection.judge(record) for record in own if record is not None]
+        assert [(samples[0].prompt, samples[0].answer, reason) for samples, reason in judged] == [
             (record.prompt, record.completion, None) for record in records
         ]
         exported = list(ordered_records(run.directory.records, grid))
