@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 from asyncgen.terminal import one_line, usd
 
 if TYPE_CHECKING:
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     from asyncgen.dataset.histogram import Histogram
     from asyncgen.dataset.report.collect import Report
     from asyncgen.dataset.report.coverage import Axis, Coverage
+    from asyncgen.dataset.report.quality import Quality, ValueDiversity
 
 FATES = ("filled", "rejected", "refused", "failed", "left", "stale")
 _BAR = 24
 _LABEL = 28
 _VALUES_SHOWN = 20
+_NO_LANGUAGE = "(pip install 'asyncgen[language]')"
+_TEXT = 300  # characters of an answer to read
 
 
 def report_lines(report: Report, bar: str) -> Iterator[str]:
@@ -36,13 +41,18 @@ def report_lines(report: Report, bar: str) -> Iterator[str]:
     yield f"{'rows':<{_LABEL}} {coverage.requested or 0:,}: " + ", ".join(
         f"{number:,} {fate}" for fate, number in _numbers(coverage).items() if number or fate in {"filled", "left"}
     )
+    whole = [axis.name for axis in report.axes if axis.values and not any(each.holes for each in axis.values.values())]
+    if whole:
+        yield f"{'without holes':<{_LABEL}} {', '.join(one_line(name, _LABEL) for name in whole)}"
     for axis in report.axes:
-        yield from _axis_lines(axis, bar)
+        if axis.name not in whole:
+            yield from _axis_lines(axis, bar)
     yield from _counted("cannot be samples", report.rejected, bar)
     yield from _counted("checks not passed", report.checks, bar)
     yield from _counted("given up on", report.failures, bar)
     yield from _counted("ended", report.finish_reasons, bar)
     yield from _text_lines(report, bar)
+    yield from _quality_lines(report.quality)
     yield ""
     yield from _spend_lines(report)
 
@@ -97,6 +107,56 @@ def _text_lines(report: Report, bar: str) -> Iterator[str]:
         f"(in {report.diversity.answers:,} answers)"
     )
     yield from _counted("how answers begin", dict(report.openings), bar)
+
+
+def _quality_lines(quality: Quality) -> Iterator[str]:
+    if not quality.samples:
+        return
+    yield ""
+    yield (
+        f"{'duplicates, values masked':<{_LABEL}} {quality.template_duplicates:,} of {quality.samples:,}, and "
+        f"{quality.near_templates:,} of {quality.sampled:,} that are nearly ones"
+    )
+    if quality.template:
+        yield f"{'the commonest of them':<{_LABEL}} {quality.template_answers:,} x {one_line(quality.template, _TEXT)}"
+    yield (
+        f"{'leakage':<{_LABEL}} {quality.trained_on:,} of {quality.validation_prompts:,} validation prompts are "
+        f"trained on; {quality.leaked_answers:,} answers are nearly one of the other side, values masked"
+    )
+    copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
+    yield f"{'eight words in a row':<{_LABEL}} {copies}"
+    for pair in quality.empty_pairs[:_VALUES_SHOWN]:
+        yield f"{'no usable answer for':<{_LABEL}} {one_line(pair, _TEXT)}"
+    if len(quality.empty_pairs) > _VALUES_SHOWN:
+        yield f"({len(quality.empty_pairs) - _VALUES_SHOWN:,} more pairs of values without one)"
+    yield from _diversity_lines(quality)
+    if quality.thoughts:
+        yield f"{'thoughts':<{_LABEL}} {quality.thoughts:,} answers begin with <think>: see reasoning under [dataset]"
+    if quality.simulated:
+        yield f"{'made up by a simulation':<{_LABEL}} {quality.simulated:,}"
+    yield ""
+    yield "to read:"
+    for why, text in quality.to_read:
+        yield f"{why:<{_LABEL}} {one_line(text, _TEXT)}"
+
+
+def _diversity_lines(quality: Quality) -> Iterator[str]:
+    yield ""
+    yield f"{'':<{_LABEL}} {'answers':>9}{'words':>8}{'pairs':>8}{'compressed':>12}  language"
+    yield _diversity_line("all", quality.overall)
+    for name, values in quality.by_value.items():
+        for value, found in values.items():
+            yield _diversity_line(f"{name}={value}", found)
+    yield "words, pairs: the share of different ones; compressed: to this share of their size"
+
+
+def _diversity_line(label: str, found: ValueDiversity) -> str:
+    languages = ", ".join(f"{name} {count:,}" for name, count in list(found.languages.items())[:3])
+    one, two = found.distinct
+    return (
+        f"{one_line(label, _LABEL):<{_LABEL}} {found.answers:>9,}{one:>8.0%}{two:>8.0%}{found.compressed:>12.2f}  "
+        f"{languages or _NO_LANGUAGE}"
+    )
 
 
 def _length(title: str, histogram: Histogram) -> str:
@@ -155,6 +215,7 @@ def report_object(report: Report) -> dict[str, Any]:
         "openings": [{"words": words, "answers": answers} for words, answers in report.openings],
         "distinct": dict(zip(("1", "2", "3"), report.diversity.distinct, strict=True)),
         "distinct_of_answers": report.diversity.answers,
+        "quality": to_builtins(report.quality),
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,

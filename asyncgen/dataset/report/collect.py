@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.dataset.report.coverage import CoverageCounts, Fate
+from asyncgen.dataset.report.quality import Quality, QualityLook
 from asyncgen.dataset.row_file import RowFile
-from asyncgen.dataset.samples import SampleMaker
+from asyncgen.dataset.samples import SampleMaker, begins_with_thoughts
 from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale, may_be_stale
+from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.dataset.writer import collector_off
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_failure, decode_record
@@ -152,6 +154,7 @@ class Report:
     characters: Histogram
     openings: tuple[tuple[str, int], ...]
     diversity: Diversity
+    quality: Quality
     latency_ms: Histogram
     usage: Usage
     cost_usd: float
@@ -170,7 +173,9 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
         BadLineError: a line is no record or failure.
         DiskError: a file cannot be read.
     """
-    look = _Look(job, grid, stale=may_be_stale(directory.read_state().job, grid))
+    state = directory.read_state()
+    split = Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out)
+    look = _Look(job, grid, split, stale=may_be_stale(state.job, grid))
     unsettled = _failed_keys(directory.failures)
     with collector_off():
         look.requested()
@@ -198,7 +203,8 @@ def _failed_keys(path: Path) -> set[int]:
 class _Look:
     """What was seen so far."""
 
-    def __init__(self, job: Job, grid: RequestGrid, *, stale: bool) -> None:
+    def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool) -> None:
+        self._quality = QualityLook(job, split)
         self.answers = AnswersByPrompt()
         self.maker = SampleMaker(job, grid)
         self._job = job
@@ -220,7 +226,9 @@ class _Look:
         self._twins = self._grid.twins()
         if self._grid.count <= MOST_ENUMERATED:
             for request in self._grid.requests():
-                self._coverage.request(self._grid.variables(request))
+                variables = self._grid.variables(request)
+                self._coverage.request(variables)
+                self._quality.ask(variables)
 
     def at_record(self, record: Record, place: int) -> None:
         own = self._selection.own(record)
@@ -232,9 +240,13 @@ class _Look:
         self._latency_ms.add([_rounded_ms(record.latency_s)])
         for item, sample in enumerate(samples):
             self._texts.add(record.key, sample.answer)
+            self._quality.add(record.key, sample.prompt, sample.answer, record.variables)
+            self._quality.thoughts += begins_with_thoughts(sample.answer)
+            self._quality.simulated += record.simulated
             self.answers.add(sample.prompt, place << 20 | item)
         if reason is None:
             return
+        self._quality.reject(record.key, record.completion)
         self._rejected[reason] += 1
         if reason.startswith(CHECK):
             self._violations.update(self._selection.checks.failures(record.completion, record.variables))
@@ -280,6 +292,7 @@ class _Look:
             characters=self._texts.characters,
             openings=tuple(self._texts.openings(_OPENINGS)),
             diversity=self._texts.diversity(),
+            quality=self._quality.quality(),
             latency_ms=self._latency_ms,
             usage=state.spend.usage,
             cost_usd=state.spend.cost_usd,

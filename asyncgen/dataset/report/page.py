@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncgen.dataset.histogram import Histogram
     from asyncgen.dataset.report.collect import Report
     from asyncgen.dataset.report.coverage import Axis, Coverage
+    from asyncgen.dataset.report.quality import Quality
 
 
 _WIDTH = 760
@@ -151,6 +152,8 @@ def _sections(report: Report) -> Iterator[str]:
         yield _lengths("Characters in an answer", report.characters, "characters")
         yield "<h2>Words</h2>" + _diversity(report)
         yield bars("The commonest openings", report.openings)
+    if report.quality.samples:
+        yield from _quality(report.quality)
     if report.latency_ms.counts:
         yield "<h2>Time to answer</h2>" + _lengths("Milliseconds to the whole answer", report.latency_ms, "ms")
     yield "<h2>Tokens and cost</h2>" + _spend(report)
@@ -233,6 +236,36 @@ def _diversity(report: Report) -> str:
         f"<p>Of all words {one:.1%} are different ones, of pairs of words {two:.1%}, of triples {three:.1%} "
         f'<span class="soft">(in {report.diversity.answers:,} answers)</span>.</p><h3>How answers begin</h3>'
     )
+
+
+def _quality(quality: Quality) -> Iterator[str]:
+    copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
+    yield (
+        f"<h2>Repetition and leakage</h2><p>With the values of the axes masked, {quality.template_duplicates:,} of "
+        f"{quality.samples:,} answers are an earlier one, and {quality.near_templates:,} of {quality.sampled:,} nearly "
+        f"one. {quality.trained_on:,} of {quality.validation_prompts:,} validation prompts are trained on; "
+        f"{quality.leaked_answers:,} answers are nearly one of the other side. Eight words in a row are copied: "
+        f"{copies}.</p>"
+    )
+    if quality.template:
+        yield f"<p>The commonest, {quality.template_answers:,} times:</p>"
+        yield f"<blockquote>{_safe(quality.template)}</blockquote>"
+    if quality.empty_pairs:
+        pairs = "; ".join(map(_safe, quality.empty_pairs[:_MOST_BARS]))
+        yield f"<p>{len(quality.empty_pairs):,} pairs of values have no usable answer: {pairs}</p>"
+    rows = [("all", quality.overall)]
+    rows += [(f"{name}={value}", found) for name, values in quality.by_value.items() for value, found in values.items()]
+    body = "".join(
+        f"<tr><td>{_safe(label)}</td><td>{found.answers:,}</td><td>{found.distinct[0]:.0%}</td>"
+        f"<td>{found.distinct[1]:.0%}</td><td>{found.compressed:.2f}</td>"
+        f"<td>{_safe(', '.join(f'{name} {count}' for name, count in found.languages.items()))}</td></tr>"
+        for label, found in rows
+    )
+    heads = ("", "answers", "different words", "different pairs", "compressed to", "languages")
+    yield f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{body}</table>"
+    yield "<h2>Answers to read</h2>"
+    for why, text in quality.to_read:
+        yield f"<h3>{why}</h3><blockquote>{_safe(text)}</blockquote>"
 
 
 def _spend(report: Report) -> str:

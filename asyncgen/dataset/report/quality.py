@@ -1,0 +1,267 @@
+"""What a set of samples is worth as training data: templates, leakage, copies, diversity, language, answers to read.
+
+Owns these measures. Templates are looked for in the whole set (16 bytes a sample); the others, which compare texts,
+in a sample of fixed size, the same one each time: the samples whose keys are smallest. Keys are hashes, so it is fair.
+Figures only: what is good depends on the data. In questions and answers on a text, copies are what is wanted.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar, words_of
+from asyncgen.dataset.sides import TRAIN, SampleSides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from asyncgen.dataset.split import Split
+    from asyncgen.job.model import Job
+
+SAMPLED = 5000
+RUN_OF_WORDS = 8
+_READ = 3
+_MOST_VALUES = 20  # of an axis, whose diversity is told by value
+_LEAST_MASKED = 2  # characters: shorter values stand in too many words
+_MOST_COMPRESSED = 200_000  # bytes of each value's texts, so that ratios can be compared
+_UNKNOWN = "?"
+_MOST_PAIRS = 20_000  # of values; with more, axes are free text and empty pairs say nothing
+_PAIRED_AXES = 5
+
+
+class SampledText(NamedTuple):
+    """A sample that is looked at closely; the first fields order the heap, and no two are alike in them."""
+
+    negated_key: int
+    number: int
+    text: str
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDiversity:
+    """How much the answers of one value differ.
+
+    Attributes:
+        answers: looked at.
+        distinct: share of different ones among all words, and among all pairs of words.
+        compressed: bytes after compression to bytes before; small where much comes again.
+        languages: language to answers; empty where py3langid is not installed.
+    """
+
+    answers: int
+    distinct: tuple[float, float]
+    compressed: float
+    languages: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The measures.
+
+    Attributes:
+        samples: in the whole set.
+        sampled: looked at closely.
+        template_duplicates: answers that are an earlier one but for the values of the axes, in the whole set.
+        template: the commonest such answer, the values masked; "" where there is none.
+        template_answers: how many are alike in it.
+        near_templates: of the sampled ones, such as are nearly an earlier one, the values masked.
+        validation_prompts: different ones.
+        trained_on: of these, such as are on the training side too.
+        leaked_answers: of the sampled ones, such as are nearly one on the other side, the values masked.
+        copies: where from ("prompt", "examples", "source") to the share of sampled answers with eight words in a row.
+        overall: diversity of all sampled answers.
+        by_value: axis to value to diversity.
+        to_read: why it is shown ("random", "rejected", "longest", "shortest") and the text.
+        empty_pairs: pairs of values of two axes that the job asks for and no sample has.
+        simulated: samples that a simulation made up.
+        thoughts: samples that begin with the model's thoughts.
+    """
+
+    samples: int
+    sampled: int
+    template_duplicates: int
+    template: str
+    template_answers: int
+    near_templates: int
+    validation_prompts: int
+    trained_on: int
+    leaked_answers: int
+    copies: Mapping[str, float]
+    overall: ValueDiversity
+    by_value: Mapping[str, Mapping[str, ValueDiversity]]
+    to_read: Sequence[tuple[str, str]]
+    empty_pairs: Sequence[str]
+    simulated: int
+    thoughts: int
+
+
+def masked(text: str, variables: Mapping[str, str]) -> str:
+    """The text with the values of its row replaced by their names in braces, the longest first."""
+    for name, value in sorted(variables.items(), key=lambda item: -len(item[1])):
+        if len(value) >= _LEAST_MASKED:
+            text = text.replace(value, f"{{{name}}}")
+    return text
+
+
+@dataclass(slots=True)
+class QualityLook:
+    """Looks at samples as they come.
+
+    Args:
+        job: its prompt and examples are what may be copied.
+        split: tells each combination's side.
+    """
+
+    job: Job
+    split: Split
+    simulated: int = 0
+    thoughts: int = 0
+    _sides: SampleSides = field(init=False)
+    _empty: dict[tuple[str, str], None] = field(default_factory=dict)
+    _too_many: bool = False
+    _prompts: AnswersByPrompt = field(default_factory=AnswersByPrompt)
+    _templates: AnswersByPrompt = field(default_factory=AnswersByPrompt)
+    _sample: list[SampledText] = field(default_factory=list)
+    _rejected: list[tuple[int, str]] = field(default_factory=list)
+    _longest: list[tuple[int, int, str]] = field(default_factory=list)
+    _shortest: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sides = SampleSides(self.split)
+
+    def ask(self, variables: Mapping[str, str]) -> None:
+        """Note a row that the job asks for; all of them come before the samples."""
+        if not self._too_many:
+            self._empty.update(dict.fromkeys(_pairs(variables)))
+            self._too_many = len(self._empty) > _MOST_PAIRS
+
+    def add(self, key: str, prompt: str, text: str, variables: Mapping[str, str]) -> None:
+        """Note one sample; `key` is its record's."""
+        number = len(self._sides.codes)
+        self._sides.add(variables)
+        self._prompts.add(prompt, number)
+        if self._empty and not self._too_many:
+            for pair in _pairs(variables):
+                self._empty.pop(pair, None)
+        self._templates.add(masked(text, variables), number)
+        _keep(self._sample, SampledText(-int(key, 16), number, text, variables), SAMPLED)
+        _keep(self._longest, (len(text), number, text), _READ)
+        _keep(self._shortest, (-len(text), number, text), _READ)
+
+    def reject(self, key: str, text: str) -> None:
+        """Note an answer that gives no sample."""
+        if text.strip():
+            _keep(self._rejected, (-int(key, 16), text), _READ)
+
+    def quality(self) -> Quality:
+        """What was seen; to be asked once."""
+        sample = sorted(self._sample, key=lambda each: -each.negated_key)
+        for numbers in self._prompts.groups():
+            self._sides.settle(numbers)
+        groups = [numbers for numbers in self._templates.groups() if len(numbers) > 1]
+        largest = max(groups, key=len, default=[])
+        texts = {each.number: masked(each.text, each.variables) for each in sample}
+        near = list(similar([each.number for each in sample], texts.__getitem__))
+        codes = self._sides.codes
+        return Quality(
+            samples=len(codes),
+            sampled=len(sample),
+            template_duplicates=sum(len(numbers) - 1 for numbers in groups),
+            template=next((texts[number] for number in largest if number in texts), ""),
+            template_answers=len(largest),
+            near_templates=len(near),
+            validation_prompts=self._sides.prompts,
+            trained_on=self._sides.leaked,
+            leaked_answers=sum((codes[found.number] == TRAIN) != (codes[found.earlier] == TRAIN) for found in near),
+            copies=_copies(self.job, sample),
+            overall=_diversity([each.text for each in sample]),
+            by_value={name: dict(values) for name, values in _by_value(sample)},
+            to_read=self._to_read(sample),
+            empty_pairs=[] if self._too_many else [f"{one}, {other}" for one, other in self._empty],
+            simulated=self.simulated,
+            thoughts=self.thoughts,
+        )
+
+    def _to_read(self, sample: Sequence[SampledText]) -> list[tuple[str, str]]:
+        return [
+            *(("random", each.text) for each in sample[:_READ]),
+            *(("rejected", text) for _, text in sorted(self._rejected, reverse=True)),
+            *(("longest", text) for _, _, text in sorted(self._longest, reverse=True)[:2]),
+            *(("shortest", text) for _, _, text in sorted(self._shortest, reverse=True)[:2]),
+        ]
+
+
+def _pairs(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    named = [f"{name}={value}" for name, value in list(variables.items())[:_PAIRED_AXES]]
+    return combinations(named, 2)
+
+
+def _keep(heap: list[Any], item: tuple[Any, ...], most: int) -> None:
+    """Keep the largest items."""
+    if len(heap) < most:
+        heapq.heappush(heap, item)
+    else:
+        heapq.heappushpop(heap, item)
+
+
+def _copies(job: Job, sample: Sequence[SampledText]) -> dict[str, float]:
+    prompt = job.prompt
+    fixed = {
+        "prompt": _runs([prompt.user, prompt.system or ""]),
+        "examples": _runs(example.completion for example in prompt.examples),
+    }
+    counts = dict.fromkeys((*fixed, "source"), 0)
+    for each in sample:
+        own = _runs([each.text])
+        for name, runs in fixed.items():
+            counts[name] += not own.isdisjoint(runs)
+        counts["source"] += not own.isdisjoint(_runs(each.variables.values()))
+    return {name: count / len(sample) for name, count in counts.items()} if sample else {}
+
+
+def _runs(texts: Iterable[str]) -> set[tuple[bytes, ...]]:
+    """Every eight words in a row."""
+    found: set[tuple[bytes, ...]] = set()
+    for text in texts:
+        words = words_of(text)
+        found.update(zip(*(words[start:] for start in range(RUN_OF_WORDS)), strict=False))
+    return found
+
+
+def _by_value(sample: Sequence[SampledText]) -> Iterator[tuple[str, Iterator[tuple[str, ValueDiversity]]]]:
+    names = dict.fromkeys(name for each in sample for name in each.variables)
+    for name in names:
+        texts: dict[str, list[str]] = {}
+        for each in sample:
+            if name in each.variables:
+                texts.setdefault(each.variables[name], []).append(each.text)
+        if 1 < len(texts) <= _MOST_VALUES:
+            yield name, ((value, _diversity(found)) for value, found in texts.items())
+
+
+def _diversity(texts: Sequence[str]) -> ValueDiversity:
+    words = [words_of(text) for text in texts]
+    data = "\n".join(texts).encode("utf-8", "replace")[:_MOST_COMPRESSED]
+    compressed = len(zlib.compress(data, 9)) / len(data) if data else 1.0
+    return ValueDiversity(len(texts), (_distinct(words, 1), _distinct(words, 2)), compressed, _languages(texts))
+
+
+def _distinct(texts: Iterable[Sequence[bytes]], length: int) -> float:
+    grams: Counter[tuple[bytes, ...]] = Counter()
+    for words in texts:
+        grams.update(zip(*(words[start:] for start in range(length)), strict=False))
+    return len(grams) / grams.total() if grams else 0.0
+
+
+def _languages(texts: Sequence[str]) -> dict[str, int]:
+    try:
+        from py3langid import classify  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError:
+        return {}
+    return dict(Counter(str(classify(text)[0]) if text.strip() else _UNKNOWN for text in texts).most_common())
