@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from asyncgen.cli.arguments import RUNS, run_directory, with_run
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
 from asyncgen.cli.output import confirm, json_result, result, say, table
 from asyncgen.errors import UsageError
 from asyncgen.providers.choose import Where, named_profile, open_endpoint
 from asyncgen.providers.profiles import LOCAL, Choice
-from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
+from asyncgen.run.directory import STATE_NAME, RunDirectory, open_run
 from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from asyncgen.generate.batch.api import BatchApi, RemoteBatch
     from asyncgen.run.state import BatchState
-
-RUNS = Path("runs")
 
 batch_argument = click.argument("batch", required=False, metavar="[BATCH]")
 
@@ -42,7 +41,7 @@ def batch() -> None:
 @output_options
 def list_batches(run: Path | None, as_json: bool) -> None:
     """List the batches of RUN, as they were seen last. Asks nobody."""
-    state = find_run(run, root=RUNS).read_state()
+    state = run_directory(run).read_state()
     if as_json:
         json_result({"batches": [msgspec.to_builtins(each) for each in state.batches]})
         return
@@ -138,8 +137,9 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
     Raises:
         UsageError: there is none.
     """
-    if argument is None or Path(argument).is_dir():
-        directory = find_run(Path(argument) if argument else None, root=RUNS)
+    path = with_run(argument)
+    if path is None or path.is_dir():
+        directory = run_directory(path)
         batches = directory.read_state().batches
         if not batches:
             raise UsageError(f"{directory.path} has no batch", help_text="asyncgen generate --batch   (makes batches)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.options import endpoint_options, job_argument, output_options
+from asyncgen.cli.options import endpoint_options, file_argument, output_options
 from asyncgen.cli.output import json_result, result
 from asyncgen.errors import AsyncgenError
 from asyncgen.job.of_run import open_named_job
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
-@job_argument
+@file_argument
 @endpoint_options
 @output_options
-def doctor(job: Path | None, as_json: bool, **where: Any) -> int:
-    """Check versions, disk, key, address, TLS, clock and model for JOB; pays nothing."""
-    findings = _findings(job, Where(**where))
+def doctor(file: Path | None, as_json: bool, **where: Any) -> int:
+    """Check versions, disk, key, address, TLS, clock and model for FILE; pays nothing."""
+    findings = _findings(file, Where(**where))
     failed = any(finding.level == "fail" for finding in findings)
     if as_json:
         json_result({"ok": not failed, "checks": [finding.as_json() for finding in findings]})
@@ -36,13 +36,13 @@ def doctor(job: Path | None, as_json: bool, **where: Any) -> int:
     return int(failed)
 
 
-def _findings(job: Path | None, where: Where) -> list[Finding]:
+def _findings(file: Path | None, where: Where) -> list[Finding]:
     from asyncgen.cli import doctor_checks as checks  # noqa: PLC0415 - imports aiohttp
 
     runs = Path("runs")
     findings = [*checks.versions(), *checks.disk(runs), *checks.run_lock(runs)]
     try:
-        opened, generation, _ = open_named_job(job, where)
+        opened, generation, _ = open_named_job(file, where)
         text = f"{opened.file.label}: {opened.grid.count:,} requests, answered by {generation.profile.name}"
         findings.append(checks.Finding("ok", "job", f"{text} ({generation.why})"))
         if generation.profile.name == LOCAL and not where.addresses:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.export.files import CsvStyle, Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import export_folder
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
-from asyncgen.job.of_run import job_of_run, named_run
+from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory
 
 
@@ -39,7 +40,7 @@ def export(run: Path | None, output: str, raw_csv: bool, variables: bool, as_jso
 
     Works while the run is written.
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
-    directory = named_run(run, root=Path("runs"))
+    directory = run_directory(run)
     path = Path(output)
     is_folder = output.endswith(os.sep) or path.is_dir()
     exported = _folder(directory, path) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables))

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from asyncgen.cli.arguments import with_run
 from asyncgen.cli.options import (
     api_key_file_option,
     base_url_option,
@@ -40,7 +41,7 @@ from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
 from asyncgen.providers.choose import Where, choose_tuner
-from asyncgen.run.directory import output_file
+from asyncgen.run.directory import is_job_file, output_file
 from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-job_argument = click.argument("job", required=False, metavar="[JOB]")
+job_argument = click.argument("job", required=False, metavar="[JOB_ID]")
 
 
 def place_options(command: Command) -> Command:
@@ -67,6 +68,11 @@ async def opened(target: Target) -> AsyncIterator[Tuner]:
 
     async with open_endpoint(target.choice, target.where, "", say) as endpoint, open_tuner(endpoint) as tuner:
         yield tuner
+
+
+def _job_or_run(argument: str | None) -> str | None:
+    """A job's id or a run directory as it is; a job file as the run that it made."""
+    return None if argument is None else str(with_run(argument))
 
 
 def where_of(options: dict[str, Any]) -> Where:
@@ -147,8 +153,9 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     from asyncgen.finetune.source import find_source  # noqa: PLC0415 - with the job's rows
     from asyncgen.run.directory import open_run  # noqa: PLC0415 - with the rest
 
-    if options["validation"] and (source is None or source.is_dir()):
+    if options["validation"] and (source is None or source.is_dir() or is_job_file(source)):
         raise UsageError("--validation is for a FILE; a run has its own")
+    source = with_run(source)
     found = find_source(source, options["validation"], options["out"], where_of(options), options["model"])
     wanted = _wanted(found, options)
     with open_run(found.run, job_name=found.new_run_name) as run:
@@ -201,7 +208,7 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
 @place_options
 @output_options
 def follow(job: str | None, as_json: bool, **options: Any) -> int:
-    """Show what JOB tells until it ends, each event once, whatever breaks on the way.
+    """Show what JOB_ID tells until it ends, each event once, whatever breaks on the way.
 
     Ctrl-C stops following, never the job. Ends with 0 when the job succeeded, with 3 when it did not.
     """
@@ -210,7 +217,7 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
     from asyncgen.finetune.session import follow_job  # noqa: PLC0415 - imports the SDK
     from asyncgen.finetune.target import event_log, find_target  # noqa: PLC0415 - with the run's state
 
-    target = find_target(job, where_of(options))
+    target = find_target(_job_or_run(job), where_of(options))
     with event_log(target, say) as log:
         tuned = run_loop(follow_job(target.choice, target.where, target.job_id, log, Screen(yes=False)))
     show_tuned(tuned, target.run.path if target.run else None, as_json=as_json)
@@ -255,7 +262,7 @@ def show(job: str | None, as_json: bool, **options: Any) -> None:
     """Show one job: state, models, tokens, error."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_job(find_target(job, where_of(options))))
+    found = run_loop(_job(find_target(_job_or_run(job), where_of(options))))
     if as_json:
         json_result(found.raw)
         return
@@ -276,7 +283,7 @@ def events(job: str | None, as_json: bool, **options: Any) -> None:
     """Show all that a job told so far, the oldest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_events(find_target(job, where_of(options))))
+    found = run_loop(_events(find_target(_job_or_run(job), where_of(options))))
     if as_json:
         json_result({"events": msgspec.to_builtins(found)})
         return
@@ -300,7 +307,7 @@ def checkpoints(job: str | None, as_json: bool, **options: Any) -> None:
     """List the models that a job made on its way, the newest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_checkpoints(find_target(job, where_of(options))))
+    found = run_loop(_checkpoints(find_target(_job_or_run(job), where_of(options))))
     if as_json:
         json_result({"checkpoints": msgspec.to_builtins(found)})
         return
@@ -341,11 +348,11 @@ _NOT_IN_NAMES = re.compile("[^A-Za-z0-9_-]")  # of ids: a server may send any
 def results(job: str | None, output: Path | None, png: Path | None, as_json: bool, **options: Any) -> None:
     """Write a job's metrics as CSV, and draw its loss in the terminal.
 
-    The table goes to the run's folder as results.csv, or to JOB.csv where the job belongs to no run.
+    The table goes to the run's folder as results.csv, or to JOB_ID.csv where the job belongs to no run.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    target = find_target(job, where_of(options))
+    target = find_target(_job_or_run(job), where_of(options))
     found, content = run_loop(_metrics(target))
     points = points_of_table(content)
     if output == Path("-"):
@@ -406,7 +413,7 @@ def cancel(job: str | None, as_json: bool, yes: bool, **options: Any) -> None:
     """Cancel a job; what was trained so far may still be billed."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    target = find_target(job, where_of(options))
+    target = find_target(_job_or_run(job), where_of(options))
     ended = run_loop(_cancelled(target, yes=yes))
     note_state(target, ended)
     if as_json:
@@ -434,12 +441,12 @@ class _Doomed:
 
 
 @click.command("delete")
-@click.argument("what", metavar="MODEL|JOB|FILE")
+@click.argument("what", metavar="MODEL|JOB_ID|FILE_ID")
 @place_options
 @yes_option
 @output_options
 def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
-    """Delete a tuned MODEL, the model that a JOB made, or an uploaded FILE (by its id), for good."""
+    """Delete a tuned MODEL, the model that JOB_ID made, or an uploaded file, for good."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     doomed = run_loop(_deleted(what, where_of(options), yes=yes))
@@ -506,7 +513,7 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
 def finetune() -> None:
     """Create, follow and look after fine-tuning jobs.
 
-    JOB is a job's id, or a run directory for its newest job, or left out for that of the newest run.
+    JOB_ID is a job's id, or a run directory for its newest job, or left out for that of the newest run.
     """
 
 

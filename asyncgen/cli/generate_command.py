@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncgen.cli.arguments import job_file
 from asyncgen.cli.options import (
     endpoint_options,
-    job_argument,
+    file_argument,
     limit_option,
     limit_options,
     out_option,
@@ -33,7 +34,7 @@ _REASON_WIDTH = 160
 
 
 @click.command("generate")
-@job_argument
+@file_argument
 @out_option
 @endpoint_options
 @limit_options
@@ -44,28 +45,28 @@ _REASON_WIDTH = 160
 @click.option("--fsync-each", is_flag=True, help="Make every answer safe from a power loss at once; slower.")
 @yes_option
 @output_options
-def generate(job: Path | None, *, as_json: bool, **options: Any) -> int:
-    """Ask for every row of JOB that is not there yet, and keep the answers in runs/NAME/records.jsonl.
+def generate(file: Path | None, *, as_json: bool, **options: Any) -> int:
+    """Ask for every row of FILE that is not there yet, and keep the answers in runs/NAME/records.jsonl.
 
     The same command goes on where it stopped. Ctrl-C finishes what is in flight; with --batch it leaves the batches
     at work, and the same command, given any day later, collects them.
     """
-    done = _generated(job, options)
+    done = _generated(job_file(file, built_in=False), options)
     if as_json:
         json_result(done.as_json())
     return done.exit_code
 
 
 @click.command("preview")
-@job_argument
+@file_argument
 @click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True, help="How many requests.")
 @out_option
 @endpoint_options
 @yes_option
 @output_options
-def preview(job: Path | None, *, count: int, as_json: bool, **options: Any) -> int:
-    """Send a few requests of JOB and show the answers; they are kept as rows of the run."""
-    done = _generated(job, {**options, "limit": count})
+def preview(file: Path | None, *, count: int, as_json: bool, **options: Any) -> int:
+    """Send a few requests of FILE and show the answers; they are kept as rows of the run."""
+    done = _generated(job_file(file, built_in=True), {**options, "limit": count})
     answers = _last_records(done.run / "records.jsonl", done.progress.settled)
     if as_json:
         json_result({**done.as_json(), "records": [_shown(record) for record in answers]})

@@ -70,8 +70,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """Make fine-tuning data with a language model, tune a model on it, and use it.
 
-    JOB is a job file, or left out for the built-in one. RUN is a run directory, or left out for the newest one.
-    The same command, given again, goes on where it stopped.
+    FILE is a job file; left out: the only one here (run, plan and preview: the built-in example). RUN is a run
+    directory or the job file that made it; left out: the newest run. The same command, given again, goes on.
     """
 
 

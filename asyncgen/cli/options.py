@@ -19,7 +19,7 @@ def _quietly(context: click.Context, _parameter: click.Parameter, value: bool) -
         context.find_root().meta["asyncgen.quiet"] = True
 
 
-job_argument = click.argument("job", required=False, type=click.Path(path_type=Path), metavar="[JOB]")
+file_argument = click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
 run_argument = click.argument("run", required=False, type=click.Path(path_type=Path), metavar="[RUN]")
 
 out_option = click.option(

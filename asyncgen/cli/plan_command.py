@@ -9,10 +9,11 @@ from typing import Any
 import click
 import msgspec
 
+from asyncgen.cli.arguments import job_file, next_command
 from asyncgen.cli.options import (
     concurrency_option,
     endpoint_options,
-    job_argument,
+    file_argument,
     out_option,
     output_options,
     rpm_option,
@@ -28,9 +29,11 @@ from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.run.directory import RunDirectory
 
+_PLACE = ("out", "provider", "base_url", "model", "api_key_file")
+
 
 @click.command("plan")
-@job_argument
+@file_argument
 @out_option
 @endpoint_options
 @click.option("--finetune-provider", metavar="NAME", help="Who would tune.")
@@ -40,7 +43,7 @@ from asyncgen.run.directory import RunDirectory
 @click.option("--break-even", is_flag=True, help="From how many calls on tuning pays against the long prompt.")
 @output_options
 def plan(
-    job: Path | None,
+    file: Path | None,
     *,
     out: Path | None,
     finetune_provider: str | None,
@@ -51,10 +54,11 @@ def plan(
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Show what JOB would send, what is there already, and the price and time of the rest. Sends nothing.
+    """Show what FILE would send, what is there already, and the price and time of the rest. Sends nothing.
 
     Prices are published ones, unless $XDG_CONFIG_HOME/asyncgen/prices.toml (or one beside the job file) names yours.
     """
+    job = job_file(file, built_in=True)
     flags = Where(**where)
     opened, generation, tuning = open_named_job(job, flags, finetune_provider=finetune_provider)
     prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
@@ -77,7 +81,13 @@ def plan(
         return
     for line in (*plan_lines(made), *(break_even_lines(*compared) if compared else ())):
         result(line)
-    say(f"next: asyncgen {'generate' if made.left else 'prepare'}{f' {job}' if job and made.left else ''}")
+    say(f"next: {_next_step(job, made.left)}")
+
+
+def _next_step(job: Path | None, left: int) -> str:
+    if job is None:
+        return next_command("run", keep=_PLACE)  # the only command that takes the built-in job and sends all of it
+    return next_command("generate", job, keep=_PLACE) if left else next_command("prepare", job)
 
 
 def _limits(limits: Limits, concurrency: int | None, rpm: float | None, tpm: float | None) -> Limits:

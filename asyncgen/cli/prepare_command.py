@@ -11,6 +11,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
+from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.options import output_options, yes_option
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.prepare_lines import (
@@ -30,12 +31,10 @@ from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
 from asyncgen.job.model import DatasetSettings
-from asyncgen.job.of_run import OpenedJob, changed_job_file, job_in, job_of_run, named_run, open_job
+from asyncgen.job.of_run import OpenedJob, changed_job_file, job_in, job_of_run, open_job
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.run.directory import RunDirectory, open_run
-
-_RUNS = Path("runs")
 
 
 def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -111,7 +110,7 @@ def prepare(
 def _prepare_run(
     source: Path | None, given: dict[str, Any], provider: str | None, options: dict[str, bool], *, as_json: bool
 ) -> None:
-    directory = named_run(source, root=_RUNS)
+    directory = run_directory(source)
     opened = _job(source, directory, provider)
     job = msgspec.structs.replace(opened.job, dataset=msgspec.structs.replace(opened.job.dataset, **given))
     _refuse_unused(given, job.dataset.format)

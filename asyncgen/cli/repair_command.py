@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from asyncgen.cli.arguments import run_directory, with_run
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.repair import FileRepair, RunRepair, repair_run
-from asyncgen.run.directory import newest_run
 
 _NUMBERS_SHOWN = 20
 
@@ -22,7 +22,7 @@ def repair(run: Path | None, as_json: bool) -> None:
 
     The rows that they held are asked for, and paid for, again by the next `asyncgen generate`.
     """
-    path = run or newest_run(Path("runs")).path
+    path = with_run(run) or run_directory(None).path
     repaired = repair_run(path)
     if as_json:
         json_result(_as_json(path, repaired))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.report_lines import next_step, report_lines, report_object
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page
-from asyncgen.job.of_run import job_of_run, named_run
+from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import output_file
 
 
@@ -27,7 +28,7 @@ def report(run: Path | None, html: Path | None, as_json: bool) -> None:
 
     Works while the run is written.
     """
-    directory = named_run(run, root=Path("runs"))
+    directory = run_directory(run)
     opened = job_of_run(directory)
     made = make_report(directory, opened.job, opened.grid)
     if html is not None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from asyncgen.cli.arguments import job_file
 from asyncgen.cli.options import (
     endpoint_options,
-    job_argument,
+    file_argument,
     limit_options,
     out_option,
     output_options,
@@ -22,7 +23,7 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 
 
 @click.command("run")
-@job_argument
+@file_argument
 @out_option
 @endpoint_options
 @click.option("--finetune-provider", envvar="ASYNCGEN_FINETUNE_PROVIDER", metavar="NAME", help="Who tunes.")
@@ -32,8 +33,8 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @retry_failed_option
 @yes_option
 @output_options
-def run(job: Path | None, *, until: str, prompt: str | None, as_json: bool, **options: Any) -> int:
-    """Generate, prepare, tune, and ask the tuned model: JOB, or the built-in campaign.
+def run(file: Path | None, *, until: str, prompt: str | None, as_json: bool, **options: Any) -> int:
+    """Generate, prepare, tune, and ask the tuned model: FILE, or the built-in campaign.
 
     Every stage goes on where it stopped when the same command is given again. Without a key everything happens on
     this machine.
@@ -41,6 +42,7 @@ def run(job: Path | None, *, until: str, prompt: str | None, as_json: bool, **op
     from asyncgen.cli.run_stages import RunPipeline  # noqa: PLC0415 - imports aiohttp
     from asyncgen.generate.session import GenerateOptions  # noqa: PLC0415 - likewise
 
+    job = job_file(file, built_in=True)
     pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), prompt, yes=options["yes"])
     code = pipeline.until(until, STAGES)
     if as_json:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.run_status import RunStatus, run_status
-from asyncgen.run.directory import find_run
 
 if TYPE_CHECKING:
     from asyncgen.run.state import FinetuningState, RunState, Spend
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @output_options
 def status(run: Path | None, as_json: bool) -> None:
     """Say how far RUN is: rows, spend, dataset, fine-tuning. Reads only; works while the run is written."""
-    directory = find_run(run, root=Path("runs"))
+    directory = run_directory(run)
     found = run_status(directory)
     if as_json:
         json_result(_as_json(directory.path, found))

@@ -322,7 +322,7 @@ async def generate_opened(
         refuse_without_batches(generation.profile)
     with open_run(path, job_name=opened.job.name) as run:
         stale = _consent_to_stale(run, opened, observer)
-        keep_job(run, opened)
+        keep_job(run, opened, command=observer.resume_command)
         accept_stale(run, opened.grid, stale)
         if options.retry_rejected:
             _set_rejected_aside(run, observer)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from asyncgen.errors import JobFileError, UsageError
+from asyncgen.errors import UsageError
 from asyncgen.job.belonging import may_be_foreign, recognise_rows
 from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.model import Job
@@ -20,7 +20,7 @@ from asyncgen.job.remarks import remarks_on
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.choose import Where, choose_generation, choose_tuning, named_profile, requested_model
 from asyncgen.providers.profiles import Choice
-from asyncgen.run.directory import STATE_NAME, Run, RunDirectory, find_run
+from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.state import JobState, RunState
 from asyncgen.run.whole_file import read_whole, replacing
 
@@ -84,8 +84,13 @@ def open_named_job(
     return opened, generation, tuning
 
 
-def keep_job(run: Run, opened: OpenedJob) -> None:
+def keep_job(run: Run, opened: OpenedJob, *, command: str = "") -> None:
     """Note in the run which job is run, so that later commands make the same requests and samples.
+
+    Args:
+        run: open for writing.
+        opened: the job.
+        command: goes on where this one stops; "" leaves what is noted.
 
     The counts of stale rows and the fingerprint are the journal's to change: it compares with them.
 
@@ -105,6 +110,8 @@ def keep_job(run: Run, opened: OpenedJob) -> None:
             state.job,
             name=opened.job.name,
             folder=str(opened.file.folder.resolve()),
+            file=str(opened.file.path.resolve()) if opened.file.path else "",
+            command=command or state.job.command,
             generation_provider=opened.generation,
             tuning_provider=opened.tuning,
             model=opened.model,
@@ -113,29 +120,6 @@ def keep_job(run: Run, opened: OpenedJob) -> None:
         return msgspec.structs.replace(state, job=job)
 
     run.update(change)
-
-
-def named_run(path: Path | None, *, root: Path) -> RunDirectory:
-    """The run that a command is to read.
-
-    Args:
-        path: a run directory, or the job file that made it; None stands for the newest run.
-        root: where the runs stand, such as `runs`.
-
-    Raises:
-        UsageError: there is none, or `path` is neither.
-        JobFileError: the job file is wrong.
-    """
-    if path is None or not path.is_file():
-        return find_run(path, root=root)
-    name = str(read_job_file(path).raw.get("name", ""))
-    if not (root / name / STATE_NAME).exists():
-        raise UsageError(
-            f"the job {name!r} of {path} has no run under {root}",
-            help_text=f"asyncgen generate {path}   (makes it), or name the run's directory",
-            code="not_a_run",
-        )
-    return find_run(root / name, root=root)
 
 
 def job_in(path: Path, directory: RunDirectory) -> OpenedJob:
@@ -148,12 +132,10 @@ def job_in(path: Path, directory: RunDirectory) -> OpenedJob:
 def changed_job_file(directory: RunDirectory) -> Path | None:
     """The job file that made the run, where it has changed since; None where it has not, or is not to be found."""
     job = directory.read_state().job
-    with contextlib.suppress(OSError, UsageError, JobFileError):
-        kept = directory.job.read_text(encoding="utf-8")
-        for path in sorted(Path(job.folder).glob("*.toml")) if job.folder else ():
-            text = path.read_text(encoding="utf-8")
-            if text != kept and read_job_file(path).raw.get("name") == job.name:
-                return path
+    with contextlib.suppress(OSError, UsageError):
+        path = Path(job.file)
+        if job.file and path.read_text(encoding="utf-8-sig") != directory.job.read_text(encoding="utf-8"):
+            return path if read_job_file(path).raw.get("name") == job.name else None
     return None
 
 
@@ -168,7 +150,7 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
     if not directory.job.exists() or not state.model:
         raise UsageError(
             f"{directory.path} does not say which job it belongs to",
-            help_text=f"asyncgen generate JOB --out {directory.path}   (writes it there)",
+            help_text=f"asyncgen generate FILE --out {directory.path}   (writes it there)",
         )
     file = read_job_file(directory.job, Path(state.folder))
     opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)

@@ -13,8 +13,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shlex
 import threading
 import time
+import tomllib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from asyncgen import __version__
-from asyncgen.errors import DiskError, RunInUseError, UsageError
+from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
+from asyncgen.nearest import nearest
 from asyncgen.run.state import VERSION, JobState, RunState, read_state, write_state
 from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers, replacing
 
@@ -298,7 +301,7 @@ def find_run(path: Path | None, *, root: Path) -> RunDirectory:
     """The run that a command is to read.
 
     Args:
-        path: a run directory; None stands for the newest one.
+        path: a run directory, or the job file that made one; None stands for the newest one.
         root: where the runs stand, such as `runs`.
 
     Raises:
@@ -306,10 +309,60 @@ def find_run(path: Path | None, *, root: Path) -> RunDirectory:
     """
     if path is None:
         return newest_run(root)
+    if is_job_file(path):
+        return _run_of_job(path, root)
     with explained(f"{path} could not be read"):
         if not (path / STATE_NAME).exists():
-            raise _not_a_run(path)
+            near = nearest(str(path), [str(state.parent) for state in root.glob(f"*/{STATE_NAME}")])
+            raise _not_a_run(path, near)
     return RunDirectory(path)
+
+
+def is_job_file(path: Path) -> bool:
+    """Whether an argument that stands for a run names a job file instead; asks nothing of the file but to be one."""
+    return path.suffix.lower() == ".toml" and not path.is_dir()
+
+
+def _run_of_job(path: Path, root: Path) -> RunDirectory:
+    """The run that a job file made: the one of its name, else the newest one whose rows are of that job."""
+    name = _job_name(path)
+    named = root / name
+    if (named / STATE_NAME).exists():
+        return RunDirectory(named)
+    states = (*Path().glob(f"*/{STATE_NAME}"), *root.glob(f"*/{STATE_NAME}"))
+    found = [state.parent for state in states if _is_of_job(state.parent, name)]
+    if not found:
+        raise UsageError(
+            f"the job {name!r} of {path} has no run yet",
+            help_text=f"asyncgen generate {shlex.quote(str(path))}   (makes one), or name a run directory",
+            code="not_a_run",
+        )
+    return RunDirectory(max(found, key=lambda folder: (folder / STATE_NAME).stat().st_mtime_ns))
+
+
+def _job_name(path: Path) -> str:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file {path}", help_text="asyncgen runs   (lists the runs here)") from error
+    except OSError as error:
+        raise disk_error(f"{path} could not be read", error) from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise UsageError(
+            f"{path} is not a job file that can be read",
+            help_text=f"asyncgen plan {path}   (says what is wrong with it)",
+        ) from error
+    name = raw.get("name")
+    if not isinstance(name, str) or not name or "/" in name or name in {".", ".."}:
+        raise UsageError(f"{path} names no job", help_text=f"asyncgen plan {path}   (says what is wrong with it)")
+    return name
+
+
+def _is_of_job(folder: Path, name: str) -> bool:
+    try:
+        return read_state(folder / STATE_NAME).job.name == name
+    except AsyncgenError:
+        return False  # a damaged run is not the one that is looked for
 
 
 def newest_run(root: Path) -> RunDirectory:
@@ -323,7 +376,7 @@ def newest_run(root: Path) -> RunDirectory:
     if not states:
         raise UsageError(
             f"there is no run under {root}",
-            help_text="asyncgen generate   (makes one), or name a run directory",
+            help_text="asyncgen run   (makes one), or name a run directory",
         )
     return RunDirectory(max(states)[1])
 
@@ -374,10 +427,41 @@ def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
         DiskError: it cannot be made, read or written.
     """
     directory = RunDirectory(path)
+    missing = _missing_folders(path)
     _claim(directory, create=job_name is not None)
     with locked(path) as lock:
-        remove_leftovers(path, FILE_NAMES.__contains__)
-        yield Run(directory, _state_of(directory, job_name), lock)
+        try:
+            remove_leftovers(path, FILE_NAMES.__contains__)
+            yield Run(directory, _state_of(directory, job_name), lock)
+        except BaseException:
+            if missing and _is_untouched(directory):
+                _remove_folders(missing)
+            raise
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """The folders that are to be made for a run, the innermost first."""
+    return [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+
+
+def _is_untouched(directory: RunDirectory) -> bool:
+    """Whether nothing came of a run: no answer, no failure, nothing sent."""
+    try:
+        state = directory.read_state()
+        names = {entry.name: entry.stat().st_size for entry in os.scandir(directory.path)}
+    except (OSError, AsyncgenError):
+        return False
+    kept = {name for name, size in names.items() if size and name not in {STATE_NAME, LOCK_NAME, directory.job.name}}
+    return not (kept or state.tried or state.uploads or state.finetuning or state.batches)
+
+
+def _remove_folders(folders: list[Path]) -> None:
+    """Remove what a refused command made; what is not empty then is somebody else's and stays."""
+    with suppress(OSError):
+        for entry in folders[0].iterdir():
+            entry.unlink()
+        for folder in folders:
+            folder.rmdir()
 
 
 def _claim(directory: RunDirectory, *, create: bool) -> None:
@@ -390,30 +474,36 @@ def _claim(directory: RunDirectory, *, create: bool) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{path} is not a folder", help_text="choose another place with --out") from error
     except FileNotFoundError as error:
+        if create:
+            raise disk_error(f"the folder {path} cannot be made", error) from error
         raise _not_a_run(path) from error
     except OSError as error:
         raise disk_error(f"{path} could not be opened", error) from error
     if STATE_NAME in names:
         return
     strangers = {name for name in names if name != LOCK_NAME and not name.endswith(".tmp")}
+    if strangers and create and RECORDS_NAME not in names:
+        raise UsageError(
+            f"{path} is not a run of asyncgen: it holds other files",
+            help_text="name an empty or a new folder with --out",
+            code="not_a_run",
+        )
     if strangers or not create:
         raise _not_a_run(path)
 
 
-def _not_a_run(path: Path) -> UsageError:
+def _not_a_run(path: Path, near: str | None = None) -> UsageError:
     if (path / "records.jsonl").exists():
         return UsageError(
             f"{path} has records but no {STATE_NAME}",
             help_text=f"asyncgen repair {path}   (rebuilds it from the records)",
             code="not_a_run",
         )
-    if not path.exists():
-        return UsageError(f"there is no run at {path}", help_text="asyncgen generate   (makes one)", code="not_a_run")
-    return UsageError(
-        f"{path} is not a run of asyncgen: it holds no {STATE_NAME}",
-        help_text="name an empty or a new folder with --out",
-        code="not_a_run",
-    )
+    what = f"there is no run at {path}"
+    if path.exists():
+        what = f"{path} is not a run of asyncgen: it holds no {STATE_NAME}"
+    meant = f" (did you mean {near}?)" if near else ""
+    return UsageError(what + meant, help_text="asyncgen runs   (lists the runs here)", code="not_a_run")
 
 
 def _state_of(directory: RunDirectory, job_name: str | None) -> RunState:

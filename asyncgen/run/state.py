@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-VERSION = 3
+VERSION = 4
 FOUND_AGAIN = "found again"
 UNNOTED = "not noted"
 _MAX_BYTES = 256 * 1024 * 1024
@@ -36,6 +36,8 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: the job's name; "" where it is not known (the file was rebuilt by `repair`).
         folder: relative paths in `job.toml` start here.
+        file: the job file itself; "" for the built-in job.
+        command: goes on where the run stopped.
         generation_provider: whose tables lay over the job's when rows were asked for last.
         tuning_provider: likewise, of [dataset] and [finetune].
         model: asked for the rows.
@@ -49,6 +51,8 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     folder: str = ""
+    file: str = ""
+    command: str = ""
     generation_provider: str = ""
     tuning_provider: str = ""
     model: str = ""

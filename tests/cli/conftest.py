@@ -4,9 +4,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from asyncgen.cli.main import main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -58,3 +61,35 @@ def simulated(environment: dict[str, str]) -> Iterator[Callable[..., str]]:
             return base_url
 
         yield start
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run the command line in this process, in an empty folder, without a key; quicker than a process of its own."""
+    for name in list(os.environ):
+        if name.startswith("ASYNCGEN_") or name.endswith(("_API_KEY", "_BASE_URL")):
+            monkeypatch.delenv(name)
+    home, work = tmp_path / "home", tmp_path / "work"
+    for folder in (home, work):
+        folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(work)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["asyncgen", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main(list(arguments))
+        shown = capsys.readouterr()
+        return Done(int(caught.value.code or 0), shown.out, shown.err)
+
+    return run

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from asyncgen.job.load import built_in_text
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 JOB = """
@@ -142,11 +144,13 @@ def test_a_budget_stops_batches_too(asyncgen: Run, simulated: Callable[..., str]
 
 
 def test_the_built_in_job_goes_through_a_batch_of_the_simulated_server(
-    asyncgen: Run, simulated: Callable[..., str]
+    asyncgen: Run, simulated: Callable[..., str], tmp_path: Path
 ) -> None:
-    done = asyncgen("generate", "--provider", "openai", "--batch", "--json", ASYNCGEN_BASE_URL=simulated())
+    (tmp_path / "work" / "campaign.toml").write_text(built_in_text(), encoding="utf-8")
+    base_url = simulated()
+    done = asyncgen("generate", "--provider", "openai", "--batch", "--json", ASYNCGEN_BASE_URL=base_url)
     assert (done.returncode, answer(done)["done"]) == (0, 162), done.stderr
-    again = asyncgen("generate", "--provider", "openai", "--batch", "--json", ASYNCGEN_BASE_URL=simulated())
+    again = asyncgen("generate", "--provider", "openai", "--batch", "--json", ASYNCGEN_BASE_URL=base_url)
     assert (again.returncode, answer(again)["already_done"]) == (0, 162), again.stderr
 
 

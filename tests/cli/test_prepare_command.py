@@ -24,7 +24,8 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 def generated(asyncgen: Run, simulated: Callable[..., str]) -> Path:
     """The built-in job's run, answered by the simulation."""
-    ran = asyncgen("generate", "--provider", "local", "--base-url", simulated(), "--model", "m", "-q")
+    address = ("--provider", "local", "--base-url", simulated(), "--model", "m")
+    ran = asyncgen("run", "--until", "generate", *address, "-q")
     assert ran.returncode == 0, ran.stderr
     return Path("runs/direct-marketing")
 

@@ -19,7 +19,7 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 def generated(asyncgen: Run, simulated: Callable[..., str]) -> Path:
     """A part of the built-in job's run, answered by the simulation."""
-    ran = asyncgen("generate", "--provider", "local", "--base-url", simulated(), "--model", "m", "--limit", "50", "-q")
+    ran = asyncgen("preview", "-n", "50", "--provider", "local", "--base-url", simulated(), "--model", "m", "-q")
     assert ran.returncode == 0, ran.stderr
     return Path("runs/direct-marketing")
 
