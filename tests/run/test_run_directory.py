@@ -340,7 +340,7 @@ def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:
 def test_without_any_run_the_next_step_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no run under") as refused:
         newest_run(tmp_path / "runs")
-    assert "asyncgen generate" in (refused.value.help_text or "")
+    assert "asyncgen run" in (refused.value.help_text or "")
     with pytest.raises(UsageError, match="there is no run at"):
         find_run(tmp_path / "nowhere", root=tmp_path)
 
