@@ -102,6 +102,7 @@ class RequestGrid:
         sample: renders the short prompt that the tuned model will be given.
         target: renders what it is to say; by default the answer.
         answer_is_variable: `{answer}` in `sample` is a variable.
+        prompt_needs_answer: the samples' prompt has places of the answer.
         has_openings: requests give answers their first words.
         fingerprint: part of the job to a short hash of it; comparing two tells what changed.
     """
@@ -131,7 +132,7 @@ class RequestGrid:
         self.target = parse(job.prompt.target or "{answer}", answer_fields=True)
         self.answer_is_variable = answer_is_variable and ANSWER in self.sample.names
         fields = [name for name in self.sample.names if name == ANSWER or field_of(name)]
-        self._asks_answer = bool(fields) and not (answer_is_variable and fields == [ANSWER])
+        self.prompt_needs_answer = bool(fields) and not (answer_is_variable and fields == [ANSWER])
         self._turns_at = self.names.index(job.prompt.messages) if job.prompt.messages else None
         self.has_openings = bool(job.prompt.openings)
         self._escape = _Escaped().__getitem__
@@ -226,7 +227,7 @@ class RequestGrid:
         variables = self.variables(request)
         if self._turns_at is not None and self._job.prompt.sample is None:
             return _last_words(self._turns(variables))
-        if self._asks_answer:
+        if self.prompt_needs_answer:
             variables = self._with_answer(variables, {name: f"{{{name}}}" for name in self.sample.names})
         return self.sample.render(variables)
 
@@ -235,7 +236,7 @@ class RequestGrid:
 
         What an answer that cannot be read leaves open is "" in it.
         """
-        if self._turns_at is None and not self._asks_answer:
+        if self._turns_at is None and not self.prompt_needs_answer:
             return self.sample.render(variables)
         read = next(self.samples(variables, completion), None)
         return (read or self._unread(variables, completion)).prompt

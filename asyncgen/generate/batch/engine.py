@@ -40,6 +40,7 @@ class BatchCollector:
         run: locked by this process.
         journal: where rows end.
         api: of the provider.
+        grid: renders the prompts that have places of the answer.
         checks: answers are judged by.
         budget: gets back what was held; None where money is no matter.
         now: Unix seconds.
@@ -51,6 +52,7 @@ class BatchCollector:
         journal: Journal,
         api: BatchApi,
         *,
+        grid: RequestGrid,
         checks: AnswerChecks,
         budget: Budget | None,
         now: Callable[[], float],
@@ -58,6 +60,7 @@ class BatchCollector:
         self._run = run
         self._journal = journal
         self._api = api
+        self._grid = grid
         self._checks = checks
         self._budget = budget
         self._now = now
@@ -74,7 +77,7 @@ class BatchCollector:
         for file_id, path in ((remote.output_file_id, files.output), (remote.error_file_id, files.errors)):
             if file_id and not path.exists():
                 await self._api.download(remote.id, file_id, path)
-        joined = await join(files, self._journal, self._checks, batch.model, now=int(self._now()))
+        joined = await join(files, self._journal, self._grid, self._checks, batch.model, now=int(self._now()))
         await asyncio.to_thread(self._journal.files.flush)
         self.let_go(batch, remote.status)
         return joined
@@ -293,5 +296,5 @@ def open_batch_loop(
         now=now,
         new_intent=lambda: f"{int(now())}-{secrets.token_hex(4)}",
     )
-    collector = BatchCollector(run, journal, api, checks=checks, budget=allowance.budget, now=now)
+    collector = BatchCollector(run, journal, api, grid=grid, checks=checks, budget=allowance.budget, now=now)
     return BatchLoop(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or Pace())

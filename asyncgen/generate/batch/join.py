@@ -7,9 +7,10 @@ that is settled stays as it is. Holds an index of the lines, never the lines.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.pool.settle import whole
 from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.requests import RequestGrid
 from asyncgen.run.records import Failure, FailureError, Record
 from asyncgen.run.whole_file import disk_error
 
@@ -45,12 +47,15 @@ class Joined:
     stop: AttemptError | None = None
 
 
-async def join(files: BatchFiles, journal: Journal, checks: AnswerChecks, model: str, *, now: int) -> Joined:
+async def join(
+    files: BatchFiles, journal: Journal, grid: RequestGrid, checks: AnswerChecks, model: str, *, now: int
+) -> Joined:
     """Keep every answer and error that was downloaded for a batch.
 
     Args:
         files: of the batch; an output or error file that is not there has no lines.
         journal: of the run.
+        grid: renders the prompts that have places of the answer.
         checks: the answers are judged by.
         model: that was asked, for answers that name none.
         now: Unix seconds.
@@ -59,6 +64,7 @@ async def join(files: BatchFiles, journal: Journal, checks: AnswerChecks, model:
         DiskError: the journal cannot be written, or a file not be read.
     """
     joined = Joined()
+    record_of = partial(_record, grid=grid, checks=checks, model=model, now=now)
     with ExitStack() as stack:
         downloaded = [stack.enter_context(path.open("rb")) for path in _there(files)]
         try:
@@ -66,7 +72,7 @@ async def join(files: BatchFiles, journal: Journal, checks: AnswerChecks, model:
             for number, row in enumerate(read_batch_rows(files.rows)):
                 place = index.pop(bytes.fromhex(row.key), None)
                 outcome = _line_at(downloaded, place) if place else None
-                _keep(row, outcome, journal, checks, model, now, joined)
+                _keep(row, outcome, journal, record_of, now, joined)
                 if number % _TURN_ROWS == 0:
                     await asyncio.sleep(0)  # lets Ctrl-C in
         except OSError as error:
@@ -117,8 +123,7 @@ def _keep(
     row: BatchRow,
     outcome: Answer | AttemptError | None,
     journal: Journal,
-    checks: AnswerChecks,
-    model: str,
+    record_of: Callable[[BatchRow, Answer], Record],
     now: int,
     joined: Joined,
 ) -> None:
@@ -127,7 +132,7 @@ def _keep(
         return
     if isinstance(outcome, Answer):
         journal.take(key)
-        journal.settle([_record(row, outcome, checks, model, now)], in_batch=True)
+        journal.settle([record_of(row, outcome)], in_batch=True)
         joined.answered += 1
     elif outcome is not None and _is_final(outcome):
         if journal.tried_before(key).attempts <= row.attempts:  # else a broken-off join noted it
@@ -144,14 +149,14 @@ def _is_final(error: AttemptError) -> bool:
     return error.kind is ErrorClass.ROW or (error.kind is ErrorClass.RETRY and error.maybe_paid)
 
 
-def _record(row: BatchRow, answer: Answer, checks: AnswerChecks, model: str, now: int) -> Record:
-    completion = whole(row.opening, answer.text)
+def _record(row: BatchRow, answer: Answer, *, grid: RequestGrid, checks: AnswerChecks, model: str, now: int) -> Record:
+    completion = whole(row.opening, answer.text) if answer.text else ""
     return Record(
         key=row.key,
         index=row.index,
         repeat=row.repeat,
         variables=row.variables,
-        prompt=row.prompt,
+        prompt=_prompt(row, completion, grid),
         completion=completion,
         model=answer.model or model,
         finish_reason=answer.finish_reason,
@@ -161,8 +166,16 @@ def _record(row: BatchRow, answer: Answer, checks: AnswerChecks, model: str, now
         latency_s=0.0,
         created=now,
         request_id=answer.request_id,
+        reasoning=answer.reasoning,
+        tool_calls=answer.tool_calls,
         simulated=answer.simulated,
     )
+
+
+def _prompt(row: BatchRow, completion: str, grid: RequestGrid) -> str:
+    if not grid.prompt_needs_answer or not all(name in row.variables for name in grid.names):
+        return row.prompt  # known when it was sent, or of a row of an earlier form of the job
+    return grid.prompt_of(row.variables, completion)
 
 
 def _failure(row: BatchRow, error: AttemptError, now: int) -> Failure:

@@ -314,6 +314,15 @@ def test_an_answer_begun_by_an_opening_is_kept_whole(desk: Desk, open_rows: Call
     assert [record.completion[:15] for record in desk.records] == [f"About value {at}: A"[:15] for at in range(3)]
 
 
+def test_a_prompt_with_places_of_the_answer_is_filled_when_it_comes(
+    desk: Desk, open_rows: Callable[..., OpenedJob]
+) -> None:
+    desk.opened = open_rows(3, '[on.openai.prompt]\nsample = "{answer}!"\ntarget = "{a}"\n')
+    desk.generate()
+    assert len(desk.records) == 3
+    assert all(record.prompt == f"{record.completion}!" for record in desk.records)
+
+
 def test_checks_are_named_in_the_record(desk: Desk, lines: Any) -> None:
     answered, _, _ = lines
     wordy = min(desk.keys)
