@@ -34,6 +34,7 @@ from asyncgen.dataset.select import CHECK, NEAR_DUPLICATE, SCORE, STALE, Selecti
 from asyncgen.dataset.sides import TRAIN, SampleSides
 from asyncgen.dataset.split import SideCounts
 from asyncgen.dataset.token_counts import TokenRatio, token_counter
+from asyncgen.job.answers import is_fenced
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
 from asyncgen.run.whole_file import explained, open_regular, temporary_for
@@ -110,6 +111,7 @@ class Draft:
         near_duplicates: answers that are nearly an earlier one to the same prompt.
         separators: samples with the separator inside the prompt; of the completion format only.
         endings: samples with the ending inside the answer, likewise.
+        fenced: answers whose JSON stood in a code fence.
         thoughts: answers that begin with the model's thoughts.
         simulated: samples that a simulation made up.
         values: counts the sides by value.
@@ -133,6 +135,7 @@ class Draft:
         self.near_duplicates = 0
         self.separators = 0
         self.endings = 0
+        self.fenced = 0
         self.thoughts = 0
         self.simulated = 0
         self._scores = scores
@@ -278,6 +281,8 @@ class Draft:
         self._uncounted.append(texts(settings, sample))
         if len(self._uncounted) == _BATCH:
             self._count_tokens()
+        if self._grid.answers.reads_json and not number % (1 << _ITEM_BITS):  # the first item of its answer
+            self.fenced += is_fenced(record.completion)
         self.thoughts += begins_with_thoughts(sample.answer)
         if settings.format == COMPLETION:
             self.separators += bool(settings.separator) and settings.separator in sample.prompt

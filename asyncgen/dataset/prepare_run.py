@@ -269,6 +269,8 @@ def _warnings(
             f"{draft.endings:,} answers have the ending {settings.ending!r} inside, and the tuned model will stop "
             "there; choose one that no answer has"
         )
+    if draft.fenced:
+        yield f"{draft.fenced:,} answers had a code fence around their JSON, which was read without it"
     if draft.thoughts:
         yield (
             f"{draft.thoughts:,} answers begin with the model's thoughts (<think>), and they would be learnt; set "

@@ -157,6 +157,11 @@ def _turn(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value.get("role"), str) and value["role"] in _ROLES and has_content else None
 
 
+def is_fenced(completion: str) -> bool:
+    """Whether the whole answer stands in a code fence, thoughts before it aside."""
+    return _bare_json(completion)[1]
+
+
 def response_schema(job: Job) -> Any:
     """The JSON Schema in the parameter `response_format`; None where there is none."""
     response_format = job.generate.parameters.get("response_format")

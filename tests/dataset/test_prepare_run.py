@@ -376,6 +376,16 @@ def test_values_held_out_are_on_the_validation_side_whole_and_no_cause_for_a_war
     assert not prepared.warnings
 
 
+def test_code_fences_around_json_are_read_and_told(make_run: MakeRun) -> None:
+    made = make_run('[answer]\nformat = "json"\n[on.local.prompt]\ntarget = "{answer.a}"\n').fill(
+        lambda record: msgspec.structs.replace(record, completion=f'```json\n{{"a": "{record.completion}"}}\n```')
+    )
+    prepared = prepare(made)
+    answers = {sample["messages"][-1]["content"] for sample in lines(made.directory.train)}
+    assert not any("`" in answer for answer in answers)
+    assert f"{len(made.records)} answers had a code fence around their JSON" in prepared.warnings[0]
+
+
 def test_separators_and_endings_inside_texts_are_told(make_run: MakeRun) -> None:
     made = make_run('[dataset]\nformat = "completion"\nseparator = ", B"\nending = " is "\n').fill()
     warnings = prepare(made).warnings
