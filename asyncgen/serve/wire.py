@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import msgspec
 from aiohttp import web
@@ -19,6 +19,12 @@ from asyncgen.local_http import json_response
 
 Clock = Callable[[], float]
 """Unix seconds."""
+
+Disturb = Callable[[web.StreamResponse, int, bytes], Awaitable[bool]]
+"""Meets the event of that number (from 0) of a stream before it is written; False where the stream has broken off."""
+
+DISTURB = web.RequestKey("asyncgen_disturb", cast("type[Disturb]", object))
+"""What a rehearsed fault does to the stream that answers this request."""
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)

@@ -22,7 +22,7 @@ from aiohttp import web
 from asyncgen.serve.api.remote import asked_remotely, passed_on
 from asyncgen.serve.calls import chat_call, text_calls, wants_stream, wants_stream_usage
 from asyncgen.serve.engine import Answer, Call, Engine, Piece, Tally
-from asyncgen.serve.wire import ApiError, Clock, new_id, read_object
+from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, read_object
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import Choice, ToolCallPart
@@ -250,8 +250,13 @@ class AnswerRoutes:
             "model": calls[0].model,
             "system_fingerprint": self._engine.traits.fingerprint,
         }
+        disturb, number = request.get(DISTURB), 0
         async for chunk in _chunks(shape, first, pieces, with_usage=with_usage):
-            await response.write(b"data: " + orjson.dumps(common | chunk) + b"\n\n")
+            event = b"data: " + orjson.dumps(common | chunk) + b"\n\n"
+            if disturb and not await disturb(response, number, event):
+                return response
+            await response.write(event)
+            number += 1
         await response.write(b"data: [DONE]\n\n")
         return response
 

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from asyncgen.errors import UsageError
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.serve.simulation.text import Repetitions
-from asyncgen.serve.wire import ApiError
+from asyncgen.serve.wire import DISTURB, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from aiohttp.typedefs import Handler, Middleware
+
+    from asyncgen.serve.wire import Disturb
 
 _DRIP_S = 0.3
 _FOREVER_S = 24 * 3600.0
@@ -117,6 +120,8 @@ _WIRE: Mapping[str, Callable[[web.Request, Handler], Awaitable[web.StreamRespons
     "truncated": _truncated,
     "html": _html,
 }
+_STREAMED = frozenset({"reset-after", "slow", "malformed", "truncated"})
+_WHOLE_EVENTS = 3  # of a stream that breaks off
 ANSWER_FAULTS = ("empty", "refusal", "content-filter", "length")
 FAULT_NAMES = (*_STATUS, *_WIRE, *ANSWER_FAULTS)
 
@@ -189,9 +194,42 @@ def faulty(chances: Mapping[str, float], seed: int) -> Middleware | None:
             return await handler(request)
         if name in _STATUS:
             raise _status_error(_STATUS[name])
+        if name in _STREAMED and await _is_streamed(request):
+            request[DISTURB] = _disturbing(name, request)
+            return await handler(request)
         return await _WIRE[name](request, handler)
 
     return meet_faults
+
+
+async def _is_streamed(request: web.Request) -> bool:
+    if request.content_type.startswith("multipart/"):
+        return False
+    try:
+        body = decode_loosely(await request.read())
+    except NotJsonError:
+        return False
+    return isinstance(body, dict) and bool(body.get("stream"))
+
+
+def _disturbing(name: str, request: web.Request) -> Disturb:
+    """What a fault does to a stream: after a few events it breaks off, or ends in the middle of one."""
+
+    async def disturb(response: web.StreamResponse, number: int, event: bytes) -> bool:
+        if name == "slow":
+            await asyncio.sleep(_DRIP_S)
+            return True
+        if number < (0 if name == "reset-after" else _WHOLE_EVENTS):
+            return True
+        if name == "reset-after":
+            _drop(request)
+            return False
+        await response.write(event[: len(event) // 2])
+        if name == "truncated":
+            _drop(request)
+        return False
+
+    return disturb
 
 
 async def _question(request: web.Request) -> bytes:

@@ -1,8 +1,7 @@
 """Requests and tokens a minute, enforced as the real API does it.
 
-Owns the two buckets, the 429 and the `x-ratelimit-*` headers. A bucket holds about one second's worth, so a
-minute's allowance cannot be spent at once; the headers speak of the minute all the same. Does not know what
-a request asks.
+Owns the two buckets, the 429 and the `x-ratelimit-*` headers. A bucket holds a minute's allowance: it can be spent in a
+burst, and comes back steadily; the headers say how much of it is left. Does not know what a request asks.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from asyncgen.serve.wire import ApiError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BURST_S = 1.0
 _MINUTE_S = 60.0
 
 
@@ -32,7 +30,7 @@ class Bucket:
         self.noun = noun
         self.per_minute = per_minute
         self._rate = per_minute / _MINUTE_S
-        self._capacity = max(1.0, self._rate * _BURST_S)
+        self._capacity = max(1.0, per_minute)
         self._level = self._capacity
         self._clock = clock
         self._filled_at = clock()
@@ -54,7 +52,7 @@ class Bucket:
         missing = self._capacity - self._level
         return {
             f"x-ratelimit-limit-{self.noun}": str(round(self.per_minute)),
-            f"x-ratelimit-remaining-{self.noun}": str(max(0, int(self.per_minute - missing))),
+            f"x-ratelimit-remaining-{self.noun}": str(max(0, int(self._level))),
             f"x-ratelimit-reset-{self.noun}": go_duration(missing / self._rate),
         }
 

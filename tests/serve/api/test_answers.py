@@ -178,9 +178,15 @@ def test_limits_are_told_and_enforced(
     assert raw.headers["x-ratelimit-limit-requests"] == "60"
     assert raw.headers["x-ratelimit-remaining-requests"] == "59"
     assert raw.headers["x-ratelimit-limit-tokens"] == "6000"
+
+    def use_up() -> None:
+        for _ in range(100):  # an allowance comes back each second
+            client.chat.completions.create(model="m", messages=HELLO)
+
     with pytest.raises(openai.RateLimitError) as caught:
-        client.chat.completions.create(model="m", messages=HELLO)
+        use_up()
     assert caught.value.code == "rate_limit_exceeded"
+    assert caught.value.response.headers["x-ratelimit-remaining-requests"] == "0"
     assert 0 < int(caught.value.response.headers["retry-after-ms"]) <= 1000
     assert caught.value.response.headers["retry-after"] == "1"
 

@@ -171,3 +171,32 @@ def test_every_fault_can_be_asked_for() -> None:
 def test_bad_fault_is_refused(texts: list[str]) -> None:
     with pytest.raises(UsageError):
         parse_faults(texts)
+
+
+def streamed(server: ServerInfo) -> bytes:
+    """As much of a stream as comes."""
+
+    async def ask() -> bytes:
+        got = b""
+        async with aiohttp.ClientSession() as session:
+            try:
+                url = f"{server.base_url}/chat/completions"
+                async with session.post(url, json={**BODY, "stream": True}) as response:
+                    async for data in response.content.iter_any():
+                        got += data
+            except aiohttp.ClientError:
+                pass
+        return got
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("fault", "events"), [("truncated", 3), ("malformed", 3), ("reset-after", 0)])
+def test_stream_breaks_off_too(simulated_server: Callable[..., ServerInfo], fault: str, events: int) -> None:
+    got = streamed(simulated_server(faults={fault: 1.0}))
+    assert b"[DONE]" not in got
+    assert got.count(b"\n\n") == events
+
+
+def test_stream_in_fair_weather_is_whole(simulated_server: Callable[..., ServerInfo]) -> None:
+    assert streamed(simulated_server()).endswith(b"data: [DONE]\n\n")

@@ -28,7 +28,7 @@ def refusal(limits: RateLimits, tokens: int = 1) -> ApiError:
     rpm=st.integers(1, 10_000),
     pauses=st.lists(st.floats(0, 2), min_size=1, max_size=200),
 )
-def test_no_stretch_of_time_lets_more_through_than_its_share_and_a_second(rpm: int, pauses: list[float]) -> None:
+def test_no_stretch_of_time_lets_more_through_than_its_share_and_a_minutes_burst(rpm: int, pauses: list[float]) -> None:
     clock = Clock()
     limits = RateLimits(rpm, None, clock)
     admitted = 0
@@ -39,10 +39,10 @@ def test_no_stretch_of_time_lets_more_through_than_its_share_and_a_second(rpm: i
         except ApiError:
             continue
         admitted += 1
-        assert admitted <= rpm / 60 * clock.now + max(1, rpm / 60) + 1e-6
+        assert admitted <= rpm / 60 * clock.now + rpm + 1e-6
 
 
-@given(rpm=st.integers(1, 100_000))
+@given(rpm=st.integers(1, 1000))
 def test_whoever_waits_as_told_is_let_in(rpm: int) -> None:
     clock = Clock()
     limits = RateLimits(rpm, None, clock)
@@ -55,34 +55,25 @@ def test_whoever_waits_as_told_is_let_in(rpm: int) -> None:
     limits.admit("m", 1)
 
 
-def test_burst_is_one_seconds_worth() -> None:
+def test_burst_is_a_minutes_worth_and_the_headers_say_what_is_left() -> None:
     limits = RateLimits(600, None, Clock())
-    for _ in range(10):
-        limits.admit("m", 1)
+    for left in range(599, -1, -1):
+        assert limits.admit("m", 1)["x-ratelimit-remaining-requests"] == str(left)
     error = refusal(limits)
     assert (error.status, error.code, error.kind) == (429, "rate_limit_exceeded", "requests")
     assert error.headers["retry-after-ms"] == "100"
     assert error.headers["retry-after"] == "1"
-    assert error.headers["x-ratelimit-remaining-requests"] == "590"
-    assert error.headers["x-ratelimit-reset-requests"] == "1s"
+    assert error.headers["x-ratelimit-remaining-requests"] == "0"
+    assert error.headers["x-ratelimit-reset-requests"] == "1m0s"
 
 
 def test_tokens_are_limited_on_their_own() -> None:
     clock = Clock()
     limits = RateLimits(None, 6000, clock)
-    limits.admit("m", 100)
+    limits.admit("m", 6000)
     assert refusal(limits, 50).kind == "tokens"
     clock.now = 0.5
     limits.admit("m", 50)
-
-
-def test_request_larger_than_a_second_waits_for_a_full_bucket_and_is_paid_off() -> None:
-    clock = Clock()
-    limits = RateLimits(None, 6000, clock)
-    limits.admit("m", 500)
-    assert refusal(limits, 1).headers["retry-after-ms"] == "4010"
-    clock.now = 4.01
-    limits.admit("m", 1)
 
 
 def test_request_larger_than_the_limit_is_told_so_and_not_to_wait() -> None:
@@ -94,8 +85,8 @@ def test_request_larger_than_the_limit_is_told_so_and_not_to_wait() -> None:
 def test_refused_request_takes_nothing() -> None:
     clock = Clock()
     limits = RateLimits(60, 6000, clock)
-    limits.admit("m", 100)
-    for _ in range(5):
+    limits.admit("m", 6000)
+    for _ in range(70):
         refusal(limits, 1)
     clock.now = 1.0
     limits.admit("m", 100)
