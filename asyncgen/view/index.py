@@ -25,6 +25,7 @@ from asyncgen.run.whole_file import explained, open_regular
 from asyncgen.view.facet import Facet, Marks, bits_of, set_bit
 
 _BLOCK_BYTES = 1 << 20
+_LINE_BYTES = 4096
 _KEY_BYTES = 16
 _LARGEST = 2**63
 Row = TypeVar("Row")
@@ -266,27 +267,53 @@ class _RowFiles:
     """Both files of rows, opened when they are first read from."""
 
     def __init__(self, records: Path, failures: Path) -> None:
-        self._paths = (records, failures)
-        self._open: dict[bool, int] = {}
+        self._records = _LineReader(records)
+        self._failures = _LineReader(failures)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+        self._records.close()
+        self._failures.close()
 
     def line(self, offset: int, *, is_failure: bool) -> bytes:
-        path = self._paths[is_failure]
-        with explained(f"{path} could not be read"):
-            if is_failure not in self._open:
-                self._open[is_failure] = open_regular(path, os.O_RDONLY)
-            size = 8192
+        return (self._failures if is_failure else self._records).line(offset)
+
+
+class _LineReader:
+    """Lines of one file by their offsets; those that stand one behind the other are read many at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._start = 0
+        self._buffer = b""
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def line(self, offset: int) -> bytes:
+        """The line that begins there; what there is of it, where it has no end."""
+        begin = offset - self._start
+        end = self._buffer.find(b"\n", begin) + 1 if 0 <= begin < len(self._buffer) else 0
+        if not end:
+            # Who asks for what comes next is likely to go on so.
+            size = _BLOCK_BYTES // 4 if 0 <= begin <= len(self._buffer) else _LINE_BYTES
+            begin, end = 0, self._read(offset, size)
+        return self._buffer[begin:end].removeprefix(codecs.BOM_UTF8)
+
+    def _read(self, offset: int, size: int) -> int:
+        """Fill the buffer with a line at least; returns where it ends."""
+        with explained(f"{self._path} could not be read"):
+            if self._descriptor is None:
+                self._descriptor = open_regular(self._path, os.O_RDONLY)
             while True:
-                piece = os.pread(self._open[is_failure], size, offset)
-                end = piece.find(b"\n") + 1
-                if end or len(piece) < size:
-                    return (piece[:end] if end else piece).removeprefix(codecs.BOM_UTF8)
+                self._start, self._buffer = offset, os.pread(self._descriptor, size, offset)
+                end = self._buffer.find(b"\n") + 1
+                if end or len(self._buffer) < size:
+                    return end or len(self._buffer)
                 size *= 4
 
 

@@ -31,7 +31,7 @@ from asyncgen.view.index import RowIndex
 from asyncgen.view.query import Found, Query, Searcher
 
 _MOST_ENUMERATED = 300_000
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)

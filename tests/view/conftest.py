@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
+from asyncgen.generate.journal.stale import accept_stale, find_stale
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, keep_job, open_job
 from asyncgen.providers.endpoint import Endpoint
@@ -114,6 +115,7 @@ def make_run(tmp_path: Path) -> Callable[..., MadeRun]:
         path = tmp_path / "runs" / name
         with open_run(path, job_name="adverts") as run:
             keep_job(run, opened)
+            accept_stale(run, opened.grid, find_stale(run, opened.grid))
         made = MadeRun(RunDirectory(path), opened)
         made.add(*(made.record(number) for number in range(rows)))
         return made

@@ -42,14 +42,13 @@ _CLOSINGS = [
 _TECHNIQUES = [("zero-shot", "zero-shot", 0.41), ("long-prompt", "prompt", 0.82), ("tuned", "tuned", 0.86)]
 
 
-def make_demo(folder: Path, *, now: float, rows: int = 118, is_live: bool = True) -> RunDirectory:
+def make_demo(folder: Path, *, now: float, rows: int = 118) -> RunDirectory:
     """Write the run; returns where it is.
 
     Args:
         folder: `runs/direct-marketing` is made in it.
         now: Unix seconds.
         rows: how many of the job's 162 are settled.
-        is_live: as if a process worked on it now.
     """
     file = read_job_file(None)
     opened = open_job(file, generation="openai", tuning="local", model="gpt-6-luna")
@@ -68,8 +67,6 @@ def make_demo(folder: Path, *, now: float, rows: int = 118, is_live: bool = True
         run.update(lambda state: msgspec.structs.replace(state, spend=spend, finetuning=jobs, dataset=dataset))
     _write_events(directory, chance, now)
     _write_evaluation(directory, opened, chance)
-    if is_live:
-        _write_live(directory, opened, records, now)
     return directory
 
 
@@ -81,7 +78,7 @@ def _write_rows(directory: RunDirectory, opened: OpenedJob, chance: Random, now:
     with directory.records.open("wb") as settled, directory.failures.open("wb") as failed:
         for number, request in enumerate(head + tail[:20]):
             variables = opened.grid.variables(request)
-            created = int(now - (rows - number) * 1.3)
+            created = int(now - (rows - number) * 1.3 - 9 * math.sin(number / 9))
             common: dict[str, Any] = {
                 "key": request.key.hex(),
                 "index": request.index,
@@ -174,23 +171,25 @@ def _write_evaluation(directory: RunDirectory, opened: OpenedJob, chance: Random
     (folder / "evaluation.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
-def _write_live(directory: RunDirectory, opened: OpenedJob, records: int, now: float) -> None:
-    pauses = (PauseNote(began=now - 95, until=now - 87, reason="the server asked for it (429)"),)
+def write_live(directory: RunDirectory, now: float) -> None:
+    """Say that a process works on the run now; it is believed for ten seconds."""
+    state = directory.read_state()
+    done, failed = state.spend.records, 6
     LiveFile(directory.path).write(
         LiveState(
             updated=now,
             began=now - 155,
-            requests=opened.grid.count,
-            done=records,
-            failed=4,
-            left=opened.grid.count - records - 4,
+            requests=state.job.requests,
+            done=done,
+            failed=failed,
+            left=state.job.requests - done - failed,
             in_flight=24,
             concurrency=64,
             per_second=0.83,
             eta_s=52.0,
             retries=6,
             rate_limited=11,
-            pauses=pauses,
+            pauses=(PauseNote(began=now - 95, until=now - 87, reason="429: too many"),),
         )
     )
 

@@ -115,7 +115,7 @@
         <button class="help" onClick=${() => setHelp(true)} aria-label="Shortcuts" title="Shortcuts (?)">?</button>
       </nav>
       <div class="frame">
-        <${Header} ...${{ run, counters, lost, undo: source.canWrite ? undo : null, exported: !source.canWrite }} />
+        <${Header} ...${{ run, counters, lost, undo: source.canWrite && view === "records" ? undo : null, exported: !source.canWrite }} />
         <main id="content" class=${`view-${view}`} tabindex="-1">${content()}</main>
       </div>
       ${message

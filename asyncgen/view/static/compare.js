@@ -108,7 +108,7 @@
       ${row.answers.map((answer) => {
         const choice = blind ? answer.letter : answer.name;
         const won = row.vote !== null && row.vote === answer.name;
-        return html`<section class=${won ? "won" : ""} aria-label=${answer.name ? ag.plain(answer.name) : `Answer ${answer.letter}`}>
+        return html`<section class=${won ? "won" : ""} role="group" aria-label=${answer.name ? ag.plain(answer.name) : `Answer ${answer.letter}`}>
           <header><h4>${answer.name === null ? `Answer ${answer.letter}` : ag.plain(answer.name)}</h4>
             ${answer.passed === false && answer.name !== null ? html`<span class="marks">does not pass: ${answer.check_failures.map(ag.plain).join(", ") || "checks"}</span>` : null}
             ${won ? html`<span class="pill">your choice</span>` : null}</header>

@@ -4,8 +4,8 @@
 {
   const { html, useEffect, useRef, useState } = vendor;
 
-  const Section = ({ title, children, open = true, count }) => html`<details class="section" open=${open}>
-    <summary>${title}${count === undefined ? null : html` <span class="muted">${ag.count(count)}</span>`}</summary>
+  const Section = ({ title, children, open = true, note }) => html`<details class="section" open=${open}>
+    <summary>${title}${note === undefined ? null : html` <span class="muted note">${note}</span>`}</summary>
     ${children}
   </details>`;
 
@@ -66,7 +66,7 @@
   const Answer = ({ row }) => {
     const { line, fields } = row;
     return html`
-      <${Section} title="Answer" count=${`${ag.count(line.completion.length)} characters`}>
+      <${Section} title="Answer" note=${`${ag.count(line.completion.length)} characters`}>
         ${fields
           ? html`<dl class="pairs fields">
               ${Object.entries(fields).map(
@@ -80,7 +80,7 @@
       <//>
       ${fields ? html`<${Section} title="Answer as it came" open=${false}><${ag.Text} text=${line.completion} class="answer" /><//>` : null}
       ${line.reasoning ? html`<${Section} title="Reasoning" open=${false}><${ag.Text} text=${line.reasoning} /><//>` : null}
-      ${line.tool_calls?.length ? html`<${Section} title="Tool calls" count=${line.tool_calls.length}>
+      ${line.tool_calls?.length ? html`<${Section} title="Tool calls" note=${ag.count(line.tool_calls.length)}>
         ${line.tool_calls.map((call) => html`<${ToolCall} call=${call} />`)}<//>` : null}
     `;
   };
@@ -123,7 +123,7 @@
     <//>`;
   };
 
-  const Figures = ({ line, row }) => html`<${Section} title="Figures" open=${false}>
+  const Figures = ({ line, row }) => html`<${Section} title="Figures">
     <dl class="pairs">
       <div><dt>model</dt><dd>${ag.plain(line.model || "–")}</dd></div>
       <div><dt>finish reason</dt><dd>${ag.plain(line.finish_reason || "–")}</dd></div>
