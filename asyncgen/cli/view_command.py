@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.options import (
     api_key_file_option,
@@ -26,7 +27,7 @@ from asyncgen.cli.options import (
 from asyncgen.cli.output import result, say
 from asyncgen.cli.signals import interruptible
 from asyncgen.errors import UsageError
-from asyncgen.run.directory import RunDirectory, find_run
+from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from asyncgen.providers.choose import Where
@@ -73,14 +74,14 @@ def view(
     from asyncgen.view.access import Access, SeenAt  # noqa: PLC0415 - imports aiohttp
     from asyncgen.view.runs import Runs  # noqa: PLC0415 - with it
 
-    directory = _named(run)
     if export_to is not None:
         from asyncgen.view.export import export_run  # noqa: PLC0415 - only here
 
-        page = export_run(directory or find_run(None, root=RUNS), export_to)
+        page = export_run(run_directory(run), export_to)
         say("open it by a double click; nothing of it is sent anywhere")
         result(str(page))
         return 0
+    directory = _named(run)
     access = Access(SeenAt.of(as_seen_at) if as_seen_at else None)
     return run_loop(_serve(Runs(RUNS, directory), access, _opening(Where(**where)), port, opens=not no_browser))
 
@@ -88,7 +89,7 @@ def view(
 def _named(run: Path | None) -> RunDirectory | None:
     """The run that is meant; None where there is none yet, and none was named."""
     try:
-        return find_run(run, root=RUNS)
+        return run_directory(run)
     except UsageError:
         if run is not None:
             raise

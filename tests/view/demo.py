@@ -1,13 +1,16 @@
 """A believable run to look at, made without a server: the built-in job half way, two trainings and an evaluation.
 
-`python tests/view/demo.py FOLDER` writes it to FOLDER/runs/direct-marketing; the README's pictures are taken of it.
+`python tests/view/demo.py run FOLDER` writes it to FOLDER/runs/direct-marketing. `python tests/view/demo.py pictures
+docs/images` takes the pictures that the README shows: of this run, served by `asyncgen view` as anybody starts it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from random import Random
@@ -24,6 +27,8 @@ from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_li
 from asyncgen.run.reviews import Review, add_review, answer_digest
 from asyncgen.run.state import DatasetFile, DatasetState, FinetuningState, Spend
 
+_CHROMIUM = "/usr/bin/chromium"
+_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--force-device-scale-factor=1"]
 _OPENINGS = [
     "Queues at the till cost {city} {sector} more than card fees ever will.",
     "Your customers in {city} already pay by phone; let your {size} {sector} say yes.",
@@ -194,5 +199,36 @@ def write_live(directory: RunDirectory, now: float) -> None:
     )
 
 
+def take_pictures(folder: Path) -> list[Path]:
+    """Write the pictures; returns where they are."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - one Playwright at a time
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = [folder / "view-run.png", folder / "view-records.png"]
+    with tempfile.TemporaryDirectory() as work:
+        directory = make_demo(Path(work), now=time.time())
+        command = [sys.executable, "-m", "asyncgen", "view", str(directory.path), "--no-browser", "--port", "0", "-q"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+            assert server.stdout is not None
+            browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=_ARGUMENTS)
+            page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+            page.goto(server.stdout.readline().strip())
+            write_live(directory, time.time())
+            page.get_by_text("24 in flight").wait_for()
+            page.wait_for_selector(".heat .cell")
+            page.wait_for_selector(".plot canvas")
+            page.screenshot(path=made[0])
+            page.evaluate("location.hash = '#/direct-marketing/records?axis.city=Paris'")
+            page.wait_for_selector("[role=listbox] [role=option]")
+            page.locator("[role=listbox] [role=option]").nth(2).click()
+            page.wait_for_selector(".text.answer")
+            page.screenshot(path=made[1])
+            browser.close()
+            server.terminate()
+    return made
+
+
 if __name__ == "__main__":
-    print(make_demo(Path(sys.argv[1]), now=time.time()).path)  # noqa: T201 - a command
+    what, where = sys.argv[1], Path(sys.argv[2])
+    for path in take_pictures(where) if what == "pictures" else [make_demo(where, now=time.time()).path]:
+        print(path)  # noqa: T201 - a command

@@ -104,7 +104,7 @@ def test_status_is_told_by_more_than_colour(
 
 def test_the_pictures_of_the_readme_are_made_anew_by_their_command(tmp_path: Path, browser: Any) -> None:
     del browser  # skips where there is none
-    command = [sys.executable, str(Path(__file__).with_name("pictures.py")), str(tmp_path / "images")]
+    command = [sys.executable, str(Path(__file__).with_name("demo.py")), "pictures", str(tmp_path / "images")]
     subprocess.run(command, check=True, capture_output=True, timeout=100)
     made = sorted((tmp_path / "images").iterdir())
     assert [path.name for path in made] == ["view-records.png", "view-run.png"]

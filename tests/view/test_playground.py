@@ -130,7 +130,8 @@ def expect(locator: Any) -> Any:
 def test_two_models_answer_side_by_side_when_send_is_pressed_and_not_before(
     make_run: MakeRun, simulated_server: Any, refusing: str, page_of: Callable[..., Page]
 ) -> None:
-    run, asked = make_run(), []
+    run = make_run()
+    asked: list[str] = []
     run.change_state(dataset=DATASET, finetuning=[tuned("simulated")])
     places = {"simulated": answering(simulated_server().base_url, asked), "absent": answering(refusing, asked)}
     page = page_of(run, open_endpoint=lambda directory, model: places[model](directory, model))
