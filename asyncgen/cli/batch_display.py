@@ -63,7 +63,7 @@ class _Lines:
     def uploading(self, batch: BatchState, sent: int, size: int) -> None:
         if sent == size and batch.intent not in self._uploaded:
             self._uploaded.add(batch.intent)
-            say(f"uploaded {size / 1000:,.1f} kB, {batch.requests:,} rows")
+            say(f"sent {size / 1000:,.1f} kB, {batch.requests:,} rows")
 
     def changed(self, batch: BatchState) -> None:
         status, told_s = self._told.get(batch.intent, ("", 0.0))

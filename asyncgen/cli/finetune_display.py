@@ -42,7 +42,7 @@ def upload_bar() -> Iterator[Callable[[int, int], None]]:
     def plain(sent: int, size: int) -> None:
         nonlocal last
         if sent == size and last != (sent, size):
-            say(f"uploaded {size / 1000:,.1f} kB")
+            say(f"sent {size / 1000:,.1f} kB")
         last = (sent, size)
 
     if not is_live():

@@ -19,6 +19,7 @@ from asyncgen.finetune.api import Event, JobApi, OutageError, TuningJob
 from asyncgen.finetune.event_log import EventLog
 
 T = TypeVar("T")
+_MOST_PAGES = 1000  # of events; more come only from a server that never ends
 _OUTAGE_BASE_S = 2.0
 
 
@@ -141,7 +142,7 @@ async def _events_unless_told(jobs: JobApi, job_id: str, told: AbstractSet[str])
     """
     found: dict[str, Event] = {}
     after, newest_first = None, True
-    while True:
+    for _ in range(_MOST_PAGES):
         page = await jobs.events(job_id, after)
         fresh = [event for event in page.events if event.id not in found]
         found.update((event.id, event) for event in fresh)

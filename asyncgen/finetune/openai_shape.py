@@ -59,6 +59,7 @@ Item = TypeVar("Item")
 _JOBS = "/fine_tuning/jobs"
 _FILES_A_PAGE = 1000
 _PAGE = 100
+_MOST_PAGES = 1000  # more come only from a server that never ends
 
 
 class _Job(msgspec.Struct, kw_only=True):
@@ -209,7 +210,7 @@ async def paged(calls: JsonCalls, path: str, doing: str, query: dict[str, Any]) 
     """Every object of a list, over all its pages; a server that repeats a page is not asked again."""
     after: dict[str, str] = {}
     seen: set[str] = set()
-    while True:
+    for _ in range(_MOST_PAGES):
         page = await calls.get(path, Page[dict[str, Any]], doing, {**query, **after})
         fresh = [item for item in page.data if str(item.get("id")) not in seen]
         for item in fresh:

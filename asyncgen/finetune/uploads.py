@@ -24,7 +24,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import AbsentError, FileApi, OnProgress, Tuner, TuningJob
 from asyncgen.run.state import FinetuningState, RunState, Upload
 from asyncgen.run.whole_file import disk_error
@@ -101,6 +101,7 @@ def newest_job(state: RunState) -> FinetuningState | None:
     return next((noted for noted in reversed(state.finetuning) if noted.job_id), None)
 
 
+_NO_SUCH_METHOD = frozenset({"http_405", "http_501"})
 _NAMED_BY = 16  # hexadecimal digits: no two files of one account share them
 
 
@@ -182,6 +183,9 @@ async def _held(tuner: Tuner, notes: Notes, source: UploadSource) -> str | None:
                 return file.id
     except AbsentError:  # a server that stores files, but does not list them
         return None
+    except AsyncgenError as error:  # likewise; the list only saves an upload
+        if error.code not in _NO_SUCH_METHOD:
+            raise
     return None
 
 

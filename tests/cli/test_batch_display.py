@@ -40,7 +40,7 @@ def test_off_a_terminal_every_new_state_is_a_line(capsys: pytest.CaptureFixture[
     with watching(progress) as watcher:
         tell_a_life(watcher)
     assert capsys.readouterr().err.splitlines() == [
-        "uploaded 1.0 kB, 50 rows",
+        "sent 1.0 kB, 50 rows",
         "batch_1[31m: validating, 0 of 50 done",
         "batch_1[31m: in_progress, 0 of 50 done",
         "batch_1[31m: completed, 48 of 50 done, 2 failed",

@@ -50,6 +50,7 @@ _STARTING_S = 1.0  # between two looks at a server that is not there yet
 _OWN_SERVER_STARTS_WITHIN_S = 60.0
 _WIDTH = 300
 _OK = 200
+_NEVER = b"\x00\xff\x00"  # in no reply: it is neither text nor JSON
 _PAGES = "a web page answers there: a login, a proxy or another service; asyncgen doctor looks at the address"
 # A key of the request's JSON: within a text its quotes would be escaped.
 _TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
@@ -93,6 +94,7 @@ class HttpCompleter:
         self._base_url = endpoint.base_url
         self._url = URL(f"{endpoint.base_url}/chat/completions")
         self._key = endpoint.key
+        self._key_bytes = endpoint.key.reveal().encode() if endpoint.key else _NEVER
         self._proxy = route.proxy
         self._timeout = timeout
         named = endpoint.profile.request_limit_header, endpoint.profile.token_limit_header
@@ -129,6 +131,8 @@ class HttpCompleter:
             text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
             return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
         latency_s = perf_counter() - began
+        if self._key_bytes in content:  # an answer that quotes the key must not carry it into the records
+            content = redacted(content.decode("utf-8", "surrogateescape"), self._key).encode("utf-8", "surrogateescape")
         reply = read_reply(
             response.status,
             headers,
