@@ -15,6 +15,7 @@ from asyncgen.serve.api.batches import BatchRoutes
 from asyncgen.serve.api.files import FileRoutes
 from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
+from asyncgen.serve.api.responses import ResponseRoutes
 from asyncgen.serve.batching.queue import BatchQueue, BatchWork
 from asyncgen.serve.guard import Access, guarding, signing
 from asyncgen.serve.stores.batches import BatchStore
@@ -72,6 +73,7 @@ def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock
     batching = BatchQueue(batches, batch_work, clock)
     tables = (
         answers.table(),
+        ResponseRoutes(engine, models, admit, clock).table(),
         ModelRoutes(models).table(),
         FileRoutes(files).table(),
         BatchRoutes(batching, batches, files, clock).table(),

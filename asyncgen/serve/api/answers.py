@@ -154,7 +154,7 @@ CHAT_ROUTE = "/v1/chat/completions"
 TEXT_ROUTE = "/v1/completions"
 SIMULATED_HEADER = "x-asyncgen-simulated"
 _JSON = {"Content-Type": "application/json"}
-_EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+EVENT_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
 
 class AnswerRoutes:
@@ -241,7 +241,7 @@ class AnswerRoutes:
             raise ApiError(400, "A stream answers one prompt only.", param="prompt", code="invalid_value")
         pieces = self._engine.stream(calls[0])
         first = await anext(pieces)  # an error before it is answered as such, not as a broken stream
-        response = web.StreamResponse(headers={**_EVENTS, **headers})
+        response = web.StreamResponse(headers={**EVENT_HEADERS, **headers})
         await response.prepare(request)
         common = {
             "id": new_id(shape.prefix),
