@@ -430,8 +430,8 @@ def _consent_to_lost(run: Run, observer: Observer, lost: int) -> None:
 def _has_work(progress: Progress, journal: Journal, *, in_batch: bool) -> bool:
     """Is there a row to send, or in batches also one to collect?"""
     if in_batch:
-        return bool(progress.left or journal.held)
-    return progress.left > len(journal.held)
+        return bool(progress.left or journal.batched)
+    return progress.left > len(journal.batched)
 
 
 def _consent_to_cost(
@@ -443,7 +443,7 @@ def _consent_to_cost(
     observer: Observer,
 ) -> Span | None:
     """Estimate what is left to be sent, and ask when that is much."""
-    rows = max(progress.left - len(journal.held), 0)
+    rows = max(progress.left - len(journal.batched), 0)
     rows = rows if options.limit is None else min(rows, options.limit)
     estimate = spending.estimate(opened, rows)
     consent_to_cost(estimate, rows, observer)
@@ -471,7 +471,7 @@ def _say_what_is_there(run: Run, progress: Progress, journal: Journal, observer:
         observer.say(f"{path.name} ended in the middle of a line; {kept}")
     failed = f", {progress.failed_before:,} failed (--retry-failed asks again)" if progress.failed_before else ""
     collected = "" if in_batch else ", which --batch collects"
-    held = f" ({len(journal.held):,} of them in open batches{collected})" if journal.held else ""
+    held = f" ({len(journal.batched):,} of them in open batches{collected})" if journal.batched else ""
     observer.say(f"{run.directory.path}: {progress.done:,} done, {progress.left:,} left{held}{failed}")
 
 

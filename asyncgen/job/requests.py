@@ -147,6 +147,11 @@ class RequestGrid:
         limit = self.parameters.get("max_completion_tokens", self.parameters.get("max_tokens"))
         return limit if isinstance(limit, int) else None
 
+    @property
+    def sends_tools(self) -> bool:
+        """Whether the requests name tools that the model may call."""
+        return bool({"tools", "functions"} & self.parameters.keys())
+
     def longest_body(self) -> int:
         """Bytes that no request's body passes; found without making any, and seldom more than the longest has."""
         names = self.names

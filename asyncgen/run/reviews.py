@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import LineFile, read_rows
 
 REVIEWED_NAME = "reviewed.jsonl"
@@ -61,7 +62,7 @@ class Reviews:
         return found is not None and found == answer_digest(completion)
 
 
-_decode = msgspec.json.Decoder(Review).decode
+_decode = decoder(Review)
 _encode = msgspec.json.Encoder().encode
 
 

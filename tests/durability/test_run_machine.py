@@ -118,7 +118,7 @@ class RunMachine(RuleBasedStateMachine):
         request = left[pick % len(left)]
         record = self.record(request, text.encode("utf-8", "ignore").decode())
         assert self.journal is not None
-        assert self.journal.take(request.key)
+        assert self.journal.claim(request.key)
         self.journal.settle([record])
         self.lines[record.key] = encode_line(record)
         self.spent += 1

@@ -1,21 +1,30 @@
 """Batches at a provider, through the SDK.
 
-Owns the calls, the search for a batch whose id was lost, and the reading of what the SDK passes on unchecked. Does
-not know rows, files on this disk but by their names, or when to call.
+Owns the calls, the search for a batch whose id was lost, and the reading of what servers say of a batch: its id and
+status count, and no other field, in whatever form it comes, keeps paid answers from being fetched. Does not know rows,
+files on this disk but by their names, or when to call.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx2
 import msgspec
 from openai import AsyncOpenAI, NotFoundError
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.files import URL
-from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, upload
+from asyncgen.generate.http.body import UnreadableBodyError, read_body
+from asyncgen.generate.http.server_words import read_words
+from asyncgen.providers.endpoint import redacted
+from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, secret_of, upload
 from asyncgen.terminal import one_line
 
 _INTENT = "asyncgen"
@@ -23,7 +32,20 @@ _PAGE = 100
 _CLOCKS_APART_S = 3600  # the provider's clock and ours may differ by so much
 _MESSAGE_WIDTH = 300
 _PATIENT_ATTEMPTS = 20  # some ten minutes without a network
+_MOST_DIGITS = 18
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+# Names that other providers have for the states of OpenAI's reference (Mistral, Gemini, Together, gateways).
+_STATUSES = {
+    **dict.fromkeys(("completed", "complete", "succeeded", "success", "successful", "finished", "done"), "completed"),
+    **dict.fromkeys(("failed", "failure", "error", "errored"), "failed"),
+    **dict.fromkeys(("expired", "timeout", "timed_out", "timeout_exceeded"), "expired"),
+    **dict.fromkeys(("cancelled", "canceled", "aborted"), "cancelled"),
+    **dict.fromkeys(("cancelling", "canceling", "cancellation_requested"), "cancelling"),
+    **dict.fromkeys(("in_progress", "running", "processing", "queued", "pending"), "in_progress"),
+    **dict.fromkeys(("validating", "created", "submitted"), "validating"),
+}
+_STATUS_PREFIX = re.compile("^(job|batch)_?(state|status)_")
 
 
 class GoneError(AsyncgenError):
@@ -40,10 +62,6 @@ class BatchProblem(msgspec.Struct, frozen=True):
     line: int | None = None
 
 
-class _Problems(msgspec.Struct, frozen=True):
-    data: list[BatchProblem] | None = None
-
-
 class RequestCounts(msgspec.Struct, frozen=True):
     """Requests of a batch, as the provider counts them."""
 
@@ -53,7 +71,12 @@ class RequestCounts(msgspec.Struct, frozen=True):
 
 
 class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as the provider tells it; unknown states count as still running."""
+    """A batch as the provider tells it.
+
+    Attributes:
+        status: by the name that OpenAI's API has for it, where ours knows one; unknown ones count as still running.
+        refusals: why it was refused as a whole.
+    """
 
     id: str
     status: str
@@ -61,17 +84,20 @@ class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True):
     output_file_id: str | None = None
     error_file_id: str | None = None
     created_at: int | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, Any] = {}
     counts: RequestCounts | None = msgspec.field(name="request_counts", default=None)
-    problems: _Problems | None = msgspec.field(name="errors", default=None)
+    refusals: list[BatchProblem] = msgspec.field(name="errors", default=[])
 
     @property
     def has_ended(self) -> bool:
-        return self.status in ENDED
+        return self.status in ENDED or (self.status not in _RUNNING and self._is_answered)
 
     @property
-    def refusals(self) -> list[BatchProblem]:
-        return (self.problems and self.problems.data) or []
+    def _is_answered(self) -> bool:
+        """Are there answers to all requests? Then it has ended, by whatever name."""
+        counts = self.counts
+        has_file = bool(self.output_file_id or self.error_file_id)
+        return has_file and counts is not None and 0 < counts.total <= counts.completed + counts.failed
 
 
 class BatchApi:
@@ -93,17 +119,18 @@ class BatchApi:
 
     async def create(self, file_id: str, intent: str) -> RemoteBatch:
         """Create a batch of an uploaded file. Where it fails, the batch may be there all the same: see `find`."""
+        body = {
+            "input_file_id": file_id,
+            "endpoint": URL,
+            "completion_window": "24h",
+            "metadata": {_INTENT: intent},
+        }
 
-        async def once() -> object:
-            return await self._client.batches.create(
-                input_file_id=file_id,
-                endpoint=URL,
-                completion_window="24h",
-                metadata={_INTENT: intent},
-            )
+        async def once() -> httpx2.Response:
+            return await self._client.post("/batches", cast_to=httpx2.Response, body=body)
 
         with reported("create a batch"):
-            return _read(await retrying(once, self._pacing, unsafe=True))
+            return self._read(await retrying(once, self._pacing, unsafe=True))
 
     async def find(self, file_id: str | None, intent: str, created: int) -> RemoteBatch | None:
         """The batch that was created for `intent` or of this file, and has not failed; None when there is none.
@@ -117,7 +144,7 @@ class BatchApi:
         while True:
             page = await self._page(after)
             for batch in page:
-                is_ours = (batch.metadata or {}).get(_INTENT) == intent or (
+                is_ours = batch.metadata.get(_INTENT) == intent or (
                     file_id is not None and batch.input_file_id == file_id
                 )
                 if is_ours and batch.status != "failed":
@@ -127,13 +154,17 @@ class BatchApi:
             after = page[-1].id
 
     async def _page(self, after: str | None) -> list[RemoteBatch]:
-        async def once() -> object:
-            given = {"after": after} if after else {}
-            return await self._client.batches.list(limit=_PAGE, **given)  # type: ignore[arg-type]
+        """Batches of the key, the newest first; what is no batch, among them, is passed over."""
+        query: dict[str, object] = {"limit": _PAGE} | ({"after": after} if after else {})
+
+        async def once() -> httpx2.Response:
+            return await self._client.get("/batches", cast_to=httpx2.Response, options={"params": query})
 
         with reported("list batches"):
             answer = await retrying(once, self._pacing)
-        return [_read(each) for each in getattr(answer, "data", None) or []]
+        listed = self._value_of(answer)
+        found = listed.get("data") if isinstance(listed, dict) else listed
+        return [batch for each in found if (batch := read_batch(each))] if isinstance(found, list) else []
 
     async def retrieve(self, batch_id: str) -> RemoteBatch:
         """The batch as it is now; patient, since it is asked for all day.
@@ -144,14 +175,14 @@ class BatchApi:
         patient = replace(self._pacing, attempts=max(self._pacing.attempts, _PATIENT_ATTEMPTS))
         with reported(f"look at batch {batch_id}"):
             try:
-                return _read(await retrying(lambda: self._client.batches.retrieve(batch_id), patient))
+                return self._read(await retrying(lambda: self._get(batch_id), patient))
             except NotFoundError as error:
                 raise _gone(f"the provider does not know batch {batch_id}", batch_id) from error
 
     async def cancel(self, batch_id: str) -> RemoteBatch:
         """Ask the provider to stop the batch; what it has answered is kept, and can be collected once it ended."""
         with reported(f"cancel batch {batch_id}"):
-            return _read(await retrying(lambda: self._client.batches.cancel(batch_id), self._pacing))
+            return self._read(await retrying(lambda: self._cancel(batch_id), self._pacing))
 
     async def download(self, batch_id: str, file_id: str, path: Path) -> None:
         """Stream an output or error file of a batch to `path`.
@@ -165,6 +196,41 @@ class BatchApi:
             except NotFoundError as error:
                 raise _gone(f"the answers of batch {batch_id} are not at the provider any more", batch_id) from error
 
+    async def _get(self, batch_id: str) -> httpx2.Response:
+        return await self._client.get(f"/batches/{quote(batch_id, safe='')}", cast_to=httpx2.Response)
+
+    async def _cancel(self, batch_id: str) -> httpx2.Response:
+        return await self._client.post(f"/batches/{quote(batch_id, safe='')}/cancel", cast_to=httpx2.Response)
+
+    def _read(self, answer: httpx2.Response) -> RemoteBatch:
+        """The batch that a reply tells of.
+
+        Raises:
+            AsyncgenError: of none.
+        """
+        if batch := read_batch(self._value_of(answer)):
+            return batch
+        raise AsyncgenError(
+            "the server's answer is not a batch",
+            cause=one_line(self._content_of(answer).decode("utf-8", "replace"), _MESSAGE_WIDTH) or "it is empty",
+            help_text="check the address (--base-url): does this server have the Batch API?",
+            code="bad_answer",
+        )
+
+    def _value_of(self, answer: httpx2.Response) -> Any:
+        """The JSON of a reply; None where it holds none."""
+        try:
+            return read_body(self._content_of(answer), answer.headers.get("content-type", ""))
+        except UnreadableBodyError:
+            return None
+
+    def _content_of(self, answer: httpx2.Response) -> bytes:
+        """A reply's body, without the key that it may quote."""
+        secret = secret_of(self._client)
+        if secret is None or secret.reveal().encode() not in answer.content:
+            return answer.content
+        return redacted(answer.content.decode("utf-8", "replace"), secret).encode()
+
 
 def _gone(what: str, batch_id: str) -> GoneError:
     return GoneError(
@@ -175,19 +241,70 @@ def _gone(what: str, batch_id: str) -> GoneError:
     )
 
 
-def _read(answer: object) -> RemoteBatch:
-    """A batch from the SDK's object, which was checked by nobody.
+def read_batch(value: Any) -> RemoteBatch | None:
+    """A batch from decoded JSON, None where it is none: id and status make one, in whatever form the rest comes."""
+    if not isinstance(value, dict):
+        return None
+    identifier, status = _text(value.get("id")), _text(value.get("status"))
+    if identifier is None or status is None:
+        return None
+    metadata = value.get("metadata")
+    return RemoteBatch(
+        id=identifier,
+        status=_status_of(status),
+        input_file_id=_text(value.get("input_file_id")),
+        output_file_id=_text(value.get("output_file_id")),
+        error_file_id=_text(value.get("error_file_id")),
+        created_at=_unix_seconds(value.get("created_at")),
+        metadata=metadata if isinstance(metadata, dict) else {},
+        counts=_counts(value.get("request_counts")),
+        refusals=_refusals(value.get("errors") or value.get("error")),
+    )
 
-    Raises:
-        AsyncgenError: it is no batch.
-    """
-    to_dict = getattr(answer, "to_dict", None)
-    try:
-        return msgspec.convert(to_dict() if to_dict else answer, RemoteBatch)
-    except msgspec.ValidationError as error:
-        raise AsyncgenError(
-            "the server's answer is not a batch",
-            cause=one_line(f"{error}: {answer}", _MESSAGE_WIDTH),
-            help_text="check the address (--base-url): does this server have the Batch API?",
-            code="bad_answer",
-        ) from error
+
+def _text(value: Any) -> str | None:
+    """A name as text; None where there is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _status_of(given: str) -> str:
+    plain = _STATUS_PREFIX.sub("", given.casefold().replace("-", "_").replace(" ", "_"))
+    return _STATUSES.get(plain, plain)
+
+
+def _counts(value: Any) -> RequestCounts | None:
+    if not isinstance(value, dict):
+        return None
+    total, completed, failed = (_count(value.get(name)) for name in ("total", "completed", "failed"))
+    return RequestCounts(total, completed, failed)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS:
+        return int(value)
+    is_count = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**_MOST_DIGITS
+    return int(value) if is_count else 0
+
+
+def _unix_seconds(value: Any) -> int | None:
+    """A moment as Unix seconds, or in ISO 8601."""
+    if isinstance(value, str):
+        with suppress(ValueError, OverflowError):
+            return int(datetime.fromisoformat(value).timestamp())
+    return _count(value) or None
+
+
+def _refusals(value: Any) -> list[BatchProblem]:
+    """The provider's reasons: OpenAI's list within an object, a plain list, an object, or a text."""
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        value = value["data"]
+    return [_problem(each) for each in (value if isinstance(value, list) else [value]) if each]
+
+
+def _problem(value: Any) -> BatchProblem:
+    words = read_words(value)
+    line = value.get("line") if isinstance(value, dict) else None
+    message = one_line(words.message, _MESSAGE_WIDTH) or (None if words.code else one_line(str(value), _MESSAGE_WIDTH))
+    return BatchProblem(words.code, message, _count(line) or None)

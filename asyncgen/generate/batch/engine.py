@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
 from asyncgen.generate.batch.files import BatchFiles, BatchLedger, change_batch
-from asyncgen.generate.batch.join import Joined, join
+from asyncgen.generate.batch.join import BatchJoiner, Joined
 from asyncgen.generate.batch.send import Allowance, BatchSender, Course, Watcher, is_for_a_full_queue
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.journal.journal import Journal
@@ -40,8 +40,7 @@ class BatchCollector:
         run: locked by this process.
         journal: where rows end.
         api: of the provider.
-        grid: renders the prompts that have places of the answer.
-        checks: answers are judged by.
+        joiner: of answers with their rows.
         budget: gets back what was held; None where money is no matter.
         now: Unix seconds.
     """
@@ -52,16 +51,14 @@ class BatchCollector:
         journal: Journal,
         api: BatchApi,
         *,
-        grid: RequestGrid,
-        checks: AnswerChecks,
+        joiner: BatchJoiner,
         budget: Budget | None,
         now: Callable[[], float],
     ) -> None:
         self._run = run
         self._journal = journal
         self._api = api
-        self._grid = grid
-        self._checks = checks
+        self._joiner = joiner
         self._budget = budget
         self._now = now
 
@@ -77,19 +74,23 @@ class BatchCollector:
         for file_id, path in ((remote.output_file_id, files.output), (remote.error_file_id, files.errors)):
             if file_id and not path.exists():
                 await self._api.download(remote.id, file_id, path)
-        joined = await join(files, self._journal, self._grid, self._checks, batch.model, now=int(self._now()))
+        joined = await self._joiner.join(
+            files, batch.model, now=int(self._now()), is_cancelled=remote.status == "cancelled"
+        )
+        # What nobody tells the price of counts with all that was held for it: a hard stop has to hold.
+        self._journal.spend.add_unanswered(batch.held_usd * joined.lost / max(batch.requests, 1))
         await asyncio.to_thread(self._journal.files.flush)
-        self.let_go(batch, remote.status)
+        self.release(batch, remote.status)
         return joined
 
-    def let_go(self, batch: BatchState, status: str) -> None:
-        """The batch is done with: its rows are held no longer."""
+    def release(self, batch: BatchState, status: str) -> None:
+        """The batch is done with: its rows are no longer claimed."""
         if self._budget is not None:
             spend = self._journal.spend.total
             self._budget.release(batch.held_usd)
             self._budget.spent_usd = spend.cost_usd + spend.unanswered_usd
         release_batch(self._run, batch, status)
-        self._journal.held.let_go(batch.intent)
+        self._journal.batched.release(batch.intent)
 
 
 def release_batch(run: Run, batch: BatchState, status: str) -> None:
@@ -208,7 +209,7 @@ class BatchLoop:
 
     async def _end(self, batch: BatchState, remote: RemoteBatch) -> None:
         self._course.queue_is_full = self._allowance.is_spent = False
-        if remote.status == "failed" and not remote.output_file_id:
+        if remote.status == "failed" and not (remote.output_file_id or remote.error_file_id):
             self._refused(batch, remote)
             return
         joined = await self._collector.collect(batch, remote)
@@ -223,9 +224,9 @@ class BatchLoop:
             self._ledger.change(batch, batch_id=None, status="queue full")
             self._course.queue_is_full = True
             return
-        self._collector.let_go(batch, remote.status)
+        self._collector.release(batch, remote.status)
         if queue_is_full and batch.requests > 1:
-            self._allowance.take_back(batch.requests)
+            self._allowance.release(batch.requests)
             self._allowance.rows_a_batch = batch.requests // 2
             self._sender.begin_again()
         else:
@@ -296,5 +297,6 @@ def open_batch_loop(
         now=now,
         new_intent=lambda: f"{int(now())}-{secrets.token_hex(4)}",
     )
-    collector = BatchCollector(run, journal, api, grid=grid, checks=checks, budget=allowance.budget, now=now)
+    joiner = BatchJoiner(journal=journal, grid=grid, checks=checks, secret=endpoint.key)
+    collector = BatchCollector(run, journal, api, joiner=joiner, budget=allowance.budget, now=now)
     return BatchLoop(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or Pace())

@@ -14,21 +14,26 @@ Owns their names, the bounds of an input file, and the order of writing. Does no
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
+import orjson
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.generate.batch.held_keys import BatchRow, rows_path
+from asyncgen.generate.batch.batched_keys import BatchRow, rows_path
+from asyncgen.generate.http.body import UnreadableBodyError, read_body
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply
+from asyncgen.generate.http.server_words import is_error, read_words
 from asyncgen.job.requests import Request
 from asyncgen.json_text import NotJsonError, decoder
-from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.endpoint import Endpoint, Secret, redacted
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import Run, RunDirectory
 from asyncgen.run.key_set import KeySet
@@ -39,6 +44,7 @@ from asyncgen.terminal import one_line
 URL: Final = "/v1/chat/completions"
 _MESSAGE_WIDTH = 500
 _NOTHING: dict[str, str] = {}
+_OK = 200
 
 
 def input_line(key: bytes, body: bytes) -> bytes:
@@ -47,20 +53,16 @@ def input_line(key: bytes, body: bytes) -> bytes:
 
 
 class _Response(msgspec.Struct):
-    status_code: Any = 0
-    body: msgspec.Raw = msgspec.Raw(b"null")
-    request_id: Any = None
-
-
-class _Error(msgspec.Struct):
-    code: str | int | None = None
-    message: str | None = None
+    status_code: Literal[200]
+    body: msgspec.Raw
+    request_id: str | None = None
 
 
 class _OutputLine(msgspec.Struct):
-    custom_id: str
-    response: _Response | None = None
-    error: _Error | None = None
+    """An answer in the form of the API's reference, as nearly all are: read in one step."""
+
+    response: _Response
+    error: None = None
 
 
 class _Id(msgspec.Struct):
@@ -69,6 +71,9 @@ class _Id(msgspec.Struct):
 
 _decode = decoder(_OutputLine)
 _decode_id = decoder(_Id)
+# Of lines that are no JSON: within a text of JSON the quotes would have backslashes.
+_ID_WITHIN = re.compile(rb'"custom_id"\s*:\s*"([0-9A-Fa-f]{32})"')
+_STATUS = re.compile(r"([1-5]\d\d)(\.0*)?\b.*")
 
 
 def key_of_line(line: bytes) -> bytes | None:
@@ -76,37 +81,94 @@ def key_of_line(line: bytes) -> bytes | None:
     try:
         return bytes.fromhex(_decode_id(line).custom_id)
     except ValueError:
-        return None
+        found = _ID_WITHIN.search(line)
+        return bytes.fromhex(found[1].decode()) if found else None
 
 
-def read_output_line(line: bytes) -> Answer | AttemptError:
-    """What became of the request; `ErrorClass.RETRY` without `maybe_paid` for one that was never done."""
+def read_output_line(line: bytes, *, secret: Secret | None = None, sends_tools: bool = True) -> Answer | AttemptError:
+    """What became of the request; `ErrorClass.RETRY` without `maybe_paid` for one that was never done.
+
+    Args:
+        line: of an output or error file, in any form that servers give it.
+        secret: taken out of all that is kept but the model's own words.
+        sends_tools: the requests name tools, so that calling them is an answer.
+    """
     try:
-        found = _decode(line)
-    except NotJsonError as error:
-        text = one_line(f"the line is no answer: {error}", _MESSAGE_WIDTH)
-        return AttemptError(kind=ErrorClass.RETRY, type="bad_json", message=text, maybe_paid=True)
-    response = found.response
-    status = _status(response) if response is not None else 0
-    if response is None or not status:
-        return _not_done(found.error or _Error())
-    headers = {"x-request-id": response.request_id} if isinstance(response.request_id, str) else _NOTHING
-    return read_reply(status, headers, bytes(response.body))
+        plain = _decode(line).response
+    except NotJsonError:
+        plain = None
+    if plain is not None and (body := bytes(plain.body)).startswith(b"{"):
+        status, request_id = _OK, plain.request_id
+    else:
+        status, request_id, body = _read_closely(line)
+    if not status:
+        return _not_done(body, secret)
+    headers = {"x-request-id": request_id} if request_id else _NOTHING
+    outcome = read_reply(status, headers, body, secret=secret, sends_tools=sends_tools)
+    if isinstance(outcome, AttemptError) and outcome.type == "not_an_api":  # a page, where the address is surely right
+        return replace(outcome, kind=ErrorClass.RETRY, type="bad_json", maybe_paid=True, remedy=None)
+    return outcome
 
 
-def _status(response: _Response) -> int:
-    """The status of a response, in whatever form; a body without one is an answer."""
-    given = str(response.status_code)
-    if given.isdecimal() and len(given) <= len("200") and int(given):
-        return int(given)
-    return 0 if bytes(response.body) == b"null" else 200
+_Told = tuple[int, str | None, bytes]  # a status (0: no reply is told of), the server's id, a body
 
 
-def _not_done(error: _Error) -> AttemptError:
+def _read_closely(line: bytes) -> _Told:
+    """The reply that a line tells of, if it has something odd about it."""
+    try:
+        whole = read_body(line)
+    except UnreadableBodyError:
+        return _OK, None, line  # an answer was there, and cannot be read: it may have been paid for
+    whole = whole if isinstance(whole, dict) else {}
+    response, error = _unwrapped(whole.get("response")), whole.get("error")
+    if isinstance(error, list) and all(isinstance(each, str) for each in error):
+        error = "; ".join(error)
+    response = response if isinstance(response, dict) else {}
+    if response.get("choices") and not response.get("body"):
+        response = {"body": response}  # the answer itself
+    status = _status(response.get("status_code") or response.get("status"))
+    given = response.get("request_id")
+    request_id = str(given) if isinstance(given, str | int) and given else None
+    body = _unwrapped(response.get("body"))
+    if body:
+        has_answer = isinstance(body, dict) and bool(body.get("choices"))
+        return _OK if has_answer else status or _OK, request_id, _as_json(body)
+    if is_error(error):
+        told = 0 if status == _OK else status
+        return told or _status(read_words(error).status), request_id, _as_json({"error": error})
+    return status, request_id, _as_json({"error": error} if not status else None)
+
+
+def _unwrapped(value: Any) -> Any:
+    """A value that came as a text of JSON, or as it is."""
+    if isinstance(value, str):
+        with suppress(UnreadableBodyError):
+            return read_body(value.encode())
+    return value
+
+
+def _as_json(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace")  # a page, or an error's words
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # numbers beyond 64 bits, deep nesting
+        with suppress(RecursionError):
+            return json.dumps(value).encode()
+        return b"null"
+
+
+def _status(given: Any) -> int:
+    """A status in whatever form; 0 where there is none."""
+    found = _STATUS.fullmatch(str(given))
+    return int(found[1]) if found else 0
+
+
+def _not_done(body: bytes, secret: Secret | None) -> AttemptError:
     """Expired, cancelled, or lost by the provider."""
-    code = str(error.code) if error.code is not None else None
-    message = one_line(error.message or "", _MESSAGE_WIDTH)
-    return AttemptError(kind=ErrorClass.RETRY, type=code or "not_done", code=code, message=message)
+    words = read_words(read_body(body))
+    message = one_line(redacted(words.message, secret), _MESSAGE_WIDTH)
+    return AttemptError(kind=ErrorClass.RETRY, type=words.code or "not_done", code=words.code, message=message)
 
 
 def belongs_to(batch: BatchState, provider: str, base_url: str) -> bool:
@@ -260,7 +322,7 @@ class Upcoming:
             self._next = upcoming if isinstance(upcoming, Request) else None
         return self._next
 
-    def take(self) -> None:
+    def advance(self) -> None:
         """The request that was looked at is used up."""
         self._next = None
 
@@ -313,7 +375,7 @@ def write_batch(
                 break
             if (usd := afford(request)) is None:
                 break
-            upcoming.take()
+            upcoming.advance()
             if keys.add(request.key):  # a twin's answer is its first's
                 file.write(line)
                 rows.write(_encode(row_of(request)) + b"\n")

@@ -1,31 +1,41 @@
 """Answers of a batch, in any order, joined with its rows and kept in the journal.
 
-Owns what becomes of each row: a record, a failure, or open again. May be broken off anywhere and done again: a row
-that is settled stays as it is. Holds an index of the lines, never the lines.
+Owns what becomes of each row: a record, a failure, or open again, within the bounds that hold online. May be broken
+off anywhere and done again: a row that is settled stays as it is. Holds an index of the lines, never the lines.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import codecs
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from asyncgen.generate.batch.batched_keys import BatchRow, read_batch_rows
 from asyncgen.generate.batch.files import BatchFiles, key_of_line, read_output_line
-from asyncgen.generate.batch.held_keys import BatchRow, read_batch_rows
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.journal.journal import Journal
+from asyncgen.generate.pool.retry import is_used_up
 from asyncgen.generate.pool.settle import whole
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
-from asyncgen.run.records import Failure, FailureError, Record
-from asyncgen.run.whole_file import disk_error
+from asyncgen.providers.endpoint import Secret
+from asyncgen.run.records import NO_USAGE, Failure, FailureError, Record
+from asyncgen.run.state import Tried
+from asyncgen.run.whole_file import disk_error, open_regular
 
 _LONGEST_LINE = 16 * 1024 * 1024  # as of a reply online
 _TURN_ROWS = 200
+Place = tuple[int, int]  # number of the file, offset of the line
+
+
+_UNANSWERED = AttemptError(
+    kind=ErrorClass.RETRY, type="unanswered", message="the batch came back without an answer to it", maybe_paid=True
+)
 
 
 @dataclass(slots=True)
@@ -36,6 +46,7 @@ class Joined:
         answered: rows that became records now; those that a broken-off join kept before are not counted.
         failed: rows given up on now.
         open: rows without an outcome (expired, cancelled, refused for a moment): they may be asked for again.
+        lost: rows, failed or open, that may have been charged for without a word of their usage.
         unread: lines that belong to no row of the batch, or are too long to be an answer.
         stop: the first error that no row would have survived.
     """
@@ -43,42 +54,147 @@ class Joined:
     answered: int = 0
     failed: int = 0
     open: int = 0
+    lost: int = 0
     unread: int = 0
     stop: AttemptError | None = None
 
 
-async def join(
-    files: BatchFiles, journal: Journal, grid: RequestGrid, checks: AnswerChecks, model: str, *, now: int
-) -> Joined:
-    """Keep every answer and error that was downloaded for a batch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchJoiner:
+    """Keeps what was downloaded for a batch.
 
-    Args:
-        files: of the batch; an output or error file that is not there has no lines.
+    Attributes:
         journal: of the run.
-        grid: renders the prompts that have places of the answer.
+        grid: of the job as it is now; the rows of the batch may be those of an earlier form.
         checks: the answers are judged by.
-        model: that was asked, for answers that name none.
-        now: Unix seconds.
-
-    Raises:
-        DiskError: the journal cannot be written, or a file not be read.
+        secret: taken out of what the provider says.
     """
-    joined = Joined()
-    record_of = partial(_record, grid=grid, checks=checks, model=model, now=now)
-    with ExitStack() as stack:
-        downloaded = [stack.enter_context(path.open("rb")) for path in _there(files)]
-        try:
-            index = _index(downloaded, joined)
-            for number, row in enumerate(read_batch_rows(files.rows)):
-                place = index.pop(bytes.fromhex(row.key), None)
-                outcome = _line_at(downloaded, place) if place else None
-                _keep(row, outcome, journal, record_of, now, joined)
-                if number % _TURN_ROWS == 0:
-                    await asyncio.sleep(0)  # lets Ctrl-C in
-        except OSError as error:
-            raise disk_error(f"the answers of batch {files.intent} could not be read", error) from error
-    joined.unread += len(index)
-    return joined
+
+    journal: Journal
+    grid: RequestGrid
+    checks: AnswerChecks
+    secret: Secret | None
+
+    async def join(self, files: BatchFiles, model: str, *, now: int, is_cancelled: bool = False) -> Joined:
+        """Keep every answer and error.
+
+        Args:
+            files: of the batch; an output or error file that is not there has no lines.
+            model: that was asked, for answers that name none.
+            now: Unix seconds.
+            is_cancelled: what was not done was not to be done: it is no failed attempt.
+
+        Raises:
+            DiskError: the journal cannot be written, or a file not be read.
+        """
+        joined = Joined()
+        with ExitStack() as stack:
+            try:
+                downloaded = [stack.enter_context(_open(path)) for path in _there(files)]
+                index = _index(downloaded, joined)
+                for number, row in enumerate(read_batch_rows(files.rows)):
+                    place = index.pop(bytes.fromhex(row.key), None)
+                    self._keep(row, self._outcome(downloaded, place, is_cancelled), model, now, joined)
+                    if number % _TURN_ROWS == 0:
+                        await asyncio.sleep(0)  # lets Ctrl-C in
+            except OSError as error:
+                raise disk_error(f"the answers of batch {files.intent} could not be read", error) from error
+        joined.unread += len(index)
+        return joined
+
+    def _outcome(
+        self, downloaded: Sequence[BinaryIO], place: Place | None, is_cancelled: bool
+    ) -> Answer | AttemptError | None:
+        """What became of a row; None where that is nothing."""
+        if place is None:
+            return None if is_cancelled else _UNANSWERED
+        number, offset = place
+        downloaded[number].seek(offset)
+        line = downloaded[number].readline(_LONGEST_LINE)
+        outcome = read_output_line(line, secret=self.secret, sends_tools=self.grid.sends_tools)
+        is_undone = isinstance(outcome, AttemptError) and outcome.kind is ErrorClass.RETRY and not outcome.maybe_paid
+        return None if is_undone and is_cancelled else outcome
+
+    def _keep(self, row: BatchRow, outcome: Answer | AttemptError | None, model: str, now: int, joined: Joined) -> None:
+        key = bytes.fromhex(row.key)
+        if self.journal.has_record(key):
+            return
+        if isinstance(outcome, Answer):
+            self.journal.claim(key)
+            self.journal.settle([self._record(row, outcome, model, now)], in_batch=True)
+            joined.answered += 1
+        elif outcome is None:
+            joined.open += 1
+        elif outcome.kind is ErrorClass.STOP:
+            joined.open += 1
+            joined.stop = joined.stop or outcome
+        elif self.journal.tried_before(key).attempts > row.attempts:  # noted by a join that was broken off
+            joined.open += not self.journal.is_left(key)
+        else:
+            self._note(row, outcome, now, joined)
+
+    def _note(self, row: BatchRow, error: AttemptError, now: int, joined: Joined) -> None:
+        """The row has no answer: it is given up on, or open again with one more attempt to its name."""
+        tried = Tried(
+            attempts=row.attempts + 1,
+            failed=row.failed + (error.kind is not ErrorClass.WAIT),
+            maybe_paid=row.maybe_paid + error.maybe_paid,
+            forgiven=row.forgiven,
+        )
+        joined.lost += error.maybe_paid and error.usage == NO_USAGE
+        if _is_final(error) or is_used_up(tried):
+            self.journal.fail(_failure(row, error, tried, now), error.usage, in_batch=True)
+            joined.failed += 1
+        else:
+            self.journal.note_attempts(bytes.fromhex(row.key), tried, error.usage, in_batch=True)
+            joined.open += 1
+
+    def _record(self, row: BatchRow, answer: Answer, model: str, now: int) -> Record:
+        completion = whole(row.opening, answer.text) if answer.text else ""
+        return Record(
+            key=row.key,
+            index=row.index,
+            repeat=row.repeat,
+            variables=row.variables,
+            prompt=self._prompt(row, completion),
+            completion=completion,
+            model=answer.model or model,
+            finish_reason=answer.finish_reason,
+            usage=answer.usage,
+            attempts=row.attempts + 1,
+            check_failures=self.checks.failures(completion, row.variables),
+            latency_s=0.0,
+            created=now,
+            request_id=answer.request_id,
+            reasoning=answer.reasoning,
+            tool_calls=answer.tool_calls,
+            simulated=answer.simulated,
+        )
+
+    def _prompt(self, row: BatchRow, completion: str) -> str:
+        if not self.grid.prompt_needs_answer or not all(name in row.variables for name in self.grid.names):
+            return row.prompt  # known when it was sent, or of a row of an earlier form of the job
+        return self.grid.prompt_of(row.variables, completion)
+
+
+def _is_final(error: AttemptError) -> bool:
+    """Is the row given up on at once? An answer that was paid for and is none is not bought again unasked."""
+    is_unusable = error.kind is ErrorClass.RETRY and error.maybe_paid and error is not _UNANSWERED
+    return error.kind is ErrorClass.ROW or is_unusable
+
+
+def _failure(row: BatchRow, error: AttemptError, tried: Tried, now: int) -> Failure:
+    return Failure(
+        key=row.key,
+        index=row.index,
+        repeat=row.repeat,
+        variables=row.variables,
+        error=FailureError(type=error.type, code=error.code, status=error.status, message=error.message),
+        attempts=tried.attempts,
+        maybe_paid=tried.maybe_paid,
+        created=now,
+        request_id=error.request_id,
+    )
 
 
 def _there(files: BatchFiles) -> list[Path]:
@@ -86,7 +202,8 @@ def _there(files: BatchFiles) -> list[Path]:
     return [path for path in (files.output, files.errors) if path.exists()]
 
 
-Place = tuple[int, int]  # number of the file, offset of the line
+def _open(path: Path) -> BinaryIO:
+    return os.fdopen(open_regular(path, os.O_RDONLY), "rb")
 
 
 def _index(downloaded: Sequence[BinaryIO], joined: Joined) -> dict[bytes, Place]:
@@ -103,7 +220,8 @@ def _index(downloaded: Sequence[BinaryIO], joined: Joined) -> dict[bytes, Place]
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Offsets and lines; an empty one stands for a line that is too long to be read."""
-    offset = 0
+    offset = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    file.seek(offset)
     while line := file.readline(_LONGEST_LINE):
         length, is_whole = len(line), line.endswith(b"\n") or len(line) < _LONGEST_LINE
         while not line.endswith(b"\n") and (rest := file.readline(_LONGEST_LINE)):
@@ -111,82 +229,3 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         if not line.isspace():
             yield offset, line if is_whole else b""
         offset += length
-
-
-def _line_at(downloaded: Sequence[BinaryIO], place: Place) -> Answer | AttemptError:
-    number, offset = place
-    downloaded[number].seek(offset)
-    return read_output_line(downloaded[number].readline(_LONGEST_LINE))
-
-
-def _keep(
-    row: BatchRow,
-    outcome: Answer | AttemptError | None,
-    journal: Journal,
-    record_of: Callable[[BatchRow, Answer], Record],
-    now: int,
-    joined: Joined,
-) -> None:
-    key = bytes.fromhex(row.key)
-    if journal.has_record(key):
-        return
-    if isinstance(outcome, Answer):
-        journal.take(key)
-        journal.settle([record_of(row, outcome)], in_batch=True)
-        joined.answered += 1
-    elif outcome is not None and _is_final(outcome):
-        if journal.tried_before(key).attempts <= row.attempts:  # else a broken-off join noted it
-            journal.fail(_failure(row, outcome, now), outcome.usage, in_batch=True)
-            joined.failed += 1
-    else:
-        joined.open += 1
-        if outcome is not None and outcome.kind is ErrorClass.STOP:
-            joined.stop = joined.stop or outcome
-
-
-def _is_final(error: AttemptError) -> bool:
-    """Is the row given up on? What was paid for without an answer is not bought again unasked."""
-    return error.kind is ErrorClass.ROW or (error.kind is ErrorClass.RETRY and error.maybe_paid)
-
-
-def _record(row: BatchRow, answer: Answer, *, grid: RequestGrid, checks: AnswerChecks, model: str, now: int) -> Record:
-    completion = whole(row.opening, answer.text) if answer.text else ""
-    return Record(
-        key=row.key,
-        index=row.index,
-        repeat=row.repeat,
-        variables=row.variables,
-        prompt=_prompt(row, completion, grid),
-        completion=completion,
-        model=answer.model or model,
-        finish_reason=answer.finish_reason,
-        usage=answer.usage,
-        attempts=row.attempts + 1,
-        check_failures=checks.failures(completion, row.variables),
-        latency_s=0.0,
-        created=now,
-        request_id=answer.request_id,
-        reasoning=answer.reasoning,
-        tool_calls=answer.tool_calls,
-        simulated=answer.simulated,
-    )
-
-
-def _prompt(row: BatchRow, completion: str, grid: RequestGrid) -> str:
-    if not grid.prompt_needs_answer or not all(name in row.variables for name in grid.names):
-        return row.prompt  # known when it was sent, or of a row of an earlier form of the job
-    return grid.prompt_of(row.variables, completion)
-
-
-def _failure(row: BatchRow, error: AttemptError, now: int) -> Failure:
-    return Failure(
-        key=row.key,
-        index=row.index,
-        repeat=row.repeat,
-        variables=row.variables,
-        error=FailureError(type=error.type, code=error.code, status=error.status, message=error.message),
-        attempts=row.attempts + 1,
-        maybe_paid=row.maybe_paid + error.maybe_paid,
-        created=now,
-        request_id=error.request_id,
-    )

@@ -21,13 +21,14 @@ from typing import Protocol
 from asyncgen.backoff import is_billing_code
 from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError, UsageError
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
+from asyncgen.generate.batch.batched_keys import BatchRow
 from asyncgen.generate.batch.files import MOST_BYTES, MOST_ROWS, BatchFiles, BatchLedger, Upcoming, Written, write_batch
-from asyncgen.generate.batch.held_keys import BatchRow
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.http.explain import provider_error
 from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.pool.budget import Budget
+from asyncgen.generate.pool.retry import MAX_FAILED
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.key_set import KeySet
@@ -51,7 +52,7 @@ class Watcher(Protocol):
         ...
 
 
-_MOST_PASSES = 3  # over the grid: rows that never come to an outcome are not sent for ever
+_MOST_PASSES = MAX_FAILED  # over the grid: what is refused for a moment is not sent for ever
 _QUEUE_CODES = frozenset({"token_limit_exceeded"})  # OpenAI's word for too many enqueued tokens
 _SHOWN_PROBLEMS = 3
 
@@ -152,12 +153,12 @@ class Allowance:
         """Of the next batch."""
         return self.rows_a_batch if self.rows is None else min(self.rows_a_batch, self.rows)
 
-    def take(self, rows: int) -> None:
+    def acquire(self, rows: int) -> None:
         """So many rows were written into a batch."""
         if self.rows is not None:
             self.rows -= rows
 
-    def take_back(self, rows: int) -> None:
+    def release(self, rows: int) -> None:
         """A batch of so many rows was not taken."""
         if self.rows is not None:
             self.rows += rows
@@ -168,7 +169,7 @@ class BatchSender:
 
     Args:
         grid: the job's requests.
-        journal: knows which of them are settled or held, and holds those that are written.
+        journal: knows which of them are settled or in a batch, and claims those that are written.
         directory: of the run.
         ledger: notes every step.
         api: of the provider.
@@ -277,23 +278,23 @@ class BatchSender:
             return found
 
     def _write(self) -> BatchState | None:
-        """Write and note the next batch; its rows are held from the first one on."""
+        """Write and note the next batch; its rows are claimed from the first one on."""
         files = BatchFiles(self._directory, self._new_intent())
         written = self._write_files(files)
         if not written.requests:
-            self._journal.held.let_go(files.intent)
+            self._journal.batched.release(files.intent)
             files.remove()
             return None
         # Should the note fail, the files stay: it may be on the disk all the same.
         batch = self._ledger.add(
             files.intent, requests=written.requests, held_usd=written.held_usd, created=int(self._now())
         )
-        self._allowance.take(batch.requests)
+        self._allowance.acquire(batch.requests)
         return batch
 
     def _write_files(self, files: BatchFiles) -> Written:
         keys = KeySet()
-        self._journal.held.hold(files.intent, keys)
+        self._journal.batched.claim(files.intent, keys)
         return write_batch(
             files,
             self._upcoming,
@@ -315,6 +316,8 @@ class BatchSender:
             opening=self._grid.opening(request),
             attempts=tried.attempts,
             maybe_paid=tried.maybe_paid,
+            failed=tried.failed,
+            forgiven=tried.forgiven,
         )
 
     def _afford(self, request: Request) -> float | None:

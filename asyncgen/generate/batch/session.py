@@ -58,7 +58,7 @@ class BatchEngine:
             return EngineResult(outcome, interrupt.exit_code or 0)
         if outcome == Outcome(None, None):
             # Every row has come to an outcome: those that are not counted have that of a row with the same request.
-            progress.twins += max(progress.left - len(journal.held), 0)
+            progress.twins += max(progress.left - len(journal.batched), 0)
         return EngineResult(outcome)
 
 

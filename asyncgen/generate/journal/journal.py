@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.batch.held_keys import HeldKeys, open_held_keys
+from asyncgen.generate.batch.batched_keys import BatchedKeys, open_batched_keys
 from asyncgen.generate.journal.files import JournalFiles
 from asyncgen.generate.journal.repair import end_move
 from asyncgen.generate.journal.settled import SettledKeys, key_number, read_settled
@@ -48,13 +48,13 @@ class Journal:
         keys: what the run's files hold.
         files: where lines go.
         spend: what the records came to so far.
-        held: keys in batches that are not collected.
+        batched: keys in batches that are not collected.
         tried: what was done for requests without a line, by key; kept in `run.json` by `files`.
         retry_failed: requests that were given up on count as open again.
 
     Attributes:
-        take: to be asked before a request is sent, or its answer settled: False when there is an answer, or it was
-            taken already.
+        claim: to be asked before a request is sent, or its answer settled: False when there is an answer, or it was
+            claimed already.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Journal:
         keys: SettledKeys,
         files: JournalFiles,
         spend: SpendCount,
-        held: HeldKeys,
+        batched: BatchedKeys,
         tried: dict[str, Tried],
         *,
         retry_failed: bool,
     ) -> None:
         self.files = files
-        self._taken = keys.settled  # and what is taken in this invocation
-        self.take: Callable[[bytes], bool] = keys.settled.add  # asked of every row of a resumed run
+        self._claimed = keys.settled  # and what is claimed in this invocation
+        self.claim: Callable[[bytes], bool] = keys.settled.add  # asked of every row of a resumed run
         self._settled_count = len(keys.settled)
         self.spend = spend
-        self.held = held
+        self.batched = batched
         self._keys = keys
         self._tried = tried
         self._given_up = KeySet() if retry_failed else keys.failed
@@ -83,22 +83,22 @@ class Journal:
         return Counts(settled=self._settled_count, failed=self._failed_count)
 
     def has_record(self, key: bytes) -> bool:
-        """Is there an answer, or was the request taken?"""
-        return key in self._taken
+        """Is there an answer, or was the request claimed?"""
+        return key in self._claimed
 
     def is_settled(self, key: bytes) -> bool:
         """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
-        return key in self._taken or self.is_left(key)
+        return key in self._claimed or self.is_left(key)
 
     def is_left(self, key: bytes) -> bool:
         """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
         number = number_of(key)
-        return self._given_up.has(number) or self.held.has(number)
+        return self._given_up.has(number) or self.batched.has(number)
 
     @property
     def leaves_any(self) -> bool:
         """Is there a request without an answer that is not to be asked for now?"""
-        return bool(self._given_up or self.held)
+        return bool(self._given_up or self.batched)
 
     @property
     def tried_any(self) -> bool:
@@ -110,7 +110,7 @@ class Journal:
         return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
 
     def settle(self, records: Sequence[Record], *, in_batch: bool = False) -> None:
-        """Keep the answers of requests that were taken: they survive the death of the process from the return on.
+        """Keep the answers of requests that were claimed: they survive the death of the process from the return on.
 
         Args:
             records: of them.
@@ -150,17 +150,18 @@ class Journal:
             self.spend.add([usage], in_batch=in_batch, is_record=False)
         self.files.wrote(1)
 
-    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None:
+    def note_attempts(self, key: bytes, tried: Tried, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
         """Note what was done for a request that has no line yet, so that another invocation knows.
 
         Args:
             key: of the request.
             tried: in all invocations.
             usage: what it was charged for in this one.
+            in_batch: at a batch's price.
         """
         self._tried[key.hex()] = tried
         if usage != _NOTHING:
-            self.spend.add([usage], in_batch=False, is_record=False)
+            self.spend.add([usage], in_batch=in_batch, is_record=False)
 
 
 @contextmanager
@@ -185,14 +186,14 @@ def open_journal(
         BadLineError: a line in the run's files cannot be read.
         DiskError: the files cannot be opened or mended; or, at the end, not be made safe.
     """
-    held = open_held_keys(run)
+    batched = open_batched_keys(run)
     keys = read_settled(run.directory, expected=run.state.job.requests)
     end_move(run, len(keys.settled))
     if (lost := run.state.spend.records - len(keys.settled)) > 0:
         on_lost(lost)
     run.rewrite()  # nothing is paid for where nothing can be written
     spend = SpendCount(run.state.spend, cost_of)
-    spend.catch_up(run.directory.records, len(keys.settled), held.has)
+    spend.catch_up(run.directory.records, len(keys.settled), batched.has)
     with (
         closing(LineFile(run.directory.records)) as records,
         closing(LineFile(run.directory.failures)) as failures,
@@ -200,7 +201,7 @@ def open_journal(
         tried = _still_tried(run.state.tried, keys)
         files = JournalFiles(run, records, failures, spend, tried, fsync_each=fsync_each)
         try:
-            yield Journal(keys, files, spend, held, tried, retry_failed=retry_failed)
+            yield Journal(keys, files, spend, batched, tried, retry_failed=retry_failed)
         except DiskError:
             with suppress(DiskError):  # the first one tells more
                 files.close()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.generate.batch.held_keys import batches_by_files
+from asyncgen.generate.batch.batched_keys import batches_by_files
 from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, Run, RunDirectory, locked

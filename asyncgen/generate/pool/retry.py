@@ -111,6 +111,11 @@ def is_paid_enough(row: Row) -> bool:
     return row.maybe_paid - row.forgiven >= MAX_MAYBE_PAID
 
 
+def is_used_up(tried: Tried) -> bool:
+    """Was a row tried as often as it may be without an answer?"""
+    return tried.failed >= MAX_FAILED or tried.maybe_paid - tried.forgiven >= MAX_MAYBE_PAID
+
+
 def retry_wait_s(row: Row, error: AttemptError, rng: Random) -> float:
     """Seconds before the row's next attempt; what a server asks for holds back the whole pool."""
     return 0.0 if error.kind is ErrorClass.WAIT else full_jitter_s(row.failed - 1, rng)

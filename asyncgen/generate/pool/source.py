@@ -1,6 +1,7 @@
 """The rows of a job that are still to be sent.
 
-Owns what is left out: what the journal has, twins of requests that were taken, and what is over a limit. Does not send.
+Owns what is left out: what the journal has, twins of requests that were claimed, and what is over a limit. Does not
+send.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class ResumableJournal(Journal, Protocol):
     def is_settled(self, key: bytes) -> bool: ...
 
     @property
-    def take(self) -> Callable[[bytes], bool]: ...
+    def claim(self) -> Callable[[bytes], bool]: ...
 
     def is_left(self, key: bytes) -> bool: ...
 
@@ -56,7 +57,7 @@ class Source:
     ) -> None:
         self._grid = grid
         self._journal = journal
-        self._take = journal.take
+        self._claim = journal.claim
         self._rates = rates
         self._progress = progress
         self._limit = limit
@@ -74,7 +75,7 @@ class Source:
             yield from self._look_through()
         given, tried_any = 0, self._journal.tried_any
         leaves_any = self._journal.leaves_any
-        for request in self._grid.walk(self._take_unless_left if leaves_any else self._take):
+        for request in self._grid.walk(self._claim_unless_left if leaves_any else self._claim):
             if isinstance(request, int):
                 self._find(0 if leaves_any else request)
                 yield None
@@ -101,12 +102,12 @@ class Source:
     def _is_open(self, key: bytes) -> bool:
         return not self._journal.is_settled(key)
 
-    def _take_unless_left(self, key: bytes) -> bool:
+    def _claim_unless_left(self, key: bytes) -> bool:
         if self._journal.is_left(key):
             return False
-        is_taken_now = self._take(key)
-        self._find(not is_taken_now)
-        return is_taken_now
+        is_new = self._claim(key)
+        self._find(not is_new)
+        return is_new
 
     def _find(self, taken: int) -> None:
         self._found += taken

@@ -74,6 +74,9 @@ class Provider:
             "page" (HTML).
         sold: key to how often an answer to it was made.
         calls: routes as they were called.
+        change: fields laid over every batch that is shown.
+        renamed: statuses to the names that are shown for them.
+        strangers: shown in lists beside the batches.
     """
 
     def __init__(self) -> None:
@@ -88,6 +91,9 @@ class Provider:
         self.asked: Counter[str] = Counter()
         self.sold: Counter[str] = Counter()
         self.calls: list[str] = []
+        self.change: Json = {}
+        self.renamed: dict[str, str] = {}
+        self.strangers: list[Any] = []
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Json] = {}
         self._coming: dict[str, Iterator[str]] = {}
@@ -130,6 +136,10 @@ class Provider:
 
         return respond
 
+    def _shown(self, batch: Json) -> Json:
+        plain = {name: value for name, value in batch.items() if not name.startswith("_")}
+        return plain | {"status": self.renamed.get(batch["status"], batch["status"])} | self.change
+
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
         file = form["file"]
@@ -165,14 +175,16 @@ class Provider:
             self.batches[batch_id]["_refusal"] = [{"code": "token_limit_exceeded", "message": "the queue is full"}]
             script = ["failed"]
         self._coming[batch_id] = iter(script)
-        return web.json_response(_shown(self.batches[batch_id]))
+        return web.json_response(self._shown(self.batches[batch_id]))
 
     async def _list(self, request: web.Request) -> web.Response:
         newest_first = list(reversed(self.batches.values()))
         after = request.query.get("after")
         start = next((at + 1 for at, each in enumerate(newest_first) if each["id"] == after), 0)
         page = newest_first[start : start + int(request.query["limit"])]
-        return web.json_response({"object": "list", "data": [_shown(each) for each in page], "has_more": False})
+        return web.json_response(
+            {"object": "list", "data": [*self.strangers, *(self._shown(each) for each in page)], "has_more": False}
+        )
 
     async def _retrieve(self, request: web.Request) -> web.Response:
         batch = self.batches.get(request.match_info["id"])
@@ -183,7 +195,7 @@ class Provider:
             batch["status"] = status
         if batch["_running"] and status in {"completed", "expired", "cancelled", "failed"}:
             self._finish(batch)
-        return web.json_response(_shown(batch))
+        return web.json_response(self._shown(batch))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         batch = self.batches.get(request.match_info["id"])
@@ -191,7 +203,7 @@ class Provider:
             return _missing()
         batch["status"] = "cancelling"
         self._coming[batch["id"]] = iter(["cancelling", "cancelled"])
-        return web.json_response(_shown(batch))
+        return web.json_response(self._shown(batch))
 
     def _finish(self, batch: Json) -> None:
         batch["_running"] = False
@@ -217,10 +229,6 @@ class Provider:
                 Random(7).shuffle(made_lines)
                 batch[name] = f"file-{next(self._ids)}"
                 self.files[batch[name]] = b"".join(orjson.dumps(made) + b"\n" for made in made_lines)
-
-
-def _shown(batch: Json) -> Json:
-    return {name: value for name, value in batch.items() if not name.startswith("_")}
 
 
 def _missing() -> web.Response:

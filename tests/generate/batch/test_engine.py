@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -193,15 +194,140 @@ def test_momentary_errors_go_again(desk: Desk, lines: Any) -> None:
     assert desk.failures == []
 
 
-def test_rows_that_never_come_to_an_outcome_are_not_sent_for_ever(desk: Desk, lines: Any) -> None:
+def test_rows_that_only_fail_are_given_up_on_as_online(desk: Desk, lines: Any) -> None:
     answered, refused, _ = lines
     bad = min(desk.keys)
     desk.provider.line_of = lambda key, _: refused(key, 500) if key == bad else answered(key)
+    assert desk.generate().error is None
+    (failure,) = desk.failures
+    assert (failure.key, failure.attempts, failure.error.status) == (bad, 5, 500)
+    assert desk.provider.asked[bad] == 5
+    desk.provider.calls.clear()
+    desk.generate()
+    assert desk.provider.calls == []
+
+
+def test_rows_refused_for_the_rate_are_not_sent_for_ever(desk: Desk, lines: Any) -> None:
+    answered, refused, _ = lines
+    busy = min(desk.keys)
+    desk.provider.line_of = lambda key, _: refused(key, 429) if key == busy else answered(key)
     error = desk.fails()
     assert isinstance(error, IncompleteError)
     assert error.code == "unanswered"
-    assert desk.provider.asked[bad] == 3
+    assert (desk.provider.asked[busy], desk.failures) == (5, [])
     assert len(desk.records) == 9
+
+
+@pytest.mark.parametrize("status", ["completed", "expired"])
+def test_rows_that_no_batch_answers_are_sent_twice_over_all_invocations(desk: Desk, status: str) -> None:
+    desk.provider.script = ["in_progress", status]
+    desk.provider.line_of = lambda _key, _asked: None
+    desk.generate(Allowance(rows=10))
+    assert (desk.failures, len(desk.provider.batches)) == ([], 1)
+    assert desk.generate().error is None
+    assert len(desk.provider.batches) == 2
+    assert {failure.key for failure in desk.failures} == desk.keys
+    assert {(each.error.type, each.attempts, each.maybe_paid) for each in desk.failures} == {("unanswered", 2, 2)}
+    desk.provider.calls.clear()
+    assert desk.generate().error is None
+    assert desk.provider.calls == []
+    desk.retry_failed = True
+    desk.generate()
+    assert len(desk.provider.batches) == 3, "once more where the user agrees"
+
+
+def test_one_command_gives_up_on_rows_that_are_never_answered(desk: Desk, lines: Any) -> None:
+    silent = min(desk.keys)
+    desk.provider.line_of = lambda key, _: None if key == silent else lines[0](key)
+    assert desk.generate().error is None
+    assert [failure.key for failure in desk.failures] == [silent]
+    assert [batch.requests for batch in desk.batches] == [10, 1]
+
+
+def test_what_a_cancelled_batch_did_not_do_is_no_attempt(desk: Desk, lines: Any) -> None:
+    desk.provider.script = ["in_progress", "cancelled"]
+    desk.provider.line_of = lambda _key, _asked: None
+    for _ in range(6):
+        desk.fails()
+    assert desk.failures == []
+    desk.provider.script = ["completed"]
+    desk.provider.line_of = lambda key, _asked: lines[0](key)
+    desk.generate()
+    assert {record.attempts for record in desk.records} == {1}
+
+
+def test_a_budget_counts_rows_that_were_perhaps_charged_for(desk: Desk) -> None:
+    budget = Budget(Rates(1e6, 1e6, 1e6), max_cost_usd=10_000, spent_usd=0.0)
+    desk.provider.line_of = lambda _key, _asked: None
+    desk.generate(Allowance(budget=budget))
+    spend = desk.directory.read_state().spend
+    assert spend.unanswered_usd > 0
+    assert budget.spent_usd == pytest.approx(spend.unanswered_usd)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"errors": []},
+        {"errors": ["line 1: bad"]},
+        {"errors": "bad"},
+        {"errors": {"data": ["bad", None, 7]}},
+        {"request_counts": None},
+        {"request_counts": {"total": None, "completed": None}},
+        {"request_counts": [1, 2]},
+        {"created_at": 1_800_000_000.3},
+        {"created_at": "2026-11-29T10:00:00Z"},
+        {"created_at": 10**30},
+        {"metadata": "none"},
+        {"metadata": ["none"]},
+        {"endpoint": {"deep": [None]}},
+        {"error_file_id": ""},
+    ],
+)
+def test_a_batch_is_read_whatever_stands_beside_its_id_and_status(desk: Desk, change: dict[str, Any]) -> None:
+    desk.provider.change = change
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert desk.generate().error is None
+    all_answered(desk)
+
+
+@pytest.mark.parametrize("name", ["succeeded", "COMPLETED", "finished", "BATCH_STATE_SUCCEEDED", "Success", "all_good"])
+def test_an_ended_batch_is_known_by_other_names(desk: Desk, name: str) -> None:
+    desk.provider.renamed = {"completed": name, "in_progress": "RUNNING"}
+    assert desk.generate().error is None
+    all_answered(desk)
+
+
+@pytest.mark.parametrize(
+    ("errors", "cause"),
+    [
+        (["line 1: bad"], "line 1: bad"),
+        ("the file is too large", "the file is too large"),
+        ({"message": "no such model"}, "no such model"),
+        ([{"msg": "no such model", "line": 2}], "line 2: no such model"),
+        ({"data": [{"code": "invalid_model"}]}, "invalid_model"),
+    ],
+)
+def test_the_reasons_of_a_refusal_are_shown_in_any_shape(desk: Desk, errors: Any, cause: str) -> None:
+    desk.provider.script = ["failed"]
+    desk.provider.change = {"errors": errors}
+    assert desk.fails().cause == cause
+
+
+def test_what_is_no_batch_is_told_without_the_key(desk: Desk) -> None:
+    desk.provider.change = {"status": None, "note": "your key is sk"}
+    error = desk.fails()
+    assert error.code == "bad_answer"
+    assert "your key is ***" in (error.cause or "")
+
+
+def test_an_odd_batch_among_others_is_passed_over(desk: Desk) -> None:
+    desk.provider.faults = {"create": ["lost"]}
+    desk.provider.strangers = [{"id": None}, "text", None, {"id": "b", "status": {}}]
+    assert desk.generate().error is None
+    assert desk.provider.calls.count("create") == 1
+    all_answered(desk)
 
 
 @pytest.mark.parametrize(

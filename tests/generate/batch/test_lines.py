@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from asyncgen.generate.batch.files import input_line, key_of_line, read_output_line
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.providers.endpoint import Secret
 from asyncgen.run.records import Usage
 
 if TYPE_CHECKING:
@@ -119,3 +121,94 @@ def test_an_answer_counts_whatever_stands_beside_it(response: dict[str, object])
     outcome = read_output_line(msgspec.json.encode(line))
     assert isinstance(outcome, Answer)
     assert outcome.text == "Buy."
+
+
+def line_of(**fields: Any) -> bytes:
+    return orjson.dumps({"custom_id": KEY.hex()} | fields)
+
+
+BODY = {"model": "m", "choices": [{"message": {"content": "Buy now."}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line_of(response={"body": BODY}),
+        line_of(response={"status_code": 400, "body": BODY}),
+        line_of(response={"status_code": 200, "body": json.dumps(BODY)}),
+        line_of(response={"status_code": 200.0, "body": BODY}, error="none"),
+        line_of(response={"status_code": 200, "body": BODY}, error=[]),
+        line_of(response=BODY),
+        line_of(response=json.dumps({"status_code": 200, "body": BODY})),
+        line_of(response={"status": "200 OK", "body": BODY}),
+        b"\xef\xbb\xbf" + line_of(response={"status_code": 200, "body": BODY}),
+        line_of(response={"status_code": 200, "body": BODY | {"logprobs": None}}).replace(b"null", b"NaN"),
+    ],
+)
+def test_an_answer_is_found_in_other_forms_of_the_line(line: bytes) -> None:
+    outcome = read_output_line(line)
+    assert isinstance(outcome, Answer)
+    assert outcome.text == "Buy now."
+    assert key_of_line(line.removeprefix(b"\xef\xbb\xbf")) == KEY
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        (
+            line_of(response={"status_code": 400, "body": None}, error={"message": "too long", "code": 400}),
+            ErrorClass.ROW,
+            "too long",
+        ),
+        (line_of(response=None, error={"message": "too long", "code": 400}), ErrorClass.ROW, "too long"),
+        (line_of(response=None, error="the worker died"), ErrorClass.RETRY, "the worker died"),
+        (line_of(response=None, error=["the worker died"]), ErrorClass.RETRY, "the worker died"),
+        (line_of(response={"status_code": 400, "body": "too long"}), ErrorClass.ROW, "too long"),
+        (line_of(response={"status_code": 500, "body": {}}, error={"msg": "died"}), ErrorClass.RETRY, "died"),
+    ],
+)
+def test_an_errors_words_are_found_wherever_they_stand(line: bytes, kind: ErrorClass, message: str) -> None:
+    outcome = read_output_line(line)
+    assert isinstance(outcome, AttemptError)
+    assert (outcome.kind, outcome.message, outcome.maybe_paid) == (kind, message, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line_of(response={"status_code": 200, "body": "<html>busy</html>"}),
+        line_of(response={"status_code": 200, "body": BODY})[:-30],
+        line_of(response={"status_code": 200, "body": BODY})[:-2] + b',"x":' + b"[" * 100_000,
+        line_of(response={"status_code": 200, "body": BODY})[:-2] + b',"x":' + b"9" * 5_000 + b"e",
+    ],
+)
+def test_a_line_that_cannot_be_read_is_its_own_rows_alone(line: bytes) -> None:
+    assert key_of_line(line) == KEY
+    outcome = read_output_line(line)
+    assert isinstance(outcome, AttemptError)
+    assert (outcome.kind, outcome.type, outcome.maybe_paid) == (ErrorClass.RETRY, "bad_json", True)
+
+
+def test_the_key_is_taken_out_of_what_a_line_quotes() -> None:
+    secret = Secret("sk-verysecret", "K")
+    lines = (
+        line_of(response={"status_code": 400, "body": {"error": {"message": "key sk-verysecret is bad"}}}),
+        line_of(response=None, error={"message": "key sk-verysecret is bad", "code": "batch_expired"}),
+    )
+    for line in lines:
+        outcome = read_output_line(line, secret=secret)
+        assert isinstance(outcome, AttemptError)
+        assert outcome.message == "key *** is bad"
+
+
+def test_a_call_counts_where_the_job_sends_tools() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    body = {
+        "model": "m",
+        "choices": [{"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}],
+    }
+    line = line_of(response={"status_code": 200, "body": body})
+    assert isinstance(read_output_line(line, sends_tools=True), Answer)
+    unasked = read_output_line(line, sends_tools=False)
+    assert isinstance(unasked, AttemptError)
+    assert unasked.type == "tool_calls"

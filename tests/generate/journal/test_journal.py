@@ -128,15 +128,15 @@ def test_a_request_is_taken_once_and_never_when_it_has_an_answer(
     folder: Path, make_record: MakeRecord, key_of_row: KeyOfRow
 ) -> None:
     with journal_in(folder) as journal:
-        assert journal.take(key_of_row(1))
-        assert not journal.take(key_of_row(1))
+        assert journal.claim(key_of_row(1))
+        assert not journal.claim(key_of_row(1))
         journal.settle([make_record(1)])
-        assert not journal.take(key_of_row(1))
-        assert journal.take(key_of_row(2))
+        assert not journal.claim(key_of_row(1))
+        assert journal.claim(key_of_row(2))
         assert journal.counts == Counts(settled=1, failed=0)
     with journal_in(folder) as journal:
-        assert not journal.take(key_of_row(1))
-        assert journal.take(key_of_row(2)), "what was taken and not settled is open to the next invocation"
+        assert not journal.claim(key_of_row(1))
+        assert journal.claim(key_of_row(2)), "what was taken and not settled is open to the next invocation"
 
 
 def test_a_request_given_up_on_is_not_asked_again_until_that_is_wanted(

@@ -117,7 +117,7 @@ class FakeJournal:
     def is_settled(self, key: bytes) -> bool:
         return key in self.earlier or key in self.records or key in self.failures
 
-    def take(self, key: bytes) -> bool:
+    def claim(self, key: bytes) -> bool:
         if key in self.earlier or key in self.records or key in self.taken:
             return False
         self.taken.add(key)

@@ -30,6 +30,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         opening: the words that the request gave the answer to begin with.
         attempts: made for this request before the batch.
         maybe_paid: those of them that may have been charged for.
+        failed: those of them that gave no answer.
+        forgiven: of `maybe_paid`, those that the user agreed to.
     """
 
     key: str
@@ -40,6 +42,8 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     opening: str = ""
     attempts: int = 0
     maybe_paid: int = 0
+    failed: int = 0
+    forgiven: int = 0
 
 
 _decode_row = decoder(BatchRow)
@@ -91,7 +95,7 @@ def _noted_again(path: Path) -> BatchState:
     )
 
 
-class HeldKeys:
+class BatchedKeys:
     """Keys of the requests in batches that are not collected yet.
 
     Args:
@@ -108,19 +112,19 @@ class HeldKeys:
         return bool(self._batches)
 
     def has(self, number: int) -> bool:
-        """Is a key held whose first 64 bits are `number`?"""
+        """Is a key in one of them whose first 64 bits are `number`?"""
         return bool(self._batches) and any(keys.has(number) for keys in self._batches.values())
 
-    def hold(self, intent: str, keys: KeySet) -> None:
-        """Hold the keys of one more batch; they may still be added to."""
+    def claim(self, intent: str, keys: KeySet) -> None:
+        """Claim the keys of one more batch; they may still be added to."""
         self._batches[intent] = keys
 
-    def let_go(self, intent: str) -> None:
+    def release(self, intent: str) -> None:
         """The batch is collected or given up: what it did not answer may be asked for again."""
         self._batches.pop(intent, None)
 
 
-def open_held_keys(run: Run) -> HeldKeys:
+def open_batched_keys(run: Run) -> BatchedKeys:
     """The keys in all batches of a run that are not collected; files of others, left by a crash, are removed.
 
     Raises:
@@ -131,7 +135,7 @@ def open_held_keys(run: Run) -> HeldKeys:
     _note_unnoted(run)
     open_batches = [batch.intent for batch in run.state.batches if not batch.collected]
     _remove_strangers(run.directory.batches, open_batches)
-    return HeldKeys({intent: _keys(read_batch_rows(rows_path(run.directory, intent))) for intent in open_batches})
+    return BatchedKeys({intent: _keys(read_batch_rows(rows_path(run.directory, intent))) for intent in open_batches})
 
 
 def _note_unnoted(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Facts about requests that wait in a batch. Run: pytest tests/generate/test_held_keys.py."""
+"""Facts about requests that wait in a batch. Run: pytest tests/generate/test_batched_keys.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from asyncgen.errors import DiskError
-from asyncgen.generate.batch.held_keys import BatchRow, open_held_keys, rows_path
+from asyncgen.generate.batch.batched_keys import BatchRow, open_batched_keys, rows_path
 from asyncgen.generate.journal.journal import Journal, open_journal
-from asyncgen.generate.journal.settled import KeySet, number_of
 from asyncgen.run.directory import Run, RunDirectory, open_run
 from asyncgen.run.jsonl import BadLineError
+from asyncgen.run.key_set import KeySet, number_of
 from asyncgen.run.records import Record, Usage, encode_line
 from asyncgen.run.state import BatchState
 
@@ -54,7 +54,7 @@ def test_rows_of_an_open_batch_are_not_asked_for_and_have_no_answer(folder: Path
     with journal_in(folder) as (_, journal):
         assert [journal.is_settled(key_of_row(row)) for row in range(4)] == [True, True, False, False]
         assert not journal.has_record(key_of_row(0))
-        assert len(journal.held) == 2
+        assert len(journal.batched) == 2
         assert journal.counts.settled == 0
 
 
@@ -62,17 +62,17 @@ def test_a_batch_that_is_let_go_leaves_its_unanswered_rows_open(
     folder: Path, key_of_row: KeyOfRow, make_record: MakeRecord
 ) -> None:
     with journal_in(folder) as (_, journal):
-        assert journal.take(key_of_row(0))
+        assert journal.claim(key_of_row(0))
         journal.settle([make_record(0)], in_batch=True)
-        journal.held.let_go("one")
-        journal.held.let_go("never heard of")
+        journal.batched.release("one")
+        journal.batched.release("never heard of")
         assert [journal.is_settled(key_of_row(row)) for row in range(2)] == [True, False]
 
 
 def test_keys_that_are_added_while_a_batch_is_written_are_held_at_once(folder: Path, key_of_row: KeyOfRow) -> None:
     with journal_in(folder) as (_, journal):
         keys = KeySet()
-        journal.held.hold("three", keys)
+        journal.batched.claim("three", keys)
         assert not journal.is_settled(key_of_row(9))
         keys.add(key_of_row(9))
         assert journal.is_settled(key_of_row(9))
@@ -117,7 +117,7 @@ def test_damaged_rows_of_an_open_batch_stop_everything(folder: Path) -> None:
 def test_the_rows_of_a_collected_batch_are_not_needed(folder: Path) -> None:
     rows_path(RunDirectory(folder), "two").unlink()
     with journal_in(folder) as (_, journal):
-        assert len(journal.held) == 2
+        assert len(journal.batched) == 2
 
 
 def test_where_a_link_stands_for_the_folder_of_batches_nothing_behind_it_is_touched(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_where_a_link_stands_for_the_folder_of_batches_nothing_behind_it_is_touc
     with open_run(tmp_path / "run", job_name="campaign") as run:
         run.directory.batches.symlink_to(mine)
         with pytest.raises(DiskError, match="is not a folder of the run"):
-            open_held_keys(run)
+            open_batched_keys(run)
     assert [path.read_text() for path in mine.iterdir()] == ["mine"]
 
 
@@ -137,7 +137,7 @@ def test_files_of_others_among_the_batches_survive(tmp_path: Path) -> None:
         run.directory.batches.mkdir()
         for name in [*names, "1-0123abcd.output.jsonl", ".1-0123abcd.rows.jsonl.12.tmp"]:
             (run.directory.batches / name).touch()
-        open_held_keys(run)
+        open_batched_keys(run)
         assert sorted(path.name for path in run.directory.batches.iterdir()) == sorted(names)
 
 
@@ -147,6 +147,6 @@ def test_a_batch_that_run_json_does_not_know_keeps_its_rows(tmp_path: Path, key_
     with open_run(tmp_path / "run", job_name="campaign") as run:
         run.directory.batches.mkdir()
         (run.directory.batches / "7-0123abcd.rows.jsonl").write_bytes(msgspec.json.encode(row) + b"\n")
-        held = open_held_keys(run)
+        held = open_batched_keys(run)
         assert held.has(number_of(key))
         assert [(each.intent, each.requests, each.created) for each in run.state.batches] == [("7-0123abcd", 1, 7)]
