@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.event_log import past_events
 from asyncgen.finetune.json_calls import decoded
-from asyncgen.generate.batch.files import key_of_line, read_output_line
 from asyncgen.generate.batch.batched_keys import read_batch_rows
+from asyncgen.generate.batch.files import key_of_line, read_output_line
 from asyncgen.generate.journal.repair import read_rejected, repair_run
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.json_text import NotJsonError, decode_json, decode_loosely, decoder
