@@ -94,7 +94,6 @@ def test_a_bug_is_told_without_its_text(monkeypatch: pytest.MonkeyPatch, capsys:
     def broken() -> str:
         raise RuntimeError("Bearer sk-secret")
 
-    monkeypatch.setattr(module, "built_in_text", broken)
     main = importlib.import_module("asyncgen.cli.main").main
     with pytest.raises(SystemExit) as caught:
         main(["init", "/nonexistent/x.toml"])
