@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 # C0 but tab and newline, DEL, C1, and the characters that reorder what stands around them.
@@ -27,6 +29,61 @@ def one_line(text: str, width: int) -> str:
     """`text`, cleaned, on one line of at most `width` characters."""
     line = " ".join(clean(text).split())
     return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
+
+
+def cells(text: str) -> int:
+    """How many columns a terminal needs for `text`: two for a wide character, none for one that joins the last."""
+    return sum(_cells_of(character) for character in text)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def folded(text: str, width: int, hang: int = 2) -> str:
+    """`text` with each line broken at words, so that none is wider than `width` where its words allow it.
+
+    Args:
+        text: lines; the blanks that a line begins with stay.
+        width: columns.
+        hang: by how much what goes on is set in, beyond the line's own beginning.
+    """
+    return "\n".join(part for line in text.split("\n") for part in _folded_line(line, max(width, 20), hang))
+
+
+def _folded_line(line: str, width: int, hang: int) -> Iterator[str]:
+    if cells(line) <= width:
+        yield line
+        return
+    indent = len(line) - len(line.lstrip(" "))
+    current, used = line[:indent], indent
+    is_empty = True
+    for word in re.findall(r"\S+\s*", line[indent:]):
+        needed = cells(word.rstrip())
+        if used + needed > width and not is_empty:
+            yield current.rstrip()
+            current, used = " " * min(indent + hang, width // 2), min(indent + hang, width // 2)
+        current, used, is_empty = current + word, used + cells(word), False
+    yield current.rstrip()
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: `1 answer`, `2,000 answers`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def in_units(bytes_: float) -> str:
+    """Bytes in the unit in which a person says them."""
+    amount, unit = float(bytes_), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.5:  # noqa: PLR2004 - else it would be shown as 1,000
+            break
+        amount, unit = amount / 1000, larger
+    if unit == "bytes":
+        return counted(round(amount), "byte")
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"  # noqa: PLR2004 - two figures are enough
 
 
 def duration(seconds: float) -> str:

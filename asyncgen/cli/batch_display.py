@@ -15,7 +15,7 @@ from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.send import Watcher
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.run.state import BatchState
-from asyncgen.terminal import clean
+from asyncgen.terminal import clean, counted, in_units
 
 if TYPE_CHECKING:
     import rich.progress
@@ -63,7 +63,7 @@ class _Lines:
     def uploading(self, batch: BatchState, sent: int, size: int) -> None:
         if sent == size and batch.intent not in self._uploaded:
             self._uploaded.add(batch.intent)
-            say(f"sent {size / 1000:,.1f} kB, {batch.requests:,} rows")
+            say(f"sent {in_units(size)}, {counted(batch.requests, 'row')}")
 
     def changed(self, batch: BatchState) -> None:
         status, told_s = self._told.get(batch.intent, ("", 0.0))

@@ -33,6 +33,7 @@ from asyncgen.cli.options import (
     out_option,
     output_options,
     provider_option,
+    verbose_option,
     yes_option,
 )
 from asyncgen.cli.output import confirm, json_result, result, say, table
@@ -140,6 +141,7 @@ def _json_or_text(value: str) -> Any:
 @click.option("--wandb", metavar="PROJECT", help="Report to this project of Weights & Biases.")
 @click.option("--no-follow", is_flag=True, help="Return once the job exists.")
 @click.option("--another", is_flag=True, help="Create a job although the same one exists.")
+@verbose_option
 @yes_option
 @output_options
 def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) -> int:
@@ -206,6 +208,7 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
 @click.command("follow")
 @job_argument
 @place_options
+@verbose_option
 @output_options
 def follow(job: str | None, as_json: bool, **options: Any) -> int:
     """Show what JOB_ID tells until it ends, each event once, whatever breaks on the way.

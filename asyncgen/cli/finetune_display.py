@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from asyncgen.cli.output import error_console, is_live, say
+from asyncgen.cli.output import error_console, is_live, is_verbose, say
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.loss_curve import points_of_events, sparkline
 from asyncgen.run.directory import output_file
-from asyncgen.terminal import duration, local_time
+from asyncgen.terminal import cells, clean, duration, in_units, local_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def upload_bar() -> Iterator[Callable[[int, int], None]]:
     def plain(sent: int, size: int) -> None:
         nonlocal last
         if sent == size and last != (sent, size):
-            say(f"sent {size / 1000:,.1f} kB")
+            say(f"sent {in_units(size)}")
         last = (sent, size)
 
     if not is_live():
@@ -88,8 +89,11 @@ def draw_losses(points: Sequence[Point], path: Path, title: str) -> None:
 
 
 _LIVE_S = 0.2
-_PLAIN_S = 30.0
+_PLAIN_S = 10.0
 _SPARK_WIDTH = 30
+_NARROWEST_SPARK = 5
+_LASTING = re.compile(r"\bepochs?\b|checkpoint", re.IGNORECASE)
+_STEP = re.compile(r"step \d+", re.IGNORECASE)
 _LOSS_SEEN = 2000  # points that a sparkline is made of: more are not told apart
 
 
@@ -111,8 +115,9 @@ class TrainingDisplay:
             self._learn(event)
 
     def told(self, event: Event) -> None:
-        level = "" if event.level == "info" else f"{event.level}: "
-        say(f"{local_time(event.created_at, '%H:%M:%S')}  {level}{event.message}")
+        if is_verbose() or _is_lasting(event):
+            level = "" if event.level == "info" else f"{event.level}: "
+            say(f"{local_time(event.created_at, '%H:%M:%S')}  {level}{event.message}")
         self._learn(event)
 
     def seen(self, job: TuningJob) -> None:
@@ -134,17 +139,24 @@ class TrainingDisplay:
         total = event.data.get("total_steps")
         self._steps = total if isinstance(total, int) else self._steps
 
-    def line(self) -> str:
-        """State, step, loss and times in one line; "" before anything is known."""
+    def line(self, width: int = 0) -> str:
+        """State, step, times and loss in one line, the loss drawn as wide as there is room; "" before all is known.
+
+        Args:
+            width: columns; 0 for no limit.
+        """
         if self._job is None:
             return ""
         parts = [f"{self._job.status.replace('_', ' ')}{', provider not reached' if self._is_away else ''}"]
         if self._step:
-            parts.append(f"step {self._step}" + (f" of {self._steps}" if self._steps else ""))
-        if self._losses:
-            parts.append(f"loss {self._losses[-1]:.4g} {sparkline(self._losses, _SPARK_WIDTH)}")
+            parts.append(f"step {self._step:,}" + (f" of {self._steps:,}" if self._steps else ""))
         parts.append(self._times(self._job))
-        return "  ".join(filter(None, parts))
+        text = "  ".join(filter(None, parts))
+        if self._losses:
+            loss = f"  loss {self._losses[-1]:.3g}"
+            text += loss if not width or cells(text + loss) <= width else ""
+        room = min(width - cells(text) - 2, _SPARK_WIDTH) if width else _SPARK_WIDTH
+        return f"{text}  {sparkline(self._losses, room)}" if self._losses and room >= _NARROWEST_SPARK else text
 
     def _times(self, job: TuningJob) -> str:
         now = self._now()
@@ -153,6 +165,13 @@ class TrainingDisplay:
             return elapsed
         left_s = job.estimated_finish - now
         return f"{elapsed}, about {duration(left_s)} left" if left_s > 0 else elapsed
+
+
+def _is_lasting(event: Event) -> bool:
+    """Whether an event stays on the screen: no single step, which the live line shows; all are in events.jsonl."""
+    if event.level != "info":
+        return True
+    return bool(_LASTING.search(event.message)) and not _STEP.match(event.message)
 
 
 @asynccontextmanager
@@ -175,7 +194,7 @@ async def _live(display: TrainingDisplay) -> None:
     console = error_console()
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
         while True:
-            live.update(Text(display.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
+            live.update(Text(clean(display.line(console.width)), no_wrap=True, overflow="ellipsis"), refresh=True)
             await asyncio.sleep(_LIVE_S)
 
 

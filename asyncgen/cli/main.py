@@ -16,7 +16,7 @@ import click
 
 from asyncgen import __version__
 from asyncgen.cli.options import debug_option
-from asyncgen.cli.output import show_error
+from asyncgen.cli.output import DECLINED, show_error
 from asyncgen.errors import AsyncgenError, UsageError
 
 # name: (module and attribute, one line of help); in the order in which a newcomer meets them
@@ -40,6 +40,8 @@ _COMMANDS = {
     "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),
     "help": ("help_command:help_command", "Explain the keys of a job file (help job), or a command."),
 }
+
+_SAID_NO = 1  # exit code of who answered a question with no
 
 
 class _Commands(click.Group):
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> Never:
     except AsyncgenError as error:
         _trace(arguments)
         show_error(error, as_json=as_json)
-        code = error.exit_code
+        code = _SAID_NO if error.code == DECLINED else error.exit_code
     except click.ClickException as error:
         show_error(_usage_error(error), as_json=as_json)
         code = UsageError.exit_code

@@ -93,6 +93,21 @@ debug_option = click.option(
 )
 
 
+def _verbosely(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().meta["asyncgen.verbose"] = True
+
+
+verbose_option = click.option(
+    "--verbose",
+    is_flag=True,
+    envvar="ASYNCGEN_VERBOSE",
+    expose_value=False,
+    callback=_verbosely,
+    help="Say everything: each training step, where things lie, prices elsewhere.",
+)
+
+
 def _all(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):

@@ -8,31 +8,66 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import orjson
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.terminal import clean
+from asyncgen.terminal import cells, clean, folded
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 _GAP = "  "
+_WIDEST_LABEL = 20
+DECLINED = "declined"
+# How a line begins says what it means; its first word is set off by colour or weight.
+_LOOKS: dict[str, dict[str, Any]] = {
+    "error:": {"fg": "red", "bold": True},
+    "warning:": {"fg": "yellow", "bold": True},
+    "note:": {"fg": "cyan"},
+    "next:": {"fg": "green", "bold": True},
+    "help:": {"fg": "green", "bold": True},
+    "cause:": {"dim": True},
+}
+_COMMANDS = ("next:", "help:", "to go on:")
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A line of headers and one for each row; columns are as wide as their widest text."""
-    lines = [headers, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:
+    """A line of headers and one for each row, as wide as their texts; a block for each row where that is too wide.
+
+    Args:
+        headers: names of the columns.
+        rows: texts, one for each column.
+        width: columns of the terminal; None for stdout's, which is without limit in a pipe.
+    """
+    lines = [[clean(text) for text in line] for line in (headers, *rows)]
+    widths = [max(cells(line[column]) for line in lines) for column in range(len(headers))]
+    width = width_of(sys.stdout) if width is None else width
+    if width and sum(widths) + len(_GAP) * (len(widths) - 1) > width and len(headers) > 1:
+        yield from _blocks(lines[0], lines[1:], width)
+        return
     for line in lines:
-        yield _GAP.join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        padded = (text + " " * (column - cells(text)) for text, column in zip(line, widths, strict=True))
+        yield _GAP.join(padded).rstrip()
+
+
+def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """Each row as its first text, with a line for each of the others."""
+    label = max(map(cells, headers[1:]))
+    for first, *others in rows:
+        yield folded(first, width)
+        for header, text in zip(headers[1:], others, strict=True):
+            if text:
+                yield folded(f"  {header:{label}}  {text}", width, label + 2)
 
 
 def say(text: str) -> None:
@@ -42,8 +77,28 @@ def say(text: str) -> None:
 
 
 def result(text: str) -> None:
-    """A line of what was asked for."""
-    click.echo(clean(text))
+    """A line of what was asked for; on a terminal folded at words."""
+    text, width = clean(text), width_of(sys.stdout)
+    click.echo(folded(text, width, _hang(text)) if width else text)
+
+
+def width_of(stream: TextIO) -> int:
+    """The columns of the terminal that a stream goes to; 0 where it is none, so that nothing is folded."""
+    try:
+        return shutil.get_terminal_size((80, 24)).columns if stream.isatty() else 0
+    except (AttributeError, ValueError):  # a closed stream
+        return 0
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether colour and weight may be used: on a terminal that knows them, unless NO_COLOR is set."""
+    return bool(width_of(stream)) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _hang(text: str) -> int:
+    """How far a folded line is set in: under the text where it begins with a label."""
+    label = re.match(r" *\S+ {2,}(?=\S)|(?:error|cause|help|warning|note|next):\s+", text)
+    return label.end() - (len(text) - len(text.lstrip(" "))) if label and label.end() <= _WIDEST_LABEL else 2
 
 
 def json_result(answer: Any) -> None:
@@ -52,8 +107,8 @@ def json_result(answer: Any) -> None:
 
 
 def show_error(error: AsyncgenError, *, as_json: bool) -> None:
-    """What happened, why, and what to do next."""
-    _write_error(f"error: {error.what}")
+    """What happened, why, and what to do next; who said no to a question is not told of an error."""
+    _write_error(error.what if error.code == DECLINED else f"error: {error.what}")
     if error.cause:
         first, *rest = error.cause.splitlines()
         _write_error(f"cause: {first}")
@@ -82,7 +137,7 @@ def confirm(question: str, *, yes: bool, why: str) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(why, help_text="add --yes to go on", code="needs_yes")
     if not _agreed(question):
-        raise UsageError("stopped, as you asked; nothing was sent", code="declined")
+        raise UsageError("nothing was sent", code=DECLINED)
 
 
 def offered(question: str, *, yes: bool) -> bool:
@@ -110,7 +165,7 @@ def error_console() -> Console:
     """The standard error stream for live blocks and tables; imported late, since it costs a tenth of a second."""
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, no_color=not has_colour(sys.stderr))
 
 
 def is_live() -> bool:
@@ -123,8 +178,28 @@ def is_quiet() -> bool:
     return bool(context and context.find_root().meta.get("asyncgen.quiet"))
 
 
+def is_verbose() -> bool:
+    """Whether --verbose asks for what usually stands in the files only."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().meta.get("asyncgen.verbose"))
+
+
 def _write_error(text: str) -> None:
     # A terminal that is gone must not end a run: the answers still have to be written down.
     with contextlib.suppress(OSError):
         # Not through click, which finds a way past the live block's stand-in for stderr.
-        print(clean(text), file=sys.stderr, flush=True)
+        print(_dressed(clean(text)), file=sys.stderr, flush=True)
+
+
+def _dressed(text: str) -> str:
+    """A line for stderr: folded at words, its first word in colour; both on a terminal only.
+
+    A command to be copied is left to the terminal to break, which joins it again when it is copied.
+    """
+    width = width_of(sys.stderr)
+    first = text.split(" ", 1)[0]
+    if width and not (first in _COMMANDS and "asyncgen " in text):
+        text = folded(text, width, _hang(text))
+    if first in _LOOKS and has_colour(sys.stderr):
+        return click.style(first, **_LOOKS[first]) + text[len(first) :]
+    return text

@@ -13,12 +13,19 @@ from contextlib import asynccontextmanager
 
 from asyncgen.cli.output import error_console, is_live, say
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.terminal import duration, one_line
+from asyncgen.run.records import Record
+from asyncgen.terminal import duration, folded, one_line
 
 _LIVE_S = 0.2
+_LATEST_S = 2.0  # an answer stays so long that it can be read
+_FIRST_PLAIN_S = 5.0
 _PLAIN_S = 30.0
 _SILENT_S = 30.0
+_UNANSWERED_S = 5.0
+_ENOUGH_S = 3.0  # before that a time left would be a wild guess
+_TROUBLE_S = 2.0
 _CAUSE_WIDTH = 120
+_ANSWER_LINES = 2
 
 
 @asynccontextmanager
@@ -29,7 +36,8 @@ async def shown(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[N
         progress: the counts.
         spent: says what was used so far.
     """
-    progress.per_second(time.monotonic())  # from here on rows are counted
+    progress.began_at = time.monotonic()
+    progress.per_second(progress.began_at)  # from here on rows are counted
     task = asyncio.create_task(_live(progress, spent) if is_live() else _plain(progress, spent))
     try:
         yield
@@ -44,68 +52,90 @@ async def _live(progress: Progress, spent: Callable[[], str]) -> None:
     from rich.text import Text  # noqa: PLC0415 - likewise
 
     console = error_console()
+    latest, shown_at = progress.latest, 0.0
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
         while True:
-            lines = [*block(progress, time.monotonic(), console.width), spent()]
-            live.update(Text("\n".join(lines)), refresh=True)
+            now_s, width = time.monotonic(), console.width
+            if now_s - shown_at > _LATEST_S and progress.latest is not latest:
+                latest, shown_at = progress.latest, now_s
+            lines = [*block(progress, now_s, width), spent()]
+            drawn = Text(folded("\n".join(lines), width))
+            for text in answer_lines(latest, width) if latest else ():
+                drawn.append(f"\n{text}", style="dim")
+            live.update(drawn, refresh=True)
             await asyncio.sleep(_LIVE_S)
 
 
 async def _plain(progress: Progress, spent: Callable[[], str]) -> None:
+    wait_s = min(_FIRST_PLAIN_S, _PLAIN_S)
     while True:
-        await asyncio.sleep(_PLAIN_S)
+        await asyncio.sleep(wait_s)
         say(f"{line(progress, time.monotonic())}; {spent()}")
+        wait_s = _PLAIN_S
 
 
 def block(progress: Progress, now_s: float, width: int) -> list[str]:
-    """The live block: a bar, the rate and time left."""
-    per_second = progress.per_second(now_s)
-    moving = f"{_rate(per_second)}, {progress.in_flight:,} in flight, {_left(progress, per_second)}"
+    """The live block: a bar, the rate, the time left and the time gone."""
     share = progress.done / progress.requests if progress.requests else 0.0
     bar_width = max(min(width - 30, 40), 10)
     filled = round(share * bar_width)
     bar = "━" * filled + "╺" * (filled < bar_width) + "─" * (bar_width - filled - 1)
-    return [
-        f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})",
-        moving + _troubles(progress, now_s),
-    ]
+    return [f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})", _moving(progress, now_s)]
 
 
 def line(progress: Progress, now_s: float) -> str:
     """The same in one plain line."""
+    return f"{progress.done:,} of {progress.requests:,} done, {_moving(progress, now_s)}"
+
+
+def answer_lines(record: Record, width: int) -> list[str]:
+    """An answer and its row, in a few lines."""
+    row = record.prompt or ", ".join(record.variables.values())
+    text = one_line(record.completion, _ANSWER_LINES * (width - 6))
+    return [one_line(row, width), *(f"  {part}" for part in folded(f'"{text}"', width - 4, 1).split("\n"))]
+
+
+def _moving(progress: Progress, now_s: float) -> str:
     per_second = progress.per_second(now_s)
-    return (
-        f"{progress.done:,} of {progress.requests:,} done, {_rate(per_second)}, {progress.in_flight:,} in flight, "
-        f"{_left(progress, per_second)}{_troubles(progress, now_s)}"
-    )
+    gone = f", {duration(now_s - progress.began_at)} so far" if progress.began_at else ""
+    rate = f"{_rate(per_second)}, " if per_second > 0 else ""
+    moving = f"{rate}{progress.in_flight:,} in flight, {_left(progress, per_second, now_s)}{gone}"
+    return moving + _troubles(progress) + _wait(progress, now_s)
 
 
 def _rate(per_second: float) -> str:
     return f"{per_second:,.1f} rows/s" if per_second >= 1 else f"{per_second * 60:,.1f} rows/min"
 
 
-def _left(progress: Progress, per_second: float) -> str:
-    eta_s = progress.eta_s(per_second)
+def _left(progress: Progress, per_second: float, now_s: float) -> str:
+    is_early = bool(progress.began_at) and now_s - progress.began_at < _ENOUGH_S
+    eta_s = None if is_early else progress.eta_s(per_second)
     return f"{progress.left:,} left" + (f", about {duration(eta_s)}" if eta_s is not None and progress.left else "")
 
 
-def _troubles(progress: Progress, now_s: float) -> str:
-    figures = {
-        "failed": progress.failed + progress.failed_before,
-        "answers failed a check": progress.check_failures,
-        "tried again": progress.retries,
-        "refused for the rate": progress.rate_limited,
-    }
-    troubles = "".join(f", {count:,} {name}" for name, count in figures.items() if count)
-    return troubles + _wait(progress, now_s)
+def _troubles(progress: Progress) -> str:
+    failed = progress.failed + progress.failed_before
+    troubles = (
+        (failed, "failed"),
+        (progress.check_failures, "failed a check" if progress.check_failures == 1 else "failed checks"),
+        (progress.retries, "asked again"),
+        (progress.rate_limited, "refused by the rate limit"),
+    )
+    return "".join(f", {count:,} {name}" for count, name in troubles if count)
 
 
 def _wait(progress: Progress, now_s: float) -> str:
-    """Why nothing is sent, where that is so for more than a moment."""
+    """Why nothing moves, where that is so for more than a moment."""
     paused_s, silent_s = progress.paused_until - now_s, now_s - progress.sent_at
+    if progress.trouble and now_s - progress.trouble_since > _TROUBLE_S:
+        since = duration(now_s - progress.trouble_since)
+        return f", {one_line(progress.trouble, _CAUSE_WIDTH)} for {since}, trying again"
     if paused_s > 1:
         cause = progress.pause_cause
         return f", waits {duration(paused_s)}" + (f" ({one_line(cause, _CAUSE_WIDTH)})" if cause else "")
     if progress.waits_for and progress.sent_at and silent_s > _SILENT_S:
         return f", nothing sent for {duration(silent_s)} (waits for the limit of {progress.waits_for})"
+    is_unanswered = progress.in_flight and progress.began_at and not progress.settled + progress.failed
+    if is_unanswered and now_s - progress.began_at > _UNANSWERED_S:
+        return ", nothing answered yet (a model that was just started is being loaded)"
     return ""

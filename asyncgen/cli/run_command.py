@@ -15,6 +15,7 @@ from asyncgen.cli.options import (
     out_option,
     output_options,
     retry_failed_option,
+    verbose_option,
     yes_option,
 )
 from asyncgen.cli.output import json_result
@@ -32,6 +33,7 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @limit_options
 @retry_failed_option
 @yes_option
+@verbose_option
 @output_options
 def run(file: Path | None, *, until: str, prompt: str | None, as_json: bool, **options: Any) -> int:
     """Generate, prepare, tune, and ask the tuned model: FILE, or the built-in campaign.

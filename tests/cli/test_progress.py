@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from asyncgen.cli import progress as shown_progress
-from asyncgen.cli.progress import block, line, shown
+from asyncgen.cli.progress import answer_lines, block, line, shown
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.session import used
-from asyncgen.run.records import Usage
+from asyncgen.run.records import Record, Usage
 from asyncgen.run.state import Spend
 
 
@@ -50,3 +50,53 @@ def test_money_is_told_where_there_is_a_price() -> None:
     spend = Spend(usage=Usage(prompt_tokens=1200, completion_tokens=34), cost_usd=0.25)
     assert used(spend, has_price=True) == "1,200 tokens in, 34 out, $0.2500"
     assert used(spend, has_price=False) == "1,200 tokens in, 34 out"
+
+
+def record(prompt: str = "small Hotel in Paris", completion: str = "Pay online.") -> Record:
+    return Record(
+        key="0" * 32,
+        index=0,
+        repeat=0,
+        variables={},
+        prompt=prompt,
+        completion=completion,
+        model="m",
+        finish_reason="stop",
+        usage=Usage(),
+        attempts=1,
+        check_failures=[],
+        latency_s=0.1,
+        created=0,
+    )
+
+
+def test_no_time_left_is_guessed_before_enough_is_known() -> None:
+    progress = Progress(requests=100, began_at=100.0)
+    progress.per_second(100.0)
+    progress.settled = 4
+    assert "about" not in line(progress, 110.0)
+    progress.settled = 20
+    assert "about" not in line(progress, 101.0)
+    assert "about 40 s" in line(progress, 110.0)
+
+
+def test_a_lost_connection_is_told_at_once_with_how_long_it_lasts() -> None:
+    progress = Progress(requests=10, began_at=100.0)
+    progress.note_trouble("no connection to 127.0.0.1:9803", 110.0)
+    progress.note_trouble("no connection to 127.0.0.1:9803", 118.0)
+    assert "no connection to 127.0.0.1:9803 for 12 s, trying again" in line(progress, 122.0)
+
+
+def test_a_silent_start_says_what_it_waits_for() -> None:
+    progress = Progress(requests=10, began_at=100.0, sent=4)
+    assert "nothing answered yet" not in line(progress, 103.0)
+    assert "nothing answered yet" in line(progress, 106.0)
+    progress.settled = 1
+    assert "nothing answered yet" not in line(progress, 107.0)
+
+
+def test_the_latest_answer_is_shown_under_its_row_within_the_width() -> None:
+    lines = answer_lines(record(completion="word " * 200), 60)
+    assert lines[0] == "small Hotel in Paris"
+    assert 1 < len(lines) <= 4
+    assert all(len(text) <= 60 for text in lines)

@@ -30,7 +30,7 @@ def display(*history: Event) -> TrainingDisplay:
 def test_the_line_has_state_step_loss_curve_and_times() -> None:
     shown_line = display(metrics(1, 3.0), metrics(2, 2.0), metrics(3, 1.0))
     shown_line.seen(job(estimated_finish=NOW + 61))
-    assert shown_line.line() == "running  step 3 of 40  loss 1 █▅▁  2 min 10 s, about 1 min 01 s left"
+    assert shown_line.line() == "running  step 3 of 40  2 min 10 s, about 1 min 01 s left  loss 1  █▅▁"
 
 
 def test_there_is_no_line_before_the_first_answer_and_little_before_the_first_step() -> None:
@@ -65,7 +65,7 @@ def test_a_long_training_keeps_a_bounded_memory() -> None:
     watcher = display(*(metrics(step, 1.0) for step in range(5000)))
     assert len(watcher._losses) <= 2001
     watcher.seen(job())
-    assert "step 4999 of 40" in watcher.line()
+    assert "step 4,999 of 40" in watcher.line()
 
 
 def test_off_a_terminal_the_display_ends_with_its_block() -> None:
@@ -74,3 +74,30 @@ def test_off_a_terminal_the_display_ends_with_its_block() -> None:
             await asyncio.sleep(0)
 
     asyncio.run(scenario())
+
+
+def test_steps_stay_in_the_live_line_and_epochs_checkpoints_and_warnings_stay_on_the_screen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    watcher = display()
+    watcher.told(metrics(1, 3.0))
+    for number, (message, level) in enumerate(
+        [("Epoch 1 of 3 done", "info"), ("Checkpoint created at step 19", "info"), ("frozen layers: 10 %", "info"),
+         ("a sample was cut", "warn")]
+    ):  # fmt: skip
+        watcher.told(Event(job="j", id=f"x{number}", created_at=NOW, message=message, level=level))
+    err = capsys.readouterr().err
+    assert "Epoch 1 of 3" in err
+    assert "Checkpoint created" in err
+    assert "warn: a sample was cut" in err
+    assert "Step 1" not in err
+    assert "frozen layers" not in err
+
+
+def test_the_time_left_is_never_cut_off_by_the_drawing() -> None:
+    watcher = display(*(metrics(step, 4.421) for step in range(440)))
+    watcher.seen(job(estimated_finish=NOW + 61))
+    for width in range(60, 200):
+        line = watcher.line(width)
+        assert "about 1 min 01 s left" in line
+        assert len(line) <= width

@@ -143,6 +143,7 @@ class Admission:
         """An answer came, after none or after errors."""
         self._pause.succeeded()
         self._breaker.succeeded()
+        self._progress.trouble = ""
         self._is_in_doubt = self._pause.left_s(asyncio.get_running_loop().time()) > 0
 
     def _erred(self, ticket: Ticket, error: AttemptError) -> bool:
@@ -162,6 +163,7 @@ class Admission:
                 self._rates.tokens.refused()
             return self._pause.is_hopeless(now)
         if error.kind is ErrorClass.RETRY and error.type != "empty":
+            self._progress.note_trouble(error.message or error.type, now)
             if error.type == "timeout":
                 self._limit.congested(ticket.number, self._progress.sent)
             elif error.type in _BROKEN:

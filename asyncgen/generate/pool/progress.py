@@ -13,6 +13,7 @@ from asyncgen.run.records import Record
 
 _RECENT_S = 10.0
 _MOST_REASONS = 50
+_ENOUGH_ROWS = 5  # before that a time left would be a wild guess
 _WHOLE = frozenset({"stop", "tool_calls", ""})  # finish reasons of answers that are not cut off
 _CUT_OFF = "is cut off at the token limit"
 
@@ -34,6 +35,10 @@ class Progress:
         pause_cause: why, for people.
         sent_at: seconds of the loop's clock at which the last request went; 0 before the first.
         waits_for: the limits that requests wait for now; "" where none does.
+        began_at: seconds of the loop's clock at which sending began; 0 where that is not known.
+        trouble: what the last attempts failed for, and are made again; "" once an answer came.
+        trouble_since: seconds of the loop's clock.
+        latest: the last answer that was settled.
         retries: of them, such that a row had been tried before.
         rate_limited: calls that the server refused for the rate or its load.
         maybe_paid_twice: rows sent again though the provider may have charged for the call before.
@@ -57,6 +62,10 @@ class Progress:
     pause_cause: str = ""
     sent_at: float = 0.0
     waits_for: str = ""
+    began_at: float = 0.0
+    trouble: str = ""
+    trouble_since: float = 0.0
+    latest: Record | None = None
     retries: int = 0
     rate_limited: int = 0
     maybe_paid_twice: int = 0
@@ -82,6 +91,7 @@ class Progress:
 
     def count_answer(self, record: Record) -> None:
         """An answer was settled."""
+        self.latest = record
         if not record.check_failures and record.finish_reason in _WHOLE:
             self.usable += 1
             return
@@ -107,6 +117,11 @@ class Progress:
         if error.remedy:
             self.remedies[reason] = error.remedy
 
+    def note_trouble(self, cause: str, now_s: float) -> None:
+        """An attempt failed, and is made again."""
+        self.trouble_since = self.trouble_since if self.trouble else now_s
+        self.trouble = cause
+
     def are_useless(self, count: int) -> bool:
         """Did the first answers, so many of them, all fail their checks?"""
         return self.check_failures >= count and not self.usable
@@ -121,5 +136,6 @@ class Progress:
         return (finished - before) / (now_s - began_s) if now_s > began_s else 0.0
 
     def eta_s(self, per_second: float) -> float | None:
-        """Seconds until the end at this rate; None when nothing moves."""
-        return self.left / per_second if per_second > 0 else None
+        """Seconds until the end at this rate; None when nothing moves, or too little is known for a guess."""
+        is_early = self.settled + self.failed < min(_ENOUGH_ROWS, self.requests)
+        return None if is_early or per_second <= 0 else self.left / per_second
