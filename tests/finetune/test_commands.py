@@ -194,9 +194,9 @@ def test_follow_tells_each_event_once_over_several_commands(
 ) -> None:
     create(asyncgen, training_file, "--no-follow")
     provider.script = succeeding(provider)
-    first = asyncgen("finetune", "follow")
-    again = asyncgen("finetune", "follow", "ftjob-2")
-    by_run = asyncgen("finetune", "follow", "runs/train")
+    first = asyncgen("finetune", "follow", "--verbose")
+    again = asyncgen("finetune", "follow", "ftjob-2", "--verbose")
+    by_run = asyncgen("finetune", "follow", "runs/train", "--verbose")
     assert first.returncode == again.returncode == by_run.returncode == 0
     assert "Step 1/2" in first.stderr
     assert "Step 1/2" not in again.stderr + by_run.stderr
