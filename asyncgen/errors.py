@@ -12,11 +12,15 @@
 A failed request is not here: it is data (`records.Failure`). A bug is not here either: it is a crash.
 This module knows nothing of who raises what; the command line prints `what`, `cause` and `help_text`
 and exits with `exit_code`.
+
+The valid name that was probably meant, for messages about a wrong one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 class AsyncgenError(Exception):
@@ -117,3 +121,8 @@ class RunInUseError(AsyncgenError):
 
     exit_code = 7
     code = "in_use"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The valid name most like `name`, or None when none is like it."""
+    return next(iter(get_close_matches(name, list(names), 1)), None)

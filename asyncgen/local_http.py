@@ -1,4 +1,8 @@
-"""What every HTTP server that asyncgen runs on the user's machine has in common: who may ask, listening, JSON.
+"""Is a host this machine? One answer for addresses that are asked and for addresses that are listened on.
+
+Leaves resolving to nobody: only the literal forms count, for a name that resolves to this machine may move.
+
+What every HTTP server that asyncgen runs on the user's machine has in common: who may ask, listening, JSON.
 
 A page of any site can make its reader's browser send requests to this machine, directly or by a name of its own that
 it lets resolve to 127.0.0.1 (DNS rebinding). `RequestGuard` tells such requests from those of programs, which send
@@ -9,6 +13,7 @@ before it. Keys, cookies, routes and the form of an error are left to each serve
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +22,28 @@ import msgspec
 from aiohttp import web
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.loopback import is_address, is_loopback_host
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether only this machine is reached there.
+
+    Args:
+        host: a name or an address, without port and brackets, in any case.
+    """
+    if not is_address(host):
+        return host.lower() == "localhost"
+    address = ipaddress.ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback  # Python 3.11 does not look into mapped ones
+
+
+def is_address(host: str) -> bool:
+    """Whether it is a literal address, IPv4 or IPv6, without brackets."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
 
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(rf"(?:https?|[a-z][a-z0-9+.-]*)://{_AUTHORITY.pattern}", re.IGNORECASE)

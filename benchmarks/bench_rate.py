@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from measure import asyncgen_generate, fake_server, last_json, run, stats
 
-from asyncgen.generate.pool.rate import Rates
+from asyncgen.generate.pool.rate import RequestRates
 
 _WORKERS = 200
 _RPM, _BUCKET, _REQUESTS, _LATENCY_S = 600, 10, 162, 1.0
@@ -28,7 +28,7 @@ _RPM, _BUCKET, _REQUESTS, _LATENCY_S = 600, 10, 162, 1.0
 
 async def starts(per_second: float, seconds: float) -> tuple[list[float], float]:
     """When requests start, asked for by more workers than there is rate for; and the burst."""
-    rates, loop = Rates(per_second * 60, None, None), asyncio.get_running_loop()
+    rates, loop = RequestRates(per_second * 60, None, None), asyncio.get_running_loop()
     times: list[float] = []
     todo = iter(range(round(rates.requests.burst + per_second * seconds)))
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen import text_lines
+from asyncgen import text_files as text_lines
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.text_lines import text_lines as read
+from asyncgen.text_files import text_lines as read
 
 
 def write(folder: Path, content: bytes) -> Path:

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncgen.generate.plan.plan import Place, Plan, make_plan, tuners_within_reach
+from asyncgen.generate.plan.plan import Plan, PlanTarget, make_plan, tuners_within_reach
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.generate.session import RUNS
 from asyncgen.job.of_run import OpenedJob, open_named_job
 from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Choice
+from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunDirectory
 
 
@@ -28,8 +28,8 @@ class LoadedJob:
     """
 
     opened: OpenedJob
-    generation: Choice
-    tuning: Choice
+    generation: ProviderChoice
+    tuning: ProviderChoice
     where: Where
 
     @property
@@ -100,7 +100,7 @@ def plan(job: LoadedJob | str | os.PathLike[str], *, out: str | os.PathLike[str]
     opened = loaded.opened
     there = rows_there(RunDirectory(Path(out) if out is not None else RUNS / loaded.name), opened.grid)
     generation = loaded.generation.profile
-    place = Place(
+    place = PlanTarget(
         generation,
         named_address(generation, loaded.where),
         opened.model,

@@ -15,8 +15,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from asyncgen.errors import UsageError
-from asyncgen.nearest import nearest
+from asyncgen.errors import UsageError, nearest
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, is_job_file
 from asyncgen.run.state import JobState
 

@@ -24,19 +24,18 @@ from typing import Any
 import msgspec
 
 from asyncgen.cli.output import say
-from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError
+from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError, nearest
 from asyncgen.finetune.api import AbsentError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
 from asyncgen.finetune.json_calls import JsonCalls
 from asyncgen.finetune.open_tuner import open_calls
-from asyncgen.finetune.openai_shape import Page
+from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
-from asyncgen.nearest import nearest
 from asyncgen.providers.choose import AUTO, Where, choose_generation, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.prices import Price
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Choice
+from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.terminal import clean, money
 
@@ -130,7 +129,7 @@ class Question:
     """
 
     models: tuple[str, ...]
-    choice: Choice
+    choice: ProviderChoice
     where: Where
     form: PromptForm
 
@@ -240,7 +239,7 @@ async def _with_models(calls: JsonCalls, endpoint: Endpoint, model: str, error: 
         return error
     help_text = error.help_text
     with suppress(AsyncgenError):
-        page = await calls.get("/models", Page[dict[str, Any]], "list the models")
+        page = await calls.get("/models", JobPage[dict[str, Any]], "list the models")
         names = [str(each.get("id")) for each in page.data]
         near = nearest(model, names)
         listed = ", ".join(names[:_MODELS_SHOWN]) + (", ..." if len(names) > _MODELS_SHOWN else "")

@@ -15,7 +15,7 @@ from asyncgen.cli.options import api_key_file_option, base_url_option, output_op
 from asyncgen.cli.output import confirm, json_result, result, say, table
 from asyncgen.errors import UsageError
 from asyncgen.providers.choose import Where, named_profile, open_endpoint
-from asyncgen.providers.profiles import LOCAL, Choice
+from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, open_run
 from asyncgen.terminal import local_time
 
@@ -191,6 +191,6 @@ async def _api(noted: BatchState, where: Where) -> AsyncIterator[BatchApi]:
 
     if not where.addresses and noted.provider != LOCAL:  # this machine's own server has another address each time
         where = replace(where, base_url=noted.base_url)
-    choice = Choice(named_profile(noted.provider), "the run's batch is there")
+    choice = ProviderChoice(named_profile(noted.provider), "the run's batch is there")
     async with open_endpoint(choice, where, noted.model, say) as endpoint, open_client(endpoint) as client:
         yield BatchApi(client)

@@ -23,10 +23,9 @@ from typing import Any, Literal
 import aiohttp
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError
+from asyncgen.errors import AsyncgenError, nearest
 from asyncgen.generate.http.client import open_session
 from asyncgen.json_text import NotJsonError, decode_loosely
-from asyncgen.nearest import nearest
 from asyncgen.providers.endpoint import Endpoint, is_loopback, near_address, redacted
 from asyncgen.providers.network import (
     CERTIFICATES_HELP,

@@ -48,7 +48,7 @@ from asyncgen.terminal import local_time
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner
     from asyncgen.finetune.session import Tuned
-    from asyncgen.finetune.source import Source
+    from asyncgen.finetune.source import TuningSource
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -166,7 +166,7 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     return tuned.exit_code
 
 
-def _wanted(found: Source, options: dict[str, Any]) -> Any:
+def _wanted(found: TuningSource, options: dict[str, Any]) -> Any:
     from asyncgen.finetune.session import WantedTuning  # noqa: PLC0415 - imports the SDK
 
     settings = found.settings

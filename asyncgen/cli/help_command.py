@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from asyncgen.cli.output import result
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, nearest
 from asyncgen.job.reference import reference
-from asyncgen.nearest import nearest
 
 _JOB = "job"
 

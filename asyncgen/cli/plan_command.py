@@ -21,7 +21,7 @@ from asyncgen.cli.options import (
 )
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.plan_lines import break_even_lines, plan_lines
-from asyncgen.generate.plan.plan import Place, compare_with_tuning, make_plan, plan_as_json, tuners_within_reach
+from asyncgen.generate.plan.plan import PlanTarget, compare_with_tuning, make_plan, plan_as_json, tuners_within_reach
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
 from asyncgen.job.of_run import open_named_job
@@ -63,7 +63,7 @@ def plan(
     opened, generation, tuning = open_named_job(job, flags, finetune_provider=finetune_provider)
     prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
     there = rows_there(RunDirectory(out or Path("runs", opened.job.name)), opened.grid)
-    place = Place(
+    place = PlanTarget(
         generation.profile,
         named_address(generation.profile, flags),
         opened.model,

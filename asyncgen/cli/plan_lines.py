@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from asyncgen.generate.plan.costs import BreakEven
-from asyncgen.generate.plan.plan import Plan, Prompt
+from asyncgen.generate.plan.plan import Plan, PlannedPrompt
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.plan.training import Training
 from asyncgen.providers.prices import FREE
@@ -81,7 +81,7 @@ def _labelled(label: str, lines: list[str]) -> Iterator[str]:
         yield f"{'' if number else label:{_LABEL}}{line}"
 
 
-def _prompt_lines(label: str, prompt: Prompt) -> Iterator[str]:
+def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
     yield f"{label}; the tuned model will be given: {_shortened(prompt.short)}"
     for message in prompt.body["messages"]:
         first, *rest = _shortened(_words_of(message)).strip().splitlines() or [""]

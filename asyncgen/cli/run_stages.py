@@ -28,7 +28,7 @@ from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.choose import Where, named_profile, open_endpoint
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Choice, Profile
+from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.run.directory import RunDirectory, open_run
 
 # The built-in campaign's model is asked for stores of a sector and a city that it never met.
@@ -116,7 +116,7 @@ class RunPipeline:
     def _finetune(self) -> int:
         source = find_source(self._run.path, None, None, self._tuning_where(job_of_run(self._run)), None)
         wanted = WantedTuning(
-            choice=Choice(source.choice.profile, "who tunes, by the run's job"),
+            choice=ProviderChoice(source.choice.profile, "who tunes, by the run's job"),
             where=source.where,
             order=source.order(source.settings),
             dataset=source.dataset,
@@ -147,7 +147,7 @@ class RunPipeline:
         form = form_of(dataset)
         limit = answer_limit(profile, form, _ANSWER_TOKENS)
         asking = Asking(self._tuned_model, form, {"temperature": 0, **limit})
-        choice = Choice(profile, "it tuned the model")
+        choice = ProviderChoice(profile, "it tuned the model")
         where = self._tuning_where(opened)
         async with open_endpoint(choice, where, self._tuned_model, say) as endpoint, open_calls(endpoint) as calls:
             return await ask(calls, asking, prompt)

@@ -32,8 +32,8 @@ from asyncgen.run.directory import RunDirectory
 if TYPE_CHECKING:
     from asyncgen.providers.choose import Where
     from asyncgen.providers.endpoint import Endpoint
-    from asyncgen.providers.profiles import Choice
-    from asyncgen.view.access import Access
+    from asyncgen.providers.profiles import ProviderChoice
+    from asyncgen.view.access import PageAccess
     from asyncgen.view.playground import OpenEndpoint
     from asyncgen.view.runs import Runs
 
@@ -71,7 +71,7 @@ def view(
     playground asks whoever made or tuned the run, unless --provider or --base-url names another server.
     """
     from asyncgen.providers.choose import Where  # noqa: PLC0415 - the command line comes up without it
-    from asyncgen.view.access import Access, SeenAt  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.view.access import PageAccess, SeenAt  # noqa: PLC0415 - imports aiohttp
     from asyncgen.view.runs import Runs  # noqa: PLC0415 - with it
 
     if export_to is not None:
@@ -82,7 +82,7 @@ def view(
         result(str(page))
         return 0
     directory = _named(run)
-    access = Access(SeenAt.of(as_seen_at) if as_seen_at else None)
+    access = PageAccess(SeenAt.of(as_seen_at) if as_seen_at else None)
     return run_loop(_serve(Runs(RUNS, directory), access, _opening(Where(**where)), port, opens=not no_browser))
 
 
@@ -96,7 +96,7 @@ def _named(run: Path | None) -> RunDirectory | None:
         return None
 
 
-async def _serve(runs: Runs, access: Access, open_endpoint: OpenEndpoint, port: int | None, *, opens: bool) -> int:
+async def _serve(runs: Runs, access: PageAccess, open_endpoint: OpenEndpoint, port: int | None, *, opens: bool) -> int:
     from asyncgen.view.server import serve_view  # noqa: PLC0415 - imports aiohttp
 
     def started(link: str) -> None:
@@ -121,9 +121,9 @@ def _opening(where: Where) -> OpenEndpoint:
     return open_for
 
 
-def _place_of(directory: RunDirectory, model: str, where: Where) -> tuple[Choice, Where]:
+def _place_of(directory: RunDirectory, model: str, where: Where) -> tuple[ProviderChoice, Where]:
     from asyncgen.providers.choose import Where, choose_generation, named_profile  # noqa: PLC0415 - as above
-    from asyncgen.providers.profiles import Choice  # noqa: PLC0415 - as above
+    from asyncgen.providers.profiles import ProviderChoice  # noqa: PLC0415 - as above
 
     if where.provider or where.addresses:
         return choose_generation(where), where
@@ -131,9 +131,9 @@ def _place_of(directory: RunDirectory, model: str, where: Where) -> tuple[Choice
     for job in reversed(state.finetuning):
         if model in (job.tuned_model, job.model):
             profile = named_profile(job.provider)
-            return Choice(profile, "the run's job is there"), Where(
+            return ProviderChoice(profile, "the run's job is there"), Where(
                 base_url=job.base_url or None, api_key_file=where.api_key_file
             )
     if model == state.job.model and state.job.generation_provider:
-        return Choice(named_profile(state.job.generation_provider), "it answered the run"), where
+        return ProviderChoice(named_profile(state.job.generation_provider), "it answered the run"), where
     return choose_generation(where), where

@@ -25,7 +25,7 @@ from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
 from asyncgen.providers.profiles import Finetuning
-from asyncgen.text_lines import BYTE_ORDER_MARK, open_input
+from asyncgen.text_files import BYTE_ORDER_MARK, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from asyncgen.job.requests import RequestGrid
     from asyncgen.providers.prices import PriceList
     from asyncgen.providers.profiles import Profile
-    from asyncgen.run.directory import Run, RunDirectory
+    from asyncgen.run.directory import RunDirectory, RunWriter
     from asyncgen.run.state import DatasetFile, RunState
 
 _NAMED = 5  # values that a warning names
@@ -78,7 +78,7 @@ class Prepared:
 
 
 def prepare_run(
-    run: Run,
+    run: RunWriter,
     job: Job,
     grid: RequestGrid,
     *,
@@ -159,7 +159,7 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
 class _Work:
     """What is prepared, by which rules."""
 
-    run: Run
+    run: RunWriter
     job: Job
     grid: RequestGrid
     provider: Profile

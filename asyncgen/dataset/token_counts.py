@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from asyncgen.tokens import estimate_text
+from asyncgen.providers.tokens import estimate_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.sides import DROPPED, HELD_OUT, TRAIN, VALIDATION
 from asyncgen.run.state import DatasetFile
 from asyncgen.run.whole_file import replacing_together
-from asyncgen.text_lines import BYTE_ORDER_MARK
+from asyncgen.text_files import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

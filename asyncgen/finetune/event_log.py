@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 _decode_event = decoder(Event)
 _encode = msgspec.json.Encoder().encode
@@ -65,7 +65,7 @@ class RunLog:
         job_id: one of the run's jobs.
     """
 
-    def __init__(self, run: Run, file: LineFile, job_id: str) -> None:
+    def __init__(self, run: RunWriter, file: LineFile, job_id: str) -> None:
         self._run = run
         self._file = file
         self._job_id = job_id
@@ -87,7 +87,7 @@ class RunLog:
 
 
 @contextmanager
-def open_run_log(run: Run, job_id: str) -> Iterator[RunLog]:
+def open_run_log(run: RunWriter, job_id: str) -> Iterator[RunLog]:
     """The log of one of the run's jobs; on the disk for good when the block ends.
 
     Raises:

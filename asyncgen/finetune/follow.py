@@ -40,7 +40,7 @@ class TrainingWatcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class FollowPace:
     """How often the provider is asked.
 
     Attributes:
@@ -58,7 +58,13 @@ class Pace:
 
 
 async def follow(
-    jobs: JobApi, job_id: str, log: EventLog, watcher: TrainingWatcher, *, stop: asyncio.Event, pace: Pace | None = None
+    jobs: JobApi,
+    job_id: str,
+    log: EventLog,
+    watcher: TrainingWatcher,
+    *,
+    stop: asyncio.Event,
+    pace: FollowPace | None = None,
 ) -> TuningJob | None:
     """Follow the job until it ends, or until `stop` is set.
 
@@ -75,7 +81,7 @@ async def follow(
         AbsentError, AuthError, QuotaError, AsyncgenError: the provider will not answer later either.
         DiskError: the log could not be written.
     """
-    following = _Following(jobs, job_id, log, watcher, pace or Pace())
+    following = _Following(jobs, job_id, log, watcher, pace or FollowPace())
     return await _unless(stop, following.to_the_end()) or following.last
 
 
@@ -87,7 +93,7 @@ async def all_events(jobs: JobApi, job_id: str) -> list[Event]:
 class _Following:
     """One job being followed."""
 
-    def __init__(self, jobs: JobApi, job_id: str, log: EventLog, watcher: TrainingWatcher, pace: Pace) -> None:
+    def __init__(self, jobs: JobApi, job_id: str, log: EventLog, watcher: TrainingWatcher, pace: FollowPace) -> None:
         self._jobs = jobs
         self._job_id = job_id
         self._log = log

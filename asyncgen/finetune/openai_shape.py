@@ -99,7 +99,7 @@ class _Model(msgspec.Struct, kw_only=True):
     shutdown_date: str | None = None
 
 
-class Page(msgspec.Struct, Generic[Item], kw_only=True):
+class JobPage(msgspec.Struct, Generic[Item], kw_only=True):
     """One page of a list."""
 
     data: list[Item]
@@ -154,7 +154,7 @@ class OpenaiJobs:
     async def events(self, job_id: str, after: str | None) -> EventPage:
         query = {"limit": _PAGE, **({"after": after} if after else {})}
         doing = f"list the events of {job_id}"
-        page = await self._calls.get(f"{_path(job_id)}/events", Page[_Event], doing, query)
+        page = await self._calls.get(f"{_path(job_id)}/events", JobPage[_Event], doing, query)
         return EventPage(tuple(_event(job_id, event) for event in page.data), page.has_more)
 
     async def checkpoints(self, job_id: str) -> list[Checkpoint]:
@@ -211,7 +211,7 @@ async def paged(calls: JsonCalls, path: str, doing: str, query: dict[str, Any]) 
     after: dict[str, str] = {}
     seen: set[str] = set()
     for _ in range(_MOST_PAGES):
-        page = await calls.get(path, Page[dict[str, Any]], doing, {**query, **after})
+        page = await calls.get(path, JobPage[dict[str, Any]], doing, {**query, **after})
         fresh = [item for item in page.data if str(item.get("id")) not in seen]
         for item in fresh:
             yield item

@@ -24,7 +24,7 @@ from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.complete import taught_form
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.event_log import open_run_log
-from asyncgen.finetune.follow import Pace, TrainingWatcher, follow
+from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow
 from asyncgen.finetune.open_tuner import open_tuner
 from asyncgen.finetune.words import (
     Extent,
@@ -43,7 +43,7 @@ from asyncgen.providers.choose import Where, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
 from asyncgen.providers.prices import is_at_home
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Choice, Profile
+from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.providers.shutdowns import shutdown_date
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from asyncgen.finetune.api import Event, Tuner, TuningJob
     from asyncgen.finetune.event_log import EventLog
     from asyncgen.finetune.order import JobOrder
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 _SHORT_LIFE_DAYS = 90
 _FINDINGS_SHOWN = 20
@@ -83,7 +83,7 @@ class WantedTuning:
         price_folder: where the user's prices stand beside those of the configuration; None for nowhere.
     """
 
-    choice: Choice
+    choice: ProviderChoice
     where: Where
     order: JobOrder
     dataset: Dataset
@@ -107,7 +107,7 @@ class Tuned:
     exit_code: int
 
 
-async def tune(run: Run, wanted: WantedTuning, observer: TuningObserver, *, following: bool = True) -> Tuned:
+async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *, following: bool = True) -> Tuned:
     """Create the wanted job, or find it, and follow it to its end.
 
     Args:
@@ -145,7 +145,7 @@ async def tune(run: Run, wanted: WantedTuning, observer: TuningObserver, *, foll
         return _end(tuner, job or created.job, created.how, observer, interrupt)
 
 
-def _say_stopped(run: Run, before: AbstractSet[str | None], observer: Observer) -> None:
+def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Observer) -> None:
     """Say what a signal cut short; the job may have been created in the last moment."""
     for noted in run.state.finetuning:
         if noted.job_id and noted.job_id not in before:
@@ -153,7 +153,9 @@ def _say_stopped(run: Run, before: AbstractSet[str | None], observer: Observer) 
     observer.say("stopped; the same command goes on from here")
 
 
-async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog, observer: TuningObserver) -> Tuned:
+async def follow_job(
+    choice: ProviderChoice, where: Where, job_id: str, log: EventLog, observer: TuningObserver
+) -> Tuned:
     """Follow a job that exists.
 
     Raises:
@@ -168,9 +170,9 @@ async def follow_job(choice: Choice, where: Where, job_id: str, log: EventLog, o
         return _end(tuner, job, None, observer, interrupt)
 
 
-def pace_of(base_url: str) -> Pace:
+def pace_of(base_url: str) -> FollowPace:
     """How often to ask: this machine several times a second, others more seldom the less happens."""
-    return Pace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else Pace()
+    return FollowPace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else FollowPace()
 
 
 def _checked(wanted: WantedTuning, observer: Observer) -> Extent:
@@ -253,7 +255,7 @@ async def _say_lifetime(tuner: Tuner, model: str, observer: Observer) -> None:
 
 
 async def _created(
-    tuner: Tuner, run: Run, wanted: WantedTuning, observer: TuningObserver, interrupt: Interrupt
+    tuner: Tuner, run: RunWriter, wanted: WantedTuning, observer: TuningObserver, interrupt: Interrupt
 ) -> Created | None:
     with observer.uploading() as on_upload:
         work = create(tuner, run, wanted.order, wanted.dataset, another=wanted.another, on_upload=on_upload)
@@ -277,7 +279,7 @@ async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, observer: Ob
 
 
 async def _followed(
-    tuner: Tuner, job_id: str, log: EventLog, observer: TuningObserver, interrupt: Interrupt, pace: Pace
+    tuner: Tuner, job_id: str, log: EventLog, observer: TuningObserver, interrupt: Interrupt, pace: FollowPace
 ) -> TuningJob | None:
     async with observer.watching_training(log.history) as watcher:
         return await follow(tuner.jobs, job_id, log, watcher, stop=interrupt.stop, pace=pace)

@@ -16,12 +16,12 @@ from asyncgen.finetune.target import RUNS
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, named_profile, own_local_model
-from asyncgen.providers.profiles import Choice
+from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TuningSource:
     """A dataset and all that is known of the job to be made of it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Source:
     new_run_name: str | None
     dataset: Dataset
     settings: FinetuneSettings
-    choice: Choice
+    choice: ProviderChoice
     where: Where
     model: str
     price_folder: Path | None = None
@@ -55,7 +55,7 @@ class Source:
 
 def find_source(
     argument: Path | None, validation: Path | None, out: Path | None, where: Where, model: str | None
-) -> Source:
+) -> TuningSource:
     """What the argument means.
 
     Args:
@@ -75,7 +75,7 @@ def find_source(
         raise UsageError(f"there is no run and no file at {argument}", help_text="asyncgen prepare   (makes a dataset)")
     choice = _for_file(where)
     inside = argument.parent if (argument.parent / STATE_NAME).exists() and out is None else None
-    return Source(
+    return TuningSource(
         run=inside or out or RUNS / argument.stem,
         new_run_name=None if inside else argument.stem,
         dataset=Dataset(argument, validation),
@@ -86,19 +86,19 @@ def find_source(
     )
 
 
-def _of_run(directory: RunDirectory, where: Where, model: str | None) -> Source:
+def _of_run(directory: RunDirectory, where: Where, model: str | None) -> TuningSource:
     dataset = _dataset_of(directory)
     if not directory.job.exists():
         settings, choice, folder = FinetuneSettings(), _for_file(where), None
     else:
         opened = job_of_run(directory)
-        generation = Choice(
+        generation = ProviderChoice(
             named_profile(opened.generation, opened.file.profiles), "the run's rows were asked for there"
         )
         choice = _for_run(where, opened)
         settings = opened.file.job(generation.profile.name, choice.profile.name).finetune
         folder = opened.file.folder
-    return Source(
+    return TuningSource(
         run=directory.path,
         new_run_name=None,
         dataset=dataset,
@@ -120,23 +120,23 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
     return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
 
 
-def _for_run(where: Where, opened: OpenedJob) -> Choice:
+def _for_run(where: Where, opened: OpenedJob) -> ProviderChoice:
     """Who tunes a run: the flags, else the job file, else as was chosen when the run began."""
     profiles = opened.file.profiles
     if where.provider or where.addresses:
         return choose_tuner(where, os.environ, profiles)
     if opened.file.tuning_provider != AUTO:
-        return Choice(named_profile(opened.file.tuning_provider, profiles), "named in the job file")
-    return Choice(named_profile(opened.tuning, profiles), "chosen when the run began")
+        return ProviderChoice(named_profile(opened.file.tuning_provider, profiles), "named in the job file")
+    return ProviderChoice(named_profile(opened.tuning, profiles), "chosen when the run began")
 
 
-def _for_file(where: Where) -> Choice:
+def _for_file(where: Where) -> ProviderChoice:
     """Who tunes a file: the flags, else the provider with a key if it tunes for new customers, else this machine."""
     choice = choose_tuner(where)
     return choice if where.provider or where.addresses else choose_tuning(choice)
 
 
-def _model(choice: Choice, named: str | None) -> str:
+def _model(choice: ProviderChoice, named: str | None) -> str:
     finetuning = choice.profile.finetuning
     own = own_local_model(choice.profile, os.environ)
     model = named or own or (finetuning.default_model if finetuning else None)

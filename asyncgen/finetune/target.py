@@ -16,7 +16,7 @@ from asyncgen.errors import RunInUseError, UsageError
 from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.uploads import newest_job, noted_job
 from asyncgen.providers.choose import Where, choose_tuner, is_same_place, named_profile
-from asyncgen.providers.profiles import Choice
+from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Target:
 
     job_id: str
     run: RunDirectory | None
-    choice: Choice
+    choice: ProviderChoice
     where: Where
 
 
@@ -70,10 +70,10 @@ def find_target(argument: str | None, where: Where, environment: Mapping[str, st
     return Target(argument, found[0], *_noted_place(found[1], where))
 
 
-def _noted_place(noted: FinetuningState, where: Where) -> tuple[Choice, Where]:
+def _noted_place(noted: FinetuningState, where: Where) -> tuple[ProviderChoice, Where]:
     if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
-    return Choice(named_profile(noted.provider), "the run's job is there"), replace(
+    return ProviderChoice(named_profile(noted.provider), "the run's job is there"), replace(
         where, base_url=noted.base_url or None
     )
 

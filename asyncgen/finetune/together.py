@@ -19,7 +19,7 @@ import msgspec
 
 from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, StoredFile, TuningJob
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
-from asyncgen.finetune.openai_shape import OpenaiFiles, Page
+from asyncgen.finetune.openai_shape import JobPage, OpenaiFiles
 from asyncgen.providers.openai_client import sending
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class TogetherJobs:
         return self._job(await self._calls.get(_path(job_id), dict[str, Any], f"look up the job {job_id}"))
 
     async def all(self) -> AsyncIterator[TuningJob]:
-        page = await self._calls.get(_JOBS, Page[dict[str, Any]], "list the fine-tuning jobs")
+        page = await self._calls.get(_JOBS, JobPage[dict[str, Any]], "list the fine-tuning jobs")
         jobs = [self._job(raw) for raw in page.data]
         for job in sorted(jobs, key=lambda job: job.created, reverse=True):
             yield job
@@ -122,13 +122,13 @@ class TogetherJobs:
         if after is not None:
             return EventPage((), has_more=False)
         doing = f"list the events of {job_id}"
-        page = await self._calls.get(f"{_path(job_id)}/events", Page[_Event], doing)
+        page = await self._calls.get(f"{_path(job_id)}/events", JobPage[_Event], doing)
         oldest_first = sorted(page.data, key=lambda event: _unix(event.created_at))
         return EventPage(tuple(_with_ids(job_id, oldest_first))[::-1], has_more=False)
 
     async def checkpoints(self, job_id: str) -> list[Checkpoint]:
         doing = f"list the checkpoints of {job_id}"
-        page = await self._calls.get(f"{_path(job_id)}/checkpoints", Page[_Checkpoint], doing)
+        page = await self._calls.get(f"{_path(job_id)}/checkpoints", JobPage[_Checkpoint], doing)
         return [
             Checkpoint(
                 id=f"{job_id}:{found.step}",

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import AbsentError, FileApi, OnProgress, Tuner, TuningJob
-from asyncgen.run.state import FinetuningState, RunState, Upload
+from asyncgen.run.state import FinetuningState, RunState, UploadState
 from asyncgen.run.whole_file import disk_error
 
 
@@ -51,7 +51,7 @@ def noted_file(state: RunState, provider: str, place: str, sha256: str) -> str |
     return None
 
 
-def with_upload(state: RunState, upload: Upload) -> RunState:
+def with_upload(state: RunState, upload: UploadState) -> RunState:
     """The state with an upload, which replaces an earlier one of the same bytes to the same place."""
     place = (upload.provider, upload.base_url, upload.sha256, upload.purpose)
     others = [old for old in state.uploads if (old.provider, old.base_url, old.sha256, old.purpose) != place]
@@ -166,7 +166,7 @@ async def upload_once(tuner: Tuner, notes: Notes, source: UploadSource, on_progr
     file_id = await _held(tuner, notes, source)
     if file_id is None:
         file_id = await tuner.files.upload(source.path, source.filename, on_progress)
-    upload = Upload(
+    upload = UploadState(
         provider=tuner.profile.name, base_url=tuner.place, sha256=source.sha256, file_id=file_id, purpose="fine-tune"
     )
     await asyncio.to_thread(notes.update, lambda state: with_upload(state, upload))

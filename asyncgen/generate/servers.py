@@ -17,7 +17,7 @@ from asyncgen.run.state import ServerState
 
 if TYPE_CHECKING:
     from asyncgen.generate.observer import Observer
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
     from asyncgen.run.state import RunState
 
 
@@ -26,7 +26,7 @@ def server_of(provider: str, base_url: str | None) -> ServerState:
     return ServerState(provider=provider, host=urlsplit(base_url or "").netloc)
 
 
-def consent_to_server(run: Run, server: ServerState, observer: Observer) -> None:
+def consent_to_server(run: RunWriter, server: ServerState, observer: Observer) -> None:
     """See that what the run holds may count as this server's, and note that it is asked.
 
     Args:
@@ -55,7 +55,7 @@ def consent_to_server(run: Run, server: ServerState, observer: Observer) -> None
         run.update(lambda state: msgspec.structs.replace(state, servers=[*state.servers, server]))
 
 
-def note_simulation(run: Run, server: ServerState) -> None:
+def note_simulation(run: RunWriter, server: ServerState) -> None:
     """Note of a server that was asked just now whether it makes its answers up; raises `DiskError`."""
     if not count_simulated(run.directory.records):
         return  # answers that an earlier simulation made up were set aside

@@ -38,8 +38,8 @@ from asyncgen.job.model import Limits
 from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
 from asyncgen.providers.choose import Where, named_address, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
-from asyncgen.providers.profiles import Choice
-from asyncgen.run.directory import Run, open_run
+from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.state import Spend
 from asyncgen.terminal import money
 
@@ -114,7 +114,7 @@ class Session:
         observer: is told, and interrupts.
     """
 
-    run: Run
+    run: RunWriter
     opened: OpenedJob
     endpoint: Endpoint
     journal: Journal
@@ -298,7 +298,7 @@ async def generate_rows(
 
 async def generate_opened(
     opened: OpenedJob,
-    generation: Choice,
+    generation: ProviderChoice,
     options: GenerateOptions,
     observer: Observer,
     *,
@@ -336,7 +336,7 @@ async def generate_opened(
         return generated
 
 
-def _set_rejected_aside(run: Run, observer: Observer) -> None:
+def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
     aside = set_rejected_aside(run)
     if aside.goes_on:
         observer.say(f"goes on with the rows whose rejected answers stand in {run.directory.replaced}")
@@ -353,7 +353,7 @@ def _engine_of(options: GenerateOptions) -> Engine:
     return BatchEngine()
 
 
-def _consent_to_stale(run: Run, opened: OpenedJob, observer: Observer) -> Stale:
+def _consent_to_stale(run: RunWriter, opened: OpenedJob, observer: Observer) -> Stale:
     """Ask before rows that were paid for are left behind."""
     stale = find_stale(run, opened.grid)
     if stale.more:
@@ -365,9 +365,9 @@ def _consent_to_stale(run: Run, opened: OpenedJob, observer: Observer) -> Stale:
 
 
 async def _generate(
-    run: Run,
+    run: RunWriter,
     opened: OpenedJob,
-    generation: Choice,
+    generation: ProviderChoice,
     options: GenerateOptions,
     observer: Observer,
     stale: Stale,
@@ -418,7 +418,7 @@ async def _generate(
     return Generated(run.directory.path, progress, result.outcome, cost_usd, estimate, stale.records, elapsed_s, code)
 
 
-def _consent_to_lost(run: Run, observer: Observer, lost: int) -> None:
+def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
     """Ask before rows are bought again whose answers are no longer in the file."""
     counted = run.state.spend.records
     what = f"{lost:,} of {counted:,} records that run.json counts are gone from {run.directory.records}"
@@ -450,12 +450,12 @@ def _consent_to_cost(
     return estimate
 
 
-def _note_twins(run: Run, twins: int) -> None:
+def _note_twins(run: RunWriter, twins: int) -> None:
     """Keep what the pass over all rows found, so that a finished run is known as such without another one."""
     run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
 
 
-def _counts(run: Run, opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
+def _counts(run: RunWriter, opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
     counts = journal.counts
     return Progress(
         requests=opened.grid.count,
@@ -465,7 +465,9 @@ def _counts(run: Run, opened: OpenedJob, journal: Journal, stale: Stale, *, retr
     )
 
 
-def _say_what_is_there(run: Run, progress: Progress, journal: Journal, observer: Observer, *, in_batch: bool) -> None:
+def _say_what_is_there(
+    run: RunWriter, progress: Progress, journal: Journal, observer: Observer, *, in_batch: bool
+) -> None:
     for path, size in journal.files.torn.items():
         kept = f"its {size:,} bytes are kept beside it, the row is asked again"
         observer.say(f"{path.name} ended in the middle of a line; {kept}")

@@ -20,7 +20,7 @@ from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.prices import BATCH, STANDARD, Price, tier_of
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import PROFILES, Choice, Profile
+from asyncgen.providers.profiles import PROFILES, Profile, ProviderChoice
 from asyncgen.run.records import Usage
 from asyncgen.run.state import RunState, Spend
 
@@ -86,7 +86,7 @@ class Spending:
         return open_budget(self.price, tier, max_cost_usd, spent_usd=spent_usd, in_flight_usd=in_flight_usd)
 
 
-def spending_of(opened: OpenedJob, generation: Choice, where: Where, *, in_batch: bool) -> Spending:
+def spending_of(opened: OpenedJob, generation: ProviderChoice, where: Where, *, in_batch: bool) -> Spending:
     """How the rows of a job are bought.
 
     Raises:

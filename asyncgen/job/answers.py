@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncgen.job.json_values import NoTextError, value_text
-from asyncgen.job.model import Answer, Job
+from asyncgen.job.model import AnswerSettings, Job
 from asyncgen.json_text import NotJsonError, decode_json
 
 JSON = "json"
@@ -76,7 +76,7 @@ class AnswerReader:
     """
 
     def __init__(
-        self, settings: Answer, schema: Mapping[str, Any] | bool | None = None, needed: Sequence[str] = ()
+        self, settings: AnswerSettings, schema: Mapping[str, Any] | bool | None = None, needed: Sequence[str] = ()
     ) -> None:
         self.reads_json = settings.format == "json"
         self._settings = settings
@@ -122,7 +122,7 @@ class AnswerReader:
         return AnswerItem(text, texts, turns), ()
 
 
-AS_TEXT = AnswerReader(Answer())
+AS_TEXT = AnswerReader(AnswerSettings())
 
 
 def conversation(value: Any) -> list[dict[str, Any]] | None:

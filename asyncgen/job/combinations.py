@@ -34,7 +34,7 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-class Subset:
+class SubsetChoice:
     """`size` places of `range(count)`.
 
     Args:
@@ -232,13 +232,13 @@ class Combinations:
     def _is_kept(self, combination: tuple[int, Row]) -> bool:
         return combination[1] not in self._exclusions
 
-    def _chosen(self, whole: int, size: int, seed: int) -> Subset:
+    def _chosen(self, whole: int, size: int, seed: int) -> SubsetChoice:
         """The subset in which `size` combinations are left when the excluded ones are taken out."""
         if not self._exclusions:
-            return Subset(whole, size, seed)
-        every = Subset(whole, whole, seed)
+            return SubsetChoice(whole, size, seed)
+        every = SubsetChoice(whole, whole, seed)
         kept = (turn for turn, place in enumerate(every, 1) if self[place] not in self._exclusions)
-        return Subset(whole, next(islice(kept, size - 1, None), whole), seed)
+        return SubsetChoice(whole, next(islice(kept, size - 1, None), whole), seed)
 
     def _place(self, values: Row) -> int | None:
         if len(values) != len(self.names):

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from asyncgen.errors import AsyncgenError, JobFileError, Problem, UsageError
+from asyncgen.errors import AsyncgenError, JobFileError, Problem, UsageError, nearest
 from asyncgen.job.answers import AS_TEXT, AnswerReader, response_schema
 from asyncgen.job.cells import TableError
 from asyncgen.job.combinations import Combinations
@@ -31,7 +31,6 @@ from asyncgen.job.sources import Sources, file_problem
 from asyncgen.job.text_file import read_text
 from asyncgen.job.toml_lines import line_of, parse_toml
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.nearest import nearest
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.providers.user_profiles import load_profiles

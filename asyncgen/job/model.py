@@ -73,7 +73,7 @@ class Generate(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-class Answer(msgspec.Struct, frozen=True):
+class AnswerSettings(msgspec.Struct, frozen=True):
     """How an answer is read: as text, or as JSON with fields.
 
     `each` names a field whose items are samples of their own, `messages` one that holds the conversation to learn from.
@@ -166,7 +166,7 @@ class Job(msgspec.Struct, frozen=True):
     rows: Rows | None = None
     subset: Subset | None = None
     generate: Generate = Generate()
-    answer: Answer = Answer()
+    answer: AnswerSettings = AnswerSettings()
     checks: Checks = Checks()
     limits: Limits = Limits()
     dataset: DatasetSettings = DatasetSettings()

@@ -19,8 +19,8 @@ from asyncgen.job.model import Job
 from asyncgen.job.remarks import remarks_on
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.choose import Where, choose_generation, choose_tuning, named_profile, requested_model
-from asyncgen.providers.profiles import Choice
-from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.run.directory import RunDirectory, RunWriter
 from asyncgen.run.state import JobState, RunState
 from asyncgen.run.whole_file import read_whole, replacing
 
@@ -60,7 +60,7 @@ def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> Open
 
 def open_named_job(
     path: Path | None, where: Where, *, finetune_provider: str | None = None
-) -> tuple[OpenedJob, Choice, Choice]:
+) -> tuple[OpenedJob, ProviderChoice, ProviderChoice]:
     """Read a job and open its grid for the providers chosen.
 
     Args:
@@ -84,7 +84,7 @@ def open_named_job(
     return opened, generation, tuning
 
 
-def keep_job(run: Run, opened: OpenedJob, *, command: str = "") -> None:
+def keep_job(run: RunWriter, opened: OpenedJob, *, command: str = "") -> None:
     """Note in the run which job is run, so that later commands make the same requests and samples.
 
     Args:

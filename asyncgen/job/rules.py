@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from asyncgen.errors import Problem
+from asyncgen.errors import Problem, nearest
 from asyncgen.job.model import Job
 from asyncgen.job.template import ANSWER, TemplateError, field_of, parse
-from asyncgen.nearest import nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_REPEATS = 1_000_000

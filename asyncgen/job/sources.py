@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asyncgen.errors import Problem
+from asyncgen.errors import Problem, nearest
 from asyncgen.job.answers import conversation
 from asyncgen.job.cells import TableError, cell_text
 from asyncgen.job.documents import Documents
@@ -23,14 +23,13 @@ from asyncgen.job.run_rows import SOURCE, RunRows
 from asyncgen.job.tables import TABLE_ENDINGS, Row, Table, TableFile, open_table
 from asyncgen.job.text_file import text_lines
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.nearest import nearest
 
 _NOT_LINES = (".tsv", ".json", ".xlsx", ".xls", ".ods", ".gz", ".zip")
 OpenRun = Callable[[str], RunRows]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowsFrom:
     """A source of rows: what it is called in the job file, and its columns.
 
     Attributes:
@@ -63,11 +62,11 @@ class Sources:
         self.remarks: dict[str, None] = {}
         self._folder = folder
         self._open_run = open_run
-        self._opened: dict[Rows, Source] = {}
+        self._opened: dict[Rows, RowsFrom] = {}
         self._tables: dict[tuple[Rows, Row, frozenset[str], str | None], Table] = {}
         self._axes: dict[ValuesFile, list[str]] = {}
 
-    def rows(self, job: Job, problems: list[Problem]) -> Source | None:
+    def rows(self, job: Job, problems: list[Problem]) -> RowsFrom | None:
         """The source that [rows] names, its columns known; None where there is none, or it cannot be opened."""
         rows = job.rows
         if rows is None or (found := _named_source(rows)) is None:
@@ -75,7 +74,7 @@ class Sources:
         if rows not in self._opened:
             key, name = found
             try:
-                self._opened[rows] = Source(key, name, self._open(rows))
+                self._opened[rows] = RowsFrom(key, name, self._open(rows))
             except (OSError, TableError) as error:
                 problems.append(file_problem(key, name, error))
                 return None
@@ -136,7 +135,7 @@ class Sources:
             found = (line for _, line in text_lines(path))
         return list(dict.fromkeys(value.strip() for value in found if value.strip()))
 
-    def _remark(self, source: Source, columns: Collection[str]) -> None:
+    def _remark(self, source: RowsFrom, columns: Collection[str]) -> None:
         if isinstance(source.file, RunRows):
             for reason, count in source.file.left_out.items():
                 self.remarks[f"{source.key}: {count:,} records of {source.name} are no rows: they {reason}"] = None
@@ -177,7 +176,7 @@ def _named_source(rows: Rows) -> tuple[str, str] | None:
     return given[0] if len(given) == 1 else None
 
 
-def _columns(job: Job, source: Source) -> tuple[Row, frozenset[str]]:
+def _columns(job: Job, source: RowsFrom) -> tuple[Row, frozenset[str]]:
     """The columns that become variables, and those of them that must not be empty."""
     named = named_in(job)
     wanted = named.used | values_named(job.subset.exclude if job.subset else ())

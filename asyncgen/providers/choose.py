@@ -13,8 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncgen.errors import UsageError
-from asyncgen.nearest import nearest
+from asyncgen.errors import UsageError, nearest
 from asyncgen.providers.endpoint import (
     Address,
     Endpoint,
@@ -26,7 +25,7 @@ from asyncgen.providers.endpoint import (
     refuse_clear_key,
 )
 from asyncgen.providers.keys import key_file_warning, key_from_file, key_from_variable, missing_key, nearly_named
-from asyncgen.providers.profiles import LOCAL, Choice, Profile
+from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
 from asyncgen.providers.user_profiles import load_profiles
 
 CUSTOM = "custom"
@@ -62,7 +61,7 @@ def choose_generation(
     named_in_job: str = AUTO,
     environment: Mapping[str, str] = os.environ,
     profiles: Mapping[str, Profile] | None = None,
-) -> Choice:
+) -> ProviderChoice:
     """Who answers.
 
     Args:
@@ -76,16 +75,18 @@ def choose_generation(
     """
     profiles = profiles_here(environment) if profiles is None else profiles
     if where.provider:
-        return Choice(named_profile(where.provider, profiles), "--provider")
+        return ProviderChoice(named_profile(where.provider, profiles), "--provider")
     in_job = None if named_in_job == AUTO else named_profile(named_in_job, profiles)
     if where.addresses:
         return _by_address(where.addresses, in_job, environment, profiles)
     if in_job is not None:
-        return Choice(in_job, "named in the job file")
+        return ProviderChoice(in_job, "named in the job file")
     for profile in profiles.values():
         if profile.key_variable and not profile.by_name_only and environment.get(profile.key_variable, "").strip():
-            return Choice(profile, f"{profile.key_variable} is set")
-    return Choice(profiles[LOCAL], "no provider's key is in the environment" + _nearly_set(profiles, environment))
+            return ProviderChoice(profile, f"{profile.key_variable} is set")
+    return ProviderChoice(
+        profiles[LOCAL], "no provider's key is in the environment" + _nearly_set(profiles, environment)
+    )
 
 
 def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str]) -> str:
@@ -98,15 +99,15 @@ def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str])
 
 def _by_address(
     addresses: Sequence[str], in_job: Profile | None, environment: Mapping[str, str], profiles: Mapping[str, Profile]
-) -> Choice:
+) -> ProviderChoice:
     """The provider at addresses that were named alone: a key goes to the provider it belongs to, to nobody else."""
     places = {host_and_port(address) for address in addresses}
     for profile in profiles.values():
         if places <= _own_places(profile, environment):
-            return Choice(profile, "--base-url is an address of theirs")
+            return ProviderChoice(profile, "--base-url is an address of theirs")
     if in_job is not None and in_job.base_url is None:
-        return Choice(in_job, "named in the job file, at --base-url")
-    return Choice(profiles[CUSTOM], "--base-url, and no provider was named")
+        return ProviderChoice(in_job, "named in the job file, at --base-url")
+    return ProviderChoice(profiles[CUSTOM], "--base-url, and no provider was named")
 
 
 def _own_places(profile: Profile, environment: Mapping[str, str]) -> set[tuple[str, int | None]]:
@@ -122,11 +123,11 @@ def is_same_place(address: str, other: str) -> bool:
 
 
 def choose_tuning(
-    generation: Choice,
+    generation: ProviderChoice,
     named: str | None = None,
     named_in_job: str = AUTO,
     profiles: Mapping[str, Profile] | None = None,
-) -> Choice:
+) -> ProviderChoice:
     """Who tunes: the one named, else who answers where they tune for new customers, else this machine.
 
     Args:
@@ -140,20 +141,20 @@ def choose_tuning(
     """
     profiles = profiles_here() if profiles is None else profiles
     if named:
-        return _that_tunes(Choice(named_profile(named, profiles), "named on the command line"), profiles)
+        return _that_tunes(ProviderChoice(named_profile(named, profiles), "named on the command line"), profiles)
     if named_in_job != AUTO:
-        return _that_tunes(Choice(named_profile(named_in_job, profiles), "named in the job file"), profiles)
+        return _that_tunes(ProviderChoice(named_profile(named_in_job, profiles), "named in the job file"), profiles)
     finetuning = generation.profile.finetuning
     if finetuning is None:
-        return Choice(profiles[LOCAL], f"{generation.profile.name} does not tune models")
+        return ProviderChoice(profiles[LOCAL], f"{generation.profile.name} does not tune models")
     if not finetuning.new_customers:
-        return Choice(profiles[LOCAL], f"{generation.profile.name} does not tune for new customers")
-    return Choice(generation.profile, "it answers, and it tunes")
+        return ProviderChoice(profiles[LOCAL], f"{generation.profile.name} does not tune for new customers")
+    return ProviderChoice(generation.profile, "it answers, and it tunes")
 
 
 def choose_tuner(
     where: Where, environment: Mapping[str, str] = os.environ, profiles: Mapping[str, Profile] | None = None
-) -> Choice:
+) -> ProviderChoice:
     """The provider for jobs that no run and no job file tell of.
 
     Raises:
@@ -163,10 +164,10 @@ def choose_tuner(
     choice = choose_generation(where, AUTO, environment, profiles)
     if where.provider or choice.profile.finetuning is not None:
         return _that_tunes(choice, profiles)
-    return Choice(profiles[LOCAL], f"{choice.profile.name} does not tune models")
+    return ProviderChoice(profiles[LOCAL], f"{choice.profile.name} does not tune models")
 
 
-def _that_tunes(choice: Choice, profiles: Mapping[str, Profile]) -> Choice:
+def _that_tunes(choice: ProviderChoice, profiles: Mapping[str, Profile]) -> ProviderChoice:
     if choice.profile.finetuning is None:
         able = ", ".join(name for name, profile in profiles.items() if profile.finetuning)
         raise UsageError(f"{choice.profile.name} does not tune models", help_text=f"these do: {able}")
@@ -221,7 +222,7 @@ def _ending_in(address: Address, path: str) -> Address:
 
 
 def addressed_endpoint(
-    choice: Choice, where: Where, model: str, environment: Mapping[str, str] = os.environ
+    choice: ProviderChoice, where: Where, model: str, environment: Mapping[str, str] = os.environ
 ) -> Endpoint:
     """The endpoint of a provider that has an address.
 
@@ -307,7 +308,7 @@ def own_local_model(profile: Profile, environment: Mapping[str, str] = os.enviro
 
 @asynccontextmanager
 async def open_endpoint(
-    choice: Choice, where: Where, model: str, say: Callable[[str], None]
+    choice: ProviderChoice, where: Where, model: str, say: Callable[[str], None]
 ) -> AsyncIterator[Endpoint]:
     """The endpoint of a stage; the local server runs while the block does.
 

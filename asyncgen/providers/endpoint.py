@@ -15,7 +15,7 @@ from typing import Never
 from urllib.parse import SplitResult, quote, quote_plus, urlsplit
 
 from asyncgen.errors import UsageError
-from asyncgen.loopback import is_address, is_loopback_host
+from asyncgen.local_http import is_address, is_loopback_host
 from asyncgen.providers.profiles import LOCAL, Profile
 
 _REDACTED = "***"

@@ -18,7 +18,7 @@ _MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class TokenRates:
     """USD for a million tokens.
 
     Tokens written to a cache, which some models charge at a quarter more, are not told apart by the usage that
@@ -36,7 +36,7 @@ class Rates:
     cached: float
     output: float
     reasoning: float | None = None
-    steps: tuple[tuple[int, Rates], ...] = ()
+    steps: tuple[tuple[int, TokenRates], ...] = ()
 
     def cost_usd(self, usage: Usage) -> float:
         """USD for the tokens of one call; figures that cannot be (negative, parts over wholes) are cut."""
@@ -57,7 +57,7 @@ class Rates:
         is_sum_enough = not self.steps and self.reasoning is None and all(map(_is_plain, usages))
         return self.cost_usd(sum_of(usages)) if is_sum_enough else sum(map(self.cost_usd, usages))
 
-    def _for_prompt(self, tokens: int) -> Rates:
+    def _for_prompt(self, tokens: int) -> TokenRates:
         rates = self
         for above, step in self.steps:
             if tokens > above:

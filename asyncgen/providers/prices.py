@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncgen.providers.endpoint import is_loopback
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import LOCAL, PROFILES
-from asyncgen.providers.training_prices import TunedModel, base_model, tuned_model
+from asyncgen.providers.training_prices import TunedModelName, base_model, tuned_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ class Price:
         as_of: the day of the rates, as far as the source tells it.
     """
 
-    tiers: Mapping[str, Rates]
+    tiers: Mapping[str, TokenRates]
     source: str
     as_of: date | None
 
-    def rates(self, tier: str = STANDARD) -> Rates:
+    def rates(self, tier: str = STANDARD) -> TokenRates:
         """The tier's rates, or the standard ones where the source has none: too much rather than too little."""
         return self.tiers.get(tier, self.tiers[STANDARD])
 
@@ -56,7 +56,7 @@ class Price:
         return self.rates(tier).cost_of_all_usd(usages)
 
 
-FREE = Price({STANDARD: Rates(0.0, 0.0, 0.0), BATCH: Rates(0.0, 0.0, 0.0)}, "this machine", None)
+FREE = Price({STANDARD: TokenRates(0.0, 0.0, 0.0), BATCH: TokenRates(0.0, 0.0, 0.0)}, "this machine", None)
 
 
 def tier_of(parameters: Mapping[str, object]) -> str:
@@ -73,9 +73,9 @@ class OwnPrice:
         tuned: rates of models tuned from this one.
     """
 
-    tiers: Mapping[str, Rates]
+    tiers: Mapping[str, TokenRates]
     training: float | None
-    tuned: Rates | None
+    tuned: TokenRates | None
     source: str
     as_of: date | None
 
@@ -102,14 +102,14 @@ class PriceList:
             return FREE
         return self._own_price(provider, model) or self._known_price(provider, base_url, model)
 
-    def training(self, provider: str, model: str) -> TunedModel | None:
+    def training(self, provider: str, model: str) -> TunedModelName | None:
         """What tuning `model` costs, and calls to the result; None where nobody knows it."""
         own = self.own.get((provider, model))
         known = tuned_model(provider, model)
         if own is None or own.training is None:
             return known
         rates = own.tuned or (known.rates if known else None)
-        return TunedModel(own.training, own.training, rates, own.source, own.as_of, "")
+        return TunedModelName(own.training, own.training, rates, own.source, own.as_of, "")
 
     def _own_price(self, provider: str, model: str) -> Price | None:
         own = self.own.get((provider, model)) or self.own.get((provider, ANY_MODEL))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncgen.errors import UsageError
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.prices import ANY_MODEL, BATCH, FLEX, STANDARD, OwnPrice, PriceList
 from asyncgen.providers.user_profiles import configuration_folder, load_user_providers
 
@@ -118,7 +118,7 @@ def _entry(value: object, place: str) -> _Entry:
 
 
 def _own_price(entry: _Entry, source: str, as_of: dt.date | None, place: str) -> OwnPrice:
-    tiers: dict[str, Rates] = {}
+    tiers: dict[str, TokenRates] = {}
     if entry.input is not None and entry.output is not None:
         standard = _TokenRates(entry.input, entry.output, entry.cached, entry.reasoning)
         tiers[STANDARD] = _rates(standard, place)
@@ -131,11 +131,11 @@ def _own_price(entry: _Entry, source: str, as_of: dt.date | None, place: str) ->
     return OwnPrice(tiers, entry.training, tuned, source, as_of)
 
 
-def _rates(given: _TokenRates, place: str) -> Rates:
+def _rates(given: _TokenRates, place: str) -> TokenRates:
     for value in (given.input, given.output, given.cached, given.reasoning):
         _refuse_nonsense(value, place)
     cached = given.input if given.cached is None else given.cached
-    return Rates(given.input, cached, given.output, given.reasoning)
+    return TokenRates(given.input, cached, given.output, given.reasoning)
 
 
 def _refuse_nonsense(usd: float | None, place: str) -> None:

@@ -511,7 +511,7 @@ PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _PROFILE
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProviderChoice:
     """The profile chosen, and the reason in a few words, for the first line on stderr."""
 
     profile: Profile

@@ -14,7 +14,7 @@ import genai_prices
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelPrice, StartDateConstraint, TieredPrices
 
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.prices import BATCH, FLEX, STANDARD, Price
 
 if TYPE_CHECKING:
@@ -59,26 +59,26 @@ def _has_variant(entry: ModelInfo, context: dict[str, str]) -> bool:
     return any(variant.when == context for variant in entry.price_variants or ())
 
 
-def _rates(price: ModelPrice) -> Rates | None:
+def _rates(price: ModelPrice) -> TokenRates | None:
     """The library's prices as ours; None for models that are not sold by the token."""
     if price.input_mtok is None or price.output_mtok is None:
         return None
     starts = sorted({tier.start for each in _tiered(price) for tier in each.tiers})
     steps = tuple((start, _rates_above(price, start)) for start in starts)
     base = _rates_above(price, -1)
-    return Rates(base.input, base.cached, base.output, base.reasoning, steps)
+    return TokenRates(base.input, base.cached, base.output, base.reasoning, steps)
 
 
 def _tiered(price: ModelPrice) -> list[TieredPrices]:
     return [each for each in vars(price).values() if isinstance(each, TieredPrices)]
 
 
-def _rates_above(price: ModelPrice, tokens: int) -> Rates:
+def _rates_above(price: ModelPrice, tokens: int) -> TokenRates:
     """The rates of a prompt of just more than `tokens` tokens."""
     uncached = _usd(price.input_mtok, tokens)
     cached = uncached if price.cache_read_mtok is None else _usd(price.cache_read_mtok, tokens)
     reasoning = getattr(price, "output_reasoning_mtok", None)
-    return Rates(
+    return TokenRates(
         input=uncached,
         cached=cached,
         output=_usd(price.output_mtok, tokens),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import Finetuning
 
 _OPENAI = "OpenAI's fine-tuning price table"
@@ -21,7 +21,7 @@ _BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class TunedModel:
+class TunedModelName:
     """The price of tuning a model.
 
     Attributes:
@@ -33,7 +33,7 @@ class TunedModel:
 
     low: float
     high: float
-    rates: Rates | None
+    rates: TokenRates | None
     source: str
     as_of: date | None
     note: str = ""
@@ -43,8 +43,8 @@ class TunedModel:
         return tokens * self.low / 1_000_000, tokens * self.high / 1_000_000
 
 
-def _openai(training: float, input_: float, cached: float, output: float) -> TunedModel:
-    return TunedModel(training, training, Rates(input_, cached, output), _OPENAI, _READ_OPENAI)
+def _openai(training: float, input_: float, cached: float, output: float) -> TunedModelName:
+    return TunedModelName(training, training, TokenRates(input_, cached, output), _OPENAI, _READ_OPENAI)
 
 
 _NEBIUS = "a third party's note on Nebius"
@@ -54,7 +54,7 @@ _READ_TOGETHER = date(2026, 5, 1)
 _BY_THE_MINUTE = "calls need a dedicated endpoint, billed by the minute"
 
 # Adapters of this model are served at the base model's price, of which several are told: the highest.
-_LLAMA_8B_AT_NEBIUS = TunedModel(0.40, 0.40, Rates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
+_LLAMA_8B_AT_NEBIUS = TunedModelName(0.40, 0.40, TokenRates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
 
 _BY_NAME = {
     # developers.openai.com/api/docs/pricing, table "Finetuning"; models already shut down are left out.
@@ -71,27 +71,27 @@ _BY_NAME = {
 }
 
 # Billions of parameters (up to and including) to the price; the span is that of the methods.
-_BY_SIZE: dict[str, tuple[tuple[float, TunedModel], ...]] = {
+_BY_SIZE: dict[str, tuple[tuple[float, TunedModelName], ...]] = {
     "nebius": (
-        (20, TunedModel(0.40, 0.40, None, _NEBIUS, _READ_NEBIUS)),
-        (1000, TunedModel(2.80, 2.80, None, _NEBIUS, _READ_NEBIUS)),
+        (20, TunedModelName(0.40, 0.40, None, _NEBIUS, _READ_NEBIUS)),
+        (1000, TunedModelName(2.80, 2.80, None, _NEBIUS, _READ_NEBIUS)),
     ),
     "together": (
-        (16, TunedModel(0.48, 1.35, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
-        (69, TunedModel(1.50, 4.12, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
-        (100, TunedModel(2.90, 8.00, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (16, TunedModelName(0.48, 1.35, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (69, TunedModelName(1.50, 4.12, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (100, TunedModelName(2.90, 8.00, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
     ),
 }
 
 
-def tuned_model(provider: str, model: str) -> TunedModel | None:
+def tuned_model(provider: str, model: str) -> TunedModelName | None:
     """The price of tuning `model` at `provider`, a profile's name; None where the table has none."""
     undated = re.sub(r"-20\d\d-\d\d-\d\d$", "", model)
     named = _BY_NAME.get(provider, {}).get(undated)
     return named or _by_size(provider, model)
 
 
-def _by_size(provider: str, model: str) -> TunedModel | None:
+def _by_size(provider: str, model: str) -> TunedModelName | None:
     size = _BILLIONS.search(model)
     if size is None:
         return None

@@ -24,10 +24,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asyncgen.errors import Problem, UsageError
-from asyncgen.nearest import nearest
+from asyncgen.errors import Problem, UsageError, nearest
 from asyncgen.providers.endpoint import header_fault, host_and_port, is_loopback, read_address
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import PROFILES, Profile
 
 FILE_NAME = "providers.toml"
@@ -51,7 +50,7 @@ class UserProviders:
     """
 
     profiles: Mapping[str, Profile]
-    prices: Mapping[str, Rates]
+    prices: Mapping[str, TokenRates]
     sources: Mapping[str, str]
 
 
@@ -79,7 +78,7 @@ def load_user_providers(folder: Path | None, environ: Mapping[str, str]) -> User
     Raises:
         UsageError: a file that is there cannot be read, or is wrong; with every problem found.
     """
-    profiles, prices, sources = dict(PROFILES), dict[str, Rates](), dict[str, str]()
+    profiles, prices, sources = dict(PROFILES), dict[str, TokenRates](), dict[str, str]()
     for place in (configuration_folder(environ), folder):
         if place is None or (text := _read(place / FILE_NAME)) is None:
             continue
@@ -134,7 +133,9 @@ class _File:
             else:
                 yield name, table
 
-    def provider(self, name: str, table: dict[str, Any], known: Profile | None) -> tuple[Profile | None, Rates | None]:
+    def provider(
+        self, name: str, table: dict[str, Any], known: Profile | None
+    ) -> tuple[Profile | None, TokenRates | None]:
         """The profile and the price that a table gives; None where it is wrong, or gives none."""
         count = len(self._problems)
         fields: dict[str, Any] = {}
@@ -170,7 +171,7 @@ class _File:
                 text = f"{owner.key_variable} belongs to {owner.name}; name another variable for {strange[0]}"
                 self._wrong(f"{profile.name}.key_variable", text)
 
-    def _price(self, name: str, value: Any) -> Rates | None:
+    def _price(self, name: str, value: Any) -> TokenRates | None:
         place = f"{name}.price"
         if not isinstance(value, dict):
             self._wrong(place, "expected a table with input and output, in USD per million tokens")
@@ -186,7 +187,7 @@ class _File:
         if not {"input", "output"} <= rates.keys():
             self._wrong(place, "input and output are both needed")
             return None
-        return Rates(rates["input"], rates.get("cached", rates["input"]), rates["output"], rates.get("reasoning"))
+        return TokenRates(rates["input"], rates.get("cached", rates["input"]), rates["output"], rates.get("reasoning"))
 
     def _unknown(self, name: str, key: str) -> None:
         if "key" in key.lower() or "token" in key.lower():

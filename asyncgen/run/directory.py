@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
-from asyncgen.nearest import nearest
+from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError, nearest
 from asyncgen.run.state import VERSION, JobState, RunState, read_state, write_state
 from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers, replacing
 
@@ -247,7 +246,7 @@ class RunDirectory:
         return read_state(self.state)
 
 
-class Run:
+class RunWriter:
     """A run directory that this process alone may write; made by `open_run`.
 
     Attributes:
@@ -413,7 +412,7 @@ def refuse_run_file(path: Path) -> None:
 
 
 @contextmanager
-def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
+def open_run(path: Path, *, job_name: str | None = None) -> Iterator[RunWriter]:
     """The run at `path`, locked for writing until the block ends; made when a job is named.
 
     Args:
@@ -432,7 +431,7 @@ def open_run(path: Path, *, job_name: str | None = None) -> Iterator[Run]:
     with locked(path) as lock:
         try:
             remove_leftovers(path, FILE_NAMES.__contains__)
-            yield Run(directory, _state_of(directory, job_name), lock)
+            yield RunWriter(directory, _state_of(directory, job_name), lock)
         except BaseException:
             if missing and _is_untouched(directory):
                 _remove_folders(missing)

@@ -165,7 +165,7 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
     simulated: Count = 0
 
 
-class Upload(msgspec.Struct, frozen=True, kw_only=True):
+class UploadState(msgspec.Struct, frozen=True, kw_only=True):
     """A file that a provider holds: not sent again while the same bytes are wanted there."""
 
     provider: str
@@ -256,7 +256,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     servers: list[ServerState] = []
     move: MoveState | None = None
     dataset: DatasetState | None = None
-    uploads: list[Upload] = []
+    uploads: list[UploadState] = []
     finetuning: list[FinetuningState] = []
     batches: list[BatchState] = []
 

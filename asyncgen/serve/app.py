@@ -17,7 +17,7 @@ from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
 from asyncgen.serve.api.responses import ResponseRoutes
 from asyncgen.serve.batching.queue import BatchQueue, BatchWork
-from asyncgen.serve.guard import Access, guarding, signing
+from asyncgen.serve.guard import ServerAccess, guarding, signing
 from asyncgen.serve.stores.batches import BatchStore
 from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from asyncgen.serve.api.answers import Admit
     from asyncgen.serve.data_folder import DataFolder
-    from asyncgen.serve.engine import Engine
+    from asyncgen.serve.engine import ModelEngine
     from asyncgen.serve.wire import Clock
 
 _LARGEST_BODY = 16 * 1024 * 1024  # files are streamed and have their own caps
@@ -52,7 +52,7 @@ class Service:
         return self.tuning.is_busy or self.batching.is_busy
 
 
-def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock) -> Service:
+def build_service(engine: ModelEngine, folder: DataFolder, admit: Admit, clock: Clock) -> Service:
     """Open the stores and put the parts together.
 
     Args:
@@ -83,7 +83,7 @@ def build_service(engine: Engine, folder: DataFolder, admit: Admit, clock: Clock
 
 
 def build_app(
-    routes: Iterable[web.RouteDef], access: Access, weather: Middleware | None, clock: Callable[[], float]
+    routes: Iterable[web.RouteDef], access: ServerAccess, weather: Middleware | None, clock: Callable[[], float]
 ) -> web.Application:
     """The application over these routes.
 

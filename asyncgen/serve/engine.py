@@ -127,7 +127,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class Choice(msgspec.Struct, frozen=True):
+class EngineChoice(msgspec.Struct, frozen=True):
     """One answer. An opening that came with the request is the beginning of `text`."""
 
     text: str
@@ -138,10 +138,10 @@ class Choice(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
 
 
-class Answer(msgspec.Struct, frozen=True):
+class EngineAnswer(msgspec.Struct, frozen=True):
     """All choices of a call, and what they took."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[EngineChoice, ...]
     tally: Tally
 
 
@@ -190,13 +190,13 @@ class TrainingTask:
     seed: int
 
 
-class Engine(Protocol):
+class ModelEngine(Protocol):
     """What answers and trains."""
 
     @property
     def traits(self) -> Traits: ...
 
-    async def complete(self, call: Call) -> Answer:
+    async def complete(self, call: Call) -> EngineAnswer:
         """Answer a call. Raises ApiError."""
         ...
 

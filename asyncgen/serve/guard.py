@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class ServerAccess:
     """Who may ask.
 
     Attributes:
@@ -80,7 +80,7 @@ class Access:
         return request.method == "OPTIONS" and asks and self.guard.allows_origin(request)
 
 
-def guarding(access: Access, clock: Callable[[], float]) -> Middleware:
+def guarding(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
     """The outermost middleware.
 
     Args:
@@ -112,7 +112,9 @@ def guarding(access: Access, clock: Callable[[], float]) -> Middleware:
     return guarded
 
 
-def signing(access: Access, clock: Callable[[], float]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def signing(
+    access: ServerAccess, clock: Callable[[], float]
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """What puts the request's id and time, and the leave to read it, on an answer that is about to be sent."""
 
     async def sign(request: web.Request, response: web.StreamResponse) -> None:

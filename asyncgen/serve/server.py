@@ -25,25 +25,24 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from asyncgen import __version__
-from asyncgen.local_http import RequestGuard, json_response, listen
-from asyncgen.loopback import is_loopback_host
+from asyncgen.local_http import RequestGuard, is_loopback_host, json_response, listen
 from asyncgen.providers.local_server import ServerInfo, default_data_folder
 from asyncgen.serve.app import Service, build_app, build_service
 from asyncgen.serve.data_folder import DataFolder, open_data_folder
-from asyncgen.serve.guard import Access, RequestLines, request_log
+from asyncgen.serve.guard import RequestLines, ServerAccess, request_log
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 from asyncgen.serve.simulation.faults import faulty
-from asyncgen.serve.simulation.limits import RateLimits
+from asyncgen.serve.simulation.limits import SimulatedLimits
 from asyncgen.serve.simulation.text import prompt_tokens
 from asyncgen.serve.training.config import LAYERS, RANK
 from asyncgen.serve.tuning.trainers import OtherTrainer
 
 if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Secret
-    from asyncgen.serve.engine import Call, Engine, Traits
+    from asyncgen.serve.engine import Call, ModelEngine, Traits
 
 
 _HEARTBEAT_S = 10.0
@@ -217,7 +216,7 @@ async def _first_error() -> AsyncIterator[None]:
         raise error from group
 
 
-def _info(base_url: str, engine: Engine, settings: ServeSettings) -> ServerInfo:
+def _info(base_url: str, engine: ModelEngine, settings: ServeSettings) -> ServerInfo:
     return ServerInfo(
         base_url=base_url,
         pid=os.getpid(),
@@ -250,8 +249,8 @@ def _opened_folder(settings: ServeSettings, say: Say) -> Iterator[DataFolder]:
 
 
 @asynccontextmanager
-async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[Engine]:
-    engine: Engine
+async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[ModelEngine]:
+    engine: ModelEngine
     if settings.simulation:
         engine = SimulatedEngine(settings.simulation, created=int(time.time()))
     else:
@@ -288,7 +287,7 @@ def _admission(simulation: SimulationSettings | None) -> Callable[[Call], dict[s
     """What takes a call out of the limits; without limits nothing does."""
     if simulation is None or not (simulation.requests_per_minute or simulation.tokens_per_minute):
         return lambda _call: {}
-    limits = RateLimits(simulation.requests_per_minute, simulation.tokens_per_minute, time.monotonic)
+    limits = SimulatedLimits(simulation.requests_per_minute, simulation.tokens_per_minute, time.monotonic)
 
     def admit(call: Call) -> dict[str, str]:
         return limits.admit(call.model, prompt_tokens(call) + (call.max_tokens or 0) * call.count)
@@ -296,11 +295,11 @@ def _admission(simulation: SimulationSettings | None) -> Callable[[Call], dict[s
     return admit
 
 
-def _access(settings: ServeSettings) -> Access:
+def _access(settings: ServeSettings) -> ServerAccess:
     guard = RequestGuard(
         host=settings.host, allowed_hosts=settings.allowed_hosts, allowed_origins=settings.allowed_origins
     )
-    return Access(guard=guard, key=settings.key)
+    return ServerAccess(guard=guard, key=settings.key)
 
 
 @asynccontextmanager

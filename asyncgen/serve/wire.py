@@ -129,7 +129,7 @@ def new_id(prefix: str, length: int = 24) -> str:
     return prefix + secrets.token_hex(length // 2)
 
 
-class Page(msgspec.Struct, Generic[Item], kw_only=True):
+class ListPage(msgspec.Struct, Generic[Item], kw_only=True):
     """One page of a list."""
 
     object: str = "list"
@@ -146,7 +146,7 @@ def page_of(
     default_limit: int,
     identify: Callable[[Item], str],
     most: int = _PAGE_LIMIT,
-) -> Page[Item]:
+) -> ListPage[Item]:
     """The page that the query's `after` and `limit` ask for.
 
     Args:
@@ -161,7 +161,7 @@ def page_of(
     """
     start, limit = _start(items, query.get("after"), identify), _limit(query, default_limit, most)
     data = list(items[start : start + limit])
-    return Page(
+    return ListPage(
         data=data,
         first_id=identify(data[0]) if data else None,
         last_id=identify(data[-1]) if data else None,

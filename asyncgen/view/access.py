@@ -81,7 +81,7 @@ class SeenAt:
 
 
 @dataclass(slots=True)
-class Access:
+class PageAccess:
     """The keys of one server.
 
     Attributes:

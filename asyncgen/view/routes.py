@@ -21,7 +21,7 @@ from aiohttp import web
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.local_http import json_response
-from asyncgen.view.access import Access
+from asyncgen.view.access import PageAccess
 from asyncgen.view.detail import detail, previews, similar
 from asyncgen.view.evaluations import Vote, add_vote, evaluation_names, read_evaluation, shown, winner_of
 from asyncgen.view.overview import axes, counters, heat_map, overview
@@ -68,7 +68,7 @@ class Routes:
         stopping: set when the server ends; streams end with it.
     """
 
-    def __init__(self, runs: Runs, access: Access, playground: Playground, stopping: asyncio.Event) -> None:
+    def __init__(self, runs: Runs, access: PageAccess, playground: Playground, stopping: asyncio.Event) -> None:
         self._runs = runs
         self._access = access
         self._playground = playground

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.local_http import json_response, listen
-from asyncgen.view.access import HOST, Access, signed
+from asyncgen.view.access import HOST, PageAccess, signed
 from asyncgen.view.playground import OpenEndpoint, Playground
 from asyncgen.view.routes import Routes
 from asyncgen.view.runs import Runs
@@ -29,7 +29,7 @@ _LARGEST_BODY = 1 << 20
 
 async def serve_view(
     runs: Runs,
-    access: Access,
+    access: PageAccess,
     open_endpoint: OpenEndpoint,
     *,
     port: int | None,
@@ -89,7 +89,7 @@ async def _listen_or_taken(runner: web.AppRunner, port: int) -> str:
         raise
 
 
-def build_app(routes: Routes, access: Access) -> web.Application:
+def build_app(routes: Routes, access: PageAccess) -> web.Application:
     """The application: nothing is answered but what passes `access`."""
     app = web.Application(middlewares=[access.middleware(), explained_errors], client_max_size=_LARGEST_BODY)
     app.router.add_get("/", _page)

@@ -10,7 +10,7 @@ import pytest
 
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, keep_job, open_job
-from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class MadeRun:
             file.write(encode_line(failure))
 
 
-def settle(run: Run, opened: OpenedJob) -> None:
+def settle(run: RunWriter, opened: OpenedJob) -> None:
     """Note in the run what generation notes: the job, and its fingerprint.
 
     A run that has records already is left as after a job was changed and before generation looked at the rows.

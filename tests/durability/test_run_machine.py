@@ -36,7 +36,7 @@ from asyncgen.generate.journal.stale import accept_stale, find_stale
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Generate, Job, Prompt
 from asyncgen.job.requests import Request, RequestGrid
-from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Failure, FailureError, Record, Usage, decode_record, encode_line
 
@@ -78,7 +78,7 @@ class RunMachine(RuleBasedStateMachine):
         self.safe_lines = 0
         self.spent = 0
         self.open = ExitStack()
-        self.run: Run | None = None
+        self.run: RunWriter | None = None
         self.journal: Journal | None = None
         self.retry_failed = False
         self.given_up_now: set[str] = set()

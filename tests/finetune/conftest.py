@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.finetune.api import Tuner
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 NOW = 1_800_000_000
 METRICS = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2.5,0.4,,\n2,1.5,0.6,1.7,0.5\n"
@@ -356,7 +356,7 @@ def open_provider(provider: FakeProvider) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[RunWriter]:
     with open_run(tmp_path / "run", job_name="adverts") as opened:
         yield opened
 

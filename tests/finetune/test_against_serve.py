@@ -12,7 +12,7 @@ from asyncgen.finetune.api import AbsentError, OutageError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, ask_all
 from asyncgen.finetune.create import Created, Dataset, World, create
 from asyncgen.finetune.event_log import open_run_log
-from asyncgen.finetune.follow import Pace, follow
+from asyncgen.finetune.follow import FollowPace, follow
 from asyncgen.finetune.loss_curve import points_of_table
 from asyncgen.finetune.open_tuner import open_calls, open_tuner
 from asyncgen.finetune.order import JobOrder
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.finetune.api import Event, Tuner, TuningJob
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 Result = TypeVar("Result")
 ORDER = JobOrder(model="simulated", suffix="adverts", hyperparameters={"n_epochs": 2, "batch_size": 4})
@@ -59,13 +59,13 @@ async def in_the_end(command: Callable[[], Coroutine[Any, Any, Result]]) -> Resu
     raise AssertionError("twenty commands did not get through")
 
 
-async def tuned(tuner: Tuner, run: Run, training: Path) -> tuple[Created, TuningJob, list[str]]:
+async def tuned(tuner: Tuner, run: RunWriter, training: Path) -> tuple[Created, TuningJob, list[str]]:
     async def quick(_seconds: float) -> None:
         await asyncio.sleep(0)
 
     listener = Listener()
     created = await in_the_end(lambda: create(tuner, run, ORDER, Dataset(training), world=World(sleep=quick)))
-    pace = Pace(first_s=0.02, longest_s=0.1)
+    pace = FollowPace(first_s=0.02, longest_s=0.1)
     with open_run_log(run, created.job.id) as log:
         job = await in_the_end(
             lambda: follow(tuner.jobs, created.job.id, log, listener, stop=asyncio.Event(), pace=pace)
@@ -79,7 +79,7 @@ async def all_ids(tuner: Tuner) -> list[str]:
 
 
 def test_a_dataset_becomes_a_model_that_answers_and_is_deleted(
-    simulated_server: Callable[..., Any], run: Run, training_file: Path
+    simulated_server: Callable[..., Any], run: RunWriter, training_file: Path
 ) -> None:
     async def scenario() -> None:
         server = endpoint(simulated_server())
@@ -104,7 +104,7 @@ def test_a_dataset_becomes_a_model_that_answers_and_is_deleted(
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_server_full_of_faults_still_trains_one_job_and_tells_each_event_once(
-    seed: int, simulated_server: Callable[..., Any], run: Run, training_file: Path
+    seed: int, simulated_server: Callable[..., Any], run: RunWriter, training_file: Path
 ) -> None:
     faults = {"500": 0.1, "503": 0.05, "reset": 0.1, "reset-after": 0.1, "malformed": 0.05, "truncated": 0.05}
 
@@ -123,7 +123,7 @@ def test_a_server_full_of_faults_still_trains_one_job_and_tells_each_event_once(
 
 
 def test_a_server_that_forgot_everything_gets_the_file_again(
-    simulated_server: Callable[..., Any], run: Run, training_file: Path
+    simulated_server: Callable[..., Any], run: RunWriter, training_file: Path
 ) -> None:
     async def once() -> str:
         async with open_tuner(endpoint(simulated_server())) as tuner:

@@ -16,7 +16,7 @@ from asyncgen.finetune.order import JobOrder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 NOW = 1_800_000_000
 ORDER = JobOrder(model="gpt-4.1-mini-2025-04-14", suffix="adverts", hyperparameters={"n_epochs": 3})
@@ -33,7 +33,7 @@ def world() -> World:
 
 
 def make(
-    open_provider: Any, run: Run, training: Path, name: str = "openai", order: JobOrder = ORDER, **how: Any
+    open_provider: Any, run: RunWriter, training: Path, name: str = "openai", order: JobOrder = ORDER, **how: Any
 ) -> Created:
     async def scenario() -> Created:
         async with open_provider(name) as tuner:
@@ -46,7 +46,7 @@ def make(
 
 
 def test_a_job_is_created_from_uploaded_files_and_noted(
-    provider: Any, open_provider: Any, run: Run, training_file: Path, tmp_path: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path, tmp_path: Path
 ) -> None:
     validation = tmp_path / "validation.jsonl"
     validation.write_text(training_file.read_text(encoding="utf-8")[:90], encoding="utf-8")
@@ -66,7 +66,7 @@ def test_a_job_is_created_from_uploaded_files_and_noted(
 
 
 def test_the_intent_is_on_the_disk_before_the_job_is_asked_for(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     on_disk: list[Any] = []
     original = provider.add_job
@@ -82,7 +82,9 @@ def test_the_intent_is_on_the_disk_before_the_job_is_asked_for(
     assert intent.intent == run.state.finetuning[0].intent
 
 
-def test_the_same_job_is_not_created_twice(provider: Any, open_provider: Any, run: Run, training_file: Path) -> None:
+def test_the_same_job_is_not_created_twice(
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
+) -> None:
     first = make(open_provider, run, training_file)
     again = make(open_provider, run, training_file)
     assert (again.how, again.job.id) == ("noted", first.job.id)
@@ -90,7 +92,7 @@ def test_the_same_job_is_not_created_twice(provider: Any, open_provider: Any, ru
 
 
 def test_another_one_is_created_when_that_is_wished(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     make(open_provider, run, training_file)
     assert make(open_provider, run, training_file, another=True).how == "new"
@@ -100,7 +102,7 @@ def test_another_one_is_created_when_that_is_wished(
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_a_job_that_did_not_succeed_is_created_anew(
-    status: str, provider: Any, open_provider: Any, run: Run, training_file: Path
+    status: str, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     first = make(open_provider, run, training_file)
     provider.finish(provider.jobs[first.job.id], status)
@@ -108,7 +110,7 @@ def test_a_job_that_did_not_succeed_is_created_anew(
 
 
 def test_a_changed_order_or_dataset_is_another_job(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     make(open_provider, run, training_file)
     assert make(open_provider, run, training_file, order=replace(ORDER, seed=9)).how == "new"
@@ -120,7 +122,7 @@ def test_a_changed_order_or_dataset_is_another_job(
 @PLACES
 @pytest.mark.parametrize("how", ["reset-after", "half"])
 def test_a_job_whose_answer_was_lost_is_found_and_not_asked_for_again(
-    how: str, name: str, provider: Any, open_provider: Any, run: Run, training_file: Path
+    how: str, name: str, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", JOBS, how)
     created = make(open_provider, run, training_file, name)
@@ -131,7 +133,7 @@ def test_a_job_whose_answer_was_lost_is_found_and_not_asked_for_again(
 
 @pytest.mark.parametrize("how", ["reset", 500, 503, "html"])
 def test_a_request_that_did_nothing_is_made_again(
-    how: int | str, provider: Any, open_provider: Any, run: Run, training_file: Path
+    how: int | str, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", JOBS, how)
     created = make(open_provider, run, training_file)
@@ -141,7 +143,7 @@ def test_a_request_that_did_nothing_is_made_again(
 
 @PLACES
 def test_a_command_that_died_before_the_answer_finds_its_job_the_next_time(
-    name: str, provider: Any, open_provider: Any, run: Run, training_file: Path
+    name: str, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", JOBS, "reset-after")
     provider.fail("GET", JOBS, "reset", times=99)
@@ -156,7 +158,7 @@ def test_a_command_that_died_before_the_answer_finds_its_job_the_next_time(
 
 
 def test_an_intent_without_a_job_is_forgotten_and_the_job_created(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", JOBS, "reset", times=99)
     with pytest.raises(OutageError):
@@ -169,7 +171,7 @@ def test_an_intent_without_a_job_is_forgotten_and_the_job_created(
 
 @PLACES
 def test_jobs_of_others_are_not_taken_for_the_lost_one(
-    name: str, provider: Any, open_provider: Any, run: Run, training_file: Path
+    name: str, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.page_size = 2
     for number in range(5):
@@ -181,7 +183,7 @@ def test_jobs_of_others_are_not_taken_for_the_lost_one(
 
 
 def test_a_job_on_the_same_file_from_long_before_is_not_taken_for_the_lost_one(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     first = make(open_provider, run, training_file, "crusoe")
     provider.jobs[first.job.id]["created_at"] = NOW - 3600
@@ -192,7 +194,7 @@ def test_a_job_on_the_same_file_from_long_before_is_not_taken_for_the_lost_one(
 
 
 def test_a_recovered_job_that_is_not_the_one_asked_for_now_is_noted_and_left(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", JOBS, "reset-after")
     provider.fail("GET", JOBS, "reset", times=99)
@@ -213,7 +215,13 @@ def test_a_recovered_job_that_is_not_the_one_asked_for_now_is_noted_and_left(
     ],
 )
 def test_a_refusal_leaves_no_intent_and_keeps_the_upload(
-    status: int, code: str, kind: type[AsyncgenError], provider: Any, open_provider: Any, run: Run, training_file: Path
+    status: int,
+    code: str,
+    kind: type[AsyncgenError],
+    provider: Any,
+    open_provider: Any,
+    run: RunWriter,
+    training_file: Path,
 ) -> None:
     provider.fail("POST", JOBS, status, times=9, code=code)
     with pytest.raises(kind) as caught:
@@ -227,7 +235,7 @@ def test_a_refusal_leaves_no_intent_and_keeps_the_upload(
 
 
 def test_a_closed_account_is_explained_with_other_providers_and_the_files_left_behind(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.closed_account = True
     with pytest.raises(TrainingClosedError) as caught:
@@ -242,7 +250,7 @@ def test_a_closed_account_is_explained_with_other_providers_and_the_files_left_b
 
 
 def test_a_wait_for_the_rate_limit_does_not_create_two_jobs(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", JOBS, 429, times=3)
     make(open_provider, run, training_file)
@@ -250,7 +258,7 @@ def test_a_wait_for_the_rate_limit_does_not_create_two_jobs(
 
 
 def test_a_stop_while_the_job_is_asked_for_still_notes_it(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     async def scenario() -> None:
         async with open_provider() as tuner:
@@ -266,7 +274,7 @@ def test_a_stop_while_the_job_is_asked_for_still_notes_it(
 
 
 def test_every_request_may_break_once_and_one_job_comes_of_it(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     make(open_provider, run, training_file)
     steps = len(provider.seen)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncgen.errors import AsyncgenError, AuthError
 from asyncgen.finetune.api import AbsentError, Event, EventPage, OutageError, TuningJob
 from asyncgen.finetune.event_log import EventLog, MemoryLog, open_run_log, past_events
-from asyncgen.finetune.follow import Pace, follow
+from asyncgen.finetune.follow import FollowPace, follow
 from asyncgen.finetune.uploads import with_intent
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.state import FinetuningState
@@ -21,7 +21,7 @@ from asyncgen.run.state import FinetuningState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 JOB = "/v1/fine_tuning/jobs/ftjob-1$"
 EVENTS = "/v1/fine_tuning/jobs/ftjob-1/events$"
@@ -46,13 +46,13 @@ class Listener:
         self.misses.append(error)
 
 
-def quick(waits_s: list[float] | None = None) -> Pace:
+def quick(waits_s: list[float] | None = None) -> FollowPace:
     async def sleep(seconds: float) -> None:
         if waits_s is not None:
             waits_s.append(seconds)
         await asyncio.sleep(0)
 
-    return Pace(sleep=sleep, rng=Random(1))
+    return FollowPace(sleep=sleep, rng=Random(1))
 
 
 def attend(
@@ -234,7 +234,7 @@ def test_a_stop_leaves_the_job_alone_and_gives_what_was_seen(provider: Any, open
 
         async with open_provider() as tuner:
             job: TuningJob | None = await follow(
-                tuner.jobs, "ftjob-1", MemoryLog(), Listener(), stop=stop, pace=Pace(sleep=sleep)
+                tuner.jobs, "ftjob-1", MemoryLog(), Listener(), stop=stop, pace=FollowPace(sleep=sleep)
             )
             return job
 
@@ -258,14 +258,16 @@ def test_a_stop_before_the_first_answer_gives_nothing(provider: Any, open_provid
     assert asyncio.run(scenario()) is None
 
 
-def note_job(run: Run) -> None:
+def note_job(run: RunWriter) -> None:
     noted = FinetuningState(
         intent="w", provider="openai", base_url="", model="m", training_file="file-0", job_id="ftjob-1"
     )
     run.update(lambda state: with_intent(state, noted))
 
 
-def test_events_told_before_a_restart_are_not_told_again_after_it(provider: Any, open_provider: Any, run: Run) -> None:
+def test_events_told_before_a_restart_are_not_told_again_after_it(
+    provider: Any, open_provider: Any, run: RunWriter
+) -> None:
     note_job(run)
     provider.page_size = 2
     provider.add_job()
@@ -281,7 +283,7 @@ def test_events_told_before_a_restart_are_not_told_again_after_it(provider: Any,
     assert [event.message for event in past_events(run.directory.events, "ftjob-1")] == list("abcdefg")
 
 
-def test_the_run_notes_state_model_and_last_event(provider: Any, open_provider: Any, run: Run) -> None:
+def test_the_run_notes_state_model_and_last_event(provider: Any, open_provider: Any, run: RunWriter) -> None:
     note_job(run)
     provider.add_job()
     provider.script = [telling(provider, "a"), telling(provider, "b", status="succeeded")]
@@ -293,7 +295,7 @@ def test_the_run_notes_state_model_and_last_event(provider: Any, open_provider: 
     assert noted.last_event == provider.events["ftjob-1"][0]["id"]
 
 
-def test_a_crash_that_tore_the_last_event_has_it_told_again(provider: Any, open_provider: Any, run: Run) -> None:
+def test_a_crash_that_tore_the_last_event_has_it_told_again(provider: Any, open_provider: Any, run: RunWriter) -> None:
     note_job(run)
     provider.add_job()
     provider.script = [telling(provider, "a", "b", "c", status="succeeded")]
@@ -308,7 +310,7 @@ def test_a_crash_that_tore_the_last_event_has_it_told_again(provider: Any, open_
         assert kept + listener.messages == list("abc")
 
 
-def test_events_of_another_job_of_the_run_do_not_hide_any(provider: Any, open_provider: Any, run: Run) -> None:
+def test_events_of_another_job_of_the_run_do_not_hide_any(provider: Any, open_provider: Any, run: RunWriter) -> None:
     note_job(run)
     run.directory.events.write_bytes(b'{"job":"ftjob-0","id":"ftevent-2","created_at":1,"message":"old"}\n')
     provider.add_job()
@@ -318,7 +320,7 @@ def test_events_of_another_job_of_the_run_do_not_hide_any(provider: Any, open_pr
     assert listener.messages == ["a"]
 
 
-def test_a_damaged_line_of_events_is_named(run: Run) -> None:
+def test_a_damaged_line_of_events_is_named(run: RunWriter) -> None:
     run.directory.events.write_bytes(b'{"job":"x","id":"y","created_at":"never"}\n')
     with pytest.raises(BadLineError, match=r"events\.jsonl, line 1"):
         past_events(run.directory.events, "x")

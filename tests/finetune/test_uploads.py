@@ -17,11 +17,11 @@ from asyncgen.finetune.uploads import upload_once, upload_source
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
 
 
 def send(
-    open_provider: Any, run: Run, path: Path, name: str = "openai", *, mark: bool = False, progress: Any = None
+    open_provider: Any, run: RunWriter, path: Path, name: str = "openai", *, mark: bool = False, progress: Any = None
 ) -> str:
     async def scenario() -> str:
         async with open_provider(name) as tuner:
@@ -32,7 +32,7 @@ def send(
 
 
 def test_a_file_is_sent_whole_under_a_name_that_carries_its_hash(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     told: list[tuple[int, int]] = []
     file_id = send(open_provider, run, training_file, progress=lambda *step: told.append(step))
@@ -44,7 +44,7 @@ def test_a_file_is_sent_whole_under_a_name_that_carries_its_hash(
 
 
 def test_a_file_that_is_noted_and_still_there_is_not_sent_again(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     first = send(open_provider, run, training_file)
     assert send(open_provider, run, training_file) == first
@@ -52,7 +52,7 @@ def test_a_file_that_is_noted_and_still_there_is_not_sent_again(
 
 
 def test_a_file_that_was_deleted_there_is_sent_again(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     first = send(open_provider, run, training_file)
     del provider.files[first]
@@ -62,7 +62,7 @@ def test_a_file_that_was_deleted_there_is_sent_again(
 
 
 def test_a_file_whose_note_was_lost_is_found_by_its_name_among_many(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     first = send(open_provider, run, training_file)
     run.update(lambda state: replace(state, uploads=[]))
@@ -75,7 +75,7 @@ def test_a_file_whose_note_was_lost_is_found_by_its_name_among_many(
 
 
 def test_a_file_of_the_same_name_that_is_shorter_there_was_broken_off_and_is_sent_again(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     with upload_source(training_file, byte_order_mark=False, max_bytes=10**9) as source:
         provider.files["file-torn"] = {"id": "file-torn", "filename": source.filename, "bytes": 7}
@@ -83,13 +83,13 @@ def test_a_file_of_the_same_name_that_is_shorter_there_was_broken_off_and_is_sen
 
 
 def test_a_server_that_lists_no_files_gets_the_file(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.lists_files = False
     assert send(open_provider, run, training_file) in provider.files
 
 
-def test_changed_bytes_are_another_file(provider: Any, open_provider: Any, run: Run, training_file: Path) -> None:
+def test_changed_bytes_are_another_file(provider: Any, open_provider: Any, run: RunWriter, training_file: Path) -> None:
     first = send(open_provider, run, training_file)
     training_file.write_text("{}\n", encoding="utf-8")
     assert send(open_provider, run, training_file) != first
@@ -97,7 +97,7 @@ def test_changed_bytes_are_another_file(provider: Any, open_provider: Any, run: 
 
 @pytest.mark.parametrize("how", ["reset", "reset-after", 500, 503, 429, 409])
 def test_an_upload_that_breaks_off_is_sent_again(
-    how: int | str, provider: Any, open_provider: Any, run: Run, training_file: Path
+    how: int | str, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", "/files$", how)
     file_id = send(open_provider, run, training_file)
@@ -105,7 +105,7 @@ def test_an_upload_that_breaks_off_is_sent_again(
 
 
 def test_an_upload_that_never_gets_through_is_an_outage(
-    provider: Any, open_provider: Any, run: Run, training_file: Path
+    provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     provider.fail("POST", "/files$", "reset", times=99)
     with pytest.raises(OutageError, match=r"could not upload train\.jsonl"):
@@ -116,7 +116,7 @@ def test_an_upload_that_never_gets_through_is_an_outage(
 @pytest.mark.parametrize("has", [False, True])
 @pytest.mark.parametrize("wanted", [False, True])
 def test_a_file_is_sent_with_a_byte_order_mark_only_where_one_is_wanted(
-    has: bool, wanted: bool, provider: Any, open_provider: Any, run: Run, training_file: Path
+    has: bool, wanted: bool, provider: Any, open_provider: Any, run: RunWriter, training_file: Path
 ) -> None:
     plain = training_file.read_bytes()
     training_file.write_bytes((codecs.BOM_UTF8 if has else b"") + plain)

@@ -9,7 +9,7 @@ import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.servers import consent_to_server, note_simulation, server_of
-from asyncgen.run.directory import Run, open_run
+from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record, encode_line
 from asyncgen.run.state import Spend
@@ -41,12 +41,12 @@ class Asked:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[RunWriter]:
     with open_run(tmp_path / "run", job_name="ads") as run:
         yield run
 
 
-def answer(run: Run, make_record: Callable[..., Record], *, simulated: bool, first: int = 0) -> None:
+def answer(run: RunWriter, make_record: Callable[..., Record], *, simulated: bool, first: int = 0) -> None:
     """Three answers come from the server that was asked."""
     lines = [encode_line(make_record(first + number, simulated=simulated)) for number in range(3)]
     with run.directory.records.open("ab") as file:
@@ -55,15 +55,15 @@ def answer(run: Run, make_record: Callable[..., Record], *, simulated: bool, fir
     run.update(lambda state: msgspec.structs.replace(state, spend=Spend(records=counted)))
 
 
-def kept(run: Run) -> int:
+def kept(run: RunWriter) -> int:
     return sum(1 for _ in read_rows(run.directory.records, decode_record))
 
 
-def consent(run: Run, server: Any, observer: Any) -> None:
+def consent(run: RunWriter, server: Any, observer: Any) -> None:
     consent_to_server(run, server, observer)
 
 
-def test_the_same_server_is_asked_without_a_question(run: Run, make_record: Callable[..., Record]) -> None:
+def test_the_same_server_is_asked_without_a_question(run: RunWriter, make_record: Callable[..., Record]) -> None:
     asked = Asked(agrees=False)
     for _ in range(2):
         consent(run, ONE, asked)
@@ -71,7 +71,7 @@ def test_the_same_server_is_asked_without_a_question(run: Run, make_record: Call
     assert (asked.questions, kept(run)) == (0, 6)
 
 
-def test_another_servers_answers_need_a_yes_once(run: Run, make_record: Callable[..., Record]) -> None:
+def test_another_servers_answers_need_a_yes_once(run: RunWriter, make_record: Callable[..., Record]) -> None:
     consent(run, ONE, Asked(agrees=False))
     answer(run, make_record, simulated=False)
     with pytest.raises(UsageError, match=r"127\.0\.0\.1:8000"):
@@ -83,7 +83,7 @@ def test_another_servers_answers_need_a_yes_once(run: Run, make_record: Callable
 
 
 def test_what_a_simulation_made_up_settles_nothing_for_another_server(
-    run: Run, make_record: Callable[..., Record]
+    run: RunWriter, make_record: Callable[..., Record]
 ) -> None:
     consent(run, ONE, Asked(agrees=False))
     answer(run, make_record, simulated=True)
@@ -96,7 +96,7 @@ def test_what_a_simulation_made_up_settles_nothing_for_another_server(
     assert sum(1 for _ in read_rows(run.directory.replaced, decode_record)) == 3
 
 
-def test_real_answers_stay_when_a_simulations_go(run: Run, make_record: Callable[..., Record]) -> None:
+def test_real_answers_stay_when_a_simulations_go(run: RunWriter, make_record: Callable[..., Record]) -> None:
     consent(run, ONE, Asked(agrees=False))
     answer(run, make_record, simulated=False)
     note_simulation(run, ONE)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.job.answers import AnswerItem, AnswerReader, ReadAnswer, conversation
-from asyncgen.job.model import Answer
+from asyncgen.job.model import AnswerSettings
 
-JSON = AnswerReader(Answer(format="json"))
+JSON = AnswerReader(AnswerSettings(format="json"))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -18,12 +18,12 @@ values = st.recursive(
 
 @given(st.text() | values.map(json.dumps), st.sampled_from([{}, {"each": "a"}, {"messages": "a"}]))
 def test_any_answer_is_read_to_items_or_to_failures(text: str, settings: dict[str, str]) -> None:
-    read = AnswerReader(Answer(format="json", **settings), {}, ["a"]).read(text)
+    read = AnswerReader(AnswerSettings(format="json", **settings), {}, ["a"]).read(text)
     assert bool(read.items) != bool(read.failures)
 
 
 def test_text_is_one_item_without_blanks_around_it() -> None:
-    assert AnswerReader(Answer()).read(" {no json ").items == (AnswerItem("{no json"),)
+    assert AnswerReader(AnswerSettings()).read(" {no json ").items == (AnswerItem("{no json"),)
 
 
 def test_fields_are_text_and_nested_ones_json() -> None:
@@ -41,7 +41,7 @@ def test_a_code_fence_around_json_is_taken_off_and_told(text: str) -> None:
 
 
 def test_each_gives_an_item_for_each_of_the_list_over_the_fields_of_the_whole() -> None:
-    reader = AnswerReader(Answer(format="json", each="pairs"))
+    reader = AnswerReader(AnswerSettings(format="json", each="pairs"))
     read = reader.read('{"topic": "t", "pairs": [{"q": "1"}, {"q": "2", "topic": "u"}, "x"]}')
     assert [item.text for item in read.items] == ['{"q":"1"}', '{"q":"2","topic":"u"}', "x"]
     assert [(item.fields["topic"], item.fields.get("q")) for item in read.items] == [
@@ -53,16 +53,16 @@ def test_each_gives_an_item_for_each_of_the_list_over_the_fields_of_the_whole() 
 
 @pytest.mark.parametrize("text", ['{"pairs": []}', '{"pairs": "x"}', "{}", "[1]", "3"])
 def test_an_answer_without_the_list_fails(text: str) -> None:
-    assert AnswerReader(Answer(format="json", each="pairs")).read(text) == ReadAnswer((), ("each",))
+    assert AnswerReader(AnswerSettings(format="json", each="pairs")).read(text) == ReadAnswer((), ("each",))
 
 
 def test_a_field_that_a_template_names_must_be_there() -> None:
-    reader = AnswerReader(Answer(format="json"), None, ["q", "a"])
+    reader = AnswerReader(AnswerSettings(format="json"), None, ["q", "a"])
     assert reader.read('{"q": "x", "a": null}').failures == ("missing: a",)
 
 
 def test_a_conversation_is_read_up_to_the_assistants_last_turn() -> None:
-    reader = AnswerReader(Answer(format="json", messages="turns"))
+    reader = AnswerReader(AnswerSettings(format="json", messages="turns"))
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     more = [*turns, {"role": "user", "content": "Bye"}]
     assert reader.read(orjson.dumps({"turns": more}).decode()).items[0].turns == turns
@@ -80,4 +80,4 @@ def test_sharegpt_turns_are_chat_turns() -> None:
 @pytest.mark.parametrize("schema", [{"type": "objct"}, {"$ref": "http://127.0.0.1:9/other"}, {"$ref": "#/nowhere"}])
 def test_a_schema_that_is_none_or_not_whole_is_refused(schema: dict[str, str]) -> None:
     with pytest.raises(ValueError):
-        AnswerReader(Answer(format="json"), schema)
+        AnswerReader(AnswerSettings(format="json"), schema)

@@ -17,7 +17,7 @@ from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Generate, Job, Prompt
 from asyncgen.job.requests import RequestGrid
-from asyncgen.run.directory import Run, open_run
+from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, Usage, decode_record
 
@@ -59,7 +59,7 @@ def record_of(grid: RequestGrid, number: int) -> Record:
     )  # fmt: skip
 
 
-def settle(run: Run, grid: RequestGrid, numbers: range) -> None:
+def settle(run: RunWriter, grid: RequestGrid, numbers: range) -> None:
     with open_journal(run, cost_of=lambda _usages, _in_batch: 0.0) as journal:
         journal.settle([record_of(grid, number) for number in numbers])
 
@@ -107,7 +107,7 @@ def test_no_row_left_means_as_many_records_that_are_not_stale(
         assert (left == 0) == (settled - stale.records == grid.count - twins)
 
 
-def keys_of(run: Run) -> set[bytes]:
+def keys_of(run: RunWriter) -> set[bytes]:
     return {bytes.fromhex(record.key) for _, record in read_rows(run.directory.records, decode_record)}
 
 

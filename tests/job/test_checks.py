@@ -2,7 +2,7 @@ import pytest
 
 from asyncgen.job.answers import AnswerReader
 from asyncgen.job.checks import AnswerChecks, count_sentences
-from asyncgen.job.model import Answer, Checks
+from asyncgen.job.model import AnswerSettings, Checks
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_places_of_must_contain_are_the_rows_variables() -> None:
 
 
 def test_an_answer_that_is_not_of_the_jobs_form_fails_a_check() -> None:
-    reader = AnswerReader(Answer(format="json"), {"required": ["a"]})
+    reader = AnswerReader(AnswerSettings(format="json"), {"required": ["a"]})
     checks = AnswerChecks(Checks(max_words=1), reader)
     assert checks.failures("no json", {}) == ["json", "max_words"]
     assert checks.failures("{}", {}) == ["schema"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.job.combinations import Combinations, Subset
+from asyncgen.job.combinations import Combinations, SubsetChoice
 
 axes = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.text(max_size=3), min_size=1, max_size=5, unique=True), min_size=1
@@ -67,7 +67,7 @@ def test_an_empty_table_has_no_combinations() -> None:
 
 @given(st.integers(1, 3000), st.integers(0, 3000), st.integers(0, 2**70))
 def test_a_subset_is_without_replacement_and_knows_its_members(count: int, size: int, seed: int) -> None:
-    subset = Subset(count, min(size, count), seed)
+    subset = SubsetChoice(count, min(size, count), seed)
     chosen = list(subset)
     assert len(set(chosen)) == len(chosen) == min(size, count)
     assert all(0 <= place < count for place in chosen)
@@ -76,18 +76,18 @@ def test_a_subset_is_without_replacement_and_knows_its_members(count: int, size:
 
 @given(st.integers(10, 500), st.integers(0, 100))
 def test_a_larger_subset_holds_the_smaller_one(count: int, seed: int) -> None:
-    assert list(Subset(count, count // 2, seed)) == list(Subset(count, count, seed))[: count // 2]
+    assert list(SubsetChoice(count, count // 2, seed)) == list(SubsetChoice(count, count, seed))[: count // 2]
 
 
 def test_a_subset_spreads_over_the_whole_range() -> None:
     tenths = [0] * 10
-    for place in Subset(1_000_000, 10_000, 7):
+    for place in SubsetChoice(1_000_000, 10_000, 7):
         tenths[place // 100_000] += 1
     assert all(850 < count < 1150 for count in tenths)
 
 
 def test_seeds_choose_differently() -> None:
-    assert set(Subset(10_000, 100, 1)) != set(Subset(10_000, 100, 2))
+    assert set(SubsetChoice(10_000, 100, 1)) != set(SubsetChoice(10_000, 100, 2))
 
 
 def test_a_grid_of_a_thousand_million_starts_at_once() -> None:
@@ -160,7 +160,7 @@ def test_the_excluded_of_a_large_grid_are_counted_without_going_over_it() -> Non
 
 @pytest.mark.parametrize(("axes_count", "values"), [(132, 2), (200, 2), (40, 10), (20, 100)])
 def test_a_subset_of_more_than_128_bits_varies_every_axis(axes_count: int, values: int) -> None:
-    subset = Subset(values**axes_count, 2_000, 7)
+    subset = SubsetChoice(values**axes_count, 2_000, 7)
     grid = {f"a{at}": [str(value) for value in range(values)] for at in range(axes_count)}
     combinations = Combinations(grid, subset=(2_000, 7))
     chosen = [row for _, row in combinations]
@@ -170,7 +170,7 @@ def test_a_subset_of_more_than_128_bits_varies_every_axis(axes_count: int, value
 
 
 def test_a_subset_of_up_to_128_bits_keeps_its_choice() -> None:
-    assert list(Subset(2**128, 3, 7)) == [
+    assert list(SubsetChoice(2**128, 3, 7)) == [
         277656851204873193579815586002986680569,
         210487132682779852084572165715325757898,
         28880779014532443541689530703049062855,

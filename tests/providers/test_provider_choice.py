@@ -4,10 +4,10 @@ import pytest
 
 from asyncgen.errors import AuthError, UsageError
 from asyncgen.providers.choose import AUTO, Where, addressed_endpoint, choose_generation, choose_tuner, choose_tuning
-from asyncgen.providers.profiles import PROFILES, Choice
+from asyncgen.providers.profiles import PROFILES, ProviderChoice
 
 OPENAI_KEY = {"OPENAI_API_KEY": "sk-0123456789abcdef"}
-OPENAI = Choice(PROFILES["openai"], "test")
+OPENAI = ProviderChoice(PROFILES["openai"], "test")
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_openai_answers_but_this_machine_tunes() -> None:
 
 
 def test_who_answers_tunes_too_where_it_does_for_new_customers() -> None:
-    assert choose_tuning(Choice(PROFILES["nebius"], "test")).profile.name == "nebius"
+    assert choose_tuning(ProviderChoice(PROFILES["nebius"], "test")).profile.name == "nebius"
     where = Where(base_url="http://127.0.0.1:1/v1")
     assert choose_tuning(choose_generation(where)).profile.name == "custom"
 

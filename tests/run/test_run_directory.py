@@ -21,8 +21,8 @@ from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
 from asyncgen.run import state as run_state
 from asyncgen.run.directory import (
     FILE_NAMES,
-    Run,
     RunDirectory,
+    RunWriter,
     find_run,
     is_held,
     newest_run,
@@ -45,7 +45,7 @@ def make_run(folder: Path, job_name: str = "campaign") -> None:
         pass
 
 
-def with_requests(run: Run, requests: int) -> RunState:
+def with_requests(run: RunWriter, requests: int) -> RunState:
     return run.update(
         lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, requests=requests))
     )

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from asyncgen.local_http import RequestGuard
 from asyncgen.serve.app import build_app
-from asyncgen.serve.guard import Access
+from asyncgen.serve.guard import ServerAccess
 from asyncgen.serve.server import Attachment
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 
@@ -25,7 +25,9 @@ class Service:
         self.attachment = Attachment(TRAITS, lambda: self.busy, lambda: self.now)
 
     def client(self) -> TestClient[Any, Any]:
-        app = build_app(self.attachment.table(), Access(guard=RequestGuard(host="127.0.0.1")), None, lambda: self.now)
+        app = build_app(
+            self.attachment.table(), ServerAccess(guard=RequestGuard(host="127.0.0.1")), None, lambda: self.now
+        )
         return TestClient(TestServer(app, handler_cancellation=True))
 
     async def is_idle(self) -> bool:

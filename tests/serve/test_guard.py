@@ -16,7 +16,7 @@ from asyncgen.errors import DiskError
 from asyncgen.local_http import RequestGuard
 from asyncgen.providers.endpoint import Secret
 from asyncgen.serve.app import build_app
-from asyncgen.serve.guard import Access
+from asyncgen.serve.guard import ServerAccess
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.simulation.engine import SimulationSettings
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from asyncgen.providers.local_server import ServerInfo
 
-LOCAL = Access(guard=RequestGuard(host="127.0.0.1"))
+LOCAL = ServerAccess(guard=RequestGuard(host="127.0.0.1"))
 PAGE = "http://localhost:3000"
 
 

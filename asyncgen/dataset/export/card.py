@@ -26,7 +26,7 @@ _MARKS = str.maketrans("`|<>[]", "'/‹›()")
 
 
 @dataclass(slots=True)
-class Facts:
+class CardFacts:
     """What is gathered while the rows are written.
 
     Attributes:
@@ -51,7 +51,7 @@ class Facts:
                 counts[value] += 1
 
 
-def dataset_card(job: str, provider: str, facts: Facts, files: Mapping[str, DatasetFile], job_sha256: str) -> str:
+def dataset_card(job: str, provider: str, facts: CardFacts, files: Mapping[str, DatasetFile], job_sha256: str) -> str:
     """The card.
 
     Args:
@@ -85,7 +85,9 @@ def _front_matter(job: str, rows: int, files: Mapping[str, DatasetFile]) -> Iter
     yield MADE_BY
 
 
-def _body(job: str, provider: str, facts: Facts, files: Mapping[str, DatasetFile], job_sha256: str) -> Iterator[str]:
+def _body(
+    job: str, provider: str, facts: CardFacts, files: Mapping[str, DatasetFile], job_sha256: str
+) -> Iterator[str]:
     yield f"# {_plain(job)}"
     yield ""
     yield "Texts written by a language model from the rows of a grid, to fine-tune a smaller one on. No human wrote or"

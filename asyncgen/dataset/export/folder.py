@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from asyncgen.dataset.export.card import MADE_BY, Facts, dataset_card
+from asyncgen.dataset.export.card import MADE_BY, CardFacts, dataset_card
 from asyncgen.dataset.export.files import Exported
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.dataset.samples import COMPLETION, PREFERENCE, messages, pair
@@ -96,7 +96,7 @@ def _refuse_pairs(settings: DatasetSettings) -> None:
 
 
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
-    facts = Facts()
+    facts = CardFacts()
     (folder / "data").mkdir(parents=True)
     with ExitStack() as stack:
         draft = stack.enter_context(TemporaryFile(dir=folder))
@@ -124,7 +124,7 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: Spli
 
 
 def _draft(
-    draft: IO[bytes], records: Iterable[Record], opened: OpenedJob, sides: SampleSides, facts: Facts
+    draft: IO[bytes], records: Iterable[Record], opened: OpenedJob, sides: SampleSides, facts: CardFacts
 ) -> bytearray:
     """Write the row of every sample; the answer tells their sides, no prompt on both."""
     selection = Selection(opened.job, opened.grid, stale=False)

@@ -17,7 +17,7 @@ import orjson
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import NotJsonError, decode_loosely, decoder
-from asyncgen.text_lines import BYTE_ORDER_MARK, decode, is_utf16, open_input, raw_lines
+from asyncgen.text_files import BYTE_ORDER_MARK, decode, is_utf16, open_input, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

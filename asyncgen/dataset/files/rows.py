@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.dataset.files.forms import no_form
 from asyncgen.dataset.files.json_rows import FileRow, json_lines, json_row, read_json
 from asyncgen.dataset.files.sheets import cell_text, sheet_count, sheet_rows
-from asyncgen.delimited import DELIMITERS, DelimitedError, declared_delimiter, delimited_rows, delimiter_of
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.text_lines import bad_line, is_utf16, open_input, text_lines
+from asyncgen.text_files import (
+    DELIMITERS,
+    DelimitedError,
+    bad_line,
+    declared_delimiter,
+    delimited_rows,
+    delimiter_of,
+    is_utf16,
+    open_input,
+    text_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +49,7 @@ _ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class RowFile:
+class SampleRows:
     """A file that was opened.
 
     Attributes:
@@ -63,7 +72,7 @@ class RowFile:
         return f"{self.path}:{number}" if self.place == "line" else f"{self.path}, {self.place} {number}"
 
 
-def open_rows(path: Path, wanted: Wanted) -> RowFile:
+def open_rows(path: Path, wanted: Wanted) -> SampleRows:
     """Open a file by its extension.
 
     Args:
@@ -91,7 +100,7 @@ def not_read(path: Path, kinds: Sequence[str]) -> UsageError:
     )
 
 
-def _open_delimited(path: Path, wanted: Wanted) -> RowFile:
+def _open_delimited(path: Path, wanted: Wanted) -> SampleRows:
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     first = next((line for _, line in text_lines(path, byte_order_mark=True) if line.strip()), "")
     delimiter = declared_delimiter(first) or delimiter_of(first, usual, wanted.is_header)
@@ -119,7 +128,7 @@ def _open_delimited(path: Path, wanted: Wanted) -> RowFile:
                 raise bad_line(path, line, _shifted(len(cells), width), help_text=_shifted_help(delimiter))
             yield FileRow(line, dict(zip(names, cells)))  # noqa: B905 - they are of one length, and it takes time
 
-    return RowFile(path, kind, "line", tuple(found), body)
+    return SampleRows(path, kind, "line", tuple(found), body)
 
 
 def _split(header: str, delimiter: str) -> list[str]:
@@ -160,7 +169,7 @@ def _refuse_twins(path: Path, names: Sequence[str], wanted: Wanted) -> None:
         )
 
 
-def _open_xlsx(path: Path, wanted: Wanted) -> RowFile:
+def _open_xlsx(path: Path, wanted: Wanted) -> SampleRows:
     header = next(sheet_rows(path, cell_text), None)
     if header is None:
         raise AsyncgenError(
@@ -182,33 +191,33 @@ def _open_xlsx(path: Path, wanted: Wanted) -> RowFile:
     sheets = sheet_count(path)
     if sheets > 1:
         found.append(f"WARNING: only the first of its {sheets} sheets is read")
-    return RowFile(path, "XLSX", "row", tuple(found), body)
+    return SampleRows(path, "XLSX", "row", tuple(found), body)
 
 
-def _open_json(path: Path, _wanted: Wanted) -> RowFile:
+def _open_json(path: Path, _wanted: Wanted) -> SampleRows:
     document = read_json(path)
     if document.lines:
         named = () if path.suffix.lower() == ".jsonl" else ("Each line of it is a JSON object",)
         utf16 = is_utf16(path)
-        return RowFile(path, "JSONL", "line", named, lambda: json_lines(path), lines=not utf16)
+        return SampleRows(path, "JSONL", "line", named, lambda: json_lines(path), lines=not utf16)
 
     def rows() -> Iterator[FileRow]:
         return (json_row(number, raw) for number, raw in enumerate(document.rows, 1))
 
-    return RowFile(path, "JSON", "item", document.found, rows)
+    return SampleRows(path, "JSON", "item", document.found, rows)
 
 
-def _open_text(path: Path, _wanted: Wanted) -> RowFile:
+def _open_text(path: Path, _wanted: Wanted) -> SampleRows:
     def rows() -> Iterator[FileRow]:
         for number, line in text_lines(path, byte_order_mark=True):
             if line.strip():
                 yield FileRow(number, {"completion": line.rstrip("\r\n")})
 
     found = ("By its extension, the file is text: each line is taken for a completion without a prompt",)
-    return RowFile(path, "TXT", "line", found, rows)
+    return SampleRows(path, "TXT", "line", found, rows)
 
 
-def _open_parquet(path: Path, wanted: Wanted) -> RowFile:
+def _open_parquet(path: Path, wanted: Wanted) -> SampleRows:
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra, and slow to import
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -242,7 +251,7 @@ def _open_parquet(path: Path, wanted: Wanted) -> RowFile:
         found.append(f"Its columns are: {', '.join(names) or 'none'}")
     elif extra:
         found.append(f"Its other columns are not read: {', '.join(f'`{name}`' for name in extra)}")
-    return RowFile(path, "Parquet", "row", tuple(found), rows)
+    return SampleRows(path, "Parquet", "row", tuple(found), rows)
 
 
 def _bad_parquet(path: Path, error: Exception, row: int | None = None) -> AsyncgenError:
@@ -277,7 +286,7 @@ def _scalar_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-_READERS: dict[str, Callable[[Path, Wanted], RowFile]] = {
+_READERS: dict[str, Callable[[Path, Wanted], SampleRows]] = {
     ".csv": _open_delimited,
     ".tsv": _open_delimited,
     ".xlsx": _open_xlsx,

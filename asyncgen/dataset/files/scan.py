@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from asyncgen.dataset.files.forms import Example, Layout, Wanted
     from asyncgen.dataset.files.json_rows import FileRow
-    from asyncgen.dataset.files.rows import RowFile
+    from asyncgen.dataset.files.rows import SampleRows
     from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.providers.profiles import Profile
 
@@ -97,7 +97,7 @@ class FileScan:
     """
 
     def __init__(
-        self, file: RowFile, wanted: Wanted, profile: Profile, counter: TokenCounter, system: str | None
+        self, file: SampleRows, wanted: Wanted, profile: Profile, counter: TokenCounter, system: str | None
     ) -> None:
         self.file = file
         self.read = 0

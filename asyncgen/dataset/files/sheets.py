@@ -14,7 +14,7 @@ from datetime import date, datetime, time
 from typing import IO, TYPE_CHECKING, Any
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.text_lines import open_input
+from asyncgen.text_files import open_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ from asyncgen.errors import AsyncgenError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from asyncgen.dataset.pairs.facts import Facts
+    from asyncgen.dataset.pairs.facts import PairFacts
     from asyncgen.dataset.pairs.remedies import Remedy
     from asyncgen.dataset.pairs.table import PairRow
 
@@ -63,7 +63,7 @@ class Case:
         numbered: the rows' labels are their places in the file.
     """
 
-    facts: Facts
+    facts: PairFacts
     rows: Callable[[], Iterator[PairRow]]
     separator: str = AUTO
     ending: str = AUTO

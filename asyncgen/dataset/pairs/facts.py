@@ -63,7 +63,7 @@ class ColumnFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class PairFacts:
     """What was found in the rows that have a completion.
 
     Attributes:
@@ -88,7 +88,7 @@ class Facts:
         return self.rows + len(self.empty)
 
 
-def gather(rows: Iterable[PairRow]) -> Facts:
+def gather(rows: Iterable[PairRow]) -> PairFacts:
     """One pass over the rows."""
     scan = _Scan()
     iterator = iter(rows)
@@ -138,8 +138,8 @@ class _Scan:
             self._long.append(Long(row.label, self._rows, before))
         self._rows += 1
 
-    def facts(self) -> Facts:
-        return Facts(
+    def facts(self) -> PairFacts:
+        return PairFacts(
             rows=self._rows,
             task=self._task(),
             classes=len(self._completions),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.pairs.checks import PairFinding
-    from asyncgen.dataset.pairs.facts import Facts, Task
+    from asyncgen.dataset.pairs.facts import PairFacts, Task
     from asyncgen.dataset.pairs.remedies import Remedy
     from asyncgen.dataset.pairs.table import PairRow, Pairs
 
@@ -79,7 +79,7 @@ class PreparedPairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PairPlan:
     """What is to be done to the rows of a file, all questions answered.
 
     Attributes:
@@ -90,7 +90,7 @@ class Plan:
     """
 
     pairs: Pairs
-    facts: Facts
+    facts: PairFacts
     remedies: tuple[Remedy, ...]
     changes: bool
 
@@ -98,7 +98,7 @@ class Plan:
         """A pass over the rows as they are to be written."""
         return reduce(lambda rows, remedy: remedy(rows), self.remedies, self.pairs.filled_rows())
 
-    def remedied_facts(self) -> Facts:
+    def remedied_facts(self) -> PairFacts:
         """The facts of what is to be written."""
         return gather(self.rows()) if self.remedies else self.facts
 
@@ -143,7 +143,9 @@ def prepare_pairs(
     return _prepared(path, "written", facts, files)
 
 
-def _look_at(path: Path, dialogue: Dialogue, separator: str, ending: str, columns: Mapping[str, str] | None) -> Plan:
+def _look_at(
+    path: Path, dialogue: Dialogue, separator: str, ending: str, columns: Mapping[str, str] | None
+) -> PairPlan:
     """Read a file, tell what the checks find, and ask for each remedy.
 
     Raises:
@@ -172,10 +174,10 @@ def _look_at(path: Path, dialogue: Dialogue, separator: str, ending: str, column
         dialogue.necessary(text)
     accepted = _ask(findings, dialogue)
     changes = bool(conversion or pairs.remedies or accepted or any(finding.necessary for finding in findings))
-    return Plan(pairs, facts, accepted, changes)
+    return PairPlan(pairs, facts, accepted, changes)
 
 
-def _nothing_left(path: Path, facts: Facts) -> AsyncgenError:
+def _nothing_left(path: Path, facts: PairFacts) -> AsyncgenError:
     return AsyncgenError(
         f"{path} has no row with a completion",
         cause=f"it has {facts.all_rows:,} rows, and the completion of each is empty" if facts.all_rows else None,
@@ -209,7 +211,7 @@ def _ask(findings: Sequence[PairFinding], dialogue: Dialogue) -> tuple[Remedy, .
 def _prepared(
     path: Path,
     outcome: Literal["written", "fits", "declined"],
-    facts: Facts,
+    facts: PairFacts,
     files: tuple[Path, ...] = (),
 ) -> PreparedPairs:
     train = training_rows(facts.rows)
@@ -226,7 +228,7 @@ def _prepared(
     )
 
 
-def _legacy_seconds(facts: Facts) -> float:
+def _legacy_seconds(facts: PairFacts) -> float:
     if facts.task == "classification":
         return _SECONDS_TO_START + facts.rows * _SECONDS_PER_CLASSIFIED_ROW
     return _SECONDS_TO_START + (_BYTES_OF_TABLE + facts.rows * _BYTES_PER_ROW) * _SECONDS_PER_BYTE

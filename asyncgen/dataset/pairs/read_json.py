@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asyncgen.dataset.pairs.table import PairTable
 from asyncgen.errors import AsyncgenError
-from asyncgen.text_lines import bad_line, text_lines
+from asyncgen.text_files import bad_line, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

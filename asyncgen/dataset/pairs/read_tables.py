@@ -15,9 +15,8 @@ from asyncgen.dataset.files.rows import not_read
 from asyncgen.dataset.files.sheets import sheet_count, sheet_rows
 from asyncgen.dataset.pairs.read_json import read_json, read_jsonl
 from asyncgen.dataset.pairs.table import PairTable
-from asyncgen.delimited import DelimitedError, delimited_rows
 from asyncgen.errors import AsyncgenError
-from asyncgen.text_lines import bad_line, open_input, text_lines
+from asyncgen.text_files import DelimitedError, bad_line, delimited_rows, open_input, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from asyncgen.dataset.pairs.facts import contains
 from asyncgen.dataset.pairs.table import PairRow
 
 if TYPE_CHECKING:
-    from asyncgen.dataset.pairs.facts import Facts
+    from asyncgen.dataset.pairs.facts import PairFacts
 
 Remedy = Callable[[Iterable[PairRow]], Iterator[PairRow]]
 
@@ -33,7 +33,7 @@ def drop_labels(labels: frozenset[int]) -> Remedy:
     return lambda rows: (row for row in rows if row.label not in labels)
 
 
-def long_labels(facts: Facts, *, without_duplicates: bool, numbered: bool) -> frozenset[int]:
+def long_labels(facts: PairFacts, *, without_duplicates: bool, numbered: bool) -> frozenset[int]:
     """The labels of the rows that the legacy tool drops as too long.
 
     It counts the places of long rows, and then drops the rows whose *labels* are these numbers. Both are the

@@ -33,7 +33,7 @@ from asyncgen.dataset.rules.chat import (
 from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.profiles import Finetuning, Profile
-from asyncgen.text_lines import BYTE_ORDER_MARK, decode, open_input, raw_lines
+from asyncgen.text_files import BYTE_ORDER_MARK, decode, open_input, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -17,7 +17,7 @@ import msgspec
 from asyncgen.errors import DiskError
 from asyncgen.generate.journal.settled import key_number
 from asyncgen.json_text import decoder
-from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.directory import RunDirectory, RunWriter
 from asyncgen.run.jsonl import read_lines, read_rows
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
@@ -124,7 +124,7 @@ class BatchedKeys:
         self._batches.pop(intent, None)
 
 
-def open_batched_keys(run: Run) -> BatchedKeys:
+def open_batched_keys(run: RunWriter) -> BatchedKeys:
     """The keys in all batches of a run that are not collected; files of others, left by a crash, are removed.
 
     Raises:
@@ -138,7 +138,7 @@ def open_batched_keys(run: Run) -> BatchedKeys:
     return BatchedKeys({intent: _keys(read_batch_rows(rows_path(run.directory, intent))) for intent in open_batches})
 
 
-def _note_unnoted(run: Run) -> None:
+def _note_unnoted(run: RunWriter) -> None:
     """Note batches that only their files tell of: `run.json` was put back from an earlier copy, or the process died.
 
     They may be at work at the provider, and are not to be paid for twice.

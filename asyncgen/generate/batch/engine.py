@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
 from asyncgen.generate.batch.files import BatchFiles, BatchLedger, change_batch
 from asyncgen.generate.batch.join import BatchJoiner, Joined
-from asyncgen.generate.batch.send import Allowance, BatchSender, Course, Watcher, is_for_a_full_queue
+from asyncgen.generate.batch.send import Allowance, BatchProgress, BatchSender, Watcher, is_for_a_full_queue
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.pool.budget import Budget, budget_used_up
@@ -29,7 +29,7 @@ from asyncgen.generate.pool.pool import Outcome
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.endpoint import Endpoint
-from asyncgen.run.directory import Run
+from asyncgen.run.directory import RunWriter
 from asyncgen.run.state import BatchState
 
 
@@ -47,7 +47,7 @@ class BatchCollector:
 
     def __init__(
         self,
-        run: Run,
+        run: RunWriter,
         journal: Journal,
         api: BatchApi,
         *,
@@ -93,7 +93,7 @@ class BatchCollector:
         self._journal.batched.release(batch.intent)
 
 
-def release_batch(run: Run, batch: BatchState, status: str) -> None:
+def release_batch(run: RunWriter, batch: BatchState, status: str) -> None:
     """Note that a batch is collected, and remove its files.
 
     Raises:
@@ -107,7 +107,7 @@ _NOT_ACCEPTED_YET = frozenset({"", "validating"})
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class BatchPace:
     """How often the provider is asked: soon after a change, then ever less often.
 
     Attributes:
@@ -142,7 +142,7 @@ class BatchLoop:
         *,
         allowance: Allowance,
         watcher: Watcher,
-        pace: Pace,
+        pace: BatchPace,
     ) -> None:
         self._sender = sender
         self._collector = collector
@@ -151,7 +151,7 @@ class BatchLoop:
         self._allowance = allowance
         self._watcher = watcher
         self._pace = pace
-        self._course = Course()
+        self._course = BatchProgress()
 
     async def run(self) -> Outcome:
         """Send and collect until every row has come to an outcome, or nothing more can be sent.
@@ -259,7 +259,7 @@ class BatchLoop:
 
 
 def open_batch_loop(
-    run: Run,
+    run: RunWriter,
     journal: Journal,
     grid: RequestGrid,
     endpoint: Endpoint,
@@ -268,7 +268,7 @@ def open_batch_loop(
     checks: AnswerChecks,
     allowance: Allowance,
     watcher: Watcher,
-    pace: Pace | None = None,
+    pace: BatchPace | None = None,
     now: Callable[[], float] = time.time,
 ) -> BatchLoop:
     """The engine for a run at an endpoint.
@@ -299,4 +299,4 @@ def open_batch_loop(
     )
     joiner = BatchJoiner(journal=journal, grid=grid, checks=checks, secret=endpoint.key)
     collector = BatchCollector(run, journal, api, joiner=joiner, budget=allowance.budget, now=now)
-    return BatchLoop(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or Pace())
+    return BatchLoop(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or BatchPace())

@@ -35,7 +35,7 @@ from asyncgen.job.requests import Request
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.providers.endpoint import Endpoint, Secret, redacted
 from asyncgen.providers.profiles import LOCAL
-from asyncgen.run.directory import Run, RunDirectory
+from asyncgen.run.directory import RunDirectory, RunWriter
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState, RunState
 from asyncgen.run.whole_file import disk_error, replacing
@@ -189,7 +189,7 @@ class BatchLedger:
         endpoint: of the provider.
     """
 
-    def __init__(self, run: Run, endpoint: Endpoint) -> None:
+    def __init__(self, run: RunWriter, endpoint: Endpoint) -> None:
         self._run = run
         self._provider = endpoint.profile.name
         self._base_url = endpoint.base_url
@@ -241,7 +241,7 @@ class BatchLedger:
         return change_batch(self._run, batch.intent, **fields)
 
 
-def change_batch(run: Run, intent: str, **fields: Any) -> BatchState:
+def change_batch(run: RunWriter, intent: str, **fields: Any) -> BatchState:
     """Change the fields of one batch in `run.json`.
 
     Raises:

@@ -30,10 +30,10 @@ from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.pool.budget import Budget
 from asyncgen.generate.pool.retry import MAX_FAILED
 from asyncgen.job.requests import Request, RequestGrid
+from asyncgen.providers.tokens import estimate_body
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
-from asyncgen.tokens import estimate_body
 
 
 class Watcher(Protocol):
@@ -58,7 +58,7 @@ _SHOWN_PROBLEMS = 3
 
 
 @dataclass(slots=True)
-class Course:
+class BatchProgress:
     """The state of one invocation.
 
     Attributes:

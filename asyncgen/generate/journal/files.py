@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.generate.journal.spend_count import SpendCount
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
     from asyncgen.run.jsonl import LineFile
     from asyncgen.run.state import Spend, Tried
 
@@ -146,7 +146,7 @@ class JournalFiles:
 
     def __init__(
         self,
-        run: Run,
+        run: RunWriter,
         records: LineFile,
         failures: LineFile,
         spend: SpendCount,

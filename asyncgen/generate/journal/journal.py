@@ -25,7 +25,7 @@ from asyncgen.run.records import Usage, encode_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
     from asyncgen.run.records import Failure, Record
     from asyncgen.run.state import Tried
 
@@ -166,7 +166,7 @@ class Journal:
 
 @contextmanager
 def open_journal(
-    run: Run,
+    run: RunWriter,
     *,
     cost_of: CostOf,
     retry_failed: bool = False,

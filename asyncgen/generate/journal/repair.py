@@ -28,7 +28,7 @@ from asyncgen.errors import DiskError, UsageError
 from asyncgen.generate.batch.batched_keys import batches_by_files
 from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
-from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, Run, RunDirectory, locked
+from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, RunDirectory, RunWriter, locked
 from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
@@ -65,7 +65,7 @@ class SetAside:
     goes_on: bool = False
 
 
-def set_rejected_aside(run: Run) -> SetAside:
+def set_rejected_aside(run: RunWriter) -> SetAside:
     """Move the records that `rejected.jsonl` names to `replaced.jsonl`.
 
     `rejected.jsonl` is used up by it: given again, it would take out the new answers. So without it, a run whose
@@ -93,7 +93,7 @@ def set_rejected_aside(run: Run) -> SetAside:
     return SetAside(moved)
 
 
-def set_simulated_aside(run: Run) -> int:
+def set_simulated_aside(run: RunWriter) -> int:
     """Move the records that a simulation made up to `replaced.jsonl`; how many there were.
 
     Raises:
@@ -116,7 +116,7 @@ def read_rejected(path: Path) -> KeySet:
     return rejected
 
 
-def end_move(run: Run, lines: int) -> None:
+def end_move(run: RunWriter, lines: int) -> None:
     """Count the spend right after a move that a crash may have cut short.
 
     Args:
@@ -141,7 +141,7 @@ def _has_open_replaced(directory: RunDirectory) -> bool:
     return any(not settled.has(number) for number in replaced)
 
 
-def _move(run: Run, is_moved: Callable[[bytes], bool]) -> int:
+def _move(run: RunWriter, is_moved: Callable[[bytes], bool]) -> int:
     """Take lines out of `records.jsonl`; how many."""
     end_move(run, sum(1 for _ in read_lines(run.directory.records)))
     move, moved = _counted(run, is_moved)
@@ -163,7 +163,7 @@ def _move(run: Run, is_moved: Callable[[bytes], bool]) -> int:
     return moved
 
 
-def _counted(run: Run, is_moved: Callable[[bytes], bool]) -> tuple[MoveState, int]:
+def _counted(run: RunWriter, is_moved: Callable[[bytes], bool]) -> tuple[MoveState, int]:
     """What the move will come to, and how many lines it takes.
 
     The first lines of the file are those that the spend counts: of them, those that stay are still counted.

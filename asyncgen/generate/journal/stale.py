@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.job.requests import RequestGrid
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
     from asyncgen.run.state import RunState
 
 
@@ -53,7 +53,7 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
 _decode_row = decoder(_Row)
 
 
-def find_stale(run: Run, grid: RequestGrid) -> Stale:
+def find_stale(run: RunWriter, grid: RequestGrid) -> Stale:
     """Compare the run's rows with the job as it is now; reads the files only when the job changed.
 
     Raises:
@@ -73,7 +73,7 @@ def find_stale(run: Run, grid: RequestGrid) -> Stale:
     return Stale(records, failures, max(records - job.stale, 0), changed, renamed)
 
 
-def accept_stale(run: Run, grid: RequestGrid, stale: Stale) -> None:
+def accept_stale(run: RunWriter, grid: RequestGrid, stale: Stale) -> None:
     """Note that the rows of the run belong to the job as it is now, but for the stale ones.
 
     How many rows have a twin is not known of a changed job before all of it was gone over.

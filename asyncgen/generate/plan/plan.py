@@ -28,7 +28,7 @@ _SHOWN_PROMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlanTarget:
     """Who would answer, and who would tune.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class PlannedPrompt:
     """A request as it would be sent, and the prompt that the tuned model would be given for it."""
 
     body: dict[str, Any]
@@ -77,7 +77,7 @@ class Plan:
     excluded: int
     there: RowsThere
     left: int
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[PlannedPrompt, ...]
     tokens: RequestTokens
     tier: str
     costs: dict[str, Span | None]
@@ -97,7 +97,7 @@ def make_plan(
     job: Job,
     grid: RequestGrid,
     there: RowsThere,
-    place: Place,
+    place: PlanTarget,
     prices: PriceList,
     remarks: tuple[str, ...] = (),
 ) -> Plan:
@@ -135,11 +135,13 @@ def make_plan(
     )
 
 
-def _prompts(grid: RequestGrid) -> tuple[Prompt, ...]:
-    return tuple(Prompt(orjson.loads(each.body), grid.prompt(each)) for each in grid.sample_evenly(_SHOWN_PROMPTS))
+def _prompts(grid: RequestGrid) -> tuple[PlannedPrompt, ...]:
+    return tuple(
+        PlannedPrompt(orjson.loads(each.body), grid.prompt(each)) for each in grid.sample_evenly(_SHOWN_PROMPTS)
+    )
 
 
-def _shutdowns(place: Place, found: Sequence[Training]) -> tuple[tuple[str, date], ...]:
+def _shutdowns(place: PlanTarget, found: Sequence[Training]) -> tuple[tuple[str, date], ...]:
     named = [(place.profile.name, place.model), *((each.provider, each.model) for each in found)]
     days = {model: shutdown_date(provider, model) for provider, model in named}
     return tuple((model, day) for model, day in days.items() if day is not None)

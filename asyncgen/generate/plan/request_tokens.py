@@ -19,7 +19,7 @@ from statistics import mean
 from asyncgen.generate.plan.rows_there import Figures, RowsThere
 from asyncgen.job.model import Checks, Job, Limits
 from asyncgen.job.requests import RequestGrid
-from asyncgen.tokens import estimate_body, estimate_messages, estimate_text
+from asyncgen.providers.tokens import estimate_body, estimate_messages, estimate_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from asyncgen.generate.plan.request_tokens import RequestTokens, Span
 from asyncgen.job.model import Job
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import PROFILES, Finetuning, Profile
-from asyncgen.providers.training_prices import TunedModel, epochs_of
+from asyncgen.providers.training_prices import TunedModelName, epochs_of
 
 _PER_ANSWER = 4  # what a chat adds to a message, as in `tokens.estimate_messages`
 
@@ -49,7 +49,7 @@ class Training:
     chosen: bool
     trained: TrainedTokens
     cost_usd: Span | None
-    price: TunedModel | None
+    price: TunedModelName | None
     note: str
 
 
@@ -106,7 +106,7 @@ def _training(
     finetuning: Finetuning,
     model: str,
     trained: TrainedTokens,
-    price: TunedModel | None,
+    price: TunedModelName | None,
     *,
     chosen: bool,
 ) -> Training:
@@ -119,7 +119,7 @@ def _training(
     return Training(provider, model, chosen, trained, cost_usd, price, _note(finetuning, price))
 
 
-def _note(finetuning: Finetuning, price: TunedModel | None) -> str:
+def _note(finetuning: Finetuning, price: TunedModelName | None) -> str:
     notes = [price.note] if price and price.note else []
     until = f"until {finetuning.until}" if finetuning.until else ""
     if not finetuning.new_customers:

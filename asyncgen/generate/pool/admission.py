@@ -16,7 +16,7 @@ from asyncgen.generate.pool.backpressure import Breaker, Pause
 from asyncgen.generate.pool.budget import BudgetGate
 from asyncgen.generate.pool.concurrency import ConcurrencyLimit, ConcurrencySlots
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.rate import Rates
+from asyncgen.generate.pool.rate import RequestRates
 
 _BROKEN = frozenset({"connection", "disconnected"})
 _FIRST = 5  # requests whose outcomes tell whether all will fail alike
@@ -49,7 +49,7 @@ class Admission:
     """
 
     def __init__(
-        self, rates: Rates, concurrency: int, progress: Progress, budget: BudgetGate | None, rng: Random
+        self, rates: RequestRates, concurrency: int, progress: Progress, budget: BudgetGate | None, rng: Random
     ) -> None:
         self._rates = rates
         self._progress = progress

@@ -19,10 +19,10 @@ from msgspec import UNSET
 
 from asyncgen.errors import QuotaError, UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.prices import Price
+from asyncgen.providers.tokens import TokenEstimate, estimate_body
 from asyncgen.run.records import Usage
-from asyncgen.tokens import TokenEstimate, estimate_body
 
 _PROMPT_MARGIN = 1.25  # estimates of prompts run up to so much low before answers have corrected them
 _UNBOUNDED_OUTPUT = 1000
@@ -45,7 +45,7 @@ class Budget:
         is_blind: without rates, an answer came whose cost is not told.
     """
 
-    rates: Rates | None
+    rates: TokenRates | None
     max_cost_usd: float
     spent_usd: float
     in_flight_usd: float = 0.0

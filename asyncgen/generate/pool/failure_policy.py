@@ -15,7 +15,7 @@ from collections import Counter
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
 from asyncgen.generate.pool.admission import Admission
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.retry import Row
+from asyncgen.generate.pool.retry import RowInWork
 from asyncgen.generate.pool.settle import RowSettler
 
 _FIRST_ALIKE = 5  # the first rows of a run, refused in the same way and for nothing: so will be the others
@@ -61,7 +61,7 @@ class FailurePolicy:
         self._settler = settler
         self._admission = admission
         self._failures = ConsecutiveFailures(has_succeeded=progress.already_done > 0)
-        self._doubtful: list[tuple[Row, AttemptError]] = []  # given up on before anything succeeded
+        self._doubtful: list[tuple[RowInWork, AttemptError]] = []  # given up on before anything succeeded
         self._is_clear = False  # no failure since the last answer
 
     def answered(self) -> None:
@@ -74,7 +74,7 @@ class FailurePolicy:
             self._fail(row, error)
         self._doubtful.clear()
 
-    def give_up(self, row: Row, error: AttemptError) -> AttemptError | None:
+    def give_up(self, row: RowInWork, error: AttemptError) -> AttemptError | None:
         """The row is not tried again after this error, of an attempt that was released.
 
         Returns the error where it is useless to go on.
@@ -95,7 +95,7 @@ class FailurePolicy:
         self._doubtful.clear()
         return fatal
 
-    def _is_service_in_doubt(self, row: Row, error: AttemptError) -> bool:
+    def _is_service_in_doubt(self, row: RowInWork, error: AttemptError) -> bool:
         """Is it the service that is at fault rather than the row? Where nothing came of it yet, nobody knows.
 
         Answers of an earlier invocation speak for it, unless it cannot be reached now.
@@ -104,7 +104,7 @@ class FailurePolicy:
             return False
         return not (self._admission.ever_succeeded or (self._failures.has_succeeded and error.status is not None))
 
-    def _fail(self, row: Row, error: AttemptError) -> None:
+    def _fail(self, row: RowInWork, error: AttemptError) -> None:
         """Give up on the row; but it may have an answer, which did not pass its checks and was paid for."""
         if not self._settler.keep(row):
             self._settler.fail(row, error)

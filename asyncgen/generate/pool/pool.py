@@ -42,10 +42,10 @@ from asyncgen.generate.pool.budget import BudgetGate
 from asyncgen.generate.pool.failure_policy import FailurePolicy
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.queue import RowQueue
-from asyncgen.generate.pool.rate import Rates
-from asyncgen.generate.pool.retry import Row, may_retry, note_error, retry_wait_s
-from asyncgen.generate.pool.settle import Journal, RowSettler
-from asyncgen.generate.pool.source import ResumableJournal, Source
+from asyncgen.generate.pool.rate import RequestRates
+from asyncgen.generate.pool.retry import RowInWork, may_retry, note_error, retry_wait_s
+from asyncgen.generate.pool.settle import RowSettler, SettlingJournal
+from asyncgen.generate.pool.source import ResumableJournal, RowSource
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Limits
 from asyncgen.job.requests import RequestGrid
@@ -106,13 +106,13 @@ class Pool:
 
     def __init__(
         self,
-        rows: Iterator[Row | None],
+        rows: Iterator[RowInWork | None],
         grid: RequestGrid,
-        journal: Journal,
+        journal: SettlingJournal,
         completer: Completer,
         *,
         checks: AnswerChecks,
-        rates: Rates,
+        rates: RequestRates,
         concurrency: int,
         progress: Progress,
         budget: BudgetGate | None = None,
@@ -136,8 +136,8 @@ class Pool:
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
         self._policy = FailurePolicy(self.settler, self._admission, progress)
         self._workers = concurrency  # that have not ended
-        self._idle: deque[asyncio.Future[Row | None]] = deque()  # of workers that ask for a row
-        self._outcomes: list[tuple[Row, Ticket, Answer | AttemptError]] = []  # not yet dealt with
+        self._idle: deque[asyncio.Future[RowInWork | None]] = deque()  # of workers that ask for a row
+        self._outcomes: list[tuple[RowInWork, Ticket, Answer | AttemptError]] = []  # not yet dealt with
         self._entering: set[asyncio.Task[Ticket | None]] = set()  # at the admission
         self._is_round_planned = False
 
@@ -192,9 +192,9 @@ class Pool:
             self._workers -= 1
             self._plan_round()
 
-    async def _next_row(self) -> Row | None:
+    async def _next_row(self) -> RowInWork | None:
         """The next row, in the next round; None when there will be no more."""
-        place: asyncio.Future[Row | None] = self._loop.create_future()
+        place: asyncio.Future[RowInWork | None] = self._loop.create_future()
         self._idle.append(place)
         self._plan_round()
         try:
@@ -207,7 +207,7 @@ class Pool:
                 self._take_back(row)
             raise
 
-    async def _attempt(self, row: Row) -> None:
+    async def _attempt(self, row: RowInWork) -> None:
         """Send the row's request once, and leave the outcome to the next round."""
         body = row.request.body
         try:
@@ -258,7 +258,7 @@ class Pool:
             self.drain(StopReason.BUDGET)
         return ticket
 
-    def _broken_off(self, row: Row, ticket: Ticket) -> None:
+    def _broken_off(self, row: RowInWork, ticket: Ticket) -> None:
         """The request was sent, and nobody waits for its answer any more."""
         row.maybe_paid += 1
         self.dropped += 1
@@ -324,7 +324,7 @@ class Pool:
         self.settler.settle(records)
         self._look_at_disk()
 
-    def _judged(self, row: Row) -> Record | None:
+    def _judged(self, row: RowInWork) -> Record | None:
         """The record that the row ends with; None when it is asked for again."""
         self._policy.answered()
         record = self.settler.record(row)
@@ -339,7 +339,7 @@ class Pool:
         self._progress.count_answer(record)
         return record
 
-    def _erred(self, row: Row, error: AttemptError, *, is_hopeless: bool) -> None:
+    def _erred(self, row: RowInWork, error: AttemptError, *, is_hopeless: bool) -> None:
         note_error(row, error)
         if error.kind is ErrorClass.WAIT and (refused := self._rates.refusal(row.request.body)):
             self.stop.refused = self.stop.refused or refused
@@ -357,7 +357,7 @@ class Pool:
 
     # Rows that go back.
 
-    def _put_back(self, row: Row, delay_s: float) -> None:
+    def _put_back(self, row: RowInWork, delay_s: float) -> None:
         """The row is to be tried again after so many seconds."""
         if delay_s <= 0:
             self._queue.put_back(row)
@@ -365,11 +365,11 @@ class Pool:
         else:
             self._queue.delay(row, self._loop.call_later(delay_s, self._due, row))
 
-    def _due(self, row: Row) -> None:
+    def _due(self, row: RowInWork) -> None:
         self._queue.due(row)
         self._plan_round()
 
-    def _take_back(self, row: Row) -> None:
+    def _take_back(self, row: RowInWork) -> None:
         """The row was handed to a worker that was cancelled before it could send it."""
         if row.ticket is not None:
             self._admission.withdraw(row.ticket)
@@ -381,7 +381,7 @@ class Pool:
         for row in self._queue.close():
             self._rescue(row)
 
-    def _rescue(self, row: Row) -> None:
+    def _rescue(self, row: RowInWork) -> None:
         """The row is left to another invocation; its answer is kept, even where judging it is what went wrong."""
         try:
             self.settler.postpone(row)
@@ -456,8 +456,8 @@ async def generate(
         endpoint: named when its errors are explained.
         rng: for jitter.
     """
-    rates = Rates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
-    source = Source(grid, journal, rates, progress, limit)
+    rates = RequestRates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
+    source = RowSource(grid, journal, rates, progress, limit)
     pool = Pool(
         iter(source), grid, journal, completer, checks=checks, rates=rates,
         concurrency=limits.concurrency or DEFAULT_CONCURRENCY, progress=progress, budget=budget,
@@ -506,7 +506,7 @@ def _raise_plainly(work: asyncio.Task[None]) -> None:
         raise error
 
 
-def _reason(pool: Pool, source: Source, progress: Progress) -> StopReason | None:
+def _reason(pool: Pool, source: RowSource, progress: Progress) -> StopReason | None:
     if pool.stop.reason is StopReason.INTERRUPTED and not progress.left:
         return None  # the drain finished all there was
     if source.is_cut and not pool.draining.is_set():

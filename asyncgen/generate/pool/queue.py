@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 
-from asyncgen.generate.pool.retry import Row
+from asyncgen.generate.pool.retry import RowInWork
 
 
 class RowQueue:
@@ -23,10 +23,10 @@ class RowQueue:
         is_looking: the source asked for a turn; there may be rows in the next one.
     """
 
-    def __init__(self, fresh: Iterator[Row | None]) -> None:
+    def __init__(self, fresh: Iterator[RowInWork | None]) -> None:
         self._fresh = fresh
-        self._again: deque[Row] = deque()
-        self._delayed: dict[Row, asyncio.TimerHandle] = {}
+        self._again: deque[RowInWork] = deque()
+        self._delayed: dict[RowInWork, asyncio.TimerHandle] = {}
         self._is_used_up = False
         self.is_looking = False
 
@@ -35,7 +35,7 @@ class RowQueue:
         """Will there be no row, unless one comes back?"""
         return self._is_used_up and not self._again and not self._delayed
 
-    def next(self) -> Row | None:
+    def next(self) -> RowInWork | None:
         """A row, where there is one now; raises what the source raises, which ends it."""
         if self._again:
             return self._again.popleft()
@@ -51,24 +51,24 @@ class RowQueue:
         self.is_looking = row is None
         return row
 
-    def put_back(self, row: Row) -> None:
+    def put_back(self, row: RowInWork) -> None:
         """The row is to be tried again."""
         self._again.append(row)
 
-    def put_first(self, row: Row) -> None:
+    def put_first(self, row: RowInWork) -> None:
         """The row was handed out in vain."""
         self._again.appendleft(row)
 
-    def delay(self, row: Row, timer: asyncio.TimerHandle) -> None:
+    def delay(self, row: RowInWork, timer: asyncio.TimerHandle) -> None:
         """The row is to be tried again when the timer calls `due`."""
         self._delayed[row] = timer
 
-    def due(self, row: Row) -> None:
+    def due(self, row: RowInWork) -> None:
         """The delay of the row is over."""
         del self._delayed[row]
         self._again.append(row)
 
-    def close(self) -> list[Row]:
+    def close(self) -> list[RowInWork]:
         """There are no more rows; returns those that waited to be tried again."""
         rows = [*self._again, *self._delayed]
         for timer in self._delayed.values():

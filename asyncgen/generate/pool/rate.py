@@ -14,8 +14,8 @@ from aiolimiter import AsyncLimiter
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import RateLimits
+from asyncgen.providers.tokens import TokenEstimate
 from asyncgen.run.records import Usage
-from asyncgen.tokens import TokenEstimate
 
 _MINUTE_S = 60.0
 _BURST_S = 0.1  # an event loop is seldom this late
@@ -28,7 +28,7 @@ _GUESSED_OUTPUT = 1000
 _SHARE_CUT, _SHARE_GROWTH = 0.25, 0.001
 
 
-class Pace:
+class RatePace:
     """A rate of anything, shared by all who ask, first come, first served.
 
     A window of one second holds at most the rate and the burst. Waiters stand in a queue of our own, so that only the
@@ -99,7 +99,7 @@ class TokenRate:
     """
 
     def __init__(self, per_minute: float | None, max_output_tokens: int | None) -> None:
-        self.pace = Pace(per_minute, _token_burst)
+        self.pace = RatePace(per_minute, _token_burst)
         self._max_output_tokens = max_output_tokens
         self._estimate = TokenEstimate()
         self._outputs = TokenEstimate()  # of a guess at what an answer takes, where no parameter bounds it
@@ -165,7 +165,7 @@ class TokenRate:
         self._share_given_back = min(self._share_given_back + _SHARE_GROWTH, 1.0)
 
 
-class Rates:
+class RequestRates:
     """Both budgets, and what servers say of them.
 
     Args:
@@ -177,7 +177,7 @@ class Rates:
     def __init__(
         self, requests_per_minute: float | None, tokens_per_minute: float | None, max_output_tokens: int | None
     ) -> None:
-        self.requests = Pace(requests_per_minute, _request_burst)
+        self.requests = RatePace(requests_per_minute, _request_burst)
         self.tokens = TokenRate(tokens_per_minute, max_output_tokens)
         self._learns_requests = requests_per_minute is None
         self._learns_tokens = tokens_per_minute is None

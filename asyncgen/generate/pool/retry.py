@@ -25,7 +25,7 @@ MAX_FAILED = 5
 MAX_MAYBE_PAID = 2
 
 
-class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quarter of a dataclass's time
+class RowInWork(msgspec.Struct, eq=False, gc=False):  # made for every request: a quarter of a dataclass's time
     """A request on its way, and what happened to it so far, in earlier invocations too where they gave up nothing.
 
     Attributes:
@@ -61,9 +61,9 @@ class Row(msgspec.Struct, eq=False, gc=False):  # made for every request: a quar
         self.may_pay_twice = False
 
 
-def row_again(request: Request, before: Tried) -> Row:
+def row_again(request: Request, before: Tried) -> RowInWork:
     """A row with what earlier invocations did for it."""
-    return Row(
+    return RowInWork(
         request,
         attempts=before.attempts,
         failed=before.failed,
@@ -74,7 +74,7 @@ def row_again(request: Request, before: Tried) -> Row:
     )
 
 
-def tried_of(row: Row) -> Tried | None:
+def tried_of(row: RowInWork) -> Tried | None:
     """What another invocation has to know of a row that it takes up; None where nothing happened in this one."""
     if row.attempts == row.attempts_before or not (row.failed or row.maybe_paid):
         return None
@@ -91,7 +91,7 @@ def given_up(attempts: int, maybe_paid: int) -> Tried:
     return Tried(attempts=attempts, maybe_paid=maybe_paid, forgiven=max(maybe_paid - MAX_MAYBE_PAID + 1, 0))
 
 
-def note_error(row: Row, error: AttemptError) -> None:
+def note_error(row: RowInWork, error: AttemptError) -> None:
     """Count a failed attempt."""
     row.usage += error.usage
     row.failed += error.kind is not ErrorClass.WAIT
@@ -99,14 +99,14 @@ def note_error(row: Row, error: AttemptError) -> None:
     row.may_pay_twice = error.maybe_paid
 
 
-def may_retry(row: Row, error: AttemptError) -> bool:
+def may_retry(row: RowInWork, error: AttemptError) -> bool:
     """Is the row to be tried again after this error, which was noted?"""
     if error.kind is ErrorClass.WAIT:
         return not (error.maybe_paid and is_paid_enough(row))
     return error.kind is ErrorClass.RETRY and row.failed < MAX_FAILED and not is_paid_enough(row)
 
 
-def is_paid_enough(row: Row) -> bool:
+def is_paid_enough(row: RowInWork) -> bool:
     """Has the provider perhaps charged for the row as often as it may without an answer?"""
     return row.maybe_paid - row.forgiven >= MAX_MAYBE_PAID
 
@@ -116,6 +116,6 @@ def is_used_up(tried: Tried) -> bool:
     return tried.failed >= MAX_FAILED or tried.maybe_paid - tried.forgiven >= MAX_MAYBE_PAID
 
 
-def retry_wait_s(row: Row, error: AttemptError, rng: Random) -> float:
+def retry_wait_s(row: RowInWork, error: AttemptError, rng: Random) -> float:
     """Seconds before the row's next attempt; what a server asks for holds back the whole pool."""
     return 0.0 if error.kind is ErrorClass.WAIT else full_jitter_s(row.failed - 1, rng)

@@ -16,7 +16,7 @@ from typing import Protocol
 from asyncgen.errors import DiskError
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.retry import Row, is_paid_enough, tried_of
+from asyncgen.generate.pool.retry import RowInWork, is_paid_enough, tried_of
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.requests import RequestGrid
 from asyncgen.run.jsonl import NotSafeError
@@ -42,7 +42,7 @@ class RecordMaker:
         self._failures = checks.failures
         self._wall = wall
 
-    def record(self, row: Row) -> Record:
+    def record(self, row: RowInWork) -> Record:
         """The record of the row's answer; it must have one."""
         answer, request = row.answer, row.request
         assert answer is not None
@@ -72,7 +72,7 @@ class RecordMaker:
         )
 
 
-def failure_of(row: Row, grid: RequestGrid, error: AttemptError, now: float) -> Failure:
+def failure_of(row: RowInWork, grid: RequestGrid, error: AttemptError, now: float) -> Failure:
     """The failure of a row whose last attempt ended in `error`; `now` in Unix seconds."""
     request = row.request
     return Failure(
@@ -104,7 +104,7 @@ _BROKEN_OFF = AttemptError(
 )
 
 
-class Journal(Protocol):
+class SettlingJournal(Protocol):
     """Where lines go."""
 
     def settle(self, records: Sequence[Record]) -> None: ...
@@ -133,7 +133,7 @@ class RowSettler:
     def __init__(
         self,
         grid: RequestGrid,
-        journal: Journal,
+        journal: SettlingJournal,
         checks: AnswerChecks,
         progress: Progress,
         wall: Callable[[], float],
@@ -142,7 +142,7 @@ class RowSettler:
         self._journal = journal
         self._progress = progress
         self._wall = wall
-        self.record: Callable[[Row], Record] = RecordMaker(grid, checks, wall).record
+        self.record: Callable[[RowInWork], Record] = RecordMaker(grid, checks, wall).record
         self.disk: DiskError | None = None
         self.unsaved = 0
 
@@ -164,14 +164,14 @@ class RowSettler:
             return
         self._progress.settled += len(records)
 
-    def keep(self, row: Row) -> bool:
+    def keep(self, row: RowInWork) -> bool:
         """A row that ends early keeps the answer it has, though it fails a check; returns whether it has one."""
         if row.answer is None:
             return False
         self.settle([self.record(row)])
         return True
 
-    def postpone(self, row: Row) -> None:
+    def postpone(self, row: RowInWork) -> None:
         """The row is left to another invocation, unless it has an answer, or was perhaps charged for often enough."""
         if self.keep(row) or (tried := tried_of(row)) is None:
             return
@@ -180,13 +180,13 @@ class RowSettler:
         else:
             self._journal.note_attempts(row.request.key, tried, row.usage)
 
-    def note_lost(self, row: Row) -> None:
+    def note_lost(self, row: RowInWork) -> None:
         """The answer of the row was paid for, and no record can be made of it."""
         row.answer = None
         row.maybe_paid += 1
         self.postpone(row)
 
-    def fail(self, row: Row, error: AttemptError) -> None:
+    def fail(self, row: RowInWork, error: AttemptError) -> None:
         """The row is given up on."""
         try:
             self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)

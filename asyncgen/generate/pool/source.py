@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.rate import Rates
-from asyncgen.generate.pool.retry import Row, row_again
-from asyncgen.generate.pool.settle import Journal
+from asyncgen.generate.pool.rate import RequestRates
+from asyncgen.generate.pool.retry import RowInWork, row_again
+from asyncgen.generate.pool.settle import SettlingJournal
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.state import Tried
 
 _LOOKED_AT_ONCE = 512
 
 
-class ResumableJournal(Journal, Protocol):
+class ResumableJournal(SettlingJournal, Protocol):
     """A journal that also knows what is there already."""
 
     def is_settled(self, key: bytes) -> bool: ...
@@ -38,7 +38,7 @@ class ResumableJournal(Journal, Protocol):
     def tried_before(self, key: bytes) -> Tried: ...
 
 
-class Source:
+class RowSource:
     """An iterable of rows; None stands for a turn that the loop may take.
 
     Args:
@@ -53,7 +53,7 @@ class Source:
     """
 
     def __init__(
-        self, grid: RequestGrid, journal: ResumableJournal, rates: Rates, progress: Progress, limit: int | None
+        self, grid: RequestGrid, journal: ResumableJournal, rates: RequestRates, progress: Progress, limit: int | None
     ) -> None:
         self._grid = grid
         self._journal = journal
@@ -65,7 +65,7 @@ class Source:
         self._found_before = progress.already_done
         self.is_cut = False
 
-    def __iter__(self) -> Iterator[Row | None]:
+    def __iter__(self) -> Iterator[RowInWork | None]:
         """The rows, in order.
 
         Raises:
@@ -84,7 +84,7 @@ class Source:
                 return
             else:
                 given += 1
-                yield row_again(request, self._journal.tried_before(request.key)) if tried_any else Row(request)
+                yield row_again(request, self._journal.tried_before(request.key)) if tried_any else RowInWork(request)
 
     def _look_through(self) -> Iterator[None]:
         """See that no request that will be given is too large."""

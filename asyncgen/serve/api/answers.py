@@ -21,11 +21,11 @@ from aiohttp import web
 
 from asyncgen.serve.api.remote import asked_remotely, passed_on
 from asyncgen.serve.calls import chat_call, text_calls, wants_stream, wants_stream_usage
-from asyncgen.serve.engine import Answer, Call, Engine, Piece, Tally
+from asyncgen.serve.engine import Call, EngineAnswer, ModelEngine, Piece, Tally
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, read_object
 
 if TYPE_CHECKING:
-    from asyncgen.serve.engine import Choice, ToolCallPart
+    from asyncgen.serve.engine import EngineChoice, ToolCallPart
     from asyncgen.serve.stores.models import ModelStore
 
 
@@ -43,7 +43,7 @@ class Shape:
     prefix: str
     whole: str
     part: str
-    choice: Callable[[int, Choice], dict[str, Any]]
+    choice: Callable[[int, EngineChoice], dict[str, Any]]
     chunk: Callable[[Piece, int | None], dict[str, Any]]
 
 
@@ -57,7 +57,7 @@ def usage(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _chat_choice(index: int, choice: Choice) -> dict[str, Any]:
+def _chat_choice(index: int, choice: EngineChoice) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": None if choice.refusal or (choice.tool_calls and not choice.text) else choice.text,
@@ -103,7 +103,7 @@ def _tool_call_part(part: ToolCallPart) -> dict[str, Any]:
     return {"index": part.index, "id": part.id, "type": "function", "function": called}
 
 
-def _text_choice(index: int, choice: Choice) -> dict[str, Any]:
+def _text_choice(index: int, choice: EngineChoice) -> dict[str, Any]:
     return {
         "index": index,
         "text": choice.text,
@@ -160,7 +160,7 @@ EVENT_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Cont
 class AnswerRoutes:
     """The two routes over one engine."""
 
-    def __init__(self, engine: Engine, models: ModelStore, admit: Admit, clock: Clock) -> None:
+    def __init__(self, engine: ModelEngine, models: ModelStore, admit: Admit, clock: Clock) -> None:
         self._engine = engine
         self._models = models
         self._resolve = models.adapter
@@ -202,12 +202,12 @@ class AnswerRoutes:
             return CHAT, [chat_call(body, self._resolve, strict=strict)]
         return TEXT, text_calls(body, self._resolve, strict=strict)
 
-    async def _complete(self, calls: list[Call]) -> Answer:
+    async def _complete(self, calls: list[Call]) -> EngineAnswer:
         if len(calls) == 1:
             return await self._engine.complete(calls[0])
         answers = await asyncio.gather(*(self._engine.complete(call) for call in calls))
         tallies = [answer.tally for answer in answers]
-        return Answer(
+        return EngineAnswer(
             tuple(choice for answer in answers for choice in answer.choices),
             Tally(
                 prompt=sum(tally.prompt for tally in tallies),
@@ -217,7 +217,7 @@ class AnswerRoutes:
             ),
         )
 
-    def _object(self, shape: Shape, model: str, answer: Answer) -> dict[str, Any]:
+    def _object(self, shape: Shape, model: str, answer: EngineAnswer) -> dict[str, Any]:
         return {
             "id": new_id(shape.prefix),
             "object": shape.whole,

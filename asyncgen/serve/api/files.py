@@ -17,7 +17,7 @@ from asyncgen.local_http import json_response
 from asyncgen.serve.wire import ApiError, no_such, page_of
 
 if TYPE_CHECKING:
-    from asyncgen.serve.stores.files import FileObject, FileStore, Upload
+    from asyncgen.serve.stores.files import FileObject, FileStore, UploadedFile
 
 _MEBIBYTE = 1024 * 1024
 _CHUNK = _MEBIBYTE // 4
@@ -86,7 +86,7 @@ class FileRoutes:
         return json_response({"id": identifier, "object": "file", "deleted": True})
 
 
-async def _checked_form(request: web.Request, upload: Upload) -> _Form:
+async def _checked_form(request: web.Request, upload: UploadedFile) -> _Form:
     """Read the form. Raises ApiError: also for one that is malformed, which aiohttp tells by many kinds of error."""
     try:
         return await _read_form(request, upload)
@@ -95,7 +95,7 @@ async def _checked_form(request: web.Request, upload: Upload) -> _Form:
         raise ApiError(400, text[:_FIELD_CAP], code="invalid_form") from None
 
 
-async def _read_form(request: web.Request, upload: Upload) -> _Form:
+async def _read_form(request: web.Request, upload: UploadedFile) -> _Form:
     form = _Form()
     seen: set[str] = set()
     async for part in await request.multipart():
@@ -125,7 +125,7 @@ def _is_encoded(part: BodyPartReader) -> bool:
     return transfer not in {"binary", "8bit", "7bit"} or part.headers.get("Content-Encoding", "identity") != "identity"
 
 
-async def _save(part: BodyPartReader, upload: Upload) -> None:
+async def _save(part: BodyPartReader, upload: UploadedFile) -> None:
     while chunk := await part.read_chunk(_CHUNK):
         if upload.size + len(chunk) > _CAP:
             raise _too_large(_CAP)
@@ -155,7 +155,7 @@ def _lifetime(text: str) -> int:
     return int(text)
 
 
-def _accepted(form: _Form, upload: Upload) -> FileObject:
+def _accepted(form: _Form, upload: UploadedFile) -> FileObject:
     if form.filename is None:
         raise ApiError(400, "Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
     if form.purpose not in _PURPOSES:

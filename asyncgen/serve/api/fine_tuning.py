@@ -13,13 +13,13 @@ from aiohttp import web
 from msgspec import Meta
 
 from asyncgen.local_http import json_response
-from asyncgen.serve.stores.jobs import Job, JobStore, Kept
+from asyncgen.serve.stores.jobs import JobEntry, JobStore, ServedJob
 from asyncgen.serve.stores.models import tuned_name
 from asyncgen.serve.training.config import Auto, Hyperparameters
 from asyncgen.serve.wire import ApiError, Clock, Metadata, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:
-    from asyncgen.serve.engine import Engine
+    from asyncgen.serve.engine import ModelEngine
     from asyncgen.serve.stores.files import FileStore
     from asyncgen.serve.stores.models import ModelStore
     from asyncgen.serve.tuning.queue import TuningQueue
@@ -74,7 +74,7 @@ class FineTuningRoutes:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ModelEngine,
         queue: TuningQueue,
         *,
         jobs: JobStore,
@@ -132,10 +132,10 @@ class FineTuningRoutes:
         if wanted.validation_file:
             self._files.require(wanted.validation_file, "fine-tune", param="validation_file")
 
-    def _kept(self, wanted: _Create) -> Kept:
+    def _kept(self, wanted: _Create) -> JobEntry:
         method, chosen = _method(wanted)
         organization = self._engine.traits.organization
-        job = Job(
+        job = ServedJob(
             id=new_id("ftjob-"),
             created_at=int(self._clock()),
             model=wanted.model,
@@ -149,7 +149,7 @@ class FineTuningRoutes:
             metadata=wanted.metadata,
             user_provided_suffix=wanted.suffix,
         )
-        return Kept(job=job, model_name=tuned_name(wanted.model, organization, wanted.suffix))
+        return JobEntry(job=job, model_name=tuned_name(wanted.model, organization, wanted.suffix))
 
     async def _list(self, request: web.Request) -> web.Response:
         filters = {

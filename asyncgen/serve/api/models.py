@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from asyncgen.local_http import json_response
-from asyncgen.serve.wire import Page
+from asyncgen.serve.wire import ListPage
 
 if TYPE_CHECKING:
     from asyncgen.serve.stores.models import ModelStore
@@ -27,7 +27,7 @@ class ModelRoutes:
         ]
 
     async def _list(self, _request: web.Request) -> web.Response:
-        return json_response(Page(data=self._models.all()))
+        return json_response(ListPage(data=self._models.all()))
 
     async def _get(self, request: web.Request) -> web.Response:
         return json_response(self._models.get(request.match_info["name"]))

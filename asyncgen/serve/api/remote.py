@@ -17,13 +17,13 @@ from asyncgen.serve.wire import ApiError
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from asyncgen.serve.stores.models import TunedModel
+    from asyncgen.serve.stores.models import ServedModel
 
 _CONNECT_S = 10
 _OK = 200
 
 
-async def passed_on(request: web.Request, model: TunedModel, body: dict[str, Any]) -> web.StreamResponse:
+async def passed_on(request: web.Request, model: ServedModel, body: dict[str, Any]) -> web.StreamResponse:
     """The other server's answer, as it comes.
 
     Raises:
@@ -41,7 +41,7 @@ async def passed_on(request: web.Request, model: TunedModel, body: dict[str, Any
             raise _unreachable(model) from error
 
 
-async def asked_remotely(model: TunedModel, route: str, body: dict[str, Any]) -> dict[str, Any]:
+async def asked_remotely(model: ServedModel, route: str, body: dict[str, Any]) -> dict[str, Any]:
     """The JSON of the other server's answer, for a row of a batch.
 
     Raises:
@@ -63,13 +63,13 @@ def _session() -> aiohttp.ClientSession:
 
 
 def _asked(
-    session: aiohttp.ClientSession, model: TunedModel, route: str, body: dict[str, Any]
+    session: aiohttp.ClientSession, model: ServedModel, route: str, body: dict[str, Any]
 ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
     url = f"{(model.base_url or '').rstrip('/')}/{route.removeprefix('/v1/')}"
     data = orjson.dumps({**body, "model": model.remote_model or model.id})
     return session.post(url, data=data, headers={"Content-Type": "application/json"}, allow_redirects=False)
 
 
-def _unreachable(model: TunedModel) -> ApiError:
+def _unreachable(model: ServedModel) -> ApiError:
     message = f"The server of the model '{model.id}' at {model.base_url} cannot be reached: start it again."
     return ApiError(503, message, kind="server_error", code="model_not_served")

@@ -15,14 +15,14 @@ from asyncgen.local_http import json_response
 from asyncgen.serve.api.answers import EVENT_HEADERS, SIMULATED_HEADER
 from asyncgen.serve.api.remote import passed_on
 from asyncgen.serve.calls import chat_call
-from asyncgen.serve.engine import Answer, Piece, Tally, ToolCallPart
+from asyncgen.serve.engine import EngineAnswer, Piece, Tally, ToolCallPart
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, parsed, read_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from asyncgen.serve.api.answers import Admit
-    from asyncgen.serve.engine import Call, Engine
+    from asyncgen.serve.engine import Call, ModelEngine
     from asyncgen.serve.stores.models import ModelStore
 
 ROUTE = "/v1/responses"
@@ -66,7 +66,7 @@ class _Body(msgspec.Struct, kw_only=True):
 class ResponseRoutes:
     """The route over one engine."""
 
-    def __init__(self, engine: Engine, models: ModelStore, admit: Admit, clock: Clock) -> None:
+    def __init__(self, engine: ModelEngine, models: ModelStore, admit: Admit, clock: Clock) -> None:
         self._engine = engine
         self._models = models
         self._admit = admit
@@ -238,7 +238,7 @@ class _Items:
             yield {"type": "response.function_call_arguments.delta", **common, "delta": part.arguments}
 
 
-def _pieces(answer: Answer) -> Iterator[Piece]:
+def _pieces(answer: EngineAnswer) -> Iterator[Piece]:
     """A whole answer as the pieces of a stream."""
     choice = answer.choices[0]
     parts = [ToolCallPart(place, call.arguments, call.id, call.name) for place, call in enumerate(choice.tool_calls)]

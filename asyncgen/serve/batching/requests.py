@@ -20,7 +20,7 @@ import msgspec
 import orjson
 
 from asyncgen.json_text import NotJsonError, decode_loosely, decoder
-from asyncgen.serve.stores.batches import BatchError, RequestCounts
+from asyncgen.serve.stores.batches import BatchError, ServedCounts
 from asyncgen.serve.wire import new_id
 
 if TYPE_CHECKING:
@@ -142,9 +142,9 @@ class BatchResults:
         return custom_id in self._settled
 
     @property
-    def counts(self) -> RequestCounts:
+    def counts(self) -> ServedCounts:
         failed = len(self._settled) - self._completed
-        return RequestCounts(total=self._total, completed=self._completed, failed=failed)
+        return ServedCounts(total=self._total, completed=self._completed, failed=failed)
 
     @property
     def usage(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.local_server import model_name_of_file
-from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, TrainingTask, Traits
+from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, TrainingTask, Traits
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
@@ -148,7 +148,7 @@ class LlamaEngine:
     def traits(self) -> Traits:
         return self._traits
 
-    async def complete(self, call: Call) -> Answer:
+    async def complete(self, call: Call) -> EngineAnswer:
         self._check(call)
         if call.max_tokens == 0:
             return await self._nothing(call)
@@ -189,10 +189,10 @@ class LlamaEngine:
         finally:
             self._switch.take_back()
 
-    async def _nothing(self, call: Call) -> Answer:
+    async def _nothing(self, call: Call) -> EngineAnswer:
         """The answer of no tokens, of which llama.cpp would make one."""
         tokens = (await self._ask("/tokenize", {"content": call.prompt, "add_special": True}))["tokens"]
-        return Answer((Choice(call.opening, "length"),) * call.count, Tally(len(tokens), 0))
+        return EngineAnswer((EngineChoice(call.opening, "length"),) * call.count, Tally(len(tokens), 0))
 
     def _check(self, call: Call) -> None:
         """Refuse before llama.cpp looks at it what cannot be answered.

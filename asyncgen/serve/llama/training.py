@@ -20,7 +20,7 @@ import msgspec
 from asyncgen.serve.llama.encoding import Encoder
 from asyncgen.serve.training import TrainingError, describe
 from asyncgen.serve.training.config import Config
-from asyncgen.serve.training.messages import Failed, Progress, TrainerMessage
+from asyncgen.serve.training.messages import Failed, TrainerMessage, TrainingProgress
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
 from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
@@ -66,7 +66,7 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
     path = task.folder / _CONFIG
     try:
         path.write_bytes(msgspec.json.encode(await _prepared(task, settings, ask)))
-        yield Progress(message="Samples tokenised with the model's own template")
+        yield TrainingProgress(message="Samples tokenised with the model's own template")
         async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
             async for message in messages:
                 yield message

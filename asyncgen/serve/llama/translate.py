@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, ToolCall, ToolCallPart, Turn
+from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, ToolCall, ToolCallPart, Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -79,9 +79,9 @@ def _tools(call: Call) -> dict[str, Any]:
     return {"tools": named, "tool_choice": "required"}
 
 
-def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> Answer:
+def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> EngineAnswer:
     """One answer from llama.cpp's, one for each choice."""
-    return Answer(
+    return EngineAnswer(
         tuple(_choice(call, answer["choices"][0]) for answer in answers),
         sum_of([_tally(answer["usage"]) for answer in answers]),
     )
@@ -128,14 +128,14 @@ def _tool_call_part(part: dict[str, Any]) -> ToolCallPart:
     return ToolCallPart(part.get("index", 0), arguments, part.get("id"), function.get("name"))
 
 
-def _choice(call: Call, choice: dict[str, Any]) -> Choice:
+def _choice(call: Call, choice: dict[str, Any]) -> EngineChoice:
     message = choice.get("message", {})
     text = choice["text"] if call.messages is None else message["content"] or ""
     # llama.cpp has done it both ways in chats; the API here has one rule. A bare prompt it never repeats.
     if call.messages is None or not text.startswith(call.opening):
         text = call.opening + text
     tools = [ToolCall(tool["id"], **tool["function"]) for tool in message.get("tool_calls") or ()]
-    return Choice(
+    return EngineChoice(
         text,
         choice["finish_reason"],
         logprobs=_logprobs(choice.get("logprobs")),

@@ -11,11 +11,11 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.engine import Choice, ToolCall
+from asyncgen.providers.tokens import estimate_text
+from asyncgen.serve.engine import EngineChoice, ToolCall
 from asyncgen.serve.simulation.text import cut, made_up_text
 from asyncgen.serve.simulation.values import UnfitSchemaError, made_up_value
 from asyncgen.serve.wire import ApiError
-from asyncgen.tokens import estimate_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _KEY = re.compile(r'["\'`]([A-Za-z_][\w-]*)["\'`]\s*:')
 
 
-def made_up_choice(call: Call, digest: bytes, repetition: int, index: int, *, reasons: bool) -> Choice:
+def made_up_choice(call: Call, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:
     """One choice of the answer.
 
     Args:
@@ -48,14 +48,14 @@ def made_up_choice(call: Call, digest: bytes, repetition: int, index: int, *, re
     reasoning, cut_short = _reasoning(call, seed, reasons=reasons)
     left = None if call.max_tokens is None else call.max_tokens - estimate_text(reasoning)
     if cut_short or (left is not None and left <= 0 and reasoning):
-        return Choice(call.opening, "length", reasoning=reasoning)
+        return EngineChoice(call.opening, "length", reasoning=reasoning)
     if tools := wanted_tools(call):
         calls, reason = _tool_calls(tools, seed, left)
-        return Choice("", reason, reasoning=reasoning, tool_calls=calls)
+        return EngineChoice("", reason, reasoning=reasoning, tool_calls=calls)
     text, reason = cut(_text(call, digest, repetition, index, seed), call.stop, left)
     if call.opening:
         text = call.opening + (" " if text and not call.opening[-1].isspace() else "") + text
-    return Choice(text, reason, reasoning=reasoning, logprobs=_logprobs(call, text, seed))
+    return EngineChoice(text, reason, reasoning=reasoning, logprobs=_logprobs(call, text, seed))
 
 
 def wanted_tools(call: Call) -> list[Mapping[str, Any]]:

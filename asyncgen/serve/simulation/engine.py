@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncgen.providers.tokens import estimate_text
 from asyncgen.run.records import SIMULATED_FINGERPRINT
-from asyncgen.serve.engine import Answer, Call, Choice, Piece, Tally, ToolCallPart, TrainingTask, Traits
+from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, ToolCallPart, TrainingTask, Traits
 from asyncgen.serve.simulation.answers import made_up_choice
 from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
 from asyncgen.serve.simulation.text import Repetitions, digest_of, prompt_tokens
-from asyncgen.serve.training.messages import Checkpoint, End, Start, Step, TrainerMessage
-from asyncgen.tokens import estimate_text
+from asyncgen.serve.training.messages import End, Start, Step, TrainedCheckpoint, TrainerMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -87,8 +87,8 @@ def _step(number: int, start: Start, rng: random.Random, pause_s: float, *, with
     )
 
 
-def _checkpoint(step: Step) -> Checkpoint:
-    return Checkpoint(
+def _checkpoint(step: Step) -> TrainedCheckpoint:
+    return TrainedCheckpoint(
         step=step.step,
         epoch=step.epoch,
         train_loss=step.train_loss,
@@ -162,7 +162,7 @@ class SimulatedEngine:
     def traits(self) -> Traits:
         return self._traits
 
-    async def complete(self, call: Call) -> Answer:
+    async def complete(self, call: Call) -> EngineAnswer:
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         digest = digest_of(call)
@@ -172,7 +172,7 @@ class SimulatedEngine:
         fault = self._draw.fault(digest) if self._draw else None
         choices = tuple(self._choice(call, digest, repetition, index, fault) for index in range(call.count))
         written, thought = sum(_tokens(call, choice) for choice in choices), sum(map(_thought, choices))
-        return Answer(choices, Tally(prompt_tokens(call), written + thought, reasoning=thought))
+        return EngineAnswer(choices, Tally(prompt_tokens(call), written + thought, reasoning=thought))
 
     async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
         answer = await self.complete(call)
@@ -182,11 +182,11 @@ class SimulatedEngine:
             yield Piece(index, "", finish_reason=choice.finish_reason, refusal=choice.refusal)
         yield answer.tally
 
-    def _choice(self, call: Call, digest: bytes, repetition: int, index: int, fault: str | None) -> Choice:
+    def _choice(self, call: Call, digest: bytes, repetition: int, index: int, fault: str | None) -> EngineChoice:
         if fault == "refusal":
-            return Choice("", "stop", refusal="Simulated refusal.")
+            return EngineChoice("", "stop", refusal="Simulated refusal.")
         if fault == "empty":
-            return Choice("", "stop")
+            return EngineChoice("", "stop")
         choice = made_up_choice(call, digest, repetition, index, reasons=self._reasons)
         if fault == "length":
             return msgspec.structs.replace(choice, text=choice.text[: len(choice.text) // 2], finish_reason="length")
@@ -205,16 +205,16 @@ class SimulatedEngine:
         pass
 
 
-def _tokens(call: Call, choice: Choice) -> int:
+def _tokens(call: Call, choice: EngineChoice) -> int:
     called = sum(estimate_text(tool.arguments) for tool in choice.tool_calls)
     return estimate_text(choice.text[len(call.opening) :]) + called
 
 
-def _thought(choice: Choice) -> int:
+def _thought(choice: EngineChoice) -> int:
     return estimate_text(choice.reasoning)
 
 
-def _pieces(index: int, opening: str, choice: Choice) -> Iterator[Piece]:
+def _pieces(index: int, opening: str, choice: EngineChoice) -> Iterator[Piece]:
     """The reasoning, the opening and then the text word by word, the tool calls; nothing for an empty answer."""
     for text in _in_pieces("", choice.reasoning):
         yield Piece(index, "", reasoning=text)

@@ -57,7 +57,7 @@ class Bucket:
         }
 
 
-class RateLimits:
+class SimulatedLimits:
     """The limits of a server, over all models together.
 
     Args:

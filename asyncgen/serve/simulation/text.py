@@ -11,7 +11,7 @@ from collections import OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from asyncgen.tokens import estimate_messages, estimate_text
+from asyncgen.providers.tokens import estimate_messages, estimate_text
 
 if TYPE_CHECKING:
     from asyncgen.serve.engine import Call, Turn
@@ -83,7 +83,7 @@ WORDS = (
     "willow",
 )
 _MASK = len(WORDS) - 1  # 64 words, so that six bits of the hash choose one
-_BYTES_PER_TOKEN = 4  # as in asyncgen.tokens
+_BYTES_PER_TOKEN = 4  # as in asyncgen.providers.tokens
 _REMEMBERED = 65_536
 
 

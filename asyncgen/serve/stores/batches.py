@@ -38,7 +38,7 @@ class BatchErrors(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "list"
 
 
-class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
+class ServedCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How far a batch is."""
 
     total: int = 0
@@ -68,7 +68,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     expired_at: int | None = None
     cancelling_at: int | None = None
     cancelled_at: int | None = None
-    request_counts: RequestCounts = RequestCounts()
+    request_counts: ServedCounts = ServedCounts()
     usage: dict[str, Any] | None = None
     metadata: dict[str, str] | None = None
 
@@ -116,6 +116,6 @@ class BatchStore:
         self._batches.put(batch)
         return batch
 
-    def count(self, identifier: str, counts: RequestCounts) -> None:
+    def count(self, identifier: str, counts: ServedCounts) -> None:
         """Note how far a batch is; not on disk, where the answers themselves tell it."""
         self._batches.replace_in_memory(msgspec.structs.replace(self.get(identifier), request_counts=counts))

@@ -37,7 +37,7 @@ class FileObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class Upload:
+class UploadedFile:
     """A file on its way in. Leaving the `with` block without `finish` throws away what was written."""
 
     store: FileStore
@@ -91,11 +91,11 @@ class FileStore:
         """Where an upload is written to."""
         return self._folder / f"{identifier}.part"
 
-    def begin(self) -> Upload:
+    def begin(self) -> UploadedFile:
         identifier = new_id("file-")
-        return Upload(self, identifier, self.part(identifier).open("wb"))
+        return UploadedFile(self, identifier, self.part(identifier).open("wb"))
 
-    def accept(self, upload: Upload, *, filename: str, purpose: str, lifetime_s: int | None) -> FileObject:
+    def accept(self, upload: UploadedFile, *, filename: str, purpose: str, lifetime_s: int | None) -> FileObject:
         """Called by `Upload.finish`."""
         now = int(self._clock())
         item = FileObject(

@@ -24,7 +24,7 @@ Line = TypeVar("Line")
 _log = logging.getLogger(__name__)
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class LoggedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a job's log."""
 
     id: str
@@ -59,10 +59,10 @@ class JobLog:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        self._events: dict[str, list[Event]] = defaultdict(list)
+        self._events: dict[str, list[LoggedEvent]] = defaultdict(list)
         self._checkpoints: dict[str, list[JobCheckpoint]] = defaultdict(list)
         for path in folder.iterdir():
-            self._events[path.name] = _lines(path / "events.jsonl", Event)
+            self._events[path.name] = _lines(path / "events.jsonl", LoggedEvent)
             self._checkpoints[path.name] = _lines(path / "checkpoints.jsonl", JobCheckpoint)
 
     def tell(
@@ -74,7 +74,7 @@ class JobLog:
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Add an event. Where the disk refuses it, it is told until the server ends: no job fails for its log."""
-        event = Event(
+        event = LoggedEvent(
             id=new_id("ftevent-"),
             created_at=int(self._clock()),
             level=level,
@@ -85,7 +85,7 @@ class JobLog:
         self._events[identifier].append(event)
         _append(self._folder / identifier / "events.jsonl", event)
 
-    def events(self, identifier: str) -> list[Event]:
+    def events(self, identifier: str) -> list[LoggedEvent]:
         """Newest first."""
         return self._events[identifier][::-1]
 

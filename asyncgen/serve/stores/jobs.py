@@ -23,7 +23,7 @@ ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 Line = TypeVar("Line")
 
 
-class JobError(msgspec.Struct, frozen=True, kw_only=True):
+class ServedJobError(msgspec.Struct, frozen=True, kw_only=True):
     """Why a job failed."""
 
     code: str
@@ -31,7 +31,7 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class ServedJob(msgspec.Struct, frozen=True, kw_only=True):
     """A fine-tuning job as the API shows it."""
 
     id: str
@@ -45,7 +45,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "fine_tuning.job"
     validation_file: str | None = None
     status: Status = "validating_files"
-    error: JobError | None = None
+    error: ServedJobError | None = None
     fine_tuned_model: str | None = None
     estimated_finish: int | None = None
     finished_at: int | None = None
@@ -56,7 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     user_provided_suffix: str | None = None
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class JobEntry(msgspec.Struct, frozen=True, kw_only=True):
     """`job.json`: the job, and what the API does not show.
 
     Attributes:
@@ -65,7 +65,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         samples: how many the training file has; 0 until it was found valid.
     """
 
-    job: Job
+    job: ServedJob
     model_name: str
     starts: int = 0
     samples: int = 0
@@ -88,7 +88,7 @@ class JobStore:
         self._kept = Shelf(
             folder,
             "*/job.json",
-            Kept,
+            JobEntry,
             identify=lambda kept: kept.job.id,
             made_at=lambda kept: kept.job.created_at,
         )
@@ -96,29 +96,29 @@ class JobStore:
     def folder(self, identifier: str) -> Path:
         return self._folder / file_stem(identifier)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[ServedJob]:
         """Newest first."""
         return [kept.job for kept in self._kept.newest_first()]
 
-    def get(self, identifier: str) -> Job:
+    def get(self, identifier: str) -> ServedJob:
         """Raises ApiError: 404."""
         return self.kept(identifier).job
 
-    def kept(self, identifier: str) -> Kept:
+    def kept(self, identifier: str) -> JobEntry:
         """Raises ApiError: 404."""
         kept = self._kept.get(identifier)
         if kept is None:
             raise no_such("fine-tuning job", identifier, param="fine_tuning_job_id")
         return kept
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: JobEntry) -> None:
         """Raises DiskError: it could not be written, and is not there."""
         folder = self.folder(kept.job.id)
         with explained(f"{folder} could not be made"):
             folder.mkdir()
         self._kept.put(kept)
 
-    def change(self, identifier: str, **changes: Any) -> Job:
+    def change(self, identifier: str, **changes: Any) -> ServedJob:
         """Replace fields of the job, on disk too.
 
         Raises:

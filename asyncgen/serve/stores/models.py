@@ -47,7 +47,7 @@ class ModelObject(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_date: str | None = None
 
 
-class TunedModel(msgspec.Struct, frozen=True, kw_only=True):
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A tuned model or a checkpoint of one.
 
     Attributes:
@@ -83,7 +83,7 @@ class ModelStore:
         self._tuned = Shelf(
             root / "models",
             "*.json",
-            TunedModel,
+            ServedModel,
             identify=lambda model: model.id,
             made_at=lambda model: model.created,
             is_sound=lambda model: model.adapter is None or _is_inside(model.adapter),
@@ -107,19 +107,19 @@ class ModelStore:
             raise ApiError(400, message, param="model", code="model_not_served")
         return self._root / model.adapter if model and model.adapter else None
 
-    def tuned(self, name: str) -> TunedModel:
+    def tuned(self, name: str) -> ServedModel:
         """A tuned model. Raises ApiError: 404 for one that is none."""
         model = self._find(name)
         if model is None:
             raise _not_found(f"The model '{name}' is a base model; only tuned ones are kept here.")
         return model
 
-    def remote(self, name: object) -> TunedModel | None:
+    def remote(self, name: object) -> ServedModel | None:
         """The tuned model for which another server answers; None for any other name."""
         model = self._tuned.get(name) if isinstance(name, str) else None
         return model if model and model.base_url else None
 
-    def add(self, model: TunedModel) -> None:
+    def add(self, model: ServedModel) -> None:
         self._tuned.put(model)
 
     def delete(self, name: str) -> None:
@@ -140,13 +140,13 @@ class ModelStore:
             if model.job == job:
                 self._remove(model)
 
-    def _remove(self, model: TunedModel) -> None:
+    def _remove(self, model: ServedModel) -> None:
         self._tuned.remove(model.id)
         # The last checkpoint of a job and its result are one file under two names.
         if model.adapter and not any(other.adapter == model.adapter for other in self._tuned.newest_first()):
             (self._root / model.adapter).unlink(missing_ok=True)
 
-    def _find(self, name: str) -> TunedModel | None:
+    def _find(self, name: str) -> ServedModel | None:
         model = self._tuned.get(name)
         if model is not None and self._fits(model):
             return model
@@ -161,14 +161,14 @@ class ModelStore:
             )
         return None
 
-    def _fits(self, model: TunedModel) -> bool:
+    def _fits(self, model: ServedModel) -> bool:
         is_elsewhere = bool(model.base_url or model.kept_at)
         return self._traits.any_model or model.base == self._traits.base_model or is_elsewhere
 
     def _base(self, name: str) -> ModelObject:
         return ModelObject(id=name, created=self._traits.created, owned_by=self._traits.owner)
 
-    def _shown(self, model: TunedModel) -> ModelObject:
+    def _shown(self, model: ServedModel) -> ModelObject:
         return ModelObject(id=model.id, created=model.created, owned_by=self._traits.organization)
 
 

@@ -19,7 +19,7 @@ from asyncgen.serve.training.layers import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TokenSpan:
     """One sample's own tokens in a row, or the prefix's (which then has no prefix itself).
 
     Attributes:
@@ -53,7 +53,7 @@ class Attended:
     log_sums: Sequence[Array]
 
 
-def attention(queries: Array, keys: Array, values: Array, spans: Sequence[Span]) -> Attended:
+def attention(queries: Array, keys: Array, values: Array, spans: Sequence[TokenSpan]) -> Attended:
     """softmax(queries · keys / sqrt(length)) · values for each span."""
     queries = queries * queries.shape[-1] ** -0.5
     mixed = np.empty_like(queries)
@@ -69,7 +69,7 @@ def attention(queries: Array, keys: Array, values: Array, spans: Sequence[Span])
     return Attended(queries, keys, values, mixed, log_sums)
 
 
-def attention_backward(d_mixed: Array, kept: Attended, spans: Sequence[Span]) -> tuple[Array, Array, Array]:
+def attention_backward(d_mixed: Array, kept: Attended, spans: Sequence[TokenSpan]) -> tuple[Array, Array, Array]:
     """The gradients of queries, keys and values.
 
     With p = softmax(s) and o = p · v:  dv = pᵀ · do,  ds = p · (do · vᵀ - sum(do · o)).
@@ -93,7 +93,7 @@ def attention_backward(d_mixed: Array, kept: Attended, spans: Sequence[Span]) ->
     return d_queries, d_keys, d_values
 
 
-def _scores(queries: Array, keys: Array, span: Span) -> Array:
+def _scores(queries: Array, keys: Array, span: TokenSpan) -> Array:
     """(kv heads, G · tokens, prefix + tokens), minus infinity where a token would see a later one."""
     own = queries[span.own]
     tokens, kv_heads = len(own), keys.shape[1]
@@ -103,13 +103,13 @@ def _scores(queries: Array, keys: Array, span: Span) -> Array:
     return scores
 
 
-def _seen(x: Array, span: Span) -> Array:
+def _seen(x: Array, span: TokenSpan) -> Array:
     """What a span sees of keys or values: (kv heads, prefix + tokens, length)."""
     seen = np.concatenate([x[: span.prefix], x[span.own]]) if span.prefix else x[span.own]
     return seen.swapaxes(0, 1)
 
 
-def _add(total: Array, span: Span, part: Array) -> None:
+def _add(total: Array, span: TokenSpan, part: Array) -> None:
     """The reverse of `_seen`: add a gradient (kv heads, prefix + tokens, length) to where it came from."""
     by_token = part.swapaxes(0, 1)
     total[: span.prefix] += by_token[: span.prefix]

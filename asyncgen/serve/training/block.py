@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncgen.serve.training.architecture import Architecture
-from asyncgen.serve.training.attention import Attended, Span, attention, attention_backward
+from asyncgen.serve.training.attention import Attended, TokenSpan, attention, attention_backward
 from asyncgen.serve.training.layers import (
     Array,
     BlockWeights,
@@ -31,11 +31,11 @@ class Geometry:
     """How the tokens of a row stand to each other: their rotations, and who sees whom."""
 
     rotation: Rotation
-    spans: Sequence[Span]
+    spans: Sequence[TokenSpan]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Activations:
     """What the way back needs of the way there: per token some ten times the model's width.
 
     Attributes:
@@ -69,7 +69,7 @@ class Block:
         self.architecture = architecture
         self.adapter = adapter
 
-    def forward(self, x: Array, geometry: Geometry) -> tuple[Array, Kept]:
+    def forward(self, x: Array, geometry: Geometry) -> tuple[Array, Activations]:
         """The block's output for a row (T, width), and what `backward` needs."""
         thin: dict[str, Array] = {}
         normed, attn_norm = self._norm("attn_norm", x)
@@ -80,9 +80,9 @@ class Block:
         gate, up = self._project("ffn_gate", normed, thin), self._project("ffn_up", normed, thin)
         y = self._project("ffn_down", gated(gate, up), thin)
         y += middle
-        return y, Kept(attn_norm, head_norms, attended, ffn_norm, gate, up, thin)
+        return y, Activations(attn_norm, head_norms, attended, ffn_norm, gate, up, thin)
 
-    def backward(self, dy: Array, kept: Kept, geometry: Geometry, gradient: Adapter) -> Array:
+    def backward(self, dy: Array, kept: Activations, geometry: Geometry, gradient: Adapter) -> Array:
         """Add to the adapter's gradient, and return the gradient of the block's input."""
         normed = kept.ffn_norm.unit * self.weights["ffn_norm.weight"]
         d_gated = self._back("ffn_down", dy, gated(kept.gate, kept.up), kept, gradient)
@@ -108,7 +108,7 @@ class Block:
         values = self._heads(self._project("attn_v", x, thin))
         return attention(turned[0], turned[1], values, geometry.spans), head_norms
 
-    def _attend_backward(self, d_middle: Array, kept: Kept, geometry: Geometry, gradient: Adapter) -> Array:
+    def _attend_backward(self, d_middle: Array, kept: Activations, geometry: Geometry, gradient: Adapter) -> Array:
         mixed = kept.attended.mixed.reshape(len(d_middle), -1)
         d_mixed = self._heads(self._back("attn_output", d_middle, mixed, kept, gradient))
         d_queries, d_keys, d_values = attention_backward(d_mixed, kept.attended, geometry.spans)
@@ -139,7 +139,7 @@ class Block:
             y += bias
         return y
 
-    def _back(self, name: str, dy: Array, x: Array, kept: Kept, gradient: Adapter) -> Array:
+    def _back(self, name: str, dy: Array, x: Array, kept: Activations, gradient: Adapter) -> Array:
         assert self.adapter is not None
         return project_backward(
             dy,

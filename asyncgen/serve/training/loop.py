@@ -25,9 +25,9 @@ from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.layers import Array
 from asyncgen.serve.training.lora import Adapter
 from asyncgen.serve.training.memory import Lanes
-from asyncgen.serve.training.messages import Checkpoint, Step, TrainerMessage
+from asyncgen.serve.training.messages import Step, TrainedCheckpoint, TrainerMessage
 from asyncgen.serve.training.model import Score, TunedPart
-from asyncgen.serve.training.packing import Row, Sample, pack, share_out
+from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
 from asyncgen.serve.training.trunk import FrozenStates
 
 WARM_UP = 0.1  # share of all steps, but no more than:
@@ -110,7 +110,7 @@ class Data:
         states: of `samples`, by number.
     """
 
-    samples: Sequence[Sample]
+    samples: Sequence[TokenSample]
     train_count: int
     prefix: int
     states: FrozenStates
@@ -119,7 +119,7 @@ class Data:
     def validation(self) -> range:
         return range(self.train_count, len(self.samples))
 
-    def rows(self, numbers: Sequence[int], lanes: int) -> list[tuple[Array, Row]]:
+    def rows(self, numbers: Sequence[int], lanes: int) -> list[tuple[Array, PackedRow]]:
         """These samples packed, for so many threads; each row with the states that it begins with."""
         samples = [self.samples[number] for number in numbers]
         return [
@@ -132,7 +132,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """How to go through the data."""
 
     epochs: int
@@ -144,7 +144,7 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
 
-class Course:
+class TrainingLoop:
     """A training under way.
 
     Args:
@@ -164,7 +164,7 @@ class Course:
         data: Data,
         part: TunedPart,
         adapter: Adapter,
-        plan: Plan,
+        plan: TrainingPlan,
         *,
         lanes: Lanes,
         order: np.random.Generator,
@@ -270,8 +270,8 @@ class Course:
             valid_mean_token_accuracy=valid.accuracy if valid else None,
         )
 
-    def _checkpoint(self, epoch: int, path: Path, score: Score, valid: Score | None) -> Checkpoint:
-        return Checkpoint(
+    def _checkpoint(self, epoch: int, path: Path, score: Score, valid: Score | None) -> TrainedCheckpoint:
+        return TrainedCheckpoint(
             step=self._steps,
             epoch=epoch,
             path=str(path),

@@ -21,7 +21,7 @@ class Start(Decided, frozen=True, kw_only=True, tag="start"):
     cut_samples: int = 0
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """Something worth knowing between steps."""
 
     message: str = ""
@@ -43,7 +43,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     valid_mean_token_accuracy: float | None = None
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
+class TrainedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
     """A model that is whole, at the end of an epoch; `path` is None where there is no file of it."""
 
     step: int
@@ -79,7 +79,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     param: str | None = None
 
 
-TrainerMessage = Start | Progress | Step | Checkpoint | End | Failed
+TrainerMessage = Start | TrainingProgress | Step | TrainedCheckpoint | End | Failed
 
 _decode = decoder(TrainerMessage)
 

@@ -14,7 +14,7 @@ from asyncgen.serve.training.architecture import OUTPUT_NORM
 from asyncgen.serve.training.block import Block, Geometry
 from asyncgen.serve.training.layers import Array, Integers, Weights, rms_norm, rms_norm_backward, rotation
 from asyncgen.serve.training.lora import Adapter
-from asyncgen.serve.training.packing import Row
+from asyncgen.serve.training.packing import PackedRow
 
 LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
 
@@ -52,7 +52,7 @@ class Rotations:
         self._weights = weights
         self._factors = weights.rope_factors()
 
-    def geometry(self, row: Row) -> Geometry:
+    def geometry(self, row: PackedRow) -> Geometry:
         architecture, precision = self._weights.architecture, self._weights.precision
         return Geometry(rotation(row.positions, architecture, self._factors, precision), row.spans)
 
@@ -76,7 +76,7 @@ class TunedPart:
         self._output = weights.output()
         self._epsilon = architecture.norm_epsilon
 
-    def score(self, hidden: Array, row: Row) -> Score:
+    def score(self, hidden: Array, row: PackedRow) -> Score:
         """Only the loss: for validation."""
         geometry = self._rotations.geometry(row)
         for block in self._blocks:
@@ -84,7 +84,7 @@ class TunedPart:
         normed, _ = rms_norm(hidden[row.predictors], self._norm, self._epsilon)
         return self._predict(normed, row.labels, None)
 
-    def score_and_gradient(self, hidden: Array, row: Row, gradient: Adapter) -> Score:
+    def score_and_gradient(self, hidden: Array, row: PackedRow, gradient: Adapter) -> Score:
         """Add the gradient of the row's summed loss to `gradient`."""
         geometry = self._rotations.geometry(row)
         kept = []

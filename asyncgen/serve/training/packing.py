@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from asyncgen.serve.training.attention import Span
+from asyncgen.serve.training.attention import TokenSpan
 from asyncgen.serve.training.layers import Integers
 
 Flags = npt.NDArray[np.bool_]
@@ -23,7 +23,7 @@ ROW_TOKENS = 512  # of the samples in a row, about: longer rows are no faster, a
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TokenSample:
     """One training sample.
 
     Attributes:
@@ -45,7 +45,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """Samples packed together.
 
     Attributes:
@@ -59,17 +59,17 @@ class Row:
     tokens: Integers
     positions: Integers
     prefix: int
-    samples: tuple[Span, ...]
+    samples: tuple[TokenSpan, ...]
     predictors: Integers
     labels: Integers
 
     @property
-    def spans(self) -> tuple[Span, ...]:
+    def spans(self) -> tuple[TokenSpan, ...]:
         """All of the row: the prefix, if there is one, then the samples."""
-        return (Span(0, self.prefix, prefix=0), *self.samples) if self.prefix else self.samples
+        return (TokenSpan(0, self.prefix, prefix=0), *self.samples) if self.prefix else self.samples
 
 
-def shared_prefix(samples: Sequence[Sample]) -> int:
+def shared_prefix(samples: Sequence[TokenSample]) -> int:
     """How many tokens all samples begin with, short of the token before the first one that any of them learns.
 
     The token before stays in each sample, for its prediction is the sample's own.
@@ -82,24 +82,24 @@ def shared_prefix(samples: Sequence[Sample]) -> int:
     return length
 
 
-def _learns_from(sample: Sample) -> int:
+def _learns_from(sample: TokenSample) -> int:
     """The place of the first token whose next one is to be learnt."""
     return int(np.argmax(sample.targets)) - 1
 
 
-def pack(samples: Sequence[Sample], prefix: int) -> Row:
+def pack(samples: Sequence[TokenSample], prefix: int) -> PackedRow:
     """Pack samples that all begin with the same `prefix` tokens."""
     spans = []
     start, predictors, labels = prefix, [], []
     for sample in samples:
         own = len(sample.inputs) - prefix
-        spans.append(Span(start, start + own, prefix))
+        spans.append(TokenSpan(start, start + own, prefix))
         targets = np.flatnonzero(sample.targets)
         predictors.append(targets - 1 - prefix + start)
         labels.append(sample.tokens[targets])
         start += own
     inputs = [sample.inputs for sample in samples]
-    return Row(
+    return PackedRow(
         tokens=np.concatenate([inputs[0][:prefix], *(tokens[prefix:] for tokens in inputs)]),
         positions=np.concatenate([np.arange(prefix), *(np.arange(prefix, len(tokens)) for tokens in inputs)]),
         prefix=prefix,
@@ -109,7 +109,7 @@ def pack(samples: Sequence[Sample], prefix: int) -> Row:
     )
 
 
-def share_out(samples: Sequence[Sample], prefix: int, lanes: int) -> list[list[int]]:
+def share_out(samples: Sequence[TokenSample], prefix: int, lanes: int) -> list[list[int]]:
     """Which samples come into the same row, by their numbers: one row of about the same length for each lane.
 
     Where the rows would become too long there are two for each lane, or three, and so on. The longest samples are

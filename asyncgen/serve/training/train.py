@@ -22,12 +22,12 @@ from asyncgen.serve.training.architecture import read_architecture
 from asyncgen.serve.training.config import Config, Decided, TrainingError, base_learning_rate
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.layers import Weights
-from asyncgen.serve.training.loop import Clock, Course, Data, Emit, Plan
+from asyncgen.serve.training.loop import Clock, Data, Emit, TrainingLoop, TrainingPlan
 from asyncgen.serve.training.lora import new_adapter, save_adapter
 from asyncgen.serve.training.memory import Lanes, check_memory, installed_memory, memory_needed
-from asyncgen.serve.training.messages import End, Progress, Start
+from asyncgen.serve.training.messages import End, Start, TrainingProgress
 from asyncgen.serve.training.model import TunedPart
-from asyncgen.serve.training.packing import Sample, shared_prefix
+from asyncgen.serve.training.packing import TokenSample, shared_prefix
 from asyncgen.serve.training.trunk import Trunk
 
 LONGEST = 1024  # tokens; longer samples are cut at their end
@@ -43,7 +43,7 @@ class SampleFile:
         idle: how many have nothing to learn, at least not in what is left of them; they are not used.
     """
 
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[TokenSample, ...] = ()
     cut: int = 0
     idle: int = 0
 
@@ -77,7 +77,7 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
                 cause=str(error),
             ) from error
         cut += len(sample.tokens) > longest
-        sample = Sample(sample.tokens[:longest], sample.targets[:longest])
+        sample = TokenSample(sample.tokens[:longest], sample.targets[:longest])
         if sample.target_count:
             samples.append(sample)
         else:
@@ -101,7 +101,7 @@ def _words(param: str) -> str:
     return param.replace("_", " ")
 
 
-def _sample(line: bytes, vocabulary: int) -> Sample:
+def _sample(line: bytes, vocabulary: int) -> TokenSample:
     fields = decode_json(line, _Line)
     if len(fields.tokens) != len(fields.targets):
         raise ValueError(f"{len(fields.tokens)} tokens but {len(fields.targets)} targets")
@@ -111,7 +111,7 @@ def _sample(line: bytes, vocabulary: int) -> Sample:
         raise ValueError("targets are 0 or 1")
     targets = np.array(fields.targets, np.bool_)
     targets[:1] = False  # nothing stands before the first token that it could be predicted from
-    return Sample(np.array(fields.tokens, np.int32), targets)
+    return TokenSample(np.array(fields.tokens, np.int32), targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class _Inputs:
     validation: SampleFile
 
     @property
-    def samples(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[TokenSample, ...]:
         return self.train.samples + self.validation.samples
 
 
@@ -151,7 +151,7 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     plan = _plan(chosen, inputs, weights)
     emit(_start(chosen, plan, inputs))
     if idle := inputs.train.idle + inputs.validation.idle:
-        emit(Progress(message=_left_out(idle)))
+        emit(TrainingProgress(message=_left_out(idle)))
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=config.output_dir) as file, Lanes(lane_count) as lanes:
         prefix = shared_prefix(inputs.samples)
@@ -187,15 +187,15 @@ def _read(config: Config, weights: Weights) -> _Inputs:
     return _Inputs(train_file, read(config.validation, "validation_file") if config.validation else SampleFile())
 
 
-def _plan(chosen: Decided, inputs: _Inputs, weights: Weights) -> Plan:
-    return Plan(
+def _plan(chosen: Decided, inputs: _Inputs, weights: Weights) -> TrainingPlan:
+    return TrainingPlan(
         epochs=chosen.n_epochs,
         steps_per_epoch=-(-len(inputs.train.samples) // chosen.batch_size),
         peak_learning_rate=chosen.learning_rate_multiplier * base_learning_rate(weights.architecture.width),
     )
 
 
-def _start(chosen: Decided, plan: Plan, inputs: _Inputs) -> Start:
+def _start(chosen: Decided, plan: TrainingPlan, inputs: _Inputs) -> Start:
     return Start(
         total_steps=plan.total_steps,
         **msgspec.structs.asdict(chosen),
@@ -222,14 +222,14 @@ def _tenths(emit: Emit) -> Callable[[float], None]:
         nonlocal told
         if (tenth := int(done * 10)) > told:
             told = tenth
-            emit(Progress(message=f"frozen layers: {tenth * 10} % of the samples' tokens done"))
+            emit(TrainingProgress(message=f"frozen layers: {tenth * 10} % of the samples' tokens done"))
 
     return on_progress
 
 
 def _course(
-    config: Config, weights: Weights, data: Data, plan: Plan, *, lanes: Lanes, emit: Emit, elapsed: Clock
-) -> Course:
+    config: Config, weights: Weights, data: Data, plan: TrainingPlan, *, lanes: Lanes, emit: Emit, elapsed: Clock
+) -> TrainingLoop:
     architecture = weights.architecture
     blocks = range(_first_tuned(config, weights), architecture.blocks)
     start, order = (np.random.default_rng(seed) for seed in np.random.SeedSequence(config.seed).spawn(2))
@@ -241,4 +241,4 @@ def _course(
         return path
 
     part = TunedPart(weights, blocks, adapter)
-    return Course(data, part, adapter, plan, lanes=lanes, order=order, save=save, emit=emit, elapsed=elapsed)
+    return TrainingLoop(data, part, adapter, plan, lanes=lanes, order=order, save=save, emit=emit, elapsed=elapsed)

@@ -21,7 +21,7 @@ from asyncgen.serve.training.block import Block
 from asyncgen.serve.training.layers import Array, Weights
 from asyncgen.serve.training.memory import Lanes
 from asyncgen.serve.training.model import Rotations
-from asyncgen.serve.training.packing import Row, Sample, pack, share_out
+from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
 
 _TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
 
@@ -76,7 +76,7 @@ class Trunk:
         self._on_progress = on_progress
         self._rotations = Rotations(weights)
 
-    def run(self, samples: Sequence[Sample], prefix: int, file: IO[bytes]) -> FrozenStates:
+    def run(self, samples: Sequence[TokenSample], prefix: int, file: IO[bytes]) -> FrozenStates:
         """Compute and keep the states of all samples, which begin with the same `prefix` tokens.
 
         Raises:
@@ -99,17 +99,17 @@ class Trunk:
         assert kept is not None  # there is at least one sample
         return kept
 
-    def _through_block(self, index: int, states: Sequence[Array], rows: Sequence[Row]) -> list[Array]:
+    def _through_block(self, index: int, states: Sequence[Array], rows: Sequence[PackedRow]) -> list[Array]:
         block = Block(index, self._weights.block(index), self._weights.architecture)
 
-        def forward(state_and_row: tuple[Array, Row]) -> Array:
+        def forward(state_and_row: tuple[Array, PackedRow]) -> Array:
             state, row = state_and_row
             return block.forward(state, self._rotations.geometry(row))[0]
 
         return self._lanes.each(forward, zip(states, rows, strict=True))
 
 
-def _portions(samples: Sequence[Sample]) -> Iterator[range]:
+def _portions(samples: Sequence[TokenSample]) -> Iterator[range]:
     """The samples' numbers, some thousand tokens at a time."""
     start, size = 0, 0
     for number, sample in enumerate(samples):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.serve.stores.job_log import JobCheckpoint
-from asyncgen.serve.stores.jobs import JobError
-from asyncgen.serve.stores.models import TunedModel, checkpoint_name
+from asyncgen.serve.stores.jobs import ServedJobError
+from asyncgen.serve.stores.models import ServedModel, checkpoint_name
 from asyncgen.serve.training.config import Hyperparameters
-from asyncgen.serve.training.messages import Checkpoint, End, Failed, Progress, Start, Step
+from asyncgen.serve.training.messages import End, Failed, Start, Step, TrainedCheckpoint, TrainingProgress
 from asyncgen.serve.tuning import results
 from asyncgen.serve.tuning.trainers import is_adapter
 from asyncgen.serve.wire import new_id
@@ -34,10 +34,10 @@ class JobFailedError(Exception):
 
     def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
         super().__init__(message)
-        self.error = JobError(code=code, message=message, param=param)
+        self.error = ServedJobError(code=code, message=message, param=param)
 
 
-class Course:
+class JobRecorder:
     """One job in training.
 
     Args:
@@ -75,11 +75,11 @@ class Course:
         match message:
             case Start():
                 self._start(message)
-            case Progress():
+            case TrainingProgress():
                 self._jobs.log.tell(self._id, message.message)
             case Step():
                 self._step(message)
-            case Checkpoint():
+            case TrainedCheckpoint():
                 self._checkpoint(message)
             case Failed():
                 raise JobFailedError(message.message, code=message.code, param=message.param)
@@ -127,7 +127,7 @@ class Course:
             left_s = (now - self._first_step_at) / (step.step - 1) * (step.total_steps - step.step)
             self._jobs.estimate(self._id, int(now + left_s))
 
-    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+    def _checkpoint(self, checkpoint: TrainedCheckpoint) -> None:
         tuned = checkpoint_name(self._jobs.kept(self._id).model_name, checkpoint.step)
         name = self._add_model(tuned, checkpoint.path)
         self._jobs.log.add_checkpoint(
@@ -148,7 +148,7 @@ class Course:
     def _add_model(self, name: str, path: str | None, end: End | None = None) -> str:
         servable = path is not None and is_servable(path)
         self._models.add(
-            TunedModel(
+            ServedModel(
                 id=name,
                 created=int(self._clock()),
                 base=self._jobs.get(self._id).model,

@@ -14,14 +14,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, DiskError
-from asyncgen.serve.stores.jobs import ENDED, Job, JobError, JobStore, Kept
+from asyncgen.serve.stores.jobs import ENDED, JobEntry, JobStore, ServedJob, ServedJobError
 from asyncgen.serve.tuning.course import JobFailedError
 from asyncgen.serve.wire import ApiError, Clock
 
 if TYPE_CHECKING:
     from asyncgen.serve.tuning.work import TuningWork
 
-Step = Callable[[Job], Awaitable[None]]
+Step = Callable[[ServedJob], Awaitable[None]]
 
 _MOST_STARTS = 3
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class TuningQueue:
         """Whether a job is waiting or running."""
         return any(job.status not in ENDED for job in self._jobs.all())
 
-    def submit(self, kept: Kept) -> Job:
+    def submit(self, kept: JobEntry) -> ServedJob:
         """Take a new job."""
         self._jobs.add(kept)
         identifier = kept.job.id
@@ -61,7 +61,7 @@ class TuningQueue:
         self._news.put_nowait(identifier)
         return kept.job
 
-    async def cancel(self, identifier: str) -> Job:
+    async def cancel(self, identifier: str) -> ServedJob:
         """End a job; a training in progress has stopped when this returns.
 
         Raises:
@@ -95,7 +95,7 @@ class TuningQueue:
                 continue
             if starts >= _MOST_STARTS:
                 message = f"The server ended {starts} times while it worked on this job."
-                self._fail(job.id, JobError(code="server_error", message=message))
+                self._fail(job.id, ServedJobError(code="server_error", message=message))
             elif job.status == "validating_files":
                 self._news.put_nowait(job.id)
             else:
@@ -133,22 +133,22 @@ class TuningQueue:
         except JobFailedError as failure:
             self._fail(identifier, failure.error)
         except ApiError as refusal:  # an adapter that does not load
-            error = JobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
+            error = ServedJobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
             self._fail(identifier, error)
         except (OSError, AsyncgenError) as error:  # a full disk, most likely
             message = f"The job's files could not be read or written: {_reason(error)}."
-            self._fail(identifier, JobError(code="io_error", message=message))
+            self._fail(identifier, ServedJobError(code="io_error", message=message))
         except Exception:  # noqa: BLE001 - the edge: a bug ends this job, its traceback in the log, and no other one
             _log.exception("%s", identifier)
             message = "The server had an error; its log tells more."
-            self._fail(identifier, JobError(code="server_error", message=message))
+            self._fail(identifier, ServedJobError(code="server_error", message=message))
 
-    async def _check(self, job: Job) -> None:
+    async def _check(self, job: ServedJob) -> None:
         await self._work.check(job)
         self._jobs.note(job.id, starts=0)
         self._ready.put_nowait(job.id)
 
-    def _fail(self, identifier: str, error: JobError) -> None:
+    def _fail(self, identifier: str, error: ServedJobError) -> None:
         self._jobs.log.tell(identifier, f"The job failed: {error.message}", level="error")
         try:
             self._jobs.change(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from asyncgen.serve.training.messages import Checkpoint, Start, Step
+    from asyncgen.serve.training.messages import Start, Step, TrainedCheckpoint
 
 RESULT_FILENAME = "step_metrics.csv"
 _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -48,7 +48,7 @@ def step_metrics(step: Step) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def checkpoint_metrics(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
     """The checkpoint's figures under the API's names; those that were not measured are left out."""
     figures = {
         "step": checkpoint.step,
@@ -60,7 +60,7 @@ def checkpoint_metrics(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def validation_metrics(checkpoint: Checkpoint) -> dict[str, Any]:
+def validation_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
     """The figures over the whole validation file, for an event of their own: the epoch's steps were told before."""
     figures = checkpoint_metrics(checkpoint)
     return {name: figures[name] for name in figures if name == "step" or name.startswith("full_valid")}

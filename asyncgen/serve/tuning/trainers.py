@@ -27,12 +27,19 @@ from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError
 from asyncgen.serve.training import TrainingError
 from asyncgen.serve.training.gguf import read_gguf
-from asyncgen.serve.training.messages import Checkpoint, End, Failed, Progress, TrainerMessage, decode_message
+from asyncgen.serve.training.messages import (
+    End,
+    Failed,
+    TrainedCheckpoint,
+    TrainerMessage,
+    TrainingProgress,
+    decode_message,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from asyncgen.serve.engine import Answer, Call, Engine, Piece, Tally, TrainingTask, Traits
+    from asyncgen.serve.engine import Call, EngineAnswer, ModelEngine, Piece, Tally, TrainingTask, Traits
 
 BUILT_IN = "numpy"
 _LINE_LIMIT = 1024 * 1024
@@ -156,14 +163,14 @@ class OtherTrainer:
         command: what trains; it is given the folder as its last argument.
     """
 
-    engine: Engine
+    engine: ModelEngine
     command: tuple[str, ...]
 
     @property
     def traits(self) -> Traits:
         return replace(self.engine.traits, methods=frozenset({"supervised"}), tunes_any_model=True, notice="")
 
-    async def complete(self, call: Call) -> Answer:
+    async def complete(self, call: Call) -> EngineAnswer:
         return await self.engine.complete(call)
 
     def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
@@ -182,7 +189,7 @@ class OtherTrainer:
         folder = task.folder / "trainer"
         await asyncio.to_thread(_lay_out, folder, task)
         command = (*_CHILD, *self.command, str(folder))
-        yield Progress(message=f"Training with: {shlex.join(self.command)}")
+        yield TrainingProgress(message=f"Training with: {shlex.join(self.command)}")
         messages = trainer_messages(command, farewell_s=_COMMAND_FAREWELL_S, chatty=True)
         async with contextlib.aclosing(messages):
             async for message in messages:
@@ -208,7 +215,7 @@ def _lay_out(folder: Path, task: TrainingTask) -> None:
 
 def _settled(message: TrainerMessage, folder: Path) -> TrainerMessage:
     """With the paths that it names absolute and in the job's folder, where they are adapters that can be served."""
-    if not isinstance(message, Checkpoint | End) or message.path is None:
+    if not isinstance(message, TrainedCheckpoint | End) or message.path is None:
         return message
     path = folder / message.path  # an absolute one stays as it is
     if not path.exists():
@@ -216,7 +223,7 @@ def _settled(message: TrainerMessage, folder: Path) -> TrainerMessage:
     if path.is_dir() or not is_adapter(path):
         return msgspec.structs.replace(message, path=str(path.absolute()))
     if not path.resolve().is_relative_to(folder.resolve()):
-        step = f"step-{message.step}" if isinstance(message, Checkpoint) else "final"
+        step = f"step-{message.step}" if isinstance(message, TrainedCheckpoint) else "final"
         path = Path(shutil.copyfile(path, folder / f"{step}.gguf"))
     return msgspec.structs.replace(message, path=str(path))
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.serve.engine import TrainingTask
-from asyncgen.serve.tuning.course import Course, JobFailedError, is_servable
+from asyncgen.serve.tuning.course import JobFailedError, JobRecorder, is_servable
 from asyncgen.serve.tuning.samples import SampleError, check_samples
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
-    from asyncgen.serve.engine import Engine
+    from asyncgen.serve.engine import ModelEngine
     from asyncgen.serve.stores.files import FileStore
-    from asyncgen.serve.stores.jobs import Job, JobStore, Kept
+    from asyncgen.serve.stores.jobs import JobEntry, JobStore, ServedJob
     from asyncgen.serve.stores.models import ModelStore
     from asyncgen.serve.wire import Clock
 
@@ -37,7 +37,7 @@ class TuningWork:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ModelEngine,
         *,
         jobs: JobStore,
         files: FileStore,
@@ -52,7 +52,7 @@ class TuningWork:
         self._root = root
         self._clock = clock
 
-    async def check(self, job: Job) -> None:
+    async def check(self, job: ServedJob) -> None:
         """Read the job's files, and find it ready to be trained.
 
         Raises:
@@ -75,7 +75,7 @@ class TuningWork:
             message = f"The job failed due to an invalid {param.replace('_', ' ')}. {error}"
             raise JobFailedError(message, code=f"invalid_{param}", param=param) from None
 
-    async def train(self, job: Job) -> None:
+    async def train(self, job: ServedJob) -> None:
         """Train the job to its end.
 
         Raises:
@@ -89,8 +89,8 @@ class TuningWork:
         self._jobs.log.tell(job.id, "Fine-tuning job started")
         await self._follow(job, task)
 
-    async def _follow(self, job: Job, task: TrainingTask) -> None:
-        course = Course(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
+    async def _follow(self, job: ServedJob, task: TrainingTask) -> None:
+        course = JobRecorder(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
         async with aclosing(self._engine.train(task)) as messages:
             async for message in messages:
                 if end := course.record(message):
@@ -100,7 +100,7 @@ class TuningWork:
                     return
         raise JobFailedError("The training ended before its end.", code="server_error")
 
-    def _task(self, kept: Kept) -> TrainingTask:
+    def _task(self, kept: JobEntry) -> TrainingTask:
         job = kept.job
         return TrainingTask(
             model=job.model,

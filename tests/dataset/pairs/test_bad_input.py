@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from asyncgen import delimited, text_lines
+from asyncgen import text_files as delimited
+from asyncgen import text_files as text_lines
 from asyncgen.errors import AsyncgenError, UsageError
 
 Prepare = Callable[[Path], Any]

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.api import BatchApi
-from asyncgen.generate.batch.engine import Pace, open_batch_loop
+from asyncgen.generate.batch.engine import BatchPace, open_batch_loop
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.journal.journal import open_journal
@@ -31,7 +31,7 @@ from asyncgen.job.of_run import OpenedJob, open_job
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.openai_client import Pacing, open_client
 from asyncgen.providers.profiles import PROFILES
-from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.records import Failure, Record, Usage, decode_failure, decode_record
 from asyncgen.run.state import BatchState
 
@@ -289,7 +289,7 @@ class Desk:
         self.profile = "openai"
         self.base_url = "https://provider.example/v1"  # what is noted; each invocation is served at another port
         self.api_kind: Callable[..., BatchApi] = BatchApi
-        self.run_kind: Callable[[Run], Run] = lambda run: run
+        self.run_kind: Callable[[RunWriter], RunWriter] = lambda run: run
         self.cost_of: CostOf = half_in_batch
 
     def generate(self, allowance: Allowance | None = None) -> Outcome:
@@ -312,7 +312,7 @@ class Desk:
                             checks=AnswerChecks(self.opened.job.checks),
                             allowance=allowance,
                             watcher=self.seen,
-                            pace=Pace(sleep=self._sleep),
+                            pace=BatchPace(sleep=self._sleep),
                             now=lambda: 1_800_000_000.0,
                         )
                         return await engine.run()

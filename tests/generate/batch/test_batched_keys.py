@@ -12,7 +12,7 @@ import pytest
 from asyncgen.errors import DiskError
 from asyncgen.generate.batch.batched_keys import BatchRow, open_batched_keys, rows_path
 from asyncgen.generate.journal.journal import Journal, open_journal
-from asyncgen.run.directory import Run, RunDirectory, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.key_set import KeySet, number_of
 from asyncgen.run.records import Record, Usage, encode_line
@@ -27,7 +27,7 @@ def cost_of(usages: Sequence[Usage], in_batch: bool) -> float:
 
 
 @contextmanager
-def journal_in(folder: Path) -> Iterator[tuple[Run, Journal]]:
+def journal_in(folder: Path) -> Iterator[tuple[RunWriter, Journal]]:
     with open_run(folder, job_name="campaign") as run, open_journal(run, cost_of=cost_of) as journal:
         yield run, journal
 

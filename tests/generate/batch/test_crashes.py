@@ -19,7 +19,7 @@ from asyncgen.generate.batch.engine import release_batch
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.journal.repair import repair_run
 from asyncgen.providers.openai_client import OnProgress
-from asyncgen.run.directory import Run, open_run
+from asyncgen.run.directory import RunWriter, open_run
 
 if TYPE_CHECKING:
     from asyncgen.run.state import RunState
@@ -49,8 +49,8 @@ class Death:
             raise Killed
 
 
-class MortalRun(Run):
-    def __init__(self, run: Run, death: Death) -> None:
+class MortalRun(RunWriter):
+    def __init__(self, run: RunWriter, death: Death) -> None:
         super().__init__(run.directory, run.state, run.lock)
         self._death = death
 
@@ -214,7 +214,7 @@ def test_a_web_page_in_the_place_of_a_batch_is_told(quick_desk: Desk) -> None:
 
 
 def test_a_disk_that_fails_at_a_note_loses_nothing(quick_desk: Desk) -> None:
-    class Full(Run):
+    class Full(RunWriter):
         notes = 0
 
         def update(self, change: Callable[[RunState], RunState]) -> RunState:

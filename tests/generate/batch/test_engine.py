@@ -11,7 +11,7 @@ from asyncgen.errors import AuthError, IncompleteError, QuotaError
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.pool.budget import Budget
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -257,7 +257,7 @@ def test_what_a_cancelled_batch_did_not_do_is_no_attempt(desk: Desk, lines: Any)
 
 
 def test_a_budget_counts_rows_that_were_perhaps_charged_for(desk: Desk) -> None:
-    budget = Budget(Rates(1e6, 1e6, 1e6), max_cost_usd=10_000, spent_usd=0.0)
+    budget = Budget(TokenRates(1e6, 1e6, 1e6), max_cost_usd=10_000, spent_usd=0.0)
     desk.provider.line_of = lambda _key, _asked: None
     desk.generate(Allowance(budget=budget))
     spend = desk.directory.read_state().spend
@@ -402,7 +402,7 @@ def test_a_queue_that_takes_nothing_ends_as_a_quota(desk: Desk) -> None:
 
 def test_a_budget_stops_before_it_is_passed_and_batches_give_back_what_they_did_not_use(desk: Desk) -> None:
     # Every row is held at some 47 USD, and costs 15.
-    budget = Budget(Rates(1e6, 1e6, 1e6), max_cost_usd=120, spent_usd=0.0)
+    budget = Budget(TokenRates(1e6, 1e6, 1e6), max_cost_usd=120, spent_usd=0.0)
     desk.cost_of = lambda usages, _in_batch: float(
         sum(usage.prompt_tokens + usage.completion_tokens for usage in usages)
     )

@@ -11,7 +11,7 @@ from asyncgen.errors import UsageError
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.repair import SetAside, set_rejected_aside, set_simulated_aside
 from asyncgen.generate.journal.settled import count_simulated
-from asyncgen.run.directory import Run, open_run
+from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.jsonl import LineFile
 from asyncgen.run.records import Record, Usage, encode_line
 from asyncgen.run.state import RunState, Spend
@@ -26,7 +26,7 @@ def record(number: int) -> Record:
 
 
 @contextmanager
-def run_with(path: Path, rejected: dict[int, str] | None) -> Iterator[Run]:
+def run_with(path: Path, rejected: dict[int, str] | None) -> Iterator[RunWriter]:
     with open_run(path, job_name="j") as run:
         run.directory.records.write_bytes(b"".join(encode_line(record(number)) for number in range(1, 6)))
         run.update(lambda state: msgspec.structs.replace(state, spend=Spend(records=5, cost_usd=1.0)))
@@ -97,7 +97,7 @@ def test_a_crash_anywhere_keeps_every_answer_once_and_the_money_counted(
             return call
 
         with monkeypatch.context() as patch, suppress(Crash):
-            patch.setattr(Run, "update", crashing(Run.update))
+            patch.setattr(RunWriter, "update", crashing(RunWriter.update))
             patch.setattr(LineFile, "append", crashing(LineFile.append))
             patch.setattr(Path, "rename", crashing(Path.rename))
             set_rejected_aside(run)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from asyncgen.run.directory import Run
+    from asyncgen.run.directory import RunWriter
     from asyncgen.run.records import Failure, Record
 
     MakeRecord = Callable[..., Record]
@@ -41,7 +41,7 @@ BEFORE = grid_of("Paris", "Rome")
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_record: MakeRecord, make_failure: MakeFailure) -> Iterator[Run]:
+def run(tmp_path: Path, make_record: MakeRecord, make_failure: MakeFailure) -> Iterator[RunWriter]:
     """A run of `BEFORE` in which all requests are settled but the last, which failed."""
     with open_run(tmp_path / "run", job_name="campaign") as run:
         accept_stale(run, BEFORE, find_stale(run, BEFORE))
@@ -55,11 +55,11 @@ def run(tmp_path: Path, make_record: MakeRecord, make_failure: MakeFailure) -> I
         yield run
 
 
-def test_the_same_job_leaves_nothing_behind(run: Run) -> None:
+def test_the_same_job_leaves_nothing_behind(run: RunWriter) -> None:
     assert find_stale(run, grid_of("Paris", "Rome")) == Stale(0, 0, 0, ())
 
 
-def test_additions_leave_nothing_behind(run: Run) -> None:
+def test_additions_leave_nothing_behind(run: RunWriter) -> None:
     assert find_stale(run, grid_of("Paris", "Rome", "Oslo", repeats=3)) == Stale(
         0, 0, 0, ("generate.repeats", "grid.city")
     )
@@ -77,12 +77,12 @@ def test_additions_leave_nothing_behind(run: Run) -> None:
     ],
 )
 def test_a_change_is_named_and_what_it_leaves_behind_is_counted(
-    run: Run, grid: RequestGrid, records: int, failures: int, changed: str
+    run: RunWriter, grid: RequestGrid, records: int, failures: int, changed: str
 ) -> None:
     assert find_stale(run, grid) == Stale(records, failures, records, (changed,))
 
 
-def test_what_was_accepted_is_remembered_and_not_asked_about_again(run: Run) -> None:
+def test_what_was_accepted_is_remembered_and_not_asked_about_again(run: RunWriter) -> None:
     changed = grid_of("Rome")
     accept_stale(run, changed, find_stale(run, changed))
     assert find_stale(run, changed) == Stale(2, 0, 0, ())
@@ -92,7 +92,7 @@ def test_what_was_accepted_is_remembered_and_not_asked_about_again(run: Run) -> 
     assert find_stale(run, reworded).more == 1
 
 
-def test_a_failed_request_that_was_settled_later_is_not_counted_twice(run: Run, make_record: MakeRecord) -> None:
+def test_a_failed_request_that_was_settled_later_is_not_counted_twice(run: RunWriter, make_record: MakeRecord) -> None:
     failed = list(BEFORE.requests())[-1]
     with open_journal(run, cost_of=lambda _usages, _in_batch: None, retry_failed=True) as journal:
         fields = {"key": failed.key.hex(), "variables": BEFORE.variables(failed), "repeat": failed.repeat}

@@ -9,13 +9,13 @@ from datetime import date
 import orjson
 import pytest
 
-from asyncgen.generate.plan.plan import Place, Plan, compare_with_tuning, make_plan, plan_as_json
+from asyncgen.generate.plan.plan import Plan, PlanTarget, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.request_tokens import RequestTokens, Span, duration
 from asyncgen.generate.plan.rows_there import RowsThere
 from asyncgen.generate.plan.training import trained_tokens
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.prices import OwnPrice, PriceList
 from asyncgen.providers.profiles import PROFILES, Finetuning, usual_epochs
 
@@ -25,7 +25,7 @@ CAP = "[generate.parameters]\nmax_completion_tokens = 100\n"
 
 
 def plan_of(opened: OpenedJob, there: RowsThere | None = None, prices: PriceList | None = None) -> Plan:
-    place = Place(
+    place = PlanTarget(
         PROFILES[opened.generation],
         None,
         opened.model,
@@ -36,7 +36,7 @@ def plan_of(opened: OpenedJob, there: RowsThere | None = None, prices: PriceList
     return make_plan(opened.job, opened.grid, there or RowsThere(), place, prices or PriceList())
 
 
-def own(rates: Rates, **more: object) -> OwnPrice:
+def own(rates: TokenRates, **more: object) -> OwnPrice:
     fields: dict[str, object] = {"tiers": {"standard": rates}, "training": None, "tuned": None}
     return OwnPrice(**(fields | {"source": "test", "as_of": None} | more))  # type: ignore[arg-type]
 
@@ -181,11 +181,11 @@ def test_epochs_left_to_the_provider_are_theirs_or_the_usual_ones() -> None:
     assert trained_tokens(job(), 100, EXACT, Finetuning(default_epochs=1)).epochs == 1
 
 
-def compared(open_job: Open, tuned: Rates | None, training: float | None = 10.0) -> tuple[Plan, Span | None]:
+def compared(open_job: Open, tuned: TokenRates | None, training: float | None = 10.0) -> tuple[Plan, Span | None]:
     prices = PriceList(
         {
-            ("openai", "long"): own(Rates(10, 10, 10)),
-            ("openai", "small"): own(Rates(1, 1, 1), training=training, tuned=tuned),
+            ("openai", "long"): own(TokenRates(10, 10, 10)),
+            ("openai", "small"): own(TokenRates(1, 1, 1), training=training, tuned=tuned),
         }
     )
     opened = open_job(CAP + '[finetune]\nmodel = "small"\n', model="long")
@@ -195,7 +195,7 @@ def compared(open_job: Open, tuned: Rates | None, training: float | None = 10.0)
 
 
 def test_tuning_pays_once_its_outlay_is_saved(open_job: Open) -> None:
-    plan, calls = compared(open_job, tuned=Rates(2, 2, 2))
+    plan, calls = compared(open_job, tuned=TokenRates(2, 2, 2))
     answer = round(plan.tokens.answer.middle)
     saved = (10 * (round(plan.tokens.question) + answer) - 2 * (round(plan.tokens.short_prompt) + answer)) / 1e6
     training, rows = plan.trainings[0].cost_usd, plan.cost_usd
@@ -208,12 +208,12 @@ def test_tuning_pays_once_its_outlay_is_saved(open_job: Open) -> None:
 
 
 def test_tuning_never_pays_when_its_calls_are_no_cheaper(open_job: Open) -> None:
-    _, calls = compared(open_job, tuned=Rates(100, 100, 100))
+    _, calls = compared(open_job, tuned=TokenRates(100, 100, 100))
     assert calls == Span(math.inf, math.inf)
 
 
-@pytest.mark.parametrize(("tuned", "training"), [(None, 10.0), (Rates(2, 2, 2), None)])
-def test_what_is_not_known_is_not_compared(open_job: Open, tuned: Rates | None, training: float | None) -> None:
+@pytest.mark.parametrize(("tuned", "training"), [(None, 10.0), (TokenRates(2, 2, 2), None)])
+def test_what_is_not_known_is_not_compared(open_job: Open, tuned: TokenRates | None, training: float | None) -> None:
     _, calls = compared(open_job, tuned, training)
     assert calls is None
 
@@ -221,8 +221,8 @@ def test_what_is_not_known_is_not_compared(open_job: Open, tuned: Rates | None, 
 def test_never_is_no_number_in_json(open_job: Open) -> None:
     prices = PriceList(
         {
-            ("openai", "long"): own(Rates(1, 1, 1)),
-            ("openai", "small"): own(Rates(1, 1, 1), training=1.0, tuned=Rates(9, 9, 9)),
+            ("openai", "long"): own(TokenRates(1, 1, 1)),
+            ("openai", "small"): own(TokenRates(1, 1, 1), training=1.0, tuned=TokenRates(9, 9, 9)),
         }
     )
     plan = plan_of(open_job('[finetune]\nmodel = "small"\n', model="long"), prices=prices)

@@ -7,13 +7,13 @@ import pytest
 from asyncgen.generate.http.completer import Answer, ErrorClass
 from asyncgen.generate.pool.admission import Admission, Ticket
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.rate import Rates
+from asyncgen.generate.pool.rate import RequestRates
 
 
 def test_a_cut_holds_back_also_those_who_wait_for_the_rate(world: Any) -> None:
     async def scene() -> None:
         progress = Progress()
-        admission = Admission(Rates(60.0, None, None), 10, progress, None, Random(0))
+        admission = Admission(RequestRates(60.0, None, None), 10, progress, None, Random(0))
         entering = [asyncio.create_task(admission.acquire(b"{}")) for _ in range(10)]
         await asyncio.sleep(3.5)
         sent = [task.result() for task in entering if task.done()]
@@ -38,7 +38,7 @@ def test_a_pause_that_begins_while_a_request_waits_for_the_rate_holds_it_back(wo
     async def scene() -> None:
         loop = asyncio.get_running_loop()
         progress = Progress()
-        admission = Admission(Rates(60.0, 600.0, 5), 10, progress, None, Random(0))
+        admission = Admission(RequestRates(60.0, 600.0, 5), 10, progress, None, Random(0))
         first = await admission.acquire(b"{}")
         assert first is not None
         second = asyncio.create_task(admission.acquire(b"{}"))
@@ -55,7 +55,7 @@ def test_places_come_back_one_for_one(world: Any) -> None:
     async def scene() -> None:
         answer: Answer = world.good_answer()
         progress = Progress()
-        admission = Admission(Rates(None, None, None), 3, progress, None, Random(0))
+        admission = Admission(RequestRates(None, None, None), 3, progress, None, Random(0))
         tickets = [await admission.acquire(b"{}") for _ in range(3)]
         waiting = [asyncio.create_task(admission.acquire(b"{}")) for _ in range(3)]
         for ticket in tickets:
@@ -73,7 +73,7 @@ def test_places_come_back_one_for_one(world: Any) -> None:
 def test_who_is_cancelled_while_waiting_leaves_no_trace(world: Any, in_flight: int) -> None:
     async def scene() -> None:
         progress = Progress()
-        admission = Admission(Rates(None, None, None), in_flight, progress, None, Random(0))
+        admission = Admission(RequestRates(None, None, None), in_flight, progress, None, Random(0))
         tickets = [await admission.acquire(b"{}") for _ in range(in_flight)]
         task = asyncio.create_task(admission.acquire(b"{}"))
         await asyncio.sleep(0)

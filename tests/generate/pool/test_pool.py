@@ -15,7 +15,7 @@ from asyncgen.generate.pool.admission import Admission, Ticket
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.job.model import Checks, Limits
-from asyncgen.providers.price import Rates as Prices
+from asyncgen.providers.price import TokenRates as Prices
 
 
 @dataclass

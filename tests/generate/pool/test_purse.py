@@ -10,7 +10,7 @@ import orjson
 
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.pool.budget import Budget, BudgetGate
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.run.records import Usage
 
 BODY = orjson.dumps({"messages": [{"role": "user", "content": "x" * 4}]})
@@ -18,7 +18,7 @@ HELD = 20.0  # (1 + 4 + 3) * 1.25 of the prompt, and 10 of the answer
 
 
 def purse(max_cost_usd: float) -> tuple[BudgetGate, Budget]:
-    budget = Budget(Rates(1e6, 1e6, 1e6), max_cost_usd, spent_usd=0.0)
+    budget = Budget(TokenRates(1e6, 1e6, 1e6), max_cost_usd, spent_usd=0.0)
     return BudgetGate(budget, max_output_tokens=10), budget
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncgen.generate.http.completer import RateLimits
-from asyncgen.generate.pool.rate import Rates
+from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.run.records import Usage
 
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ def run(coroutine: Coroutine[Any, Any, Result], *, seed: int = 0, most_late_s: f
         return runner.run(coroutine)
 
 
-async def starts(rates: Rates, count: int, workers: int, *, body: bytes = BODY) -> list[float]:
+async def starts(rates: RequestRates, count: int, workers: int, *, body: bytes = BODY) -> list[float]:
     """The times at which so many requests start, asked for by workers that do nothing else."""
     loop = asyncio.get_running_loop()
     times: list[float] = []
@@ -87,7 +87,7 @@ def passes(times: list[float], per_second: float, burst: float) -> bool:
 @pytest.mark.parametrize("per_second", [10, 1000, 5000])
 @pytest.mark.parametrize("workers", [1, 100])
 def test_the_rate_is_reached_though_every_wake_up_is_late_and_never_passed(per_second: int, workers: int) -> None:
-    rates = Rates(per_second * 60.0, None, None)
+    rates = RequestRates(per_second * 60.0, None, None)
     count = 400 if per_second == 10 else per_second * 4
     times = run(starts(rates, count, workers), most_late_s=0.02)
     burst = rates.requests.burst
@@ -99,18 +99,18 @@ def test_the_rate_is_reached_though_every_wake_up_is_late_and_never_passed(per_s
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.5, 200_000), st.integers(1, 50), st.integers(0, 2**16), st.floats(0, 0.5))
 def test_no_rate_is_passed_in_any_window(per_minute: float, workers: int, seed: int, most_late_s: float) -> None:
-    rates = Rates(per_minute, None, None)
+    rates = RequestRates(per_minute, None, None)
     times = run(starts(rates, 120, workers), seed=seed, most_late_s=most_late_s)
     assert not passes(times, per_minute / 60, rates.requests.burst)
 
 
 def test_a_burst_is_less_than_what_a_strict_server_holds() -> None:
     for per_minute in (60, 600, 6000, 60_000):
-        assert 1 <= Rates(per_minute, None, None).requests.burst <= max(per_minute / 60, 1)
+        assert 1 <= RequestRates(per_minute, None, None).requests.burst <= max(per_minute / 60, 1)
 
 
 def test_without_a_limit_nobody_waits() -> None:
-    rates = Rates(None, None, None)
+    rates = RequestRates(None, None, None)
     times = run(starts(rates, 1000, 10))
     assert times[-1] < 0.1
     assert rates.requests.burst == float("inf")
@@ -123,7 +123,7 @@ def test_what_went_before_a_limit_was_known_counts_for_as_long_as_it_would(
     waited_s: float, first: float, last: float
 ) -> None:
     async def scenario() -> tuple[float, float]:
-        rates, loop = Rates(None, None, None), asyncio.get_running_loop()
+        rates, loop = RequestRates(None, None, None), asyncio.get_running_loop()
         await starts(rates, 10, 10)
         await asyncio.sleep(waited_s)
         rates.learn(RateLimits(600.0, None), BODY, 10, waited_s)
@@ -136,7 +136,7 @@ def test_what_went_before_a_limit_was_known_counts_for_as_long_as_it_would(
 
 def test_tokens_that_went_before_a_limit_was_known_count_too() -> None:
     async def scenario() -> float:
-        rates = Rates(None, None, 900)
+        rates = RequestRates(None, None, 900)
         rates.learn(RateLimits(None, 60_000.0), BODY, 10, 1.0)
         return (await starts(rates, 1, 1))[0]
 
@@ -145,7 +145,7 @@ def test_tokens_that_went_before_a_limit_was_known_count_too() -> None:
 
 def test_a_new_limit_holds_for_those_who_wait_already() -> None:
     async def scenario() -> list[float]:
-        rates = Rates(600.0, None, None)
+        rates = RequestRates(600.0, None, None)
         waiting = asyncio.create_task(starts(rates, 100, 50))
         await asyncio.sleep(1.0)
         rates.requests.learn(60.0, 0.0, 0.0)
@@ -156,13 +156,13 @@ def test_a_new_limit_holds_for_those_who_wait_already() -> None:
 
 
 def test_limits_that_the_user_set_are_not_replaced() -> None:
-    rates = Rates(600.0, 6000.0, None)
+    rates = RequestRates(600.0, 6000.0, None)
     rates.learn(RateLimits(60.0, 60.0), BODY, 1, 0.0)
     assert (rates.requests.per_minute, rates.tokens.pace.per_minute) == (600.0, 6000.0)
 
 
 def test_tokens_are_reserved_with_the_largest_answer_and_shared_evenly() -> None:
-    rates = Rates(None, 60_000.0, 100)  # 1,000 a second; a request reserves 200
+    rates = RequestRates(None, 60_000.0, 100)  # 1,000 a second; a request reserves 200
     times = run(starts(rates, 104, 20))
     assert times[3] < 0.01  # 900 at once
     assert times[-1] == pytest.approx((104 * 200 - 900) / 1000, rel=0.01)
@@ -170,7 +170,7 @@ def test_tokens_are_reserved_with_the_largest_answer_and_shared_evenly() -> None
 
 def test_a_request_larger_than_the_burst_waits_its_turn_and_is_not_passed() -> None:
     async def scenario() -> list[int]:
-        rates, order = Rates(None, 6000.0, 0), list[int]()  # 100 a second, 90 at once
+        rates, order = RequestRates(None, 6000.0, 0), list[int]()  # 100 a second, 90 at once
 
         async def ask(tokens: int) -> None:
             await rates.acquire(b"x" * 4 * tokens)
@@ -185,7 +185,7 @@ def test_a_request_larger_than_the_burst_waits_its_turn_and_is_not_passed() -> N
 
 def test_what_an_answer_did_not_take_is_given_back() -> None:
     async def scenario(used: Usage) -> float:
-        rates = Rates(None, 60_000.0, 900)
+        rates = RequestRates(None, 60_000.0, 900)
         for _ in range(21):
             reserved = await rates.acquire(BODY)
             rates.tokens.settle(BODY, reserved, used)
@@ -198,7 +198,7 @@ def test_what_an_answer_did_not_take_is_given_back() -> None:
 
 
 def test_the_estimate_follows_what_the_server_counts() -> None:
-    rates = Rates(None, 60_000.0, 0)
+    rates = RequestRates(None, 60_000.0, 0)
     assert rates.tokens.reservation(len(BODY)) == 100
     for _ in range(30):
         rates.tokens.settle(BODY, 100, Usage(prompt_tokens=150))
@@ -206,7 +206,7 @@ def test_the_estimate_follows_what_the_server_counts() -> None:
 
 
 def test_an_answer_that_no_parameter_bounds_is_guessed_at_and_then_follows_the_answers() -> None:
-    rates = Rates(None, 60_000.0, None)
+    rates = RequestRates(None, 60_000.0, None)
     assert rates.tokens.reservation(len(BODY)) == 1100
     for _ in range(30):
         rates.tokens.settle(BODY, 1100, Usage(prompt_tokens=100, completion_tokens=400))
@@ -215,7 +215,7 @@ def test_an_answer_that_no_parameter_bounds_is_guessed_at_and_then_follows_the_a
 
 def test_what_became_known_of_earlier_requests_counts_at_the_turn_and_not_when_the_wait_for_it_began() -> None:
     async def scenario() -> float:
-        rates = Rates(None, 60_000.0, 900)
+        rates = RequestRates(None, 60_000.0, 900)
         waiting = [asyncio.create_task(rates.acquire(BODY)) for _ in range(21)]
         for task in waiting:  # they wait from the beginning, and each answer took a tenth
             rates.tokens.settle(BODY, await task, Usage(prompt_tokens=100, completion_tokens=0))
@@ -226,7 +226,7 @@ def test_what_became_known_of_earlier_requests_counts_at_the_turn_and_not_when_t
 
 def test_after_refusals_less_is_given_back_and_in_time_all_of_it_again() -> None:
     async def scenario(refusals: int, before: int) -> float:
-        rates = Rates(None, 60_000_000.0, 900)
+        rates = RequestRates(None, 60_000_000.0, 900)
         for _ in range(refusals):
             rates.tokens.refused()
         for _ in range(before):
@@ -242,7 +242,7 @@ def test_after_refusals_less_is_given_back_and_in_time_all_of_it_again() -> None
 
 def test_a_reservation_for_what_was_not_sent_is_given_back() -> None:
     async def scenario() -> float:
-        rates = Rates(None, 60_000.0, 0)
+        rates = RequestRates(None, 60_000.0, 0)
         for _ in range(50):
             rates.tokens.give_back(await rates.acquire(BODY))
         return asyncio.get_running_loop().time()
@@ -252,7 +252,7 @@ def test_a_reservation_for_what_was_not_sent_is_given_back() -> None:
 
 def test_no_more_is_given_back_than_a_bucket_holds() -> None:
     async def scenario() -> float:
-        rates = Rates(None, 60_000.0, 0)
+        rates = RequestRates(None, 60_000.0, 0)
         for _ in range(50):
             rates.tokens.give_back(100)  # fifty that waited for a pause, and went at none
         for _ in range(38):
@@ -263,18 +263,18 @@ def test_no_more_is_given_back_than_a_bucket_holds() -> None:
 
 
 def test_a_request_that_no_minute_can_hold_is_refused_before_anything_is_sent() -> None:
-    refused = Rates(None, 150.0, 100).refusal(BODY)
+    refused = RequestRates(None, 150.0, 100).refusal(BODY)
     assert refused is not None
     assert "200 tokens, more than the limit of 150 a minute" in refused.what
     assert "max_completion_tokens" in (refused.help_text or "")
-    assert Rates(None, 200.0, 100).refusal(BODY) is None
-    assert Rates(None, None, 10**9).refusal(BODY) is None
-    assert Rates(None, 150.0, None).refusal(BODY) is None, "an answer of unknown length is no reason"
+    assert RequestRates(None, 200.0, 100).refusal(BODY) is None
+    assert RequestRates(None, None, 10**9).refusal(BODY) is None
+    assert RequestRates(None, 150.0, None).refusal(BODY) is None, "an answer of unknown length is no reason"
 
 
 def test_whoever_stops_waiting_holds_up_nobody() -> None:
     async def scenario() -> float:
-        rates = Rates(60.0, None, None)
+        rates = RequestRates(60.0, None, None)
         await rates.acquire(BODY)
         waiting = [asyncio.create_task(rates.acquire(BODY)) for _ in range(5)]
         await asyncio.sleep(0.5)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
 from asyncgen.generate.pool.queue import RowQueue
-from asyncgen.generate.pool.retry import Row, given_up, may_retry, note_error, retry_wait_s, row_again
+from asyncgen.generate.pool.retry import RowInWork, given_up, may_retry, note_error, retry_wait_s, row_again
 from asyncgen.generate.pool.settle import whole
 from asyncgen.job.requests import Request
 
@@ -32,7 +32,7 @@ def test_no_order_of_errors_passes_the_bounds(errors: list[AttemptError], paid_b
 
 
 def test_waiting_for_a_limit_uses_up_no_attempt() -> None:
-    row = Row(REQUEST)
+    row = RowInWork(REQUEST)
     for _ in range(1000):
         note_error(row, LIMITED)
     assert may_retry(row, LIMITED)
@@ -40,13 +40,13 @@ def test_waiting_for_a_limit_uses_up_no_attempt() -> None:
 
 
 def test_a_row_at_fault_is_not_tried_again() -> None:
-    row = Row(REQUEST)
+    row = RowInWork(REQUEST)
     note_error(row, REFUSED)
     assert not may_retry(row, REFUSED)
 
 
 def test_waits_are_drawn_from_a_span_that_doubles() -> None:
-    row = Row(REQUEST)
+    row = RowInWork(REQUEST)
     for most_s in (0.5, 1.0, 2.0, 4.0):
         note_error(row, FAILED)
         waits = [retry_wait_s(row, FAILED, Random(seed)) for seed in range(300)]
@@ -73,11 +73,11 @@ def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expecte
 def test_a_row_is_made_only_when_it_is_asked_for() -> None:
     made = 0
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[RowInWork]:
         nonlocal made
         for _ in range(100):
             made += 1
-            yield Row(REQUEST)
+            yield RowInWork(REQUEST)
 
     queue = RowQueue(rows())
     for asked in range(1, 50):
@@ -86,7 +86,7 @@ def test_a_row_is_made_only_when_it_is_asked_for() -> None:
 
 
 def test_a_source_that_asks_for_a_turn_is_not_over() -> None:
-    row = Row(REQUEST)
+    row = RowInWork(REQUEST)
     queue = RowQueue(iter([None, row, None]))
     assert (queue.next(), queue.is_looking, queue.is_over) == (None, True, False)
     assert (queue.next(), queue.is_looking, queue.is_over) == (row, False, False)
@@ -95,8 +95,8 @@ def test_a_source_that_asks_for_a_turn_is_not_over() -> None:
 
 
 def test_what_the_source_raises_ends_it() -> None:
-    def rows() -> Iterator[Row]:
-        yield Row(REQUEST)
+    def rows() -> Iterator[RowInWork]:
+        yield RowInWork(REQUEST)
         raise ArithmeticError("a bug")
 
     queue = RowQueue(rows())
@@ -109,7 +109,7 @@ def test_what_the_source_raises_ends_it() -> None:
 
 def test_rows_to_be_tried_again_go_first_and_after_their_delay(world: Any) -> None:
     async def scene() -> None:
-        first, second, third = Row(REQUEST), Row(REQUEST), Row(REQUEST)
+        first, second, third = RowInWork(REQUEST), RowInWork(REQUEST), RowInWork(REQUEST)
         queue = RowQueue(iter([first, second, third]))
         assert queue.next() is first
         queue.delay(first, asyncio.get_running_loop().call_later(5.0, queue.due, first))
@@ -130,7 +130,7 @@ def test_rows_to_be_tried_again_go_first_and_after_their_delay(world: Any) -> No
 
 def test_closing_returns_the_rows_that_were_tried_and_leaves_no_timer(world: Any) -> None:
     async def scene() -> None:
-        tried, delayed, fresh = Row(REQUEST), Row(REQUEST), Row(REQUEST)
+        tried, delayed, fresh = RowInWork(REQUEST), RowInWork(REQUEST), RowInWork(REQUEST)
         queue = RowQueue(iter([fresh]))
         queue.put_back(tried)
         queue.delay(delayed, asyncio.get_running_loop().call_later(9.0, queue.due, delayed))

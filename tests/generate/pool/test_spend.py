@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.pool.budget import Budget, open_budget
-from asyncgen.providers.price import Rates
+from asyncgen.providers.price import TokenRates
 from asyncgen.providers.prices import FREE, Price
 from asyncgen.run.records import Usage
 
-DOLLAR_A_TOKEN = Rates(1_000_000, 1_000_000, 1_000_000)
+DOLLAR_A_TOKEN = TokenRates(1_000_000, 1_000_000, 1_000_000)
 
 
 def budget(max_cost_usd: float, spent_usd: float = 0.0) -> Budget:
@@ -66,7 +66,7 @@ def test_a_limit_without_a_price_is_refused() -> None:
 
 
 def test_the_tier_decides_the_rates_and_open_batches_count() -> None:
-    price = Price({"standard": DOLLAR_A_TOKEN, "batch": Rates(1, 1, 1)}, "test", None)
+    price = Price({"standard": DOLLAR_A_TOKEN, "batch": TokenRates(1, 1, 1)}, "test", None)
     purse = open_budget(price, "batch", 5.0, spent_usd=1.0, in_flight_usd=2.0)
     assert purse is not None
     assert purse.rates is not None

@@ -19,7 +19,7 @@ from asyncgen.serve.llama import training
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.training.config import Hyperparameters
-from asyncgen.serve.training.messages import End, Failed, Progress, TrainerMessage
+from asyncgen.serve.training.messages import End, Failed, TrainerMessage, TrainingProgress
 from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
 
@@ -83,7 +83,7 @@ def gone(pid: int) -> bool:
 
 def test_messages_are_passed_on_up_to_the_end() -> None:
     program = """print('{"type": "progress", "message": "a"}'); print('{"type": "end", "trained_tokens": 5}')"""
-    assert told(program) == [Progress(message="a"), End(trained_tokens=5)]
+    assert told(program) == [TrainingProgress(message="a"), End(trained_tokens=5)]
 
 
 def test_first_bad_line_of_a_file_is_named_though_a_later_one_is_found_before(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ time.sleep(60)
     async def scenario() -> tuple[int, float]:
         async with aclosing(trainer_messages((sys.executable, "-c", program))) as messages:
             first = await anext(messages)
-            assert isinstance(first, Progress)
+            assert isinstance(first, TrainingProgress)
             began = time.monotonic()
         return int(first.message), time.monotonic() - began
 

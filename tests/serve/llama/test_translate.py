@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.engine import Call, Choice, Piece, Tally, ToolCall, ToolCallPart, Turn
+from asyncgen.serve.engine import Call, EngineChoice, Piece, Tally, ToolCall, ToolCallPart, Turn
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def test_answer_that_calls_a_tool_keeps_the_call_and_its_thoughts() -> None:
     message = {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALLED]}
     answer = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
     [choice] = answer_of(Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS), [answer]).choices
-    assert choice == Choice("", "tool_calls", reasoning="hm", tool_calls=(ToolCall("c1", "f", '{"a": 1}'),))
+    assert choice == EngineChoice("", "tool_calls", reasoning="hm", tool_calls=(ToolCall("c1", "f", '{"a": 1}'),))
 
 
 def test_streamed_tool_call_comes_in_its_parts() -> None:

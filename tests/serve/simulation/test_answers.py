@@ -10,9 +10,9 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import Call, Turn
 from asyncgen.serve.simulation.answers import made_up_choice, wanted_tools
-from asyncgen.tokens import estimate_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.simulation.limits import RateLimits, go_duration
+from asyncgen.serve.simulation.limits import SimulatedLimits, go_duration
 from asyncgen.serve.wire import ApiError
 
 
@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-def refusal(limits: RateLimits, tokens: int = 1) -> ApiError:
+def refusal(limits: SimulatedLimits, tokens: int = 1) -> ApiError:
     with pytest.raises(ApiError) as caught:
         limits.admit("m", tokens)
     return caught.value
@@ -30,7 +30,7 @@ def refusal(limits: RateLimits, tokens: int = 1) -> ApiError:
 )
 def test_no_stretch_of_time_lets_more_through_than_its_share_and_a_minutes_burst(rpm: int, pauses: list[float]) -> None:
     clock = Clock()
-    limits = RateLimits(rpm, None, clock)
+    limits = SimulatedLimits(rpm, None, clock)
     admitted = 0
     for pause in pauses:
         clock.now += pause
@@ -45,7 +45,7 @@ def test_no_stretch_of_time_lets_more_through_than_its_share_and_a_minutes_burst
 @given(rpm=st.integers(1, 1000))
 def test_whoever_waits_as_told_is_let_in(rpm: int) -> None:
     clock = Clock()
-    limits = RateLimits(rpm, None, clock)
+    limits = SimulatedLimits(rpm, None, clock)
     while True:
         try:
             limits.admit("m", 1)
@@ -56,7 +56,7 @@ def test_whoever_waits_as_told_is_let_in(rpm: int) -> None:
 
 
 def test_burst_is_a_minutes_worth_and_the_headers_say_what_is_left() -> None:
-    limits = RateLimits(600, None, Clock())
+    limits = SimulatedLimits(600, None, Clock())
     for left in range(599, -1, -1):
         assert limits.admit("m", 1)["x-ratelimit-remaining-requests"] == str(left)
     error = refusal(limits)
@@ -69,7 +69,7 @@ def test_burst_is_a_minutes_worth_and_the_headers_say_what_is_left() -> None:
 
 def test_tokens_are_limited_on_their_own() -> None:
     clock = Clock()
-    limits = RateLimits(None, 6000, clock)
+    limits = SimulatedLimits(None, 6000, clock)
     limits.admit("m", 6000)
     assert refusal(limits, 50).kind == "tokens"
     clock.now = 0.5
@@ -77,14 +77,14 @@ def test_tokens_are_limited_on_their_own() -> None:
 
 
 def test_request_larger_than_the_limit_is_told_so_and_not_to_wait() -> None:
-    error = refusal(RateLimits(None, 6000, Clock()), 6001)
+    error = refusal(SimulatedLimits(None, 6000, Clock()), 6001)
     assert "too large" in str(error)
     assert "retry-after-ms" not in error.headers
 
 
 def test_refused_request_takes_nothing() -> None:
     clock = Clock()
-    limits = RateLimits(60, 6000, clock)
+    limits = SimulatedLimits(60, 6000, clock)
     limits.admit("m", 6000)
     for _ in range(70):
         refusal(limits, 1)

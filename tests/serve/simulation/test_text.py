@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import Call, Turn
 from asyncgen.serve.simulation.text import Repetitions, cut, digest_of, made_up_text, prompt_tokens
-from asyncgen.tokens import estimate_text
 
 
 def test_text_depends_on_question_repetition_and_choice_only() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
-from asyncgen.serve.stores.models import ModelStore, TunedModel
+from asyncgen.serve.stores.models import ModelStore, ServedModel
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ def store(root: Path) -> ModelStore:
     return ModelStore(root, SimulatedEngine(SimulationSettings(), created=0).traits)
 
 
-def tuned(root: Path, name: str, job: str, adapter: str) -> TunedModel:
+def tuned(root: Path, name: str, job: str, adapter: str) -> ServedModel:
     (root / adapter).write_bytes(b"")
-    return TunedModel(id=f"ft:m:{name}", created=0, base="simulated", adapter=adapter, job=job)
+    return ServedModel(id=f"ft:m:{name}", created=0, base="simulated", adapter=adapter, job=job)
 
 
 @pytest.fixture

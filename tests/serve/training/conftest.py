@@ -14,7 +14,7 @@ import xllamacpp
 from asyncgen.serve.training.architecture import read_architecture
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.layers import Weights
-from asyncgen.serve.training.packing import Sample
+from asyncgen.serve.training.packing import TokenSample
 
 from .tiny_models import TinyModel
 
@@ -36,13 +36,13 @@ def open_model(tmp_path: Path) -> Callable[..., Weights]:
 
 
 @pytest.fixture
-def sample() -> Callable[..., Sample]:
+def sample() -> Callable[..., TokenSample]:
     """A sample from token ids and the places of its targets."""
 
-    def make(tokens: Sequence[int], targets: Sequence[int]) -> Sample:
+    def make(tokens: Sequence[int], targets: Sequence[int]) -> TokenSample:
         flags = np.zeros(len(tokens), np.bool_)
         flags[list(targets)] = True
-        return Sample(np.array(tokens, np.int64), flags)
+        return TokenSample(np.array(tokens, np.int64), flags)
 
     return make
 

@@ -7,7 +7,7 @@ import pytest
 
 from asyncgen.serve.training.lora import Adapter, new_adapter
 from asyncgen.serve.training.model import TunedPart
-from asyncgen.serve.training.packing import Row, Sample, pack, shared_prefix
+from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, shared_prefix
 
 from .reference import loss_and_gradients
 from .tiny_models import TinyModel
@@ -27,7 +27,7 @@ MODELS = {
 class Problem:
     """Three samples that share a prefix of two tokens, a model tuned in all blocks, and an adapter without zeros."""
 
-    def __init__(self, weights: Weights, sample: Callable[..., Sample]) -> None:
+    def __init__(self, weights: Weights, sample: Callable[..., TokenSample]) -> None:
         rng = np.random.default_rng(3)
         rows = [rng.integers(0, 256, count).tolist() for count in (5, 9, 7)]
         self.samples = [
@@ -39,7 +39,7 @@ class Problem:
         )
         self.adapter.numbers[:] = 0.3 * rng.standard_normal(self.adapter.numbers.shape)
         self.part = TunedPart(weights, blocks, self.adapter)
-        self.row: Row = pack(self.samples, shared_prefix(self.samples))
+        self.row: PackedRow = pack(self.samples, shared_prefix(self.samples))
         self.states: Array = weights.tensor("token_embd.weight")[self.row.tokens]
 
     def loss(self) -> float:
@@ -58,7 +58,7 @@ def model(request: pytest.FixtureRequest) -> TinyModel:
 
 
 @pytest.fixture
-def problem(model: TinyModel, open_model: Callable[..., Weights], sample: Callable[..., Sample]) -> Problem:
+def problem(model: TinyModel, open_model: Callable[..., Weights], sample: Callable[..., TokenSample]) -> Problem:
     return Problem(open_model(model, np.float64), sample)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.serve.training.layers import Weights
-    from asyncgen.serve.training.packing import Sample
+    from asyncgen.serve.training.packing import TokenSample
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 TOKENS = np.random.default_rng(1).integers(0, 256, 40).tolist()
@@ -40,7 +40,7 @@ def of_type(architecture: str, kind: str) -> TinyModel:
 
 
 @pytest.fixture
-def log_probabilities(sample: Callable[..., Sample]) -> Callable[..., Any]:
+def log_probabilities(sample: Callable[..., TokenSample]) -> Callable[..., Any]:
     """Ours, after each of TOKENS."""
 
     def compute(weights: Weights, adapter: Adapter | None = None) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asyncgen.serve.training.lora import new_adapter
 from asyncgen.serve.training.model import Score, TunedPart
-from asyncgen.serve.training.packing import ROW_TOKENS, Sample, pack, share_out, shared_prefix
+from asyncgen.serve.training.packing import ROW_TOKENS, TokenSample, pack, share_out, shared_prefix
 
 from .tiny_models import TinyModel
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @st.composite
-def sample_lists(draw: st.DrawFn, longest: int = 40) -> list[Sample]:
+def sample_lists(draw: st.DrawFn, longest: int = 40) -> list[TokenSample]:
     """Samples with some tokens in common, each with at least one target."""
     common = draw(st.lists(st.integers(0, 9), max_size=8))
     samples = []
@@ -28,12 +28,12 @@ def sample_lists(draw: st.DrawFn, longest: int = 40) -> list[Sample]:
         tokens = common + draw(st.lists(st.integers(0, 9), min_size=2, max_size=longest))
         targets = [False, *draw(st.lists(st.booleans(), min_size=len(tokens) - 1, max_size=len(tokens) - 1))]
         targets[draw(st.integers(1, len(tokens) - 1))] = True
-        samples.append(Sample(np.array(tokens), np.array(targets)))
+        samples.append(TokenSample(np.array(tokens), np.array(targets)))
     return samples
 
 
 @given(sample_lists())
-def test_all_samples_begin_with_the_prefix_and_learn_nothing_in_it_nor_from_it(samples: list[Sample]) -> None:
+def test_all_samples_begin_with_the_prefix_and_learn_nothing_in_it_nor_from_it(samples: list[TokenSample]) -> None:
     prefix = shared_prefix(samples)
     for sample in samples:
         assert sample.tokens[:prefix].tolist() == samples[0].tokens[:prefix].tolist()
@@ -41,7 +41,7 @@ def test_all_samples_begin_with_the_prefix_and_learn_nothing_in_it_nor_from_it(s
 
 
 @given(sample_lists())
-def test_a_longer_prefix_would_not_do(samples: list[Sample]) -> None:
+def test_a_longer_prefix_would_not_do(samples: list[TokenSample]) -> None:
     longer = shared_prefix(samples) + 1
     differ = len({tuple(sample.tokens[:longer]) for sample in samples}) > 1
     learnt = any(sample.targets[: longer + 1].any() for sample in samples)
@@ -49,7 +49,7 @@ def test_a_longer_prefix_would_not_do(samples: list[Sample]) -> None:
 
 
 @given(sample_lists())
-def test_each_sample_stands_in_the_row_as_it_is(samples: list[Sample]) -> None:
+def test_each_sample_stands_in_the_row_as_it_is(samples: list[TokenSample]) -> None:
     prefix = shared_prefix(samples)
     row = pack(samples, prefix)
     assert len(row.tokens) == len(row.positions) == prefix + sum(len(span_range(span)) for span in row.samples)
@@ -65,7 +65,7 @@ def span_range(span: Any) -> range:
 
 
 @given(sample_lists())
-def test_each_target_is_predicted_from_the_token_before_it(samples: list[Sample]) -> None:
+def test_each_target_is_predicted_from_the_token_before_it(samples: list[TokenSample]) -> None:
     row = pack(samples, shared_prefix(samples))
     pairs = list(zip(row.tokens[row.predictors].tolist(), row.labels.tolist(), strict=True))
     expected = [
@@ -77,20 +77,20 @@ def test_each_target_is_predicted_from_the_token_before_it(samples: list[Sample]
 
 
 @given(sample_lists(), st.integers(1, 5))
-def test_every_sample_comes_into_exactly_one_row(samples: list[Sample], lanes: int) -> None:
+def test_every_sample_comes_into_exactly_one_row(samples: list[TokenSample], lanes: int) -> None:
     rows = share_out(samples, shared_prefix(samples), lanes)
     assert sorted(number for row in rows for number in row) == list(range(len(samples)))
     assert all(rows)
     assert len(rows) == min(lanes, len(samples))  # these are short enough for one row a lane
 
 
-def test_rows_are_of_nearly_the_same_length(sample: Callable[..., Sample]) -> None:
+def test_rows_are_of_nearly_the_same_length(sample: Callable[..., TokenSample]) -> None:
     samples = [sample([1] * (length + 1), [length]) for length in (300, 20, 20, 140, 30, 150)]
     rows = share_out(samples, 0, 2)
     assert sorted(sum(len(samples[number].inputs) for number in row) for row in rows) == [320, 340]
 
 
-def test_rows_that_would_be_too_long_become_more_rows(sample: Callable[..., Sample]) -> None:
+def test_rows_that_would_be_too_long_become_more_rows(sample: Callable[..., TokenSample]) -> None:
     samples = [sample([1] * 101, [100]) for _ in range(40)]
     rows = share_out(samples, 0, 2)
     assert len(rows) == 8
@@ -99,7 +99,7 @@ def test_rows_that_would_be_too_long_become_more_rows(sample: Callable[..., Samp
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 def test_packed_samples_have_the_loss_and_gradient_of_single_ones(
-    architecture: str, open_model: Callable[..., Weights], sample: Callable[..., Sample]
+    architecture: str, open_model: Callable[..., Weights], sample: Callable[..., TokenSample]
 ) -> None:
     weights = open_model(TinyModel(architecture=architecture), np.float64)
     rng = np.random.default_rng(1)
@@ -109,7 +109,7 @@ def test_packed_samples_have_the_loss_and_gradient_of_single_ones(
     adapter.numbers[:] = 0.2 * rng.standard_normal(adapter.numbers.shape)
     part, embedding = TunedPart(weights, range(3), adapter), weights.tensor("token_embd.weight")
 
-    def measured(rows: list[tuple[list[Sample], int]]) -> tuple[Score, Any]:
+    def measured(rows: list[tuple[list[TokenSample], int]]) -> tuple[Score, Any]:
         gradient, score = adapter.zeros(), Score()
         for members, prefix in rows:
             row = pack(members, prefix)

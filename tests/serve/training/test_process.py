@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.gguf import read_gguf
-from asyncgen.serve.training.messages import Checkpoint, End, Failed, Progress, Start, Step, decode_message
+from asyncgen.serve.training.messages import (
+    End,
+    Failed,
+    Start,
+    Step,
+    TrainedCheckpoint,
+    TrainingProgress,
+    decode_message,
+)
 
 from .tiny_models import TinyModel
 
@@ -85,8 +93,8 @@ def endless(config: Callable[..., Path]) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_training_tells_its_course_in_order(config: Callable[..., Path], tmp_path: Path) -> None:
     code, messages, errors = run(config())
     assert (code, errors) == (0, "")
-    kinds = [type(message) for message in messages if not isinstance(message, Progress)]
-    assert kinds == [Start, Step, Step, Step, Checkpoint, Step, Step, Step, Checkpoint, End]
+    kinds = [type(message) for message in messages if not isinstance(message, TrainingProgress)]
+    assert kinds == [Start, Step, Step, Step, TrainedCheckpoint, Step, Step, Step, TrainedCheckpoint, End]
     assert messages[0] == Start(
         total_steps=6,
         n_epochs=2,
@@ -104,7 +112,7 @@ def test_a_training_tells_its_course_in_order(config: Callable[..., Path], tmp_p
 
 def test_every_epoch_leaves_an_adapter_and_nothing_else(config: Callable[..., Path], tmp_path: Path) -> None:
     _, messages, _ = run(config())
-    paths = [str(message.path) for message in messages if isinstance(message, Checkpoint)]
+    paths = [str(message.path) for message in messages if isinstance(message, TrainedCheckpoint)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["epoch-1.gguf", "epoch-2.gguf"]
     for path in paths:
         assert read_gguf(tmp_path / "out" / path).metadata["adapter.type"] == "lora"

@@ -16,7 +16,7 @@ from asyncgen.serve.training.config import Config
 from asyncgen.serve.training.gguf import Gguf, read_gguf
 from asyncgen.serve.training.layers import Weights, rms_norm
 from asyncgen.serve.training.lora import Adapter, new_adapter
-from asyncgen.serve.training.messages import Checkpoint, Step
+from asyncgen.serve.training.messages import Step, TrainedCheckpoint
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import pack
 from asyncgen.serve.training.train import train
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from asyncgen.serve.training.architecture import Architecture
     from asyncgen.serve.training.messages import TrainerMessage
-    from asyncgen.serve.training.packing import Sample
+    from asyncgen.serve.training.packing import TokenSample
 
 PROMPT = "<|im_start|>user\n{shop}<|im_end|>\n<|im_start|>assistant\n"
 ANSWER = "{shop} can take payments online from today.<|im_end|>"
@@ -43,7 +43,7 @@ def test_the_small_model_can_be_tuned(small_model: Path) -> None:
 
 @pytest.mark.model
 def test_three_steps_lower_the_loss_and_llama_cpp_answers_as_we_do(
-    small_model: Path, tmp_path: Path, llama_cpp: Callable[..., Any], sample: Callable[..., Sample]
+    small_model: Path, tmp_path: Path, llama_cpp: Callable[..., Any], sample: Callable[..., TokenSample]
 ) -> None:
     server = llama_cpp(small_model)
     texts = [(server.tokens(PROMPT.format(shop=shop)), server.tokens(ANSWER.format(shop=shop))) for shop in SHOPS]
@@ -64,7 +64,7 @@ def test_three_steps_lower_the_loss_and_llama_cpp_answers_as_we_do(
     )
     train(config, messages.append, time.monotonic)
     first = next(message for message in messages if isinstance(message, Step))
-    last = [message for message in messages if isinstance(message, Checkpoint)][-1]
+    last = [message for message in messages if isinstance(message, TrainedCheckpoint)][-1]
     assert first.train_loss < 6
     assert last.full_valid_loss is not None
     assert last.full_valid_loss < 0.8 * first.train_loss
@@ -91,7 +91,7 @@ def adapter_in(path: Path, architecture: Architecture) -> Adapter:
 
 
 def log_probabilities(
-    weights: Weights, adapter: Adapter, tokens: list[int], sample: Callable[..., Sample]
+    weights: Weights, adapter: Adapter, tokens: list[int], sample: Callable[..., TokenSample]
 ) -> np.ndarray:
     row = pack([sample([*tokens, 0], [len(tokens)])], prefix=0)
     geometry = Rotations(weights).geometry(row)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.config import Config, TrainingError
-from asyncgen.serve.training.messages import Checkpoint, End, Progress, Start, Step
+from asyncgen.serve.training.messages import End, Start, Step, TrainedCheckpoint, TrainingProgress
 from asyncgen.serve.training.train import train
 
 from .tiny_models import TinyModel
@@ -76,7 +76,7 @@ def test_what_is_seen_often_enough_is_learnt_by_heart(architecture: str, trainin
     model = TinyModel(architecture=architecture)
     samples = list(zip(FACTS, FACT_TARGETS, strict=True))
     messages = training(samples, samples, model, n_epochs=60, batch_size=3, learning_rate_multiplier=0.5, rank=8)
-    first, last = of(Step, messages)[0], of(Checkpoint, messages)[-1]
+    first, last = of(Step, messages)[0], of(TrainedCheckpoint, messages)[-1]
     assert first.train_loss > 4
     assert last.full_valid_loss < 0.3
     assert last.full_valid_mean_token_accuracy == 1
@@ -99,8 +99,8 @@ def test_only_targets_are_learnt(training: Training) -> None:
     whole = [(FACTS[0], FACT_TARGETS[0])]
     messages = training(pairs, whole, n_epochs=40, learning_rate_multiplier=0.5)
     assert of(Step, messages)[-1].train_loss < 0.3
-    assert of(Checkpoint, messages)[-1].full_valid_loss > 2
-    assert of(Checkpoint, messages)[-1].full_valid_mean_token_accuracy == pytest.approx(1 / 3)
+    assert of(TrainedCheckpoint, messages)[-1].full_valid_loss > 2
+    assert of(TrainedCheckpoint, messages)[-1].full_valid_mean_token_accuracy == pytest.approx(1 / 3)
 
 
 def test_the_same_seed_gives_the_same_adapter_to_the_last_bit(training: Training, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_whole_validation_file_is_measured_after_each_epoch_and_a_part_betwe
     messages = training(random_samples(8), random_samples(20, seed=1), batch_size=1, n_epochs=2)
     measured = [step for step in of(Step, messages) if step.valid_loss is not None]
     assert len(measured) == 16  # fewer than 20 steps: at each
-    assert all(checkpoint.full_valid_loss is not None for checkpoint in of(Checkpoint, messages))
+    assert all(checkpoint.full_valid_loss is not None for checkpoint in of(TrainedCheckpoint, messages))
     messages = training(random_samples(50), random_samples(20, seed=1), batch_size=1, n_epochs=1)
     assert [step.step for step in of(Step, messages) if step.valid_loss is not None] == list(range(5, 51, 5))
 
@@ -158,7 +158,7 @@ def test_the_whole_validation_file_is_measured_after_each_epoch_and_a_part_betwe
 def test_without_a_validation_file_nothing_is_measured(training: Training) -> None:
     messages = training(random_samples(4))
     assert all(step.valid_loss is None for step in of(Step, messages))
-    assert all(checkpoint.full_valid_loss is None for checkpoint in of(Checkpoint, messages))
+    assert all(checkpoint.full_valid_loss is None for checkpoint in of(TrainedCheckpoint, messages))
 
 
 def test_a_checkpoints_training_loss_is_the_epochs_mean_over_targets(training: Training) -> None:
@@ -169,7 +169,7 @@ def test_a_checkpoints_training_loss_is_the_epochs_mean_over_targets(training: T
     for step in steps:
         total += step.train_loss * counts[step.trained_tokens - seen]
         seen = step.trained_tokens
-    assert of(Checkpoint, messages)[0].train_loss == pytest.approx(total / 4)
+    assert of(TrainedCheckpoint, messages)[0].train_loss == pytest.approx(total / 4)
 
 
 def test_long_samples_are_cut_and_the_idle_ones_told_of(training: Training) -> None:
@@ -180,7 +180,7 @@ def test_long_samples_are_cut_and_the_idle_ones_told_of(training: Training) -> N
     assert (start.train_samples, start.cut_samples) == (4, 1)
     assert of(End, messages)[0].trained_tokens == 1024 + 3 * 8
     assert "1 sample has nothing to learn and will not be used" in [
-        message.message for message in of(Progress, messages)
+        message.message for message in of(TrainingProgress, messages)
     ]
 
 
@@ -193,14 +193,14 @@ def test_samples_without_anything_to_learn_are_no_training(training: Training) -
 def test_an_empty_validation_file_is_as_none(training: Training) -> None:
     messages = training(random_samples(3), [([1, 2], [0, 0])])
     assert of(Start, messages)[0].validation_samples == 0
-    assert of(Checkpoint, messages)[0].full_valid_loss is None
+    assert of(TrainedCheckpoint, messages)[0].full_valid_loss is None
 
 
 def test_progress_of_the_frozen_layers_is_told_before_the_first_step(training: Training) -> None:
     messages = training(random_samples(4), layers=1)
     kinds = [type(message) for message in messages]
-    assert kinds.index(Progress) < kinds.index(Step)
-    assert "frozen layers: 100 %" in of(Progress, messages)[-1].message
+    assert kinds.index(TrainingProgress) < kinds.index(Step)
+    assert "frozen layers: 100 %" in of(TrainingProgress, messages)[-1].message
 
 
 def test_seconds_are_counted_from_the_beginning(training: Training) -> None:

@@ -10,7 +10,7 @@ from asyncgen.serve.training import trunk as trunk_module
 from asyncgen.serve.training.block import Block
 from asyncgen.serve.training.memory import Lanes
 from asyncgen.serve.training.model import Rotations
-from asyncgen.serve.training.packing import Sample, pack, shared_prefix
+from asyncgen.serve.training.packing import TokenSample, pack, shared_prefix
 from asyncgen.serve.training.trunk import FrozenStates, Trunk
 
 from .tiny_models import TinyModel
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def samples(sample: Callable[..., Sample]) -> list[Sample]:
+def samples(sample: Callable[..., TokenSample]) -> list[TokenSample]:
     rng = np.random.default_rng(4)
     tails = [rng.integers(0, 256, count).tolist() for count in (6, 15, 4, 9, 11)]
     return [sample([5, 6, 7, *tail], [len(tail)]) for tail in tails]
@@ -39,7 +39,7 @@ def lanes() -> Iterator[Lanes]:
         yield lanes
 
 
-def through_all(weights: Weights, blocks: range, samples: list[Sample]) -> Array:
+def through_all(weights: Weights, blocks: range, samples: list[TokenSample]) -> Array:
     """The states of one row, straight through the blocks."""
     row = pack(samples, shared_prefix(samples))
     geometry = Rotations(weights).geometry(row)
@@ -55,7 +55,7 @@ def test_cached_states_are_those_of_a_forward_through_all_blocks(
     count: int,
     tokens_at_a_time: int,
     weights: Weights,
-    samples: list[Sample],
+    samples: list[TokenSample],
     lanes: Lanes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -70,7 +70,7 @@ def test_cached_states_are_those_of_a_forward_through_all_blocks(
             np.testing.assert_allclose(states.row(order)[-8:], expected[-8:], rtol=1e-9, atol=1e-12)
 
 
-def test_progress_grows_to_the_end(weights: Weights, samples: list[Sample], lanes: Lanes) -> None:
+def test_progress_grows_to_the_end(weights: Weights, samples: list[TokenSample], lanes: Lanes) -> None:
     told: list[float] = []
     Trunk(weights, range(3), lanes, told.append).run(samples, 3, io.BytesIO())
     assert told == sorted(told)
@@ -78,7 +78,9 @@ def test_progress_grows_to_the_end(weights: Weights, samples: list[Sample], lane
     assert len(told) == 3
 
 
-def test_a_full_disk_is_an_error_and_not_a_wrong_state(weights: Weights, samples: list[Sample], lanes: Lanes) -> None:
+def test_a_full_disk_is_an_error_and_not_a_wrong_state(
+    weights: Weights, samples: list[TokenSample], lanes: Lanes
+) -> None:
     class Full(io.BytesIO):
         def write(self, data: object) -> int:
             raise OSError(28, "No space left on device")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from asyncgen.serve.stores.jobs import ENDED, Job, JobStore, Kept
+from asyncgen.serve.stores.jobs import ENDED, JobEntry, JobStore, ServedJob
 from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.tuning.queue import TuningQueue
 
@@ -41,11 +41,11 @@ class Work:
         self._bug_in = bug_in
         self._bug = bug
 
-    async def check(self, job: Job) -> None:
+    async def check(self, job: ServedJob) -> None:
         self._meet("check")
         self._jobs.change(job.id, status="queued")
 
-    async def train(self, job: Job) -> None:
+    async def train(self, job: ServedJob) -> None:
         self._meet("train")
         self._jobs.change(job.id, status="succeeded")
 
@@ -54,7 +54,7 @@ class Work:
             raise self._bug
 
 
-def server(folder: Path, bug_in: str = "", bug: BaseException = BUG) -> Job:
+def server(folder: Path, bug_in: str = "", bug: BaseException = BUG) -> ServedJob:
     """A server on the folder, up to the job's end or its own; the job is created where there is none."""
 
     async def live() -> None:
@@ -76,8 +76,8 @@ def server(folder: Path, bug_in: str = "", bug: BaseException = BUG) -> Job:
     return jobs.get(ID)
 
 
-def _kept() -> Kept:
-    job = Job(
+def _kept() -> JobEntry:
+    job = ServedJob(
         id=ID,
         created_at=0,
         model="m",
@@ -87,7 +87,7 @@ def _kept() -> Kept:
         method={"type": "supervised"},
         seed=0,
     )
-    return Kept(job=job, model_name="ft:m")
+    return JobEntry(job=job, model_name="ft:m")
 
 
 @pytest.mark.parametrize("step", ["check", "train"])

@@ -14,6 +14,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+
 _BYTES_PER_TOKEN = 4
 _PER_MESSAGE = 4
 _PER_REPLY = 3

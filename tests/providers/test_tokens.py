@@ -1,4 +1,4 @@
-"""asyncgen.tokens: estimates without a tokenizer."""
+"""asyncgen.providers.tokens: estimates without a tokenizer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.tokens import TokenEstimate, estimate_body, estimate_messages, estimate_text
+from asyncgen.providers.tokens import TokenEstimate, estimate_body, estimate_messages, estimate_text
 
 
 def test_text_is_four_bytes_a_token_rounded_up() -> None:
