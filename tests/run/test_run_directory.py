@@ -207,7 +207,7 @@ def test_every_section_survives_being_written(tmp_path: Path) -> None:
         dataset=run_state.DatasetState(
             files=[run_state.DatasetFile(name="train.jsonl", sha256="00", samples=4, bytes=9)], format="chat"
         ),
-        uploads=[run_state.Upload(provider="openai", base_url="https://x/v1", sha256="00", file_id="file-1")],
+        uploads=[run_state.UploadState(provider="openai", base_url="https://x/v1", sha256="00", file_id="file-1")],
         finetuning=[
             run_state.FinetuningState(intent="i", provider="p", base_url="u", model="m", training_file="file-1")
         ],

@@ -19,9 +19,9 @@ import pytest
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.rate import TokenRates
+from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.job.model import Checks, Limits
-from asyncgen.providers.price import TokenRates as Prices
+from asyncgen.providers.price import RequestRates as Prices
 from asyncgen.run.records import Usage, sum_of
 
 _TOLERANCE_S = 0.01
@@ -161,7 +161,7 @@ def check_calls(story: Any) -> None:
 def check_rate(story: Any) -> None:
     per_minute = story.limits.requests_per_minute
     if per_minute is not None:
-        burst = TokenRates(per_minute, None, None).requests.burst
+        burst = RequestRates(per_minute, None, None).requests.burst
         check_windows(story.starts(), [1.0] * len(story.calls), per_minute / 60, burst, 1.0)
     check_tokens(story)
     check_pauses(story)
@@ -173,7 +173,7 @@ def check_tokens(story: Any) -> None:
     if per_minute is None:
         return
     used = [_tokens_of(call) for call in story.calls]
-    rates = TokenRates(None, per_minute, story.grid.max_output_tokens)
+    rates = RequestRates(None, per_minute, story.grid.max_output_tokens)
     # Requests are estimated before they are counted: those in flight meanwhile may have been estimated too low.
     slack = rates.tokens.pace.burst + story.completer.most_in_flight * max(used, default=0)
     check_windows(story.starts(), used, per_minute / 60, slack, 60.0)
