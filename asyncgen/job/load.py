@@ -17,7 +17,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError, JobFileError, Problem, UsageError, nearest
 from asyncgen.job.answers import AS_TEXT, AnswerReader, response_schema
-from asyncgen.job.cells import TableError
+from asyncgen.job.cells import TableError, cell_text
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Job
 from asyncgen.job.named import answer_is_variable, named_in, sample_names
@@ -148,7 +148,9 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
         axes,
         table,
         (job.subset.size, job.subset.seed) if job.subset and job.subset.size is not None else None,
-        [{name: str(value) for name, value in each.items()} for each in job.subset.exclude] if job.subset else (),
+        [{name: cell_text(value, name) or "" for name, value in each.items()} for each in job.subset.exclude]
+        if job.subset
+        else (),
         named_in(job).used,
     )
     if not combinations.count:
@@ -162,6 +164,11 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
         sample_names=sample_names(job, columns, job.grid, all_columns=bool(job.rows and job.rows.file)),
         answer_is_variable=answer_is_variable(job, columns),
     )
+
+
+def _excluded(job: Job) -> list[dict[str, str]]:
+    entries = job.subset.exclude if job.subset else []
+    return [{name: cell_text(value, name) or "" for name, value in entry.items()} for entry in entries]
 
 
 def with_max_tokens(job: Job, profile: Profile) -> Job:

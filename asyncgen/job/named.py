@@ -19,7 +19,7 @@ class Named:
     Attributes:
         asked: in what is sent; of openings, only those that every one names.
         used: anywhere at all: a value that is missing there cannot be left out.
-        fields: of the answer, in `sample` and `target`.
+        fields: of the answer, in `sample`, `target` and the dataset's `system`.
     """
 
     asked: frozenset[str]
@@ -36,8 +36,10 @@ def named_in(job: Job) -> Named:
     openings = [set(_names(opening)) for opening in prompt.openings]
     if openings:
         asked |= set.intersection(*openings)
-    after = [*_names(prompt.sample), *_names(prompt.target)]
-    used = asked.union(*openings, after, job.dataset.hold_out, *map(_names, job.checks.must_contain))
+    dataset = job.dataset
+    after = [*_names(prompt.sample), *_names(prompt.target), *_names(dataset.system)]
+    sides = (dataset.hold_out, dataset.chosen, dataset.rejected)
+    used = asked.union(*openings, after, *sides, *map(_names, job.checks.must_contain))
     fields = dict.fromkeys(name for each in after if (name := field_of(each)) is not None)
     return Named(frozenset(asked), frozenset(name for name in used if field_of(name) is None), tuple(fields))
 

@@ -105,6 +105,13 @@ def test_a_row_keeps_the_key_of_the_record_that_it_was_made_of(runs: Runs) -> No
     ]
 
 
+def test_a_column_that_only_the_dataset_names_is_kept(runs: Runs) -> None:
+    runs.settle(runs.job("questions", QUESTIONS), lambda request: f"Why {request.values[0]}?")
+    text = ANSWERS.replace("{question}", "{topic}") + '[dataset]\nsystem = "Asked: {prompt}"\n'
+    grid = runs.job("answers", text).grid
+    assert grid.names == ("topic", "source", "prompt")
+
+
 def test_the_source_row_does_not_decide_the_key(runs: Runs) -> None:
     text = ANSWERS.replace("{question}", "{answer}")
     runs.settle(runs.job("questions", QUESTIONS), lambda _: "Why?")
