@@ -265,17 +265,23 @@ async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[Mo
 def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
     """The share of the processor that answering and training have.
 
-    One is left to others while it answers: llama.cpp's threads wait for one another in tight loops, and one that has
-    to share its processor holds up all (measured on two busy ones: two threads took three times as long as one).
+    Only those that nobody uses as it starts answer: llama.cpp's threads wait for one another in tight loops, and one
+    that has to share its processor holds up all (measured on two busy ones: two threads took three times as long as
+    one; on two quiet ones, 37 s for what one does in 60).
     """
     return LlamaSettings(
         model=model,
         slots=settings.slots,
-        threads=settings.threads or max(1, _processors() - 1),
+        threads=settings.threads or _idle_processors(),
         training_threads=settings.threads or _processors(),
         lora_rank=settings.lora_rank,
         lora_layers=settings.lora_layers,
     )
+
+
+def _idle_processors() -> int:
+    """Those that were not in use over the last minute; at least one."""
+    return max(1, min(_processors(), round(_processors() - os.getloadavg()[0])))
 
 
 def _processors() -> int:

@@ -19,7 +19,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
+
 from asyncgen.errors import AsyncgenError, DiskError, UsageError
+from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.run.whole_file import replacing
+from asyncgen.serve.llama.quick_types import write_q8
 
 _WATCH_S = 2.0
 
@@ -48,6 +53,10 @@ class Packaged:
     def filename(self) -> str:
         return Path(self.member).name
 
+    @property
+    def quick_filename(self) -> str:
+        return f"{Path(self.member).stem.rpartition('.')[0]}.Q8_0.gguf"
+
 
 # SmolLM2-135M-Instruct, Apache-2.0: the one light instruct model that a package carries whole.
 SMOLLM2 = Packaged(
@@ -65,13 +74,14 @@ def default_models_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncgen" / "models"
 
 
-async def find_model(given: Path | None, say: Say, *, folder: Path | None = None) -> Path:
+async def find_model(given: Path | None, say: Say, *, folder: Path | None = None, packaged: Packaged = SMOLLM2) -> Path:
     """The model to serve, fetched when it is nowhere yet.
 
     Args:
         given: by the user; None for the small model.
         say: gets a line when something takes time.
         folder: where fetched models are kept; None for the user's cache.
+        packaged: the small model.
 
     Raises:
         UsageError: what was given is no file.
@@ -79,10 +89,58 @@ async def find_model(given: Path | None, say: Say, *, folder: Path | None = None
         DiskError: the cache folder cannot be written.
     """
     require_llama()
-    path = _given(given) if given else (folder or default_models_folder()) / SMOLLM2.filename
-    if not os.path.exists(path):  # noqa: ASYNC240, PTH110 - one look, before anything is served
-        await fetch(SMOLLM2, path.parent, say)
-    return path
+    if given:
+        return _given(given)
+    folder = folder or default_models_folder()
+    quick = folder / packaged.quick_filename
+    if await asyncio.to_thread(_is_whole, quick, packaged):
+        return quick
+    source = folder / packaged.filename
+    await _fetched(packaged, source, say)
+    say("converting the model once to the form that is answered from quickest")
+    try:
+        await asyncio.to_thread(_convert, source, quick, packaged)
+    except (DiskError, OSError) as error:  # a full disk: it answers as well as before, but slower
+        reason = error.cause if isinstance(error, DiskError) else error.strerror
+        say(f"warning: the converted model could not be kept ({reason}); the fetched one is served")
+        return source
+    return quick
+
+
+async def _fetched(packaged: Packaged, path: Path, say: Say) -> None:
+    """See to it that the file is there and is what it should be."""
+    if await asyncio.to_thread(path.exists):
+        if await asyncio.to_thread(_sha256, path) == packaged.model_sha256:
+            return
+        say(f"{path} is damaged; it is fetched again")
+    await fetch(packaged, path.parent, say)
+
+
+class _Converted(msgspec.Struct, frozen=True):
+    """The note beside a converted model."""
+
+    sha256: str
+    source_sha256: str
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _is_whole(path: Path, packaged: Packaged) -> bool:
+    """Whether the converted model is there, of this source, and as it was written."""
+    try:
+        note = decode_json(_note(path).read_bytes(), _Converted)
+        return note == _Converted(_sha256(path), packaged.model_sha256)
+    except (OSError, NotJsonError):
+        return False
+
+
+def _convert(source: Path, target: Path, packaged: Packaged) -> None:
+    with replacing(target) as file:
+        write_q8(source, file)
+    with replacing(_note(target)) as file:
+        file.write(msgspec.json.encode(_Converted(_sha256(target), packaged.model_sha256)))
 
 
 def _given(path: Path) -> Path:
@@ -93,7 +151,7 @@ def _given(path: Path) -> Path:
 
 def require_llama() -> None:
     """Raises AsyncgenError where the extra `local` is not installed."""
-    missing = [name for name in ("xllamacpp", "numpy") if find_spec(name) is None]
+    missing = [name for name in ("xllamacpp", "numpy", "gguf") if find_spec(name) is None]
     if missing:
         raise AsyncgenError(
             "the local model needs the extra `local`",
@@ -194,8 +252,7 @@ def _unpack(model: Packaged, wheel: Path, folder: Path) -> None:
 
 
 def _check(path: Path, sha256: str) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = _sha256(path)
     if found != sha256:
         raise AsyncgenError(
             f"{path.name} is not the file that was expected",
@@ -203,3 +260,8 @@ def _check(path: Path, sha256: str) -> None:
             help_text="ask who runs your package index, or name a GGUF file with --model-path",
             code="model_not_genuine",
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

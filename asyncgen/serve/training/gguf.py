@@ -19,6 +19,7 @@ from asyncgen.serve.training.config import TrainingError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+_MOST_DIMENSIONS = 4
 ALIGNMENT = 32  # of the tensor data, where the file says nothing else
 
 # Numbers of the metadata's value types.
@@ -134,11 +135,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """What the header of a file says."""
+    """What the header of a file says.
+
+    Attributes:
+        values_end: bytes up to the end of the metadata, where the tensors' entries begin.
+    """
 
     path: Path
     metadata: Mapping[str, Value]
     tensors: Mapping[str, Tensor]
+    values_end: int
 
     def data(self, tensor: Tensor) -> bytes:
         """The raw bytes of a tensor.
@@ -214,16 +220,12 @@ class _Cursor:
         kind, length = self.number("<I"), self.number("<Q")
         if kind in SCALARS:
             self.skip(struct.calcsize(SCALARS[kind]) * length)
-        else:
+        elif kind == STRING:
             for _ in range(length):
-                self._skip_element(kind)
-        return ListLength(length)
-
-    def _skip_element(self, kind: int) -> None:
-        if kind == STRING:
-            self.skip(self.number("<Q"))
+                self.skip(self.number("<Q"))
         else:
-            self.value(kind)
+            raise _DamagedError(f"its header has a list of the type {kind}, which no list has")
+        return ListLength(length)
 
 
 def _read(path: Path, descriptor: int) -> Gguf:
@@ -245,6 +247,7 @@ def _parse(path: Path, data: mmap.mmap) -> Gguf:
     for _ in range(value_count):
         key = cursor.text()
         metadata[key] = cursor.value(cursor.number("<I"))
+    values_end = cursor.place
     entries = [_entry(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
@@ -253,12 +256,14 @@ def _parse(path: Path, data: mmap.mmap) -> Gguf:
     tensors = {entry.name: replace(entry, offset=start + entry.offset) for entry in entries}
     for tensor in tensors.values():
         _check_extent(tensor, len(data))
-    return Gguf(path, metadata, tensors)
+    return Gguf(path, metadata, tensors, values_end)
 
 
 def _entry(cursor: _Cursor) -> Tensor:
     name = cursor.text()
     dimensions = cursor.number("<I")
+    if not name.isprintable() or dimensions > _MOST_DIMENSIONS:
+        raise _DamagedError(f"it has a tensor {name[:80]!r} of {dimensions} dimensions")
     shape = tuple(cursor.number("<Q") for _ in range(dimensions))[::-1]
     return Tensor(name, shape, cursor.number("<I"), cursor.number("<Q"))
 

@@ -134,3 +134,22 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     TinyModel(blocks=2).write(path)
     assert path.read_bytes() != before
     assert not path.with_name("tiny.gguf.part").exists()
+
+
+def header(*, key: bytes = b"", name: bytes = b"w", dimensions: int = 1) -> bytes:
+    """A file with a value or none, and a tensor."""
+    tensor = struct.pack("<Q", len(name)) + name + struct.pack("<I", dimensions)
+    tensor += struct.pack("<Q", 1) * min(dimensions, 200_000) + struct.pack("<IQ", 0, 0)
+    return b"GGUF" + struct.pack("<IQQ", 3, 1, bool(key)) + key + tensor + bytes(64)
+
+
+def test_lists_within_lists_many_dimensions_and_odd_names_are_refused(tmp_path: Path) -> None:
+    nested = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000
+    damaged = [header(key=nested), header(dimensions=100_000), header(name=b"\x1b[31m")]
+    for number, content in enumerate(damaged):
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(content)
+        with pytest.raises(TrainingError) as caught:
+            read_gguf(path)
+        assert caught.value.code == "invalid_gguf"
+        assert "\x1b" not in caught.value.sentence
