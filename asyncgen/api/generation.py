@@ -13,9 +13,10 @@ from asyncgen.api.jobs import LoadedJob, loaded_job
 from asyncgen.api.loop import run_in_thread
 from asyncgen.api.observer import LibraryObserver, OnProgress
 from asyncgen.api.runs import Run
+from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.http.function import FunctionCompleter, UserCompleter
 from asyncgen.generate.observer import Interrupt
-from asyncgen.generate.session import RUNS, GenerateOptions, OnlineEngine, generate_opened
+from asyncgen.generate.session import RUNS, OnlineEngine, generate_opened
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.run.jsonl import follow_lines
 from asyncgen.run.records import Record, decode_record

@@ -33,7 +33,7 @@ from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
 from asyncgen.providers.choose import AUTO, Where, choose_generation, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
-from asyncgen.providers.prices import Price
+from asyncgen.providers.price import Price
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunDirectory, find_run

@@ -91,7 +91,8 @@ def _shown(record: Record) -> dict[str, Any]:
 def _generated(job: Path | None, options: Mapping[str, Any]) -> Generated:
     from asyncgen.cli.loop import run  # noqa: PLC0415 - imports asyncio
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
-    from asyncgen.generate.session import GenerateOptions, generate_rows  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.generate.session import generate_rows  # noqa: PLC0415 - imports aiohttp
 
     done = run(generate_rows(job, GenerateOptions.from_mapping(options), Screen(yes=options["yes"])))
     summarise(done)

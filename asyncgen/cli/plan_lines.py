@@ -15,7 +15,7 @@ from asyncgen.generate.plan.costs import BreakEven
 from asyncgen.generate.plan.plan import Plan, PlannedPrompt
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.plan.training import Training
-from asyncgen.providers.prices import FREE
+from asyncgen.providers.price import FREE
 from asyncgen.terminal import usd
 
 _LABEL = 11

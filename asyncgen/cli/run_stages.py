@@ -23,7 +23,8 @@ from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, fo
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
-from asyncgen.generate.session import GenerateOptions, generate_rows
+from asyncgen.generate.engine import GenerateOptions
+from asyncgen.generate.session import generate_rows
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.choose import Where, named_profile, open_endpoint

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from asyncgen.errors import DiskError, IncompleteError
+from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.client import open_completer
 from asyncgen.generate.http.completer import Completer, StopReason
 from asyncgen.generate.journal.files import GROUP_ROWS
@@ -27,140 +28,19 @@ from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
 from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.observer import Observer
 from asyncgen.generate.plan.request_tokens import Span
-from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.servers import consent_to_server, note_simulation, server_of
 from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
-from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.model import Limits
 from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
-from asyncgen.providers.choose import Where, named_address, open_endpoint
+from asyncgen.providers.choose import named_address, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunWriter, open_run
-from asyncgen.run.state import Spend
-from asyncgen.terminal import money
 
 RUNS = Path("runs")
 _OBJECTS_TO_COLLECT = 50_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
-    """What the flags of a generating command, or the arguments from Python, say.
-
-    Attributes:
-        where: who answers.
-        out: the run directory; None for `runs/<job name>`.
-        concurrency: the most requests in flight.
-        rpm: requests a minute.
-        tpm: tokens a minute.
-        max_cost: USD, over all invocations of the run.
-        limit: send at most so many requests this time.
-        retry_failed: ask again for rows that failed.
-        retry_rejected: ask again for rows whose answers `prepare` rejected.
-        fsync_each: make each answer safe from a power loss at once.
-        finetune_provider: who tunes later, where the job shall be laid over for it.
-        batch: through the Batch API.
-    """
-
-    where: Where = field(default_factory=Where)
-    out: Path | None = None
-    concurrency: int | None = None
-    rpm: float | None = None
-    tpm: float | None = None
-    max_cost: float | None = None
-    limit: int | None = None
-    retry_failed: bool = False
-    retry_rejected: bool = False
-    fsync_each: bool = False
-    finetune_provider: str | None = None
-    batch: bool = False
-
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:
-        """Sort named options into these fields and those of `Where`; others are left out."""
-        where = {name: options[name] for name in Where.__dataclass_fields__ if name in options}
-        rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
-        return cls(where=Where(**where), **rest)
-
-    def limits(self, limits: Limits) -> Limits:
-        """The job's limits, with these in their places."""
-        given = {
-            "concurrency": self.concurrency,
-            "requests_per_minute": self.rpm,
-            "tokens_per_minute": self.tpm,
-            "max_cost": self.max_cost,
-        }
-        return msgspec.structs.replace(limits, **{name: value for name, value in given.items() if value is not None})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """A generation under way, as engines see it.
-
-    Attributes:
-        run: open for writing.
-        opened: the job and its requests.
-        endpoint: who answers.
-        journal: what is settled, and where rows end.
-        progress: counts, raised as rows go.
-        limits: bounds that the user set.
-        spending: how rows are bought.
-        budget: what may be spent; None where nothing limits it.
-        options: of this invocation.
-        observer: is told, and interrupts.
-    """
-
-    run: RunWriter
-    opened: OpenedJob
-    endpoint: Endpoint
-    journal: Journal
-    progress: Progress
-    limits: Limits
-    spending: Spending
-    budget: Budget | None
-    options: GenerateOptions
-    observer: Observer
-
-    @property
-    def checks(self) -> AnswerChecks:
-        """What an answer must satisfy."""
-        return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
-
-    def gate(self) -> BudgetGate | None:
-        """What makes requests wait for one another's money; None where nothing limits it."""
-        return BudgetGate(self.budget, self.opened.grid.max_output_tokens) if self.budget else None
-
-    def spent(self) -> str:
-        """Tokens and money of this invocation so far, in words."""
-        lately = self.journal.spend.lately
-        return used(lately, has_price=self.spending.price is not None or lately.cost_usd > 0)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineResult:
-    """What an engine came to.
-
-    Attributes:
-        outcome: how it ended.
-        exit_code: of the process where a signal ended it, else 0.
-    """
-
-    outcome: Outcome
-    exit_code: int = 0
-
-
-class Engine(Protocol):
-    """A way to get answers for the rows of a session that have none: online, in batches, over many machines."""
-
-    async def run(self, session: Session) -> EngineResult:
-        """Settle rows in the session's journal until there are none, or something stops it.
-
-        What ends it on its way (a refused key, a full disk, an interruption) stands in the outcome.
-        """
 
 
 class OnlineEngine:
@@ -481,10 +361,3 @@ def _exit_code(outcome: Outcome, progress: Progress) -> int:
     if outcome.error is not None:
         return outcome.error.exit_code
     return IncompleteError.exit_code if progress.failed + progress.failed_before else 0
-
-
-def used(spend: Spend, *, has_price: bool) -> str:
-    """Tokens, and money where the price is known, in words."""
-    usage = spend.usage
-    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
-    return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens

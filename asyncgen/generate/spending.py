@@ -18,7 +18,7 @@ from asyncgen.generate.pool.budget import Budget, open_budget
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.endpoint import is_loopback
-from asyncgen.providers.prices import BATCH, STANDARD, Price, tier_of
+from asyncgen.providers.price import BATCH, STANDARD, Price, tier_of
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import PROFILES, Profile, ProviderChoice
 from asyncgen.run.records import Usage

@@ -1,4 +1,4 @@
-"""USD for a million tokens, and the sum for what was used.
+"""The price of a model: USD for a million tokens by tier, and the sum for what was used.
 
 Owns the arithmetic of calls. Does not know models, providers or where rates come from.
 """
@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING
 from asyncgen.run.records import Usage, sum_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import date
 
 
+STANDARD = "standard"
+BATCH = "batch"
+FLEX = "flex"
+_SERVICE_TIERS = {"flex": FLEX, "priority": "priority", "fast": "priority"}
 _MILLION = 1_000_000
 
 
@@ -68,3 +73,38 @@ class TokenRates:
 def _is_plain(usage: Usage) -> bool:
     """Is there nothing to cut?"""
     return 0 <= usage.cached_tokens <= usage.prompt_tokens and usage.completion_tokens >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs at a provider.
+
+    Attributes:
+        tiers: rates by tier; "standard" is always there.
+        source: where the rates were found, in words for the user.
+        as_of: the day of the rates, as far as the source tells it.
+    """
+
+    tiers: Mapping[str, TokenRates]
+    source: str
+    as_of: date | None
+
+    def rates(self, tier: str = STANDARD) -> TokenRates:
+        """The tier's rates, or the standard ones where the source has none: too much rather than too little."""
+        return self.tiers.get(tier, self.tiers[STANDARD])
+
+    def cost_usd(self, usage: Usage, tier: str = STANDARD) -> float:
+        """USD for the tokens of one call."""
+        return self.rates(tier).cost_usd(usage)
+
+    def cost_of_all_usd(self, usages: Sequence[Usage], tier: str = STANDARD) -> float:
+        """USD for the tokens of many calls."""
+        return self.rates(tier).cost_of_all_usd(usages)
+
+
+FREE = Price({STANDARD: TokenRates(0.0, 0.0, 0.0), BATCH: TokenRates(0.0, 0.0, 0.0)}, "this machine", None)
+
+
+def tier_of(parameters: Mapping[str, object]) -> str:
+    """The tier that a request's `service_tier` asks for."""
+    return _SERVICE_TIERS.get(str(parameters.get("service_tier")), STANDARD)

@@ -11,57 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncgen.providers.endpoint import is_loopback
-from asyncgen.providers.price import TokenRates
+from asyncgen.providers.price import FREE, STANDARD, Price, TokenRates
 from asyncgen.providers.profiles import LOCAL, PROFILES
 from asyncgen.providers.training_prices import TunedModelName, base_model, tuned_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import date
 
-    from asyncgen.run.records import Usage
 
-
-STANDARD = "standard"
-BATCH = "batch"
 ANY_MODEL = "*"
-FLEX = "flex"
-_SERVICE_TIERS = {"flex": FLEX, "priority": "priority", "fast": "priority"}
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a model costs at a provider.
-
-    Attributes:
-        tiers: rates by tier; "standard" is always there.
-        source: where the rates were found, in words for the user.
-        as_of: the day of the rates, as far as the source tells it.
-    """
-
-    tiers: Mapping[str, TokenRates]
-    source: str
-    as_of: date | None
-
-    def rates(self, tier: str = STANDARD) -> TokenRates:
-        """The tier's rates, or the standard ones where the source has none: too much rather than too little."""
-        return self.tiers.get(tier, self.tiers[STANDARD])
-
-    def cost_usd(self, usage: Usage, tier: str = STANDARD) -> float:
-        """USD for the tokens of one call."""
-        return self.rates(tier).cost_usd(usage)
-
-    def cost_of_all_usd(self, usages: Sequence[Usage], tier: str = STANDARD) -> float:
-        """USD for the tokens of many calls."""
-        return self.rates(tier).cost_of_all_usd(usages)
-
-
-FREE = Price({STANDARD: TokenRates(0.0, 0.0, 0.0), BATCH: TokenRates(0.0, 0.0, 0.0)}, "this machine", None)
-
-
-def tier_of(parameters: Mapping[str, object]) -> str:
-    """The tier that a request's `service_tier` asks for."""
-    return _SERVICE_TIERS.get(str(parameters.get("service_tier")), STANDARD)
 
 
 @dataclass(frozen=True, slots=True)

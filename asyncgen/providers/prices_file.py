@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncgen.errors import UsageError
-from asyncgen.providers.price import TokenRates
-from asyncgen.providers.prices import ANY_MODEL, BATCH, FLEX, STANDARD, OwnPrice, PriceList
+from asyncgen.providers.price import BATCH, FLEX, STANDARD, TokenRates
+from asyncgen.providers.prices import ANY_MODEL, OwnPrice, PriceList
 from asyncgen.providers.user_profiles import configuration_folder, load_user_providers
 
 if TYPE_CHECKING:

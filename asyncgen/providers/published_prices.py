@@ -14,8 +14,7 @@ import genai_prices
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelPrice, StartDateConstraint, TieredPrices
 
-from asyncgen.providers.price import TokenRates
-from asyncgen.providers.prices import BATCH, FLEX, STANDARD, Price
+from asyncgen.providers.price import BATCH, FLEX, STANDARD, Price, TokenRates
 
 if TYPE_CHECKING:
     from decimal import Decimal

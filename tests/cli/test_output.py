@@ -17,7 +17,7 @@ LONG = "the local server fetched its model and its licence, and put both of them
 
 
 class Terminal(io.StringIO):
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def isatty(self) -> bool:
         return True

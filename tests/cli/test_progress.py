@@ -8,8 +8,8 @@ import pytest
 
 from asyncgen.cli import progress as shown_progress
 from asyncgen.cli.progress import answer_lines, block, line, shown
+from asyncgen.generate.engine import used
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.session import used
 from asyncgen.run.records import Record, Usage
 from asyncgen.run.state import Spend
 

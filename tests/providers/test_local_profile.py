@@ -15,7 +15,7 @@ from asyncgen.providers.profiles import LOCAL, PROFILES, Finetuning
 from asyncgen.providers.training_prices import epochs_of
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.process import LlamaSettings
-from asyncgen.serve.training.config import choose
+from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.training.train import LONGEST
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def finetuning() -> Finetuning:
 
 @pytest.mark.parametrize("samples", [1, 10, 16, 40, 99, 100, 162, 3000, 100_000])
 def test_the_epochs_foretold_are_those_that_the_trainer_takes(finetuning: Finetuning, samples: int) -> None:
-    assert epochs_of(samples, {}, finetuning) == choose(samples).n_epochs
-    assert epochs_of(samples, {"n_epochs": "auto"}, finetuning) == choose(samples).n_epochs
-    assert epochs_of(samples, {"n_epochs": 2}, finetuning) == choose(samples, n_epochs=2).n_epochs
+    assert epochs_of(samples, {}, finetuning) == Hyperparameters().decided(samples).n_epochs
+    assert epochs_of(samples, {"n_epochs": "auto"}, finetuning) == Hyperparameters().decided(samples).n_epochs
+    assert epochs_of(samples, {"n_epochs": 2}, finetuning) == Hyperparameters(n_epochs=2).decided(samples).n_epochs
 
 
 def test_samples_are_cut_where_the_profile_says(finetuning: Finetuning) -> None:

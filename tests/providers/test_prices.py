@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncgen.errors import UsageError
-from asyncgen.providers.prices import BATCH, FLEX, PriceList, tier_of
+from asyncgen.providers.price import BATCH, FLEX, tier_of
+from asyncgen.providers.prices import PriceList
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.shutdowns import shutdown_date
 from asyncgen.providers.training_prices import base_model, tuned_model
@@ -20,7 +21,7 @@ from asyncgen.run.records import Usage
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.providers.prices import Price
+    from asyncgen.providers.price import Price
 
 OPENAI = "https://api.openai.com/v1"
 MILLION_EACH = Usage(prompt_tokens=100_000, completion_tokens=1_000_000)

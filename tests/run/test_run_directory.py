@@ -193,7 +193,7 @@ def test_a_damaged_state_is_refused_with_the_command_that_rebuilds_it(folder: Pa
     assert (folder / "run.json").read_bytes() == content
 
 
-@given(st.builds(RunState, job=st.builds(run_state.JobState), uploads=st.lists(st.builds(run_state.Upload))))
+@given(st.builds(RunState, job=st.builds(run_state.JobState), uploads=st.lists(st.builds(run_state.UploadState))))
 def test_any_state_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, state: RunState) -> None:
     path = tmp_path_factory.mktemp("state") / "run.json"
     write_state(path, state)

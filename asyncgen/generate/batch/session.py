@@ -15,13 +15,13 @@ from asyncgen.generate.batch.api import BatchApi
 from asyncgen.generate.batch.engine import open_batch_loop
 from asyncgen.generate.batch.files import BatchLedger
 from asyncgen.generate.batch.send import Allowance
+from asyncgen.generate.engine import EngineResult
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.pool.pool import Outcome
-from asyncgen.generate.session import EngineResult
 from asyncgen.providers.openai_client import open_client
 
 if TYPE_CHECKING:
-    from asyncgen.generate.session import Session
+    from asyncgen.generate.engine import Session
 
 _REASONS = ((AuthError, StopReason.AUTH), (QuotaError, StopReason.QUOTA), (DiskError, StopReason.IO))
 

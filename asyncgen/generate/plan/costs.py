@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from asyncgen.generate.plan.request_tokens import RequestTokens, Span
 from asyncgen.generate.plan.training import Training
-from asyncgen.providers.prices import BATCH, FLEX, STANDARD, Price, PriceList
+from asyncgen.providers.price import BATCH, FLEX, STANDARD, Price
+from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import Profile
 from asyncgen.run.records import Usage
 

@@ -20,7 +20,8 @@ from asyncgen.generate.plan.rows_there import RowsThere
 from asyncgen.generate.plan.training import Training, trainings
 from asyncgen.job.model import Job
 from asyncgen.job.requests import RequestGrid
-from asyncgen.providers.prices import Price, PriceList, tier_of
+from asyncgen.providers.price import Price, tier_of
+from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import Profile
 from asyncgen.providers.shutdowns import shutdown_date
 

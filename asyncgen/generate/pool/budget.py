@@ -19,8 +19,7 @@ from msgspec import UNSET
 
 from asyncgen.errors import QuotaError, UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError
-from asyncgen.providers.price import TokenRates
-from asyncgen.providers.prices import Price
+from asyncgen.providers.price import Price, TokenRates
 from asyncgen.providers.tokens import TokenEstimate, estimate_body
 from asyncgen.run.records import Usage
 

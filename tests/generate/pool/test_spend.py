@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.pool.budget import Budget, open_budget
-from asyncgen.providers.price import TokenRates
-from asyncgen.providers.prices import FREE, Price
+from asyncgen.providers.price import FREE, Price, TokenRates
 from asyncgen.run.records import Usage
 
 DOLLAR_A_TOKEN = TokenRates(1_000_000, 1_000_000, 1_000_000)

@@ -21,7 +21,7 @@ from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.job.model import Checks, Limits
-from asyncgen.providers.price import RequestRates as Prices
+from asyncgen.providers.price import TokenRates as Prices
 from asyncgen.run.records import Usage, sum_of
 
 _TOLERANCE_S = 0.01

@@ -1,0 +1,152 @@
+"""What an engine is, and what it works on: the one interface of online requests, batches and many machines.
+
+An engine gets answers for the rows of a session that have none and settles them in its journal. Which rows are there,
+what is asked before anything is paid for, and what is said at the end is left to `session.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from asyncgen.generate.journal.journal import Journal
+from asyncgen.generate.observer import Observer
+from asyncgen.generate.pool.budget import Budget, BudgetGate
+from asyncgen.generate.pool.pool import Outcome
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.spending import Spending
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.model import Limits
+from asyncgen.job.of_run import OpenedJob
+from asyncgen.providers.choose import Where
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.run.directory import RunWriter
+from asyncgen.run.state import Spend
+from asyncgen.terminal import money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions:
+    """What the flags of a generating command, or the arguments from Python, say.
+
+    Attributes:
+        where: who answers.
+        out: the run directory; None for `runs/<job name>`.
+        concurrency: the most requests in flight.
+        rpm: requests a minute.
+        tpm: tokens a minute.
+        max_cost: USD, over all invocations of the run.
+        limit: send at most so many requests this time.
+        retry_failed: ask again for rows that failed.
+        retry_rejected: ask again for rows whose answers `prepare` rejected.
+        fsync_each: make each answer safe from a power loss at once.
+        finetune_provider: who tunes later, where the job shall be laid over for it.
+        batch: through the Batch API.
+    """
+
+    where: Where = field(default_factory=Where)
+    out: Path | None = None
+    concurrency: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
+    limit: int | None = None
+    retry_failed: bool = False
+    retry_rejected: bool = False
+    fsync_each: bool = False
+    finetune_provider: str | None = None
+    batch: bool = False
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:
+        """Sort named options into these fields and those of `Where`; others are left out."""
+        where = {name: options[name] for name in Where.__dataclass_fields__ if name in options}
+        rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
+        return cls(where=Where(**where), **rest)
+
+    def limits(self, limits: Limits) -> Limits:
+        """The job's limits, with these in their places."""
+        given = {
+            "concurrency": self.concurrency,
+            "requests_per_minute": self.rpm,
+            "tokens_per_minute": self.tpm,
+            "max_cost": self.max_cost,
+        }
+        return msgspec.structs.replace(limits, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A generation under way, as engines see it.
+
+    Attributes:
+        run: open for writing.
+        opened: the job and its requests.
+        endpoint: who answers.
+        journal: what is settled, and where rows end.
+        progress: counts, raised as rows go.
+        limits: bounds that the user set.
+        spending: how rows are bought.
+        budget: what may be spent; None where nothing limits it.
+        options: of this invocation.
+        observer: is told, and interrupts.
+    """
+
+    run: RunWriter
+    opened: OpenedJob
+    endpoint: Endpoint
+    journal: Journal
+    progress: Progress
+    limits: Limits
+    spending: Spending
+    budget: Budget | None
+    options: GenerateOptions
+    observer: Observer
+
+    @property
+    def checks(self) -> AnswerChecks:
+        """What an answer must satisfy."""
+        return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
+
+    def gate(self) -> BudgetGate | None:
+        """What makes requests wait for one another's money; None where nothing limits it."""
+        return BudgetGate(self.budget, self.opened.grid.max_output_tokens) if self.budget else None
+
+    def spent(self) -> str:
+        """Tokens and money of this invocation so far, in words."""
+        lately = self.journal.spend.lately
+        return used(lately, has_price=self.spending.price is not None or lately.cost_usd > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """What an engine came to.
+
+    Attributes:
+        outcome: how it ended.
+        exit_code: of the process where a signal ended it, else 0.
+    """
+
+    outcome: Outcome
+    exit_code: int = 0
+
+
+class Engine(Protocol):
+    """A way to get answers for the rows of a session that have none: online, in batches, over many machines."""
+
+    async def run(self, session: Session) -> EngineResult:
+        """Settle rows in the session's journal until there are none, or something stops it.
+
+        What ends it on its way (a refused key, a full disk, an interruption) stands in the outcome.
+        """
+
+
+def used(spend: Spend, *, has_price: bool) -> str:
+    """Tokens, and money where the price is known, in words."""
+    usage = spend.usage
+    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
+    return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens
