@@ -16,6 +16,7 @@ from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory
+from asyncgen.run.reviews import read_reviews
 
 
 @click.command("export")
@@ -68,4 +69,4 @@ def _folder(directory: RunDirectory, path: Path) -> Exported:
     state = directory.read_state()
     plan = plan_split(opened.grid, opened.job.dataset, known_plan(state))
     grid = opened.grid if may_be_stale(state.job, opened.grid) else None
-    return export_folder(path, ordered_records(directory.records, grid), opened, plan)
+    return export_folder(path, ordered_records(directory.records, grid), opened, plan, read_reviews(directory.path))

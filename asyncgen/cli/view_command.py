@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.arguments import run_directory
+from asyncgen.cli.arguments import RUNS, run_directory
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.options import (
     api_key_file_option,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from asyncgen.view.access import PageAccess
     from asyncgen.view.playground import OpenEndpoint
     from asyncgen.view.runs import Runs
-
-RUNS = Path("runs")
 
 
 @click.command("view")

@@ -37,6 +37,7 @@ from asyncgen.dataset.token_counts import TokenRatio, token_counter
 from asyncgen.job.answers import is_fenced
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
+from asyncgen.run.reviews import read_reviews
 from asyncgen.run.whole_file import explained, open_regular, temporary_for
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Record
+    from asyncgen.run.reviews import Reviews
 
 _BATCH = 2000  # samples whose tokens are counted at a time
 _LEARNT_FROM = 2000  # records that show how many tokens a text has
@@ -83,7 +85,7 @@ def drafting(
         scores: of the answers, where the job asks for them.
 
     Raises:
-        BadLineError: a line is no record.
+        BadLineError: a line is no record, or no review.
         DiskError: a file cannot be read or written.
     """
     path = temporary_for(directory.path / "samples.jsonl")
@@ -93,7 +95,7 @@ def drafting(
             with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b") as file:
                 counter = token_counter(model, _token_ratio(directory.records, grid))
                 draft = Draft(directory.records, job, grid, SampleSides(split), counter, scores, file, rejected)
-                draft.fill(stale=stale)
+                draft.fill(stale=stale, reviews=read_reviews(directory.path))
                 yield draft
     finally:
         path.unlink(missing_ok=True)
@@ -158,10 +160,10 @@ class Draft:
     def records(self) -> int:
         return len(self._rows)
 
-    def fill(self, *, stale: bool) -> None:
+    def fill(self, *, stale: bool, reviews: Reviews) -> None:
         """The pass."""
         expected = min(self._grid.count, self._path.stat().st_size // _RECORD_BYTES) if self._path.exists() else 0
-        selection = Selection(self._job, self._grid, stale=stale, expected=expected)
+        selection = Selection(self._job, self._grid, stale=stale, expected=expected, reviews=reviews)
         for place, record in enumerate(self._rows):
             own = selection.own(record)
             samples, reason = selection.judge(own) if own is not None else ([], STALE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
-from asyncgen.dataset.select import CHECK, SCORE
+from asyncgen.dataset.select import BY_HAND, CHECK, SCORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Pairing:
 
     Args:
         settings: the job's; where it names no values of axes, answers that pass all checks are chosen against such of
-            the same combination as do not.
+            the same combination as do not, or that a person rejected.
     """
 
     def __init__(self, settings: DatasetSettings) -> None:
@@ -79,7 +79,7 @@ class Pairing:
         if not self.by_values:
             if reason is None:
                 return Role.CHOSEN
-            return Role.REJECTED if reason.startswith(CHECK) or reason == SCORE else None
+            return Role.REJECTED if reason.startswith(CHECK) or reason in {SCORE, BY_HAND} else None
         if reason is not None:
             return None
         for role, wanted in ((Role.CHOSEN, self._chosen), (Role.REJECTED, self._rejected)):

@@ -14,11 +14,13 @@ from asyncgen.job.belonging import may_be_foreign
 from asyncgen.job.checks import AnswerChecks
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import finish_reason_of
+from asyncgen.run.reviews import NO_REVIEWS
 
 if TYPE_CHECKING:
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.records import Failure, Record
+    from asyncgen.run.reviews import Reviews
     from asyncgen.run.state import JobState
 
 STALE = "stale"
@@ -29,6 +31,7 @@ FILTERED = "filtered"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near_duplicate"
 SCORE = "score"
+BY_HAND = "rejected_by_hand"
 CHECK = "check: "
 FINISH_REASON = "finish_reason: "
 
@@ -78,13 +81,17 @@ class Selection:
         grid: its rows are the ones that count, and its short prompt is the samples'.
         stale: some records may be stale; see `may_be_stale`.
         expected: how many samples will come; more may.
+        reviews: what a person rejected, whatever the checks say.
     """
 
-    def __init__(self, job: Job, grid: RequestGrid, *, stale: bool, expected: int = 0) -> None:
+    def __init__(
+        self, job: Job, grid: RequestGrid, *, stale: bool, expected: int = 0, reviews: Reviews = NO_REVIEWS
+    ) -> None:
         self._grid = grid
         self.checks = AnswerChecks(job.checks, grid.answers)
         self._maker = SampleMaker(job, grid)
         self._may_be_stale = stale
+        self._reviews = reviews
         self._seen = KeySet(expected)  # 64 bits of a pair: at 10^6 rows a false duplicate has odds of 1 to 10^7
 
     def own(self, record: Record) -> Record | None:
@@ -95,6 +102,8 @@ class Selection:
         """The samples that a record of the job gives, and the reason why it gives none; None where it gives some."""
         if reason := unusable(record):
             return [], reason
+        if self._reviews.is_rejected(record.key, record.completion):
+            return [], BY_HAND
         if failures := self.checks.failures(record.completion, record.variables):
             return [], CHECK + failures[0]
         made = self._maker.of(record)

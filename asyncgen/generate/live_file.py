@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from asyncgen.generate.pool.progress import Progress
+from asyncgen.json_text import NotJsonError, decoder
 
 LIVE_NAME = "live.json"
 FRESH_S = 10.0
@@ -65,7 +66,7 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     pauses: tuple[PauseNote, ...] = ()
 
 
-_decode = msgspec.json.Decoder(LiveState).decode
+_decode = decoder(LiveState)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -102,7 +103,7 @@ def read_live(folder: Path, now: Callable[[], float] = time.time) -> LiveState |
     """
     try:
         state = _decode((folder / LIVE_NAME).read_bytes()[:_MAX_BYTES])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, NotJsonError):
         return None
     return state if abs(now() - state.updated) < FRESH_S else None
 

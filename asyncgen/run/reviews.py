@@ -62,7 +62,9 @@ class Reviews:
         return found is not None and found == answer_digest(completion)
 
 
-_decode = decoder(Review)
+NO_REVIEWS = Reviews()
+
+decode_review = decoder(Review)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -78,7 +80,7 @@ def read_reviews(folder: Path) -> Reviews:
         BadLineError: a line is no review.
         DiskError: the file cannot be read.
     """
-    return folded(review for _, review in read_rows(folder / REVIEWED_NAME, _decode))
+    return folded(review for _, review in read_rows(folder / REVIEWED_NAME, decode_review))
 
 
 def folded(reviews: Iterable[Review]) -> Reviews:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from asyncgen.errors import UsageError
+from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.jsonl import LineFile, read_rows
 from asyncgen.run.whole_file import read_whole
 
@@ -67,9 +68,9 @@ class Evaluation:
     votes: dict[str, Vote] = field(default_factory=dict)
 
 
-_decode_answer = msgspec.json.Decoder(EvaluatedAnswer).decode
-_decode_vote = msgspec.json.Decoder(Vote).decode
-_decode_summary = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_answer = decoder(EvaluatedAnswer)
+_decode_vote = decoder(Vote)
+_decode_summary = decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -197,6 +198,7 @@ def _row_of(answer: EvaluatedAnswer) -> str:
 
 def _summary(path: Path) -> dict[str, Any]:
     try:
-        return _decode_summary(read_whole(path, _MAX_BYTES))
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        found: dict[str, Any] = _decode_summary(read_whole(path, _MAX_BYTES))
+    except (FileNotFoundError, NotJsonError):  # it comes when the evaluation ends
         return {}
+    return found

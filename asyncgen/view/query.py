@@ -16,7 +16,7 @@ from operator import or_
 
 from asyncgen.errors import UsageError
 from asyncgen.run.records import Failure, Record
-from asyncgen.run.reviews import Reviews
+from asyncgen.run.reviews import NO_REVIEWS
 from asyncgen.view.facet import bits_of, places_in
 from asyncgen.view.index import RowIndex
 
@@ -104,7 +104,7 @@ class Searcher:
         self._found: OrderedDict[tuple[object, ...], Found] = OrderedDict()
         self._texts: OrderedDict[tuple[int, str], tuple[int, list[int]]] = OrderedDict()
         self._reviewed: tuple[object, int, int, int] | None = None
-        self.reviews = Reviews()
+        self.reviews = NO_REVIEWS
         self.stale = 0
 
     def find(self, query: Query) -> Found:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from asyncgen.finetune.api import Event
 from asyncgen.finetune.loss_curve import Point, points_of_events
+from asyncgen.json_text import decoder
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.state import FinetuningState, RunState
@@ -19,7 +18,7 @@ from asyncgen.run.state import FinetuningState, RunState
 _EVENTS_SHOWN = 200
 _POINTS_SHOWN = 2000
 _ENDED = frozenset({"succeeded", "completed", "failed", "error", "user_error", "cancelled"})
-_decode_event = msgspec.json.Decoder(Event).decode
+_decode_event = decoder(Event)
 
 
 def training_of(directory: RunDirectory, state: RunState) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from asyncgen.dataset.sides import TRAIN, SampleSides
 from asyncgen.dataset.split import Split
 from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError
+from asyncgen.run.reviews import NO_REVIEWS
 from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
     from asyncgen.job.model import DatasetSettings
     from asyncgen.job.of_run import OpenedJob
     from asyncgen.run.records import Record
+    from asyncgen.run.reviews import Reviews
 
 _CARD = "README.md"
 _SHOWN = 5
 _NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
 
 
-def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
+def export_folder(
+    path: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan, reviews: Reviews = NO_REVIEWS
+) -> Exported:
     """Write the folder; only records that are samples go in.
 
     Args:
@@ -49,6 +53,7 @@ def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, plan
         records: in the order wanted.
         opened: the run's job.
         plan: of the run's split, so that samples come to the sides where `prepare` put them.
+        reviews: what a person rejected.
 
     Raises:
         UsageError: something else stands there, or there is no sample.
@@ -59,7 +64,7 @@ def export_folder(path: Path, records: Iterable[Record], opened: OpenedJob, plan
     _refuse_pairs(opened.job.dataset)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        exported = _fill(new, records, opened, plan)
+        exported = _fill(new, records, opened, plan, reviews)
         if path.exists():
             path.rename(old)
         new.rename(path)
@@ -95,12 +100,13 @@ def _refuse_pairs(settings: DatasetSettings) -> None:
         )
 
 
-def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan) -> Exported:
+def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan, reviews: Reviews) -> Exported:
     facts = CardFacts()
     (folder / "data").mkdir(parents=True)
     with ExitStack() as stack:
         draft = stack.enter_context(TemporaryFile(dir=folder))
-        codes = _draft(draft, records, opened, SampleSides(Split(plan, opened.job.dataset.hold_out)), facts)
+        sides = SampleSides(Split(plan, opened.job.dataset.hold_out))
+        codes = _draft(draft, records, opened, sides, facts, reviews)
         files_of = {
             side: HashedFile(name, stack.enter_context((folder / name).open("wb"))) for side, name in _NAMES.items()
         }
@@ -124,10 +130,15 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: Spli
 
 
 def _draft(
-    draft: IO[bytes], records: Iterable[Record], opened: OpenedJob, sides: SampleSides, facts: CardFacts
+    draft: IO[bytes],
+    records: Iterable[Record],
+    opened: OpenedJob,
+    sides: SampleSides,
+    facts: CardFacts,
+    reviews: Reviews,
 ) -> bytearray:
     """Write the row of every sample; the answer tells their sides, no prompt on both."""
-    selection = Selection(opened.job, opened.grid, stale=False)
+    selection = Selection(opened.job, opened.grid, stale=False, reviews=reviews)
     prompts = AnswersByPrompt()
     for record in records:
         for sample in selection.judge(record)[0]:

@@ -29,6 +29,7 @@ from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.dataset.writer import collector_off
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_failure, decode_record
+from asyncgen.run.reviews import read_reviews
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Failure, Record, Usage
+    from asyncgen.run.reviews import Reviews
 
 
 OPENING_WORDS = 3
@@ -175,7 +177,7 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     """
     state = directory.read_state()
     split = Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out)
-    look = _Look(job, grid, split, stale=may_be_stale(state.job, grid))
+    look = _Look(job, grid, split, stale=may_be_stale(state.job, grid), reviews=read_reviews(directory.path))
     unsettled = _failed_keys(directory.failures)
     with collector_off():
         look.requested()
@@ -203,13 +205,13 @@ def _failed_keys(path: Path) -> set[int]:
 class _Look:
     """What was seen so far."""
 
-    def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool) -> None:
+    def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool, reviews: Reviews) -> None:
         self._quality = QualityLook(job, split)
         self.answers = AnswersByPrompt()
         self.maker = SampleMaker(job, grid)
         self._job = job
         self._grid = grid
-        self._selection = Selection(job, grid, stale=stale)
+        self._selection = Selection(job, grid, stale=stale, reviews=reviews)
         self._may_be_foreign = stale
         self._twins: dict[bytes, list[int]] = {}
         self._coverage = CoverageCounts()

@@ -32,6 +32,7 @@ from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, RunDirectory, RunWr
 from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
+from asyncgen.run.reviews import REVIEWED_NAME, decode_review
 from asyncgen.run.state import JobState, MoveState, RunState, Spend, write_state
 from asyncgen.run.whole_file import explained, open_regular, read_whole, remove_leftovers, replacing
 
@@ -254,6 +255,7 @@ def _judges(directory: RunDirectory) -> tuple[tuple[Path, Callable[[], Judge]], 
         (directory.records, partial(_row_judge, decode_record, once=True)),
         (directory.failures, partial(_row_judge, decode_failure, once=False)),
         (directory.events, lambda: _judge_event),
+        (directory.path / REVIEWED_NAME, lambda: _judge_review),
     )
 
 
@@ -281,6 +283,14 @@ _decode_event = decoder(dict[str, Any])
 def _judge_event(line: bytes) -> str | None:
     try:
         _decode_event(line)
+    except NotJsonError as error:
+        return str(error)
+    return None
+
+
+def _judge_review(line: bytes) -> str | None:
+    try:
+        decode_review(line)
     except NotJsonError as error:
         return str(error)
     return None
