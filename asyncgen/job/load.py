@@ -284,6 +284,8 @@ def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
         TableError: there is no run, its job cannot be opened, or it follows itself.
         OSError: its records cannot be read.
     """
+    if "\0" in name:
+        raise TableError("no folder can have this name: it holds a NUL character")
     directory = RunDirectory(folder / name if (folder / name).exists() else Path(name))
     path = directory.path.resolve()
     if path in following:

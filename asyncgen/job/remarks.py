@@ -12,6 +12,7 @@ from asyncgen.job.model import Job
 from asyncgen.job.named import named_in
 from asyncgen.job.parameters import provider_remarks
 from asyncgen.job.requests import RequestGrid
+from asyncgen.job.template import ANSWER
 from asyncgen.providers.profiles import Profile
 
 
@@ -27,6 +28,11 @@ def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Ite
     yield from _unnamed(job, grid)
     if grid.answer_is_variable:
         yield "{answer} in prompt.sample is the variable of that name; rename the variable to mean the model's answer"
+    elif ANSWER in grid.sample.names and grid.target.names == (ANSWER,) and not job.answer.each:
+        yield (
+            "prompt.sample shows the answer, and prompt.target is the answer, too: nothing is learnt; set another "
+            "target, or name a variable instead"
+        )
     if job.subset and job.subset.exclude and not grid.excluded:
         yield "subset.exclude leaves nothing out: no combination has all of the values of one of its entries"
     yield from provider_remarks(job, profile, model)

@@ -383,6 +383,8 @@ def test_an_overlay_may_be_for_a_provider_that_is_not_known_here(opened: Open) -
             ["grid.city is used in no prompt: its 2 values ask the same; write {city}, with one pair of braces"],
         ),
         (GOOD + '[subset]\nexclude = [{ city = "Rome" }]\n', ["subset.exclude leaves nothing out"]),
+        (GOOD + 'sample = "{answer}"\n', ["prompt.sample shows the answer, and prompt.target is the answer, too"]),
+        (GOOD + 'sample = "{answer}"\ntarget = "{city}"\n', []),
         (
             GOOD.replace('["Paris"]', '["Paris"]\nanswer = ["a"]') + 'sample = "{answer}"\n',
             ["{answer} in prompt.sample is the variable of that name"],

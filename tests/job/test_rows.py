@@ -149,6 +149,8 @@ def test_rows_that_the_source_no_longer_asks_for_are_left_out(runs: Runs) -> Non
     ("change", "words"),
     [
         (("runs/questions", "runs/none"), "there is no run yet"),
+        (("runs/questions", "a\\u0000b"), "no folder can have this name"),
+        (("runs/questions", "x" * 5000), "rows.run: xxxx"),
         (("{question}", "{qestion}"), "neither an axis nor a column"),
     ],
 )
