@@ -129,7 +129,8 @@ def test_answers_that_fail_their_checks_are_no_rows_and_told(runs: Runs) -> None
     lines = path.read_bytes().splitlines(keepends=True)
     bad = orjson.loads(lines[0]) | {"check_failures": ["json"]}
     path.write_bytes(orjson.dumps(bad) + b"\n" + lines[1] + lines[1][:20])
-    answers = runs.job("answers", ANSWERS.replace("{question}", "{answer}"))
+    text = ANSWERS.replace('sample = "{question}"', 'sample = "{prompt}"').replace("{question}", "{answer}")
+    answers = runs.job("answers", text)
     assert answers.grid.count == 1
     assert answers.remarks == ("rows.run: 1 records of runs/questions are no rows: they failed their checks",)
 
