@@ -468,7 +468,8 @@ def _claim(directory: RunDirectory, *, create: bool) -> None:
     path = directory.path
     try:
         if create:
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True, mode=0o700)  # prompts and answers may be of people
         names = {entry.name for entry in os.scandir(path)}
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{path} is not a folder", help_text="choose another place with --out") from error

@@ -371,3 +371,9 @@ def test_an_output_may_stand_beside_a_runs_files(tmp_path: Path) -> None:
         with output_file(path) as file:
             file.write(b"mine")
         assert path.read_bytes() == b"mine"
+
+
+def test_a_run_that_is_made_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    with open_run(tmp_path / "runs" / "new", job_name="new"):
+        pass
+    assert (tmp_path / "runs" / "new").stat().st_mode & 0o077 == 0

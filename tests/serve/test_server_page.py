@@ -1,4 +1,4 @@
-"""What the README says of the local server and of models to serve: the walk is walked, the figures are computed."""
+"""What docs/server.md says of the local server and of models to serve: the walk is walked, the figures are computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from asyncgen.serve.tuning.results import _COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "server.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8093/v1"
 
 
@@ -41,8 +41,8 @@ def serving(model: Path, folder: Path) -> Iterator[str]:
 
 
 def walk_from(base_url: str, folder: Path) -> list[str]:
-    """The lines that the README's walk prints."""
-    [script] = re.findall(r"```bash\n(api=.*?)```", README, re.DOTALL)
+    """The lines that the page's walk prints."""
+    [script] = re.findall(r"```bash\n(api=.*?)```", PAGE, re.DOTALL)
     assert ADDRESS in script
     done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", script.replace(ADDRESS, base_url).replace("sleep 2", "sleep 0.1")],
@@ -103,7 +103,7 @@ def shaped(**lengths: Any) -> Architecture:
     ids=["135M", "360M", "0.5B"],
 )
 def test_the_memory_that_a_training_needs_is_the_trainers_own_estimate(model: str, architecture: Architecture) -> None:
-    row = re.search(rf"^\| {re.escape(model)} \|.*\| ([\d.]+) GB \|$", README, re.MULTILINE)
+    row = re.search(rf"^\| {re.escape(model)} \|.*\| ([\d.]+) GB \|$", PAGE, re.MULTILINE)
     assert row is not None
     settings = LlamaSettings(Path(), slots=1, threads=1, training_threads=2)
     needed = memory_needed(
@@ -113,12 +113,12 @@ def test_the_memory_that_a_training_needs_is_the_trainers_own_estimate(model: st
 
 
 def test_the_file_that_is_fetched_is_in_the_table() -> None:
-    assert f"`{SMOLLM2.filename}`" in README
+    assert f"`{SMOLLM2.filename}`" in PAGE
 
 
 def test_the_context_that_slots_share_is_as_the_readme_says() -> None:
     context, slots = LlamaSettings(Path(), slots=1, threads=1, training_threads=1).context, ServeSettings().slots
-    [row] = re.findall(r"^\| `--slots N` \|.*", README, re.MULTILINE)
+    [row] = re.findall(r"^\| `--slots N` \|.*", PAGE, re.MULTILINE)
     assert f"{slots} by default" in row
     assert f"context of {context:,} tokens" in row
     assert f"with {slots} slots, a prompt and its answer may have {context // slots:,} tokens" in row
