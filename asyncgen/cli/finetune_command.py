@@ -47,6 +47,7 @@ from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Tuner
+    from asyncgen.finetune.download import AdapterCard
     from asyncgen.finetune.session import Tuned
     from asyncgen.finetune.source import TuningSource
 
@@ -436,8 +437,8 @@ async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
 
 
 @dataclass(frozen=True, slots=True)
-class _Doomed:
-    """What is to be deleted."""
+class _Named:
+    """What an argument names."""
 
     kind: str
     name: str
@@ -459,9 +460,9 @@ def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
         result(f"deleted the {doomed.kind} {doomed.name}")
 
 
-async def _deleted(what: str, where: Where, *, yes: bool) -> _Doomed:
+async def _deleted(what: str, where: Where, *, yes: bool) -> _Named:
     async with opened(_owner(what, where)) as tuner:
-        doomed = await _doomed(tuner, what)
+        doomed = await _named(tuner, what)
         question = f"Delete the {doomed.kind} {doomed.name} at {tuner.words}?"
         confirm(question, yes=yes, why=f"the {doomed.kind} {doomed.name} would be deleted, for good")
         if doomed.kind == "file":
@@ -477,15 +478,15 @@ def _owner(what: str, where: Where) -> Target:
     return owner_of_model(what, where) or Target("", None, choose_tuner(where), where)
 
 
-async def _doomed(tuner: Tuner, what: str) -> _Doomed:
+async def _named(tuner: Tuner, what: str) -> _Named:
     if what.startswith("file-"):
-        return _Doomed("file", (await tuner.files.get(what)).id)
+        return _Named("file", (await tuner.files.get(what)).id)
     if not _is_job(what):
-        return _Doomed("model", what)
+        return _Named("model", what)
     job = await tuner.jobs.get(what)
     if job.tuned_model is None:
         raise UsageError(f"{job.id} made no model: it is {job.status}", code="no_model")
-    return _Doomed("model", job.tuned_model)
+    return _Named("model", job.tuned_model)
 
 
 def _is_job(what: str) -> bool:
@@ -512,6 +513,50 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
         ) from error
 
 
+@click.command("download")
+@click.argument("model", metavar="MODEL|JOB_ID")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where to.  [default: the model's name]"
+)
+@place_options
+@output_options
+def download(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Download a tuned MODEL, or the one that JOB_ID made: the adapter and a card that says how to serve it.
+
+    Servers that give weights out have this: asyncgen's local one does.
+    """
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
+    from asyncgen.finetune.download import card_text, serving_command  # noqa: PLC0415 - of this command alone
+
+    card, content = run_loop(_downloaded(model, where_of(options)))
+    folder = output or Path(_NOT_IN_NAMES.sub("_", card.id))
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter = folder / "adapter.gguf"
+    with output_file(adapter) as file:
+        file.write(content)
+    with output_file(folder / "README.md") as file:
+        file.write(card_text(card, adapter).encode())
+    if as_json:
+        json_result({"model": card.id, "adapter": str(adapter), "base_model": card.base_model, "job": card.job})
+    else:
+        result(str(adapter))
+        say(f"next: {serving_command(card, adapter)}")
+
+
+async def _downloaded(what: str, where: Where) -> tuple[AdapterCard, bytes]:
+    async with opened(_owner(what, where)) as tuner:
+        found = await _named(tuner, what)
+        try:
+            return await tuner.models.card(found.name), await tuner.models.adapter(found.name)
+        except AbsentError as error:
+            raise AbsentError(
+                f"{tuner.words} gives no adapter of {found.name} out",
+                cause=error.cause,
+                help_text="asyncgen finetune list   (shows the tuned models; those of the local server can be had)",
+                code=error.code,
+            ) from error
+
+
 @click.group("finetune")
 def finetune() -> None:
     """Create, follow and look after fine-tuning jobs.
@@ -520,5 +565,5 @@ def finetune() -> None:
     """
 
 
-for command in (create, follow, list_jobs, show, events, checkpoints, results, cancel, delete):
+for command in (create, follow, list_jobs, show, events, checkpoints, results, download, cancel, delete):
     finetune.add_command(command)

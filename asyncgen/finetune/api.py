@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from asyncgen.errors import AsyncgenError, AuthError
+from asyncgen.finetune.download import AdapterCard
 from asyncgen.finetune.order import JobOrder
 from asyncgen.providers.endpoint import place_words
 from asyncgen.providers.profiles import PROFILES, Finetuning, Outcome, Profile
@@ -229,6 +230,14 @@ class ModelApi(Protocol):
     async def get(self, name: str) -> ModelFacts: ...
 
     async def delete(self, name: str) -> None: ...
+
+    async def card(self, name: str) -> AdapterCard:
+        """What the adapter is. Raises AbsentError where the provider gives no weights out."""
+        ...
+
+    async def adapter(self, name: str) -> bytes:
+        """Its bytes; raises as `card` does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

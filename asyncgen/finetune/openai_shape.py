@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, ModelFacts, StoredFile, TuningJob
+from asyncgen.finetune.download import AdapterCard
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
 from asyncgen.finetune.order import JobOrder
 from asyncgen.providers.openai_client import upload
@@ -204,6 +205,12 @@ class OpenaiModels:
 
     async def delete(self, name: str) -> None:
         await self._calls.delete(f"/models/{segment(name)}", f"delete the model {name}")
+
+    async def card(self, name: str) -> AdapterCard:
+        return await self._calls.get(f"/models/{segment(name)}/card", AdapterCard, f"read the card of {name}")
+
+    async def adapter(self, name: str) -> bytes:
+        return await self._calls.content(f"/models/{segment(name)}/adapter", f"download {name}")
 
 
 async def paged(calls: JsonCalls, path: str, doing: str, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

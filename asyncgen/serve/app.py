@@ -74,7 +74,7 @@ def build_service(engine: ModelEngine, folder: DataFolder, admit: Admit, clock: 
     tables = (
         answers.table(),
         ResponseRoutes(engine, models, admit, clock).table(),
-        ModelRoutes(models).table(),
+        ModelRoutes(engine, models, jobs).table(),
         FileRoutes(files).table(),
         BatchRoutes(batching, batches, files, clock).table(),
         FineTuningRoutes(engine, tuning, jobs=jobs, files=files, models=models, clock=clock).table(),

@@ -27,6 +27,7 @@ class Traits:
 
     Attributes:
         base_model: the model that is there from the start.
+        base_path: its file; "" where there is none.
         any_model: every other name is answered too (only a simulation can).
         owner: `owned_by` of its models.
         organization: stands in the names of tuned models and in jobs.
@@ -53,6 +54,7 @@ class Traits:
     parallel: int
     notice: str
     strict: bool
+    base_path: str = ""
     tunes_any_model: bool = False
     simulated: bool = False
 

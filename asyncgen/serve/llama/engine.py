@@ -124,6 +124,7 @@ class LlamaEngine:
             parallel=settings.slots,
             notice="",
             strict=True,
+            base_path=str(settings.model),
         )
 
     @classmethod

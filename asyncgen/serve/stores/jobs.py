@@ -111,6 +111,10 @@ class JobStore:
             raise no_such("fine-tuning job", identifier, param="fine_tuning_job_id")
         return kept
 
+    def find(self, identifier: str) -> JobEntry | None:
+        """None where there is no such job (any more)."""
+        return self._kept.get(identifier)
+
     def add(self, kept: JobEntry) -> None:
         """Raises DiskError: it could not be written, and is not there."""
         folder = self.folder(kept.job.id)

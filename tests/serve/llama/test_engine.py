@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from asyncgen.cli.main import main
 from asyncgen.errors import AsyncgenError
 from asyncgen.serve.server import ServeSettings
 
@@ -383,3 +384,32 @@ def test_tools_and_their_results_go_through_the_template(llama: openai.OpenAI) -
     ]
     plain = ask(llama, tools=tools, tool_choice="none").usage.prompt_tokens
     assert ask(llama, messages=results, tools=tools, tool_choice="none").usage.prompt_tokens > plain
+
+
+def test_tuned_model_is_downloaded_with_its_card_and_the_command_that_serves_it(
+    settings: ServeSettings,
+    start_server: Callable[[ServeSettings], ServerInfo],
+    sdk: Any,
+    ended: Any,
+    chat_samples: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = start_server(settings)
+    job = tune(sdk(server), ended, chat_samples(10))
+    place = ["--provider", "local", "--base-url", server.base_url, "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as done:
+        main(["finetune", "download", job.fine_tuned_model, *place])
+    assert not done.value.code
+    shown = capsys.readouterr()
+    assert shown.out.strip() == str(tmp_path / "out" / "adapter.gguf")
+    assert f"llama-server -m {settings.model_path} --lora {tmp_path}/out/adapter.gguf" in shown.err
+    [kept] = (tmp_path / "data").glob("jobs/*/adapters/*.gguf")
+    assert (tmp_path / "out" / "adapter.gguf").read_bytes() == kept.read_bytes()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert job.id in card
+    assert "n_epochs | 1 |" in card
+    with pytest.raises(SystemExit) as refused:
+        main(["finetune", "download", MODEL, *place])
+    assert refused.value.code == 1
+    assert "gives no adapter" in capsys.readouterr().err
