@@ -33,6 +33,7 @@ _COMMANDS = {
     "export": ("export_command:export", "Write a run's answers as CSV, JSONL or Parquet."),
     "finetune": ("finetune_command:finetune", "Create, follow, list and cancel fine-tuning jobs."),
     "complete": ("complete_command:complete", "Ask a model, as the dataset taught it."),
+    "evaluate": ("evaluate_command:evaluate", "Compare models and prompting techniques on rows held out."),
     "serve": ("serve_command:serve", "Run the local server: a small model that answers and learns."),
     "view": ("view_command:view", "Look at a run in the browser; also while it runs."),
     "repair": ("repair_command:repair", "Set damaged lines of a run aside."),

@@ -70,9 +70,9 @@ def wilson(successes: float, units: int) -> Interval:
     """The share of successes with Wilson's score interval; all of 0 to 1 where there is no unit."""
     if not units:
         return Interval(0.0, 0.0, 1.0)
-    share, square = successes / units, _Z**2
+    share, square = successes / units, _Z * _Z
     centre = (share + square / (2 * units)) / (1 + square / units)
-    half = _Z * math.sqrt(share * (1 - share) / units + square / (4 * units**2)) / (1 + square / units)
+    half = _Z * math.sqrt(share * (1 - share) / units + square / (4 * units * units)) / (1 + square / units)
     # At a share of 0 or 1 the bound is that share; rounding must not put it outside.
     return Interval(share, 0.0 if share == 0 else max(centre - half, 0.0), 1.0 if share == 1 else min(centre + half, 1))
 
@@ -107,7 +107,7 @@ def sign_test(wins: int, losses: int) -> float:
     """The two-sided p value of so many wins and losses if both were equally likely; on pairs it is McNemar's, exact."""
     trials = wins + losses
     tail = sum(math.comb(trials, count) for count in range(min(wins, losses) + 1))
-    return min(2 * tail / 2**trials, 1.0)
+    return min(2 * tail / (1 << trials), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -46,6 +46,7 @@ class GenerateOptions:
         fsync_each: make each answer safe from a power loss at once.
         finetune_provider: who tunes later, where the job shall be laid over for it.
         batch: through the Batch API.
+        cost_is_agreed: the caller has asked about the cost, as part of a larger sum.
     """
 
     where: Where = field(default_factory=Where)
@@ -60,6 +61,7 @@ class GenerateOptions:
     fsync_each: bool = False
     finetune_provider: str | None = None
     batch: bool = False
+    cost_is_agreed: bool = False
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:

@@ -326,7 +326,8 @@ def _consent_to_cost(
     rows = max(progress.left - len(journal.batched), 0)
     rows = rows if options.limit is None else min(rows, options.limit)
     estimate = spending.estimate(opened, rows)
-    consent_to_cost(estimate, rows, observer)
+    if not options.cost_is_agreed:
+        consent_to_cost(estimate, rows, observer)
     return estimate
 
 

@@ -39,6 +39,7 @@ from asyncgen.providers.network import (
 )
 from asyncgen.terminal import one_line
 
+CHATS, COMPLETIONS = "/chat/completions", "/completions"
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 _OTHERS = 128  # the run's files, the event loop's, the libraries', and connections that are being closed
 _CHUNK_BYTES = 64 * 1024
@@ -85,14 +86,20 @@ class HttpCompleter:
         endpoint: where requests go.
         route: the session's way to it.
         timeout: how long an answer may take.
+        path: of the API's call, below the address.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, endpoint: Endpoint, route: Route, timeout: AdaptiveTimeout
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        route: Route,
+        timeout: AdaptiveTimeout,
+        path: str = CHATS,
     ) -> None:
         self._session = session
         self._base_url = endpoint.base_url
-        self._url = URL(f"{endpoint.base_url}/chat/completions")
+        self._url = URL(f"{endpoint.base_url}{path}")
         self._key = endpoint.key
         self._key_bytes = endpoint.key.reveal().encode() if endpoint.key else _NEVER
         self._proxy = route.proxy
@@ -280,6 +287,7 @@ async def open_completer(
     concurrency: int,
     timeout_s: float | None = None,
     say: Callable[[str], None] = lambda _: None,
+    path: str = CHATS,
 ) -> AsyncIterator[Completer]:
     """A completer for an endpoint, its connections closed at the end of the block.
 
@@ -290,6 +298,7 @@ async def open_completer(
         concurrency: the most requests that will be in flight; the connection pool never limits them.
         timeout_s: seconds that an attempt may take; None to learn it from the answers.
         say: tells the user that one of several servers is left out, or back.
+        path: `CHATS`, or `COMPLETIONS` for bodies that hold a bare prompt.
 
     Raises:
         UsageError: this system does not allow so many connections, or a variable names a proxy or certificates that
@@ -300,7 +309,9 @@ async def open_completer(
         opened = [
             (
                 address,
-                await stack.enter_async_context(_at_one(replace(endpoint, base_url=address), concurrency, timeout_s)),
+                await stack.enter_async_context(
+                    _at_one(replace(endpoint, base_url=address), concurrency, timeout_s, path)
+                ),
             )
             for address in (endpoint.base_url, *endpoint.others)
         ]
@@ -308,10 +319,12 @@ async def open_completer(
 
 
 @asynccontextmanager
-async def _at_one(endpoint: Endpoint, concurrency: int, timeout_s: float | None) -> AsyncIterator[HttpCompleter]:
+async def _at_one(
+    endpoint: Endpoint, concurrency: int, timeout_s: float | None, path: str
+) -> AsyncIterator[HttpCompleter]:
     """A completer for the endpoint's first address."""
     async with open_session(endpoint, concurrency=concurrency) as (session, route):
-        completer = HttpCompleter(session, endpoint, route, AdaptiveTimeout(timeout_s))
+        completer = HttpCompleter(session, endpoint, route, AdaptiveTimeout(timeout_s), path)
         sweeping = asyncio.create_task(completer.sweep())
         try:
             yield completer

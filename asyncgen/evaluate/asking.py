@@ -1,0 +1,223 @@
+"""Contestants are asked: planned, agreed to, and sent as every generation is.
+
+Owns the sum over contestants before anything is bought, and what is left of the budget for each. Every contestant's
+answers are a run of their own, with its journal: what was paid for is kept, and the same call goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from asyncgen.errors import QuotaError
+from asyncgen.evaluate.contestants import Entry
+from asyncgen.generate.http.client import COMPLETIONS, open_completer
+from asyncgen.generate.http.completer import Answer, AttemptError, Completer
+from asyncgen.generate.observer import Observer
+from asyncgen.generate.plan.request_tokens import Span
+from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY
+from asyncgen.generate.session import Engine, EngineResult, GenerateOptions, OnlineEngine, Session, generate_opened
+from asyncgen.generate.spending import consent_to_cost, spending_of
+from asyncgen.json_text import decode_json
+from asyncgen.providers.choose import named_address
+from asyncgen.providers.local_server import local_server
+from asyncgen.providers.profiles import LOCAL
+from asyncgen.run.directory import STATE_NAME, RunDirectory
+from asyncgen.run.jsonl import read_rows
+from asyncgen.run.records import decode_record
+
+_INTERRUPTED = 130
+EngineOf = Callable[[Entry], Engine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskOptions:
+    """What holds for all contestants together.
+
+    Attributes:
+        max_cost: USD, over all contestants and all invocations.
+        concurrency, rpm, tpm: as in `GenerateOptions`.
+        retry_failed: ask again for rows that failed.
+    """
+
+    max_cost: float | None = None
+    concurrency: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedContestant:
+    """What asking a contestant takes.
+
+    Attributes:
+        left: rows without an answer.
+        cost_usd: for them; None where the price is not known.
+    """
+
+    entry: Entry
+    left: int
+    cost_usd: Span | None
+
+
+def engine_of(entry: Entry) -> Engine:
+    """How a contestant is asked: by chats, or by bare completions where it was taught so."""
+    return _BareEngine() if entry.is_bare else OnlineEngine()
+
+
+def planned(entries: Sequence[Entry], folder: Path) -> list[PlannedContestant]:
+    """What is left to be asked, and its price.
+
+    Raises:
+        BadLineError, DiskError: a contestant's records cannot be read.
+    """
+    found = []
+    for entry in entries:
+        directory = RunDirectory(folder / entry.contestant.name)
+        settled = {record.key for _, record in read_rows(directory.records, decode_record)}
+        left = sum(request.key.hex() not in settled for request in entry.opened.grid.requests())
+        spending = spending_of(entry.opened, entry.choice, entry.where, in_batch=False)
+        found.append(PlannedContestant(entry, left, spending.estimate(entry.opened, left) if left else Span(0, 0)))
+    return found
+
+
+def agree_to(plan: Sequence[PlannedContestant], observer: Observer) -> None:
+    """Say what will be asked, and ask where the sum is more than a little.
+
+    Raises:
+        UsageError: nobody can be asked, or the answer is no.
+    """
+    rows = 0
+    total = Span(0.0, 0.0)
+    for each in plan:
+        contestant = each.entry.contestant
+        price = (
+            "price not known" if each.cost_usd is None else f"{each.cost_usd.low:,.2f} to {each.cost_usd.high:,.2f} USD"
+        )
+        observer.say(
+            f"{contestant.name}: {contestant.technique}, {contestant.place}: {each.left:,} rows to ask"
+            + (f", {price}" if each.left else "")
+        )
+        rows += each.left
+        total = total + (each.cost_usd or Span(0.0, 0.0))
+    consent_to_cost(total if rows else None, rows, observer)
+
+
+async def ask_contestants(
+    plan: Sequence[PlannedContestant],
+    folder: Path,
+    options: AskOptions,
+    observer: Observer,
+    engine: EngineOf = engine_of,
+) -> int:
+    """Ask every contestant for the rows that it has not answered; the cost was agreed to.
+
+    Args:
+        plan: of each.
+        folder: of the evaluation; each has a run under its name there.
+        options: for all together.
+        observer: is told, and interrupts.
+        engine: how one is asked.
+
+    Returns:
+        The exit code: 0, 3 where some rows failed, or that of the signal which stopped it.
+
+    Raises:
+        AsyncgenError: what ended it; answers are kept.
+    """
+    code = 0
+    async with _server_kept_for(plan, observer):
+        for each in plan:
+            if not each.left:
+                continue
+            entry = each.entry
+            given = GenerateOptions(
+                where=entry.where,
+                out=folder / entry.contestant.name,
+                concurrency=options.concurrency,
+                rpm=options.rpm,
+                tpm=options.tpm,
+                max_cost=_budget_of(entry.contestant.name, folder, options.max_cost),
+                retry_failed=options.retry_failed,
+                cost_is_agreed=True,
+            )
+            done = await generate_opened(entry.opened, entry.choice, given, observer, engine=engine(entry))
+            if done.outcome.error is not None:
+                raise done.outcome.error
+            if done.outcome.stopped is not None:
+                return done.exit_code or _INTERRUPTED
+            code = code or done.exit_code
+    return code
+
+
+def _budget_of(name: str, folder: Path, max_cost: float | None) -> float | None:
+    """USD that a contestant may cost, over all invocations: what the others, and the judge, have not spent."""
+    if max_cost is None:
+        return None
+    spent = sum(spent_usd(state.parent) for state in folder.glob(f"*/{STATE_NAME}") if state.parent.name != name)
+    if spent >= max_cost:
+        raise QuotaError(
+            f"this evaluation has cost {spent:,.2f} USD, and --max-cost {max_cost:g} is used up",
+            help_text="raise --max-cost; what was answered is kept",
+        )
+    return max_cost - spent
+
+
+def spent_usd(path: Path) -> float:
+    """USD that a run has cost so far; 0 where there is none."""
+    directory = RunDirectory(path)
+    return directory.read_state().spend.cost_usd if directory.state.exists() else 0.0
+
+
+@asynccontextmanager
+async def _server_kept_for(plan: Sequence[PlannedContestant], observer: Observer) -> AsyncIterator[None]:
+    """Keep the local server for all contestants that it answers for: it would end, and load its model again."""
+    is_local = any(
+        each.left
+        and each.entry.contestant.provider == LOCAL
+        and named_address(each.entry.choice.profile, each.entry.where) is None
+        for each in plan
+    )
+    async with local_server(observer.say) if is_local else nullcontext():
+        yield
+
+
+class _BareEngine:
+    """Sends a session's rows as bare completions."""
+
+    async def run(self, session: Session) -> EngineResult:
+        concurrency = session.limits.concurrency or session.endpoint.profile.concurrency or DEFAULT_CONCURRENCY
+        async with open_completer(
+            session.endpoint,
+            concurrency=concurrency,
+            timeout_s=session.limits.timeout_s,
+            say=session.observer.say,
+            path=COMPLETIONS,
+        ) as completer:
+            return await OnlineEngine(BareCompleter(completer)).run(session)
+
+
+class BareCompleter:
+    """Makes a bare completion of every chat of one message, and passes it on.
+
+    Args:
+        completer: sends it.
+    """
+
+    def __init__(self, completer: Completer) -> None:
+        self._completer = completer
+
+    async def complete(self, body: bytes) -> Answer | AttemptError:
+        return await self._completer.complete(orjson.dumps(bare(decode_json(body))))
+
+
+def bare(body: dict[str, Any]) -> dict[str, Any]:
+    """The request for `/completions` that says what a chat's one message says."""
+    rest = {name: value for name, value in body.items() if name != "messages"}
+    return {"model": rest.pop("model"), "prompt": body["messages"][-1]["content"], **rest}

@@ -1,0 +1,302 @@
+"""Who takes part in an evaluation, and the job that asks each of them.
+
+Owns the techniques: what is sent to a model for a row. Every contestant becomes a job of its own, with a table of the
+rows, so that its answers go the way that all answers go. Does not send anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import orjson
+import tomli_w
+
+from asyncgen.errors import UsageError
+from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
+from asyncgen.evaluate.taught import NearestExamples, TaughtSample, seeded_examples
+from asyncgen.finetune.complete import PromptForm
+from asyncgen.job.load import read_job_file, with_max_tokens
+from asyncgen.job.model import Job
+from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.providers.choose import Where, named_profile, requested_model
+from asyncgen.providers.profiles import Choice, Profile
+from asyncgen.run.state import RunState
+from asyncgen.run.whole_file import replacing
+
+Technique = Literal["zero-shot", "prompt", "few-shot", "tuned"]
+TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TAKEN = frozenset({"jobs", "judge", "votes", "evaluation"})
+_KEPT_FOR_TUNED = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
+_ANSWER_TOKENS = 256  # of bare completions, which stop after 16 by themselves
+ROW_COLUMN, PROMPT_COLUMN, TURNS_COLUMN = "row_id", "short_prompt", "turns"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A model with a prompting technique.
+
+    Attributes:
+        name: of its files, and in all that is shown.
+        base_url: of the provider; None for its own address.
+    """
+
+    name: str
+    technique: Technique
+    provider: str
+    model: str
+    base_url: str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.provider}/{self.model}"
+
+
+def parse_contestant(text: str, profiles: Mapping[str, Profile]) -> Contestant:
+    """A contestant, from `NAME=TECHNIQUE:PROVIDER/MODEL`; without a model it is the provider's default one.
+
+    Raises:
+        UsageError: it has not that form, or there is no such technique or provider.
+    """
+    name, _, rest = text.partition("=")
+    technique, colon, place = rest.partition(":")
+    if not colon or not place:
+        raise UsageError(
+            f"--contestant {text!r} is not NAME=TECHNIQUE:PROVIDER/MODEL",
+            help_text="--contestant large=prompt:openai/gpt-6-luna",
+        )
+    if not _NAME.fullmatch(name) or name in _TAKEN:
+        raise UsageError(f"{name!r} cannot be a contestant's name", help_text="letters, digits, '.', '_' and '-'")
+    if technique not in TECHNIQUES:
+        raise UsageError(f"there is no technique {technique!r}", help_text=f"they are {', '.join(TECHNIQUES)}")
+    provider, _, model = place.partition("/")
+    profile = named_profile(provider, profiles)
+    if technique == "tuned" and not model:
+        raise UsageError(f"--contestant {text!r} names no tuned model", help_text=f"{text}/MODEL")
+    return Contestant(name, technique, provider, model or requested_model(profile, None))
+
+
+def default_contestants(opened: OpenedJob, state: RunState, base_url: str | None) -> list[Contestant]:
+    """The base model bare and with examples, whoever wrote the data with the long prompt, and the tuned model.
+
+    Where nothing is tuned yet, the model that wrote the data is asked in every way.
+
+    Args:
+        opened: the run's job.
+        state: of the run.
+        base_url: of the provider that wrote the data; None for its own address.
+    """
+    writer = opened.generation, opened.model, base_url
+    tuned = next((each for each in reversed(state.finetuning) if each.tuned_model), None)
+    base = (tuned.provider, tuned.model, tuned.base_url or None) if tuned else writer
+    if tuned and base[2] is None and tuned.provider == opened.generation:
+        base = (base[0], base[1], base_url)
+    found = [Contestant("zero-shot", "zero-shot", *base), Contestant("few-shot", "few-shot", *base)]
+    if answers_are_said(opened):
+        found.append(Contestant("prompt", "prompt", *writer))
+    if tuned and tuned.tuned_model:
+        found.append(Contestant("tuned", "tuned", base[0], tuned.tuned_model, base[2]))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What the run's dataset gives the techniques.
+
+    Attributes:
+        form: in which the tuned model was taught to be asked.
+        samples: reads the training samples, each time anew.
+        examples: how many are shown.
+        nearest: those whose prompts are most like the row's are shown; else the same seeded ones for all rows.
+        seed: decides which.
+    """
+
+    form: PromptForm
+    samples: Callable[[], Iterable[TaughtSample]]
+    examples: int
+    nearest: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A contestant ready to be asked.
+
+    Attributes:
+        opened: its job and the requests.
+        choice: who answers.
+        where: at which address.
+        is_bare: its requests are bare completions, not chats.
+    """
+
+    contestant: Contestant
+    opened: OpenedJob
+    choice: Choice
+    where: Where
+    is_bare: bool = False
+
+
+def enter(
+    contestant: Contestant,
+    opened: OpenedJob,
+    rows: Sequence[EvaluationRow],
+    teaching: Teaching,
+    folder: Path,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    api_key_file: Path | None = None,
+) -> Entry:
+    """Write the contestant's job and table into the folder `jobs` of the evaluation, and open it.
+
+    Args:
+        contestant: who is asked, and how.
+        opened: the run's job.
+        rows: of the evaluation.
+        teaching: of the run's dataset.
+        folder: of the evaluation.
+        parameters: laid over those of the job.
+        api_key_file: holds the provider's key.
+
+    Raises:
+        UsageError: the technique does not fit the job.
+        JobFileError: the provider or the model does not take what the job asks for.
+    """
+    profile = named_profile(contestant.provider, opened.file.profiles)
+    job = with_max_tokens(opened.file.job(contestant.provider, opened.tuning), profile)
+    is_bare = contestant.technique == "tuned" and teaching.form.format == "completion"
+    document = {
+        **_common(contestant, job, opened),
+        "prompt": _prompt(contestant, job, opened),
+        "generate": {
+            "provider": contestant.provider,
+            "model": contestant.model,
+            "parameters": {**_parameters(contestant, job, teaching.form, opened), **(parameters or {})},
+        },
+    }
+    if contestant.technique == "prompt":
+        table = [{**_columns(row)} for row in rows]
+    else:
+        messages = _messages_for(contestant.technique, teaching)
+        table = [{**_columns(row), TURNS_COLUMN: messages(row)} for row in rows]
+    return open_entry(contestant, opened, document, table, folder, is_bare=is_bare, api_key_file=api_key_file)
+
+
+def open_entry(
+    contestant: Contestant,
+    opened: OpenedJob,
+    document: dict[str, Any],
+    table: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    is_bare: bool = False,
+    api_key_file: Path | None = None,
+) -> Entry:
+    """Write a job and its rows, and open it; errors as `enter`."""
+    jobs = folder / "jobs"
+    jobs.mkdir(parents=True, exist_ok=True)
+    rows, path = (jobs / f"{contestant.name}.jsonl").resolve(), jobs / f"{contestant.name}.toml"
+    with replacing(rows) as file:
+        file.writelines(orjson.dumps(row) + b"\n" for row in table)
+    document = {**document, "rows": {"file": str(rows)}}
+    with replacing(path) as file:
+        file.write(tomli_w.dumps(document, multiline_strings=False).encode())
+    # Relative names, the user's providers and prices are those of the run's own job.
+    found = open_job(
+        read_job_file(path, opened.file.folder),
+        generation=contestant.provider,
+        tuning=opened.tuning,
+        model=contestant.model,
+    )
+    choice = Choice(named_profile(contestant.provider, opened.file.profiles), f"contestant {contestant.name}")
+    where = Where(contestant.provider, contestant.base_url, contestant.model, api_key_file)
+    return Entry(contestant, found, choice, where, is_bare)
+
+
+def _common(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, Any]:
+    """What does not depend on the technique: the job's name, its limits where it is the same provider, its checks."""
+    common: dict[str, Any] = {"name": contestant.name}
+    if answers_are_said(opened):
+        checks = msgspec.to_builtins(msgspec.structs.replace(job.checks, attempts=1))
+        common["checks"] = _told(checks)
+        common["answer"] = _told(msgspec.to_builtins(job.answer))
+    if contestant.provider == opened.generation:
+        common["limits"] = _told(msgspec.to_builtins(msgspec.structs.replace(job.limits, max_cost=None)))
+    return common
+
+
+def _told(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without what is not set: TOML has no word for that."""
+    return {name: value for name, value in table.items() if value not in (None, [], {})}
+
+
+def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, Any]:
+    short = {"sample": f"{{{PROMPT_COLUMN}}}"}
+    if contestant.technique != "prompt":
+        return {"messages": TURNS_COLUMN, **short}
+    if not answers_are_said(opened):
+        raise UsageError(
+            f"{contestant.name}: the long prompt of this job does another task than the tuned model",
+            help_text="compare zero-shot, few-shot and tuned",
+        )
+    prompt = job.prompt
+    examples = [
+        {**each.variables, "completion": each.completion, **({} if each.opening is None else {"opening": each.opening})}
+        for each in prompt.examples
+    ]
+    told = {"system": prompt.system, "user": prompt.user, "openings": prompt.openings, "examples": examples}
+    return _told(told) | short
+
+
+def _parameters(contestant: Contestant, job: Job, form: PromptForm, opened: OpenedJob) -> dict[str, Any]:
+    """The job's, as far as the model takes them: a tuned one is another model than the one they were chosen for."""
+    parameters = dict(job.generate.parameters)
+    if not answers_are_said(opened):
+        for name in ("response_format", "max_tokens", "max_completion_tokens", "tools", "tool_choice"):
+            parameters.pop(name, None)  # they bound what the long prompt asks for
+    if contestant.technique != "tuned":
+        return parameters
+    kept = {name: parameters[name] for name in _KEPT_FOR_TUNED if name in parameters}
+    if form.format == "completion":
+        most = kept.pop("max_completion_tokens", None) or kept.get("max_tokens") or _ANSWER_TOKENS
+        kept |= {"max_tokens": most, **({"stop": list(form.stop)} if form.stop else {})}
+    return kept
+
+
+def _columns(row: EvaluationRow) -> dict[str, Any]:
+    return {**row.variables, ROW_COLUMN: row.id, PROMPT_COLUMN: row.prompt}
+
+
+Messages = Callable[[EvaluationRow], list[Mapping[str, Any]]]
+
+
+def _messages_for(technique: Technique, teaching: Teaching) -> Messages:
+    """A function from a row to the messages that are sent for it."""
+    if technique == "zero-shot":
+        return lambda row: [*row.turns]
+    if technique == "tuned":
+        return lambda row: _as_taught(row, teaching.form)
+    shown = _examples_for(teaching)
+    return lambda row: [*(turn for sample in shown(row) for turn in _as_example(sample)), *row.turns]
+
+
+def _as_taught(row: EvaluationRow, form: PromptForm) -> list[Mapping[str, Any]]:
+    if form.format == "completion":
+        return [{"role": "user", "content": row.prompt + form.separator}]
+    return [*([{"role": "system", "content": row.system}] if row.system else []), *row.turns]
+
+
+def _as_example(sample: TaughtSample) -> list[Mapping[str, Any]]:
+    return [*sample.turns, {"role": "assistant", "content": sample.answer}]
+
+
+def _examples_for(teaching: Teaching) -> Callable[[EvaluationRow], list[TaughtSample]]:
+    if teaching.nearest:
+        nearest = NearestExamples(teaching.samples(), teaching.seed)
+        return lambda row: nearest.of(row.prompt, teaching.examples)
+    chosen = seeded_examples(teaching.samples(), teaching.examples, teaching.seed)
+    return lambda _: chosen

@@ -1,0 +1,246 @@
+"""The rows of an evaluation: prompts that no model was trained on.
+
+Owns their choice: the validation side of the run, or values outside the grid. A row is a combination, and a unit of
+the statistics; rows with one held-out value form a cluster. What a contestant is sent for a row is its own business.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from asyncgen.dataset.split import Split, known_plan, plan_split
+from asyncgen.errors import UsageError
+from asyncgen.evaluate.taught import TaughtSample, order_by, read_samples
+from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.requests import MOST_ENUMERATED
+from asyncgen.job.template import ANSWER, field_of, parse
+from asyncgen.nearest import nearest
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.state import DatasetState
+
+_MOST_SEEN = 200_000  # combinations of a grid too large to go over, and of those that outside values are put into
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """A prompt that every contestant is asked.
+
+    Attributes:
+        id: names the row in files; the same for the same prompt.
+        prompt: the short prompt; of a conversation, its last question.
+        variables: of the combination; empty where the prompt was made of an answer.
+        cluster: rows with the same one are not independent of each other.
+        turns: the short prompt as messages, without the system's.
+        system: the system message that the dataset taught.
+        expected: the label that is the only right answer; None where there is no such thing.
+    """
+
+    id: str
+    prompt: str
+    variables: Mapping[str, str]
+    cluster: str
+    turns: tuple[Mapping[str, Any], ...]
+    system: str | None = None
+    expected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """The rows chosen.
+
+    Attributes:
+        rows: in the order of the seed.
+        source: where they come from, in words.
+        cluster_name: what the clusters are values of; "" where every row is one of its own.
+        possible: rows there are to choose from.
+    """
+
+    rows: tuple[EvaluationRow, ...]
+    source: str
+    cluster_name: str
+    possible: int
+
+    @property
+    def clusters(self) -> int:
+        return len({row.cluster for row in self.rows})
+
+
+def parse_axes(given: Iterable[str]) -> dict[str, list[str]]:
+    """Axes to values outside the grid, from texts such as `sector=Hotel,Bakery`.
+
+    Raises:
+        UsageError: a text has not that form.
+    """
+    axes: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, listed = text.partition("=")
+        values = [value.strip() for value in listed.split(",") if value.strip()]
+        if not equals or not values:
+            raise UsageError(f"--axis {text!r} names no values", help_text="--axis 'sector=Hotel,Bakery'")
+        axes.setdefault(name.strip(), []).extend(value for value in values if value not in axes.get(name.strip(), ()))
+    return axes
+
+
+def answers_are_said(opened: OpenedJob) -> bool:
+    """Whether the tuned model says what the job's long prompt asks for, to a prompt made of variables alone.
+
+    Where not (a label said to a text, the pairs of a list, conversations), the long prompt does another task than the
+    tuned model, and rows can only be samples of the validation side.
+    """
+    job, grid = opened.job, opened.grid
+    asks_answer = any(name == ANSWER or field_of(name) for name in grid.sample.names) and not grid.answer_is_variable
+    is_conversation = job.answer.messages or job.prompt.messages
+    return not (asks_answer or is_conversation or job.answer.each or job.prompt.target not in {None, "{answer}"})
+
+
+def choose_rows(
+    opened: OpenedJob,
+    directory: RunDirectory,
+    dataset: DatasetState,
+    axes: Mapping[str, Sequence[str]],
+    *,
+    most: int,
+    seed: int,
+) -> RowChoice:
+    """At most so many rows that no sample of the run's training file has as its prompt.
+
+    A larger `most` takes the rows of a smaller one, and more.
+
+    Args:
+        opened: the run's job.
+        directory: of the run.
+        dataset: as prepared last.
+        axes: to values outside the grid; empty for the validation side.
+        most: rows.
+        seed: decides which.
+
+    Raises:
+        UsageError: there are none, or the axes cannot be.
+    """
+    if axes:
+        _refuse_axes(opened, axes)
+        candidates, source = _outside(opened, axes), "outside the grid: " + _named(axes)
+        name = " and ".join(axes)
+    elif answers_are_said(opened):
+        candidates, source = _validating(opened, directory), "the validation side of the run"
+        name = " and ".join(opened.job.dataset.hold_out)
+    else:
+        candidates, source, name = _of_samples(opened, directory, dataset), "the validation side of the run", ""
+    unique = {row.id: row for row in candidates}
+    for sample in read_samples(directory.train, dataset):
+        unique.pop(_id_of(sample), None)
+    if not unique:
+        raise _nothing(directory, axes)
+    chosen = heapq.nsmallest(most, unique.values(), lambda row: order_by(seed, row.id))
+    clustered = len({row.cluster for row in chosen}) < len(chosen)
+    return RowChoice(tuple(chosen), source, name if clustered else "", len(unique))
+
+
+def _named(axes: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in axes.items())
+
+
+def _nothing(directory: RunDirectory, axes: Mapping[str, Sequence[str]]) -> UsageError:
+    if axes:
+        return UsageError("every prompt with these values stands in the training file", help_text="name other values")
+    return UsageError(
+        f"{directory.path} has no rows that were held out from training",
+        help_text="--axis 'NAME=VALUE,VALUE' asks for values outside the grid; or set validation = 0.1 under [dataset] "
+        f"and give asyncgen prepare {directory.path} again",
+        code="nothing_held_out",
+    )
+
+
+def _refuse_axes(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> None:
+    """See that these values can be put into prompts, and are outside the grid or held out."""
+    grid = opened.grid
+    if not answers_are_said(opened):
+        raise UsageError(
+            "values outside the grid have no prompt here: this job makes its short prompts of answers",
+            help_text="leave --axis out, and the validation side is asked",
+        )
+    held = {name: set(map(str, values)) for name, values in opened.job.dataset.hold_out.items()}
+    for name, values in axes.items():
+        if name not in grid.names:
+            near = nearest(name, grid.names)
+            raise UsageError(
+                f"the job has no axis {name!r}" + (f" (did you mean {near!r}?)" if near else ""),
+                help_text=f"its axes are {', '.join(grid.names)}",
+            )
+        if name not in grid.sample.names:
+            raise UsageError(f"the short prompt does not name {name!r}: its values change nothing that is asked")
+        known = set(grid.values_of(name, MOST_ENUMERATED)) - held.get(name, set())
+        if inside := [value for value in values if value in known]:
+            raise UsageError(
+                f"{name} {', '.join(inside)}: in the grid already, so models are trained on it",
+                help_text="name values that the job does not have",
+            )
+
+
+def _validating(opened: OpenedJob, directory: RunDirectory) -> Iterator[EvaluationRow]:
+    settings, grid = opened.job.dataset, opened.grid
+    plan = known_plan(directory.read_state()) or plan_split(grid, settings, None)
+    split = Split(plan, settings.hold_out)
+    for variables in _combinations(opened):
+        if split.validates(variables):
+            values = [variables[name] for name in settings.hold_out if name in variables]
+            yield _row(opened, variables, ", ".join(values) if split.holds_out(variables) else "")
+
+
+def _combinations(opened: OpenedJob) -> Iterator[dict[str, str]]:
+    grid = opened.grid
+    all_of_them = grid.requests() if grid.count <= MOST_ENUMERATED else grid.sample_evenly(_MOST_SEEN)
+    return (grid.variables(request) for request in all_of_them if request.repeat == 0)
+
+
+def _outside(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> Iterator[EvaluationRow]:
+    """Every combination with the values put in the place of the axes' own."""
+    grid = opened.grid
+    rest = {
+        tuple(value for name, value in grid.variables(request).items() if name not in axes)
+        for request in grid.sample_evenly(_MOST_SEEN)
+    }
+    others = [name for name in grid.names if name not in axes]
+    for values in product(*axes.values()):
+        given = dict(zip(axes, values, strict=True))
+        for other in rest:
+            variables = given | dict(zip(others, other, strict=True))
+            yield _row(opened, {name: variables[name] for name in grid.names}, ", ".join(values))
+
+
+def _row(opened: OpenedJob, variables: dict[str, str], cluster: str) -> EvaluationRow:
+    prompt = opened.grid.sample.render(variables)
+    system = opened.job.dataset.system
+    return EvaluationRow(
+        id=_id(prompt),
+        prompt=prompt,
+        variables=variables,
+        cluster=cluster or _id(prompt),
+        turns=({"role": "user", "content": prompt},),
+        system=parse(system).render(variables) if system else None,
+    )
+
+
+def _of_samples(opened: OpenedJob, directory: RunDirectory, dataset: DatasetState) -> Iterator[EvaluationRow]:
+    """Rows of the samples that validate; where the target is a label, it is the only right answer."""
+    target = opened.grid.target.names
+    is_label = not any(name == ANSWER or field_of(name) for name in target)
+    for sample in read_samples(directory.validation, dataset):
+        yield _row_of(sample, expected=sample.answer if is_label else None)
+
+
+def _row_of(sample: TaughtSample, *, expected: str | None) -> EvaluationRow:
+    name = _id_of(sample)
+    return EvaluationRow(name, sample.prompt, {}, name, sample.turns, sample.system, expected)
+
+
+def _id_of(sample: TaughtSample) -> str:
+    return _id(sample.prompt if len(sample.turns) == 1 else repr(sample.turns))
+
+
+def _id(text: str) -> str:
+    return order_by(0, text).hex()

@@ -1,0 +1,376 @@
+"""One evaluation, from the run to the verdict: what `evaluate`, `run` and Python share.
+
+Owns the order: rows, contestants, the margin written down, the questions before anything is paid for, the answers, the
+judge, the figures; and the files of `evaluations/NAME/` in the run's directory:
+
+    evaluation.json      settings, fixed before anything is bought; then the figures and the verdict
+    NAME.jsonl           the answers of a contestant, a line for each row, for pages and scripts
+    NAME/                the same as a run, with journal and spend
+    jobs/                what each contestant was asked: job file and rows
+
+Prints nothing: an `Observer` is told and asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+
+from asyncgen.errors import UsageError
+from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, engine_of, planned, spent_usd
+from asyncgen.evaluate.contestants import (
+    Contestant,
+    Entry,
+    Teaching,
+    default_contestants,
+    enter,
+    parse_contestant,
+)
+from asyncgen.evaluate.judge import Judging, judge_pairs
+from asyncgen.evaluate.measures import Answers, Standing, Taught, read_answers, standings
+from asyncgen.evaluate.pays import pays_from
+from asyncgen.evaluate.result import FOLDER, SUMMARY, Evaluation, write_evaluation, write_summary
+from asyncgen.evaluate.rows import EvaluationRow, RowChoice, answers_are_said, choose_rows
+from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
+from asyncgen.evaluate.taught import read_samples
+from asyncgen.evaluate.verdict import best_of, compare_with_best, verdict_by_judge, verdict_on
+from asyncgen.finetune.complete import form_of
+from asyncgen.generate.observer import Observer
+from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.model import Checks
+from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.providers.choose import named_address
+from asyncgen.providers.prices import Price
+from asyncgen.providers.prices_file import load_price_list
+from asyncgen.run.directory import RunDirectory, locked
+from asyncgen.run.state import DatasetState
+from asyncgen.run.whole_file import read_whole
+
+ROWS, EXAMPLES, MARGIN_POINTS, SEED = 100, 4, 5.0, 7
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedEvaluation:
+    """What the flags of `evaluate`, or the arguments from Python, say.
+
+    Attributes:
+        contestants: None for the run's own.
+        axes: to values outside the grid; empty for the validation side.
+        rows: the most that are asked.
+        examples: shown in few-shot.
+        nearest: the samples most like the row are shown.
+        margin_points: by which a cheaper contestant may be worse; None for what was written down, else 5.
+        seed: decides rows, examples and draws.
+        name: of the evaluation; None for one made of the settings.
+        judge: the contestant that judges; None for none.
+        all_pairs: the judge compares everybody with everybody.
+        base_url: of the provider that wrote the data.
+        api_key_file: its key.
+        parameters: laid over those of the job.
+        options: of asking.
+    """
+
+    contestants: Sequence[str] | None = None
+    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rows: int = ROWS
+    examples: int = EXAMPLES
+    nearest: bool = False
+    margin_points: float | None = None
+    seed: int = SEED
+    name: str | None = None
+    judge: str | None = None
+    all_pairs: bool = False
+    base_url: str | None = None
+    api_key_file: Path | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    options: AskOptions = field(default_factory=AskOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """How `evaluate_run` ended.
+
+    Attributes:
+        evaluation: None where it was stopped before its end.
+        exit_code: of the process.
+    """
+
+    evaluation: Evaluation | None
+    exit_code: int
+
+
+async def evaluate_run(
+    directory: RunDirectory, wanted: WantedEvaluation, observer: Observer, *, engine: EngineOf = engine_of
+) -> Evaluated:
+    """Ask every contestant the rows held out, and compare the answers. The same call goes on where it stopped.
+
+    Args:
+        directory: of the run, which has a dataset.
+        wanted: contestants, rows and bounds.
+        observer: is told and asked.
+        engine: how a contestant is asked.
+
+    Raises:
+        UsageError: there is nothing to ask, or it needs a yes.
+        AsyncgenError: what ended it; answers that were paid for are kept.
+    """
+    opened = job_of_run(directory)
+    dataset = _dataset_of(directory)
+    choice = choose_rows(opened, directory, dataset, wanted.axes, most=wanted.rows, seed=wanted.seed)
+    contestants = _contestants(opened, directory, wanted)
+    folder = directory.path / FOLDER / (wanted.name or _name(wanted))
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        settings = _fix_settings(folder, choice, contestants, wanted)
+        observer.say(f"{folder}: {len(choice.rows):,} of {choice.possible:,} rows, {choice.source}")
+        teaching = Teaching(
+            form_of(dataset),
+            partial(read_samples, directory.train, dataset),
+            wanted.examples,
+            wanted.nearest,
+            wanted.seed,
+        )
+        entries = [_entered(each, opened, choice.rows, teaching, folder, wanted) for each in contestants]
+        plan = planned(entries, folder)
+        agree_to(plan, observer)
+        code = await ask_contestants(plan, folder, wanted.options, observer, engine)
+        if code not in {0, 3}:
+            return Evaluated(None, code)
+        answers = _read(opened, entries, folder, choice)
+        judging = None
+        if wanted.judge:
+            judging, judge_code = await _judge(opened, answers, folder, wanted, observer, engine)
+            if judging is None:
+                return Evaluated(None, judge_code)
+            code = code or judge_code
+        evaluation = _evaluated(
+            opened, directory, dataset, choice, answers, judging, folder, settings["margin"], wanted
+        )
+        write_evaluation(evaluation, settings, answers)
+    return Evaluated(evaluation, code)
+
+
+def _dataset_of(directory: RunDirectory) -> DatasetState:
+    dataset = directory.read_state().dataset
+    if dataset is None or not directory.train.exists():
+        raise UsageError(
+            f"{directory.path} has no dataset, which says what is held out",
+            help_text=f"asyncgen prepare {directory.path}   (makes one)",
+        )
+    return dataset
+
+
+def _contestants(opened: OpenedJob, directory: RunDirectory, wanted: WantedEvaluation) -> list[Contestant]:
+    if wanted.contestants is None:
+        return default_contestants(opened, directory.read_state(), wanted.base_url)
+    own = {each.place: each for each in default_contestants(opened, directory.read_state(), wanted.base_url)}
+    found = [parse_contestant(text, opened.file.profiles) for text in wanted.contestants]
+    if twice := {each.name for each in found if sum(each.name == other.name for other in found) > 1}:
+        raise UsageError(f"two contestants are named {min(twice)}", help_text="give each a name of its own")
+    return [_addressed(each, own, opened, wanted) for each in found]
+
+
+def _addressed(
+    contestant: Contestant, own: Mapping[str, Contestant], opened: OpenedJob, wanted: WantedEvaluation
+) -> Contestant:
+    """The contestant with the address at which the run knows its model, or its provider."""
+    if contestant.place in own:
+        return replace(contestant, base_url=own[contestant.place].base_url)
+    known = next((each.base_url for each in own.values() if each.provider == contestant.provider), None)
+    return replace(contestant, base_url=wanted.base_url if contestant.provider == opened.generation else known)
+
+
+def _entered(
+    contestant: Contestant,
+    opened: OpenedJob,
+    rows: Sequence[EvaluationRow],
+    teaching: Teaching,
+    folder: Path,
+    wanted: WantedEvaluation,
+) -> Entry:
+    key = wanted.api_key_file if contestant.provider == opened.generation else None
+    return enter(contestant, opened, rows, teaching, folder, parameters=wanted.parameters, api_key_file=key)
+
+
+def _name(wanted: WantedEvaluation) -> str:
+    """A name that the same settings give again, and others do not."""
+    settings = [sorted((name, list(values)) for name, values in wanted.axes.items()), wanted.examples, wanted.nearest]
+    digest = blake2b(orjson.dumps([*settings, wanted.seed, dict(wanted.parameters)]), digest_size=3).hexdigest()
+    word = "-".join(wanted.axes) if wanted.axes else "validation"
+    return f"{word}-{digest}"
+
+
+def _fix_settings(
+    folder: Path, choice: RowChoice, contestants: Sequence[Contestant], wanted: WantedEvaluation
+) -> dict[str, Any]:
+    """Write down what must not be chosen after the answers are seen: margin, rows and contestants.
+
+    Raises:
+        UsageError: another margin was written down before.
+    """
+    kept = _summary(folder)
+    margin = kept.get("margin")
+    asked = None if wanted.margin_points is None else wanted.margin_points / 100
+    if margin is not None and asked is not None and asked != margin:
+        raise UsageError(
+            f"the margin of this evaluation was fixed at {100 * margin:g} points before its answers were bought",
+            help_text="leave --margin out, or begin another evaluation: --name NAME",
+            code="margin_fixed",
+        )
+    if margin is None:
+        margin = MARGIN_POINTS / 100 if asked is None else asked
+    settings = {
+        "name": folder.name,
+        "margin": margin,
+        "seed": wanted.seed,
+        "source": choice.source,
+        "rows": len(choice.rows),
+        "axes": {name: list(values) for name, values in wanted.axes.items()},
+        "examples": wanted.examples,
+        "nearest": wanted.nearest,
+    }
+    begun = [
+        {"name": each.name, "technique": each.technique, "provider": each.provider, "model": each.model}
+        for each in contestants
+    ]
+    if not kept.get("sentence"):
+        write_summary(folder, {**settings, "contestants": begun})
+    return settings
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        found = decode_json(read_whole(folder / SUMMARY, _MOST_BYTES))
+    except (FileNotFoundError, NotJsonError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _read(opened: OpenedJob, entries: Sequence[Entry], folder: Path, choice: RowChoice) -> dict[str, Answers]:
+    checks = AnswerChecks(opened.job.checks, opened.grid.answers) if answers_are_said(opened) else None
+    return {
+        entry.contestant.name: read_answers(entry, RunDirectory(folder / entry.contestant.name), choice.rows, checks)
+        for entry in entries
+    }
+
+
+async def _judge(
+    opened: OpenedJob,
+    answers: Mapping[str, Answers],
+    folder: Path,
+    wanted: WantedEvaluation,
+    observer: Observer,
+    engine: EngineOf,
+) -> tuple[Judging | None, int]:
+    judge = parse_contestant(f"a=zero-shot:{wanted.judge}", opened.file.profiles)
+    base_url = wanted.base_url if judge.provider == opened.generation else None
+    known = [each.entry.contestant for each in answers.values()]
+    base_url = base_url or next((each.base_url for each in known if each.provider == judge.provider), None)
+    return await judge_pairs(
+        replace(judge, name="judge", base_url=base_url),
+        opened, answers, folder, wanted.options, observer, engine,
+        seed=wanted.seed,
+        all_pairs=wanted.all_pairs,
+        api_key_file=wanted.api_key_file if judge.provider == opened.generation else None,
+    )  # fmt: skip
+
+
+def _evaluated(
+    opened: OpenedJob,
+    directory: RunDirectory,
+    dataset: DatasetState,
+    choice: RowChoice,
+    answers: Mapping[str, Answers],
+    judging: Judging | None,
+    folder: Path,
+    margin: float,
+    wanted: WantedEvaluation,
+) -> Evaluation:
+    prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
+    priced: dict[str, Price | None] = {
+        name: prices.price(
+            each.entry.contestant.provider,
+            named_address(each.entry.choice.profile, each.entry.where),
+            each.entry.contestant.model,
+        )
+        for name, each in answers.items()
+    }
+    held_out = [sample.answer for sample in read_samples(directory.validation, dataset)]
+    taught = Taught(partial(read_samples, directory.train, dataset), held_out)
+    found = standings(list(answers.values()), taught, priced, seed=wanted.seed)
+    answered = [each for each in found if each.n]
+    if not answered:
+        raise UsageError(
+            "no contestant has an answer", help_text="--retry-failed asks again", code="no_answers"
+        )  # fmt: skip
+    best = best_of(answered).contestant.name
+    pairs = compare_with_best({each.contestant.name: answers[each.contestant.name] for each in answered}, best,
+                              seed=wanted.seed)  # fmt: skip
+    unit = "combinations" if answers_are_said(opened) else "prompts"
+    tells = _has_checks(opened, choice)
+    verdict = (
+        verdict_on(answered, pairs, margin, unit) if tells else verdict_by_judge(judging.pairs if judging else (), unit)
+    )
+    return Evaluation(
+        path=folder,
+        rows=len(choice.rows),
+        source=choice.source,
+        clusters=choice.clusters,
+        cluster_name=choice.cluster_name,
+        margin=margin,
+        seed=wanted.seed,
+        contestants=tuple(found),
+        comparisons=tuple(pairs),
+        judging=judging,
+        pays=tuple(pays_from(opened, directory, found, prices)),
+        notes=tuple(_notes(found, choice, judging, tells=tells)),
+        sentence=verdict.sentence,
+        use=verdict.use,
+        more_rows=verdict.more_rows,
+        answers={
+            row.id: {name: each.by_row[row.id].text for name, each in answers.items() if row.id in each.by_row}
+            for row in choice.rows
+        },
+        passed={
+            name: frozenset(row for row, answer in each.by_row.items() if answer.passed)
+            for name, each in answers.items()
+        },
+        prompts={row.id: row.prompt for row in choice.rows},
+        cost_usd=sum(spent_usd(path) for path in folder.iterdir() if path.is_dir()),
+    )
+
+
+def _has_checks(opened: OpenedJob, choice: RowChoice) -> bool:
+    """Whether there is anything that an answer can fail, but for being cut off or empty."""
+    if not answers_are_said(opened):
+        return any(row.expected is not None for row in choice.rows)
+    return opened.grid.answers.reads_json or msgspec.structs.replace(opened.job.checks, attempts=1) != Checks()
+
+
+def _notes(found: Sequence[Standing], choice: RowChoice, judging: Judging | None, *, tells: bool) -> Iterator[str]:
+    if any(each.simulated for each in found):
+        yield "a simulation made these answers up: the figures say nothing about any model"
+    if choice.cluster_name and choice.clusters < FEWEST_CLUSTERS:
+        yield (
+            f"{choice.clusters} values of {choice.cluster_name} were held out: this holds for these alone, and says "
+            "nothing about others"
+        )
+    if not tells:
+        yield "the job has no [checks] that an answer could fail, so all of them pass" + (
+            "" if judging else "; --judge PROVIDER/MODEL compares them"
+        )
+    for name in judging.family if judging else ():
+        yield f"the judge is of the same family as {name}, and judges favour their own"
+    if lost := [each for each in found if each.failed]:
+        named = ", ".join(f"{each.contestant.name} {each.failed:,}" for each in lost)
+        yield f"rows without an answer, which count neither way: {named}"

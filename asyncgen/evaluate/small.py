@@ -1,0 +1,148 @@
+"""The small evaluation that `run` ends with: base and tuned model side by side on a handful of new prompts.
+
+Owns which prompts. Everything else is `session`'s: the answers are kept under `evaluations/run` like those of any
+evaluation, so the same `run` again asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncgen.errors import UsageError
+from asyncgen.evaluate.asking import EngineOf, engine_of
+from asyncgen.evaluate.measures import Standing
+from asyncgen.evaluate.result import Evaluation
+from asyncgen.evaluate.session import WantedEvaluation, evaluate_run
+from asyncgen.generate.observer import Observer
+from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.job.requests import MOST_ENUMERATED
+from asyncgen.run.directory import RunDirectory
+
+SMALL_NAME = "run"
+SMALL_ROWS = 6
+_BASE, _TUNED = "base", "tuned"
+# What the stores of the built-in campaign never met.
+_OUTSIDE_BUILT_IN = {
+    "sector": ("Hotel", "Bakery", "Book Shops", "Florists"),
+    "city": ("New York", "Madrid", "Vienna"),
+}
+_BUILT_IN_AXES = frozenset({"sector", "city", "size"})
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """One prompt with both answers; an answer that did not come is ""."""
+
+    prompt: str
+    base: str
+    tuned: str
+    base_passed: bool
+    tuned_passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Base and tuned model on the same prompts.
+
+    Attributes:
+        base, tuned: their figures; `passed` of `n` answers pass, `pass_rate` is the share with its 95 % interval.
+        rows: prompt by prompt.
+        source: where the prompts come from, in words.
+        evaluation: the same as a whole evaluation, for `--json` by `result.as_json`.
+    """
+
+    base: Standing
+    tuned: Standing
+    rows: tuple[SideBySide, ...]
+    source: str
+    evaluation: Evaluation
+
+
+async def small_comparison(
+    directory: RunDirectory,
+    observer: Observer,
+    *,
+    base_url: str | None = None,
+    api_key_file: Path | None = None,
+    rows: int = SMALL_ROWS,
+    engine: EngineOf = engine_of,
+) -> Comparison | None:
+    """Ask base and tuned model a handful of prompts that neither was trained on.
+
+    How to show it: for each of `rows` its prompt, then `base` and `tuned` under it (in columns where the terminal is
+    wide), with a mark where an answer fails the job's checks; then one line such as "tuned passes the checks 6 of 6
+    times, base 1 of 6 (prompts outside the grid); asyncgen evaluate RUN compares them with intervals". Six rows say
+    little: show no difference as a finding.
+
+    Args:
+        directory: of a run with a dataset and a tuned model.
+        observer: is told and asked, as in a generation.
+        base_url: of the provider that wrote the data, where a flag named it.
+        api_key_file: its key.
+        rows: prompts.
+        engine: how a contestant is asked.
+
+    Returns:
+        None where it was interrupted, or the run has nothing that was held out from training.
+
+    Raises:
+        UsageError: the run has no tuned model.
+        AsyncgenError: the models cannot be asked.
+    """
+    opened = job_of_run(directory)
+    noted = next((each for each in reversed(directory.read_state().finetuning) if each.tuned_model), None)
+    if noted is None:
+        raise UsageError(
+            f"{directory.path} has no tuned model", help_text=f"asyncgen finetune create {directory.path}"
+        )  # fmt: skip
+    wanted = WantedEvaluation(
+        contestants=(
+            f"{_BASE}=zero-shot:{noted.provider}/{noted.model}",
+            f"{_TUNED}=tuned:{noted.provider}/{noted.tuned_model}",
+        ),
+        axes=_new_values(opened),
+        rows=rows,
+        name=SMALL_NAME,
+        parameters={"temperature": 0},
+        base_url=base_url,
+        api_key_file=api_key_file,
+    )
+    try:
+        done = await evaluate_run(directory, wanted, observer, engine=engine)
+    except UsageError as error:
+        if error.code != "nothing_held_out":
+            raise
+        observer.say(f"{error.what}: base and tuned model are not compared")
+        return None
+    return _comparison(done.evaluation) if done.evaluation is not None else None
+
+
+def _new_values(opened: OpenedJob) -> Mapping[str, Sequence[str]]:
+    """Values that the built-in campaign does not have; nothing for another job."""
+    if set(opened.grid.names) != _BUILT_IN_AXES or not {"sector", "city"} <= set(opened.grid.sample.names):
+        return {}
+    known = {name: set(opened.grid.values_of(name, MOST_ENUMERATED)) for name in _OUTSIDE_BUILT_IN}
+    new = {name: [v for v in values if v not in known[name]] for name, values in _OUTSIDE_BUILT_IN.items()}
+    return new if all(new.values()) else {}
+
+
+def _comparison(evaluation: Evaluation) -> Comparison:
+    base, tuned = evaluation.contestants
+    return Comparison(
+        base,
+        tuned,
+        tuple(
+            SideBySide(
+                prompt=prompt,
+                base=evaluation.answers[row].get(_BASE, ""),
+                tuned=evaluation.answers[row].get(_TUNED, ""),
+                base_passed=row in evaluation.passed[_BASE],
+                tuned_passed=row in evaluation.passed[_TUNED],
+            )
+            for row, prompt in evaluation.prompts.items()
+        ),
+        evaluation.source,
+        evaluation,
+    )

@@ -1,0 +1,226 @@
+"""Which technique the job should use, in one sentence with the numbers that it rests on.
+
+Owns the rule. One test decides who is better (exact sign test, corrected by Holm over the pairs against the best); the
+interval tells by how much, and whether a cheaper contestant is worse by more than the margin that was fixed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from asyncgen.evaluate.judge import JudgedPair
+from asyncgen.evaluate.measures import Answers, Standing, are_clustered
+from asyncgen.evaluate.statistics import (
+    FEWEST_CLUSTERS,
+    Interval,
+    bootstrap,
+    holm,
+    newcombe,
+    paired_counts,
+    sign_test,
+    units_needed,
+)
+
+SIGNIFICANT = 0.05
+_TENS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """Two contestants on the rows that both have answered.
+
+    Attributes:
+        a, b: their names.
+        difference: share of A that passes less that of B, with its 95 % interval.
+        p: of the sign test.
+        p_corrected: by Holm, over all pairs shown.
+        pairs: rows.
+        only_a, only_b: rows on which only one of them passes.
+    """
+
+    a: str
+    b: str
+    difference: Interval
+    p: float
+    pairs: int
+    only_a: int
+    only_b: int
+    p_corrected: float = 1.0
+
+    @property
+    def discordant(self) -> float:
+        return (self.only_a + self.only_b) / self.pairs if self.pairs else 0.0
+
+
+def best_of(found: Sequence[Standing]) -> Standing:
+    """The one of whom most passes; of equals the cheaper one, then the earlier one."""
+    return max(found, key=lambda each: (each.pass_rate.value, -_cost(each)))
+
+
+def _cost(standing: Standing) -> float:
+    return float("inf") if standing.cost_usd_per_1000 is None else standing.cost_usd_per_1000
+
+
+def compare_with_best(answers: Mapping[str, Answers], best: str, *, seed: int) -> list[PairResult]:
+    """The best contestant against every other, the p values corrected."""
+    found = [_compared(answers[best], other, seed) for name, other in answers.items() if name != best]
+    corrected = holm([each.p for each in found])
+    return [replace(each, p_corrected=p) for each, p in zip(found, corrected, strict=True)]
+
+
+def _compared(a: Answers, b: Answers, seed: int) -> PairResult:
+    shared = [name for name in a.by_row if name in b.by_row]
+    ones = [a.by_row[name].passed for name in shared]
+    others = [b.by_row[name].passed for name in shared]
+    clusters = [a.by_row[name].row.cluster for name in shared]
+    counts = paired_counts(ones, others)
+    differences = [float(one) - float(other) for one, other in zip(ones, others, strict=True)]
+    if are_clustered(clusters) and len(set(clusters)) >= FEWEST_CLUSTERS:
+        difference, p = bootstrap(differences, clusters, seed=seed), _cluster_test(differences, clusters)
+    else:
+        difference, p = newcombe(counts), sign_test(counts.only_a, counts.only_b)
+    names = a.entry.contestant.name, b.entry.contestant.name
+    return PairResult(*names, difference, p, counts.units, counts.only_a, counts.only_b)
+
+
+def _cluster_test(differences: Sequence[float], clusters: Sequence[str]) -> float:
+    """The sign test over clusters: rows of one cluster are no independent witnesses."""
+    sums: dict[str, float] = {}
+    for difference, cluster in zip(differences, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + difference
+    return sign_test(sum(each > 0 for each in sums.values()), sum(each < 0 for each in sums.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the figures say.
+
+    Attributes:
+        sentence: for a person.
+        use: the contestant to use; None where the data does not tell.
+        more_rows: about how many more would show a difference as large as the margin; None where that is not the
+            question.
+    """
+
+    sentence: str
+    use: str | None = None
+    more_rows: int | None = None
+
+
+def verdict_on(found: Sequence[Standing], pairs: Sequence[PairResult], margin: float, unit: str) -> Verdict:
+    """The verdict by the job's checks.
+
+    Args:
+        found: all contestants; none without an answer.
+        pairs: the best against each other one.
+        margin: by which a cheaper one may be worse, as a share.
+        unit: what a row is called, in the plural.
+    """
+    best = best_of(found)
+    others = {each.contestant.name: each for each in found if each is not best}
+    if not pairs:
+        return Verdict(f"{best.contestant.name} alone was asked: {_share(best)}; there is nothing to compare it with")
+    if best.passed == 0:
+        return Verdict("no contestant gave an answer that passes: look at the checks, and at the answers")
+    near = [pair for pair in pairs if pair.difference.high <= margin and _saves(others[pair.b], best)]
+    if near:
+        pair = min(near, key=lambda each: (_cost(others[each.b]), -others[each.b].pass_rate.value))
+        return _not_worse(pair, best, others[pair.b], margin, unit)
+    runner_up = min(pairs, key=lambda each: (each.difference.value, each.p_corrected))
+    open_pairs = [pair for pair in pairs if pair.p_corrected >= SIGNIFICANT]
+    if not open_pairs:
+        sentence = f"{_more_often(runner_up, unit)}{_cost_words(best, others[runner_up.b])}: use {runner_up.a}"
+        return Verdict(sentence, runner_up.a)
+    return _untold(min(open_pairs, key=lambda each: each.difference.value), margin, unit)
+
+
+def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Verdict:
+    """The verdict by what the judge preferred, where answers have no checks to pass."""
+    if not pairs:
+        return Verdict("there is nothing to tell the contestants apart by: the job has no [checks], and nobody judged")
+    pair = min(pairs, key=lambda each: (each.p, -abs(each.wins - each.losses)))
+    better, worse = (pair.a, pair.b) if pair.wins >= pair.losses else (pair.b, pair.a)
+    wins, losses = max(pair.wins, pair.losses), min(pair.wins, pair.losses)
+    rows = f"{wins} to {losses} with {pair.ties} ties, p={_p(pair.p)}"
+    if pair.p < SIGNIFICANT:
+        return Verdict(f"the judge prefers {better} to {worse} ({rows}): use {better}", better)
+    decided = wins + losses
+    total = decided + pair.ties
+    wanted = units_needed(decided / total, (wins - losses) / total) if total and wins != losses else None
+    more = _more(wanted, total)
+    told = f"; about {more:,} more {unit} would, if it is as seen" if more else ""
+    return Verdict(f"the data does not tell: the judge prefers {better} to {worse} {rows}{told}", None, more)
+
+
+def _saves(other: Standing, best: Standing) -> bool:
+    """Is the other one cheaper to call, or as cheap and without a training?"""
+    if other.contestant.technique != "tuned" and best.contestant.technique == "tuned" and _cost(other) <= _cost(best):
+        return True
+    return _cost(other) < _cost(best)
+
+
+def _not_worse(pair: PairResult, best: Standing, other: Standing, margin: float, unit: str) -> Verdict:
+    reasons = []
+    if _cost(other) < _cost(best):
+        reasons.append(_ratio(other, best))
+    if other.contestant.technique != "tuned" and best.contestant.technique == "tuned":
+        reasons.append("needs no training")
+    low = -100 * pair.difference.high
+    return Verdict(
+        f"{pair.b} is not worse than {pair.a} by more than {100 * margin:g} points "
+        f"({-100 * pair.difference.value:+.1f}, lower end {low:+.1f}, {pair.pairs} {unit}) and "
+        f"{' and '.join(reasons)}: use {pair.b}",
+        pair.b,
+    )
+
+
+def _more_often(pair: PairResult, unit: str) -> str:
+    difference = pair.difference
+    how_often = f"{100 * difference.value:.1f} points more often than" if difference.value else "as often as"
+    return (
+        f"{pair.a} passes {how_often} {pair.b} "
+        f"(95 % {100 * difference.low:.1f}..{100 * difference.high:.1f}, {pair.pairs} {unit}, p={_p(pair.p_corrected)})"
+    )
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - three digits are shown
+
+
+def _cost_words(best: Standing, other: Standing) -> str:
+    if best.cost_usd_per_1000 is None or other.cost_usd_per_1000 is None:
+        return ""
+    if best.cost_usd_per_1000 == other.cost_usd_per_1000:
+        return " and costs the same" if best.cost_usd_per_1000 else " and both cost nothing to call"
+    return f" and {_ratio(best, other)}"
+
+
+def _ratio(one: Standing, other: Standing) -> str:
+    if not one.cost_usd_per_1000:
+        return "costs nothing to call"
+    if not other.cost_usd_per_1000:
+        return "costs more to call"
+    return f"costs {one.cost_usd_per_1000 / other.cost_usd_per_1000:.2g} of it"
+
+
+def _untold(pair: PairResult, margin: float, unit: str) -> Verdict:
+    detected = margin or pair.difference.value  # without a margin, the difference that was seen
+    more = _more(units_needed(pair.discordant, detected), pair.pairs)
+    seen = _more(units_needed(pair.discordant, pair.difference.value), pair.pairs)
+    told = f"; about {more:,} more {unit} would show a difference of {100 * detected:g} points" if more else ""
+    as_seen = f", about {seen:,} more one as large as seen" if seen and margin else ""
+    return Verdict(f"the data does not tell: {_more_often(pair, unit)}{told}{as_seen}", None, more)
+
+
+def _more(wanted: int | None, there: int) -> int | None:
+    """How many units are missing, in tens; None where no number would do."""
+    return None if wanted is None else max(-(-(wanted - there) // _TENS) * _TENS, _TENS)
+
+
+def _share(standing: Standing) -> str:
+    rate = standing.pass_rate
+    return (
+        f"{standing.passed} of {standing.n} answers pass ({100 * rate.value:.0f} %, 95 % {100 * rate.low:.0f}.."
+        f"{100 * rate.high:.0f})"
+    )
