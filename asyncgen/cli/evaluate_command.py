@@ -72,9 +72,9 @@ def evaluate(
     from asyncgen.evaluate.rows import parse_axes  # noqa: PLC0415 - likewise
     from asyncgen.evaluate.session import WantedEvaluation, evaluate_run  # noqa: PLC0415 - likewise
     from asyncgen.finetune.target import RUNS  # noqa: PLC0415 - likewise
-    from asyncgen.job.of_run import named_run  # noqa: PLC0415 - likewise
+    from asyncgen.run.directory import find_run  # noqa: PLC0415 - likewise
 
-    directory = named_run(run, root=RUNS)
+    directory = find_run(run, root=RUNS)
     asking = {name: options.pop(name) for name in AskOptions.__dataclass_fields__ if name in options}
     wanted = WantedEvaluation(
         contestants=contestants or None, axes=parse_axes(axes), options=AskOptions(**asking), **options

@@ -24,7 +24,7 @@ from asyncgen.job.load import read_job_file, with_max_tokens
 from asyncgen.job.model import Job
 from asyncgen.job.of_run import OpenedJob, open_job
 from asyncgen.providers.choose import Where, named_profile, requested_model
-from asyncgen.providers.profiles import Choice, Profile
+from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.run.state import RunState
 from asyncgen.run.whole_file import replacing
 
@@ -136,7 +136,7 @@ class Entry:
 
     contestant: Contestant
     opened: OpenedJob
-    choice: Choice
+    choice: ProviderChoice
     where: Where
     is_bare: bool = False
 
@@ -212,7 +212,7 @@ def open_entry(
         tuning=opened.tuning,
         model=contestant.model,
     )
-    choice = Choice(named_profile(contestant.provider, opened.file.profiles), f"contestant {contestant.name}")
+    choice = ProviderChoice(named_profile(contestant.provider, opened.file.profiles), f"contestant {contestant.name}")
     where = Where(contestant.provider, contestant.base_url, contestant.model, api_key_file)
     return Entry(contestant, found, choice, where, is_bare)
 

@@ -13,12 +13,11 @@ from itertools import product
 from typing import Any
 
 from asyncgen.dataset.split import Split, known_plan, plan_split
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, nearest
 from asyncgen.evaluate.taught import TaughtSample, order_by, read_samples
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.requests import MOST_ENUMERATED
 from asyncgen.job.template import ANSWER, field_of, parse
-from asyncgen.nearest import nearest
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.state import DatasetState
 
