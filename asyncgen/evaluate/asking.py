@@ -16,12 +16,13 @@ import orjson
 
 from asyncgen.errors import QuotaError
 from asyncgen.evaluate.contestants import Entry
+from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.client import COMPLETIONS, open_completer
 from asyncgen.generate.http.completer import Answer, AttemptError, Completer
 from asyncgen.generate.observer import Observer
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY
-from asyncgen.generate.session import Engine, EngineResult, GenerateOptions, OnlineEngine, Session, generate_opened
+from asyncgen.generate.session import OnlineEngine, generate_opened
 from asyncgen.generate.spending import consent_to_cost, spending_of
 from asyncgen.json_text import decode_json
 from asyncgen.providers.choose import named_address

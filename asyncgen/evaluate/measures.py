@@ -23,7 +23,7 @@ from asyncgen.evaluate.rows import EvaluationRow
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS, Interval, bootstrap, quantile, wilson
 from asyncgen.evaluate.taught import TaughtSample, repeating
 from asyncgen.job.checks import AnswerChecks
-from asyncgen.providers.prices import Price, tier_of
+from asyncgen.providers.price import Price, tier_of
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, Usage, decode_failure, decode_record

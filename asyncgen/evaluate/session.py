@@ -49,7 +49,7 @@ from asyncgen.job.model import Checks
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_address
-from asyncgen.providers.prices import Price
+from asyncgen.providers.price import Price
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.run.directory import RunDirectory, locked
 from asyncgen.run.state import DatasetState
