@@ -28,9 +28,9 @@ _SEEDS = 2**31
 # Of a rate that is high already: with a multiplier beyond this nothing is learnt but noise.
 _LARGEST = {"n_epochs": 50, "batch_size": 256, "learning_rate_multiplier": 10}
 _EXPECTED = {
-    "n_epochs": '"auto" or a whole number from 1 to {_LARGEST["n_epochs"]}',
-    "batch_size": '"auto" or a whole number from 1 to {_LARGEST["batch_size"]}',
-    "learning_rate_multiplier": '"auto" or a number above 0 and up to {_LARGEST["learning_rate_multiplier"]}',
+    "n_epochs": '"auto" or a whole number from 1 to 50',
+    "batch_size": '"auto" or a whole number from 1 to 256',
+    "learning_rate_multiplier": '"auto" or a number above 0 and up to 10',
     "beta": '"auto" or a number above 0 and up to 2',
 }
 
