@@ -192,6 +192,7 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    sync_api.expect.set_options(timeout=20_000)  # a busy machine is no fault of the page
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
@@ -213,7 +214,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             opened = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **context})
             stack.callback(opened.close)
             page = opened.new_page()
-            page.set_default_timeout(10_000)
+            page.set_default_timeout(20_000)
             page.on("pageerror", lambda error: troubles.append(str(error)))
             page.on("console", lambda said: troubles.append(said.text) if is_trouble(said) else None)
             page.goto(link)
