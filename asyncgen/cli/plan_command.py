@@ -20,7 +20,8 @@ from asyncgen.cli.options import (
     tpm_option,
 )
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.cli.plan_lines import break_even_lines, plan_lines
+from asyncgen.cli.plan_lines import break_even_lines, labelled, plan_lines
+from asyncgen.cli.preflight import Ahead, ahead_lines, problems_ahead, tuning_where
 from asyncgen.generate.plan.plan import PlanTarget, compare_with_tuning, make_plan, plan_as_json, tuners_within_reach
 from asyncgen.generate.plan.rows_there import rows_there
 from asyncgen.job.model import Limits
@@ -79,7 +80,9 @@ def plan(
     if as_json:
         json_result(plan_as_json(made, compared))
         return
-    for line in (*plan_lines(made), *(break_even_lines(*compared) if compared else ())):
+    ahead = Ahead(opened, generation, flags, tuning, tuning_where(opened, flags), None, yes=True)
+    later = labelled("then", ahead_lines(ahead, problems_ahead(ahead)))
+    for line in (*plan_lines(made), *later, *(break_even_lines(*compared) if compared else ())):
         result(line)
     say(f"next: {_next_step(job, made.left)}")
 

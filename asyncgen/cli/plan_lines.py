@@ -38,13 +38,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield ""
         yield from _prompt_lines(f"prompt {number}", prompt)
     yield ""
-    yield from _labelled("tokens", [_tokens(plan), f"({plan.tokens.basis})"])
-    yield from _labelled("cost", _cost_lines(plan))
-    yield from _labelled("training", list(map(_training_line, plan.trainings)))
-    yield from _labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
+    yield from labelled("tokens", [_tokens(plan), f"({plan.tokens.basis})"])
+    yield from labelled("cost", _cost_lines(plan))
+    yield from labelled("training", list(map(_training_line, plan.trainings)))
+    yield from labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
     gone = [f"{model} stops answering on {day}" for model, day in plan.shutdowns]
-    yield from _labelled("shutdown", gone)
-    yield from _labelled("note", list(plan.remarks))
+    yield from labelled("shutdown", gone)
+    yield from labelled("note", list(plan.remarks))
 
 
 def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) -> Iterator[str]:
@@ -76,7 +76,8 @@ def clock(seconds: float) -> str:
     return f"{whole} s"
 
 
-def _labelled(label: str, lines: list[str]) -> Iterator[str]:
+def labelled(label: str, lines: list[str]) -> Iterator[str]:
+    """Lines with a label before the first."""
     for number, line in enumerate(lines):
         yield f"{'' if number else label:{_LABEL}}{line}"
 

@@ -28,6 +28,7 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @out_option
 @endpoint_options
 @click.option("--finetune-provider", envvar="ASYNCGEN_FINETUNE_PROVIDER", metavar="NAME", help="Who tunes.")
+@click.option("--finetune-model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to tune.")
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
 @click.option("--prompt", metavar="TEXT", help="What the tuned model is asked.  [default: one it was not trained on]")
 @limit_options
@@ -35,7 +36,9 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @yes_option
 @verbose_option
 @output_options
-def run(file: Path | None, *, until: str, prompt: str | None, as_json: bool, **options: Any) -> int:
+def run(
+    file: Path | None, *, until: str, prompt: str | None, finetune_model: str | None, as_json: bool, **options: Any
+) -> int:
     """Generate, prepare, tune, and ask the tuned model: FILE, or the built-in campaign.
 
     Every stage goes on where it stopped when the same command is given again. Without a key everything happens on
@@ -45,7 +48,7 @@ def run(file: Path | None, *, until: str, prompt: str | None, as_json: bool, **o
     from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - likewise
 
     job = job_file(file, built_in=True)
-    pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), prompt, yes=options["yes"])
+    pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), prompt, finetune_model, yes=options["yes"])
     code = pipeline.until(until, STAGES)
     if as_json:
         json_result(pipeline.report)

@@ -7,14 +7,18 @@ done is on disk, so nothing here needs to be remembered from one invocation to t
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from asyncgen.cli.arguments import next_command
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
-from asyncgen.cli.output import result, say, this_command
+from asyncgen.cli.output import is_verbose, result, say, this_command
+from asyncgen.cli.preflight import Ahead, problems_ahead, refuse_problems, tuning_where
 from asyncgen.cli.prepare_lines import run_lines, run_object
 from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run
@@ -24,17 +28,19 @@ from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.generate.engine import GenerateOptions
-from asyncgen.generate.session import generate_rows
-from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.generate.session import generate_opened
+from asyncgen.job.of_run import OpenedJob, job_of_run, open_named_job
 from asyncgen.json_text import decode_loosely
-from asyncgen.providers.choose import Where, named_profile, open_endpoint
+from asyncgen.providers.choose import named_profile, open_endpoint
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.run.directory import RunDirectory, open_run
+from asyncgen.terminal import counted, duration, money
 
 # The built-in campaign's model is asked for stores of a sector and a city that it never met.
 _OUTSIDE_BUILT_IN = {"sector": "Hotel", "city": "New York", "size": "small"}
 _ANSWER_TOKENS = 120
+_SIGNALLED = frozenset({129, 130, 143})
 
 
 @dataclass
@@ -46,6 +52,7 @@ class RunPipeline:
         options: the flags, as the generating stage takes them.
         yes: every question is answered with yes.
         prompt: what the tuned model is asked; None for one that it was not trained on.
+        finetune_model: to tune; None for the job's, else the provider's default.
 
     Attributes:
         report: what the stages came to, for `--json`.
@@ -54,10 +61,12 @@ class RunPipeline:
     job: Path | None
     options: GenerateOptions
     prompt: str | None
+    finetune_model: str | None
     yes: bool = field(kw_only=True)
     report: dict[str, Any] = field(default_factory=dict)
     _run: RunDirectory = field(default_factory=lambda: RunDirectory(Path()))
     _tuned_model: str = ""
+    _base_model: str = ""
 
     def until(self, last: str, names: Sequence[str]) -> int:
         """Go through the stages up to `last`; returns the exit code.
@@ -66,11 +75,13 @@ class RunPipeline:
             AsyncgenError: a stage did not succeed; which one has been said.
         """
         stages: dict[str, Callable[[], int]] = {
-            "generate": self._generate,
             "prepare": self._prepare,
             "finetune": self._finetune,
             "complete": self._complete,
         }
+        began = time.monotonic()
+        opened, generation = self._opened(tuning=last in {"finetune", "complete"})
+        stages["generate"] = lambda: self._generate(opened, generation)
         code = 0
         for number, name in enumerate(names[: names.index(last) + 1], 1):
             say(f"stage {number} of {len(names)}: {name}")
@@ -81,12 +92,50 @@ class RunPipeline:
                 raise
             code = code or stage_code
             if stage_code not in {0, IncompleteError.exit_code}:
-                _say_where(name)
+                if name != "generate" or stage_code not in _SIGNALLED:  # else the stage has said so itself
+                    _say_where(name)
                 return stage_code
+        self._say_end(last, time.monotonic() - began)
         return code
 
-    def _generate(self) -> int:
-        generated = run_loop(generate_rows(self.job, self.options, Screen(yes=self.yes)))
+    def _opened(self, *, tuning: bool) -> tuple[OpenedJob, ProviderChoice]:
+        """The job and who answers, once every stage was found to be possible; nothing is sent before.
+
+        Raises:
+            AsyncgenError: one is not, with all that is wrong.
+        """
+        opened, generation, tuner = open_named_job(
+            self.job, self.options.where, finetune_provider=self.options.finetune_provider
+        )
+        where = tuning_where(opened, self.options.where)
+        ahead = Ahead(opened, generation, self.options.where, tuner, where, self.finetune_model, self.yes)
+        refuse_problems(problems_ahead(ahead, tuning=tuning))
+        return opened, generation
+
+    def _say_end(self, last: str, elapsed_s: float) -> None:
+        """What was made, where it is, what it cost, and what can be done with it."""
+        generated = self.report["generate"]
+        cost = "" if generated["cost_usd"] is None else f", {money(generated['cost_usd'])}"
+        model = ", 1 tuned model" if self._tuned_model else ""
+        made = f"{counted(generated['done'], 'answer')}{model}{cost}"
+        say(f"done in {duration(elapsed_s)}: {made}, all in {self._run.path}")
+        for number, command in enumerate(self._next_steps(last)):
+            say(f"{'next: ' if not number else '      '}{command}")
+
+    def _next_steps(self, last: str) -> list[str]:
+        run = self._run.path
+        look = f"{next_command('show', run)}   (the answers)"
+        if last == "generate":
+            return [next_command("prepare", run), look]
+        if last == "prepare":
+            return [next_command("finetune create", run), look]
+        steps = [f"{next_command('complete', 'YOUR PROMPT')}   (ask the tuned model)"] if self._tuned_model else []
+        own = "init my-job.toml" if self.job is None else ""
+        last_step = f"{next_command(own)}   (a job of your own)" if own else next_command("report", run)
+        return [*steps, look, last_step]
+
+    def _generate(self, opened: OpenedJob, generation: ProviderChoice) -> int:
+        generated = run_loop(generate_opened(opened, generation, self.options, Screen(yes=self.yes)))
         summarise(generated)
         self._run = RunDirectory(generated.run)
         self.report["generate"] = generated.as_json()
@@ -108,14 +157,16 @@ class RunPipeline:
             )
         for line in (
             *(f"warning: {warning}" for warning in prepared.warnings),
-            *run_lines(prepared, opened.job.dataset),
+            *run_lines(prepared if is_verbose() else replace(prepared, costs=()), opened.job.dataset),
         ):
             say(line)
         self.report["prepare"] = run_object(prepared)
         return 0
 
     def _finetune(self) -> int:
-        source = find_source(self._run.path, None, None, self._tuning_where(job_of_run(self._run)), None)
+        source = find_source(
+            self._run.path, None, None, tuning_where(job_of_run(self._run), self.options.where), self.finetune_model
+        )
         wanted = WantedTuning(
             choice=ProviderChoice(source.choice.profile, "who tunes, by the run's job"),
             where=source.where,
@@ -126,6 +177,7 @@ class RunPipeline:
         with open_run(self._run.path) as run:
             tuned = run_loop(tune(run, wanted, Screen(yes=self.yes)))
         if tuned.job is not None:
+            self._base_model = source.model
             self._tuned_model = tuned.job.tuned_model or ""
             self.report["finetune"] = {"id": tuned.job.id, "status": tuned.job.status, "model": self._tuned_model}
         return tuned.exit_code
@@ -137,30 +189,29 @@ class RunPipeline:
             say(f"{profile.title} needs a step of yours before the model answers; it is named above")
             return 0
         prompt = self.prompt or self._unseen_prompt(opened)
-        answer = run_loop(self._ask(opened, profile, prompt))
-        result(f"{prompt}\n    {answer.text.strip()}")
-        self.report["complete"] = {"model": answer.model, "prompt": prompt, "completion": answer.text}
+        tuned, base = run_loop(self._asked(opened, profile, prompt))
+        result(prompt)
+        for label, text in (("before", base.text if base else ""), ("after", tuned.text)):
+            if text:
+                result(f"  {label:6}  {' '.join(text.split())}")
+        self.report["complete"] = {"model": tuned.model, "prompt": prompt, "completion": tuned.text}
+        self.report["complete"]["before"] = base.text if base else None
         return 0
 
-    async def _ask(self, opened: OpenedJob, profile: Profile, prompt: str) -> Completion:
+    async def _asked(self, opened: OpenedJob, profile: Profile, prompt: str) -> tuple[Completion, Completion | None]:
+        """What the tuned model says, and what the model said before; None where that one cannot be asked."""
         dataset = self._run.read_state().dataset
         assert dataset is not None, "the stage prepare noted it"
         form = form_of(dataset)
-        limit = answer_limit(profile, form, _ANSWER_TOKENS)
-        asking = Asking(self._tuned_model, form, {"temperature": 0, **limit})
+        parameters = {"temperature": 0, **answer_limit(profile, form, _ANSWER_TOKENS)}
         choice = ProviderChoice(profile, "it tuned the model")
-        where = self._tuning_where(opened)
+        where = tuning_where(opened, self.options.where)
         async with open_endpoint(choice, where, self._tuned_model, say) as endpoint, open_calls(endpoint) as calls:
-            return await ask(calls, asking, prompt)
-
-    def _tuning_where(self, opened: OpenedJob) -> Where:
-        """The address given for the answers is also the tuner's when both are the same provider."""
-        same = opened.tuning == opened.generation
-        return Where(
-            provider=opened.tuning,
-            base_url=self.options.where.base_url if same else None,
-            api_key_file=self.options.where.api_key_file if same else None,
-        )
+            tuned = await ask(calls, Asking(self._tuned_model, form, parameters), prompt)
+            base = None
+            with suppress(AsyncgenError):  # some providers serve no base model
+                base = await ask(calls, Asking(self._base_model, form, parameters), prompt)
+            return tuned, base
 
     def _unseen_prompt(self, opened: OpenedJob) -> str:
         if set(opened.grid.names) == set(_OUTSIDE_BUILT_IN):

@@ -82,7 +82,7 @@ def find_source(
         settings=FinetuneSettings(),
         choice=choice,
         where=where,
-        model=_model(choice, model),
+        model=model_to_tune(choice, model),
     )
 
 
@@ -105,7 +105,7 @@ def _of_run(directory: RunDirectory, where: Where, model: str | None) -> TuningS
         settings=settings,
         choice=choice,
         where=where,
-        model=_model(choice, model or settings.model),
+        model=model_to_tune(choice, model or settings.model),
         price_folder=folder,
     )
 
@@ -136,13 +136,18 @@ def _for_file(where: Where) -> ProviderChoice:
     return choice if where.provider or where.addresses else choose_tuning(choice)
 
 
-def _model(choice: ProviderChoice, named: str | None) -> str:
+def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
+    """The model to tune: the one named, else the provider's default.
+
+    Raises:
+        UsageError: none was named, and the provider has no default.
+    """
     finetuning = choice.profile.finetuning
     own = own_local_model(choice.profile, os.environ)
     model = named or own or (finetuning.default_model if finetuning else None)
     if model is None:
         raise UsageError(
-            f"{choice.profile.name} has no model of its own choice to tune",
-            help_text="name one with --model, or as `model` under [finetune] in the job file",
+            f"no model to tune was named, and {choice.profile.name} has no default",
+            help_text="--model NAME (run: --finetune-model NAME), or `model` under [finetune] in the job file",
         )
     return model

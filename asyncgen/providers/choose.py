@@ -290,7 +290,7 @@ def requested_model(profile: Profile, named: str | None, environment: Mapping[st
     model = named or own_local_model(profile, environment) or profile.default_model
     if model is None:
         raise UsageError(
-            f"{profile.name} has no model of its own choice",
+            f"no model was named, and {profile.name} has no default",
             help_text="name one with --model, or as `model` under [generate] in the job file",
         )
     return model

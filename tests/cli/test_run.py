@@ -23,7 +23,10 @@ def test_one_command_goes_the_whole_way_and_again_does_nothing(
     assert report["finetune"]["status"] == "succeeded"
     assert report["finetune"]["model"].startswith("ft:")
     assert report["complete"]["prompt"] == "small Hotel in New York"
-    assert "small Hotel in New York\n    " in first.stdout
+    assert "small Hotel in New York\n  before  " in first.stdout
+    assert "\n  after   " in first.stdout
+    assert "done in " in first.stderr
+    assert "next: asyncgen complete" in first.stderr
     run = tmp_path / "work" / "runs" / "direct-marketing"
     assert {path.name for path in run.iterdir()} >= {
         "job.toml", "records.jsonl", "failures.jsonl", "run.json", "train.jsonl", "validation.jsonl", "events.jsonl",

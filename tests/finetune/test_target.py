@@ -123,7 +123,7 @@ def test_a_file_is_tuned_on_where_new_customers_may_else_here(training_file: Pat
 
 def test_a_file_named_with_a_provider_is_tuned_on_there(training_file: Path) -> None:
     assert find_source(training_file, None, None, Where(provider="openai"), None).choice.profile.name == "openai"
-    with pytest.raises(UsageError, match="no model of its own choice"):
+    with pytest.raises(UsageError, match="no model to tune was named"):
         find_source(training_file, None, None, Where(provider="custom"), None)
 
 
