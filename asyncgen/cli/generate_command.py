@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.arguments import job_file
+from asyncgen.cli.arguments import job_file, next_command
 from asyncgen.cli.options import (
     endpoint_options,
     file_argument,
@@ -21,7 +21,7 @@ from asyncgen.cli.options import (
 from asyncgen.cli.output import json_result, result, say, show_error
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record
-from asyncgen.terminal import duration, money, one_line
+from asyncgen.terminal import counted, duration, money, one_line
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from asyncgen.generate.session import Generated
 
 _REASONS_SHOWN = 3
+_SIGNALLED = frozenset({129, 130, 143})
+_PLACE = ("out", "provider", "base_url", "model", "api_key_file")
 _REASON_WIDTH = 160
 
 
@@ -51,10 +53,25 @@ def generate(file: Path | None, *, as_json: bool, **options: Any) -> int:
     The same command goes on where it stopped. Ctrl-C finishes what is in flight; with --batch it leaves the batches
     at work, and the same command, given any day later, collects them.
     """
-    done = _generated(job_file(file, built_in=False), options)
+    job = job_file(file, built_in=False)
+    done = _generated(job, options)
+    summarise(done)
     if as_json:
         json_result(done.as_json())
+    elif step := _step_after(done, job):
+        say(f"next: {step}")
     return done.exit_code
+
+
+def _step_after(done: Generated, job: Path | None) -> str:
+    """What to do after a generation; "" where its error or its interruption has said it."""
+    if done.outcome.error is not None or done.exit_code in _SIGNALLED:
+        return ""
+    if done.progress.left:
+        return next_command("generate", job, keep=_PLACE)
+    if done.progress.unusable and not done.progress.usable and done.progress.settled:
+        return next_command("show", done.run, "--rejected")
+    return next_command("prepare", done.run)
 
 
 @click.command("preview")
@@ -65,22 +82,43 @@ def generate(file: Path | None, *, as_json: bool, **options: Any) -> int:
 @yes_option
 @output_options
 def preview(file: Path | None, *, count: int, as_json: bool, **options: Any) -> int:
-    """Send a few requests of FILE and show the answers; they are kept as rows of the run."""
-    done = _generated(job_file(file, built_in=True), {**options, "limit": count})
-    answers = _last_records(done.run / "records.jsonl", done.progress.settled)
+    """Send a few requests of FILE, from different combinations, and show the answers.
+
+    They are kept as rows of the run. Given again, the command shows the same rows and sends nothing.
+    """
+    job = job_file(file, built_in=True)
+    command = next_command("generate" if job else "run", job, keep=_PLACE)
+    done = _generated(job, {**options, "limit": count, "spread": True}, resume_command=command)
+    records = _records_of(done.run, done.sample)
+    say_failures(done)
     if as_json:
-        json_result({**done.as_json(), "records": [_shown(record) for record in answers]})
+        json_result({**done.as_json(), "records": [_shown(record) for record in records]})
         return done.exit_code
-    for record in answers:
-        result(f"{record.prompt}\n    {record.completion.strip()}")
-        for name in record.check_failures:
-            result(f"    fails the check {name}")
+    for record in records:
+        show_record(record)
+    cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
+    there = len(records) - done.progress.settled
+    before = f", {counted(there, 'answer')} there before" if there > 0 else ""
+    new = counted(done.progress.settled, "new answer")
+    say(f"{new} in {duration(done.elapsed_s)}{cost}{before}; kept in {done.run}")
+    if done.outcome.error is None:
+        say(f"next: {command}")
     return done.exit_code
 
 
-def _last_records(path: Path, count: int) -> list[Record]:
-    records = [record for _, record in read_rows(path, decode_record)] if count else []
-    return records[len(records) - count :]
+def _records_of(run: Path, keys: tuple[str, ...]) -> list[Record]:
+    """The records with these keys, in their order."""
+    found = {record.key: record for _, record in read_rows(run / "records.jsonl", decode_record) if record.key in keys}
+    return [found[key] for key in keys if key in found]
+
+
+def show_record(record: Record) -> None:
+    """An answer under its short prompt, with what is wrong with it."""
+    result(record.prompt or ", ".join(f"{name} {value}" for name, value in record.variables.items()))
+    for line in record.completion.strip().splitlines() or ["(empty)"]:
+        result(f"    {line}")
+    for name in record.check_failures:
+        result(f"    fails the check {name}")
 
 
 def _shown(record: Record) -> dict[str, Any]:
@@ -88,35 +126,40 @@ def _shown(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def _generated(job: Path | None, options: Mapping[str, Any]) -> Generated:
+def _generated(job: Path | None, options: Mapping[str, Any], resume_command: str | None = None) -> Generated:
     from asyncgen.cli.loop import run  # noqa: PLC0415 - imports asyncio
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
     from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - imports aiohttp
     from asyncgen.generate.session import generate_rows  # noqa: PLC0415 - imports aiohttp
 
-    done = run(generate_rows(job, GenerateOptions.from_mapping(options), Screen(yes=options["yes"])))
-    summarise(done)
-    return done
+    screen = Screen(yes=options["yes"], resume_command=resume_command)
+    return run(generate_rows(job, GenerateOptions.from_mapping(options), screen))
 
 
 def summarise(done: Generated) -> None:
     """Say what a generation came to."""
-    progress, error = done.progress, done.outcome.error
+    progress = done.progress
     cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
     if cost and done.estimate is not None and done.estimate.high:
         cost += f" (estimated {money(done.estimate.low)} to {money(done.estimate.high)})"
     say(
-        f"{progress.settled:,} answers in {duration(done.elapsed_s)}{cost}; "
+        f"{counted(progress.settled, 'answer')} in {duration(done.elapsed_s)}{cost}; "
         f"{progress.done:,} of {progress.requests:,} rows are in {done.run / 'records.jsonl'}"
     )
+    say_failures(done)
+
+
+def say_failures(done: Generated) -> None:
+    """Say what of a generation cannot be used, and why."""
+    progress, error = done.progress, done.outcome.error
     if progress.unusable:
-        say(f"{progress.usable:,} of {progress.settled:,} answers can be used (asyncgen report {done.run})")
+        say(f"{progress.usable:,} of {counted(progress.settled, 'answer')} can be used")
         _say_reasons(progress.unusable, progress.remedies)
     if failed := progress.failed + progress.failed_before:
-        say(f"{failed:,} rows failed: {done.run / 'failures.jsonl'}; --retry-failed asks for them again")
+        say(f"{counted(failed, 'row')} failed: {done.run / 'failures.jsonl'}; --retry-failed asks again")
         _say_reasons(progress.failures, progress.remedies)
     if progress.maybe_paid_twice:
-        say(f"{progress.maybe_paid_twice:,} requests were sent again and may have been paid twice")
+        say(f"{counted(progress.maybe_paid_twice, 'request')} sent again, and may have been paid for twice")
     if error is not None:
         show_error(error, as_json=False)
 

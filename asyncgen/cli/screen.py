@@ -27,10 +27,12 @@ class Screen:
 
     Args:
         yes: --yes was given: every question is answered with yes.
+        resume_command: goes on where the run stops; None for this command itself.
     """
 
-    def __init__(self, *, yes: bool) -> None:
+    def __init__(self, *, yes: bool, resume_command: str | None = None) -> None:
         self._yes = yes
+        self._resume_command = resume_command
 
     @property
     def agrees_to_all(self) -> bool:
@@ -38,7 +40,7 @@ class Screen:
 
     @property
     def resume_command(self) -> str:
-        return this_command()
+        return self._resume_command or this_command()
 
     def say(self, text: str) -> None:
         say(text)

@@ -41,6 +41,7 @@ class GenerateOptions:
         tpm: tokens a minute.
         max_cost: USD, over all invocations of the run.
         limit: send at most so many requests this time.
+        spread: take these from combinations all over the grid, the same ones each time.
         retry_failed: ask again for rows that failed.
         retry_rejected: ask again for rows whose answers `prepare` rejected.
         fsync_each: make each answer safe from a power loss at once.
@@ -56,6 +57,7 @@ class GenerateOptions:
     tpm: float | None = None
     max_cost: float | None = None
     limit: int | None = None
+    spread: bool = False
     retry_failed: bool = False
     retry_rejected: bool = False
     fsync_each: bool = False

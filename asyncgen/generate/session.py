@@ -72,6 +72,7 @@ class OnlineEngine:
                     session.opened.grid, session.journal, completer, limits=limits, checks=session.checks,
                     stops_when_useless=not observer.agrees_to_all,
                     progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=session.options.limit,
+                    spread=session.options.spread,
                     budget=session.gate(),
                     endpoint=session.endpoint,
                 )  # fmt: skip
@@ -122,6 +123,7 @@ class Generated:
         stale: records that no longer belong to the job.
         elapsed_s: seconds.
         exit_code: of the process.
+        sample: keys of the rows that `options.spread` is about; none where it is not set.
     """
 
     run: Path
@@ -132,6 +134,7 @@ class Generated:
     stale: int
     elapsed_s: float
     exit_code: int
+    sample: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The last line of `generate --json`."""
@@ -295,7 +298,11 @@ async def _generate(
             raise
     elapsed_s = time.monotonic() - began
     code = result.exit_code or _exit_code(result.outcome, progress)
-    return Generated(run.directory.path, progress, result.outcome, cost_usd, estimate, stale.records, elapsed_s, code)
+    sample = opened.grid.sample_evenly(options.limit) if options.spread and options.limit else ()
+    return Generated(
+        run.directory.path, progress, result.outcome, cost_usd, estimate, stale.records, elapsed_s, code,
+        tuple(request.key.hex() for request in sample),
+    )  # fmt: skip
 
 
 def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:

@@ -197,7 +197,7 @@ class Combinations:
         chosen = Random(0)  # noqa: S311 - an estimate, which is to be the same each time
         whole = self.count + self.excluded
         places = {next(iter(self))[0]}
-        for _ in range(most * (_DRAWS if self._exclusions else 1)):
+        for _ in range(most * _DRAWS):
             if len(places) == most:
                 break
             place = chosen.randrange(whole)

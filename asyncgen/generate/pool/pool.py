@@ -434,6 +434,7 @@ async def generate(
     stop: asyncio.Event,
     abandon: asyncio.Event,
     limit: int | None = None,
+    spread: bool = False,
     budget: BudgetGate | None = None,
     stops_when_useless: bool = False,
     endpoint: Endpoint | None = None,
@@ -451,13 +452,14 @@ async def generate(
         stop: set it to finish what is in flight and end.
         abandon: set it to drop what is in flight.
         limit: send at most so many requests.
+        spread: take these from combinations all over the grid.
         budget: None where money is no matter.
         stops_when_useless: end the run when its first answers all fail their checks.
         endpoint: named when its errors are explained.
         rng: for jitter.
     """
     rates = RequestRates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
-    source = RowSource(grid, journal, rates, progress, limit)
+    source = RowSource(grid, journal, rates, progress, limit, spread=spread)
     pool = Pool(
         iter(source), grid, journal, completer, checks=checks, rates=rates,
         concurrency=limits.concurrency or DEFAULT_CONCURRENCY, progress=progress, budget=budget,

@@ -47,14 +47,23 @@ class RowSource:
         rates: a request that does not fit into a minute is refused.
         progress: twins are counted there.
         limit: give at most so many; None for all.
+        spread: look only at so many combinations as the limit says, evenly over the grid.
 
     Attributes:
         is_cut: the limit left something out.
     """
 
     def __init__(
-        self, grid: RequestGrid, journal: ResumableJournal, rates: RequestRates, progress: Progress, limit: int | None
+        self,
+        grid: RequestGrid,
+        journal: ResumableJournal,
+        rates: RequestRates,
+        progress: Progress,
+        limit: int | None,
+        *,
+        spread: bool = False,
     ) -> None:
+        self._spread = spread
         self._grid = grid
         self._journal = journal
         self._claim = journal.claim
@@ -75,6 +84,9 @@ class RowSource:
             yield from self._look_through()
         given, tried_any = 0, self._journal.tried_any
         leaves_any = self._journal.leaves_any
+        if self._spread and self._limit is not None:
+            yield from self._spread_rows(self._limit)
+            return
         for request in self._grid.walk(self._claim_unless_left if leaves_any else self._claim):
             if isinstance(request, int):
                 self._find(0 if leaves_any else request)
@@ -85,6 +97,12 @@ class RowSource:
             else:
                 given += 1
                 yield row_again(request, self._journal.tried_before(request.key)) if tried_any else RowInWork(request)
+
+    def _spread_rows(self, count: int) -> Iterator[RowInWork]:
+        for request in self._grid.sample_evenly(count):
+            if self._claim(request.key) and not self._journal.is_left(request.key):
+                yield row_again(request, self._journal.tried_before(request.key))
+        self.is_cut = True
 
     def _look_through(self) -> Iterator[None]:
         """See that no request that will be given is too large."""
