@@ -206,7 +206,7 @@
     }
     return html`<section class="panel" aria-labelledby="runs-title">
       <h2 id="runs-title">Runs</h2>
-      <div class="scrolls" tabindex="0" role="region" aria-label="Runs"><table class="plain runs">
+      <div class="scrolls" tabindex="0" role="region" aria-label="Table of runs"><table class="plain runs">
         <thead><tr><th>Run</th><th>Model</th><th class="number">Rows</th><th class="number">of</th><th class="number">Spend <span class="unit">USD</span></th>
           <th class="number">Samples</th><th>Tuned model</th><th>Changed</th></tr></thead>
         <tbody>

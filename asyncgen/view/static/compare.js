@@ -108,13 +108,13 @@
       ${row.answers.map((answer) => {
         const choice = blind ? answer.letter : answer.name;
         const won = row.vote !== null && row.vote === answer.name;
-        return html`<section class=${won ? "won" : ""} role="group" aria-label=${answer.name ? ag.plain(answer.name) : `Answer ${answer.letter}`}>
-          <header><h4>${answer.name === null ? `Answer ${answer.letter}` : ag.plain(answer.name)}</h4>
+        return html`<div class=${`answer-of ${won ? "won" : ""}`} role="group" aria-label=${answer.name ? ag.plain(answer.name) : `Answer ${answer.letter}`}>
+          <div class="heading"><h4>${answer.name === null ? `Answer ${answer.letter}` : ag.plain(answer.name)}</h4>
             ${answer.passed === false && answer.name !== null ? html`<span class="marks">does not pass: ${answer.check_failures.map(ag.plain).join(", ") || "checks"}</span>` : null}
-            ${won ? html`<span class="pill">your choice</span>` : null}</header>
+            ${won ? html`<span class="pill">your choice</span>` : null}</div>
           <${ag.Text} text=${answer.completion} />
           ${vote ? html`<button onClick=${() => vote(row.row, choice)} aria-pressed=${won}>${won ? "Chosen" : "This one is better"}</button>` : null}
-        </section>`;
+        </div>`;
       })}
     </div>
     ${vote && row.answers.length > 1 ? html`<button class="quiet" aria-pressed=${row.vote === "tie"} onClick=${() => vote(row.row, "tie")}>${row.vote === "tie" ? "A tie, you said" : "A tie"}</button>` : null}
