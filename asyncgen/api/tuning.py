@@ -30,7 +30,11 @@ _ANSWER_TOKENS = 256
 
 
 def prepare(
-    run: Run | str | os.PathLike[str], *, provider: str | None = None, drop_near_duplicates: bool = False
+    run: Run | str | os.PathLike[str],
+    *,
+    provider: str | None = None,
+    drop_near_duplicates: bool = False,
+    simulated: bool = False,
 ) -> Prepared:
     """Write the dataset of a run: `train.jsonl`, `validation.jsonl`, and `rejected.jsonl` with reasons.
 
@@ -38,6 +42,7 @@ def prepare(
         run: a run, or its directory.
         provider: who will train; None for the job's.
         drop_near_duplicates: leave answers out that are nearly an earlier one to the same prompt.
+        simulated: take a simulation's answers, too: a rehearsal.
 
     Raises:
         AsyncgenError: the provider would refuse the dataset, or a file is damaged.
@@ -52,7 +57,13 @@ def prepare(
     profile = PROFILES[provider or opened.tuning]
     with open_for_writing(directory.path) as writer:
         return prepare_run(
-            writer, opened.job, opened.grid, provider=profile, prices=prices, drop_near_duplicates=drop_near_duplicates
+            writer,
+            opened.job,
+            opened.grid,
+            provider=profile,
+            prices=prices,
+            drop_near_duplicates=drop_near_duplicates,
+            simulated=simulated,
         )
 
 
@@ -64,6 +75,7 @@ def finetune(
     model: str | None = None,
     api_key_file: str | os.PathLike[str] | None = None,
     follow: bool = True,
+    simulated: bool = False,
     yes: bool = False,
 ) -> TuningJob:
     """Upload the dataset of a run, create the fine-tuning job, and follow it to its end.
@@ -77,6 +89,7 @@ def finetune(
         model: to tune; None for the job's, else the provider's default.
         api_key_file: a file that holds the key.
         follow: else return as soon as the job exists.
+        simulated: learn from a simulation's answers, too: a rehearsal.
         yes: consent to what it costs; free tunings need none.
 
     Raises:
@@ -95,6 +108,7 @@ def finetune(
         order=source.order(source.settings),
         dataset=source.dataset,
         price_folder=source.price_folder,
+        simulated=simulated,
     )
 
     async def work(interrupt: Interrupt) -> TuningJob:

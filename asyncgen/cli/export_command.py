@@ -17,6 +17,7 @@ from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.reviews import read_reviews
+from asyncgen.run.simulated import count_simulated, refuse_simulated
 
 
 @click.command("export")
@@ -30,8 +31,9 @@ from asyncgen.run.reviews import read_reviews
 )
 @click.option("--raw-csv", is_flag=True, help="Leave CSV cells alone that a spreadsheet would run as formulas.")
 @click.option("--variables", is_flag=True, help="CSV: a column for each variable, too.")
+@click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal.")
 @output_options
-def export(run: Path | None, output: str, raw_csv: bool, variables: bool, as_json: bool) -> None:
+def export(run: Path | None, output: str, raw_csv: bool, variables: bool, simulated: bool, as_json: bool) -> None:
     """Write the answers of RUN in the order of its grid, whole or not at all.
 
     \b
@@ -43,12 +45,16 @@ def export(run: Path | None, output: str, raw_csv: bool, variables: bool, as_jso
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     directory = run_directory(run)
     path = Path(output)
+    made_up = count_simulated(directory.records)
+    refuse_simulated(made_up, allowed=simulated)
     is_folder = output.endswith(os.sep) or path.is_dir()
     exported = _folder(directory, path) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables))
     if exported.defused:
         say(f"{exported.defused:,} cells would run as formulas in a spreadsheet and got a ' in front (--raw-csv: none)")
+    if made_up:
+        say(f"note: a simulation made up {made_up:,} of these answers")
     if as_json:
-        json_result({"output": output, "rows": exported.rows, "defused": exported.defused})
+        json_result({"output": output, "rows": exported.rows, "defused": exported.defused, "simulated": made_up})
     else:
         result(f"{output}: {exported.rows:,} rows")
 

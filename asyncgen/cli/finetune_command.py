@@ -141,6 +141,7 @@ def _json_or_text(value: str) -> Any:
 )
 @click.option("--wandb", metavar="PROJECT", help="Report to this project of Weights & Biases.")
 @click.option("--no-follow", is_flag=True, help="Return once the job exists.")
+@click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal. RUN only.")
 @click.option("--another", is_flag=True, help="Create a job although the same one exists.")
 @verbose_option
 @yes_option
@@ -183,6 +184,7 @@ def _wanted(found: TuningSource, options: dict[str, Any]) -> Any:
         dataset=found.dataset,
         is_file=found.new_run_name is not None,
         another=options["another"],
+        simulated=options["simulated"],
         price_folder=found.price_folder,
     )
 

@@ -33,7 +33,7 @@ from asyncgen.job.of_run import OpenedJob, job_of_run, open_named_job
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.choose import named_profile, open_endpoint
 from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Profile, ProviderChoice
+from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.terminal import counted, duration, money
 
@@ -67,6 +67,7 @@ class RunPipeline:
     _run: RunDirectory = field(default_factory=lambda: RunDirectory(Path()))
     _tuned_model: str = ""
     _base_model: str = ""
+    _is_rehearsal: bool = False
 
     def until(self, last: str, names: Sequence[str]) -> int:
         """Go through the stages up to `last`; returns the exit code.
@@ -138,6 +139,8 @@ class RunPipeline:
         generated = run_loop(generate_opened(opened, generation, self.options, Screen(yes=self.yes)))
         summarise(generated)
         self._run = RunDirectory(generated.run)
+        # Nobody else is paid to learn from answers that the simulation which this run asks made up.
+        self._is_rehearsal = generated.simulated and opened.tuning in {opened.generation, LOCAL}
         self.report["generate"] = generated.as_json()
         self.report["run"] = str(generated.run)
         return generated.exit_code
@@ -146,14 +149,13 @@ class RunPipeline:
         opened = job_of_run(self._run)
         prices = load_price_list(opened.file.folder, os.environ)
         with open_run(self._run.path) as run:
-            # Where a simulation answers and this machine, or the same server, is tuned, it is a rehearsal.
             prepared = prepare_run(
                 run,
                 opened.job,
                 opened.grid,
                 provider=named_profile(opened.tuning, opened.file.profiles),
                 prices=prices,
-                simulated=opened.tuning in {opened.generation, "local"},
+                simulated=self._is_rehearsal,
             )
         for line in (
             *(f"warning: {warning}" for warning in prepared.warnings),
@@ -173,6 +175,7 @@ class RunPipeline:
             order=source.order(source.settings),
             dataset=source.dataset,
             price_folder=source.price_folder,
+            simulated=self._is_rehearsal,
         )
         with open_run(self._run.path) as run:
             tuned = run_loop(tune(run, wanted, Screen(yes=self.yes)))

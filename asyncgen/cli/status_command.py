@@ -14,6 +14,8 @@ from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from asyncgen.run.state import FinetuningState, RunState, Spend
 
 
@@ -38,6 +40,7 @@ def _lines(path: Path, found: RunStatus) -> list[tuple[str, str]]:
         ("run", f"{path}{' (being written now)' if found.being_written else ''}"),
         ("job", f"{state.job.name}{_asked(state)}"),
         ("rows", _rows_text(found)),
+        *_warnings(path, found),
         ("spend", _spend_text(state.spend)),
         *_dataset_lines(state),
         *(("tuning", _tuning_text(tuning)) for tuning in state.finetuning),
@@ -57,9 +60,18 @@ def _asked(state: RunState) -> str:
 
 
 def _rows_text(found: RunStatus) -> str:
-    text = f"{found.state.job.requests:,}: {found.done:,} done, {found.failed:,} failed, {found.left:,} left"
-    stale = found.state.job.stale
-    return text + (f"; {stale:,} more belong to an earlier form of the job" if stale else "")
+    wanted = found.state.job.requests
+    text = f"{found.done:,} done, {found.failed:,} failed"
+    text = f"{wanted:,}: {text}, {found.left:,} left" if wanted else f"{text}; how many are wanted is not known"
+    return text + (f"; {found.stale:,} more belong to an earlier form of the job" if found.stale else "")
+
+
+def _warnings(path: Path, found: RunStatus) -> Iterator[tuple[str, str]]:
+    if found.simulated:
+        yield "simulated", f"{found.simulated:,} of the answers were made up by a simulation: a rehearsal"
+    if found.lost:
+        counted, held = found.state.spend.records, found.state.spend.records - found.lost
+        yield "lost", f"run.json counts {counted:,} answers, and {path / 'records.jsonl'} holds {held:,} of them"
 
 
 def _spend_text(spend: Spend) -> str:
@@ -86,15 +98,24 @@ def _tuning_text(tuning: FinetuningState) -> str:
 def _next_step(path: Path, found: RunStatus) -> str:
     if found.being_written:
         return f"asyncgen status {path}   (it goes on)"
-    if found.left or not found.state.job.requests:
+    if found.lost:
+        return f"put {path / 'records.jsonl'} back from a copy; generate would ask, and pay, for what is gone again"
+    if not found.state.job.requests:
+        return f"asyncgen generate JOB --out {path}   (JOB is the job file; it says how many rows are wanted)"
+    if found.left:
         return "the command that began the run goes on with it"
     if found.failed:
         return f"asyncgen report {path}   (says why rows failed); --retry-failed asks for them again"
-    if found.state.dataset is None:
-        return f"asyncgen prepare {path}"
+    return _step_of_training(path, found)
+
+
+def _step_of_training(path: Path, found: RunStatus) -> str:
     tunings = found.state.finetuning
+    simulated = " --simulated   (a rehearsal)" if found.simulated else ""
+    if found.state.dataset is None:
+        return f"asyncgen prepare {path}{simulated}"
     if not tunings:
-        return f"asyncgen finetune create {path}"
+        return f"asyncgen finetune create {path}{simulated}"
     last = tunings[-1]
     return f"asyncgen complete -m {last.tuned_model} PROMPT" if last.tuned_model else f"asyncgen finetune follow {path}"
 
@@ -111,7 +132,9 @@ def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:
         "done": found.done,
         "failed": found.failed,
         "left": found.left,
-        "stale": state.job.stale,
+        "stale": found.stale,
+        "simulated": found.simulated,
+        "lost": found.lost,
         "being_written": found.being_written,
         "cost_usd": None if spend.unpriced and not spend.cost_usd else spend.cost_usd,
         "unpriced": spend.unpriced,

@@ -26,6 +26,7 @@ from asyncgen.dataset.writer import collector_off, dataset_writer
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.job.template import parse
 from asyncgen.providers.profiles import Finetuning
+from asyncgen.run.simulated import refuse_simulated
 from asyncgen.run.state import DatasetState
 from asyncgen.run.whole_file import replacing
 
@@ -135,7 +136,7 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
                 )
             )
             draft.finish(drop_near_duplicates=drop_near_duplicates)
-        _refuse_simulated(draft, allowed=simulated)
+        refuse_simulated(draft.simulated, allowed=simulated)
         files = _write(work, draft)
     tokens = Histogram()
     tokens.add(draft.tokens_of(TRAIN))
@@ -196,15 +197,6 @@ def _write(work: _Work, draft: Draft) -> list[DatasetFile]:
         directory.validation.unlink(missing_ok=True)
     work.note(files, draft.simulated)
     return files
-
-
-def _refuse_simulated(draft: Draft, *, allowed: bool) -> None:
-    if draft.simulated and not allowed:
-        raise UsageError(
-            f"a simulation made up {draft.simulated:,} of these answers; a model that learns from them learns nothing",
-            help_text="add --simulated, if this is a rehearsal",
-            code="simulated",
-        )
 
 
 def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:

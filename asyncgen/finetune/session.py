@@ -45,6 +45,7 @@ from asyncgen.providers.prices import is_at_home
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.providers.shutdowns import shutdown_date
+from asyncgen.run.simulated import refuse_simulated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,7 @@ class WantedTuning:
         order: without the ids of its files.
         is_file: the dataset is a file of somebody's, and its form is still to be noted in the run.
         another: also when the same job exists.
+        simulated: also on answers that a simulation made up.
         price_folder: where the user's prices stand beside those of the configuration; None for nowhere.
     """
 
@@ -89,6 +91,7 @@ class WantedTuning:
     dataset: Dataset
     is_file: bool = False
     another: bool = False
+    simulated: bool = False
     price_folder: Path | None = None
 
 
@@ -119,6 +122,8 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
     Raises:
         AsyncgenError: of any kind; the job's own failure is an IncompleteError.
     """
+    if not wanted.is_file and run.state.dataset is not None:
+        refuse_simulated(run.state.dataset.simulated, allowed=wanted.simulated)
     extent = _checked(wanted, observer)
     if wanted.is_file:
         form = taught_form(wanted.dataset.training)

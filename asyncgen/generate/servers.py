@@ -6,19 +6,39 @@ Another server's answers are taken for this one's only with consent; those that 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import aiohttp
 import msgspec
 
+from asyncgen.errors import AsyncgenError
+from asyncgen.generate.http.client import open_session
 from asyncgen.generate.journal.repair import set_simulated_aside
-from asyncgen.generate.journal.settled import count_simulated
+from asyncgen.json_text import NotJsonError, decode_loosely
+from asyncgen.providers.choose import addressed_endpoint, named_address
+from asyncgen.providers.endpoint import Endpoint
+from asyncgen.providers.local_server import default_data_folder, server_info
+from asyncgen.providers.profiles import LOCAL
+from asyncgen.run.simulated import count_simulated
 from asyncgen.run.state import ServerState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from asyncgen.generate.observer import Observer
+    from asyncgen.providers.choose import Where
+    from asyncgen.providers.profiles import ProviderChoice
     from asyncgen.run.directory import RunWriter
     from asyncgen.run.state import RunState
+
+
+_SIMULATION_OWNER = "asyncgen-simulation"  # as `asyncgen serve --engine simulated` names the owner of its models
+_ATTEMPTS = 5
+_ANSWER_S = 10.0
+_MOST_BYTES = 4 * 1024 * 1024
+_BUSY, _FAILS = 429, 500
 
 
 def server_of(provider: str, base_url: str | None) -> ServerState:
@@ -26,25 +46,77 @@ def server_of(provider: str, base_url: str | None) -> ServerState:
     return ServerState(provider=provider, host=urlsplit(base_url or "").netloc)
 
 
-def consent_to_server(run: RunWriter, server: ServerState, observer: Observer) -> None:
+async def is_simulation(choice: ProviderChoice, where: Where, model: str) -> bool:
+    """Whether the server that is to be asked makes its answers up, by its own word in its list of models.
+
+    Its address is no sign: a simulation started again has another port, and another server may have its old one.
+
+    Raises:
+        AsyncgenError: it does not answer, and so cannot tell.
+        UsageError, AuthError: it cannot be asked.
+    """
+    if choice.profile.name == LOCAL and named_address(choice.profile, where) is None:
+        info = server_info(default_data_folder())
+        if info is None:
+            return False  # the one that is started for the command has a model
+        endpoint = Endpoint(choice.profile, info.base_url, None, model, choice.why)
+        return _SIMULATION_OWNER in (await _owners(endpoint) or ())
+    endpoint = addressed_endpoint(choice, where, model)
+    owners = await _owners(endpoint)
+    if owners is None:
+        raise AsyncgenError(
+            f"{endpoint.base_url} does not answer",
+            cause="the run holds answers that a simulation made up; whether they may stay depends on who is asked now",
+            help_text="start the server, then give the command again; or name another place for this run with --out",
+            code="unreachable",
+        )
+    return _SIMULATION_OWNER in owners
+
+
+async def _owners(endpoint: Endpoint) -> set[str] | None:
+    """Who a server's models belong to, as it says; None where it does not answer."""
+    async with open_session(endpoint, concurrency=1) as (session, _):
+        for _attempt in range(_ATTEMPTS):  # a simulation may be told to fail now and then
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                async with session.get(
+                    f"{endpoint.base_url}/models",
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=_ANSWER_S),
+                ) as response:
+                    content = await response.content.read(_MOST_BYTES)
+                    if response.status < _FAILS and response.status != _BUSY:
+                        return set(_owners_in(content))
+    return None
+
+
+def _owners_in(content: bytes) -> Iterator[str]:
+    try:
+        listed = decode_loosely(content)
+    except NotJsonError:
+        return
+    models = listed.get("data") if isinstance(listed, dict) else None
+    for model in models if isinstance(models, list) else ():
+        if isinstance(model, dict) and isinstance(model.get("owned_by"), str):
+            yield model["owned_by"]
+
+
+def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *, simulated: bool) -> None:
     """See that what the run holds may count as this server's, and note that it is asked.
 
     Args:
         run: open for writing, its journal not open yet.
         server: that is to be asked.
         observer: is told and asked.
+        simulated: the server makes its answers up, and may go on with what another simulation made up.
 
     Raises:
         UsageError: others answered, and there is no consent.
         BadLineError, DiskError: the records cannot be read or written.
     """
-    known = _noted(run.state, server)
-    if known is not None and known.simulated:
-        return  # more of the same
-    if moved := set_simulated_aside(run) if count_simulated(run.directory.records) else 0:
+    if moved := set_simulated_aside(run) if not simulated and count_simulated(run.directory.records) else 0:
         kept = f"what it made up is kept in {run.directory.replaced}"
         observer.say(f"{moved:,} rows were answered by a simulation and are asked for again; {kept}")
-    if known is None:
+    if _noted(run.state, server) is None:
         others = [
             f"{each.provider} at {each.host or 'this machine'}" for each in run.state.servers if not each.simulated
         ]
@@ -55,16 +127,20 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer) -
         run.update(lambda state: msgspec.structs.replace(state, servers=[*state.servers, server]))
 
 
-def note_simulation(run: RunWriter, server: ServerState) -> None:
-    """Note of a server that was asked just now whether it makes its answers up; raises `DiskError`."""
-    if not count_simulated(run.directory.records):
-        return  # answers that an earlier simulation made up were set aside
+def note_simulation(run: RunWriter, server: ServerState) -> bool:
+    """Note of a server that answered just now whether it makes its answers up, and tell; raises `DiskError`."""
+    made_up = count_simulated(run.directory.records) > 0  # those of an earlier simulation were set aside before
 
     def change(state: RunState) -> RunState:
-        marked = [_marked(each) if _is_same(each, server) else each for each in state.servers]
-        return msgspec.structs.replace(state, servers=marked)
+        servers = [
+            msgspec.structs.replace(each, simulated=made_up) if _is_same(each, server) else each
+            for each in state.servers
+        ]
+        return msgspec.structs.replace(state, servers=servers)
 
-    run.update(change)
+    if any(_is_same(each, server) and each.simulated != made_up for each in run.state.servers):
+        run.update(change)
+    return made_up
 
 
 def _noted(state: RunState, server: ServerState) -> ServerState | None:
@@ -73,7 +149,3 @@ def _noted(state: RunState, server: ServerState) -> ServerState | None:
 
 def _is_same(one: ServerState, other: ServerState) -> bool:
     return (one.provider, one.host) == (other.provider, other.host)
-
-
-def _marked(server: ServerState) -> ServerState:
-    return msgspec.structs.replace(server, simulated=True)

@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,16 @@ from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.servers import consent_to_server, note_simulation, server_of
+from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
 from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
+from asyncgen.job.belonging import count_twins
 from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
+from asyncgen.job.requests import MOST_ENUMERATED
 from asyncgen.providers.choose import named_address, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunWriter, open_run
+from asyncgen.run.simulated import count_simulated
 
 RUNS = Path("runs")
 _OBJECTS_TO_COLLECT = 50_000
@@ -124,6 +127,7 @@ class Generated:
         elapsed_s: seconds.
         exit_code: of the process.
         sample: keys of the rows that `options.spread` is about; none where it is not set.
+        simulated: who answers makes the answers up.
     """
 
     run: Path
@@ -135,6 +139,7 @@ class Generated:
     elapsed_s: float
     exit_code: int
     sample: tuple[str, ...] = ()
+    simulated: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The last line of `generate --json`."""
@@ -211,12 +216,15 @@ async def generate_opened(
             _set_rejected_aside(run, observer)
         address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)
         server = server_of(generation.profile.name, address)
-        consent_to_server(run, server, observer)
+        simulated = bool(count_simulated(run.directory.records)) and await is_simulation(
+            generation, options.where, opened.model
+        )
+        consent_to_server(run, server, observer, simulated=simulated)
         engine = engine or _engine_of(options)
         generated = await _generate(run, opened, generation, options, observer, stale, engine, endpoint)
         if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
-            note_simulation(run, server)
-        return generated
+            simulated = note_simulation(run, server)
+        return replace(generated, simulated=simulated)
 
 
 def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
@@ -285,8 +293,11 @@ async def _generate(
                         spending=spending, budget=budget, options=options, observer=observer,
                     )  # fmt: skip
                     result = await engine.run(session)
-                if result.outcome.stopped is None:
-                    _note_twins(run, progress.twins)
+                if opened.grid.count <= MOST_ENUMERATED:  # the pass may have ended early, or met rows that failed
+                    progress.twins = count_twins(
+                        opened.grid, lambda key: journal.has_record(key) and not journal.is_left(key)
+                    )
+                _note_twins(run, progress.twins)
                 if budget is not None:
                     journal.spend.add_unanswered(budget.unanswered_usd)
             lately = journal.spend.lately
@@ -339,7 +350,7 @@ def _consent_to_cost(
 
 
 def _note_twins(run: RunWriter, twins: int) -> None:
-    """Keep what the pass over all rows found, so that a finished run is known as such without another one."""
+    """Keep what is known of twins, so that a finished run is known as such without another pass over its rows."""
     run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
 
 

@@ -15,6 +15,8 @@ from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.state import JobState
@@ -32,6 +34,16 @@ _decode_row = decoder(_Row)
 def may_be_foreign(job: JobState, grid: RequestGrid) -> bool:
     """Whether the run may hold rows of another form of the job; where not, none needs to be looked up."""
     return bool(job.stale or job.renamed) or job.fingerprint != grid.fingerprint
+
+
+def count_twins(grid: RequestGrid, is_settled: Callable[[bytes], bool]) -> int:
+    """How many rows of a job share the answer of another row; see `RequestGrid.twins`.
+
+    Args:
+        grid: the job's rows.
+        is_settled: has the request of this key an answer?
+    """
+    return sum(len(rows) for key, rows in grid.twins().items() if is_settled(key))
 
 
 def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:

@@ -26,6 +26,7 @@ from asyncgen.job.model import Example, Job
 from asyncgen.job.tables import Row
 from asyncgen.job.template import ANSWER, Placeholder, Template, field_of, parse
 from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.run.key_set import KeySet
 
 _KEY_BYTES = 16
 _PASSED_AT_ONCE = 512
@@ -345,11 +346,10 @@ class RequestGrid:
         twins: dict[bytes, list[int]] = {}
         if not self._may_have_twins or self.count > MOST_ENUMERATED:
             return twins
-        seen: set[bytes] = set()
+        seen = KeySet(self.count)
         for request in self.requests():
-            if request.key in seen:
+            if not seen.add(request.key):
                 twins.setdefault(request.key, []).append(request.index)
-            seen.add(request.key)
         return twins
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.run.directory import RunDirectory, open_run
-from asyncgen.run.records import Failure, FailureError, Record, Usage
+from asyncgen.run.jsonl import LineFile
+from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line
 from asyncgen.run.state import DatasetFile, DatasetState, FinetuningState, RunState
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -86,6 +88,8 @@ def test_status_as_json_has_the_same_figures(asyncgen: Run, folder: Path) -> Non
         "failed": 1,
         "left": 6,
         "stale": 1,
+        "simulated": 0,
+        "lost": 0,
         "being_written": False,
         "cost_usd": 1.0,
         "unpriced": 0,
@@ -97,14 +101,13 @@ def test_status_as_json_has_the_same_figures(asyncgen: Run, folder: Path) -> Non
 
 
 def test_status_works_while_the_run_is_written_and_changes_nothing(asyncgen: Run, folder: Path) -> None:
-    with open_run(folder) as run, open_journal(run, cost_of=lambda usages, _in_batch: 0.25 * len(usages)) as journal:
-        journal.settle([record(5)])
-        with RunDirectory(folder).records.open("ab") as file:
-            file.write(b'{"key":"half a li')
+    with open_run(folder), closing(LineFile(RunDirectory(folder).records)) as file:
+        file.append(encode_line(record(5)))
+        with RunDirectory(folder).records.open("ab") as half:
+            half.write(b'{"key":"half a li')
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         answer = last_json(asyncgen("status", "--json"))
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-        RunDirectory(folder).records.write_bytes(before["records.jsonl"].removesuffix(b'{"key":"half a li'))
     assert (answer["done"], answer["being_written"]) == (4, True)
 
 
@@ -132,7 +135,7 @@ def test_status_of_nothing_names_the_next_step(asyncgen: Run) -> None:
     done = asyncgen("status", "--json")
     assert done.returncode == 2
     assert "there is no run under runs" in done.stderr
-    assert "asyncgen generate" in last_json(done)["error"]["help"]
+    assert "asyncgen run" in last_json(done)["error"]["help"]
 
 
 def test_a_bad_line_stops_status_and_repair_mends_it(asyncgen: Run, folder: Path) -> None:
@@ -168,3 +171,22 @@ def test_repair_as_json(asyncgen: Run, folder: Path) -> None:
 def test_repair_of_a_run_in_use_is_refused(asyncgen: Run, folder: Path) -> None:
     with open_run(folder):
         assert asyncgen("repair").returncode == 7
+
+
+def test_status_tells_of_answers_that_are_gone(asyncgen: Run, folder: Path) -> None:
+    (folder / "records.jsonl").unlink()
+    done = asyncgen("status")
+    assert done.returncode == 0
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["rows"] == "10: 0 done, 1 failed, 9 left"
+    assert lines["lost"] == "run.json counts 4 answers, and runs/campaign/records.jsonl holds 0 of them"
+    assert "put runs/campaign/records.jsonl back" in done.stderr
+    assert last_json(asyncgen("status", "--json"))["lost"] == 4
+
+
+def test_status_after_a_repair_says_that_the_job_is_not_known(asyncgen: Run, folder: Path) -> None:
+    (folder / "run.json").unlink()
+    assert asyncgen("repair", str(folder)).returncode == 0
+    done = asyncgen("status", str(folder))
+    assert "4 done, 1 failed; how many are wanted is not known" in done.stdout
+    assert f"asyncgen generate JOB --out {folder}" in done.stderr

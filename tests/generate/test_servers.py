@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
-from asyncgen.errors import UsageError
-from asyncgen.generate.servers import consent_to_server, note_simulation, server_of
+from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
+from asyncgen.providers.choose import Where
+from asyncgen.providers.profiles import PROFILES, ProviderChoice
 from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record, encode_line
@@ -59,8 +63,8 @@ def kept(run: RunWriter) -> int:
     return sum(1 for _ in read_rows(run.directory.records, decode_record))
 
 
-def consent(run: RunWriter, server: Any, observer: Any) -> None:
-    consent_to_server(run, server, observer)
+def consent(run: RunWriter, server: Any, observer: Any, *, simulated: bool = False) -> None:
+    consent_to_server(run, server, observer, simulated=simulated)
 
 
 def test_the_same_server_is_asked_without_a_question(run: RunWriter, make_record: Callable[..., Record]) -> None:
@@ -87,12 +91,14 @@ def test_what_a_simulation_made_up_settles_nothing_for_another_server(
 ) -> None:
     consent(run, ONE, Asked(agrees=False))
     answer(run, make_record, simulated=True)
-    note_simulation(run, ONE)
-    consent(run, ONE, Asked(agrees=False))
+    assert note_simulation(run, ONE)
+    consent(run, ONE, Asked(agrees=False), simulated=True)
     assert kept(run) == 3  # the simulation goes on with its own
+    consent(run, OTHER, Asked(agrees=False), simulated=True)
+    assert kept(run) == 3  # so does one at another address
     asked = Asked(agrees=False)
-    consent(run, OTHER, asked)
-    assert (asked.questions, kept(run)) == (0, 0)
+    consent(run, ONE, asked)
+    assert (asked.questions, kept(run)) == (0, 0), "another server may have got its address"
     assert sum(1 for _ in read_rows(run.directory.replaced, decode_record)) == 3
 
 
@@ -105,3 +111,53 @@ def test_real_answers_stay_when_a_simulations_go(run: RunWriter, make_record: Ca
     note_simulation(run, OTHER)
     consent(run, ONE, Asked(agrees=False))
     assert [record.simulated for _, record in read_rows(run.directory.records, decode_record)] == [False] * 3
+
+
+async def models_of(owner: str, status: int = 200) -> tuple[web.AppRunner, str]:
+    """A server whose models belong to `owner`, and its base URL."""
+
+    async def answer_models(_request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m", "owned_by": owner}, "odd"]}, status=status)
+
+    app = web.Application()
+    app.router.add_get("/v1/models", answer_models)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+
+
+@pytest.mark.parametrize(
+    ("owner", "status", "expected"),
+    [
+        ("asyncgen-simulation", 200, True),
+        ("vllm", 200, False),
+        ("asyncgen-simulation-2", 200, False),
+        ("x", 404, False),
+    ],
+)
+def test_a_simulation_is_known_by_its_own_word(owner: str, status: int, expected: bool) -> None:
+    async def ask() -> bool:
+        runner, base_url = await models_of(owner, status)
+        try:
+            return await is_simulation(ProviderChoice(PROFILES["custom"], ""), Where(base_url=base_url), "m")
+        finally:
+            await runner.cleanup()
+
+    assert asyncio.run(ask()) is expected
+
+
+def test_a_server_that_does_not_answer_moves_no_rows() -> None:
+    async def ask() -> bool:
+        runner, base_url = await models_of("x")
+        await runner.cleanup()
+        return await is_simulation(ProviderChoice(PROFILES["custom"], ""), Where(base_url=base_url), "m")
+
+    with pytest.raises(AsyncgenError) as raised:
+        asyncio.run(ask())
+    assert raised.value.code == "unreachable"
+
+
+def test_without_a_local_server_there_is_no_simulation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert asyncio.run(is_simulation(ProviderChoice(PROFILES["local"], ""), Where(), "m")) is False

@@ -32,17 +32,20 @@ class CardFacts:
     Attributes:
         first: Unix seconds of the oldest answer.
         last: of the newest.
+        simulated: rows that a simulation made up.
         values: of each variable, with how many rows have it; only the first few thousand of an axis.
     """
 
     models: Counter[str] = field(default_factory=Counter)
     first: int | None = None
     last: int | None = None
+    simulated: int = 0
     values: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def add(self, model: str, created: int, variables: Mapping[str, str]) -> None:
+    def add(self, model: str, created: int, variables: Mapping[str, str], *, simulated: bool = False) -> None:
         """Note one row."""
         self.models[model] += 1
+        self.simulated += simulated
         self.first = created if self.first is None else min(self.first, created)
         self.last = created if self.last is None else max(self.last, created)
         for name, value in variables.items():
@@ -93,6 +96,10 @@ def _body(
     yield "Texts written by a language model from the rows of a grid, to fine-tune a smaller one on. No human wrote or"
     yield "read them all; whoever uses them answers for checking them, and for the terms of the model's provider."
     yield ""
+    if facts.simulated:
+        yield f"**A simulation made up {facts.simulated:,} of these rows**: no model wrote them, and none should learn"
+        yield "from them."
+        yield ""
     models = ", ".join(f"`{_plain(model)}` ({count:,})" for model, count in facts.models.most_common())
     yield f"- model: {models}, at {_plain(provider)}"
     if facts.first is not None and facts.last is not None:

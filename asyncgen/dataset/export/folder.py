@@ -145,7 +145,7 @@ def _draft(
             prompts.add(sample.prompt, len(sides.codes))
             sides.add(record.variables)
             draft.write(_line(record, sample, opened.job.dataset))
-            facts.add(record.model, record.created, record.variables)
+            facts.add(record.model, record.created, record.variables, simulated=record.simulated)
     for numbers in prompts.groups():
         sides.settle(numbers)
     return sides.codes

@@ -239,6 +239,8 @@ def _diversity(report: Report) -> str:
 
 
 def _quality(quality: Quality) -> Iterator[str]:
+    if quality.simulated:
+        yield f"<p><strong>A simulation made up {quality.simulated:,} of these answers.</strong></p>"
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
     yield (
         f"<h2>Repetition and leakage</h2><p>With the values of the axes masked, {quality.template_duplicates:,} of "

@@ -8,10 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asyncgen.errors import UsageError
 from asyncgen.generate.journal.settled import read_settled
+from asyncgen.job.belonging import count_twins
+from asyncgen.job.of_run import job_of_run
+from asyncgen.job.requests import MOST_ENUMERATED
 from asyncgen.run.directory import is_held
 
 if TYPE_CHECKING:
+    from asyncgen.generate.journal.settled import SettledKeys
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.state import RunState
 
@@ -25,6 +30,9 @@ class RunStatus:
         done: rows of the job that have an answer.
         failed: rows of the job that were given up on.
         left: rows of the job still to be asked for.
+        stale: answers that an earlier form of the job left behind.
+        simulated: answers that a simulation made up.
+        lost: answers that `run.json` counts and `records.jsonl` no longer holds.
         being_written: a process works on it now.
     """
 
@@ -32,6 +40,9 @@ class RunStatus:
     done: int
     failed: int
     left: int
+    stale: int
+    simulated: int
+    lost: int
     being_written: bool
 
 
@@ -44,8 +55,22 @@ def run_status(directory: RunDirectory) -> RunStatus:
         DiskError: a file cannot be read, or is damaged.
     """
     state = directory.read_state()
+    being_written = is_held(directory.path)
     keys = read_settled(directory)
-    done = max(len(keys.settled) - state.job.stale, 0) + state.job.twins
+    settled = len(keys.settled)
+    stale = min(state.job.stale, settled)
+    done = settled - stale + (_twins(directory, state, keys) if settled else 0)
     failed = max(len(keys.failed) - state.job.stale_failures, 0)
     left = max(state.job.requests - done - failed, 0)
-    return RunStatus(state, done, failed, left, is_held(directory.path))
+    is_moving = being_written or state.move is not None  # then the two are not of one moment
+    lost = 0 if is_moving else max(state.spend.records - settled, 0)
+    return RunStatus(state, done, failed, left, stale, keys.simulated, lost, being_written)
+
+
+def _twins(directory: RunDirectory, state: RunState, keys: SettledKeys) -> int:
+    """Rows that share the answer of another row; as the last pass found them where the job cannot be opened."""
+    try:
+        grid = job_of_run(directory).grid
+    except UsageError:  # a job that was lost, or names files that are gone
+        return state.job.twins
+    return count_twins(grid, lambda key: key in keys.settled) if grid.count <= MOST_ENUMERATED else state.job.twins

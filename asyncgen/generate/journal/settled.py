@@ -83,16 +83,6 @@ def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
     return _read_failures(directory.failures, settled, simulated)
 
 
-def count_simulated(path: Path) -> int:
-    """How many of the records in a file a simulation made up.
-
-    Raises:
-        BadLineError: a line is longer than any of ours.
-        DiskError: the file cannot be read.
-    """
-    return sum(block.count(SIMULATED_MARK) for _, block in read_blocks(path))
-
-
 def _read_records(path: Path, expected: int) -> tuple[KeySet, int]:
     settled, simulated = KeySet(max(_expected_rows(path), expected)), 0
     for first, block in read_blocks(path):

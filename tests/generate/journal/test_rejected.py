@@ -10,10 +10,10 @@ import pytest
 from asyncgen.errors import UsageError
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.repair import SetAside, set_rejected_aside, set_simulated_aside
-from asyncgen.generate.journal.settled import count_simulated
 from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.jsonl import LineFile
 from asyncgen.run.records import Record, Usage, encode_line
+from asyncgen.run.simulated import count_simulated
 from asyncgen.run.state import RunState, Spend
 
 

@@ -1,0 +1,45 @@
+"""Answers that a simulation made up: counted, and kept from passing for a model's.
+
+A record of such an answer says so (`Record.simulated`). Whoever hands answers on, as a dataset, a file or a training,
+asks here first. Does not know who answered or what becomes of the answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asyncgen.errors import UsageError
+from asyncgen.run.jsonl import read_blocks
+from asyncgen.run.records import SIMULATED_MARK
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def count_simulated(path: Path) -> int:
+    """How many of the records in a file a simulation made up.
+
+    Raises:
+        BadLineError: a line is longer than any of ours.
+        DiskError: the file cannot be read.
+    """
+    return sum(block.count(SIMULATED_MARK) for _, block in read_blocks(path))
+
+
+def refuse_simulated(made_up: int, *, allowed: bool) -> None:
+    """See that made-up answers are handed on only where that is wanted.
+
+    Args:
+        made_up: how many of the answers are.
+        allowed: they are wanted: this is a rehearsal.
+
+    Raises:
+        UsageError: with the code "simulated"; they are not wanted.
+    """
+    if made_up and not allowed:
+        raise UsageError(
+            f"a simulation made up {made_up:,} of these answers; a model that learns from them learns nothing",
+            help_text="ask a real server for them (the same command as before, with another --base-url or --provider), "
+            "or add --simulated, if this is a rehearsal",
+            code="simulated",
+        )
