@@ -1,7 +1,7 @@
-"""How long to wait before asking again, and when asking again is no use.
+"""Back off: how long to wait before a retry, and which errors no retry mends.
 
-Owns the reading of the headers by which servers name a wait, the jittered exponential delay for when they
-name none, and the codes that no waiting mends. Does not sleep, send or count attempts.
+Reads the headers in which servers name a wait, computes the exponential delay with full jitter if they name none, and
+lists the error codes that are final. Sleeping and counting attempts is left to the callers.
 """
 
 from __future__ import annotations

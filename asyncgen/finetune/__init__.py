@@ -1,1 +1,1 @@
-"""Samples to a model: a provider's fine-tuning jobs created once, followed to their end, and the model asked."""
+"""Fine-tuning: create a provider's job once, follow it to its end, and ask the tuned model."""

@@ -1,4 +1,4 @@
-"""What fine-tuning adds to the errors that end a command.
+"""The interface of every tuning provider: objects, errors, and three protocols (files, jobs, models).
 
     AsyncgenError
     ├─ OutageError           1  the provider cannot be asked just now, or answers nonsense: asking later may help
@@ -6,12 +6,7 @@
     └─ AuthError
        └─ TrainingClosedError 4  this account may not tune there any more
 
-Owns when an answer means which of them. Does not know who asks.
-
-What a provider that tunes can do for us, and the objects it speaks of.
-
-Owns these objects and the three narrow seams (files, jobs, models) that every provider is brought to. Does not
-know how a call is made: `openai_shape` and `together` do.
+HTTP calls are left to `openai_shape` and `together`.
 """
 
 from __future__ import annotations

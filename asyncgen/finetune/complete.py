@@ -1,12 +1,7 @@
-"""The form that a training file teaches: what every sample begins or ends with, so that a question can have it too.
+"""Ask a model with short prompts, in the form in which a dataset taught it to answer.
 
-Owns the guess from a file of somebody else's; a run's own dataset notes its form when it is made. Reads, changes
-nothing.
-
-A model asked with short prompts, in the form in which a dataset taught it to answer.
-
-Owns the form of a request and what is read from its answer. Does not know where the form comes from, what an answer
-costs, or how it is shown.
+A run's dataset records its form when it is prepared; for a training file of another origin the form is inferred from
+what all its samples begin or end with. Prices and display are left to the callers.
 """
 
 from __future__ import annotations

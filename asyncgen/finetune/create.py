@@ -1,7 +1,7 @@
-"""A fine-tuning job created once, whatever happens between the request and its answer.
+"""Create a fine-tuning job exactly once, even if the process dies between the request and its answer.
 
-Owns the order of the steps: files uploaded, the intent noted, the job asked for, its id noted. A job that may have
-been created without our knowing is looked for before another one is asked for. Prints nothing, asks nobody.
+Order: upload the files, note the intent, create the job, note its id. If a job may exist whose id was never noted, it
+is looked up before another one is created. Consent and output are left to `session`.
 """
 
 from __future__ import annotations

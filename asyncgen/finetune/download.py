@@ -1,7 +1,7 @@
-"""A tuned model out of the server that made it: its adapter and its card, for other programs.
+"""Download a tuned model's adapter from the server that trained it, with a card for other programs.
 
-Owns the card's words and the command that serves the adapter elsewhere. Only servers that give weights out have them:
-asyncgen's own does. Leaves the asking to the provider's client, and writing to who calls.
+Writes the card's text and the command that serves the adapter elsewhere. Only servers that give out weights have
+adapters; asyncgen's own does. HTTP is left to the provider's client, writing files to the caller.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a job told, kept so that it is told once, whoever follows and however often.
+"""`events.jsonl`: the events of a run's fine-tuning jobs, oldest first, each once, however often a job is followed.
 
-Owns `events.jsonl`, in which events of all jobs of a run stand oldest first, and the notes on a followed job. Does
-not know where events come from.
+Also the state of a followed job. Asking the provider is left to `follow`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A job followed to its end: every event once, oldest first, through failures of whatever lies between.
+"""Follow a fine-tuning job to its end: every event once, oldest first, through outages.
 
-Owns the reading of pages that come newest first, the pace of asking, and what is worth waiting out. Does not know
-who watches, and never changes the job: stopping to follow is all that a stop does.
+Reads event pages that come newest first, polls at an adapted interval, and decides which errors to wait out. Never
+changes the job: an interruption only ends the following. Display is left to the observer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Calls of a JSON API through the official SDK, answered in types of ours and failing in errors of ours.
+"""JSON API calls through the official SDK, with typed answers and our errors.
 
-Owns the decoding of an answer, whatever a proxy put in its place, and the kinds of error. Retries are
-`openai_client`'s. Does not know any path. Importing it imports the SDK.
+Decodes answers, whatever a proxy put in their place, and classifies errors. Retries are left to `openai_client`, paths
+to the callers. Importing this module imports the SDK.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A training's figures as they can be drawn: read from events or from a table, as a line of bars or a chart of them.
+"""A training's metrics, read from events or a table, drawn as a sparkline or a chart in text.
 
-Owns the names under which providers give a loss, and the drawing in text. Pure.
+Knows the names under which providers give a loss. Pure.
 """
 
 from __future__ import annotations

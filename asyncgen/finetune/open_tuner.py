@@ -1,6 +1,6 @@
-"""The way from an endpoint to a tuner: which implementation a profile asks for.
+"""Open the tuner of an endpoint: the implementation that its profile asks for.
 
-Owns that choice, and what tells two servers apart. Importing it imports the SDK.
+Also identifies a server, so that two can be told apart. Importing this module imports the SDK.
 """
 
 from __future__ import annotations

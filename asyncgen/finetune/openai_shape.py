@@ -1,11 +1,8 @@
-"""The body of a request for a fine-tuning job in OpenAI's form, as each provider of that form wants it.
+"""Files, fine-tuning jobs and models of OpenAI-compatible providers.
 
-Owns where things stand in the body. Pure; does not send it.
-
-Files, fine-tuning jobs and models where they have OpenAI's form.
-
-Owns the paths, the pages and the reading of OpenAI's objects, with what others leave out of them. Does not know
-when a call is made, and nothing of a provider but its profile. Importing it imports the SDK.
+Builds the body of a job request for each provider of that form; knows paths and pages; reads OpenAI's objects, also
+where a provider leaves fields out. What differs between providers is in their profiles. Importing this module imports
+the SDK.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is asked for: a fine-tuning job in our words, and what a provider would refuse of it.
+"""A fine-tuning job as ordered by the user, and checks of what a provider would refuse before anything is sent.
 
-Owns the order and the rules that can be checked before anything is sent. Does not know the form of a request.
+The request body is left to `openai_shape` and `together`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One tuning: a dataset checked, priced, consented to, its job created and followed to its end.
+"""One tuning: check the dataset, price it, ask for consent, create the job and follow it to its end.
 
-Owns the order of these, what is said between them, and what an interruption does. Shared by `finetune create`,
-`finetune follow`, `run` and Python; how a provider is asked is left to the tuners.
+Shared by `finetune create`, `finetune follow`, `run` and the Python API. An `Observer` is told and asked. Requests are
+left to the tuners.
 """
 
 from __future__ import annotations

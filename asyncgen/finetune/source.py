@@ -1,6 +1,6 @@
-"""What is to be tuned on: the dataset of a run with the job's settings, or somebody's file.
+"""What to tune on: the dataset of a run with its job's settings, or a training file.
 
-Owns what `[RUN|FILE]` may stand for, who tunes it, and the run in which that is noted. Sends nothing.
+Resolves `[RUN|FILE]`, the provider that tunes, and the run in which the job is noted. Sends nothing.
 """
 
 from __future__ import annotations

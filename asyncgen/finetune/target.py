@@ -1,6 +1,6 @@
-"""Which job, at which provider, and in which run a command of `finetune` is about.
+"""The job, provider and run that a `finetune` command is about.
 
-Owns what an argument may stand for: nothing (the newest run), a run directory, or a job's id. Sends nothing.
+Resolves an argument: nothing (the newest run), a run directory, or a job's id. Sends nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Together's files, fine-tuning jobs and models: paths and objects of its own, brought to ours.
+"""Together's files, fine-tuning jobs and models, adapted to our interface.
 
-Owns what differs from OpenAI's form: where an upload goes, a job's fields and states, events without ids, times
-as texts, metrics as a list. From Together's OpenAPI description, April 2026. Importing it imports the SDK.
+Handles what differs from OpenAI's API: the upload's address, a job's fields and states, events without ids, times as
+text, metrics as a list. From Together's OpenAPI description, April 2026. Importing this module imports the SDK.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""What `run.json` keeps of uploads and fine-tuning jobs, and how it changes.
+"""Upload a dataset file once, found again by its hash; the entries of uploads and jobs in `run.json`.
 
-Owns these changes, each a function from state to state. Does not know the file or its lock: `Notes` is the seam,
-and an open run is one.
-
-A dataset file at the provider: sent once, found again by its bytes.
-
-Owns the hash, the name that carries it to the provider, and the byte order mark that some want. Does not know
-what the file holds.
+Computes the hash, chooses the file name at the provider, and adds a byte order mark if the provider wants one. Each
+change of the state is a function from state to state; the file and its lock are left to `Notes`, which an open run
+implements.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is said of a fine-tuning job: extent, price and life before, the next step or the failure after.
+"""Sentences about a fine-tuning job: size, price and lifetime before it starts; next step or failure afterwards.
 
 Decides nothing and prints nothing.
 """

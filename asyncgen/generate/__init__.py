@@ -1,1 +1,1 @@
-"""From requests to records: the pool, its limits, the client, and the journal of what was paid for."""
+"""From requests to records: session, engines, HTTP client, journal and plan."""

@@ -1,7 +1,7 @@
-"""What an engine is, and what it works on: the one interface of online requests, batches and many machines.
+"""The `Engine` interface: what online requests and batches have in common, and what both work on.
 
-An engine gets answers for the rows of a session that have none and settles them in its journal. Which rows are there,
-what is asked before anything is paid for, and what is said at the end is left to `session.py`.
+An engine gets an answer for each open row of a session and settles it in the session's journal. The session
+(`session.py`) decides which rows there are, asks for consent before anything is paid for, and makes the summary.
 """
 
 from __future__ import annotations

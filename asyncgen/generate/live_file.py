@@ -1,8 +1,8 @@
-"""How a run goes at this moment, for whoever looks on: `live.json` in its directory.
+"""`live.json`: the current state of a running generation, for the viewer and other readers.
 
-Owns the file: replaced in one step, at most once a second, by the process that generates, and removed at its end. It
-is never made safe from a power loss, since nothing is lost with it; `records.jsonl` and `run.json` are what counts.
-Whoever reads it takes one that is older than `FRESH_S` for the leftover of a process that was killed.
+Replaced atomically by the generating process, at most once a second, and removed at the end. Never fsynced: nothing is
+lost with it, since `records.jsonl` and `run.json` are the truth. A reader takes a file older than `FRESH_S` seconds for
+the leftover of a killed process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who answered the rows of a run, and whether that is taken for whom is asked now.
+"""Which server answered the rows of a run, and whether those answers may be kept when another one is asked now.
 
-A request's key does not tell who answers it: two servers have models of one name. So the run keeps who was asked.
-Another server's answers are taken for this one's only with consent; those that a simulation made up never are.
+A request's key does not contain the server: two servers may have models of the same name. So `run.json` keeps which
+ones were asked. Answers of another server are reused only with consent, those of a simulation never.
 """
 
 from __future__ import annotations

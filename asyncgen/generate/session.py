@@ -1,7 +1,8 @@
-"""One generation, from the opened job to its summary: what `generate`, `preview`, `run` and Python share.
+"""One generation from the opened job to its summary: shared by `generate`, `preview`, `run` and the Python API.
 
-Owns the order: who answers, which rows are there, the questions before anything is paid for, the engine, and what it
-came to. Prints nothing and handles no signal: an `Observer` is told and asked. How requests are sent is an engine's.
+Chooses the provider, finds the open rows, asks for consent before anything is paid for, runs the engine and returns
+the summary. An `Observer` is told and asked; nothing is printed and no signal is handled here. Sending requests is left
+to the engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The money of a generating command: the way in which rows are bought, what they are likely to cost, and may.
+"""The cost of a generation before it starts: way of purchase, estimate and budget.
 
-Owns the question before an expensive run. Does not know how rows are sent.
+Asks for consent before an expensive run. Sending is left to the engine.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Who answers: profiles, address, key, prices, shutdown dates."""
+"""Providers: profiles, address, key, prices and shutdown dates."""

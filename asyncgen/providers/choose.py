@@ -1,7 +1,8 @@
-"""Who answers and who tunes: chosen from flags, the job file's words and the environment.
+"""Choose the provider that answers and the one that tunes, from flags, job file and environment.
 
-Owns the precedence (flag, variable, job file, default), the address of a choice, and which key may go to it. Starts
-the local server where the choice is `local` without an address, and says what was chosen and why. Sends nothing.
+Precedence: flag, environment variable, job file, default. Also finds the address and the key that may be sent to it,
+starts the local server if the choice is `local` without an address, and says what was chosen and why. Requests are left
+to the callers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where requests go: a provider's profile with an address, a key, headers and a model.
+"""An endpoint: a provider's profile with address, key, headers and model.
 
-Owns the rules for an address: what is one, what is taken off it, and whether a key may be sent to it; and the wrapping
-of keys, so that none is printed by accident, and none stays in a text that came from outside. Reads no environment, and
-shows no user name, password or query of an address in any message.
+Validates and normalises addresses, decides whether a key may be sent to one, and wraps keys so that none is printed or
+stays in a text that came from outside. No message shows the user name, password or query of an address. Reading the
+environment is left to `choose`.
 """
 
 from __future__ import annotations

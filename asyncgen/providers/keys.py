@@ -1,6 +1,6 @@
-"""The key of a provider: found in its variable or in a file, and such that it can be sent.
+"""Find a provider's API key in its variable or in a file, and check that it can be sent in a header.
 
-Owns what a key may look like. No message shows a key, or any part of one but a character that cannot belong to it.
+No message shows a key, or more of it than one character that no key may contain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The local server of this user: found where it runs, else started in the background.
+"""Find this user's local server, or start it in the background.
 
-Owns the start and the waiting. The server ends by itself once nobody is attached and no fine-tuning job is left, so a
-command that is interrupted, or killed, leaves its training running and nothing else. Knows nothing of what is asked.
+The server ends by itself when no client is attached and no fine-tuning job is left: an interrupted or killed command
+leaves its training running, and nothing else. Requests are left to the callers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How this machine reaches an address: by which proxy, trusting which certificates, with which headers.
+"""Proxy, TLS certificates and headers for an address: one rule for every client.
 
-Owns the one rule that every client keeps. A proxy is used for other machines only, by HTTPS_PROXY, HTTP_PROXY,
-ALL_PROXY and NO_PROXY as everywhere; never for this machine, and never for a key that goes unencrypted. Opens nothing.
+A proxy is used for other machines only, by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY as usual; never for this
+machine, and never for a key that is sent unencrypted. Opening connections is left to the clients.
 """
 
 from __future__ import annotations

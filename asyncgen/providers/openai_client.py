@@ -1,9 +1,8 @@
-"""The official SDK, opened for an endpoint and made to fail in our words.
+"""The official SDK, configured for an endpoint, with its errors translated into ours.
 
-Owns what every user of files, batches and fine-tuning jobs needs: a client over aiohttp that follows no
-redirect and retries nothing by itself, the one owner of retries for calls that may be repeated, uploads and
-downloads that stream, and the translation of the SDK's errors. Does not know what is uploaded or why.
-Importing it imports the SDK, which takes a second: import it inside the command that needs it.
+For files, batches and fine-tuning jobs: a client over aiohttp without redirects and retries, one retry policy for
+idempotent calls, streamed uploads and downloads, and the translation of errors. What is uploaded, and why, is left to
+the callers. Importing this module imports the SDK, which takes a second: import it inside the command that needs it.
 """
 
 from __future__ import annotations

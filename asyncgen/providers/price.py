@@ -1,6 +1,6 @@
-"""The price of a model: USD for a million tokens by tier, and the sum for what was used.
+"""The price of a model in USD per million tokens, by tier, and the cost of a usage.
 
-Owns the arithmetic of calls. Does not know models, providers or where rates come from.
+Where rates come from is left to `prices`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What tokens cost: rates, the price of a model at a provider, and where a price is looked for.
+"""Find the price of a model at a provider.
 
-Owns the arithmetic and the order of sources: this machine is free; then the user's own files, our small table of
-tuned models, and the published prices of a library. A model that none of them knows has no price, which is never
-an error. Does not know what is being bought, or what may be spent.
+Sources, in order: this machine is free; the user's own files; a small table of tuned models; the published prices of a
+library. A model without a price is not an error. Budgets and consent are left to `generate`.
 """
 
 from __future__ import annotations

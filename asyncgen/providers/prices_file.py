@@ -11,7 +11,7 @@
     training = 5.0
     tuned = { input = 0.20, output = 1.00 } # calls to models tuned from this one
 
-Owns the form of the file and where it is looked for. Does not know which prices are asked for.
+Finds, reads and validates these files. Which price is used is left to `prices`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
-"""How often a training goes over its samples when nobody says, by their number: the fewer they are, the more often.
+"""Provider profiles: the named providers, and the choice among them.
 
-Owns the two rules, OpenAI's and that of the trainer on this machine: what is foretold and what is done is one
-function. Does not know who trains.
-
-Who answers: the named profiles of providers, and the choice among them.
-
-Owns what differs between providers of the OpenAI shape (addresses, key variables, abilities, quirks), so that
-adding one takes a profile and no code. Does not open connections, and knows nothing of prices or of jobs.
+A profile holds what differs between OpenAI-compatible providers (addresses, key variables, abilities, quirks), so that
+a new provider takes a profile and no code. Also the default number of epochs by training set size, in two rules
+(OpenAI's, and that of the trainer on this machine), shared by estimates and trainings. Connections and prices are left
+to others.
 
 Sources, read in November 2026: OpenAI's API description and deprecations page; Microsoft's fine-tuning pages for
 Foundry; Nebius Token Factory's and Crusoe's fine-tuning pages; Together's OpenAPI description.

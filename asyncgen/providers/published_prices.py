@@ -1,7 +1,7 @@
-"""Published prices, from the data that the genai-prices package carries.
+"""Published prices, from the data in the genai-prices package.
 
-Owns the translation of that library's entries into `Rates`. The data is offline and as old as the installed
-package. Importing this module imports the library, which costs a quarter of a second of CPU.
+Converts that library's entries to `Rates`. The data is offline and as old as the installed package. Importing this
+module imports the library, which costs a quarter of a second of CPU.
 """
 
 from __future__ import annotations

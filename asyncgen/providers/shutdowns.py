@@ -1,7 +1,7 @@
-"""The days on which models stop answering, as announced.
+"""Announced shutdown dates of models.
 
-Owns a small dated table for OpenAI's models, tuned ones included. A model that is not in it may well have such a
-day: a server that gives `shutdown_date` with a model is to be believed before this.
+A small dated table for OpenAI's models, tuned ones included. A model may have a date and not be in it: the
+`shutdown_date` that a server gives with a model takes precedence.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""How many tokens a text is likely to be, without a tokenizer.
+"""Estimate the tokens of a text without a tokenizer.
 
-Owns the rule of thumb (bytes over four, plus what chat messages add) and its correction by what the provider
-really counted. Does not know models, prices or limits: a tokenizer's vocabulary would cost a download or some
-megabytes, and budgets only need to be right on average.
+Bytes divided by four, plus the overhead of chat messages, corrected by what the provider really counted. A tokenizer's
+vocabulary would cost a download or some megabytes, and a budget only needs the right average.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What tuning costs, and calls to tuned models: a small dated table, since no library has these prices.
+"""Prices of fine-tuning and of calls to tuned models: a small dated table, since no library has these prices.
 
-Owns the figures and the day they were read on. Does not know how many tokens will be trained.
+The number of training tokens is left to `dataset` and `generate/plan`.
 """
 
 from __future__ import annotations

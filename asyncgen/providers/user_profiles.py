@@ -10,8 +10,8 @@
     input = 0.10
     output = 0.40
 
-Owns the form of the file, where it is looked for, and what it may say: it may add providers and change fields of known
-ones, but never send the key of one provider to the host of another. Everything wrong is told at once.
+Finds, reads and validates these files, and reports every problem at once. A file may add providers and change fields of
+known ones, but never send the key of one provider to the host of another.
 """
 
 from __future__ import annotations

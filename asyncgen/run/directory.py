@@ -1,11 +1,8 @@
-"""One writer a run: a lock that dies with its process.
+"""A run directory: its files, its lock, and the choice of the run that is meant.
 
-Owns the file `.lock` and what the second process is told. Does not know what the writer does.
-
-A run on disk: where its files stand, which run is meant, and who may write it.
-
-Owns the names of the files, the choice of the newest run, and the refusal of folders that are not ours or
-belong to another job. Does not know what stands in the files, but that all changes of `run.json` pass here.
+One process writes a run at a time; the lock ends with its process. Names the files, finds the newest run, refuses
+folders that are not runs or belong to another job, and makes every change of `run.json`. The format of the files is
+left to `state` and `records`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Append-only files of JSON lines: whole lines appended, whole lines read, a torn last one put aside.
+"""Append-only JSON Lines files that survive a crash.
 
-Owns what a crash may leave at a file's end and how it is mended. Does not know what a line means: whoever
-reads one decides whether it is good, and says `BadLineError` when it is not.
+Appends and reads whole lines; a torn last line is set aside. What a line means is left to the callers, who raise
+`BadLineError` if it is invalid.
 """
 
 from __future__ import annotations

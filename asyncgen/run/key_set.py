@@ -1,8 +1,7 @@
-"""A set of request keys that takes some 16 bytes a key, where a Python set takes over 100.
+"""A set of request keys in some 16 bytes a key, where a Python set takes over 100.
 
-Owns an open-addressing table over the first 64 bits of the 128-bit keys. Two different keys that agree in
-those count as one: among a million keys the odds of any such pair are 3 in 10^8, among a hundred million 3 in
-10^4. Does not know what a key stands for.
+An open-addressing table over the first 64 bits of the 128-bit keys. Two keys that agree in these bits count as one: the
+probability of any such pair is 3 in 10^8 among a million keys, and 3 in 10^4 among a hundred million.
 """
 
 from __future__ import annotations

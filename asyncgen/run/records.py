@@ -1,6 +1,6 @@
-"""What stands in a run's JSONL files: records, failures, and their JSON form.
+"""Records and failures: the lines of a run's JSON Lines files.
 
-Owns the fields and their order in a line. Does not know where a line is kept or who writes it.
+Fields, their order, and the conversion to and from JSON. Reading and writing files is left to `jsonl` and the journal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a person thought of answers: rejected, restored, seen. A side file of a run that only grows.
+"""`reviewed.jsonl`: what a person decided on answers (rejected, restored, seen). Append-only, one writer at a time.
 
-Owns `reviewed.jsonl`: its lines, the folding of them, and one writer at a time. A line names an answer by its row's key
-and a digest of its text, so that a row that is asked for again is judged anew. Needs no run lock: it may be written
-while the run is. Does not know who shows answers, nor what follows from a rejection.
+A line names an answer by its row's key and a digest of its text, so that the answer to a repeated request is reviewed
+anew. Needs no run lock: it may be written while the run is. Display, and what follows from a rejection, are left to the
+callers.
 """
 
 from __future__ import annotations

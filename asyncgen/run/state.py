@@ -1,7 +1,7 @@
-"""What stands in `run.json`: the small state of a run, typed, versioned, rewritten whole.
+"""The state of a run, `run.json`: typed, versioned, always written whole.
 
-Owns the fields and the reading and writing of the file. Does not know who may write: `run_directory` sees to
-the lock. A field added or changed raises `VERSION`: an older asyncgen would drop what it does not know.
+A new or changed field raises `VERSION`, because an older asyncgen would drop what it does not know. Locking is left to
+`directory`.
 """
 
 from __future__ import annotations

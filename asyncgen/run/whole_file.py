@@ -1,8 +1,7 @@
-"""Files that are read as they were or as they shall be, never half.
+"""Replace files atomically: a reader sees the old content or the new, never half.
 
-Owns the steps that make a replacement survive a crash (temporary file, fsync, rename, fsync of the folder),
-the refusal of links, pipes and folders where a file is expected, and the words for what the operating system
-refuses. Does not know what stands in the files.
+Temporary file, fsync, rename, fsync of the folder. Refuses links, pipes and folders in place of a file, and explains
+operating system errors. The content is left to the callers.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The Batch API as the second engine over a run's files: half the price, within a day."""
+"""The Batch API as the second engine of a session: half the price, an answer within 24 hours."""

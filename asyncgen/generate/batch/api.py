@@ -1,8 +1,8 @@
-"""Batches at a provider, through the SDK.
+"""Calls of the Batch API, through the official SDK.
 
-Owns the calls, the search for a batch whose id was lost, and the reading of what servers say of a batch: its id and
-status count, and no other field, in whatever form it comes, keeps paid answers from being fetched. Does not know rows,
-files on this disk but by their names, or when to call.
+Create, get, list and cancel batches, and find a batch whose id was lost in a crash. Of what a server says of a batch,
+only the id and the status must be valid: no other field, in whatever form it comes, keeps paid answers from being
+fetched. When to call, and what the files contain, is left to the callers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Requests that wait for their answers in a batch: they are not to be asked for in any other way.
+"""The keys of requests that wait for an answer in a batch, so that no engine sends them a second time.
 
-Owns the rows beside each batch's input, by which its answers become records whatever became of the job meanwhile.
-Does not know how a batch is sent or collected.
+Also reads the rows saved beside each batch's input: answers become records even if the job has changed since. Sending
+and collecting batches is left to `send` and `engine`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""Answers of an ended batch into the journal.
+"""The batch engine: every open row of a job goes through the Batch API into the journal.
 
-Owns the order: downloaded whole, joined, safe on the disk, and only then noted as collected and its files removed.
-Broken off anywhere, it is done again from the beginning, and nothing is doubled. Does not know when a batch ends.
-
-Every open row of a job through the Batch API into the journal.
-
-Owns the course: batches noted earlier go on, new ones are sent one after the other as the provider's queue takes
-them, ended ones are collected, and what they did not answer goes again. It may be left at any moment and called again
-at any other. Does not know the wire, the files' form or who watches.
+Batches from earlier invocations are continued, new ones are sent as the provider's queue admits them, ended ones are
+collected, and rows without an answer are sent again. A batch is collected in a fixed order: download whole, join, make
+safe on disk, then note it as collected and delete its files. It is idempotent: after a crash at any point it starts
+over, and nothing is duplicated. HTTP calls are left to `api`, the format of the files to `files`, the display to the
+caller.
 """
 
 from __future__ import annotations

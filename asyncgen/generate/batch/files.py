@@ -1,15 +1,9 @@
-"""The lines of a batch's files: requests as they go in, answers and errors as they come out.
+"""The files of a batch, and its entry in `run.json`.
 
-Owns the wire form. Judges an answer as the online way does, by `reply`. Pure.
-
-The batches of a run, as `run.json` keeps them.
-
-Owns every change of that list. Each is on the disk before the next call is made, so that a crash anywhere leaves a
-state that can be gone on from. Does not know the provider's API.
-
-A batch on disk: its input, the rows beside it, and what was downloaded.
-
-Owns their names, the bounds of an input file, and the order of writing. Does not know the provider's API.
+The JSON Lines format of input, output and error files; their names on disk; the limits on an input file; the list of
+batches in `run.json`. Every change of that list is on disk before the next call to the provider, so that a crash
+leaves a state to continue from. Answers are judged by `http/reply.py`, as those of online requests are. Calls to the
+provider are left to `api`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Answers of a batch, in any order, joined with its rows and kept in the journal.
+"""Join the answers of a batch with its rows, and settle them in the journal.
 
-Owns what becomes of each row: a record, a failure, or open again, within the bounds that hold online. May be broken
-off anywhere and done again: a row that is settled stays as it is. Holds an index of the lines, never the lines.
+Answers come in any order. Each row becomes a record, a failure, or open again, with the retry limits of the online
+pool. Idempotent: a settled row stays as it is. Keeps an index of the lines in memory, never the lines.
 """
 
 from __future__ import annotations

@@ -1,15 +1,8 @@
-"""What is told to the person who waits for batches.
+"""Send rows as batches: write, note, upload, create.
 
-Owns the moments that are worth a word. Does not know how they are shown.
-
-How far an invocation of the batch engine is, and whether it is to send more.
-
-Owns what an ended batch means for the rest: go on, send what it did not answer again, send nothing more. Does no I/O.
-
-Rows into batches: written, noted, uploaded, created.
-
-Owns the order of these steps, each of which is on the disk before the next, and what may go into a batch: the limit
-on rows, the budget, the size that the provider's queue takes. Does not know what becomes of a batch afterwards.
+Each of these steps is on disk before the next begins. Decides what may go into a batch (limit on rows, budget, size of
+the provider's queue), what an ended batch means for the rest (continue, send unanswered rows again, send nothing more),
+and which events the user is told. Collecting is left to `engine`, showing to the caller.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A generation through the Batch API: sent, waited for, collected, or left to be collected later.
+"""One generation through the Batch API: send, wait, collect, or leave the batches to be collected later.
 
-Owns what is said meanwhile, and what an interruption does: it leaves, and the batches go on. Imports the SDK, which
-takes a second.
+An interruption ends the waiting only; the provider goes on with the batches. Importing this module imports the SDK,
+which takes a second.
 """
 
 from __future__ import annotations

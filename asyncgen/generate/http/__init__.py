@@ -1,1 +1,1 @@
-"""One attempt: the client, the reading of replies, errors explained."""
+"""One attempt at a request: the client, the reading of replies, and errors explained to the user."""

@@ -1,8 +1,8 @@
-"""The JSON of a reply, however a server wraps it.
+"""Read the JSON of a reply, however a server wraps it.
 
-Owns what is forgiven: a byte order mark, broken encodings, halves of a surrogate pair, NaN, raw control characters, an
-event stream that nobody asked for, and `data: [DONE]` after a whole object. Each of these was met at servers that call
-themselves OpenAI-compatible; the answer inside was paid for. Pure, and does not know what the JSON means.
+Tolerates a byte order mark, broken encodings, lone surrogates, NaN, raw control characters, an event stream that was
+not requested, and `data: [DONE]` after a complete object. Each of these was seen from servers that call themselves
+OpenAI-compatible, and the answer inside was paid for. Pure. What the JSON means is left to `reply`.
 """
 
 from __future__ import annotations

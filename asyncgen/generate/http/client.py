@@ -1,8 +1,8 @@
-"""Requests over HTTP: one body out, one reply in, through aiohttp.
+"""The HTTP client: one request body out, one reply in, through aiohttp.
 
-Owns the connections, how long an answer is waited for, the cap on what a reply may unpack to, and what a broken
-connection means. Does not know retries or rates, and never follows a redirect. The key stands in the session's headers
-only; errors are made anew from their type, since aiohttp's own carry the headers.
+Manages connections and timeouts, caps the decompressed size of a reply, and classifies connection errors. Never
+follows a redirect. The API key is in the session's headers only; errors are made anew from their type, because
+aiohttp's errors contain the headers. Retries and rate limits are left to the pool.
 """
 
 from __future__ import annotations

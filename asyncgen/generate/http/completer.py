@@ -1,6 +1,7 @@
-"""The one seam of the pool: a request body goes in, an answer or the error of the attempt comes out.
+"""The `Completer` protocol: a request body in, an `Answer` or an `AttemptError` out.
 
-Owns these two outcomes as data. Does not know how they are obtained, and decides nothing about retries.
+This is all that the pool knows of a server. How the outcome is obtained is left to the implementations (HTTP client, a
+user's function, a fake in tests); retries are left to the pool.
 """
 
 from __future__ import annotations

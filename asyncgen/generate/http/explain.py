@@ -1,7 +1,6 @@
-"""What stopped a run, in words for the person who reads it.
+"""Explain to the user what stopped a run: the error, its exit code and the next step.
 
-Owns the sentence, the exit code that its class carries, and the next step. Decides by what was classified already, and
-never shows more of a key than its last characters.
+Works on errors that are classified already. Shows at most the last characters of a key.
 """
 
 from __future__ import annotations

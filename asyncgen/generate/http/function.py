@@ -1,6 +1,6 @@
-"""A completer made of the user's own async function: vLLM offline, another API, a fake in a test.
+"""A completer made from the user's own async function: vLLM offline, another API, a fake in a test.
 
-Leaves retries and limits to the pool, as every completer does.
+Retries and limits are left to the pool, as with every completer.
 """
 
 from __future__ import annotations

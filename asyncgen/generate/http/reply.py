@@ -1,19 +1,12 @@
-"""Limits that servers tell in `x-ratelimit-*` headers.
+"""Read a server's reply as an answer or an error: the one place where replies are judged.
 
-Owns the names and the forms in use. Absent, negative and zero values mean that the server does not tell.
-Does not use the remaining figures, which count for all clients of an account; and the reset only to tell a limit of the
-day from one of the minute.
+Covers what makes an answer, its token counts, the rate limits in `x-ratelimit-*` headers, and the class of an error
+(retry, wait, row, stop), from two tables. An error's code decides before its HTTP status. Its message never decides:
+messages change, and may quote the prompt. Absent, zero and negative limits mean that the server tells none. The
+remaining counts are not used, because they are shared by all clients of an account; the reset only serves to tell a
+daily limit from one per minute.
 
-What follows from an error that a server names: the failure matrix, as two tables.
-
-Owns them, and that the code goes before the status. The text of a message never decides: it changes, and it may quote
-the prompt. Pure, and knows nothing of replies.
-
-From what a server sent to an answer or an error: the one place where replies are judged.
-
-Owns what makes an answer, its counts, and what a reply without one means. What follows from an error that the server
-names stands in `verdict`; the shapes of bodies and of errors in `http`. Pure: it is given a status, headers and bytes,
-and knows neither connections nor retries. Whatever the bytes are, an outcome comes of them.
+Pure: status, headers and bytes in, an outcome out, whatever the bytes are. Connections and retries are left to others.
 """
 
 from __future__ import annotations

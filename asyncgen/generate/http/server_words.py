@@ -1,7 +1,7 @@
-"""What a server says of an error, in whatever shape it says it.
+"""Read an error body: message, code and type, under whatever names and nesting a server uses.
 
-Owns the names under which servers put message, code and type, and where they nest them: lists of one, errors within
-errors, JSON within a message. Reads names and numbers to decide by; the text of a message is for people only. Pure.
+Handles lists of one, errors within errors, and JSON within a message. Only codes, types and numbers are used to decide;
+the message is for people. Pure.
 
 Shapes as found in the API references of OpenAI, Google (google.rpc.Status and its details), Alibaba, Zhipu, MiniMax and
 OAuth 2 (RFC 6749, section 5.2), and in the replies of FastAPI servers, gateways and proxies.

@@ -1,9 +1,9 @@
-"""Several servers of one provider, asked as if they were one.
+"""Load balancing over several servers of one provider.
 
-Owns which server takes a request: the one with the fewest in flight, among those that are well and within the limits
-that they told. A server that fails again and again is left out for a while, and comes back by one request that tries
-it. A request that failed at one server goes to another one next. Knows nothing of HTTP, and decides no more about
-retries than which server: what may have been paid for goes back to the pool.
+A request goes to the server with the fewest requests in flight, among those that are healthy and below their rate
+limits. A server that fails repeatedly is taken out for a while and comes back with a single probe. A failed request
+goes to another server next: at once if the first one surely did nothing, otherwise when the pool retries it. HTTP is
+left to the completers of the servers.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is settled: records on disk, spend, sync, repair."""
+"""Settled rows on disk: journal, spend, fsync, repair."""

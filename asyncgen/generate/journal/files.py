@@ -1,12 +1,8 @@
-"""Rows made safe in groups, by a thread: an fsync takes milliseconds, and the event loop has none to spare.
+"""Group fsync for the journal's files, in a thread, because an fsync would block the event loop for milliseconds.
 
-Owns when to flush: after so many rows or so many seconds, whichever comes first, and at the end. Does not
-know what flushing is. A flush that failed is never tried again.
-
-The files of a journal, made safe from a power loss in the order in which they build on one another.
-
-Owns that order: lines first, then the spend in `run.json`, which never counts more than the files hold; and how often.
-Does not know what a line says.
+Flushes after a number of rows or seconds, whichever comes first, and at the end; a failed flush is never retried. The
+order is fixed: first the lines, then the spend in `run.json`, so that `run.json` never counts more than the files
+hold. What a line contains is left to the journal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The journal: answers written as they come, so that what was paid for is neither lost nor bought again.
+"""The journal of a run: answers are written as they arrive, so that none is lost and none is bought twice.
 
-Owns what counts as settled: a request whose line is whole in `records.jsonl`, one that was given up on and is not
-to be tried again now, and one that an open batch holds. Does not know how answers are obtained, which requests there
-are, or how lines outlive a power loss.
+A request is settled if its line is complete in `records.jsonl`, if it failed earlier (unless failed rows are retried),
+or if it waits in an open batch. Getting answers is left to the engines, fsync to `files`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
-"""Answers taken out of a run so that their rows are asked for again: rejected by `prepare`, or made up by a simulation.
+"""Move records out of a run, and repair damaged files.
 
-Owns the order of the steps: a record stands in `replaced.jsonl`, safe from a power loss, before it leaves
-`records.jsonl`, so that nothing that was paid for is ever gone; and what of the spend stays counted, wherever a crash
-comes in between. Does not judge answers, and asks for none.
-
-Damaged files of a run mended: bad lines set aside with their numbers, everything good kept.
-
-Owns what counts as good in each file. Nothing but `asyncgen repair` calls it, since what is set aside will be asked
-for, and paid for, again.
+Records that `prepare` rejected, or that a simulation made up, are removed so that their rows are requested again. Each
+is in `replaced.jsonl`, after an fsync, before it leaves `records.jsonl`; the spend stays correct after a crash at any
+point. Repair moves unreadable lines, with their line numbers, to a file of their own. Only `asyncgen repair` calls it,
+since the rows of those lines will be paid for again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How far a run is, as its files tell.
+"""Progress of a run, read from its files.
 
-Owns the counts. Reads only, and needs no lock: the run may be written meanwhile.
+Read-only and without a lock: the run may be written at the same time.
 """
 
 from __future__ import annotations

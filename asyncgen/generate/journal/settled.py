@@ -1,7 +1,6 @@
-"""Which requests have an answer and which were given up on, as the files of a run tell.
+"""Read the keys of answered and of failed requests from a run's files.
 
-Owns the reading of `records.jsonl` and `failures.jsonl` into keys. Does not write, and needs no lock: a line
-that is being written meanwhile is left out.
+Read-only and without a lock: a line that is only half written is ignored.
 """
 
 from __future__ import annotations

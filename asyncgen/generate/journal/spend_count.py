@@ -1,6 +1,6 @@
-"""What a run has used, kept while answers come.
+"""The spend of a run: tokens and USD, summed while answers arrive.
 
-Owns the sum over records. Does not know prices: it is given a function of them; nor when the sum is written.
+Prices come as a function. When the sum is saved is left to `files`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rows that a changed job leaves behind: settled, paid for, and no longer asked for.
+"""Count the stale rows of a run: settled and paid for, but no longer in the job after it was edited.
 
-Owns the counting of them and the names of what changed. Does not decide whether to go on: the command line asks.
+Also names what changed in the job. Whether to go on is left to the session, which asks the user.
 """
 
 from __future__ import annotations

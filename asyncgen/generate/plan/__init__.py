@@ -1,1 +1,1 @@
-"""What a job would send, cost and take, before anything is sent."""
+"""The plan of a job: requests, tokens, cost and time, before anything is sent."""

@@ -1,10 +1,7 @@
-"""What rows cost, in every way in which they can be bought.
+"""Cost of rows by way of purchase (online, batch, flex), and the number of calls after which tuning pays off.
 
-Owns the multiplication. Does not know where prices come from.
-
-From how many calls on tuning pays, against sending the long prompt each time.
-
-Owns the comparison and the list of what it takes for granted. Does not know which calls will be made.
+The second compares calls to the tuned model with sending the long prompt each time, and lists its assumptions. Prices
+and the number of calls are given.
 """
 
 from __future__ import annotations

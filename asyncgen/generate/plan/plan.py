@@ -1,6 +1,6 @@
-"""The whole plan of a job: put together from its parts, and given as JSON.
+"""The plan of a job, put together from its parts, and its JSON form.
 
-Owns which parts there are. Does not print, and sends nothing.
+Sends nothing and prints nothing.
 """
 
 from __future__ import annotations

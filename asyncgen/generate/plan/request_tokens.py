@@ -1,14 +1,7 @@
-"""A figure that is known only within bounds.
+"""Tokens and time that the rows of a job take: measured if the run has answers, otherwise estimated within wide bounds.
 
-Owns the arithmetic. Does not know what is being estimated.
-
-How long rows would take at the job's limits.
-
-Owns the arithmetic of rates. Knows nothing of limits that a server sets and has not told yet.
-
-How many tokens a row of a job takes: measured where the run has answers, else estimated with wide bounds.
-
-Owns the guesses about answers nobody has seen yet. Does not know prices.
+Contains the arithmetic of estimates with bounds (`Span`). Rate limits that the server has not told yet are not
+considered. Prices are left to `costs`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a run already holds of a job, and what its answers came to.
+"""What a run holds of a job already, and what its answers cost and measured.
 
-Owns one pass over the run's files. Changes nothing, and needs no lock: the run may be written meanwhile.
+One pass over the run's files. Read-only and without a lock: the run may be written at the same time.
 """
 
 from __future__ import annotations

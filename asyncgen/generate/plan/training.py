@@ -1,6 +1,6 @@
-"""What tuning on a job's rows would cost, at every provider that could do it.
+"""Cost of fine-tuning on a job's rows, at every provider that could do it.
 
-Owns the count of trained tokens. Does not know how a job is created, nor whether this user may create one.
+Counts the billed training tokens. Whether this account may tune there is not checked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Admission control: budget, concurrency slot, pause, rate limits, in that order.
 
-Owns that order, and what the outcomes of requests say about the next ones. Does not know rows, and decides nothing
-about them.
+Every outcome is reported back here and adjusts what may be sent next. What happens to the row itself is left to the
+pool.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""When the whole pool has to wait: a server that asked for it, or one that answers nothing.
+"""Backpressure for the whole pool: a shared pause, a circuit breaker, and an adaptive timeout.
 
-Owns the shared pause and the circuit breaker. Pure: times and the numbers of requests go in, seconds come out. Does not
-know rows or rates.
+The pause follows what the server asks for (`Retry-After`) or backs off exponentially. The breaker opens when nothing
+succeeds any more. The timeout is long at first, then a multiple of the slowest answers: the latency of a language model
+depends on the length of its answer and on the queue before it, so no fixed value fits.
 
-How long an answer may take before it counts as lost.
-
-Owns the rule: long at the start, when nothing is known, then a multiple of what the slowest answers take. Latencies of
-language models follow the length of answers and the queue before them, so a fixed limit is either rude or endless.
-Pure.
+Pure: times and request numbers in, seconds out. Waiting is left to `admission`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""What a run may still spend, with what is in flight counted.
+"""The budget of a run in USD, with requests in flight counted.
 
-Owns the sums in USD and the refusal of what would not fit. Does not know who asks, which prices there are, or where
-sums are kept: it begins with what earlier invocations spent.
-
-The budget of a run, for requests that share it.
-
-Owns the waiting: what is in flight holds the most that it may cost, and gives back what it did not use. Does not know
-requests beyond their size.
+A request reserves the most that it may cost, waits while that does not fit, and returns what it did not use.
+Prices are given; the total that earlier invocations spent is the start value.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
-"""Slots for requests in flight: a semaphore whose size changes while it is in use.
+"""Concurrency: a resizable semaphore, and the AIMD rule for its size.
 
-Owns who has a slot and who comes next. Does not know what a request is; how many slots there are is found out
-elsewhere.
-
-How many requests may be in flight: found out, within a ceiling.
-
-Owns the rule. Slow start: one more for each answer. After the first congestion, one more for a round of answers in
-which the limit was used up (where a rate is known, one for each), and a cut to 0.7 at most once for the requests that
-were sent before it. A server that breaks several connections at once takes few of them: the next requests go one at a
-time, and the number at which it broke them is kept away from. Pure: it is told of starts and ends, and waits for
-nothing.
+Slow start: +1 for each answer. After the first congestion +1 a round if all slots were in use (+1 for each answer if a
+rate limit is known), and x0.7 on congestion, at most once for the requests that were sent before the cut. If a server
+breaks several connections at once, the next requests go one at a time, and the limit stays below the number at which
+the connections broke. Rate limits are left to `rate`.
 """
 
 from __future__ import annotations

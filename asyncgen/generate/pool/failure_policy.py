@@ -1,11 +1,7 @@
-"""Rows that came to nothing, as signs: is it the row, or would every other one come to the same?
+"""When to give up on a row, and when failures show that the whole run should stop.
 
-Owns the bounds on endings that are alike. Pure. Does not know rows, and stops nothing.
-
-Rows that are given up on: failed at once, or held until it is known whether the service was at fault.
-
-Owns that difference, and when such rows show that it is useless to go on. Does not try anything again, and stops
-nothing: it returns the error that every other row would come to.
+A row fails at once, or is held until it is known whether the service was at fault. Repeated failures of the same kind
+end the run: the error is returned, stopping is left to the pool. Retries are left to `retry`.
 """
 
 from __future__ import annotations

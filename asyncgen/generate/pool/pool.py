@@ -1,26 +1,20 @@
 """The worker pool: rows go in, records and failures come out.
 
-Owns the state of a run in flight, and the way of a row through admission, one attempt, and what follows from its
-outcome:
+Runs each row through admission, one attempt, and what follows from its outcome (retry, settle, give up). States:
 
     OPEN      rows are handed out to workers that ask for one
-    DRAINING  what is in flight is finished and kept; nothing else is sent
-    DONE      every worker has ended, and every row stands somewhere: as a line, or as attempts noted
+    DRAINING  requests in flight are finished and kept; no new ones are sent
+    DONE      every worker has ended, and every row is a line in the journal or a noted attempt
 
-`drain` is the one way out of OPEN, whoever asks for it: a signal, a budget, an error that no row survives, a full disk,
-a bug. DONE follows by itself when no worker is left. A bug, too, drains: what was paid for is kept before it is raised.
+`drain` is the only way out of OPEN, whoever calls for it: a signal, the budget, a fatal error, a full disk, a bug. DONE
+follows when the last worker ends. A bug also drains first: what was paid for is kept before the bug is raised.
 
-What came within a turn of the event loop is dealt with together in one round, before any of the workers that brought it
-gets another row: so there are never more requests in flight and answers not yet written than there are workers, and a
-processor does the same for forty rows at a stretch in a fraction of the time that it takes among other work.
+Outcomes that arrive in one iteration of the event loop are processed as a batch, before their workers get new rows.
+This bounds requests in flight plus unwritten answers by the number of workers, and takes much less CPU time than
+processing them one by one.
 
-Knows the server only as a `Completer` and the files only as a `Journal`; reads no signal and prints nothing. Time is
-the event loop's, so a test may run it on its own clock.
-
-The main path: every request of a grid that is not settled goes through the pool into the journal.
-
-Owns the order of the steps, the drain after a stop, and what a run came to. Knows no file, no signal and no command:
-it is given a journal, two events and counts to raise.
+The server is a `Completer`, the files are a `SettlingJournal`; signals and output are left to the caller. Time is the
+event loop's, so that tests can use their own clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a run has come to, as numbers.
+"""Counts of this invocation (sent, in flight, settled, failed), and figures made from them.
 
-Owns the counts of this invocation and the figures made from them. Does not print, and knows no clock: times go in.
+Times are arguments. Display is left to the observer.
 """
 
 from __future__ import annotations

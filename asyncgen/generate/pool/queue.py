@@ -1,7 +1,6 @@
-"""Rows that wait for a worker: those to be tried again, and fresh ones from a lazy source.
+"""The queue of rows for the workers: rows to retry first, then fresh ones from a lazy source.
 
-Owns the order: rows to be tried again go first. Nothing is read ahead: a fresh row is made when it is asked for.
-Passive: it sets no timer, wakes nobody, and does not know what happens to a row.
+Nothing is read ahead: a fresh row is made when a worker asks for one. Timers are set by the pool.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Requests and tokens a minute: reached, and never passed.
+"""Rate limits: requests and tokens per minute, used in full and never exceeded.
 
-Owns the two budgets, over aiolimiter's leaky buckets. A bucket of a whole minute lets twice the rate through in its
-first period, and one that holds a single request loses the loop's delay at every turn. So ours hold a moment's worth:
-enough to make up for late wake-ups, too little to burst. Does not know why a rate was chosen.
+Two leaky buckets over aiolimiter. A bucket of a whole minute would let twice the rate through in its first minute; a
+bucket of one request would lose the event loop's delay at every turn. Ours hold a fraction of a second: enough to catch
+up after a late wake-up, too little for a burst. Where a limit comes from is left to the caller.
 """
 
 from __future__ import annotations

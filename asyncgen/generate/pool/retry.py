@@ -1,7 +1,7 @@
-"""May a row be tried again, and after how long.
+"""Whether to retry a row, and after how long.
 
-Owns the bounds: so many failed attempts a row, fewer of them such that the provider may have charged for. Nobody else
-retries, neither the HTTP client nor a caller. Pure.
+A row has a bounded number of failed attempts, and a lower bound on those that the provider may have charged for. This
+is the only place that decides on retries: the HTTP client makes one attempt. Pure.
 """
 
 from __future__ import annotations

@@ -1,11 +1,6 @@
-"""From a row to its line: a record of its answer, or a failure with the reason.
+"""Settle rows: make the record or failure of a row, write it to the journal, and count it.
 
-Owns what goes into both. Does not write, and does not decide which of the two a row becomes.
-
-Where rows end: as a line in the journal and in the counts.
-
-Owns the writing of both kinds of line, and what becomes of answers that the disk does not take. Does not decide how a
-row ends, and stops nothing: what the disk said is there to be looked at.
+Keeps the first disk error for the pool to look at. Which rows fail is decided by `failure_policy` and the pool.
 """
 
 from __future__ import annotations

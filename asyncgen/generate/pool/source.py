@@ -1,7 +1,7 @@
 """The rows of a job that are still to be sent.
 
-Owns what is left out: what the journal has, twins of requests that were claimed, and what is over a limit. Does not
-send.
+Skips rows that the journal has, duplicate requests that are claimed already, and rows over a limit. Sending is left to
+the pool.
 """
 
 from __future__ import annotations
