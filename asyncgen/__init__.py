@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
+    from asyncgen.api.evaluation import evaluate
     from asyncgen.api.generation import GenerateArguments, agenerate, generate, preview, stream
     from asyncgen.api.jobs import LoadedJob, load_job, plan
     from asyncgen.api.observer import ProgressSnapshot
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 # Where each public name is: imported when it is used, since aiohttp and the SDK take a second.
 _HOMES = {
+    "asyncgen.api.evaluation": ("evaluate",),
     "asyncgen.api.generation": ("GenerateArguments", "agenerate", "generate", "preview", "stream"),
     "asyncgen.api.jobs": ("LoadedJob", "load_job", "plan"),
     "asyncgen.api.observer": ("ProgressSnapshot",),
@@ -68,6 +70,7 @@ __all__ = [
     "__version__",
     "agenerate",
     "complete",
+    "evaluate",
     "finetune",
     "generate",
     "load_job",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from asyncgen.cli.output import table
-from asyncgen.terminal import usd
+from asyncgen.terminal import one_line, usd
 
 if TYPE_CHECKING:
     from asyncgen.evaluate.judge import JudgedPair, Judging
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asyncgen.evaluate.page import Agreement
     from asyncgen.evaluate.pays import PaysFrom
     from asyncgen.evaluate.result import Evaluation
+    from asyncgen.evaluate.small import Comparison
     from asyncgen.evaluate.statistics import Interval
     from asyncgen.evaluate.verdict import PairResult
 
@@ -28,6 +29,7 @@ _HEADERS = (
 )  # fmt: skip
 _MOST_VALUES = 20
 _MODEL_WIDTH = 34
+_ANSWER_WIDTH = 240
 
 
 def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Iterator[str]:
@@ -54,6 +56,20 @@ def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Ite
     yield f"all of it: {evaluation.path}" + (f", {usd(evaluation.cost_usd)}" if evaluation.cost_usd else "")
     yield ""
     yield evaluation.sentence
+
+
+def small_lines(found: Comparison) -> Iterator[str]:
+    """Base and tuned model side by side, as `run` ends with it."""
+    for row in found.rows:
+        yield row.prompt
+        for label, text, passed in (("before", row.base, row.base_passed), ("after", row.tuned, row.tuned_passed)):
+            fails = "" if passed else "   [fails a check]"
+            yield f"    {label:<6}  {one_line(text, _ANSWER_WIDTH) or '(no answer)'}{fails}"
+    base, tuned = found.base, found.tuned
+    yield (
+        f"passes the checks: after {tuned.passed} of {tuned.n}, before {base.passed} of {base.n} ({found.source}); "
+        "so few prompts prove nothing"
+    )
 
 
 def _figures(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncgen.cli.arguments import next_command
+from asyncgen.cli.evaluate_lines import small_lines
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import is_verbose, result, say, this_command
@@ -23,6 +24,8 @@ from asyncgen.cli.prepare_lines import run_lines, run_object
 from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
+from asyncgen.evaluate.result import as_json as as_object
+from asyncgen.evaluate.small import small_comparison
 from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
@@ -199,6 +202,7 @@ class RunPipeline:
                 result(f"  {label:6}  {' '.join(text.split())}")
         self.report["complete"] = {"model": tuned.model, "prompt": prompt, "completion": tuned.text}
         self.report["complete"]["before"] = base.text if base else None
+        self._compare()
         return 0
 
     async def _asked(self, opened: OpenedJob, profile: Profile, prompt: str) -> tuple[Completion, Completion | None]:
@@ -216,6 +220,22 @@ class RunPipeline:
                 base = await ask(calls, Asking(self._base_model, form, parameters), prompt)
             return tuned, base
 
+    def _compare(self) -> None:
+        """Base and tuned model on a handful of prompts that neither was trained on; not where a prompt was given."""
+        if self.prompt is not None:
+            return
+        where = self.options.where
+        base_url = where.addresses[0] if where.addresses else None
+        found = run_loop(
+            small_comparison(
+                self._run, _QuietScreen(yes=self.yes), base_url=base_url, api_key_file=where.api_key_file
+            )
+        )  # fmt: skip
+        if found is not None:
+            for line in small_lines(found):
+                result(line)
+            self.report["evaluate"] = as_object(found.evaluation)
+
     def _unseen_prompt(self, opened: OpenedJob) -> str:
         if set(opened.grid.names) == set(_OUTSIDE_BUILT_IN):
             return opened.grid.sample.render(_OUTSIDE_BUILT_IN)
@@ -225,6 +245,13 @@ class RunPipeline:
         if "messages" in sample:
             return str(next(message["content"] for message in sample["messages"] if message["role"] == "user"))
         return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)
+
+
+class _QuietScreen(Screen):
+    """Asks and shows progress; what is said of every contestant would hide the answers."""
+
+    def say(self, text: str) -> None:
+        pass
 
 
 def _say_where(name: str) -> None:

@@ -253,7 +253,7 @@ def verdict_in(text: str) -> Side | None:
     except NotJsonError:
         return None
     verdict = found.get("verdict") if isinstance(found, dict) else None
-    return verdict if verdict in {"first", "second", "tie"} else None
+    return verdict if verdict in ("first", "second", "tie") else None
 
 
 def _judging(

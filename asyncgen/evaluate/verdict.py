@@ -93,7 +93,7 @@ def _cluster_test(differences: Sequence[float], clusters: Sequence[str]) -> floa
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Conclusion:
     """What the figures say.
 
     Attributes:
@@ -108,7 +108,7 @@ class Verdict:
     more_rows: int | None = None
 
 
-def verdict_on(found: Sequence[Standing], pairs: Sequence[PairResult], margin: float, unit: str) -> Verdict:
+def verdict_on(found: Sequence[Standing], pairs: Sequence[PairResult], margin: float, unit: str) -> Conclusion:
     """The verdict by the job's checks.
 
     Args:
@@ -120,9 +120,11 @@ def verdict_on(found: Sequence[Standing], pairs: Sequence[PairResult], margin: f
     best = best_of(found)
     others = {each.contestant.name: each for each in found if each is not best}
     if not pairs:
-        return Verdict(f"{best.contestant.name} alone was asked: {_share(best)}; there is nothing to compare it with")
+        return Conclusion(
+            f"{best.contestant.name} alone was asked: {_share(best)}; there is nothing to compare it with"
+        )
     if best.passed == 0:
-        return Verdict("no contestant gave an answer that passes: look at the checks, and at the answers")
+        return Conclusion("no contestant gave an answer that passes: look at the checks, and at the answers")
     near = [pair for pair in pairs if pair.difference.high <= margin and _saves(others[pair.b], best)]
     if near:
         pair = min(near, key=lambda each: (_cost(others[each.b]), -others[each.b].pass_rate.value))
@@ -131,26 +133,28 @@ def verdict_on(found: Sequence[Standing], pairs: Sequence[PairResult], margin: f
     open_pairs = [pair for pair in pairs if pair.p_corrected >= SIGNIFICANT]
     if not open_pairs:
         sentence = f"{_more_often(runner_up, unit)}{_cost_words(best, others[runner_up.b])}: use {runner_up.a}"
-        return Verdict(sentence, runner_up.a)
+        return Conclusion(sentence, runner_up.a)
     return _untold(min(open_pairs, key=lambda each: each.difference.value), margin, unit)
 
 
-def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Verdict:
+def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
     """The verdict by what the judge preferred, where answers have no checks to pass."""
     if not pairs:
-        return Verdict("there is nothing to tell the contestants apart by: the job has no [checks], and nobody judged")
+        return Conclusion(
+            "there is nothing to tell the contestants apart by: the job has no [checks], and nobody judged"
+        )
     pair = min(pairs, key=lambda each: (each.p, -abs(each.wins - each.losses)))
     better, worse = (pair.a, pair.b) if pair.wins >= pair.losses else (pair.b, pair.a)
     wins, losses = max(pair.wins, pair.losses), min(pair.wins, pair.losses)
     rows = f"{wins} to {losses} with {pair.ties} ties, p={_p(pair.p)}"
     if pair.p < SIGNIFICANT:
-        return Verdict(f"the judge prefers {better} to {worse} ({rows}): use {better}", better)
+        return Conclusion(f"the judge prefers {better} to {worse} ({rows}): use {better}", better)
     decided = wins + losses
     total = decided + pair.ties
     wanted = units_needed(decided / total, (wins - losses) / total) if total and wins != losses else None
     more = _more(wanted, total)
     told = f"; about {more:,} more {unit} would, if it is as seen" if more else ""
-    return Verdict(f"the data does not tell: the judge prefers {better} to {worse} {rows}{told}", None, more)
+    return Conclusion(f"the data does not tell: the judge prefers {better} to {worse} {rows}{told}", None, more)
 
 
 def _saves(other: Standing, best: Standing) -> bool:
@@ -160,14 +164,14 @@ def _saves(other: Standing, best: Standing) -> bool:
     return _cost(other) < _cost(best)
 
 
-def _not_worse(pair: PairResult, best: Standing, other: Standing, margin: float, unit: str) -> Verdict:
+def _not_worse(pair: PairResult, best: Standing, other: Standing, margin: float, unit: str) -> Conclusion:
     reasons = []
     if _cost(other) < _cost(best):
         reasons.append(_ratio(other, best))
     if other.contestant.technique != "tuned" and best.contestant.technique == "tuned":
         reasons.append("needs no training")
     low = -100 * pair.difference.high
-    return Verdict(
+    return Conclusion(
         f"{pair.b} is not worse than {pair.a} by more than {100 * margin:g} points "
         f"({-100 * pair.difference.value:+.1f}, lower end {low:+.1f}, {pair.pairs} {unit}) and "
         f"{' and '.join(reasons)}: use {pair.b}",
@@ -204,13 +208,13 @@ def _ratio(one: Standing, other: Standing) -> str:
     return f"costs {one.cost_usd_per_1000 / other.cost_usd_per_1000:.2g} of it"
 
 
-def _untold(pair: PairResult, margin: float, unit: str) -> Verdict:
+def _untold(pair: PairResult, margin: float, unit: str) -> Conclusion:
     detected = margin or pair.difference.value  # without a margin, the difference that was seen
     more = _more(units_needed(pair.discordant, detected), pair.pairs)
     seen = _more(units_needed(pair.discordant, pair.difference.value), pair.pairs)
     told = f"; about {more:,} more {unit} would show a difference of {100 * detected:g} points" if more else ""
     as_seen = f", about {seen:,} more one as large as seen" if seen and margin else ""
-    return Verdict(f"the data does not tell: {_more_often(pair, unit)}{told}{as_seen}", None, more)
+    return Conclusion(f"the data does not tell: {_more_often(pair, unit)}{told}{as_seen}", None, more)
 
 
 def _more(wanted: int | None, there: int) -> int | None:

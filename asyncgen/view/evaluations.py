@@ -51,7 +51,7 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class Evaluation:
+class EvaluationFiles:
     """The answers of an evaluation.
 
     Attributes:
@@ -80,7 +80,7 @@ def evaluation_names(run: Path) -> list[str]:
     return [path.name for path in sorted(folders, key=lambda path: (-path.stat().st_mtime_ns, path.name))]
 
 
-def read_evaluation(run: Path, name: str) -> Evaluation:
+def read_evaluation(run: Path, name: str) -> EvaluationFiles:
     """An evaluation whole.
 
     Raises:
@@ -91,7 +91,7 @@ def read_evaluation(run: Path, name: str) -> Evaluation:
     if name not in evaluation_names(run):
         raise UsageError(f"{run} has no evaluation {name!r}", help_text=f"asyncgen evaluate {run}   (makes one)")
     folder = run / FOLDER / name
-    found = Evaluation(name, _summary(folder / SUMMARY))
+    found = EvaluationFiles(name, _summary(folder / SUMMARY))
     named = [str(each.get("name", "")) for each in found.summary.get("contestants", []) if isinstance(each, dict)]
     files = {path.stem: path for path in sorted(folder.glob("*.jsonl")) if path.name != VOTES}
     found.contestants = [name for name in named if name in files] + [name for name in files if name not in named]
@@ -112,7 +112,7 @@ def add_vote(run: Path, name: str, vote: Vote) -> None:
         file.sync()
 
 
-def shown(evaluation: Evaluation, *, blind: bool) -> dict[str, Any]:
+def shown(evaluation: EvaluationFiles, *, blind: bool) -> dict[str, Any]:
     """An evaluation as a page is given it.
 
     Args:
@@ -128,7 +128,7 @@ def shown(evaluation: Evaluation, *, blind: bool) -> dict[str, Any]:
     }
 
 
-def winner_of(evaluation: Evaluation, row: str, choice: str, *, blind: bool) -> str:
+def winner_of(evaluation: EvaluationFiles, row: str, choice: str, *, blind: bool) -> str:
     """The contestant that a choice on a page means.
 
     Args:
@@ -154,7 +154,7 @@ def winner_of(evaluation: Evaluation, row: str, choice: str, *, blind: bool) -> 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def _row(evaluation: Evaluation, row: str, answers: dict[str, EvaluatedAnswer], *, blind: bool) -> dict[str, Any]:
+def _row(evaluation: EvaluationFiles, row: str, answers: dict[str, EvaluatedAnswer], *, blind: bool) -> dict[str, Any]:
     first = next(iter(answers.values()))
     vote = evaluation.votes.get(row)
     hidden = blind and vote is None
@@ -178,7 +178,7 @@ def _row(evaluation: Evaluation, row: str, answers: dict[str, EvaluatedAnswer], 
     }
 
 
-def _tally(evaluation: Evaluation) -> dict[str, int]:
+def _tally(evaluation: EvaluationFiles) -> dict[str, int]:
     counts = dict.fromkeys([*evaluation.contestants, TIE], 0)
     for row, vote in evaluation.votes.items():
         if row in evaluation.rows and vote.winner in counts:
