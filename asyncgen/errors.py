@@ -1,4 +1,4 @@
-"""The errors that end a command, and the exit code of each.
+"""The errors that end a command, the exit code of each, and `nearest` for messages about a misspelt name.
 
     AsyncgenError            1  anything else that was foreseen
     ├─ UsageError            2  an option or argument that cannot be
@@ -9,11 +9,8 @@
     ├─ DiskError             6  the run could not be written
     └─ RunInUseError         7  another process writes the run
 
-A failed request is not here: it is data (`records.Failure`). A bug is not here either: it is a crash.
-This module knows nothing of who raises what; the command line prints `what`, `cause` and `help_text`
-and exits with `exit_code`.
-
-The valid name that was probably meant, for messages about a wrong one.
+A failed request is data (`records.Failure`), and a bug is a crash: neither is here. The command line prints `what`,
+`cause` and `help_text`, and exits with `exit_code`.
 """
 
 from __future__ import annotations

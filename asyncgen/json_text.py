@@ -1,8 +1,8 @@
-"""JSON read with one error for whatever is not the JSON that was expected.
+"""Parse JSON with one error for everything that is not the expected JSON.
 
-Libraries refuse in many ways: syntax, types, numbers out of range, half a surrogate pair, bytes that are no UTF-8, and
-nesting that is too deep for them, each with an exception of its own. Every reader of JSON in asyncgen reads it here, so
-that no odd byte of a file or a server is mistaken for a fault of asyncgen itself. Knows no file and no reply.
+Libraries fail in many ways: syntax, types, numbers out of range, lone surrogates, bytes that are not UTF-8, and nesting
+that is too deep, each with an exception of its own. Every reader of JSON in asyncgen uses this module, so that an odd
+byte of a file or a server is never mistaken for a bug. What the JSON means is left to the callers.
 """
 
 from __future__ import annotations

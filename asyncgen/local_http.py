@@ -1,11 +1,10 @@
-"""Is a host this machine? One answer for addresses that are asked and for addresses that are listened on.
+"""For the HTTP servers that asyncgen runs on the user's machine: the loopback test, the request guard, listening, JSON.
 
-Leaves resolving to nobody: only the literal forms count, for a name that resolves to this machine may move.
+Whether a host is this machine is decided by literal addresses only, never by resolving a name, whose address may
+change.
 
-What every HTTP server that asyncgen runs on the user's machine has in common: who may ask, listening, JSON.
-
-A page of any site can make its reader's browser send requests to this machine, directly or by a name of its own that
-it lets resolve to 127.0.0.1 (DNS rebinding). `RequestGuard` tells such requests from those of programs, which send
+A page of any site can make its reader's browser send requests to this machine, directly or by a name that it lets
+resolve to 127.0.0.1 (DNS rebinding). `RequestGuard` refuses such requests and admits those of programs, which send
 neither `Origin` nor `Sec-Fetch-Site`. The rule is that of Go's `net/http.CrossOriginProtection`, with an exact `Host`
 before it. Keys, cookies, routes and the form of an error are left to each server. Imports aiohttp.
 """

@@ -1,6 +1,6 @@
-"""Text for people: what came from outside made safe for a terminal, times and money as a person says them.
+"""Text for people: strings from outside made safe for a terminal; times, counts and money formatted.
 
-Does not know where the text is shown, and never changes what is stored.
+What is stored is never changed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Text files of people as lines and cells: encodings, byte order marks, line ends, delimiters.
+"""Users' text files as lines and cells: encodings, byte order marks, line ends, delimiters.
 
-One reader of lines and one of delimited cells, each with one limit. What the cells mean is left to the callers.
+One line reader and one reader of delimited cells, each with a size limit. The meaning of cells is left to the callers.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The command line: parse, call one function, print, exit. The only room that prints or reads the environment."""
+"""The command line: parse, call one function, print, exit. The only package that prints or reads the environment."""

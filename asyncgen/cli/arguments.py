@@ -1,7 +1,7 @@
-"""What FILE and RUN stand for, and the command line of a next step.
+"""Resolve FILE and RUN arguments, and build the command line of a next step.
 
-Owns the choice of a job file that was not named, and which options of this command belong to the next one. What a run
-directory is, `run.directory` knows.
+Chooses the job file if none is named, and which options of this command belong to the next one. The layout of a run is
+left to `run.directory`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What models answered, for people and for machines.
+"""Ask a model in a command, and show its answers to people and machines. Shared by `complete` and `run`.
 
-Owns the look: a bare answer for one prompt, its prompt before it for several, columns for two models. Text from a
-model passes `terminal.clean`.
-
-The asking stage of a command: which form, which provider, one model or two, and what it cost.
-
-Owns how these are found in a run. Shared by `complete` and `run`; does not show anything.
+Finds the form of the prompt, the provider, one model or two, and the cost. Shows a bare answer for one prompt, answers
+under their prompts for several, columns for two models. Text from a model passes `terminal.clean`. The request is left
+to `finetune.complete`.
 """
 
 from __future__ import annotations

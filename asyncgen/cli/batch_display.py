@@ -1,6 +1,6 @@
-"""What is seen of batches while they are waited for: bars on a terminal, a line at every new state elsewhere.
+"""Progress of batches while they are waited for: bars on a terminal, one line for each new state elsewhere.
 
-Owns the look. Reads what it is told, and counts what was collected.
+Display only; the states come from the engine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What `asyncgen doctor` looks at, each look a function that ends in one finding.
+"""The checks of `asyncgen doctor`: each is a function that returns one finding.
 
-Owns the looks and their words. Sends one request, `GET /models`, which costs nothing. Does not print.
+Sends one request, `GET /models`, which costs nothing. Printing is left to `doctor_command`.
 """
 
 from __future__ import annotations

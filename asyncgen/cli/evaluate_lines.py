@@ -1,6 +1,6 @@
-"""An evaluation in lines for a person: a table with intervals, or blocks where the terminal is narrow.
+"""An evaluation as text: a table with intervals, or blocks on a narrow terminal.
 
-Owns the words and the layout. Does not know how a figure is made.
+Display only; the figures are made in `evaluate`.
 """
 
 from __future__ import annotations

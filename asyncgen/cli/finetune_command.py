@@ -1,16 +1,7 @@
-"""What the commands of `finetune` share: the argument that names a job, where it is, and a job in words.
+"""`asyncgen finetune`: create, follow, list, show, events, checkpoints, results, cancel and delete.
 
-`asyncgen finetune create`: a run's dataset, or a file, to a fine-tuning job.
-
-`asyncgen finetune follow`: a job's events until it ends.
-
-`asyncgen finetune list`, `show`, `events`, `checkpoints`: what a provider says of its jobs.
-
-`asyncgen finetune results`: a job's metrics as a table, and its loss drawn.
-
-`asyncgen finetune cancel` and `delete`: what ends a job, a model or a file.
-
-`asyncgen finetune`: the provider's fine-tuning jobs, and the commands that are about them.
+Parses arguments and prints results. Creating and following a job is left to `finetune.session`, what a provider answers
+to its tuner.
 """
 
 from __future__ import annotations

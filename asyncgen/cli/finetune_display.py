@@ -1,14 +1,7 @@
-"""The bar of an upload: live on a terminal, a line at its end everywhere.
+"""Display of a tuning: upload bar, events, live status of a training, loss chart, and the sentences before and after.
 
-A training's loss as a picture; needs the extra `plot`.
-
-What the tuning stage says: extent, price and life before, the next step or the failure after.
-
-Owns the words. Decides nothing and prints nothing.
-
-How a training is shown while it is followed: its events as lines, and one live block under them on a terminal.
-
-Owns the look. Is told by `follow`, asks nothing, and refreshes by a timer.
+Bars and the status are live on a terminal and plain lines elsewhere, refreshed by a timer. The loss chart needs the
+extra `plot`. Display only: events and states come from `finetune.follow`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The command `asyncgen`: its list of commands, and what becomes of an error.
+"""The `asyncgen` command: its subcommands, exit codes, error handling and the layout of `--help`.
 
-Owns exit codes and the look of `--help`. Commands are imported when they are called, so that help and completion
-stay quick.
+A command's module is imported when the command is called, to keep help and completion fast.
 """
 
 from __future__ import annotations

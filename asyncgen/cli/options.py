@@ -1,6 +1,6 @@
-"""Options and arguments that mean the same at every command.
+"""Options and arguments shared by several commands: names, help texts and environment variables.
 
-Owns their names, their help and the environment variable of each. Does not know what a command does with them.
+What they do is left to each command.
 """
 
 from __future__ import annotations

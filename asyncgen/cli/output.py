@@ -1,7 +1,6 @@
-"""What a person or a script sees: results on stdout, everything else on stderr.
+"""Output: results to stdout, everything else to stderr, and the layout of errors.
 
-Owns the two streams and the look of an error. Does not know any command. Text that came from a model or a server
-passes `terminal.clean` here, whatever the caller did.
+Text from a model or a server always passes `terminal.clean` here, whatever the caller did.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A plan in lines for a person.
+"""A plan as text.
 
-Owns the words and the look of figures. Does not know how the figures were come by.
+Display only; the figures are made in `generate/plan`.
 """
 
 from __future__ import annotations

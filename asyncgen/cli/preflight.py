@@ -1,6 +1,6 @@
-"""What would stop a later stage, found before the first request is paid for.
+"""Check all stages of a run before the first request is paid for.
 
-Owns the look at every stage that a run will come to, and the one error that tells all of it. Sends nothing.
+Collects every problem into one error. Sends nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A prepared dataset in lines for a person, and as an object for machines.
+"""A prepared dataset as text, and as JSON.
 
-Owns the words. Does not know how a dataset is made.
+Display only; the dataset is made in `dataset`.
 """
 
 from __future__ import annotations

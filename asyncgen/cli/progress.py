@@ -1,6 +1,6 @@
-"""How a run is shown while it works: one live block on a terminal, a plain line now and then elsewhere.
+"""Progress of a generation: a live block on a terminal, a plain line now and then elsewhere.
 
-Owns the look of the figures. Reads the counts and raises none; refreshes by a timer, never by an answer.
+Reads the counts of `Progress` and refreshes by a timer, never for an answer.
 """
 
 from __future__ import annotations

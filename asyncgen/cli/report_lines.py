@@ -1,6 +1,6 @@
-"""A report in lines for a person, and as an object for machines.
+"""A report as text with small bars, and as JSON.
 
-Owns the look: labels, figures, small bars. Does not know how the figures were come by.
+Display only; the figures are made in `dataset.report`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The four stages of `asyncgen run`, each the command of its name.
+"""The four stages of `asyncgen run`: generate, prepare, finetune, complete.
 
-Owns their order, what one needs of the one before, and the words at which stage a run stopped. Everything a stage has
-done is on disk, so nothing here needs to be remembered from one invocation to the next.
+Each stage is the command of its name. Decides their order, what a stage needs of the one before, and what is printed
+when a run stops. All state is on disk, so that nothing has to be remembered from one invocation to the next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The observer of a command: lines on stderr, questions on the terminal, live blocks, Ctrl-C.
+"""The observer of a command: lines on stderr, questions on the terminal, live display, Ctrl-C.
 
-Owns how the parts of the command line (output, progress, signals, displays) come together for a generation and a
-tuning. Knows nothing of what is generated.
+Connects output, progress, signals and displays for a generation or a tuning, which are left to their sessions.
 """
 
 from __future__ import annotations

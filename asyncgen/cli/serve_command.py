@@ -1,6 +1,6 @@
 """`asyncgen serve`: the local server.
 
-Owns its options. Does not know how the server works, and imports it only when it runs.
+Parses the options; the server is imported only when it runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Ctrl-C and its kin: the first one asks a run to finish what is in flight, the second one to let go.
+"""Ctrl-C and SIGTERM: the first signal drains, the second one cancels.
 
-Owns the signal handlers while a run works, and the exit code that tells of a signal. Does not know what is in flight.
+Installs signal handlers while a run works, and returns the exit code for a signal. What drains is left to the engines.
 """
 
 from __future__ import annotations

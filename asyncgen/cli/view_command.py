@@ -1,7 +1,7 @@
 """`asyncgen view`: the local page over runs.
 
-Owns its options, the opening of a browser, and which provider answers for a model in the playground. Does not know how
-the page works, and imports it only when it runs.
+Parses the options, opens a browser, and chooses the provider of each model in the playground. The page is left to
+`view`, which is imported only when it runs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Records to samples: chosen, written, split, checked, reported and exported."""
+"""From records to a dataset: select, write, split, check, report and export."""

@@ -1,8 +1,8 @@
-"""One pass over a run's records: every sample is written to a draft, and only then it is known on which side it stands.
+"""The first pass over a run's records: every sample goes to a draft file, before its side of the split is known.
 
-Owns the pass. The draft is a temporary file of training lines in the order of the records; what has to be known of all
-samples before one takes its place (prompts on two sides, near-duplicates) is found out afterwards from some 55 bytes a
-sample. Records that give no sample go to a file of their own with the reason.
+The draft is a temporary file of training lines in record order. Conflicts between samples (a prompt on both sides,
+near-duplicates) are found afterwards from about 55 bytes a sample. Records that give no sample go to a file of their
+own with the reason. Selection, format and split are left to `select`, `samples` and `split`.
 """
 
 from __future__ import annotations

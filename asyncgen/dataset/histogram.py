@@ -1,6 +1,6 @@
-"""How often each whole number came up, and what can be told from that.
+"""A histogram of whole numbers: counts and quantiles.
 
-Owns counting and quantiles; the memory grows with the different numbers, not with how many there were.
+Memory grows with the number of distinct values, not with the number of observations.
 """
 
 from __future__ import annotations

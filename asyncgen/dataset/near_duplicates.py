@@ -1,13 +1,13 @@
-"""Answers to the same prompt that are the same but for a word or two.
+"""Find near-duplicate answers to the same prompt: answers that differ in a word or two.
 
-Owns the measure and the search. Does not know records: texts are fetched again by number, so that a file of
-any size can be searched with 16 bytes of memory an answer, and some 100 MB for the group that is looked at.
+Texts are fetched again by number, so that a file of any size can be searched with 16 bytes of memory an answer, and
+some 100 MB for the group that is compared.
 
-Two answers are near-duplicates when their pairs of neighbouring words, letter case and punctuation left out,
-agree to at least `THRESHOLD` (Jaccard similarity: shared pairs over all pairs). In a text of thirty words one
-word may differ, or two that are neighbours. Candidates are found by prefix filtering (Bayardo, Ma and
-Srikant, "Scaling Up All Pairs Similarity Search", 2007): sets so similar share some of their first few members in any
-fixed order. The rarest come first, so that an opening that all answers share makes nobody anybody's candidate.
+Two answers are near-duplicates if the Jaccard similarity of their word bigrams (shared bigrams over all bigrams, letter
+case and punctuation ignored) is at least `THRESHOLD`. In a text of thirty words one word may differ, or two neighbours.
+Candidates are found by prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two
+sets so similar share one of their first few members in any fixed order. Rare bigrams come first in that order, so that
+an opening common to all answers makes no candidates.
 """
 
 from __future__ import annotations

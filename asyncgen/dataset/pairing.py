@@ -1,6 +1,6 @@
-"""Which answers make a pair to prefer one of: by axis values, or the accepted against the rejected of a combination.
+"""Pair answers for preference training: by axis values, or accepted against rejected answers of a combination.
 
-Owns the roles and the pairing, in 25 bytes a record. Does not know how a pair is written.
+Keeps 25 bytes a record. Writing the pairs is left to `samples`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The dataset of a file: whatever form its rows are in, made chat samples or preferences, checked, and written.
+"""Prepare a training file from a user's file: rows of any form become chat samples or preferences, checked and written.
 
-Owns what is asked and done, and the names of the results (`STEM_prepared.jsonl` beside the file, or its training and
-validation halves). Prints nothing: a `Dialogue` hears what is found and says what may be done. The file itself is
-never changed, and no row is lost without a word: the rows written and those told to be left out are those that were
-read. For prompts and completions in their own format, see `pairs.prepare`.
+Results are `STEM_prepared.jsonl` beside the file, or its training and validation halves. A `Dialogue` is told what is
+found and asked what may be done; nothing is printed. The input file is never changed, and every row is either written
+or reported as left out. For prompts and completions in their own format, see `pairs.prepare`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The dataset of a run: records are judged, written as samples, and what was left out is told with its reason.
+"""Prepare the dataset of a run: judge records, write samples, report what was left out with the reason.
 
-Owns the files and what `run.json` says of them. Prints nothing. How a record is judged, a sample written and a side
-chosen is the business of `draft`, `select`, `samples` and `split`.
+Writes the files and their entry in `run.json`; prints nothing. Judging, format and split are left to `draft`, `select`,
+`samples` and `split`.
 """
 
 from __future__ import annotations

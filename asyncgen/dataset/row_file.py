@@ -1,7 +1,6 @@
-"""A file of rows that is read once in order, and whose rows are fetched again by their place.
+"""Random access to the rows of a file that was read once in order: eight bytes a row.
 
-Owns the offsets, eight bytes a row. Does not know what stands in a row. The file may grow meanwhile: rows that are
-appended after it was read are not there.
+The file may grow meanwhile: rows appended after the pass are ignored. The meaning of a row is left to the caller.
 """
 
 from __future__ import annotations

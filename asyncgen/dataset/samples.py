@@ -1,7 +1,7 @@
-"""How a record becomes training lines.
+"""Convert a record to training lines.
 
-Owns the direction (what is asked, what is learnt), the formats and their bytes. Does not know which records are taken,
-nor what a provider accepts.
+Decides the direction (what is the question, what is learnt) and the format, to the byte. Which records are used, and
+what a provider accepts, are left to `select` and `rules`.
 """
 
 from __future__ import annotations

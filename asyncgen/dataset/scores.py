@@ -1,7 +1,7 @@
-"""Scores that another run, the judge's, gave to the answers of this one.
+"""Scores that a judge's run gave to the answers of this run, joined by key.
 
-Owns the joining by the judged record's key: a run whose rows are another run's keeps that key in the variable
-`source`. Keeps 16 bytes a score. Does not know what becomes of an answer with a low one.
+A run whose rows are another run's records keeps their keys in the variable `source`. Keeps 16 bytes a score. What
+follows from a low score is left to `select`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Which records become samples, and why the others do not.
+"""Select the records that become samples, with the reason for each that does not.
 
-Owns the reasons and their order. Does not know how a sample is written, nor on which side of the split it
-comes.
+Reasons are checked in a fixed order. Format and split are left to `samples` and `split`.
 """
 
 from __future__ import annotations

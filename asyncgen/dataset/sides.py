@@ -1,7 +1,7 @@
-"""The side of every sample: train, validation, or neither.
+"""The side of every sample: train, validation or neither, in one byte a sample.
 
-Owns one byte a sample, and that a prompt stands on one side only. Where two combinations give the same prompt and
-their sides differ, all its samples are trained on; but what is held out stays held out, and takes the prompt along.
+A group split by prompt: all samples of a prompt are on one side. If two combinations give the same prompt and their
+sides differ, all its samples go to train; but samples that are held out stay so, with their prompt.
 """
 
 from __future__ import annotations

@@ -1,23 +1,20 @@
-"""Which samples validate: a seeded choice of combinations, spread evenly over the axes, that never changes a side.
+"""A seeded group split that is stratified over the axes and stable when rows are added.
 
-Owns the choice. Does not know records, files or formats.
+All samples of a prompt, repeats included, are on one side: a model that was trained on a prompt shows nothing about new
+ones. So the side depends only on the values that the short prompt uses (all values of the combination if it uses none).
 
-A prompt is on one side only, with all its repeats: a model that was trained on a prompt says nothing about how it
-does on new ones. So the side follows the values that the short prompt names (all of the combination where it names
-none), and nothing else.
+If the side may not depend on the order of the rows and may not change when rows are added, it can only be computed from
+these values. A hash would do, but chance spreads badly: a tenth of 54 combinations is then anything from 1 to 11, and a
+city may get none. So the side is computed from the combination's position in the grid. Every value of an axis has a
+rank; each rank moves a point around a circle by an irrational step of its axis; the seed sets the start. A combination
+validates if its point falls into the first `share` of the circle. Such points are evenly distributed along every axis
+and across them (an additive recurrence, as M. Roberts describes in "The Unreasonable Effectiveness of Quasirandom
+Sequences", 2018; the steps are square roots, which are badly approximated by fractions). In a small grid even they may
+miss the share by one or two; there several starts are tried, and the best one is kept.
 
-If the side may neither depend on the order of the rows nor change when rows are added, it can only be computed
-from these values. A hash would do; but chance spreads badly: of 54 combinations a tenth is then anything from 1 to
-11, and a city may well have none. So the side is computed from where the combination stands in the grid. Every value
-of an axis has a rank; each rank moves a point around a circle by its axis's own irrational step, the seed by a start;
-a combination validates when its point falls into the first `share` of the circle. Such points lie evenly, along every
-axis and across them (an additive recurrence, as M. Roberts describes in "The Unreasonable Effectiveness of Quasirandom
-Sequences", 2018; the steps are square roots, which no simple fraction comes near). In a small grid even they may miss
-the share by one or two; there several starts are tried, and the best one is kept.
-
-Ranks must not move when a value is put between others. They are therefore kept in run.json: known
-values keep theirs, new ones are added behind. Axes with a great many values, such as free text from a table,
-have no ranks; their values move the point by a hash, which is as good for values that occur once.
+Ranks must not change when a value is inserted between others. So they are kept in `run.json`: known values keep their
+ranks, new ones are appended. Axes with a great many values, such as free text from a table, have no ranks; their values
+move the point by a hash, which is as good for values that occur once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tokens of training samples, counted offline where that can be done, else estimated.
+"""Count the tokens of training samples, offline if a vocabulary is installed, otherwise by an estimate.
 
-Owns the choice of vocabulary by model and what a chat adds to its texts. A count is labelled with how it was
-made. The vocabularies come with the extra `tokens` (toktok-rs); nothing is ever downloaded.
+Chooses the vocabulary by model and adds the overhead of chat messages. Every count says how it was made. Vocabularies
+come with the extra `tokens` (toktok-rs); nothing is ever downloaded.
 """
 
 from __future__ import annotations

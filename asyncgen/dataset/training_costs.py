@@ -1,7 +1,7 @@
-"""What training on a dataset would be billed for, and its price wherever that is known.
+"""What training on a dataset costs, at every provider with a known price.
 
-Owns the count of billed tokens: each sample's, cut at the provider's limit, times the epochs. Does not know whether
-this user may train there.
+Counts billed tokens: each sample's, cut at the provider's limit, times the epochs. Whether this account may train there
+is not checked.
 """
 
 from __future__ import annotations

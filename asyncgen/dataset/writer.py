@@ -1,10 +1,7 @@
-"""A file of samples that is being written, with what `run.json` or a card will say of it.
+"""Write the training files of a dataset together: all of them whole, or none.
 
-The cyclic garbage collector, kept out of long passes over rows.
-
-The training files of a dataset, written together: all of them whole, or none.
-
-Owns the two sides, the byte order mark, hashes, and the count of tokens. Does not know where samples come from.
+Handles the two sides, byte order marks, hashes and token counts, and pauses the cyclic garbage collector during long
+passes over rows. Where samples come from is left to `draft`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Contestants are asked: planned, agreed to, and sent as every generation is.
+"""Get the answers of all contestants: plan the cost, ask for consent, generate.
 
-Owns the sum over contestants before anything is bought, and what is left of the budget for each. Every contestant's
-answers are a run of their own, with its journal: what was paid for is kept, and the same call goes on.
+Adds up the cost of all contestants before anything is bought, and shares the budget among them. The answers of each
+contestant are a run of their own with its own journal: an interrupted evaluation is continued by the same call.
 """
 
 from __future__ import annotations

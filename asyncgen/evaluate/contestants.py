@@ -1,7 +1,7 @@
-"""Who takes part in an evaluation, and the job that asks each of them.
+"""The contestants of an evaluation (a model with a prompting technique), and the job that asks each of them.
 
-Owns the techniques: what is sent to a model for a row. Every contestant becomes a job of its own, with a table of the
-rows, so that its answers go the way that all answers go. Does not send anything.
+Builds the prompt of each technique. Every contestant becomes a job with a table of the rows, so that its answers go
+through the ordinary generation. Sending is left to `asking`.
 """
 
 from __future__ import annotations

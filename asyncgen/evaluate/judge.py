@@ -1,8 +1,8 @@
-"""A model that says which of two answers is better.
+"""An LLM as judge of which of two answers is better.
 
-Owns what a judge is asked, and what its verdicts come to. Both orders are always asked, since judges favour a place:
-a pair is won where both orders say so, and a tie otherwise. Answers stand in the question as data, in JSON, so that
-nothing in them can be taken for an instruction; the reason comes before the verdict, and the names stay hidden.
+Builds the judge's prompts and reads its verdicts. Both orders are always asked, because judges have a position bias: an
+answer wins if both orders say so; otherwise it is a tie. Answers are embedded as JSON data, so that nothing in them can
+act as an instruction. The reason comes before the verdict, and the names of contestants are hidden.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What the answers of one contestant come to.
+"""Measures of one contestant's answers: checks passed, mentions, length, diversity, copying, tokens, time and money.
 
-Owns the figures of a contestant: what passes, what is mentioned, length, diversity, copying, tokens, time and money.
-Does not compare contestants.
+Comparing contestants is left to `verdict`.
 """
 
 from __future__ import annotations

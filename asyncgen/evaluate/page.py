@@ -1,7 +1,7 @@
-"""The answers of an evaluation side by side, as one page that needs nothing else; and the votes that come back.
+"""An evaluation as one self-contained HTML page with answers side by side, and the votes that come back from it.
 
-Owns the page and the form of votes. The page keeps votes in a file that a person saves and hands back; they are then
-kept in `votes.jsonl` of the evaluation, where `asyncgen view` keeps its own, and compared with the judge's verdicts.
+The page keeps votes in a file that a person saves and hands back. They are stored in the evaluation's `votes.jsonl`,
+where `asyncgen view` stores its own, and compared with the judge's verdicts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From how many calls on the tuned model pays, by what the answers of this evaluation cost.
+"""After how many calls the tuned model pays off, by the measured cost of this evaluation's answers.
 
-Owns the comparison with measured calls; `plan` foretells the same from estimates. What serving the tuned model costs
-is in its price where that goes by the token, and a note where it does not.
+`plan` estimates the same before. Hosting costs of the tuned model are part of its price if that is per token, and a
+note if it is not.
 """
 
 from __future__ import annotations

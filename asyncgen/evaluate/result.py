@@ -1,6 +1,7 @@
-"""What an evaluation came to, for programs, and its files for pages and scripts.
+"""The result of an evaluation and its files.
 
-Owns the form of `--json`, of `evaluation.json`, and of the contestants' answers beside it.
+The format of `--json`, of `evaluation.json`, and of the contestants' answers beside it. Figures and verdict are left to
+`measures` and `verdict`.
 """
 
 from __future__ import annotations

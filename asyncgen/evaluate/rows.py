@@ -1,7 +1,7 @@
 """The rows of an evaluation: prompts that no model was trained on.
 
-Owns their choice: the validation side of the run, or values outside the grid. A row is a combination, and a unit of
-the statistics; rows with one held-out value form a cluster. What a contestant is sent for a row is its own business.
+Takes the validation side of the run, or values outside the grid. A row is a combination, and the unit of the
+statistics; rows that share a held-out value form a cluster. The prompt is left to `contestants`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""One evaluation, from the run to the verdict: what `evaluate`, `run` and Python share.
+"""One evaluation, from the run to the verdict: shared by `evaluate`, `run` and the Python API.
 
-Owns the order: rows, contestants, the margin written down, the questions before anything is paid for, the answers, the
-judge, the figures; and the files of `evaluations/NAME/` in the run's directory:
+Order: rows, contestants, margin noted, consent, answers, judge, measures, verdict. Files in `evaluations/NAME/` of the
+run's directory:
 
     evaluation.json      settings, fixed before anything is bought; then the figures and the verdict
     NAME.jsonl           the answers of a contestant, a line for each row, for pages and scripts
     NAME/                the same as a run, with journal and spend
     jobs/                what each contestant was asked: job file and rows
 
-Prints nothing: an `Observer` is told and asked.
+An `Observer` is told and asked; nothing is printed here.
 """
 
 from __future__ import annotations

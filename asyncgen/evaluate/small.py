@@ -1,7 +1,7 @@
-"""The small evaluation that `run` ends with: base and tuned model side by side on a handful of new prompts.
+"""The small evaluation at the end of `run`: base and tuned model side by side on a handful of new prompts.
 
-Owns which prompts. Everything else is `session`'s: the answers are kept under `evaluations/run` like those of any
-evaluation, so the same `run` again asks nobody.
+Chooses the prompts; the rest is left to `session`. The answers are kept under `evaluations/run`, so that repeating the
+`run` sends nothing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Intervals and tests that are right for few rows, by the standard library alone.
+"""Confidence intervals and tests that are valid for few rows, with the standard library alone.
 
-Owns the formulas. A unit is one prompt that every contestant was asked; a cluster is what the units have in common
-that may make their answers alike, such as a held-out city. Knows nothing of models, answers or words for the result.
+A unit is one prompt that every contestant was asked; a cluster is a set of units whose answers may be correlated, such
+as those of one held-out city. Models, answers and wording are left to the callers.
 
 Sources: Wilson 1927 (score interval); Newcombe, Statistics in Medicine 17 (1998) 2635, method 10 (paired difference);
-Holm 1979; Connor 1987 (sample size of McNemar's test); Hunter 2004 (Bradley-Terry by MM); Dubois et al. 2024,
-arXiv 2404.04475 (length-controlled preference).
+Holm 1979; Connor 1987 (sample size of McNemar's test); Hunter 2004 (Bradley-Terry by MM); Dubois et al. 2024, arXiv
+2404.04475 (length-controlled preference).
 """
 
 from __future__ import annotations

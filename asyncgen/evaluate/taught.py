@@ -1,7 +1,7 @@
-"""What a run's dataset taught: its samples as they stand in `train.jsonl` and `validation.jsonl`.
+"""What a run's dataset taught: the samples in `train.jsonl` and `validation.jsonl`.
 
-Owns the reading of these files, the choice of samples that are shown as examples, and whether an answer repeats a long
-piece of one. The files are the truth of what a model was trained on; records may have changed since.
+Reads these files, chooses few-shot examples, and detects answers that copy a long piece of a sample. Records are not
+used: they may have changed since the model was trained.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which technique the job should use, in one sentence with the numbers that it rests on.
+"""The verdict: which technique the job should use, in one sentence with the numbers behind it.
 
-Owns the rule. One test decides who is better (exact sign test, corrected by Holm over the pairs against the best); the
-interval tells by how much, and whether a cheaper contestant is worse by more than the margin that was fixed before.
+One test decides which contestant is better: an exact sign test, Holm-corrected over the pairs against the best. The
+interval tells by how much, and whether a cheaper contestant is worse by more than the margin fixed before.
 """
 
 from __future__ import annotations

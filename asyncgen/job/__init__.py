@@ -1,1 +1,1 @@
-"""What is to be done: the job file, its grid, templates and keys. Reads files, and does no other I/O."""
+"""The job: its file, grid, templates and request keys. Reads files, and does no other I/O."""

@@ -1,8 +1,7 @@
-"""How an answer is read: as text, or as JSON with fields, items and a conversation in it.
+"""Parse an answer: as text, or as JSON with fields, items and a conversation.
 
-Owns that reading, and the names of what can be wrong with an answer that is to be JSON. Everything that comes is read
-to a result: an answer that breaks the job's form is one with failures, like those of any other check. Does not know
-what becomes of it: `checks` counts the failures, the dataset makes samples of the items.
+Every answer is parsed to a result: one that breaks the job's format has named failures, like those of other checks.
+Counting failures is left to `checks`, making samples of items to the dataset.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which rows of a run belong to a job as it is now: by their keys, and by nothing else.
+"""Which rows of a run belong to the job as it is now: decided by request key alone.
 
-The variables of a record are those of the job that it was asked for. Where axes were renamed, merged, or added without
-being named in a prompt, its request is still one of the job's, and its variables are read through the job as it is
-now. Owns the one pass over the files that finds such rows. Whoever judges or counts rows asks `RequestGrid.own`.
+A record's variables are those of the job at that time. If axes were renamed, merged, or added without being used in a
+prompt, the request may still be one of the job's; its variables are then taken from the job as it is now. Finds these
+rows in one pass over the files, for everything that judges or counts rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Cells of tables as the text that a prompt can hold.
+"""Convert table cells to text for prompts.
 
-Owns what becomes text and how. What cannot is a `TableError` that names the column; nothing in it is a word of Python.
+A value that cannot be converted is a `TableError` that names the column, without Python terms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an answer must satisfy to become a training sample.
+"""The checks that an answer must pass to become a training sample.
 
-Owns the checks and their names. Does not know what becomes of an answer that fails one.
+What happens to an answer that fails is left to the pool and the dataset.
 """
 
 from __future__ import annotations

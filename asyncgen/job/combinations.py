@@ -1,13 +1,10 @@
-"""A seeded choice of places without replacement, from a range too large to shuffle.
+"""Enumerate the combinations of a job's rows and axes, lazily and in a fixed order; and sample them by a seed.
 
-Owns the permutation: a Feistel network over the smallest even number of bits that holds the range, walked until it
-falls inside. It needs no memory, can be inverted, and a larger subset holds every smaller one of the same seed.
-
-Every combination of a job's rows and axes, lazily and always in the same order.
-
-Owns the order: rows of a table vary slowest, then the axes as the job names them, the last one fastest. A place is a
-combination's number in that order, those that are left out counted too, so that it does not move when the job leaves
-out others. Knows nothing of prompts, and nothing of repeats.
+Order: table rows vary slowest, then the axes in the job's order, the last one fastest. A place is a combination's
+number in this order; excluded combinations are counted too, so that other places do not move. Sampling without
+replacement uses a Feistel permutation over the smallest even number of bits that holds the range (cycle walking): no
+memory, invertible, and a larger sample contains every smaller one of the same seed. Prompts and repeats are left to
+`requests`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Text files as rows: `file`, `part` and `text`, a row for each part.
+"""Text files as rows: `file`, `part` and `text`, one row for each part.
 
-Owns how a text is split: paragraphs stay whole, a heading stays with what follows it. Keeps a few bytes a file, never
-the texts. Does not know what the parts are for.
+Splits at paragraphs, and keeps a heading with the text after it. Keeps a few bytes a file, never the texts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Job files to start from: a small general one, and one for each kind of work.
+"""Example job files: a small general one, and one for each kind of work.
 
-Owns which there are, and the files that belong to each. An example is a folder of files: `job.toml`, and what it names.
-The word EXAMPLE in them stands for the job's name. Does not write them.
+An example is a folder: `job.toml` and the files that it names. The word EXAMPLE in them stands for the job's name.
+Writing them is left to `init`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Combinations that a job leaves out.
+"""The combinations that a job excludes, and their number, counted without enumerating the axes.
 
-Owns which they are, and how many: counted without enumerating the axes. Does not know the order of combinations.
+The order of combinations is left to `combinations`.
 """
 
 from __future__ import annotations

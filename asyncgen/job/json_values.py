@@ -1,7 +1,4 @@
-"""Values as the text that a prompt can hold.
-
-Owns their form: text as it is, numbers with all their digits, anything else as JSON. Does not read JSON.
-"""
+"""Convert JSON values to text for prompts: text unchanged, numbers with all digits, anything else as JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The job file: found, read, laid over for the providers chosen, checked, and opened as a grid of requests.
+"""Load a job file: find, read, overlay for the chosen providers, check, and open as a grid of requests.
 
-Owns the order of these steps and the places (file, line, key) of what is wrong. Everything wrong is reported at once.
-Does not know which providers are chosen: the command line tells.
+Reports every problem at once, each with file, line and key. The choice of providers is left to the caller.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables of a job file as types; field names are the file's keys.
 
-Owns names, types and defaults. Does not read files and judges nothing beyond a field's type: `load` does.
+Only types and defaults; checks beyond a field's type are left to `rules`, reading to `load`.
 """
 
 from __future__ import annotations

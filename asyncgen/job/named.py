@@ -1,6 +1,6 @@
-"""Which variables a job names, and where.
+"""Which variables a job's templates use, and where.
 
-Owns that look at the templates. Does not judge them: a template that cannot be parsed names nothing here.
+A template that cannot be parsed uses none here; reporting it is left to `rules`.
 """
 
 from __future__ import annotations

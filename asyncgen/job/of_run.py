@@ -1,6 +1,6 @@
-"""A job opened for the providers chosen, and the job of a run: kept in its directory, and opened again from there.
+"""Open a job for the chosen providers; keep it in a run's directory, and open it again from there.
 
-Owns `job.toml` and what beside it is needed to make the same requests again. Does not know what the run is for.
+Keeps `job.toml` and everything needed to make the same requests again.
 """
 
 from __future__ import annotations

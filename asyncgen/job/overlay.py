@@ -1,7 +1,7 @@
-"""The tables under `[on.NAME]`, laid over the others for the providers chosen.
+"""Overlay the tables under `[on.NAME]` for the chosen providers.
 
-Owns whose tables lie over which: those of a stage are laid over by the provider of that stage. The short prompt and
-what is said to it are the tuned model's, though they stand beside the long one.
+`[on.X]` applies to the tables of generation if X generates, and to those of tuning if X tunes. The short prompt and its
+system message belong to the tuned model, although they stand beside the long prompt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What of a request a provider, or a family of models, is known to refuse or to pass over.
+"""Request parameters that a provider or model family is known to refuse or ignore.
 
-Owns that knowledge. A request that OpenAI would refuse is refused here, before anything is sent, with the change to
-make; an unknown model is never judged, and a name at another provider is an alias of who knows what. What a provider
-would pass over without a word is told, and sent all the same.
+A request that OpenAI would refuse is refused here, before anything is sent, with the change to make. An unknown model
+is never judged; a known name at another provider is taken for an alias. Parameters that a provider silently ignores are
+reported and sent all the same.
 
 Sources, read in November 2026: OpenAI's deployment checklist and API description; Anthropic's page on its OpenAI
 compatibility; Mistral's API description (`random_seed`, and 422 for a parameter that it does not know); Ollama's page

@@ -1,7 +1,6 @@
-"""The reference of the job file: every key with its type, its default, what it is for and an example.
+"""The reference of the job file: every key with type, default, purpose and example.
 
-Types and defaults come from the tables of `model`; owns the words and the examples. A test loads every example, and
-sees that every key has its words.
+Types and defaults are read from `model`. A test loads every example and checks that every key is described.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a user should know of a job that is right, but may not be what they mean.
+"""Remarks on a valid job that may not do what its author means.
 
-Owns the words of these remarks, and which there are. Stops nothing: `plan` and `generate` print them.
+Stops nothing: `plan` and `generate` print them.
 """
 
 from __future__ import annotations

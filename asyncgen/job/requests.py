@@ -1,10 +1,10 @@
-"""A job compiled for one model: every request with its body and its key, made when it is asked for.
+"""Compile a job for one model to its requests: body and key of each, made lazily.
 
-Owns the canonical body and what a key is made of. A key is a 128-bit hash of the body (model, messages, parameters)
-and of the repeat's number; nothing of transport is in it. Does not know who sends a request, or which were answered.
+Defines the canonical body and the key: a 128-bit hash of the body (model, messages, parameters) and the repeat's
+number, without anything of the transport. Sending, and which requests are settled, are left to `generate`.
 
-Enumerating has to be quick, since a resumed run passes over every settled row: templates are cut into JSON once, and
-a row only joins pieces and hashes them.
+Enumeration has to be fast, since a resumed run passes over every settled row: templates are compiled to JSON pieces
+once, and a row only joins pieces and hashes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a job must hold beyond its types: names that exist, numbers in range, templates that can be filled.
+"""Check a job beyond its types: names that exist, numbers in range, templates that can be filled.
 
-Owns the rules, each a function from a job to problems. Reads no files, and does not know which provider will answer.
+Each rule is a function from a job to problems. Reads no files. What depends on the provider is left to `parameters`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The settled rows of another run as rows: its variables, `prompt`, `answer` and the answer's fields.
+"""The settled rows of another run as table rows: its variables, `prompt`, `answer` and the answer's fields.
 
-Owns which records are rows: those that pass the checks of their own job, and that it still asks for. A list that the
-source's `[answer] each` names gives a row for each item. The run may grow meanwhile: what is there when it is opened
-counts, and later rows come behind. Keeps sixteen bytes a row. Does not open the source's job: whoever opens it tells
-how its answers are read.
+Takes records that pass the checks of their own job and still belong to it. With `[answer] each` in the source's job, a
+list gives one row an item. The other run may be growing: the records present at opening count, later ones are appended.
+Keeps sixteen bytes a row. Opening the source's job is left to the caller.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""From TOML tables to typed ones, with every problem found and not the first only.
+"""Convert TOML tables to typed ones, and collect every problem with names and types.
 
-Owns names and types, and the words for a wrong type. Does not judge values beyond their type, and does not know where a
-table came from.
+Values are left to `rules`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where the values of a job come from: lists, files of lines, tables, documents and other runs, opened once.
+"""Open the sources of a job's values: lists, files of lines, tables, documents and other runs.
 
-Owns which columns of a table become variables, and which values of an axis count. What cannot be read is a Problem with
-the key of the job file, the file and its line.
+Decides which columns of a table become variables, and which values of an axis count. A source that cannot be read is a
+`Problem` with the job file's key, the file and its line.
 """
 
 from __future__ import annotations

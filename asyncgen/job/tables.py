@@ -1,11 +1,8 @@
-"""Files of rows that a job names: .csv, .jsonl and .parquet, read lazily.
+"""Tables that a job names: .csv, .jsonl and .parquet, read lazily.
 
-Owns where a row stands in a file, which columns are there, and what a missing cell means. Keeps eight bytes a row,
-never the rows. Does not know what the values are for. What is wrong in a file is a `TableError` with its line.
-
-Parquet tables, through pyarrow (the extra `parquet`).
-
-Owns the reading of columns as text, a few thousand rows at a time. Does not know what the values are for.
+Finds rows and columns, handles missing cells, and keeps eight bytes a row, never the rows. Parquet is read through
+pyarrow (the extra `parquet`), a few thousand rows at a time. An error in a file is a `TableError` with its line. What
+the values are used for is left to `sources`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prompt templates: text with `{name}` placeholders, and nothing else.
 
-Owns the syntax: an identifier in braces is replaced by that variable's value, doubled braces are literal. There are
-no attributes, no indexes and no format specifications, so a value or a template can reach nothing but the variables.
-`{answer.FIELD}` is a name like any other, where the answer's fields may be named at all.
+A name in braces is replaced by that variable's value; doubled braces are literal. There are no attributes, indexes or
+format specifications, so that neither a value nor a template can reach anything but the variables. `{answer.FIELD}` is
+allowed where the answer's fields may be used.
 """
 
 from __future__ import annotations

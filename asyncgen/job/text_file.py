@@ -1,7 +1,7 @@
-"""Text files that a user names: the job file, axes, tables, documents, schemas. Opened, and read by lines.
+"""Read the text files that a user names: job file, axes, tables, documents, schemas.
 
-Owns that only regular files are opened (a pipe would be waited for, a device never ends), line ends of every kind, and
-the words for what is no UTF-8. Does not know what stands in a line.
+Opens only regular files (a pipe would block, a device never ends), accepts every kind of line end, and reports text
+that is not UTF-8. The content is left to the callers.
 """
 
 from __future__ import annotations

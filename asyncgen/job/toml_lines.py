@@ -1,7 +1,7 @@
-"""Where a key stands in a TOML text, and what is wrong with a text that is no TOML, in our words.
+"""Find the line of a key in a TOML text, and explain TOML syntax errors.
 
-Owns a look at the lines: table headers and `key =` at the beginning of a line. The parser keeps no positions, so this
-is a help for the reader of an error and never decides anything.
+The parser keeps no positions, so this searches for table headers and `key =` at the beginning of lines. It only helps
+the reader of an error, and never decides anything.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Who may look: the browser that was opened with the launch link, and nobody else.
+"""Access control of the local page: only the browser that was opened with the launch link.
 
-Owns the one-time link, the cookie, the token without which nothing is written, and the headers of every answer. Host,
-Origin and Sec-Fetch-Site are checked by `local_http.RequestGuard` before anything here. Other users of the machine can
-reach the port, and other pages can make this browser send requests to it: neither gets past the cookie and the token.
+A one-time link, a cookie, a token for every write, and the headers of every answer. Host, Origin and Sec-Fetch-Site are
+checked by `local_http.RequestGuard` before. Other users of the machine can reach the port, and other pages can make
+this browser send requests to it: neither has the cookie and the token.
 """
 
 from __future__ import annotations

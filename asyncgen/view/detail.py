@@ -1,7 +1,4 @@
-"""One row whole: everything its line says, the request that it answers, and the rows that are nearly the same.
-
-Owns what the pane beside the list is given, and the search for near-duplicates. Reads through a `RunView`.
-"""
+"""One row in full: its line, its request, and its near-duplicates, for the pane beside the list."""
 
 from __future__ import annotations
 

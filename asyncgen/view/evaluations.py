@@ -1,9 +1,8 @@
-"""An evaluation's answers side by side, and which of them a person liked better.
+"""An evaluation for the page: answers side by side, and a person's votes.
 
-Owns what of `evaluations/NAME/` in a run's directory a page is given: `evaluation.json` with the contestants, and for
-each of them `NAME.jsonl` with its answers. Rows of different contestants belong together when key, or prompt and
-repeat, are the same. Votes are appended to `votes.jsonl` there. A blind page is not told who wrote what before it has
-voted.
+Reads `evaluations/NAME/` in a run's directory: `evaluation.json` with the contestants, and `NAME.jsonl` with the
+answers of each. Rows of different contestants are matched by key, or by prompt and repeat. Votes are appended to
+`votes.jsonl`. A blind page gets the names only after the vote.
 """
 
 from __future__ import annotations

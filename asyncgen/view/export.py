@@ -1,8 +1,8 @@
-"""The page as files: opened by a double click, without a server, and handed on as a folder.
+"""Export the page as a folder that opens by a double click, without a server.
 
-Owns what is written: the page's own files as they are, and a run's data as scripts beside them, since a page of the
-file system may load scripts and nothing else. Rows stand in files of two hundred, fetched when they are looked at; what
-they are filtered by stands in columns. Nothing in an export can be changed, and nothing of it is sent anywhere.
+Writes the page's own files unchanged and a run's data as scripts, because a page of the file system may load nothing
+else. Rows are in files of two hundred, loaded when they are viewed; filter values are in columns. An export is
+read-only and sends nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One property of rows by which they are filtered: which values it has, and which rows have each.
+"""A facet: one property by which rows are filtered, its values, and the rows of each value.
 
-Owns the sets: a bit map for each value while there are few of them, and a number for each row in any case. A set of
-rows is an int whose bits are places. Does not know what a row is.
+A bitmap for each value while there are few, and a value number for each row. A set of rows is an int with one bit for
+each place. Which properties are facets is left to `index`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The rows of a run, as its files tell: where each line begins, and what it can be found by.
+"""The index of a run's rows: the offset of each line, and the columns by which it is searched.
 
-Owns the columns, about 250 bytes a row, and reads on where it stopped, so that a run that grows is never read again;
-a file that was replaced is read anew. Answers themselves stay on the disk and are fetched by their place. Needs no lock
-of the run: a line that is being written is left for the next time.
+About 250 bytes a row. A growing file is read from where the index stopped, a replaced file is read again. Answers stay
+on disk and are fetched by offset. Needs no lock: a half written line is left for the next time.
 """
 
 from __future__ import annotations

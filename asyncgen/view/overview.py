@@ -1,6 +1,6 @@
-"""A run in numbers: counts, spend, time, and the map of its grid.
+"""A run in numbers for the first page: counts, spend, time, and the map of its grid.
 
-Owns what is computed from an index and `run.json` for the first page. Reads nothing itself but through a `RunView`.
+Computed from the index and `run.json`, through a `RunView`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A prompt put to a model, and what it says as it says it.
+"""The playground: send a prompt to a model and stream its answer.
 
-Owns the form of a question (as the run's dataset was made, or a plain chat), the reading of the stream, and what it
-cost. Who answers for which model, and with which key, is told by whoever starts the page; a key stays in this process.
+Builds the request (in the form of the run's dataset, or a plain chat), reads the stream, and computes the cost. The
+provider and key of each model come from the caller; a key never leaves this process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which rows a page asks for: the values chosen of each facet, a text that is searched for, and an order.
+"""Queries of the page: chosen facet values, a search text, and an order.
 
-Owns the reading of a query, the sets that it stands for, and the counts beside each value. Answers come as places of a
-`RowIndex`; who asks twice gets what was found the first time. Values of one facet are alternatives, facets restrict
-each other; the counts of a facet are those that choosing another of its values would lead to.
+Parses a query, finds its rows as places in a `RowIndex`, and counts the values of each facet; repeated queries are
+cached. Values of one facet are alternatives, facets restrict each other. The counts of a facet are those that choosing
+another of its values would give.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The questions of a page and their answers, as JSON.
+"""The routes of the page: requests parsed, answers as JSON.
 
-Owns the addresses and the shape of requests. What is answered comes from `runs`, `overview`, `detail`, `training`,
-`evaluations` and `playground`; who may ask was decided before. Files are read in threads: the loop has streams to
-serve.
+Answers come from `runs`, `overview`, `detail`, `training`, `evaluations` and `playground`; access was checked before.
+Files are read in threads, so that the event loop can serve streams.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The runs that a page may look at, each read on as it grows.
+"""The runs that a page may view, each read on as it grows.
 
-Owns which runs there are (a page names them, and never a path), one reader a run, and what is kept of it between two
-questions: index, job, decisions. Every method may be called from any thread; one question of a run is answered at a
-time. The run's lock is never touched.
+Lists the runs (a page names a run, never a path), and keeps one reader for each, with index, job and decisions. Every
+method may be called from any thread; one query of a run runs at a time. The run's lock is never touched.
 """
 
 from __future__ import annotations

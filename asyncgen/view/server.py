@@ -1,6 +1,6 @@
-"""The server of the page: it listens on this machine only, and takes the next free port.
+"""The server of the page: listens on this machine only, on the next free port.
 
-Owns the application and its life. Does not know any question (`routes`), nor who may ask (`access`).
+Routes are left to `routes`, access to `access`.
 """
 
 from __future__ import annotations

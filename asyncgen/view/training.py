@@ -1,7 +1,6 @@
-"""The fine-tuning jobs of a run: their state, what they told, and their curves.
+"""The fine-tuning jobs of a run for the page: state, events and curves.
 
-Owns what of `run.json` and `events.jsonl` a page is given. Reads only; events come into the file while somebody follows
-the job.
+Read-only, from `run.json` and `events.jsonl`; events are added to the file while a job is followed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a dataset folder says of itself: README.md, as the Hugging Face Hub reads it.
+"""The dataset card of an exported folder: README.md, as the Hugging Face Hub reads it.
 
-Owns the text. Facts: the Hub's documentation of dataset cards (front matter with `configs` and `size_categories`).
+Facts: the Hub's documentation of dataset cards (front matter with `configs` and `size_categories`).
 """
 
 from __future__ import annotations

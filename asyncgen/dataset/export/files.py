@@ -1,12 +1,8 @@
-"""The records that are exported, in the order of the grid, however they came into the file.
+"""Export records as CSV, JSONL or Parquet, in the order of the grid.
 
-Owns order and choice. Memory: sixteen bytes a record.
-
-CSV, JSONL and Parquet.
-
-Owns the columns of each. CSV has the two columns of the tutorial's `out_openai_completion.csv`. Spreadsheets run a
-cell that begins with certain characters as a formula (OWASP ASVS 5.0, 1.2.10), and a model may write such a cell:
-it gets an apostrophe in front, unless the plain text is asked for.
+Selection and sorting take sixteen bytes a record. CSV has the two columns of the tutorial's
+`out_openai_completion.csv`. Spreadsheets run a cell that begins with certain characters as a formula (OWASP ASVS 5.0,
+1.2.10), and a model may write such a cell: it gets a leading apostrophe, unless plain text is requested.
 """
 
 from __future__ import annotations

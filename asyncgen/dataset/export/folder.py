@@ -1,7 +1,7 @@
-"""A Hugging Face dataset folder: the samples by split, the job file, and a card.
+"""Export a Hugging Face dataset folder: samples by split, the job file, and a card.
 
-Owns the layout, and that the folder appears whole: it is made beside its place and then moved there. A folder that
-is not one of these is never replaced.
+The folder is built beside its destination and then moved there, so that it is complete or absent. A folder of any other
+kind is never replaced. The text of the card is left to `card`.
 """
 
 from __future__ import annotations

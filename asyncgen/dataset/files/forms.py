@@ -1,9 +1,9 @@
-"""In which form a row is, by its keys, and the training example that it makes.
+"""Detect the form of a row from its keys, and convert it to a training example.
 
-Owns the forms that people have: chats (`messages`), ShareGPT (`conversations` of from/value), alpaca (instruction,
-input, output), prompts and completions as texts or as messages (TRL), preferences (OpenAI's form, and TRL's prompt,
-chosen, rejected). Sources: the dataset formats of TRL's documentation, the README of Stanford Alpaca, FastChat's
-ShareGPT files, OpenAI's guides on supervised fine-tuning and DPO. What a provider asks of an example is `rules`'.
+Forms: chats (`messages`), ShareGPT (`conversations` of from/value), alpaca (instruction, input, output), prompts and
+completions as text or messages (TRL), preferences (OpenAI's form, and TRL's prompt, chosen, rejected). Sources: the
+dataset formats of TRL's documentation, the README of Stanford Alpaca, FastChat's ShareGPT files, OpenAI's guides on
+supervised fine-tuning and DPO. What a provider accepts is left to `rules`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """JSON and JSONL files as rows, and JSON values as text.
 
-Owns which of the two a file really is, whatever its name says; the shapes of a document (an array of objects, one
-wrapped in an object, columns, one object); and what is wrong with text that is almost JSON, in words. A row keeps the
-JSON text that it came as, so that a number's literal is not lost.
+Detects which of the two a file is, whatever its name says, and the shape of a document (an array of objects, one
+wrapped in an object, columns, one object); explains what is wrong with text that is almost JSON. A row keeps its
+original JSON text, so that number literals are not changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A file of any kind as rows of JSON values, each with its place: .csv .tsv .xlsx .json .jsonl .parquet .txt.
+"""Read a file of any supported kind as rows of JSON values, each with its place.
 
-Owns the list of kinds, headers (blanks around names, the delimiter), and the refusal of rows that do not fit their
-header. A row is read again from the start at every pass, so that a file of any size can be looked at twice.
+Kinds: .csv .tsv .xlsx .json .jsonl .parquet .txt. Handles headers and delimiters, and refuses rows that do not fit
+their header. Every pass reads the file from the start, so that a file of any size can be read twice. The meaning of a
+row is left to `forms`.
 """
 
 from __future__ import annotations

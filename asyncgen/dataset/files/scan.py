@@ -1,7 +1,7 @@
-"""One pass over the rows of a file, and what it tells: the form, faults, empty and repeated rows; then the samples.
+"""Scan the rows of a file: form, faults, empty and repeated rows; then iterate over its samples.
 
-Owns the rule that every row is either a sample, or told with its place. Keeps a hash a row and the first few numbers
-of each kind, never the rows. Asks nobody and writes nothing: that is `prepare_file`'s.
+Every row is either a sample or reported with its place. Keeps a hash for each row and the first few row numbers of each
+kind, never the rows. Questions and output are left to `prepare_file`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The first sheet of an Excel workbook, row by row, within bounds.
+"""Read the first sheet of an Excel workbook row by row, within bounds.
 
-Owns the bounds (a small file may unpack to gigabytes, or claim a billion rows), the translation of every error that
-openpyxl (the extra `xlsx`, imported here only) raises while it reads, and what a file says about cells that look
-empty. How a cell becomes text is the caller's business: `cell_text` is that of chats.
+A small file may unpack to gigabytes or claim a billion rows: both are refused. Translates every error that openpyxl
+(the extra `xlsx`, imported only here) raises while it reads. The conversion of a cell to text is an argument;
+`cell_text` is the one for chats.
 """
 
 from __future__ import annotations

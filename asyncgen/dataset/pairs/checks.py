@@ -1,8 +1,7 @@
-"""What is looked for in the rows, and what is recommended: small functions from facts to findings.
+"""Checks on the rows of prompts and completions: small functions from facts to findings and recommended remedies.
 
-Owns the conditions and the words, and the choice of separator and ending. The conditions, thresholds and candidates are
-those of openai 0.27.8, in its order; its checks on format and columns are in `read_tables` and `table`. Does not change
-rows: `remedies` does, when accepted.
+Also chooses separator and ending. The conditions, thresholds and candidates are those of openai 0.27.8, in its order;
+its checks on format and columns are in `read_tables` and `table`. Changing rows is left to `remedies`.
 """
 
 from __future__ import annotations

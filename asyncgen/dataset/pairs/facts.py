@@ -1,8 +1,7 @@
-"""Everything that the checks look at, found in one pass over the rows.
+"""Measure the rows in one pass, for all checks.
 
-Owns the measures: counts, duplicates, letters by case, what all prompts or completions begin and end with,
-which separators occur. Keeps a few bytes a row at most, so that a file of any size can be looked at. Judges
-nothing.
+Counts, duplicates, letter case, common prefixes and suffixes of prompts and completions, separators. Keeps at most a
+few bytes a row, so that a file of any size can be measured. Judging is left to `checks`.
 """
 
 from __future__ import annotations

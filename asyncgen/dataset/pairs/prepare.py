@@ -1,7 +1,6 @@
-"""The main path: a file of pairs is looked at, its remedies are asked for, the result is written.
+"""Prepare a file of pairs: measure it, offer remedies, write the result.
 
-Owns the order of questions. Prints nothing: what is found is told through a `Dialogue`, and so is what is
-asked.
+Findings and questions go through a `Dialogue`, in the order of the legacy tool. Nothing is printed here.
 """
 
 from __future__ import annotations

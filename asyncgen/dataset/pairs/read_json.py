@@ -1,10 +1,10 @@
-"""JSON and JSONL files as tables.
+"""JSON and JSONL files as tables, read as the legacy tool did.
 
-Owns which of the two a file really is, whatever its extension says, the three shapes of a JSON file (a list of
-objects, an object of lists, an object of objects), and the text that the legacy tool made of values. Two of its habits
-are kept, because the bytes of the file depend on them: a number's fraction is read to 15 digits and scaled by an
-inexact power of ten (the JSON reader of pandas 1.5.3), and a column's numbers become text after the whole column has
-become one type, so that one missing cell turns `1` into "1.0" and itself into "nan".
+Detects which of the two a file is, whatever its extension says, and which of three shapes a JSON file has (a list of
+objects, an object of lists, an object of objects). Two habits of the legacy tool are kept, because the bytes of the
+result depend on them: a number's fraction is read to 15 digits and scaled by an inexact power of ten (the JSON reader
+of pandas 1.5.3), and numbers become text after their column has one type, so that one missing cell turns `1` into "1.0"
+and itself into "nan".
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Any of the formats as a table, by the file's extension; the delimited ones, workbooks and text in full.
+"""Read a file of any supported format as a table, chosen by its extension; delimited files, workbooks and text.
 
-Owns the list of formats, and the rules by which the legacy tool read CSV and TSV files (those of pandas 1.5.3's
-`read_csv`, every cell as text): blank lines, short and long rows, words that mean an empty cell, a first column that
-the header does not name. Not repeated: that reader's slips where a carriage return alone, outside quotes, meets a blank
-or an empty cell.
+CSV and TSV follow the rules of the legacy tool (pandas 1.5.3's `read_csv`, every cell as text): blank lines, short and
+long rows, words that mean an empty cell, a first column without a header. Not reproduced: that reader's errors where a
+lone carriage return, outside quotes, meets a blank or an empty cell. JSON is left to `read_json`.
 """
 
 from __future__ import annotations

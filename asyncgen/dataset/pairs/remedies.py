@@ -1,7 +1,6 @@
-"""Changes to the rows, each a function from rows to rows that keeps nothing it need not.
+"""Remedies: changes to the rows, each a lazy function from rows to rows.
 
-Owns what each remedy does, with the legacy tool's order of work in mind: they are laid over each other in the
-order of the checks. Does not know when one is advisable.
+Applied in the order of the checks, as the legacy tool does. When a remedy is advisable is left to `checks`.
 """
 
 from __future__ import annotations

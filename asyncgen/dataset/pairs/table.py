@@ -1,7 +1,7 @@
-"""A file of rows as the checks see it: named columns of text, and which of them are prompt and completion.
+"""A table as the checks see it: named columns of text, and which of them are prompt and completion.
 
-Owns the types, and the checks on names: missing, written in the wrong case, more columns than two. Rows are read again
-from the start at every pass. Does not know formats.
+Checks column names: missing, wrong case, more than two columns. Every pass reads the rows from the start. File formats
+are left to `read_tables` and `read_json`.
 """
 
 from __future__ import annotations

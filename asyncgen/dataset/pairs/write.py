@@ -1,9 +1,8 @@
-"""The files that a preparation of pairs leaves: their names and their bytes.
+"""Write the files of a preparation of pairs, with the legacy tool's names and bytes.
 
-Owns the legacy tool's file names, its JSON (every slash escaped, non-ASCII as it is) and its split of a
-classification, whose order is that of NumPy's legacy generator (MT19937, `RandomState(seed).permutation`), without
-NumPy; facts: numpy/random/mtrand, unchanged by its stream guarantee (NEP 19). Files appear whole or not at all; a file
-that is there already is never touched.
+Its JSON (every slash escaped, non-ASCII unchanged) and its split of a classification, whose order is that of NumPy's
+legacy generator (MT19937, `RandomState(seed).permutation`), without NumPy; facts: numpy/random/mtrand, unchanged by its
+stream guarantee (NEP 19). Files appear whole or not at all; an existing file is never overwritten.
 """
 
 from __future__ import annotations

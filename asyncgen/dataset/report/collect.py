@@ -1,12 +1,8 @@
-"""What the answers are like as texts: how long, how they begin, how much they differ.
+"""Collect the report of a run in one pass over its files.
 
-Owns the measures. Keeps a bounded amount of memory: openings that stay rare are forgotten in between, and diversity
-is measured on a sample of fixed size, which also makes runs of different sizes comparable.
-
-One pass over a run's files, and what it tells.
-
-Owns the reading and the questions asked of each row. Does not know how a report is shown. Reads only; the run may be
-written meanwhile.
+Measures the answers as texts: length, openings, diversity. Memory is bounded: rare openings are dropped on the way, and
+diversity is measured on a sample of fixed size, which also makes runs of different sizes comparable. Read-only: the run
+may be written at the same time. Display is left to the callers.
 """
 
 from __future__ import annotations

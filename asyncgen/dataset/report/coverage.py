@@ -1,6 +1,6 @@
-"""Rows of a job by value of each axis: how many are there, how many are not, and why.
+"""Coverage of a job: rows present and missing for each value of each axis, with reasons.
 
-Owns the counts. Axes with very many values, such as free text from a table, are only counted as a whole.
+An axis with very many values, such as free text from a table, is only counted as a whole.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Charts as SVG text: stacked bars, plain bars, columns.
+"""A report as one self-contained HTML page, with SVG charts: no script, no font, no picture from elsewhere.
 
-Owns geometry. Colours and fonts are the page's, by class; every text is escaped here. Does not know what is shown.
-
-A report as one HTML page that needs nothing else: no script, no font, no picture from anywhere.
-
-Owns the page. Everything that comes from the run, such as the models' own words, is escaped; a content policy in the
-page forbids whatever might slip through.
+Every text that comes from the run, such as a model's answer, is escaped; a content security policy in the page blocks
+what might slip through. The figures are left to `collect`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a set of samples is worth as training data: templates, leakage, copies, diversity, language, answers to read.
+"""Quality measures of a set of samples: templates, leakage, copies, diversity, language, and answers to read.
 
-Owns these measures. Templates are looked for in the whole set (16 bytes a sample); the others, which compare texts,
-in a sample of fixed size, the same one each time: the samples whose keys are smallest. Keys are hashes, so it is fair.
-Figures only: what is good depends on the data. In questions and answers on a text, copies are what is wanted.
+Templates are searched in the whole set (16 bytes a sample). Measures that compare texts use a sample of fixed size: the
+samples with the smallest keys, which is fair because keys are hashes, and the same every time. Figures only: what is
+good depends on the data. In questions and answers about a text, copies are wanted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""What is wrong with an example, and small checks that several rules share.
+"""Check chat examples: roles and their order, contents, weights, and tools (definitions, calls, results).
 
-Tools in a chat example: their definitions, calls of them, and the answers to calls.
-
-An example of messages, as chat models are trained on.
-
-Owns the rules on messages: roles and their order, contents, weights, tools. Facts: the supervised fine-tuning guide
-of OpenAI, the checks of its data preparation notebook, and the stricter order that Together asks for.
+Also small checks that the other formats share. Facts: the supervised fine-tuning guide of OpenAI, the checks of its
+data preparation notebook, and the stricter order that Together requires.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""An example of prompt and completion, as base models are trained on.
+"""Check a whole training file: every line by the rules of its format, and what must hold for all lines.
 
-An example for direct preference optimization: a conversation, a better answer to it and a worse one.
-
-Facts: OpenAI's guide on DPO; Together, Fireworks and Azure take the same shape.
-
-A whole training file: every line by the rules of its format, and what holds for all lines together.
-
-Owns which format a file is in, and how much of what is found is kept. Reads line by line, and changes nothing.
+Detects the format (chat, preference, prompt and completion), checks the latter two, and limits how many findings are
+kept. Reads line by line and changes nothing. Chats are left to `chat`. Facts on preferences: OpenAI's guide on DPO;
+Together, Fireworks and Azure take the same form.
 """
 
 from __future__ import annotations
