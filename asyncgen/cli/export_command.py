@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +13,21 @@ from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.export.files import CsvStyle, Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import export_folder
+from asyncgen.dataset.export.prepared import export_for_trainer, export_prepared_folder
+from asyncgen.dataset.export.trainers import TRAINERS
+from asyncgen.dataset.samples import PREFERENCE
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.reviews import read_reviews
 from asyncgen.run.simulated import count_simulated, refuse_simulated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.run.records import Record
 
 
 @click.command("export")
@@ -29,17 +39,36 @@ from asyncgen.run.simulated import count_simulated, refuse_simulated
     metavar="FILE",
     help="FILE.csv, FILE.jsonl or FILE.parquet; FOLDER/ for the Hugging Face Hub.",
 )
+@click.option(
+    "--for",
+    "trainer",
+    type=click.Choice(list(TRAINERS)),
+    help="A folder ready to train: data, configuration, and the command to type.",
+)
+@click.option(
+    "--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="With --for: the model to train, on the Hub."
+)
 @click.option("--raw-csv", is_flag=True, help="Leave CSV cells alone that a spreadsheet would run as formulas.")
 @click.option("--variables", is_flag=True, help="CSV: a column for each variable, too.")
 @click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal.")
 @output_options
-def export(run: Path | None, output: str, raw_csv: bool, variables: bool, simulated: bool, as_json: bool) -> None:
+def export(
+    run: Path | None,
+    output: str,
+    trainer: str | None,
+    model: str | None,
+    raw_csv: bool,
+    variables: bool,
+    simulated: bool,
+    as_json: bool,
+) -> None:
     """Write the answers of RUN in the order of its grid, whole or not at all.
 
     \b
     asyncgen export -o answers.csv        prompt,completion; with --variables a column each
     asyncgen export -o answers.parquet    every field, each variable a column
     asyncgen export -o dataset/           the samples by split, and a card
+    asyncgen export -o dataset --for trl  the dataset that `prepare` made, and a script that trains on it
 
     Works while the run is written.
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
@@ -47,6 +76,9 @@ def export(run: Path | None, output: str, raw_csv: bool, variables: bool, simula
     path = Path(output)
     made_up = count_simulated(directory.records)
     refuse_simulated(made_up, allowed=simulated)
+    if trainer is not None:
+        _for_trainer(directory, path, trainer, model, as_json=as_json)
+        return
     is_folder = output.endswith(os.sep) or path.is_dir()
     exported = _folder(directory, path) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables))
     if exported.defused:
@@ -72,7 +104,46 @@ def _file(directory: RunDirectory, path: Path, csv: CsvStyle) -> Exported:
 
 def _folder(directory: RunDirectory, path: Path) -> Exported:
     opened = job_of_run(directory)
-    state = directory.read_state()
-    plan = plan_split(opened.grid, opened.job.dataset, known_plan(state))
-    grid = opened.grid if may_be_stale(state.job, opened.grid) else None
-    return export_folder(path, ordered_records(directory.records, grid), opened, plan, read_reviews(directory.path))
+    settings = opened.job.dataset
+    if settings.format == PREFERENCE or settings.scores is not None:
+        made = export_prepared_folder(path, directory, opened, _records(directory, opened))
+        for remark in made.remarks:
+            say(remark)
+        return Exported(rows=made.rows + made.validation_rows)
+    plan = plan_split(opened.grid, settings, known_plan(directory.read_state()))
+    return export_folder(path, _records(directory, opened), opened, plan, read_reviews(directory.path))
+
+
+def _records(directory: RunDirectory, opened: OpenedJob) -> Iterator[Record]:
+    grid = opened.grid if may_be_stale(directory.read_state().job, opened.grid) else None
+    return ordered_records(directory.records, grid)
+
+
+def _for_trainer(directory: RunDirectory, path: Path, trainer: str, model: str | None, *, as_json: bool) -> None:
+    opened = job_of_run(directory)
+    made = export_for_trainer(path, trainer, directory, opened, _records(directory, opened), model)
+    for remark in made.remarks:
+        say(remark)
+    plan = made.plan
+    assert plan is not None, "a trainer has one"
+    said = f"{plan.epochs} epochs, rank {plan.rank}, at most {plan.max_length:,} tokens a sample"
+    say(f"trains {plan.model}: {said}, learning rate {plan.learning_rate:g}")
+    say(f"next: {made.command}")
+    if as_json:
+        json_result(
+            {
+                "output": str(path),
+                "for": trainer,
+                "rows": made.rows,
+                "validation_rows": made.validation_rows,
+                "model": plan.model,
+                "epochs": plan.epochs,
+                "rank": plan.rank,
+                "max_length": plan.max_length,
+                "learning_rate": plan.learning_rate,
+                "next": made.command,
+            }
+        )
+    else:
+        held_out = f", {made.validation_rows:,} held out" if made.validation_rows else ""
+        result(f"{path}: {made.rows:,} rows{held_out}")

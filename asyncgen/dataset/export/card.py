@@ -15,7 +15,7 @@ from asyncgen import __version__
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from asyncgen.run.state import DatasetFile
 
@@ -54,7 +54,17 @@ class CardFacts:
                 counts[value] += 1
 
 
-def dataset_card(job: str, provider: str, facts: CardFacts, files: Mapping[str, DatasetFile], job_sha256: str) -> str:
+def dataset_card(
+    job: str,
+    provider: str,
+    facts: CardFacts,
+    files: Mapping[str, DatasetFile],
+    job_sha256: str,
+    *,
+    columns: Sequence[str],
+    variable_columns: bool,
+    training: Sequence[str] = (),
+) -> str:
     """The card.
 
     Args:
@@ -63,9 +73,17 @@ def dataset_card(job: str, provider: str, facts: CardFacts, files: Mapping[str, 
         facts: of the rows.
         files: split to its file, by path within the folder.
         job_sha256: of the job file as it was run.
+        columns: what the rows hold, a sentence each.
+        variable_columns: they hold the variables, too, under `variables`.
+        training: how a model is trained on it, a line each.
     """
     rows = sum(file.samples for file in files.values())
-    return "\n".join([*_front_matter(job, rows, files), *_body(job, provider, facts, files, job_sha256), ""])
+    body = [
+        *_body(job, provider, facts, files, job_sha256),
+        *_columns(facts, columns, variable_columns=variable_columns),
+    ]
+    how = ["", "## Training", "", *training] if training else []
+    return "\n".join([*_front_matter(job, rows, files), *body, *how, ""])
 
 
 def _front_matter(job: str, rows: int, files: Mapping[str, DatasetFile]) -> Iterator[str]:
@@ -111,15 +129,20 @@ def _body(
     yield "|---|---|---:|---|"
     for split, file in files.items():
         yield f"| {split} | {file.name} | {file.samples:,} | `{file.sha256}` |"
+
+
+def _columns(facts: CardFacts, columns: Sequence[str], *, variable_columns: bool) -> Iterator[str]:
     yield ""
     yield "## Columns"
     yield ""
-    yield "- `prompt`: what is asked, `completion`: the answer; both lists of messages, as TRL and others read them"
-    yield "- `model`: that wrote it; `repeat`: its number among the texts for the same row"
+    yield from (f"- {column}" for column in columns)
+    prefix = "variables." if variable_columns else ""
+    if not variable_columns and facts.values:
+        yield from ("", "## What the rows were made from", "")
     for name, counts in facts.values.items():
         named = ", ".join(_plain(value) for value, _ in counts.most_common(_VALUES_NAMED))
         more = ", ..." if len(counts) > _VALUES_NAMED else ""
-        yield f"- `variables.{_plain(name)}`: {named}{more}"
+        yield f"- `{prefix}{_plain(name)}`: {named}{more}"
 
 
 def _plain(text: str) -> str:

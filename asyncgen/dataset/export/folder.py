@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import orjson
 from asyncgen.dataset.export.card import MADE_BY, CardFacts, dataset_card
 from asyncgen.dataset.export.files import Exported
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
-from asyncgen.dataset.samples import COMPLETION, PREFERENCE, messages, pair
+from asyncgen.dataset.samples import COMPLETION, messages, pair
 from asyncgen.dataset.select import Selection
 from asyncgen.dataset.sides import TRAIN, SampleSides
 from asyncgen.dataset.split import Split
@@ -29,7 +29,7 @@ from asyncgen.run.reviews import NO_REVIEWS
 from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from asyncgen.dataset.samples import Sample
     from asyncgen.dataset.split import SplitPlan
@@ -37,10 +37,16 @@ if TYPE_CHECKING:
     from asyncgen.job.of_run import OpenedJob
     from asyncgen.run.records import Record
     from asyncgen.run.reviews import Reviews
+    from asyncgen.run.state import DatasetFile
 
-_CARD = "README.md"
+CARD = "README.md"
+JOB_COPY = "job.toml"
 _SHOWN = 5
 _NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
+_COLUMNS = (
+    "`prompt`: what is asked, `completion`: the answer; both lists of messages, as TRL and others read them",
+    "`model`: that wrote it; `repeat`: its number among the texts for the same row",
+)
 
 
 def export_folder(
@@ -59,12 +65,28 @@ def export_folder(
         UsageError: something else stands there, or there is no sample.
         DiskError: it could not be written; what stood there is unchanged.
     """
+    with whole_folder(path, {CARD, JOB_COPY, *_NAMES.values()}) as new:
+        return _fill(new, records, opened, plan, reviews)
+
+
+@contextmanager
+def whole_folder(path: Path, names: Collection[str]) -> Iterator[Path]:
+    """A new folder to fill, which stands at `path` once the block has ended well; an earlier export is replaced.
+
+    Args:
+        path: where it is to stand.
+        names: that an export there may hold, as paths within the folder.
+
+    Raises:
+        UsageError: something else stands there.
+        DiskError: it could not be written; what stood there is unchanged.
+    """
     path = Path(os.path.realpath(path))  # a link stays one
-    _refuse_stranger(path)
-    _refuse_pairs(opened.job.dataset)
+    _refuse_stranger(path, names)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        exported = _fill(new, records, opened, plan, reviews)
+        new.mkdir(parents=True)
+        yield new
         if path.exists():
             path.rename(old)
         new.rename(path)
@@ -73,36 +95,25 @@ def export_folder(
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    return exported
 
 
-def _refuse_stranger(path: Path) -> None:
+def _refuse_stranger(path: Path, names: Collection[str]) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    card = path / _CARD
+    card = path / CARD
     if not (card.is_file() and MADE_BY in card.read_text(encoding="utf-8", errors="replace")):
         raise UsageError(f"{path} is there already, and is no export of asyncgen", help_text="name another folder")
-    ours = {_CARD, "job.toml", *_NAMES.values()}
     others = [str(each.relative_to(path)) for each in path.rglob("*") if not each.is_dir() or each.is_symlink()]
-    if strangers := sorted(set(others) - ours):
+    if strangers := sorted(set(others) - set(names)):
         raise UsageError(
             f"{path} would be replaced, and holds files that are no part of an export: {', '.join(strangers[:_SHOWN])}",
             help_text="move them away, or name another folder",
         )
 
 
-def _refuse_pairs(settings: DatasetSettings) -> None:
-    if settings.format == PREFERENCE or settings.scores is not None:
-        what = "pairs of answers" if settings.format == PREFERENCE else "samples chosen by a judge's scores"
-        raise UsageError(
-            f"a folder holds single samples as they come, and this job's are {what}",
-            help_text="asyncgen prepare RUN   (writes them to train.jsonl and validation.jsonl)",
-        )
-
-
 def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan, reviews: Reviews) -> Exported:
     facts = CardFacts()
-    (folder / "data").mkdir(parents=True)
+    (folder / "data").mkdir()
     with ExitStack() as stack:
         draft = stack.enter_context(TemporaryFile(dir=folder))
         sides = SampleSides(Split(plan, opened.job.dataset.hold_out))
@@ -122,11 +133,34 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: Spli
     for side, name in _NAMES.items():
         if side not in files:
             (folder / name).unlink()
-    job_text = opened.file.text.encode()
-    (folder / "job.toml").write_bytes(job_text)
-    card = dataset_card(opened.job.name, opened.generation, facts, files, hashlib.sha256(job_text).hexdigest())
-    (folder / _CARD).write_text(card, encoding="utf-8")
+    write_card(folder, opened, facts, files, columns=_COLUMNS, variable_columns=True)
     return Exported(rows=sum(file.samples for file in files.values()))
+
+
+def write_card(
+    folder: Path,
+    opened: OpenedJob,
+    facts: CardFacts,
+    files: Mapping[str, DatasetFile],
+    *,
+    columns: Sequence[str],
+    variable_columns: bool = False,
+    training: Sequence[str] = (),
+) -> None:
+    """Write the job file and the card of `opened` into the folder; arguments as `dataset_card` has them."""
+    job_text = opened.file.text.encode()
+    (folder / JOB_COPY).write_bytes(job_text)
+    card = dataset_card(
+        opened.job.name,
+        opened.generation,
+        facts,
+        files,
+        hashlib.sha256(job_text).hexdigest(),
+        columns=columns,
+        variable_columns=variable_columns,
+        training=training,
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def _draft(

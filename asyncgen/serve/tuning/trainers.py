@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen import train_with_trl
+from asyncgen.dataset.export.train_with_trl import SCRIPT
 from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError
 from asyncgen.serve.training import TrainingError
@@ -72,7 +72,7 @@ def trainer_command(text: str) -> tuple[str, ...] | None:
 
 
 def _trl() -> tuple[str, ...]:
-    script = str(Path(train_with_trl.__file__))
+    script = str(SCRIPT)
     if find_spec("trl") and find_spec("peft"):
         return (sys.executable, script)
     if uv := shutil.which("uv"):

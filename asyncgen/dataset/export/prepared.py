@@ -1,0 +1,338 @@
+"""A run's prepared dataset as a folder: for a trainer, with its configuration, or plain, where samples are no rows.
+
+Owns what the folder holds and what is told of it. The rows are those of `train.jsonl` and `validation.jsonl`, each on
+its side, so that a model trained elsewhere can be measured by the same held-out prompts as one tuned by `finetune`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from asyncgen.dataset.export.card import CardFacts
+from asyncgen.dataset.export.folder import CARD, JOB_COPY, whole_folder, write_card
+from asyncgen.dataset.export.train_with_trl import HUB_NAMES, RATES
+from asyncgen.dataset.export.trainer_rows import prepared_samples, trl_rows
+from asyncgen.dataset.export.trainers import TRAINERS, TrainingPlan
+from asyncgen.dataset.samples import COMPLETION, PREFERENCE
+from asyncgen.dataset.select import Selection
+from asyncgen.dataset.token_counts import token_counter
+from asyncgen.dataset.writer import HashedFile
+from asyncgen.errors import UsageError
+from asyncgen.providers.profiles import Finetuning
+from asyncgen.providers.training_prices import epochs_of
+from asyncgen.run.reviews import read_reviews
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from asyncgen.dataset.export.trainer_rows import PreparedSample
+    from asyncgen.dataset.export.trainers import Trainer
+    from asyncgen.dataset.token_counts import TokenCounter
+    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.records import Record
+    from asyncgen.run.state import DatasetFile, DatasetState
+
+RANK, BATCH = 16, 8
+_RANK_NAMES = ("lora_r", "lora_rank", "rank")
+# Organization and name, as on the Hub; Together's names for what it tunes end in a word of its own.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_TOGETHERS_OWN = re.compile(r"-Reference$")
+_SUGGESTED = "Qwen/Qwen3-4B-Instruct-2507"
+_MARGIN, _TEMPLATE_TOKENS, _STEP, _SHORTEST = 1.25, 64, 256, 512
+_BATCH_OF_TEXTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedForTrainer:
+    """What was written.
+
+    Attributes:
+        rows: in the training file, `validation_rows` in the other one.
+        plan: what the configuration says; None for a plain folder.
+        command: to type next; "" for a plain folder.
+        remarks: what the user should know, a sentence each.
+    """
+
+    rows: int
+    validation_rows: int
+    plan: TrainingPlan | None = None
+    command: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def export_for_trainer(
+    path: Path, trainer: str, directory: RunDirectory, opened: OpenedJob, records: Iterable[Record], model: str | None
+) -> ExportedForTrainer:
+    """Write the prepared dataset with all that a trainer needs.
+
+    Args:
+        path: the folder; an earlier export there is replaced.
+        trainer: a name of `TRAINERS`.
+        directory: of the run.
+        opened: its job: model, suffix and hyperparameters are its.
+        records: the run's, for what the card says of models, days and variables.
+        model: to be trained, on the Hub or a folder; None for the job's.
+
+    Raises:
+        UsageError: the run has no dataset, the trainer cannot learn from it, the model is not one to be had, or
+            something else stands at `path`.
+        DiskError: it could not be written; what stood there is unchanged.
+    """
+    kind = TRAINERS[trainer]
+    dataset = noted_dataset(directory)
+    _refuse_unlearnable(kind, dataset, opened)
+    model = trained_model(model, opened, trainer)
+    names = {"train": "train.jsonl", "validation": kind.validation}
+    with whole_folder(path, _all_names()) as folder:
+        made = _write_rows(folder, directory, dataset, names, kind.rows, token_counter(model))
+        plan = _plan(opened, dataset, made, model)
+        for name, text in kind.files(plan).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        command = kind.command.format(folder=shlex.quote(str(path)))
+        training = [f"For {kind.title} ({kind.needs}):", "", "```", kind.command.format(folder="."), "```"]
+        facts = _facts(records, opened, directory)
+        write_card(folder, opened, facts, made.files, columns=_columns(made.columns), training=training)
+    rows, held_out = (made.files[side].samples if side in made.files else 0 for side in names)
+    return ExportedForTrainer(rows, held_out, plan, command, tuple(_remarks(kind, made, directory, held_out)))
+
+
+def export_prepared_folder(
+    path: Path, directory: RunDirectory, opened: OpenedJob, records: Iterable[Record]
+) -> ExportedForTrainer:
+    """Write the prepared dataset as a dataset folder of the Hub; arguments and errors as `export_for_trainer` has.
+
+    For preferences and samples chosen by scores, which are no rows of the run but come of several of them.
+    """
+    dataset = noted_dataset(directory)
+    names = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
+    with whole_folder(path, {CARD, JOB_COPY, *names.values()}) as folder:
+        (folder / "data").mkdir()
+        made = _write_rows(folder, directory, dataset, names, trl_rows, None)
+        write_card(folder, opened, _facts(records, opened, directory), made.files, columns=_columns(made.columns))
+    rows, held_out = (made.files[side].samples if side in made.files else 0 for side in names)
+    return ExportedForTrainer(rows, held_out, remarks=tuple(_age_remarks(directory)))
+
+
+def noted_dataset(directory: RunDirectory) -> DatasetState:
+    """The dataset that the run notes.
+
+    Raises:
+        UsageError: it has none, or its file is gone.
+    """
+    dataset = directory.read_state().dataset
+    if dataset is None or not dataset.files or not directory.train.is_file():
+        raise UsageError(
+            f"{directory.path} has no dataset yet", help_text=f"asyncgen prepare {directory.path}   (makes one)"
+        )
+    return dataset
+
+
+def trained_model(named: str | None, opened: OpenedJob, trainer: str) -> str:
+    """The model to train.
+
+    Args:
+        named: by the user: taken as it is.
+        opened: the job's otherwise, where its weights can be had.
+        trainer: Tinker has a list of its own.
+
+    Raises:
+        UsageError: nothing says which.
+    """
+    if named:
+        return named
+    settings = opened.job.finetune
+    model = settings.model or "smollm2-135m-instruct"
+    model = HUB_NAMES.get(model, model)
+    open_name = _TOGETHERS_OWN.sub("", model)
+    if not _HUB_NAME.fullmatch(open_name):
+        raise UsageError(
+            f"{model} is no model whose weights can be had",
+            cause="a trainer of your own needs one: a name on the Hugging Face Hub, or a folder",
+            help_text=f"add --model NAME, such as --model {_SUGGESTED}",
+        )
+    if trainer == "tinker" and open_name in HUB_NAMES.values():
+        raise UsageError(
+            f"Tinker does not train {open_name}",
+            cause="it trains the models of its own list, and the job names none",
+            help_text=f"add --model NAME, such as --model {_SUGGESTED}",
+        )
+    return open_name
+
+
+def _refuse_unlearnable(kind: Trainer, dataset: DatasetState, opened: OpenedJob) -> None:
+    others = ", ".join(
+        name
+        for name, other in TRAINERS.items()
+        if (other.pairs or dataset.format != PREFERENCE) and (other.tools or not _has_tools(opened))
+    )
+    if dataset.format == PREFERENCE and not kind.pairs:
+        raise UsageError(
+            f"{kind.title} does not learn from pairs of answers by its configuration",
+            help_text=f"--for one of {others}",
+        )
+    if _has_tools(opened) and not kind.tools:
+        raise UsageError(f"{kind.title} does not read tools from a file", help_text=f"--for one of {others}")
+
+
+def _has_tools(opened: OpenedJob) -> bool:
+    return bool(opened.job.generate.parameters.get("tools"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What the data came to."""
+
+    files: Mapping[str, DatasetFile]
+    columns: tuple[str, ...]
+    longest: int
+    thoughts: bool
+    tools: bool
+    more_answers: bool
+
+
+def _write_rows(
+    folder: Path,
+    directory: RunDirectory,
+    dataset: DatasetState,
+    names: Mapping[str, str],
+    rows: Callable[[PreparedSample], Iterator[dict[str, Any]]],
+    counter: TokenCounter | None,
+) -> _Made:
+    """Write both files; tokens are counted where there is a counter."""
+    files: dict[str, DatasetFile] = {}
+    columns: dict[str, None] = {}
+    longest, thoughts, tools, samples = 0, False, False, 0
+    sources = {"train": directory.train, "validation": directory.validation if len(dataset.files) > 1 else None}
+    for side, source in sources.items():
+        if source is None:
+            continue
+        with (folder / names[side]).open("wb") as file:
+            written = HashedFile(names[side], file)
+            texts: list[list[str]] = []
+            for sample in prepared_samples(source, dataset):
+                samples += 1
+                thoughts = thoughts or any("reasoning_content" in turn for turn in sample.turns)
+                tools = tools or bool(sample.tools)
+                texts.append(sample.texts if counter else [])
+                for row in rows(sample):
+                    columns.update(dict.fromkeys(row))
+                    written.add(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                if len(texts) == _BATCH_OF_TEXTS:
+                    longest, texts = max(longest, _longest(counter, texts)), []
+            longest = max(longest, _longest(counter, texts))
+            file.flush()
+            os.fsync(file.fileno())
+        if written.samples:
+            files[side] = written.noted()
+        else:
+            (folder / names[side]).unlink()
+    if "train" not in files:
+        raise UsageError(f"{directory.train} holds no sample", help_text=f"asyncgen prepare {directory.path}")
+    count = sum(file.samples for file in files.values())
+    return _Made(files, tuple(columns), longest, thoughts, tools, more_answers=count > samples)
+
+
+def _longest(counter: TokenCounter | None, texts: list[list[str]]) -> int:
+    return max(counter.samples(texts, chat=True), default=0) if counter else 0
+
+
+def _plan(opened: OpenedJob, dataset: DatasetState, made: _Made, model: str) -> TrainingPlan:
+    settings = opened.job.finetune
+    given = settings.hyperparameters
+    method = "dpo" if dataset.format == PREFERENCE else "supervised"
+    rows = made.files["train"].samples
+    rank = _whole(next((given[name] for name in _RANK_NAMES if name in given), None), RANK)
+    rate = _number(given.get("learning_rate"), RATES[method] * _number(given.get("learning_rate_multiplier"), 1.0))
+    return TrainingPlan(
+        name=opened.job.name,
+        model=model,
+        method=method,
+        suffix=settings.suffix,
+        rows=rows,
+        validation_rows=made.files["validation"].samples if "validation" in made.files else 0,
+        epochs=epochs_of(rows, given, Finetuning()),
+        batch_size=_whole(given.get("batch_size"), BATCH),
+        learning_rate=rate,
+        rank=rank,
+        alpha=_whole(given.get("lora_alpha"), 2 * rank),
+        max_length=_max_length(made.longest),
+        seed=settings.seed if settings.seed is not None else opened.job.dataset.seed,
+        texts=dataset.format == COMPLETION,
+        thoughts=made.thoughts,
+        tools=made.tools,
+        beta=_number(given.get("beta"), 0.1),
+    )
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else otherwise
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else otherwise
+
+
+def _max_length(longest: int) -> int:
+    """So many tokens that nothing is cut: another tokenizer counts otherwise, and a template adds its own."""
+    wanted = longest * _MARGIN + _TEMPLATE_TOKENS
+    return max(_SHORTEST, _STEP * -(-int(wanted) // _STEP))
+
+
+def _facts(records: Iterable[Record], opened: OpenedJob) -> CardFacts:
+    facts = CardFacts()
+    selection = Selection(opened.job, opened.grid, stale=False, reviews=read_reviews(directory.path))
+    for record in records:
+        if selection.judge(record)[0]:
+            facts.add(record.model, record.created, record.variables)
+    return facts
+
+
+_SENTENCES = {
+    "messages": "the conversation; of a pair, all before its answers",
+    "prompt": "what is asked",
+    "completion": "the answer, which is learnt",
+    "chosen": "the better answer",
+    "rejected": "the worse answer",
+    "tools": "that were offered",
+}
+
+
+def _columns(names: Iterable[str]) -> list[str]:
+    return [f"`{name}`: {_SENTENCES[name]}" for name in names]
+
+
+def _all_names() -> set[str]:
+    """Everything that an export for any trainer may hold."""
+    configured = {name for trainer in TRAINERS.values() for name in trainer.files(_ANY_PLAN)}
+    return {CARD, JOB_COPY, "train.jsonl", *(trainer.validation for trainer in TRAINERS.values()), *configured}
+
+
+_ANY_PLAN = TrainingPlan(
+    name="", model="", method="supervised", suffix=None, rows=1, validation_rows=1, epochs=1, batch_size=1,
+    learning_rate=1.0, rank=1, alpha=1, max_length=1, seed=0,
+)  # fmt: skip
+
+
+def _remarks(kind: Trainer, made: _Made, directory: RunDirectory, held_out: int) -> Iterator[str]:
+    yield from _age_remarks(directory)
+    if held_out and not kind.measures:
+        yield (
+            f"{kind.title} reads no validation file by its configuration: {kind.validation} is there for "
+            "`asyncgen evaluate`, and is not trained on"
+        )
+    if made.more_answers:
+        yield f"a conversation with several answers is a row for each of them, as {kind.title} learns only the last one"
+    yield f"needs: {kind.needs}"
+
+
+def _age_remarks(directory: RunDirectory) -> Iterator[str]:
+    if directory.records.exists() and directory.records.stat().st_mtime_ns > directory.train.stat().st_mtime_ns:
+        yield f"answers came after the dataset was made; asyncgen prepare {directory.path}   takes them in"
