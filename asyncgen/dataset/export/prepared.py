@@ -286,7 +286,7 @@ def _max_length(longest: int) -> int:
     return max(_SHORTEST, _STEP * -(-int(wanted) // _STEP))
 
 
-def _facts(records: Iterable[Record], opened: OpenedJob) -> CardFacts:
+def _facts(records: Iterable[Record], opened: OpenedJob, directory: RunDirectory) -> CardFacts:
     facts = CardFacts()
     selection = Selection(opened.job, opened.grid, stale=False, reviews=read_reviews(directory.path))
     for record in records:
