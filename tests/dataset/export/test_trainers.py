@@ -173,13 +173,13 @@ def test_every_name_of_a_configuration_is_one_of_the_trainers_own(make_run: Make
     assert set(yaml_of(tmp_path / "mlx" / "mlx.yaml")) <= recorded("mlx_lm")
 
 
-def keywords(script: Path, *callables: str) -> set[str]:
-    """The names that a script passes to these, and the keys of its table `common`."""
+def keywords(script: Path, *callables: str, table: str = "") -> set[str]:
+    """The names that a script passes to these, and the keys of the dictionary that it spreads there."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in callables:
             found |= {each.arg for each in node.keywords if each.arg}
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "common":
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == table:
             assert isinstance(node.value, ast.Dict)
             found |= {str(each.value) for each in node.value.keys if isinstance(each, ast.Constant)}
     return found
@@ -189,7 +189,7 @@ def test_the_scripts_pass_only_what_their_libraries_take(make_run: MakeRun, tmp_
     made = prepare(make_run(VALIDATED).fill())
     export(made, tmp_path / "trl", "trl")
     script = tmp_path / "trl" / "train.py"
-    given = keywords(script, "SFTConfig", "DPOConfig")
+    given = keywords(script, "SFTConfig", "DPOConfig", table="common")
     assert given > {"max_length", "completion_only_loss", "eval_strategy"}
     assert given <= recorded("trl") | recorded("transformers")
     assert keywords(script, "LoraConfig") <= recorded("peft")
