@@ -1,6 +1,6 @@
-"""The application: the routes over the stores, the engine and the work between them.
+"""The aiohttp application: routes connected to stores, engine and background work.
 
-Owns which part gets which other one. Does not listen; `server` does.
+Listening is left to `server`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""From the JSON of a request to a checked `Call`.
+"""Validate the JSON of a request and convert it to a `Call`.
 
-Owns the parameters of `/chat/completions` and `/completions`: types, ranges, which are known, which are
-refused. Knows neither HTTP nor what the engine makes of the sampling parameters, which go through as they
-came.
+Parameters of `/chat/completions` and `/completions`: types, ranges, which are known and which are refused. Sampling
+parameters are passed on to the engine unchanged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The server's data folder: where things are, who holds it, and whole files.
+"""The server's data folder: its layout, its lock (one server a folder), and `server.json`, by which clients find it.
 
-Owns the layout, the lock (one server a folder) and `server.json`, by which clients find the server. Does
-not know what the stores put into their subfolders.
+The subfolders are left to `stores`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The seam between the API and what answers and trains behind it.
+"""The engine interface: the types between the API and what answers and trains behind it.
 
-Owns the types that cross it. Knows neither HTTP nor llama.cpp: the routes speak of a `Call` and get an
-`Answer`, the fine-tuning queue speaks of a `TrainingTask` and gets the trainer's messages.
+Routes pass a `Call` and get an `Answer`; the fine-tuning queue passes a `TrainingTask` and gets the trainer's messages.
+HTTP is left to `api`, llama.cpp to `llama`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every request passes first, and every answer last.
+"""Middleware: every request passes it first, every answer last.
 
-Owns who may ask (over `local_http`), the key where one is wanted, the answers to pages that may use the server (CORS),
-the request's id, its line in the log and the errors' shape. Knows no route.
+Origin checks (`local_http`), the key if one is required, CORS for pages that may use the server, request ids, the
+access log, and the form of errors. Routes are left to `api`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""Who uses the server, and when it may end by itself.
+"""Run the server: lock the folder, start the engine, listen, announce; and in reverse order at the end.
 
-Owns the count of attached clients (each holds one streaming answer of `/asyncgen/attach` open, so that a
-client that is killed is noticed at once) and the rule for an idle end. Does not end anything.
-
-A server's life: folder locked, engine started, listening, announced; and in the other order at its end.
-
-Owns that order and the settings. Does not know signals (it gets a `stop`), nor where its words go (it gets
-`say`).
+Also counts attached clients for the idle end: each keeps a streaming answer of `/asyncgen/attach` open, so that a
+killed client is noticed at once. Signals (`stop`) and output (`say`) are left to the caller.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What every answer of the API has in common: JSON, the error's shape, list pages, ids.
+"""The JSON that all answers of the API share: errors, list pages, ids.
 
-Owns these shapes, as OpenAI's reference describes them. Does not know any route.
+As OpenAI's reference describes them. Routes are left to `api`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The routes: each module reads requests of one kind, calls what does the work, and shapes the answer.
+"""The routes: each module parses requests of one kind, calls what does the work, and forms the answer.
 
-Owns HTTP. Does not keep anything and does not compute anything.
+Storage is left to `stores`, computing to the engines.
 """

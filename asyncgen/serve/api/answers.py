@@ -1,11 +1,7 @@
-"""The JSON of answers: of a chat and of a bare completion, whole and in chunks.
+"""`/v1/chat/completions` and `/v1/completions`, whole or as a stream, and the JSON of their answers.
 
-Owns field names and their order. Pure: ids and times are given.
-
-`/v1/chat/completions` and `/v1/completions`, whole or as a stream.
-
-Owns how a request is answered. One rule about a last assistant message, for every model and for streams
-too: it is continued, and the answer is the whole text, that opening included; its tokens count as prompt.
+A last assistant message is continued, for every model and in streams too: the answer is the whole text, including that
+opening, whose tokens count as prompt. Ids and times are arguments. Sampling is left to the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`/v1/files`: upload as a form, list, get, content, delete.
 
-Owns the form's fields and the caps. An upload goes to the disk as it comes, and no more than a chunk is in
-memory.
+Checks the form's fields and the size limits. An upload is streamed to disk, one chunk in memory at a time.
 """
 
 from __future__ import annotations

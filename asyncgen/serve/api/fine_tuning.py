@@ -1,6 +1,6 @@
 """`/v1/fine_tuning/jobs`: create, list, get, cancel, events, checkpoints.
 
-Owns what a request for a job may say. Does not run jobs.
+Validates a request for a job; running it is left to `tuning`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Models for which another server answers, such as the one that a user's trainer started: requests are passed on.
+"""Proxy requests for models that another server answers, such as one that a user's trainer started.
 
-Owns the way there and back. The model's name is changed for the one that it has there; everything else goes as it came.
+The model's name is replaced by its name there, and back; everything else is passed on unchanged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""`/v1/responses`: the newer API of agent libraries, over the same calls and engines as a chat, whole or as a stream.
+"""`/v1/responses`: the newer API of agent libraries, whole or as a stream.
 
-Owns the way from its items to a chat and back. Keeps nothing between requests: a conversation comes whole each time.
+Converts its items to a chat and back, over the same calls and engines. Stateless: each request contains the whole
+conversation.
 """
 
 from __future__ import annotations

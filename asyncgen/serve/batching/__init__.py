@@ -1,1 +1,1 @@
-"""The Batch API's work: files of requests, answered in the background, one batch after the other."""
+"""Batches: files of requests, answered in the background, one batch at a time."""

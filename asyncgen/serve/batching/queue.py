@@ -1,11 +1,7 @@
-"""What is done with one batch: its file checked, its rows answered, its results kept.
+"""The queue of batches, run one at a time: check the file, answer the rows, keep the results.
 
-Owns which state follows which. Rows that are answered already are not asked again. Does not know other batches.
-
-Batches from creation to their end, one at a time.
-
-Owns what waits. A batch that a stop or a crash of the server interrupted goes on, with what is not yet answered, when
-the server is next started. Does not know what is done with a batch.
+A batch that a stop or crash of the server interrupted is continued at the next start with its unanswered rows. Answers
+come from the engine.
 """
 
 from __future__ import annotations

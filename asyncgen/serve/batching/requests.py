@@ -1,11 +1,7 @@
-"""What stands in a batch's input file: one request a line, checked before anything is answered.
+"""The input and output files of a batch: requests checked before any is answered; answers, errors and their totals.
 
-Owns the line's fields and the file's rules, as OpenAI describes them. Answers nothing.
-
-What a batch has answered so far: two growing files, and their sums.
-
-Owns the lines of output and error files, and the totals over them. After a restart the files tell what is done; a
-line that a crash tore is cut off, and its request is answered again. Does not know where answers come from.
+The fields and rules are those that OpenAI describes. After a restart the output files tell what is done; a torn last
+line is cut off, and its request is answered again.
 """
 
 from __future__ import annotations

@@ -1,13 +1,8 @@
-"""Texts to the model's tokens, by where they stand: at the beginning of a request, or behind other text.
+"""Encode texts and training samples as tokens, with llama.cpp's tokenizer and the model's chat template.
 
-Owns the one difference between the two that a text brings along: a vocabulary in the way of SentencePiece begins
-whatever it is given with a space, which an answer must not have. llama.cpp does the tokenising. Knows no templates.
-
-From samples to tokens and what of them is to be learnt, by the model's own template and vocabulary.
-
-Owns where a sample's contexts end and its answers begin. The context of an answer is the request by which it would be
-asked for, to the token; the answer and its ending are what the model adds. llama.cpp does the rendering and the
-tokenising; nothing here knows a template.
+For a sample, marks which tokens are learnt: each answer with its ending. The context of an answer is the request for
+it, token by token. A SentencePiece vocabulary puts a space before every text: it is kept at the beginning of a request
+and removed where a text continues another.
 """
 
 from __future__ import annotations

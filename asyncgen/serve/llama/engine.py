@@ -1,12 +1,8 @@
-"""Which process answers for which adapter, and the change-over from one process to the next.
+"""The llama.cpp engine: which process answers for which adapter, and the trainings.
 
-Owns the adapters that are loaded and the share of the processor. llama.cpp reads adapters when it starts, so a further
-one means a second process: it is started, takes over, and the first one ends once its answers are given; no request is
-lost by it. The eight adapters that were loaded last stay. A process that died is replaced at the next request.
-
-The engine over llama.cpp: calls answered by one process, trainings by another.
-
-Owns the traits of a real model. Does not know the names of tuned models, nor which process has which adapter.
+llama.cpp reads adapters only when it starts. A new adapter therefore starts a second process, which takes over; the
+first one drains and ends, and no request is lost. The eight adapters that were loaded last stay loaded. A dead process
+is replaced at the next request. The names of tuned models are left to `stores.models`.
 """
 
 from __future__ import annotations

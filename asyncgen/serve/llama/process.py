@@ -1,6 +1,6 @@
-"""One llama.cpp process: started, asked, drained, ended.
+"""One llama.cpp process: start, request, drain, end.
 
-Owns its life and the HTTP to it. Does not know what the requests say, and does not choose the adapters.
+Requests are passed through; adapters are chosen by `engine`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A model file written anew with its numbers in Q8_0, for which llama.cpp has its quickest kernels on processors.
+"""Convert a model file to Q8_0, the type with llama.cpp's fastest CPU kernels.
 
-Owns that conversion: the header's values are copied as they are, the quantised tensors become Q8_0, which holds them
-closely enough (8 bits a number for 4). Does not know where models come from, nor when one is worth converting.
+The header is copied unchanged; quantised tensors become Q8_0, which represents them closely enough (8 bits for 4). When
+a conversion pays off is left to the caller.
 """
 
 from __future__ import annotations

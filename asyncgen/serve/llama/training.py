@@ -1,7 +1,7 @@
-"""A training for llama.cpp's model: the samples tokenised, the trainer's process run, its messages passed on.
+"""Train llama.cpp's model: tokenise the samples, run the trainer's process, pass on its messages.
 
-Owns the trainer's configuration and its process: that ends when its work is done, when the job is cancelled (within
-2 s) and when this server dies (its stdin closes). Does not know how it trains.
+The process ends when its work is done, within 2 s of a cancellation, and when this server dies (its stdin closes). The
+training itself is left to `serve.training`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Between the API's words and llama.cpp's: a call becomes its request, its answers become ours.
+"""Translate calls to llama.cpp's requests, and its answers to ours.
 
-Owns the differences: where the opening of a continued answer is, the names of roles, sampling defaults, how a tool is
-chosen, whether a model thinks aloud. Pure: nothing is sent from here.
+Differences: the opening of a continued answer, names of roles, sampling defaults, tool choice, whether a model reasons
+in its answer. Pure.
 """
 
 from __future__ import annotations

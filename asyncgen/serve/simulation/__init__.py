@@ -1,5 +1,5 @@
-"""The engine without a model: rehearsals, tests and benchmarks against it cost nothing.
+"""The simulated engine: rehearsals, tests and benchmarks against it cost nothing.
 
-Owns made-up answers, made-up training figures, and the bad weather of real APIs: limits, latency, faults.
-Everything that it makes says that it is simulated.
+Made-up answers, made-up training metrics, and the limits, latency and faults of real APIs. Everything that it makes
+says that it is simulated.
 """

@@ -1,7 +1,7 @@
-"""A made-up answer to a call: text, JSON by the schema that was sent, calls of tools that were sent, reasoning.
+"""A made-up answer to a call: text, JSON by the schema, tool calls, reasoning.
 
-Owns which of these a call gets and what each looks like. Everything follows from the call's digest, so the same
-question is answered alike on every server. Knows no latency and no faults.
+Chosen by the call's digest, so that the same question gets the same answer on every server. Latency and faults are left
+to others.
 """
 
 from __future__ import annotations

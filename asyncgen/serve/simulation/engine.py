@@ -1,10 +1,7 @@
-"""A made-up training: figures that fall and rise as those of a real one, in a few seconds or as long as asked.
+"""The simulated engine: answers at once or after a set latency, and made-up trainings.
 
-Owns the curve and its pace. Trains nothing, and reads no more of the files than their number of lines.
-
-The simulated engine: answers at once, or after a set latency, and trains in figures only.
-
-Owns the traits that name it a simulation and the faults of the answer itself. Knows no HTTP.
+A training's metrics follow the curve of a real one, in a few seconds or in the time that is set; of the files only the
+number of lines is read. Also makes the faults that are within an answer (a refusal, an empty text).
 """
 
 from __future__ import annotations

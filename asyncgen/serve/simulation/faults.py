@@ -1,8 +1,8 @@
-"""Faults that real APIs and the networks before them have, drawn by chance from a seed.
+"""Faults of real APIs and networks, drawn from a seed.
 
-Owns the names of the faults, the draw, and what each does to an answer on the wire. The draw depends on the
-seed, the request's bytes and how often they came, not on the order of arrival: the same rehearsal meets the
-same faults. Faults of the answer itself (a refusal, an empty text) are named here and made by the engine.
+The draw depends on the seed, the request's bytes and how often they came, not on the order of arrival: the same
+rehearsal meets the same faults. Faults within an answer (a refusal, an empty text) are named here and made by the
+engine.
 """
 
 from __future__ import annotations

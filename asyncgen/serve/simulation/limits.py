@@ -1,7 +1,7 @@
-"""Requests and tokens a minute, enforced as the real API does it.
+"""Simulated rate limits in requests and tokens per minute, enforced as the real API does.
 
-Owns the two buckets, the 429 and the `x-ratelimit-*` headers. A bucket holds a minute's allowance: it can be spent in a
-burst, and comes back steadily; the headers say how much of it is left. Does not know what a request asks.
+Two token buckets, the 429 answer, and the `x-ratelimit-*` headers. A bucket holds a minute's allowance, may be spent in
+a burst, and refills steadily.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Made-up answers: words drawn by a hash, so that the same question gives the same text everywhere.
+"""Made-up text: words drawn by a hash, so that the same question gives the same text on every server.
 
-Owns the wording and the cutting. A question that is asked again gets another text (as from a model that
-samples), in an order that does not depend on what else was asked. Knows no latency and no faults.
+A repeated question gets another text, as from a model that samples, independent of what else was asked.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Made-up JSON by a JSON schema: a value that fits it, the same for the same seed.
+"""Made-up JSON by a JSON schema: a valid value, the same for the same seed.
 
-Owns which value a keyword gives. What the keywords leave open (`not`, `if`, `uniqueItems`, `oneOf`) is tried again with
-other draws until the value is valid, and refused where none is. Knows no requests.
+Keywords that cannot be constructed (`not`, `if`, `uniqueItems`, `oneOf`) are tried with other draws until the value is
+valid, and refused if none is.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the server keeps on disk: files, models, fine-tuning jobs and batches, each as the API's own object.
+"""The server's data on disk: files, models, fine-tuning jobs and batches, each as the API's object.
 
-Owns the objects' fields and where they lie. Does no work on them and knows no HTTP; a missing one is an
-`ApiError`, since every caller would make one of it.
+Work on them is left to `tuning` and `batching`. A missing object is an `ApiError`, because every caller would make one
+of it.
 """

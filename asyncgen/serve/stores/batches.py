@@ -1,6 +1,6 @@
-"""Batches: the object as the API shows it, and a folder each for what has been answered so far.
+"""Batches on disk: the API's object, and a folder each for the answers so far.
 
-Owns the object's fields and its life on disk. Runs nothing.
+Running them is left to `batching`.
 """
 
 from __future__ import annotations

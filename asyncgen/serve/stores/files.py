@@ -1,6 +1,6 @@
-"""Uploaded files and those that the server makes: an object and its bytes, side by side in one folder.
+"""Files on disk, uploaded or made by the server: the API's object beside the bytes.
 
-Owns the file object's fields and its life on disk. Does not look into the bytes.
+The content is left to the callers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What happened in a fine-tuning job: its events and its checkpoints, a file of lines each.
-
-Owns these objects as the API shows them, and their life on disk. Does not know what a job is.
-"""
+"""Events and checkpoints of a fine-tuning job, as the API's objects, in one JSON Lines file each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Fine-tuning jobs: the object as the API shows it, and a folder each for what belongs to it.
+"""Fine-tuning jobs on disk: the API's object, and a folder each for its files.
 
-Owns the job's fields and its life on disk. Does not run anything.
+Running them is left to `tuning`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The models that answer: the base model and the tuned ones.
+"""The models that answer: the base model, and the tuned ones on disk.
 
-Owns the tuned models' entries on disk and the way from a name to an adapter. Does not load anything.
+Resolves a name to its adapter. Loading it is left to the engine.
 """
 
 from __future__ import annotations

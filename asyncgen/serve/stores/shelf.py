@@ -1,8 +1,8 @@
-"""A kind of objects, each in a JSON file of its own, in the order in which they were made.
+"""A store of objects of one kind: one JSON file each, in order of creation.
 
-Owns the files, their names and that order. The API's times are whole seconds and a folder's listing has no order, so
-each file has a number too, beside the object's own fields: `sequence`. A file that is damaged, or that holds another
-object than its name says, is passed over and stays where it is. Does not know what the objects are.
+The API's times are whole seconds and a folder's listing has no order, so each file also has a number, `sequence`,
+beside the object's own fields. A damaged file, or one whose object has another id than its name, is skipped and left in
+place. The objects' fields are left to the callers.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Real LoRA training of a small language model, in numpy, in a process of its own.
+"""LoRA training of a small language model, in numpy, in a process of its own.
 
-Read in this order: `train` (the whole course), `packing` and `trunk` (what makes it fast enough for two cores),
-`model` over `layers` and `lora` (forward and backward), `adamw` and `schedule` (the step). `architecture` over `gguf`
-reads what the model is, `weights` over `decoding` its numbers. `__main__` is the process: it takes a JSON file and
-tells how it goes in JSON lines.
+Read in this order: `train` (the whole training), `packing` and `trunk` (what makes it fast enough for two cores),
+`model` over `block`, `layers` and `lora` (forward and backward), `loop` (schedule, optimiser, epochs). `architecture`
+over `gguf` reads what the model is, `decoding` converts its numbers. `__main__` is the process: it takes a JSON file
+and reports in JSON lines.
 
-The room knows token ids and which of them are to be learnt; it knows nothing of text, chats, HTTP or jobs. Whoever
-imports only this package gets `describe` and does not load numpy.
+Works on token ids and a mask of those to learn; text, chats, HTTP and jobs are left to the callers. Importing only this
+package gives `describe` and does not load numpy.
 """
 
 from asyncgen.serve.training.architecture import ModelDescription, describe

@@ -1,8 +1,7 @@
 """The training process: `python -m asyncgen.serve.training CONFIG.json`.
 
-Owns what makes it a good child: a JSON line on stdout for each event, foreseen errors as the last line and exit code
-1, and an end at once on SIGTERM or when stdin closes. Does not know how training works, and must not import
-numpy before the environment tells its BLAS to use one thread (why one, `lanes` tells).
+One JSON line on stdout for each event; a foreseen error is the last line, with exit code 1; ends at once on SIGTERM or
+when stdin closes. Must not import numpy before the environment limits its BLAS to one thread (`memory` tells why).
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Which models can be tuned, and the numbers that shape them.
+"""The model architectures that can be trained, their shapes, and the summary of a model file.
 
-Owns the three architectures that the trainer computes exactly as llama.cpp does, and the refusal of everything else:
-a model that differs in a detail would train without an error and answer nonsense. Reads a header only; does not know
-how anything is computed.
-
-What a server wants to know of a model file before it takes a job.
-
-Owns the summary, and what training will need of the machine's memory. Reads a header only.
+Supports the three architectures that the trainer computes exactly as llama.cpp does, and refuses all others: a model
+that differs in a detail would train without an error and answer nonsense. Also tells the memory that a training will
+need. Reads the header only.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Causal attention over a packed row, forward and backward.
 
-Owns who sees whom in a row: a token sees the shared prefix, and of its own sample itself and what stands before it.
-So the scores are computed sample by sample, (own tokens) x (prefix + own tokens), and never as a square of the row's
-length. Does not know how queries, keys and values were made.
+A token attends to the shared prefix, and within its own sample to itself and the tokens before. The scores are computed
+sample by sample, (own tokens) x (prefix + own tokens), never as a square of the row's length. The projections are left
+to `block`.
 
-Probabilities are not kept for the way back: the logarithm of each softmax's denominator is, from which one product
-and one exponential make them again. For a sample of 1,024 tokens that saves some 40 MB in each block.
+Probabilities are not kept for the backward pass, only the logarithm of each softmax's denominator: one product and one
+exponential restore them. For a sample of 1,024 tokens that saves some 40 MB in each block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """One transformer block, forward and backward, with or without an adapter.
 
-Owns the order of the parts, which is that of Llama; Qwen 2 adds biases to queries, keys and values, Qwen 3 norms
-their heads. Does not know where its input comes from, nor how many blocks there are.
+The order is that of Llama; Qwen 2 adds biases to queries, keys and values, Qwen 3 norms their heads.
 
     x ─ norm ─ q, k, v ─ (head norms) ─ rotate ─ attend ─ attn_output ─ + x ─ norm ─ gate, up ─ ffn_down ─ + ─
 """

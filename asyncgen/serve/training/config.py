@@ -1,7 +1,7 @@
-"""What a training is told: its hyperparameters, its settings, and the one error that it ends with.
+"""The configuration of a training: hyperparameters, settings, their limits, and the error for invalid ones.
 
-Owns the fields and their limits, what "auto" means (but for the epochs, which others foretell) and the learning rate
-that a multiplier of 1 stands for. Does not know what they do, nor who shows an error. Needs no numpy.
+Resolves "auto" (except epochs, which `providers.profiles` does) and the base of the learning rate multiplier. Needs no
+numpy.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Tensor bytes to numbers: plain floats, and the block formats of quantised models.
+"""Decode tensor bytes to numbers: plain floats, and the block formats of quantised models.
 
-Owns the layouts, which are those of ggml's `block_q4_0`, `block_q4_K` and so on: a block holds one or two 16-bit
-scales and a few bits for each of its 32 or 256 numbers. Does not know files or models.
-
-In each layout a byte's low half belongs to an earlier number than its high half; in which order the numbers stand
-is what the functions below spell out by the shapes that they give to the bits.
+The layouts are those of ggml's `block_q4_0`, `block_q4_K` and so on: a block holds one or two 16-bit scales and a few
+bits for each of its 32 or 256 numbers. In each layout the low half of a byte belongs to an earlier number than its high
+half; the shapes in the functions below give the order of the numbers. Files are left to `gguf`.
 """
 
 from __future__ import annotations

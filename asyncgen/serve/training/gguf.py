@@ -1,7 +1,7 @@
-"""GGUF files: the header, and the raw bytes of each tensor.
+"""Read GGUF files: the header, and the raw bytes of each tensor.
 
-Owns the file format, version 2 and 3, as the ggml project's `docs/gguf.md` describes it. Does not know what a tensor
-means or how its blocks become numbers (`decoding`), and does not need numpy.
+Versions 2 and 3, as the ggml project's `docs/gguf.md` describes them. Needs no numpy. Decoding is left to `decoding`,
+the meaning of tensors to `architecture`.
 """
 
 from __future__ import annotations

@@ -1,15 +1,10 @@
-"""A model's weights as arrays, read from the file when they are asked for.
+"""The layers of a transformer block, forward and backward, on plain arrays; and a model's weights, read on demand.
 
-Owns reading one tensor or one block at a time, so that the frozen part of a model never stands in memory as a whole.
-Does not know what is computed with them.
+Weights are read one tensor or block at a time, so that the frozen part of a model is never in memory as a whole.
 
-The parts of a transformer block, each forward and backward, on plain arrays.
-
-Owns the formulas and their derivatives. Does not know models, adapters or what the numbers mean.
-
-Throughout, `x` is a value, `dx` the gradient of the loss with respect to it; T counts tokens. A forward function
-returns what its backward twin needs; what is cheap to compute again is not kept, for memory bounds the length of a
-row. Nothing here changes its arguments.
+`x` is a value, `dx` the gradient of the loss with respect to it; T counts tokens. A forward function returns what its
+backward function needs; what is cheap to compute again is not kept, because memory bounds the length of a row.
+Arguments are never changed. Adapters are left to `lora`.
 """
 
 from __future__ import annotations

@@ -1,15 +1,7 @@
-"""The learning rate of each step: up quickly, then down to zero.
+"""The training loop: epochs, steps, measurements, a checkpoint after each epoch; with AdamW and its learning rate schedule.
 
-Owns the curve. Does not know what a step is.
-
-AdamW: Adam with weight decay apart from the gradient.
-
-Owns the optimiser's state and its step. From Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
-Does not know what the numbers are; the learning rate comes with each step.
-
-The course of a training: epochs, steps, measurements, a checkpoint after each epoch.
-
-Owns the order of things and what is told of them. The numbers are made elsewhere; no formula stands here.
+The learning rate warms up fast, then decays to zero. AdamW is from Loshchilov and Hutter, "Decoupled Weight Decay
+Regularization" (2019). Forward and backward passes are left to `model`.
 """
 
 from __future__ import annotations

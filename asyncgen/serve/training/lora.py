@@ -1,16 +1,9 @@
-"""Writes GGUF files: what a tuned adapter is kept in, or a whole model.
+"""LoRA: W becomes W + (alpha / rank) · B · A, of which only the thin A and B are trained; and the adapter's GGUF file.
 
-Owns the order of bytes in a file of version 3 and that a file appears whole or not at all. Does not know which
-metadata a reader expects, nor how a tensor's bytes were made.
-
-LoRA: each tuned matrix W becomes W + (alpha / rank) · B · A, of which only the thin A and B are trained.
-
-Owns the adapter's numbers, how a projection uses them forward and backward, and the adapter's file. Does not know
-what the projections are for, or how the numbers are changed.
-
-All numbers stand in one vector, of which the matrices are views; gradients stand in another of the same layout. So
-the optimiser and the clipping are a few lines on two vectors. Introduced by Hu et al., "LoRA: Low-Rank Adaptation of
-Large Language Models" (2021); as there, A begins at random and B at zero, so that training begins at the base model.
+All numbers are in one vector, of which the matrices are views; gradients are in another of the same layout. So
+optimiser and clipping are a few lines on two vectors. From Hu et al., "LoRA: Low-Rank Adaptation of Large Language
+Models" (2021); as there, A starts random and B zero, so that training starts at the base model. GGUF files are written
+in version 3, whole or not at all.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
-"""Several rows at the same time, each in a thread of its own.
+"""Threads over the rows of a step, and the memory that a training needs, estimated before it begins.
 
-Owns the threads, and why there are any: numpy lets go of the interpreter in every large operation, so that as many
-rows are computed side by side as there are cores, the many small steps between the matrix products included. The BLAS
-below numpy could share out single products instead; that was measured to be a third slower on two idle cores, and
-several times slower where the cores have other work too, for its threads wait for each other in busy loops. So BLAS
-gets one thread (see `__main__`) and the rows are shared out here. Does not know what is computed.
-
-How much memory a training needs, told before it begins.
-
-Owns the estimate, and the refusal of what cannot fit: a process that the system kills tells nobody why. Does not
-measure anything.
+numpy releases the interpreter lock in every large operation, so that rows are computed in parallel, one a core,
+including the many small steps between matrix products. Threads within BLAS instead were a third slower on two idle
+cores, and several times slower on busy ones, because they wait for each other in busy loops. So BLAS gets one thread
+(see `__main__`). A training that cannot fit is refused: a process that the system kills tells nobody why.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a training tells while it runs: one JSON object a line.
+"""Messages of a running training: one JSON object a line.
 
-Owns the protocol between the server and whoever trains: the built-in trainer, and commands of the user's own
-(`docs/trainer-protocol.md`). Does not know who trains.
+The protocol between the server and a trainer: the built-in one, or a user's own command (`docs/trainer-protocol.md`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The tuned part of a model: its last blocks, the output, the loss, and the gradient of the adapter.
 
-Owns the way from the frozen part's output to a loss and back. Does not know where the hidden states come from (the
-trunk has cached them) or what is done with the gradient.
+Hidden states come from the cache in `trunk`; the optimiser is left to `loop`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Several samples in one row of tokens, with what they all begin with only once.
+"""Pack several samples into one row of tokens that contains their common prefix only once.
 
-Owns samples, the prefix that they share (a chat's system message, mostly), and the row: the prefix, then each
-sample's own tokens, one after the other, without padding. Every matrix product of the model is then a plain product
-of two matrices, and the prefix is computed once a row instead of once a sample. Does not know what is computed.
+A row is the shared prefix (mostly a chat's system message), then each sample's own tokens, without padding. Every
+matrix product is then one of two plain matrices, and the prefix is computed once a row instead of once a sample.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""The samples' file: one JSON object a line, {"tokens": [ids], "targets": [0 or 1 for each]}.
+"""A whole training: read model and samples, cache the trunk, run the epochs.
 
-Owns reading and checking it, and the longest sample. Does not know where the tokens come from.
-
-A whole training: read the files, cache the trunk, go through the epochs.
-
-Owns the preparations and their order. What happens in an epoch is `course`'s; the numbers are made below it.
+Samples are one JSON object a line: {"tokens": [ids], "targets": [0 or 1 for each]}. Epochs are left to `loop`,
+tokenising to the callers.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""The frozen part of a model, computed once for each sample.
+"""The frozen blocks of a model, computed once for each sample and cached.
 
-Owns the cache: blocks without an adapter answer the same in every epoch, so what leaves the last of them is kept for
-each sample, and once for the prefix that all samples share. It is kept in a file, for the data may be larger than the
-memory. Does not know what follows.
+Blocks without an adapter give the same output in every epoch, so the hidden states after the last of them are cached:
+for each sample, and once for the shared prefix. The cache is a file, because the data may be larger than memory.
 
-Block by block over many samples, not sample by sample over all blocks: so each block's weights are read once, and
-only one frozen block is in memory at a time.
+Computed block by block over many samples: each block's weights are read once, and only one frozen block is in memory at
+a time.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Fine-tuning: what stands in the uploaded files, and jobs that run one after the other."""
+"""Fine-tuning: read the uploaded files, and run the jobs one at a time."""

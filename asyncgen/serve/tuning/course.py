@@ -1,6 +1,6 @@
-"""The course of one training as the API tells it: the trainer's messages become events and models.
+"""Apply a trainer's messages to its job: events, metrics, checkpoints, models.
 
-Owns what each message changes. Does not know the queue, nor who trains.
+When a job runs is left to `queue`, training to the engines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Fine-tuning jobs from creation to their end: files checked at once, training one job at a time.
+"""The queue of fine-tuning jobs: files checked at once, trainings run one at a time.
 
-Owns what waits and how a job ends. What a stop or a crash of the server interrupted, the check of the files or the
-training, is done again from its beginning when the server is next started, after crashes twice at most; then the job
-fails. Does not know how an engine trains.
+A check or training that a stop or crash of the server interrupted starts over at the next start, after a crash at most
+twice; then the job fails. Training is left to the engines.
 """
 
 from __future__ import annotations

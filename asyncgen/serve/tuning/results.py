@@ -1,7 +1,4 @@
-"""What a finished job leaves behind for reading: the table of its metrics, and what its events say.
-
-Owns their columns and words. Knows neither the queue nor the disk.
-"""
+"""Results of a finished job: the table of its metrics, and the texts of its events."""
 
 from __future__ import annotations
 

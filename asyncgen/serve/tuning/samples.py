@@ -1,7 +1,6 @@
-"""What stands in a training file: chat, completion and preference samples, read and checked line by line.
+"""Read and check a training file line by line: chat, completion and preference samples.
 
-Owns the three formats and what makes a line or a file invalid, as OpenAI describes it. Knows no tokens: how
-a sample becomes numbers is the engine's.
+The three formats and what makes a line or file invalid, as OpenAI describes it. Tokenising is left to the engine.
 """
 
 from __future__ import annotations

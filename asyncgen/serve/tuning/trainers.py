@@ -1,7 +1,7 @@
-"""Trainers that are processes: their messages read, their end made sure of; and those that are the user's own commands.
+"""Trainers as processes: read their messages, end them reliably, and run users' own commands.
 
-Owns the folder that a command gets, and what becomes of the files that it names (`docs/trainer-protocol.md`). Knows
-neither jobs nor models by name.
+For a command, makes its folder and checks the files that it names (`docs/trainer-protocol.md`). Jobs and models are
+left to the callers.
 """
 
 from __future__ import annotations

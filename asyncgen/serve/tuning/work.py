@@ -1,6 +1,6 @@
-"""What is done with one fine-tuning job: its files are read, then it is trained.
+"""Run one fine-tuning job: read its files, then train.
 
-Owns these two steps. Does not know what waits before or after, nor how an engine trains.
+The order of jobs is left to `queue`, training to the engine.
 """
 
 from __future__ import annotations
