@@ -1,4 +1,4 @@
-"""The training loop: epochs, steps, measurements, a checkpoint after each epoch; with AdamW and its learning rate schedule.
+"""The training loop: epochs, steps, a checkpoint after each epoch; AdamW and its learning rate schedule.
 
 The learning rate warms up fast, then decays to zero. AdamW is from Loshchilov and Hutter, "Decoupled Weight Decay
 Regularization" (2019). Forward and backward passes are left to `model`.
