@@ -34,7 +34,7 @@ _NOTHING = Usage()
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows of the run, those of an earlier form of the job included."""
+    """Numbers of settled and of failed rows in the run's files, including rows that are no longer in the job."""
 
     settled: int
     failed: int
@@ -44,16 +44,15 @@ class Journal:
     """The writing side of a run; made by `open_journal`.
 
     Args:
-        keys: what the run's files hold.
-        files: where lines go.
-        spend: what the records came to so far.
-        batched: keys in batches that are not collected.
-        tried: what was done for requests without a line, by key; kept in `run.json` by `files`.
-        retry_failed: requests that were given up on count as open again.
+        keys: keys in the run's files.
+        files: lines are appended there.
+        spend: sum over the records so far.
+        batched: keys in batches that are not collected yet.
+        tried: attempts of requests without a line, by key; saved in `run.json` by `files`.
+        retry_failed: failed requests count as open again.
 
     Attributes:
-        claim: to be asked before a request is sent, or its answer settled: False when there is an answer, or it was
-            claimed already.
+        claim: claims a key before its request is sent or its answer settled. False if it is recorded or claimed already.
     """
 
     def __init__(
@@ -82,42 +81,42 @@ class Journal:
         return Counts(settled=self._settled_count, failed=self._failed_count)
 
     def has_record(self, key: bytes) -> bool:
-        """Is there an answer, or was the request claimed?"""
+        """True if the key is recorded or claimed."""
         return key in self._claimed
 
     def is_settled(self, key: bytes) -> bool:
-        """Is there an answer, or one to come from a batch, or was the request given up on and is so left now?"""
+        """True if the key is recorded or claimed, failed earlier, or waits in an open batch."""
         return key in self._claimed or self.is_left(key)
 
     def is_left(self, key: bytes) -> bool:
-        """Was the request given up on, and is not to be asked for again now, or is it in a batch?"""
+        """True if the request failed earlier (and --retry-failed is off) or waits in an open batch."""
         number = number_of(key)
         return self._given_up.has(number) or self.batched.has(number)
 
     @property
     def leaves_any(self) -> bool:
-        """Is there a request without an answer that is not to be asked for now?"""
+        """True if `is_left` holds for any request."""
         return bool(self._given_up or self.batched)
 
     @property
     def tried_any(self) -> bool:
-        """Did earlier invocations do something for a request that has no answer?"""
+        """True if earlier invocations made attempts for a request that has no record."""
         return bool(self._tried or self._keys.attempts)
 
     def tried_before(self, key: bytes) -> Tried:
-        """What earlier invocations did for a request that has no answer."""
+        """The attempts that earlier invocations made for a request without a record."""
         return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
 
     def settle(self, records: Sequence[Record], *, in_batch: bool = False) -> None:
-        """Keep the answers of requests that were claimed: they survive the death of the process from the return on.
+        """Write the records of claimed requests. When it returns, they survive a crash of the process.
 
         Args:
-            records: of them.
-            in_batch: the answers were bought in a batch.
+            records: one for each request.
+            in_batch: the answers were bought through the Batch API.
 
         Raises:
-            NotSafeError: they were written, but they or earlier lines could not be made safe: send nothing more.
-            DiskError: they could not be written, none of them: send nothing more.
+            NotSafeError: the records were written, but they or earlier lines may not survive a power loss. Send nothing more.
+            DiskError: none of the records could be written. Send nothing more.
         """
         self.files.records.append(b"".join(map(encode_line, records)))
         self._settled_count += len(records)
@@ -129,12 +128,12 @@ class Journal:
         self.files.wrote(len(records))
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
-        """Keep the reason why a request was given up on.
+        """Write the failure of a request.
 
         Args:
-            failure: with the attempts of earlier invocations added.
-            usage: what its attempts were charged for in this invocation.
-            in_batch: at a batch's price.
+            failure: its counts include the attempts of earlier invocations.
+            usage: tokens charged for its attempts in this invocation.
+            in_batch: charged at the batch price.
 
         Raises:
             NotSafeError, DiskError: as `settle`.
@@ -150,13 +149,13 @@ class Journal:
         self.files.wrote(1)
 
     def note_attempts(self, key: bytes, tried: Tried, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
-        """Note what was done for a request that has no line yet, so that another invocation knows.
+        """Save the attempts of a request that has no line yet, for the next invocation.
 
         Args:
             key: of the request.
-            tried: in all invocations.
-            usage: what it was charged for in this one.
-            in_batch: at a batch's price.
+            tried: attempts in all invocations.
+            usage: tokens charged in this invocation.
+            in_batch: charged at the batch price.
         """
         self._tried[key.hex()] = tried
         if usage != _NOTHING:
@@ -172,18 +171,19 @@ def open_journal(
     fsync_each: bool = False,
     on_lost: Callable[[int], None] = lambda _lost: None,
 ) -> Iterator[Journal]:
-    """The journal of `run` until the block ends; torn last lines are put aside first.
+    """Open the journal of `run` until the block ends; torn last lines are set aside first.
 
     Args:
         run: locked by this process.
-        cost_of: USD for tokens, bought online or in a batch; None for an unknown price.
-        retry_failed: requests that were given up on count as open again.
-        fsync_each: every line is made safe from a power loss before `settle` returns.
-        on_lost: told how many records are gone that `run.json` counted, before anything is changed; may raise.
+        cost_of: USD for token counts, bought online or in a batch; returns None for an unknown price.
+        retry_failed: failed requests count as open again.
+        fsync_each: fsync every line before `settle` returns.
+        on_lost: called with the number of records that `run.json` counts but the files no longer hold, before anything
+            is changed; may raise.
 
     Raises:
         BadLineError: a line in the run's files cannot be read.
-        DiskError: the files cannot be opened or mended; or, at the end, not be made safe.
+        DiskError: the files cannot be opened or repaired; at the end: not be made safe.
     """
     batched = open_batched_keys(run)
     keys = read_settled(run.directory, expected=run.state.job.requests)
@@ -212,6 +212,6 @@ def open_journal(
 
 
 def _still_tried(tried: dict[str, Tried], keys: SettledKeys) -> dict[str, Tried]:
-    """What is noted of rows that have no line; a crash may have come between the writing of the two."""
+    """The saved attempts of rows without a line; a crash may have left attempts of rows that have one."""
     ended = (keys.settled, keys.failed)
     return {key: each for key, each in tried.items() if not any(there.has(key_number(key)) for there in ended)}

@@ -30,14 +30,13 @@ CostOf = Callable[[Sequence[Usage], bool], float | None]
 
 
 class SpendCount:
-    """A sum that only grows; what it has come to may be asked for by another thread.
+    """A running sum of tokens and USD; may be read from another thread.
 
-    Answers are only noted as they come, and priced and summed up together: that takes a small part of the time. They
-    are few enough to be still at hand in the processor.
+    Usages are collected and summed 100 at a time, while they are still in the CPU cache.
 
     Args:
-        before: what earlier invocations used.
-        cost_of: the price of answers.
+        before: the sum of earlier invocations.
+        cost_of: USD for token counts.
     """
 
     def __init__(self, before: Spend, cost_of: CostOf) -> None:
@@ -50,12 +49,12 @@ class SpendCount:
         self._cost_of = cost_of
 
     def add(self, usages: Iterable[Usage], *, in_batch: bool, is_record: bool) -> None:
-        """Count what requests were charged for.
+        """Add what requests were charged for.
 
         Args:
-            usages: of each, for all its attempts.
-            in_batch: at a batch's price.
-            is_record: there are answers, which are lines of `records.jsonl`.
+            usages: one for each request, over all its attempts.
+            in_batch: charged at the batch price.
+            is_record: the requests have answers, which are lines of `records.jsonl`.
         """
         noted = self._noted[in_batch, is_record]
         noted.extend(usages)
@@ -80,20 +79,20 @@ class SpendCount:
         )
 
     def add_unanswered(self, usd: float) -> None:
-        """Count what attempts that brought no answer may have been charged at most."""
+        """Add the most that attempts without an answer may have cost, in USD."""
         total = self.total
         self._sum = msgspec.structs.replace(total, unanswered_usd=total.unanswered_usd + usd)
 
     def catch_up(self, path: Path, records: int, is_held: Callable[[int], bool]) -> None:
-        """Make the sum agree with the file: a crash may come between the writing of the two.
+        """Add records that a crash kept from being counted.
 
         Args:
             path: `records.jsonl`.
-            records: how many stand there.
-            is_held: is a request, by the first 64 bits of its key, in a batch that is not collected?
+            records: number of its lines.
+            is_held: whether a request, by the first 64 bits of its key, waits in a batch.
 
         Raises:
-            BadLineError: a line that is not counted yet is no record.
+            BadLineError: an uncounted line is not a record.
             DiskError: the file cannot be read.
         """
         counted = min(self._sum.records, records)  # a power loss may have taken lines that were counted
@@ -116,7 +115,7 @@ class SpendCount:
             return self._sum
 
     def _cost_usd(self, usages: Sequence[Usage], in_batch: bool) -> tuple[float, int]:
-        """USD of answers, as the provider told it or else by the price, and how many have neither."""
+        """USD as the provider told it, else by price; and the number of usages that have neither."""
         untold = [usage for usage in usages if usage.cost_usd is UNSET]
         told_usd = sum(usage.cost_usd for usage in usages if usage.cost_usd is not UNSET)
         cost_usd = self._cost_of(untold, in_batch) if untold else 0.0

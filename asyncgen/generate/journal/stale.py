@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """What the present job leaves behind of a run.
+    """The stale rows of a run.
 
     Attributes:
-        records: settled rows that are no longer asked for; they stay in the file and out of the dataset.
-        failures: likewise, of requests that were given up on and not settled later.
-        more: `records` beyond those that were left behind before, and accepted then.
-        changed: the parts of the job that changed, by name.
-        renamed: records of the job that stand there under variables of an earlier form of it.
+        records: records that are no longer in the job; they stay in the file and out of the dataset.
+        failures: likewise, failures without a later record.
+        more: of `records`, those that were not accepted in an earlier invocation.
+        changed: names of the parts of the job that changed.
+        renamed: records that are in the job, under variables of an earlier version of it.
     """
 
     records: int
@@ -54,10 +54,14 @@ _decode_row = decoder(_Row)
 
 
 def find_stale(run: RunWriter, grid: RequestGrid) -> Stale:
-    """Compare the run's rows with the job as it is now; reads the files only when the job changed.
+    """Compare the run's rows with the present job; reads the files only if the job changed.
+
+    Args:
+        run: open for writing.
+        grid: the present job's requests.
 
     Raises:
-        BadLineError: a line is no record or failure.
+        BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read.
     """
     job = run.state.job
@@ -74,12 +78,12 @@ def find_stale(run: RunWriter, grid: RequestGrid) -> Stale:
 
 
 def accept_stale(run: RunWriter, grid: RequestGrid, stale: Stale) -> None:
-    """Note that the rows of the run belong to the job as it is now, but for the stale ones.
+    """Save in `run.json` that the run is now of the present job, with these stale rows.
 
-    How many rows have a twin is not known of a changed job before all of it was gone over.
+    The number of duplicate requests is unknown for a changed job until all of it was enumerated.
 
     Raises:
-        DiskError: it could not be written.
+        DiskError: it cannot be written.
     """
 
     def change(state: RunState) -> RunState:
@@ -102,7 +106,7 @@ def changed_parts(before: dict[str, str], now: dict[str, str]) -> tuple[str, ...
 
 
 def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> tuple[int, int]:
-    """Add the keys in a file that the grid does not hold; how many were not there yet, and how many it has renamed."""
+    """Add the keys in a file that the grid does not contain; returns the numbers of new keys and of renamed ones."""
     before, renamed = len(left_behind), 0
     for _, row in read_rows(path, _decode_row):
         own = grid.own(row)

@@ -23,12 +23,13 @@ _FIRST = 5  # requests whose outcomes tell whether all will fail alike
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """Permission to send one request; to be given to `Admission.release` or `Admission.withdraw`.
+    """Permission to send one request; must be given to `Admission.release` or `Admission.withdraw`.
 
     Attributes:
-        number: how many requests were sent, this one included.
-        tokens: reserved of the rate.
-        held_usd: of the budget.
+        body: the request body.
+        number: the request's number in the order of sending, from 1.
+        tokens: tokens reserved from the rate limit.
+        held_usd: USD reserved from the budget.
     """
 
     body: bytes
@@ -38,14 +39,14 @@ class Ticket(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """The door that every request goes through.
+    """Admission control for all requests of a pool.
 
     Args:
-        rates: requests and tokens a minute.
-        concurrency: the most requests in flight.
-        progress: its counts of requests sent and in flight are raised here.
-        budget: None where money is no matter.
-        rng: for jitter.
+        rates: requests and tokens per minute.
+        concurrency: maximum number of requests in flight.
+        progress: its counts of requests sent and ended are raised here.
+        budget: None for no budget.
+        rng: randomness for jitter.
     """
 
     def __init__(
@@ -72,9 +73,9 @@ class Admission:
         return self._breaker.ever_succeeded
 
     def acquire_at_once(self, body: bytes) -> Ticket | None:
-        """As `acquire` where there is nothing to wait for, at a fraction of its cost; None where there may be.
+        """A ticket without waiting, at a fraction of the cost of `acquire`; None if waiting may be necessary.
 
-        The first requests of all never go this way: nothing came yet.
+        Never used before the first answer.
         """
         if self._is_guarded or self._is_in_doubt or not self._slots.acquire_at_once():
             return None
@@ -83,7 +84,7 @@ class Admission:
         return Ticket(body, number, 0, 0.0)
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Nothing was sent for the ticket."""
+        """Return a ticket for which nothing was sent."""
         self._progress.sent -= 1
         self._first_in_flight.discard(ticket.number)
         self._rates.tokens.give_back(ticket.tokens)
@@ -92,7 +93,7 @@ class Admission:
             self._budget.release(ticket.held_usd)
 
     async def acquire(self, body: bytes) -> Ticket | None:
-        """Wait until the request may go, which counts as sent from the return on; None when the budget is used up."""
+        """Wait for admission; None if the budget is used up. The request counts as sent when this returns."""
         held_usd = await self._budget.acquire(body) if self._budget is not None else 0.0
         if held_usd is None:
             return None
@@ -106,19 +107,19 @@ class Admission:
 
     @property
     def are_first_in_flight(self) -> bool:
-        """Is one of the very first requests still in flight?"""
+        """True while one of the first `_FIRST` requests is in flight."""
         return bool(self._first_in_flight)
 
     def release(self, ticket: Ticket, outcome: Answer | AttemptError | None, *, among: int = 0) -> bool:
-        """The request ended: learn from what it came to, and release its slot.
+        """Release the slot of a request that ended, and learn from its outcome.
 
         Args:
-            ticket: what `acquire` gave.
-            outcome: None for a request that was broken off.
-            among: requests that were in flight when it came, itself included.
+            ticket: from `acquire`.
+            outcome: None for a request that was cancelled in flight.
+            among: requests that were in flight when the outcome arrived, itself included.
 
         Returns:
-            Whether there is no hope for any other request either.
+            True if no other request can succeed either.
         """
         is_hopeless = False
         if isinstance(outcome, Answer):
@@ -140,14 +141,14 @@ class Admission:
         return is_hopeless
 
     def _trust_again(self) -> None:
-        """An answer came, after none or after errors."""
+        """Reset pause and breaker: the first answer ever, or the first after errors, arrived."""
         self._pause.succeeded()
         self._breaker.succeeded()
         self._progress.trouble = ""
         self._is_in_doubt = self._pause.left_s(asyncio.get_running_loop().time()) > 0
 
     def _erred(self, ticket: Ticket, error: AttemptError) -> bool:
-        """Learn from an error; returns as `release` does."""
+        """Learn from an error; returns True if no other request can succeed either."""
         self._is_in_doubt = True
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)
@@ -197,7 +198,7 @@ class Admission:
             self._limit.open_up()
 
     async def _turn(self, body: bytes) -> int:
-        """Acquire a slot, and wait for pause and rates; returns the tokens reserved."""
+        """Acquire a slot, then wait for pause and rate limits; returns the number of tokens reserved."""
         while True:
             await self._slots.acquire()
             try:
@@ -210,7 +211,7 @@ class Admission:
             self._slots.release()
 
     async def _wait_for_rates(self, body: bytes) -> int | None:
-        """Wait for the pause and the rates; None when things changed meanwhile and the slot is to be released."""
+        """Wait for pause and rate limits; None if a new pause or a lower limit means that the slot has to be released."""
         now = asyncio.get_running_loop().time
         while (left_s := self._pause.left_s(now())) > 0:  # noqa: ASYNC110 - it may have grown meanwhile
             await asyncio.sleep(left_s)

@@ -21,14 +21,14 @@ _LONGEST_S = 900.0  # a limit that takes longer to clear is one of the day or of
 
 
 class Pause:
-    """A time before which nobody sends.
+    """A pause that all requests share.
 
     Args:
-        rng: for the jitter that keeps clients from coming back in step.
+        rng: for jitter, so that clients do not return in step.
 
     Attributes:
-        until: seconds of the loop's clock; 0 while there was no pause yet.
-        cause: of the last pause, for people.
+        until: end of the pause in seconds of the loop's clock; 0 before the first one.
+        cause: of the last pause, as a text for people.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -39,24 +39,23 @@ class Pause:
         self._since: float | None = None
 
     def left_s(self, now: float) -> float:
-        """Seconds still to wait."""
+        """Seconds left to wait; 0 if there is no pause."""
         return max(self.until - now, 0.0)
 
     def ask(self, now: float, wait_s: float, cause: str = "") -> None:
-        """Everybody waits so long, and a little longer."""
+        """Pause for `wait_s` seconds plus jitter, unless the present pause lasts longer."""
         until = now + wait_s * (1 + self._rng.uniform(0, _JITTER))
         if until > self.until:
             self.until, self.cause = until, cause
 
     def congested(self, now: float, retry_after_s: float | None, cause: str = "", *, is_new: bool) -> None:
-        """The server wants less: everybody waits as it asks, and longer each time that this led to nothing.
+        """The server refused a request for load: pause as it asks, and back off if that does not help.
 
         Args:
             now: seconds of the loop's clock.
-            retry_after_s: what the server asks for; None where it names no time.
-            cause: what the server said.
-            is_new: the request was sent after the last pause; those sent together are refused together, and are one
-                sign and not many.
+            retry_after_s: seconds that the server asks for; None if it names no time.
+            cause: the server's message.
+            is_new: the request was sent after the last pause. Requests sent together are refused together and count once.
         """
         if self._since is None:
             self._since = now
@@ -69,7 +68,7 @@ class Pause:
         self.ask(now, max(retry_after_s or 0.0, least_s), f"as the server asks: {words}" if is_asked else words)
 
     def is_hopeless(self, now: float) -> bool:
-        """The pauses lead nowhere: one is very long, or they have gone on without an answer for long."""
+        """True if a pause is very long, or pauses have gone on for long without an answer."""
         is_fruitless = self._since is not None and now - self._since > _LONGEST_S
         return is_fruitless or self.left_s(now) > _LONGEST_S * (1 + _JITTER)
 
@@ -79,10 +78,10 @@ class Pause:
 
 
 class Breaker:
-    """Opens when nothing succeeds any more; then single requests try, ever more rarely, until one succeeds.
+    """Circuit breaker: opens when nothing succeeds any more, then lets single probes through, ever more rarely.
 
     Args:
-        rng: for the jitter of the tries.
+        rng: for jitter between probes.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -95,7 +94,7 @@ class Breaker:
 
     @property
     def is_hopeless(self) -> bool:
-        """Enough was tried: the run had better stop, and go on another time."""
+        """True if enough probes failed to stop the run; it can be resumed later."""
         return self._probes > (_PROBES if self.ever_succeeded else _PROBES_BEFORE_ANY_SUCCESS)
 
     def succeeded(self) -> None:
@@ -104,14 +103,14 @@ class Breaker:
         self.ever_succeeded = True
 
     def failed(self, number: int, sent: int) -> float:
-        """A request failed as none should.
+        """A request failed in a way that suggests an outage.
 
         Args:
-            number: the request's.
-            sent: the last request's. Those that were on their way when the breaker opened say nothing new.
+            number: of the request, in the order of sending.
+            sent: number of the last request sent. Failures of requests in flight when the breaker opened are ignored.
 
         Returns:
-            Seconds before the next try, 0 while the breaker is closed.
+            Seconds until the next probe; 0 while the breaker is closed.
         """
         self._failures += 1
         self.is_open = self._failures >= _FAILURES_TO_OPEN
@@ -131,10 +130,10 @@ _FORGET = 0.995
 
 
 class AdaptiveTimeout:
-    """Learns from answers.
+    """A timeout that follows the slowest answers.
 
     Args:
-        fixed_s: seconds, where the user set them; None to learn them.
+        fixed_s: seconds, if the user set them; None to learn them.
     """
 
     __slots__ = ("_answers", "_fixed_s", "_has_lost", "_least_s", "_slowest_s")
@@ -148,7 +147,7 @@ class AdaptiveTimeout:
 
     @property
     def limit_s(self) -> float:
-        """Seconds that an answer may take now."""
+        """The present timeout in seconds."""
         if self._fixed_s is not None:
             return self._fixed_s
         if not self._answers and self._has_lost:
@@ -158,15 +157,14 @@ class AdaptiveTimeout:
         return min(max(_TIMES_THE_SLOWEST * self._slowest_s, self._least_s), _LONGEST_TIMEOUT_S)
 
     def observe(self, answers: int, slowest_s: float) -> None:
-        """So many answers came, the slowest of which took so long."""
+        """Learn from `answers` new answers, of which the slowest took `slowest_s` seconds."""
         self._answers += answers
         self._slowest_s = max(self._slowest_s * _FORGET**answers, slowest_s)
 
     def lost(self) -> None:
-        """Requests were given up on: where answers come otherwise, the next ones get twice the time.
+        """Requests timed out: if others are answered, double the timeout.
 
-        So a row whose answer takes far longer than the others' is given up on once, and has its answer at the second
-        try.
+        A row whose answer takes far longer than the others' then times out once, and is answered at the second attempt.
         """
         if self._answers >= _ENOUGH:
             self._least_s = min(max(self.limit_s, self._least_s) * 2, _LONGEST_TIMEOUT_S)

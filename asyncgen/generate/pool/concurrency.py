@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 
 class ConcurrencySlots:
-    """Slots that are acquired and released; who has one may still have to wait for a rate limit.
+    """A resizable semaphore for requests in flight. Waiters are served in order of arrival.
 
     Args:
-        allowed: how many there may be in use now.
+        allowed: returns the present number of slots.
     """
 
     def __init__(self, allowed: Callable[[], int]) -> None:
@@ -27,18 +27,18 @@ class ConcurrencySlots:
 
     @property
     def are_too_many(self) -> bool:
-        """Are more slots in use than may be now?"""
+        """True if more slots are in use than are allowed now."""
         return self._in_use > self._allowed()
 
     def acquire_at_once(self) -> bool:
-        """Acquire a slot where one is free and nobody waits for it."""
+        """Acquire a slot without waiting; False if none is free or others wait."""
         if self._waiting or self._in_use >= self._allowed():
             return False
         self._in_use += 1
         return True
 
     async def acquire(self) -> None:
-        """Acquire a slot, once one is free."""
+        """Wait for a free slot and acquire it."""
         while self._in_use >= self._allowed():
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -51,7 +51,7 @@ class ConcurrencySlots:
         self._in_use += 1
 
     def release(self) -> None:
-        """Release a slot; as many who wait come in as there are free slots now."""
+        """Release a slot, and wake as many waiters as there are free slots."""
         self._in_use -= 1
         if self._waiting:
             self._wake()
@@ -74,13 +74,13 @@ _ANSWERS_TO_PROBE = 100  # before the number at which connections broke is tried
 
 
 class ConcurrencyLimit:
-    """The number of slots.
+    """The number of slots, by the AIMD rule of this module.
 
     Args:
-        ceiling: never more than this.
+        ceiling: maximum number of slots.
 
     Attributes:
-        limit: slots that there are.
+        limit: the present number of slots.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -96,7 +96,7 @@ class ConcurrencyLimit:
         self._answers_below = 0
 
     def succeeded(self, in_flight: int) -> None:
-        """An answer came, while so many requests were in flight, its own included."""
+        """An answer arrived; `in_flight` is the number of requests in flight then, its own included."""
         if self._breaks or self._alone or self._breaks_at is not None:
             self._recover()
         if self.limit >= self._ceiling or self._alone:
@@ -106,15 +106,20 @@ class ConcurrencyLimit:
             self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self._most)))
 
     def open_up(self) -> None:
-        """A rate is known, which holds requests back better than slots do: no need to feel the way."""
+        """A rate limit is known and paces the requests: skip slow start."""
         if not self._is_paced and self._grows_quickly:
             self._set(float(self._most))
         self._is_paced = True
 
     def congested(self, number: int, sent: int) -> bool:
-        """The server wants less, or took too long, for the request of this number, when `sent` were sent in all.
+        """The server refused a request for load, or timed out.
 
-        Returns whether the limit was cut; a request sent before the last cut is answered for by that one.
+        Args:
+            number: of the request, in the order of sending.
+            sent: number of requests sent so far.
+
+        Returns:
+            True if the limit was cut; False if the request was sent before the last cut.
         """
         self._grows_quickly = self._is_paced  # the rate holds requests back by itself
         if number <= self._cut_at:
@@ -124,7 +129,12 @@ class ConcurrencyLimit:
         return True
 
     def broke(self, number: int, sent: int) -> None:
-        """The server broke or refused a connection, for the request of this number, when `sent` were sent in all."""
+        """The server broke or refused a connection.
+
+        Args:
+            number: of the request, in the order of sending.
+            sent: number of requests sent so far.
+        """
         if number <= self._cut_at:
             return
         self._breaks += 1.0

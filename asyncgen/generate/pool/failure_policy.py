@@ -20,10 +20,10 @@ _ALIKE = 100  # in a row, after answers came: a grid may hold a stretch that is 
 
 
 class ConsecutiveFailures:
-    """Endings since the last answer.
+    """Failed rows since the last answer, by kind of error.
 
     Args:
-        has_succeeded: did an answer come in an earlier invocation?
+        has_succeeded: an answer arrived in an earlier invocation.
     """
 
     def __init__(self, *, has_succeeded: bool) -> None:
@@ -31,12 +31,12 @@ class ConsecutiveFailures:
         self._alike: Counter[tuple[str, int | None, str | None]] = Counter()
 
     def succeeded(self) -> None:
-        """An answer came."""
+        """An answer arrived: start counting again."""
         self.has_succeeded = True
         self._alike.clear()
 
     def note(self, error: AttemptError) -> bool:
-        """A row was given up on for `error`; returns whether it is useless to go on."""
+        """Count a failed row; returns True if there were enough of its kind to stop the run."""
         kind = (error.type, error.status, error.code)
         self._alike[kind] += 1
         if self.has_succeeded:
@@ -45,12 +45,12 @@ class ConsecutiveFailures:
 
 
 class FailurePolicy:
-    """Ends rows that came to nothing.
+    """Gives up on rows, and tells when to stop the run.
 
     Args:
-        settler: where rows end.
+        settler: writes the failures.
         admission: knows whether anything succeeded.
-        progress: knows whether an answer came in an earlier invocation.
+        progress: knows whether an answer arrived in an earlier invocation.
     """
 
     def __init__(self, settler: RowSettler, admission: Admission, progress: Progress) -> None:
@@ -61,7 +61,7 @@ class FailurePolicy:
         self._is_clear = False  # no failure since the last answer
 
     def answered(self) -> None:
-        """An answer came: the service is not at fault."""
+        """An answer arrived, so the service works: doubtful rows fail. A no-op if there was no failure since the last answer."""
         if self._is_clear:
             return
         self._is_clear = True
@@ -71,9 +71,14 @@ class FailurePolicy:
         self._doubtful.clear()
 
     def give_up(self, row: RowInWork, error: AttemptError) -> AttemptError | None:
-        """The row is not tried again after this error, of an attempt that was released.
+        """Give up on a row after its last attempt, which was released.
 
-        Returns the error where it is useless to go on.
+        Args:
+            row: not to be retried.
+            error: of its last attempt.
+
+        Returns:
+            The error if the run should stop for it, else None.
         """
         if self._is_service_in_doubt(row, error):
             self._doubtful.append((row, error))
@@ -84,7 +89,7 @@ class FailurePolicy:
         return error if is_useless else None
 
     def postpone_doubtful(self) -> AttemptError | None:
-        """Nothing succeeded to the end: rows that failed on the way are no more at fault than the others."""
+        """At the end of a run in which nothing succeeded, postpone the doubtful rows; returns the error of the first, if any."""
         fatal = self._doubtful[0][1] if self._doubtful else None
         for row, _ in self._doubtful:
             self._settler.postpone(row)
@@ -92,15 +97,15 @@ class FailurePolicy:
         return fatal
 
     def _is_service_in_doubt(self, row: RowInWork, error: AttemptError) -> bool:
-        """Is it the service that is at fault rather than the row? Where nothing came of it yet, nobody knows.
+        """True if the error may be an outage and not the row's fault, because nothing has succeeded yet.
 
-        Answers of an earlier invocation speak for it, unless it cannot be reached now.
+        Answers of an earlier invocation count as success, unless the service cannot be reached now.
         """
         if error.kind is not ErrorClass.RETRY or error.type == "empty" or row.maybe_paid:
             return False
         return not (self._admission.ever_succeeded or (self._failures.has_succeeded and error.status is not None))
 
     def _fail(self, row: RowInWork, error: AttemptError) -> None:
-        """Give up on the row; but it may have an answer, which did not pass its checks and was paid for."""
+        """Fail the row, or keep its answer if it has one, which was paid for but failed its checks."""
         if not self._settler.keep(row):
             self._settler.fail(row, error)

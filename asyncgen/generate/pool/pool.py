@@ -50,7 +50,7 @@ _USELESS = 20  # first answers that all fail their checks: so will the others
 
 
 class PoolState(Enum):
-    """Where the pool is; see the module."""
+    """State of the pool; the transitions are in the module's docstring."""
 
     OPEN = "open"
     DRAINING = "draining"
@@ -59,12 +59,13 @@ class PoolState(Enum):
 
 @dataclass(slots=True)
 class Stop:
-    """Why the pool hands out no more rows; all fields None while it does, or when it came to its end.
+    """Why the pool left OPEN; all fields are None while it is open, or if it ended by itself.
 
     Attributes:
-        error: the attempt that no row can survive.
-        refused: a request that can never be sent, or a run that is not worth its money.
-        bug: asyncgen itself is wrong.
+        reason: its kind, for the summary.
+        error: an error that every other row would have, too.
+        refused: a request that can never be sent, or a run whose answers are all useless.
+        bug: an exception that no code expected.
     """
 
     reason: StopReason | None = None
@@ -77,25 +78,25 @@ class Pool:
     """Workers over one lazy source of rows.
 
     Args:
-        rows: pulled when a worker is free; None gives the loop a turn.
+        rows: pulled when a worker is free; None gives the event loop a turn.
         grid: the job's requests.
-        journal: where rows end.
+        journal: records and failures are written there.
         completer: sends one request.
-        checks: what an answer must pass, and how often it may be asked for.
-        rates: requests and tokens a minute.
-        concurrency: the most requests in flight.
-        progress: counts, raised as rows go.
-        budget: None where money is no matter.
-        stops_when_useless: end the run when its first answers all fail their checks.
-        rng: for jitter.
-        wall: Unix seconds, for `created`.
+        checks: what an answer must pass, and how often a row may be requested for that.
+        rates: requests and tokens per minute.
+        concurrency: maximum number of requests in flight.
+        progress: its counts are raised.
+        budget: None for no budget.
+        stops_when_useless: stop the run if its first answers all fail their checks.
+        rng: randomness for jitter.
+        wall: current time in Unix seconds, for `created`.
 
     Attributes:
-        state: see the module.
+        state: OPEN, DRAINING or DONE.
         draining: set when the state is no longer OPEN.
         stop: why.
-        settler: how rows ended, and what the disk said.
-        dropped: requests that were broken off in flight.
+        settler: writes rows, and has the first disk error.
+        dropped: number of requests cancelled in flight.
     """
 
     def __init__(
@@ -136,9 +137,10 @@ class Pool:
         self._is_round_planned = False
 
     async def run(self) -> None:
-        """Work until every row is finished or the pool was drained; cancel it to drop what is in flight.
+        """Work until every row is settled or the pool has drained. Cancel it to drop requests in flight.
 
-        Raises whatever bug was met, after all else is kept.
+        Raises:
+            Exception: a bug, after everything that was paid for is kept.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -150,7 +152,12 @@ class Pool:
             raise self.stop.bug
 
     def drain(self, reason: StopReason | None, error: AttemptError | None = None) -> None:
-        """Finish what is in flight and nothing else; the first reason stands, but for a disk that fails."""
+        """Finish requests in flight and send no new ones. The first reason is kept, except that a disk error overrides it.
+
+        Args:
+            reason: None for a reason without a name of its own.
+            error: of an attempt, if that is the reason.
+        """
         if reason is StopReason.IO:
             self.stop.reason = reason
         if self.state is not PoolState.OPEN:
@@ -168,7 +175,7 @@ class Pool:
         self.drain(None)
 
     def _finish(self) -> None:
-        """The workers have ended, or were cancelled."""
+        """After the last worker: process the remaining outcomes and postpone the rows left."""
         self._deal_with_outcomes()
         self._postpone_waiting()
         if (fatal := self._policy.postpone_doubtful()) is not None:
@@ -187,7 +194,7 @@ class Pool:
             self._plan_round()
 
     async def _next_row(self) -> RowInWork | None:
-        """The next row, in the next round; None when there will be no more."""
+        """The worker's next row, handed out in the next round; None if there will be no more."""
         place: asyncio.Future[RowInWork | None] = self._loop.create_future()
         self._idle.append(place)
         self._plan_round()
@@ -202,7 +209,7 @@ class Pool:
             raise
 
     async def _attempt(self, row: RowInWork) -> None:
-        """Send the row's request once, and leave the outcome to the next round."""
+        """Send the row's request once, and queue the outcome for the next round."""
         body = row.request.body
         try:
             ticket, row.ticket = row.ticket or await self._admitted(body), None
@@ -232,7 +239,7 @@ class Pool:
             self._outcomes.append((row, ticket, outcome))
 
     async def _admitted(self, body: bytes) -> Ticket | None:
-        """A ticket to send; None when the pool drains meanwhile."""
+        """A ticket to send; None if the pool starts to drain while waiting."""
         if self.state is not PoolState.OPEN:
             return None
         worker = asyncio.current_task(self._loop)
@@ -253,7 +260,7 @@ class Pool:
         return ticket
 
     def _broken_off(self, row: RowInWork, ticket: Ticket) -> None:
-        """The request was sent, and nobody waits for its answer any more."""
+        """The request was sent, but cancelled in flight: it may have been charged."""
         row.maybe_paid += 1
         self.dropped += 1
         self._admission.release(ticket, None)
@@ -299,7 +306,7 @@ class Pool:
                 place.set_result(None)
 
     def _deal_with_outcomes(self) -> None:
-        """End the rows of which something came since the last round, or see that they are tried again."""
+        """Process the outcomes since the last round: settle rows, retry them, or give up on them."""
         outcomes, self._outcomes = self._outcomes, []
         in_flight = self._progress.in_flight
         records: list[Record] = []
@@ -319,7 +326,7 @@ class Pool:
         self._look_at_disk()
 
     def _judged(self, row: RowInWork) -> Record | None:
-        """The record that the row ends with; None when it is asked for again."""
+        """The record to settle the row with; None if the answer failed its checks and the row is requested again."""
         self._policy.answered()
         record = self.settler.record(row)
         if record.check_failures:
@@ -352,7 +359,7 @@ class Pool:
     # Rows that go back.
 
     def _put_back(self, row: RowInWork, delay_s: float) -> None:
-        """The row is to be tried again after so many seconds."""
+        """Retry the row after `delay_s` seconds."""
         if delay_s <= 0:
             self._queue.put_back(row)
             self._plan_round()
@@ -364,7 +371,7 @@ class Pool:
         self._plan_round()
 
     def _take_back(self, row: RowInWork) -> None:
-        """The row was handed to a worker that was cancelled before it could send it."""
+        """Return a row whose worker was cancelled before it could send."""
         if row.ticket is not None:
             self._admission.withdraw(row.ticket)
             row.ticket = None
@@ -376,7 +383,7 @@ class Pool:
             self._rescue(row)
 
     def _rescue(self, row: RowInWork) -> None:
-        """The row is left to another invocation; its answer is kept, even where judging it is what went wrong."""
+        """Postpone the row, and keep its answer even if the bug is in judging it."""
         try:
             self.settler.postpone(row)
         except Exception as bug:  # noqa: BLE001 - as above
@@ -389,7 +396,7 @@ class Pool:
 
 
 def useless_answers(progress: Progress, count: int) -> AsyncgenError:
-    """What ends a run none of whose first answers passes the job's checks."""
+    """The error for a run whose first `count` answers all failed the job's checks."""
     [(reason, times)] = progress.failed_checks.most_common(1)
     return AsyncgenError(
         f"none of the first {count} answers can be used",
@@ -407,9 +414,9 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        stopped: None when every request was dealt with.
-        error: what stopped it, for the person who reads it; None for an interruption or a limit.
-        abandoned: requests in flight that were dropped.
+        stopped: None if every row was processed.
+        error: the reason, for the user; None for an interruption or a limit.
+        abandoned: number of requests dropped in flight.
     """
 
     stopped: StopReason | None
@@ -434,23 +441,29 @@ async def generate(
     endpoint: Endpoint | None = None,
     rng: Random | None = None,
 ) -> Outcome:
-    """Ask for every request that is not settled.
+    """Run every open request of a grid through the pool into the journal.
 
     Args:
         grid: the job's requests.
-        journal: what is there, and where rows end.
-        completer: who is asked.
-        limits: bounds that the user set.
+        journal: tells which rows are settled; records and failures are written there.
+        completer: sends one request.
+        limits: the user's limits: concurrency, requests and tokens per minute.
         checks: what an answer must pass.
-        progress: counts, raised as rows go.
-        stop: set it to finish what is in flight and end.
-        abandon: set it to drop what is in flight.
-        limit: send at most so many requests.
-        spread: take these from combinations all over the grid.
-        budget: None where money is no matter.
-        stops_when_useless: end the run when its first answers all fail their checks.
-        endpoint: named when its errors are explained.
-        rng: for jitter.
+        progress: its counts are raised.
+        stop: set it to drain.
+        abandon: set it to drop requests in flight.
+        limit: maximum number of requests to send; None for all.
+        spread: sample these evenly from the grid.
+        budget: None for no budget.
+        stops_when_useless: stop the run if its first answers all fail their checks.
+        endpoint: named in error messages.
+        rng: randomness for jitter.
+
+    Returns:
+        How the run ended. Errors of requests and of the disk are in it, and not raised.
+
+    Raises:
+        Exception: a bug, after everything that was paid for is kept.
     """
     rates = RequestRates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
     source = RowSource(grid, journal, rates, progress, limit, spread=spread)
@@ -469,9 +482,9 @@ async def generate(
 
 
 async def _until_done(work: asyncio.Task[None], pool: Pool, stop: asyncio.Event, abandon: asyncio.Event) -> None:
-    """Wait for the pool's end.
+    """Wait until the pool ends; drain it when `stop` is set.
 
-    After `stop` what is in flight is waited for as long as an answer may take: the completer's timeout bounds it.
+    A drain takes at most as long as an answer may: the completer's timeout bounds it.
     """
     waits = [asyncio.create_task(event.wait()) for event in (stop, pool.draining, abandon)]
     try:
@@ -486,7 +499,7 @@ async def _until_done(work: asyncio.Task[None], pool: Pool, stop: asyncio.Event,
 
 
 async def _let_go(work: asyncio.Task[None], pool: Pool) -> None:
-    """End the pool, whatever it is at; rows that have an answer are kept."""
+    """Cancel the pool if it still works; rows that have an answer are kept."""
     if not work.done():
         pool.drain(StopReason.INTERRUPTED)
         work.cancel()
@@ -494,7 +507,7 @@ async def _let_go(work: asyncio.Task[None], pool: Pool) -> None:
 
 
 def _raise_plainly(work: asyncio.Task[None]) -> None:
-    """Let a bug out of the group that it came in."""
+    """Raise a bug without the exception group around it."""
     error = None if work.cancelled() else work.exception()
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -511,7 +524,7 @@ def _reason(pool: Pool, source: RowSource, progress: Progress) -> StopReason | N
 
 
 def _error(pool: Pool, endpoint: Endpoint | None, budget: BudgetGate | None) -> AsyncgenError | None:
-    """What ended the run, in words for the person who reads it."""
+    """The error that ended the run, for the user; None if there was none."""
     stop = pool.stop
     if pool.settler.disk is not None:
         return disk_error(pool.settler.disk, pool.settler.unsaved)

@@ -13,13 +13,13 @@ from asyncgen.generate.pool.retry import RowInWork
 
 
 class RowQueue:
-    """A queue with a lazy end.
+    """A queue of rows to retry, over a lazy source of fresh rows.
 
     Args:
-        fresh: rows; None stands for a turn of the event loop in which the source looked and found none.
+        fresh: rows; None means that the source has none in this turn of the event loop, but may have one in the next.
 
     Attributes:
-        is_looking: the source asked for a turn; there may be rows in the next one.
+        is_looking: the source returned None last.
     """
 
     def __init__(self, fresh: Iterator[RowInWork | None]) -> None:
@@ -31,11 +31,11 @@ class RowQueue:
 
     @property
     def is_over(self) -> bool:
-        """Will there be no row, unless one comes back?"""
+        """True if the source is exhausted and no row waits for a retry."""
         return self._is_used_up and not self._again and not self._delayed
 
     def next(self) -> RowInWork | None:
-        """A row, where there is one now; raises what the source raises, which ends it."""
+        """The next row, or None if there is none now. An exception of the source is raised, and ends the source."""
         if self._again:
             return self._again.popleft()
         if self._is_used_up:
@@ -51,24 +51,24 @@ class RowQueue:
         return row
 
     def put_back(self, row: RowInWork) -> None:
-        """The row is to be tried again."""
+        """Queue a row for a retry, behind the others."""
         self._again.append(row)
 
     def put_first(self, row: RowInWork) -> None:
-        """The row was handed out in vain."""
+        """Return a row that was handed out but not sent, ahead of the others."""
         self._again.appendleft(row)
 
     def delay(self, row: RowInWork, timer: asyncio.TimerHandle) -> None:
-        """The row is to be tried again when the timer calls `due`."""
+        """Queue a row for a retry when `timer` calls `due`."""
         self._delayed[row] = timer
 
     def due(self, row: RowInWork) -> None:
-        """The delay of the row is over."""
+        """The delay of a row is over: it can be handed out."""
         del self._delayed[row]
         self._again.append(row)
 
     def close(self) -> list[RowInWork]:
-        """There are no more rows; returns those that waited to be tried again."""
+        """End the queue; returns the rows that waited for a retry."""
         rows = [*self._again, *self._delayed]
         for timer in self._delayed.values():
             timer.cancel()

@@ -26,19 +26,20 @@ MAX_MAYBE_PAID = 2
 
 
 class RowInWork(msgspec.Struct, eq=False, gc=False):  # made for every request: a quarter of a dataclass's time
-    """A request on its way, and what happened to it so far, in earlier invocations too where they gave up nothing.
+    """A row being processed: its request, and its attempts so far.
 
     Attributes:
-        attempts: HTTP calls.
-        failed: attempts that gave no answer; waiting for a rate limit is not counted.
+        request: its body and key.
+        attempts: HTTP calls, in all invocations.
+        failed: attempts without an answer, except those refused by a rate limit.
         maybe_paid: failed attempts for which the provider may have charged.
-        forgiven: of these, such that no longer count against the bound: the user asked for another try.
-        may_pay_twice: an attempt may have been charged, so that the next one may be so a second time.
-        usage: of everything that was counted in this invocation.
-        answer: the last usable answer, when it did not pass the checks and is asked for again.
+        forgiven: of `maybe_paid`, those excused by --retry-failed.
+        may_pay_twice: the last attempt may have been charged, so that the next one may be charged again.
+        usage: tokens of all attempts of this invocation.
+        answer: the last usable answer, if it failed its checks and the row is requested again.
         asked: usable answers so far.
         attempts_before: of `attempts`, those of earlier invocations.
-        ticket: permission to send it, where it came with the row.
+        ticket: permission to send, if it was acquired together with the row.
     """
 
     request: Request
@@ -54,7 +55,7 @@ class RowInWork(msgspec.Struct, eq=False, gc=False):  # made for every request: 
     ticket: Ticket | None = None
 
     def answered(self, answer: Answer) -> None:
-        """An answer came."""
+        """Note an answer."""
         self.usage = answer.usage if self.usage is NO_USAGE else self.usage + answer.usage
         self.answer = answer
         self.asked += 1
@@ -62,7 +63,7 @@ class RowInWork(msgspec.Struct, eq=False, gc=False):  # made for every request: 
 
 
 def row_again(request: Request, before: Tried) -> RowInWork:
-    """A row with what earlier invocations did for it."""
+    """A row that earlier invocations attempted already."""
     return RowInWork(
         request,
         attempts=before.attempts,
@@ -75,16 +76,18 @@ def row_again(request: Request, before: Tried) -> RowInWork:
 
 
 def tried_of(row: RowInWork) -> Tried | None:
-    """What another invocation has to know of a row that it takes up; None where nothing happened in this one."""
+    """The attempts of a row to save for the next invocation; None if this one made none."""
     if row.attempts == row.attempts_before or not (row.failed or row.maybe_paid):
         return None
     return Tried(attempts=row.attempts, failed=row.failed, maybe_paid=row.maybe_paid, forgiven=row.forgiven)
 
 
 def given_up(attempts: int, maybe_paid: int) -> Tried:
-    """What counts of a row that was given up on, and is asked for again because the user says so.
+    """The attempts that count for a failed row under --retry-failed.
 
-    Where the provider may have charged, one more time is the most.
+    Args:
+        attempts: HTTP calls of earlier invocations.
+        maybe_paid: of these, those that may have been charged. One more such attempt is allowed.
     """
     if not attempts:
         return UNTRIED
@@ -100,22 +103,22 @@ def note_error(row: RowInWork, error: AttemptError) -> None:
 
 
 def may_retry(row: RowInWork, error: AttemptError) -> bool:
-    """Is the row to be tried again after this error, which was noted?"""
+    """True if the row may be retried after this error, which `note_error` has counted."""
     if error.kind is ErrorClass.WAIT:
         return not (error.maybe_paid and is_paid_enough(row))
     return error.kind is ErrorClass.RETRY and row.failed < MAX_FAILED and not is_paid_enough(row)
 
 
 def is_paid_enough(row: RowInWork) -> bool:
-    """Has the provider perhaps charged for the row as often as it may without an answer?"""
+    """True if the row used up its attempts that may have been charged."""
     return row.maybe_paid - row.forgiven >= MAX_MAYBE_PAID
 
 
 def is_used_up(tried: Tried) -> bool:
-    """Was a row tried as often as it may be without an answer?"""
+    """True if earlier invocations used up a row's attempts."""
     return tried.failed >= MAX_FAILED or tried.maybe_paid - tried.forgiven >= MAX_MAYBE_PAID
 
 
 def retry_wait_s(row: RowInWork, error: AttemptError, rng: Random) -> float:
-    """Seconds before the row's next attempt; what a server asks for holds back the whole pool."""
+    """Seconds until the row's next attempt; 0 after a rate limit, for which the whole pool pauses."""
     return 0.0 if error.kind is ErrorClass.WAIT else full_jitter_s(row.failed - 1, rng)

@@ -20,12 +20,12 @@ from asyncgen.run.state import Tried
 
 
 class RecordMaker:
-    """Makes the records of answers.
+    """Makes records from answers.
 
     Args:
-        grid: of their requests.
-        checks: answers are judged by.
-        wall: Unix seconds.
+        grid: the job's requests.
+        checks: judge the answers.
+        wall: current time in Unix seconds.
     """
 
     def __init__(self, grid: RequestGrid, checks: AnswerChecks, wall: Callable[[], float]) -> None:
@@ -38,7 +38,7 @@ class RecordMaker:
         self._wall = wall
 
     def record(self, row: RowInWork) -> Record:
-        """The record of the row's answer; it must have one."""
+        """The record of a row, which must have an answer."""
         answer, request = row.answer, row.request
         assert answer is not None
         completion = answer.text
@@ -68,7 +68,14 @@ class RecordMaker:
 
 
 def failure_of(row: RowInWork, grid: RequestGrid, error: AttemptError, now: float) -> Failure:
-    """The failure of a row whose last attempt ended in `error`; `now` in Unix seconds."""
+    """The failure of a row.
+
+    Args:
+        row: given up on.
+        grid: the job's requests.
+        error: of the last attempt.
+        now: Unix seconds.
+    """
     request = row.request
     return Failure(
         key=request.key.hex(),
@@ -84,7 +91,7 @@ def failure_of(row: RowInWork, grid: RequestGrid, error: AttemptError, now: floa
 
 
 def whole(opening: str, text: str) -> str:
-    """The answer with the opening that it was given: some servers repeat it, others only go on from it."""
+    """The answer including the opening that was requested: some servers repeat it, others only continue it."""
     if not opening:
         return text
     text = text.rstrip()
@@ -100,7 +107,7 @@ _BROKEN_OFF = AttemptError(
 
 
 class SettlingJournal(Protocol):
-    """Where lines go."""
+    """What the pool writes to."""
 
     def settle(self, records: Sequence[Record]) -> None: ...
 
@@ -110,18 +117,18 @@ class SettlingJournal(Protocol):
 
 
 class RowSettler:
-    """Ends rows.
+    """Settles rows in the journal, and counts them.
 
     Args:
-        grid: of their requests.
+        grid: the job's requests.
         journal: written to.
         checks: judge the answers.
-        progress: counts, raised as rows end.
-        wall: Unix seconds.
+        progress: its counts are raised.
+        wall: current time in Unix seconds.
 
     Attributes:
         record: makes the record of a row's answer.
-        disk: what the journal said first; None while it takes what it is given, and makes it safe.
+        disk: the journal's first error; None if there was none.
         unsaved: paid answers that could not be written.
     """
 
@@ -142,7 +149,7 @@ class RowSettler:
         self.unsaved = 0
 
     def settle(self, records: Sequence[Record]) -> None:
-        """Rows end with their answers."""
+        """Write records. A disk error is kept in `disk` and not raised."""
         if not records:
             return
         try:
@@ -160,14 +167,14 @@ class RowSettler:
         self._progress.settled += len(records)
 
     def keep(self, row: RowInWork) -> bool:
-        """A row that ends early keeps the answer it has, though it fails a check; returns whether it has one."""
+        """Settle a row with the answer it has, although that failed a check; returns False if it has none."""
         if row.answer is None:
             return False
         self.settle([self.record(row)])
         return True
 
     def postpone(self, row: RowInWork) -> None:
-        """The row is left to another invocation, unless it has an answer, or was perhaps charged for often enough."""
+        """Leave a row to the next invocation, unless it has an answer or used up its attempts that may have been charged."""
         if self.keep(row) or (tried := tried_of(row)) is None:
             return
         if is_paid_enough(row):
@@ -176,13 +183,13 @@ class RowSettler:
             self._journal.note_attempts(row.request.key, tried, row.usage)
 
     def note_lost(self, row: RowInWork) -> None:
-        """The answer of the row was paid for, and no record can be made of it."""
+        """The row's answer was paid for, but no record can be made of it: count the attempt and postpone the row."""
         row.answer = None
         row.maybe_paid += 1
         self.postpone(row)
 
     def fail(self, row: RowInWork, error: AttemptError) -> None:
-        """The row is given up on."""
+        """Write a failure. A disk error is kept in `disk` and not raised."""
         try:
             self._journal.fail(failure_of(row, self._grid, error, self._wall()), row.usage)
         except NotSafeError as disk:

@@ -20,7 +20,7 @@ _LOOKED_AT_ONCE = 512
 
 
 class ResumableJournal(SettlingJournal, Protocol):
-    """A journal that also knows what is there already."""
+    """A journal that also tells which rows are settled."""
 
     def is_settled(self, key: bytes) -> bool: ...
 
@@ -39,18 +39,18 @@ class ResumableJournal(SettlingJournal, Protocol):
 
 
 class RowSource:
-    """An iterable of rows; None stands for a turn that the loop may take.
+    """The open rows of a job, as an iterable. None gives the event loop a turn.
 
     Args:
         grid: the job's requests.
-        journal: what is there.
-        rates: a request that does not fit into a minute is refused.
-        progress: twins are counted there.
-        limit: give at most so many; None for all.
-        spread: look only at so many combinations as the limit says, evenly over the grid.
+        journal: tells which rows are settled.
+        rates: a request larger than a minute's tokens is refused.
+        progress: duplicate requests (twins) are counted there.
+        limit: maximum number of rows; None for all.
+        spread: look only at `limit` combinations, evenly sampled from the grid.
 
     Attributes:
-        is_cut: the limit left something out.
+        is_cut: the limit left rows out.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class RowSource:
         self.is_cut = False
 
     def __iter__(self) -> Iterator[RowInWork | None]:
-        """The rows, in order.
+        """The rows, in grid order.
 
         Raises:
-            UsageError: a request alone is over the rate of tokens that the user set, before anything is given.
+            UsageError: a single request exceeds the user's token limit per minute; raised before the first row.
         """
         if self._rates.tokens.exceeds_a_minute(self._grid.longest_body()):
             yield from self._look_through()
@@ -105,7 +105,7 @@ class RowSource:
         self.is_cut = True
 
     def _look_through(self) -> Iterator[None]:
-        """See that no request that will be given is too large."""
+        """Check that no open request is too large."""
         found = 0
         for number, request in enumerate(self._grid.walk(self._is_open)):
             if found == self._limit:
