@@ -52,7 +52,7 @@ class Journal:
         retry_failed: failed requests count as open again.
 
     Attributes:
-        claim: claims a key before its request is sent or its answer settled. False if it is recorded or claimed already.
+        claim: claims a key before its request is sent or its answer settled; False if it is recorded or claimed.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Journal:
         retry_failed: bool,
     ) -> None:
         self.files = files
-        self._claimed = keys.settled  # and what is claimed in this invocation
-        self.claim: Callable[[bytes], bool] = keys.settled.add  # asked of every row of a resumed run
+        self._claimed = keys.settled  # recorded or claimed
+        self.claim: Callable[[bytes], bool] = keys.settled.add  # bound once: called for every row of a resumed run
         self._settled_count = len(keys.settled)
         self.spend = spend
         self.batched = batched
@@ -110,13 +110,15 @@ class Journal:
     def settle(self, records: Sequence[Record], *, in_batch: bool = False) -> None:
         """Write the records of claimed requests. When it returns, they survive a crash of the process.
 
+        Send nothing more after an error.
+
         Args:
             records: one for each request.
             in_batch: the answers were bought through the Batch API.
 
         Raises:
-            NotSafeError: the records were written, but they or earlier lines may not survive a power loss. Send nothing more.
-            DiskError: none of the records could be written. Send nothing more.
+            NotSafeError: the records were written, but they or earlier lines may not survive a power loss.
+            DiskError: none of the records could be written.
         """
         self.files.records.append(b"".join(map(encode_line, records)))
         self._settled_count += len(records)
@@ -190,7 +192,7 @@ def open_journal(
     end_move(run, len(keys.settled))
     if (lost := run.state.spend.records - len(keys.settled)) > 0:
         on_lost(lost)
-    run.rewrite()  # nothing is paid for where nothing can be written
+    run.rewrite()  # fail before anything is paid for if the disk is not writable
     spend = SpendCount(run.state.spend, cost_of)
     spend.catch_up(run.directory.records, len(keys.settled), batched.has)
     with (
@@ -202,7 +204,7 @@ def open_journal(
         try:
             yield Journal(keys, files, spend, batched, tried, retry_failed=retry_failed)
         except DiskError:
-            with suppress(DiskError):  # the first one tells more
+            with suppress(DiskError):  # report the first error
                 files.close()
             raise
         except BaseException:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SUMMED_AT_ONCE = 100
 
-# (tokens of answers, each by itself; bought in a batch) to USD for all; None where the price is not known.
+# (usages, in_batch) to USD for all of them; None for an unknown price.
 CostOf = Callable[[Sequence[Usage], bool], float | None]
 
 
@@ -42,7 +42,7 @@ class SpendCount:
     def __init__(self, before: Spend, cost_of: CostOf) -> None:
         self._before = before
         self._sum = before
-        # By (bought in a batch, is a record). The collector looks for nothing in a usage, as it would in a pair.
+        # By (in_batch, is_record), without a tuple for each usage: `Usage` has gc=False, but the GC tracks tuples.
         kinds = product((False, True), (False, True))
         self._noted: dict[tuple[bool, bool], deque[Usage]] = {kind: deque() for kind in kinds}
         self._summing = threading.Lock()
@@ -109,7 +109,7 @@ class SpendCount:
                     try:
                         cost_usd, unpriced = self._cost_usd(usages, in_batch)
                     except BaseException:
-                        noted.extendleft(reversed(usages))  # what has no price yet is not lost
+                        noted.extendleft(reversed(usages))  # keep what is not priced yet
                         raise
                     self._sum = _plus(self._sum, usages, cost_usd, unpriced, is_record=is_record)
             return self._sum

@@ -19,7 +19,7 @@ from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.rate import RequestRates
 
 _BROKEN = frozenset({"connection", "disconnected"})
-_FIRST = 5  # requests whose outcomes tell whether all will fail alike
+_FIRST = 5  # requests to wait for before deciding that all will fail
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
@@ -61,12 +61,12 @@ class Admission:
             self._limit.open_up()
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
-        # A broken service is tried by one request at a time.
+        # While the breaker is open, one probe at a time.
         self._slots = ConcurrencySlots(lambda: 1 if self._breaker.is_open else self._limit.limit)
         self._waiting_for_rates = 0
-        self._began = 0.0  # when the first request went
+        self._began = 0.0  # when the first request was sent
         self._first_in_flight: set[int] = set()
-        self._is_in_doubt = True  # nothing came yet, or an error came last, or a pause is not over
+        self._is_in_doubt = True  # no answer yet, or the last outcome was an error, or a pause is on
 
     @property
     def ever_succeeded(self) -> bool:
@@ -152,7 +152,7 @@ class Admission:
         self._is_in_doubt = True
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)
-        if error.type == "starting":  # it was not there yet, and refused nobody
+        if error.type == "starting":  # no refusal: the server is still starting
             self._pause_for(error.message, now, error.retry_after_s or 0.0)
             return False
         if error.kind is ErrorClass.WAIT:
@@ -211,7 +211,7 @@ class Admission:
             self._slots.release()
 
     async def _wait_for_rates(self, body: bytes) -> int | None:
-        """Wait for pause and rate limits; None if a new pause or a lower limit means that the slot has to be released."""
+        """Wait for pause and rate limits; None if the slot has to be released for a new pause or a lower limit."""
         now = asyncio.get_running_loop().time
         while (left_s := self._pause.left_s(now())) > 0:  # noqa: ASYNC110 - it may have grown meanwhile
             await asyncio.sleep(left_s)

@@ -17,7 +17,7 @@ _PROBES = 6
 _PROBES_BEFORE_ANY_SUCCESS = 2
 _FIRST_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_LONGEST_S = 900.0  # a limit that takes longer to clear is one of the day or of the account
+_LONGEST_S = 900.0  # a longer wait means a daily limit, or one of the account
 
 
 class Pause:
@@ -55,12 +55,12 @@ class Pause:
             now: seconds of the loop's clock.
             retry_after_s: seconds that the server asks for; None if it names no time.
             cause: the server's message.
-            is_new: the request was sent after the last pause. Requests sent together are refused together and count once.
+            is_new: the request was sent after the last pause; requests refused together count once.
         """
         if self._since is None:
             self._since = now
         self._rounds += is_new or not self._rounds
-        # A server that names a time is believed at first; one that names too little again and again is not.
+        # The server's time is used at first. If it proves too short repeatedly, back off.
         fruitless = self._rounds - (1 if retry_after_s is None else 2)
         least_s = min(_FIRST_S * 2.0 ** min(fruitless, 30), _LONGEST_PAUSE_S) if fruitless >= 0 else 0.0
         is_asked = (retry_after_s or 0.0) >= least_s
@@ -123,9 +123,9 @@ class Breaker:
 
 _LEAST_S = 60.0
 _LONGEST_TIMEOUT_S = 600.0
-_SECOND_S = 120.0  # nothing ever came, and the longest wait is over: other requests need not prove it at that length
-_ENOUGH = 20  # answers before the limit follows them
-_TIMES_THE_SLOWEST = 4.0  # a server that is asked for twice as much at a time answers half as quickly
+_SECOND_S = 120.0  # after a first timeout without any answer
+_ENOUGH = 20  # answers before the timeout adapts
+_TIMES_THE_SLOWEST = 4.0  # doubling the concurrency may double the latency
 _FORGET = 0.995
 
 

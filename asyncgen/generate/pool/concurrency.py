@@ -46,7 +46,7 @@ class ConcurrencySlots:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._wake()  # the turn is another one's
+                    self._wake()  # pass the slot on to another waiter
                 raise
         self._in_use += 1
 
@@ -60,17 +60,17 @@ class ConcurrencySlots:
         free = self._allowed() - self._in_use
         while free > 0 and self._waiting:
             turn = self._waiting.popleft()
-            if not turn.done():  # its waiter was not cancelled
+            if not turn.done():  # not cancelled
                 turn.set_result(None)
                 free -= 1
 
 
 _FIRST = 10
 _CUT = 0.7
-_BREAKS = 3.0  # broken connections that are no chance, or half of what is in flight where that is less
-_ANSWERS_FOR_A_BREAK = 10.0  # answers that make up for one broken connection
-_ANSWERS_ALONE = 10  # one at a time, after connections broke
-_ANSWERS_TO_PROBE = 100  # before the number at which connections broke is tried again
+_BREAKS = 3.0  # broken connections before the limit falls to 1; half the limit if that is less
+_ANSWERS_FOR_A_BREAK = 10.0  # answers that offset one broken connection
+_ANSWERS_ALONE = 10  # answers at limit 1 after connections broke
+_ANSWERS_TO_PROBE = 100  # answers before the limit at which connections broke is tried again
 
 
 class ConcurrencyLimit:
@@ -91,8 +91,8 @@ class ConcurrencyLimit:
         self._is_paced = False
         self._cut_at = 0
         self._breaks = 0.0
-        self._alone = 0  # answers to come before it grows again
-        self._breaks_at: int | None = None  # the number in flight at which connections broke again
+        self._alone = 0  # answers left at limit 1
+        self._breaks_at: int | None = None  # the limit at which connections broke repeatedly
         self._answers_below = 0
 
     def succeeded(self, in_flight: int) -> None:
@@ -121,7 +121,7 @@ class ConcurrencyLimit:
         Returns:
             True if the limit was cut; False if the request was sent before the last cut.
         """
-        self._grows_quickly = self._is_paced  # the rate holds requests back by itself
+        self._grows_quickly = self._is_paced  # a known rate limit paces the requests
         if number <= self._cut_at:
             return False
         self._cut_at = sent

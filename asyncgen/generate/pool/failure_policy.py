@@ -14,9 +14,9 @@ from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.retry import RowInWork
 from asyncgen.generate.pool.settle import RowSettler
 
-_FIRST_ALIKE = 5  # the first rows of a run, refused in the same way and for nothing: so will be the others
-_FIRST_PAID_ALIKE = 20  # charged for, but no answer: it may be chance for longer, and costs
-_ALIKE = 100  # in a row, after answers came: a grid may hold a stretch that is refused
+_FIRST_ALIKE = 5  # equal failures at the start of a run, not charged
+_FIRST_PAID_ALIKE = 20  # equal failures at the start that may have been charged: rows may differ
+_ALIKE = 100  # equal failures in sequence after answers: part of a grid may be refused
 
 
 class ConsecutiveFailures:
@@ -57,11 +57,14 @@ class FailurePolicy:
         self._settler = settler
         self._admission = admission
         self._failures = ConsecutiveFailures(has_succeeded=progress.already_done > 0)
-        self._doubtful: list[tuple[RowInWork, AttemptError]] = []  # given up on before anything succeeded
+        self._doubtful: list[tuple[RowInWork, AttemptError]] = []  # failed before anything succeeded: perhaps an outage
         self._is_clear = False  # no failure since the last answer
 
     def answered(self) -> None:
-        """An answer arrived, so the service works: doubtful rows fail. A no-op if there was no failure since the last answer."""
+        """An answer arrived, so the service works: doubtful rows fail.
+
+        A no-op if no row failed since the last answer.
+        """
         if self._is_clear:
             return
         self._is_clear = True
@@ -89,7 +92,11 @@ class FailurePolicy:
         return error if is_useless else None
 
     def postpone_doubtful(self) -> AttemptError | None:
-        """At the end of a run in which nothing succeeded, postpone the doubtful rows; returns the error of the first, if any."""
+        """At the end of a run in which nothing succeeded, postpone the doubtful rows.
+
+        Returns:
+            The error of the first one; None if there was none.
+        """
         fatal = self._doubtful[0][1] if self._doubtful else None
         for row, _ in self._doubtful:
             self._settler.postpone(row)

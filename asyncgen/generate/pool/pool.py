@@ -46,7 +46,7 @@ from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.run.records import Record
 
-_USELESS = 20  # first answers that all fail their checks: so will the others
+_USELESS = 20  # answers that all fail their checks, before the run stops
 
 
 class PoolState(Enum):
@@ -131,9 +131,9 @@ class Pool:
         self._admission = Admission(rates, concurrency, progress, budget, self._rng)
         self._policy = FailurePolicy(self.settler, self._admission, progress)
         self._workers = concurrency  # that have not ended
-        self._idle: deque[asyncio.Future[RowInWork | None]] = deque()  # of workers that ask for a row
-        self._outcomes: list[tuple[RowInWork, Ticket, Answer | AttemptError]] = []  # not yet dealt with
-        self._entering: set[asyncio.Task[Ticket | None]] = set()  # at the admission
+        self._idle: deque[asyncio.Future[RowInWork | None]] = deque()  # workers that wait for a row
+        self._outcomes: list[tuple[RowInWork, Ticket, Answer | AttemptError]] = []  # since the last round
+        self._entering: set[asyncio.Task[Ticket | None]] = set()  # waiting for admission
         self._is_round_planned = False
 
     async def run(self) -> None:
@@ -152,7 +152,9 @@ class Pool:
             raise self.stop.bug
 
     def drain(self, reason: StopReason | None, error: AttemptError | None = None) -> None:
-        """Finish requests in flight and send no new ones. The first reason is kept, except that a disk error overrides it.
+        """Finish requests in flight and send no new ones.
+
+        The first reason is kept, except that a disk error overrides it.
 
         Args:
             reason: None for a reason without a name of its own.
@@ -183,7 +185,7 @@ class Pool:
         self._look_at_disk()
         self.state = PoolState.DONE
 
-    # What workers do.
+    # Workers.
 
     async def _work(self) -> None:
         try:
@@ -202,7 +204,7 @@ class Pool:
             return await place
         except asyncio.CancelledError:
             if place.cancelled() or not place.done():
-                with suppress(ValueError):  # a round may have taken it out
+                with suppress(ValueError):  # a round may have removed it
                     self._idle.remove(place)
             elif (row := place.result()) is not None:
                 self._take_back(row)
@@ -213,7 +215,7 @@ class Pool:
         body = row.request.body
         try:
             ticket, row.ticket = row.ticket or await self._admitted(body), None
-        except Exception as bug:  # noqa: BLE001 - it is raised at the end, after what was paid for is kept
+        except Exception as bug:  # noqa: BLE001 - raised at the end, when everything paid for is kept
             self._rescue(row)
             self._fail(bug)
             return
@@ -243,7 +245,7 @@ class Pool:
         if self.state is not PoolState.OPEN:
             return None
         worker = asyncio.current_task(self._loop)
-        entering = self._loop.create_task(self._admission.acquire(body))  # of its own, so that `drain` can cancel it
+        entering = self._loop.create_task(self._admission.acquire(body))  # its own task, so that `drain` can cancel it
         self._entering.add(entering)
         try:
             ticket = await entering
@@ -266,7 +268,7 @@ class Pool:
         self._admission.release(ticket, None)
         self._rescue(row)
 
-    # What a round does.
+    # Rounds: one for each iteration of the event loop with news.
 
     def _plan_round(self) -> None:
         if not self._is_round_planned:
@@ -278,10 +280,10 @@ class Pool:
             self._deal_with_outcomes()
             self._is_round_planned = False
             self._hand_out()
-        except AsyncgenError as refused:  # by the source: a request that may not be sent
+        except AsyncgenError as refused:  # by the source: a request that is too large
             self.stop.refused = refused
             self.drain(None)
-        except Exception as bug:  # noqa: BLE001 - the loop would only log it, and every worker wait for ever
+        except Exception as bug:  # noqa: BLE001 - the loop would only log it, and all workers hang
             self._fail(bug)
         finally:
             self._is_round_planned = False
@@ -319,7 +321,7 @@ class Pool:
                     self._erred(row, outcome, is_hopeless=is_hopeless)
                 elif (record := self._judged(row)) is not None:
                     records.append(record)
-            except Exception as bug:  # noqa: BLE001 - a fault in one row touches no other's answer
+            except Exception as bug:  # noqa: BLE001 - a bug in one row must not lose the others' answers
                 self._rescue(row)
                 self._fail(bug)
         self.settler.settle(records)
@@ -356,7 +358,7 @@ class Pool:
         elif (fatal := self._policy.give_up(row, error)) is not None:
             self.drain(None, fatal)
 
-    # Rows that go back.
+    # Retries and postponed rows.
 
     def _put_back(self, row: RowInWork, delay_s: float) -> None:
         """Retry the row after `delay_s` seconds."""
@@ -517,7 +519,7 @@ def _raise_plainly(work: asyncio.Task[None]) -> None:
 
 def _reason(pool: Pool, source: RowSource, progress: Progress) -> StopReason | None:
     if pool.stop.reason is StopReason.INTERRUPTED and not progress.left:
-        return None  # the drain finished all there was
+        return None  # the drain finished every row
     if source.is_cut and not pool.draining.is_set():
         return StopReason.LIMIT
     return pool.stop.reason

@@ -29,7 +29,7 @@ class RecordMaker:
     """
 
     def __init__(self, grid: RequestGrid, checks: AnswerChecks, wall: Callable[[], float]) -> None:
-        # Looked up once, and not for every answer.
+        # Looked up once: `record` runs for every answer.
         self._names = grid.names
         self._model = grid.model
         self._prompt_of = grid.prompt_of
@@ -157,7 +157,7 @@ class RowSettler:
         except NotSafeError as error:
             self.disk = self.disk or error
         except DiskError as error:
-            if len(records) > 1:  # none was written; some of them may be
+            if len(records) > 1:  # none was written: try them one by one
                 for record in records:
                     self.settle([record])
                 return
@@ -174,7 +174,7 @@ class RowSettler:
         return True
 
     def postpone(self, row: RowInWork) -> None:
-        """Leave a row to the next invocation, unless it has an answer or used up its attempts that may have been charged."""
+        """Leave a row to the next invocation, unless it has an answer or may not be charged for again."""
         if self.keep(row) or (tried := tried_of(row)) is None:
             return
         if is_paid_enough(row):

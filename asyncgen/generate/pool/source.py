@@ -129,5 +129,5 @@ class RowSource:
 
     def _find(self, taken: int) -> None:
         self._found += taken
-        if self._found > self._found_before:  # more than had an answer before: such that share it with another row
+        if self._found > self._found_before:  # the surplus are duplicates of other rows
             self._progress.twins = self._found - self._found_before
