@@ -21,7 +21,7 @@ from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.reviews import read_reviews
-from asyncgen.run.simulated import count_simulated, refuse_simulated
+from asyncgen.run.simulated import SimulationCheck, refuse_simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,54 +74,65 @@ def export(
     """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
     directory = run_directory(run)
     path = Path(output)
-    made_up = count_simulated(directory.records)
-    refuse_simulated(made_up, allowed=simulated)
+    check = SimulationCheck(allowed=simulated)
     if trainer is not None:
-        _for_trainer(directory, path, trainer, model, as_json=as_json)
+        _for_trainer(directory, path, trainer, model, check, as_json=as_json)
         return
     is_folder = output.endswith(os.sep) or path.is_dir()
-    exported = _folder(directory, path) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables))
+    exported = (
+        _folder(directory, path, check) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables), check)
+    )
     if exported.defused:
         say(f"{exported.defused:,} cells would run as formulas in a spreadsheet and got a ' in front (--raw-csv: none)")
-    if made_up:
-        say(f"note: a simulation made up {made_up:,} of these answers")
+    if check.found:
+        say(f"note: a simulation made up {check.found:,} of these answers")
     if as_json:
-        json_result({"output": output, "rows": exported.rows, "defused": exported.defused, "simulated": made_up})
+        json_result({"output": output, "rows": exported.rows, "defused": exported.defused, "simulated": check.found})
     else:
         result(f"{output}: {exported.rows:,} rows")
 
 
-def _file(directory: RunDirectory, path: Path, csv: CsvStyle) -> Exported:
+def _file(directory: RunDirectory, path: Path, csv: CsvStyle, check: SimulationCheck) -> Exported:
     job = directory.read_state().job
     stale = job.stale
     # Without rows of another form the grid has nothing to say, and a run that lost its job can still be exported.
     grid = job_of_run(directory).grid if stale or job.renamed else None
-    exported = export_file(path, ordered_records(directory.records, grid), csv)
+    exported = export_file(path, check.passing(ordered_records(directory.records, grid)), csv)
     if stale:
         say(f"{stale:,} answers to an earlier form of the job were left out")
     return exported
 
 
-def _folder(directory: RunDirectory, path: Path) -> Exported:
+def _folder(directory: RunDirectory, path: Path, check: SimulationCheck) -> Exported:
     opened = job_of_run(directory)
     settings = opened.job.dataset
     if settings.format == PREFERENCE or settings.scores is not None:
-        made = export_prepared_folder(path, directory, opened, _records(directory, opened))
+        _refuse_made_up_dataset(directory, check)
+        made = export_prepared_folder(path, directory, opened, _records(directory, opened, check))
         for remark in made.remarks:
             say(remark)
         return Exported(rows=made.rows + made.validation_rows)
     plan = plan_split(opened.grid, settings, known_plan(directory.read_state()))
-    return export_folder(path, _records(directory, opened), opened, plan, read_reviews(directory.path))
+    return export_folder(path, _records(directory, opened, check), opened, plan, read_reviews(directory.path))
 
 
-def _records(directory: RunDirectory, opened: OpenedJob) -> Iterator[Record]:
+def _records(directory: RunDirectory, opened: OpenedJob, check: SimulationCheck) -> Iterator[Record]:
     grid = opened.grid if may_be_stale(directory.read_state().job, opened.grid) else None
-    return ordered_records(directory.records, grid)
+    return check.passing(ordered_records(directory.records, grid))
 
 
-def _for_trainer(directory: RunDirectory, path: Path, trainer: str, model: str | None, *, as_json: bool) -> None:
+def _refuse_made_up_dataset(directory: RunDirectory, check: SimulationCheck) -> None:
+    """The dataset as prepared may be of other answers than those that are there now."""
+    dataset = directory.read_state().dataset
+    refuse_simulated(dataset.simulated if dataset else 0, allowed=check.allowed)
+
+
+def _for_trainer(
+    directory: RunDirectory, path: Path, trainer: str, model: str | None, check: SimulationCheck, *, as_json: bool
+) -> None:
+    _refuse_made_up_dataset(directory, check)
     opened = job_of_run(directory)
-    made = export_for_trainer(path, trainer, directory, opened, _records(directory, opened), model)
+    made = export_for_trainer(path, trainer, directory, opened, _records(directory, opened, check), model)
     for remark in made.remarks:
         say(remark)
     plan = made.plan

@@ -6,6 +6,7 @@ asks here first. Does not know who answered or what becomes of the answers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
@@ -13,7 +14,10 @@ from asyncgen.run.jsonl import read_blocks
 from asyncgen.run.records import SIMULATED_MARK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from asyncgen.run.records import Record
 
 
 def count_simulated(path: Path) -> int:
@@ -24,6 +28,29 @@ def count_simulated(path: Path) -> int:
         DiskError: the file cannot be read.
     """
     return sum(block.count(SIMULATED_MARK) for _, block in read_blocks(path))
+
+
+@dataclass(slots=True)
+class SimulationCheck:
+    """Looks at records on their way to somebody else.
+
+    Attributes:
+        allowed: made-up answers are wanted: this is a rehearsal.
+        found: made-up ones so far.
+    """
+
+    allowed: bool
+    found: int = 0
+
+    def passing(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records, as they are; raises as `refuse_simulated` does when one was made up and is not wanted."""
+        rest = iter(records)
+        for record in rest:
+            if record.simulated:
+                self.found += 1
+                if not self.allowed:
+                    refuse_simulated(self.found + sum(each.simulated for each in rest), allowed=False)
+            yield record
 
 
 def refuse_simulated(made_up: int, *, allowed: bool) -> None:

@@ -56,7 +56,7 @@ def test_a_report_can_be_shown_where_there_are_no_blocks(asyncgen: Run, generate
 
 def test_csv_jsonl_and_folder_come_from_the_same_rows(asyncgen: Run, generated: Path, work: Path) -> None:
     for name in ("a.csv", "a.jsonl", "hub/"):
-        ran = asyncgen("export", "-o", name)
+        ran = asyncgen("export", "-o", name, "--simulated")
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.strip() == f"{name}: 50 rows"
     with (work / "a.csv").open(newline="", encoding="utf-8") as file:
@@ -72,10 +72,10 @@ def test_formulas_are_defused_and_raw_csv_keeps_them(asyncgen: Run, generated: P
     lines = path.read_text().splitlines()
     first = json.loads(lines[0]) | {"completion": "=1+1"}
     path.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
-    ran = asyncgen("export", "-o", "a.csv", "--json")
-    assert json.loads(ran.stdout.splitlines()[-1]) == {"output": "a.csv", "rows": 50, "defused": 1}
+    ran = asyncgen("export", "-o", "a.csv", "--simulated", "--json")
+    assert json.loads(ran.stdout.splitlines()[-1]) == {"output": "a.csv", "rows": 50, "defused": 1, "simulated": 50}
     assert ",'=1+1\n" in (work / "a.csv").read_text()
-    asyncgen("export", "-o", "a.csv", "--raw-csv")
+    asyncgen("export", "-o", "a.csv", "--simulated", "--raw-csv")
     assert ",=1+1\n" in (work / "a.csv").read_text()
 
 

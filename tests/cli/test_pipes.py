@@ -1,0 +1,71 @@
+"""Facts about pipes in the place of a run's files: nothing waits for them. Run: pytest tests/cli/test_pipes.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from asyncgen.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+JOB = """
+name = "ads"
+[grid]
+city = ["Rome", "Oslo"]
+[prompt]
+user = "An advert for {city}."
+sample = "{city}"
+"""
+WHERE = ("--provider", "custom", "--base-url", "http://127.0.0.1:9/v1", "--model", "m")
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """A command that waits for ever is ended."""
+
+    def end(_number: int, _frame: Any) -> None:
+        raise AssertionError("it waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["records.jsonl", "failures.jsonl", "run.json", "job.toml"])
+@pytest.mark.parametrize("command", ["status", "report", "prepare", "generate"])
+def test_a_pipe_in_the_place_of_a_file_is_refused(
+    here: Callable[..., Any], made_run: Path, name: str, command: str
+) -> None:
+    path = made_run / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    words = ("generate", "job.toml", *WHERE) if command == "generate" else (command, str(made_run))
+    done = here(*words)
+    assert done.code == 6, done.err
+    assert name in done.err
+
+
+@pytest.fixture
+def made_run(here: Callable[..., Any], tmp_path: Path) -> Path:
+    """A run of which nothing is answered: nobody listens."""
+    from asyncgen.job.of_run import keep_job, open_named_job  # noqa: PLC0415 - once the keys are out of the environment
+    from asyncgen.providers.choose import Where  # noqa: PLC0415 - likewise
+    from asyncgen.run.directory import open_run  # noqa: PLC0415 - likewise
+
+    job = tmp_path / "work" / "job.toml"
+    job.write_text(JOB)
+    opened, _, _ = open_named_job(job, Where("custom", "http://127.0.0.1:9/v1", "m"))
+    folder = tmp_path / "work" / "runs" / "ads"
+    with open_run(folder, job_name="ads") as run:
+        keep_job(run, opened)
+    assert RunDirectory(folder).job.exists()
+    return folder
