@@ -22,7 +22,7 @@ from asyncgen.providers.choose import Where, choose_generation, choose_tuning, n
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunDirectory, RunWriter
 from asyncgen.run.state import JobState, RunState
-from asyncgen.run.whole_file import read_whole, replacing
+from asyncgen.run.whole_file import open_regular, read_whole, replacing
 
 _MOST_BYTES = 64 * 1024 * 1024
 
@@ -152,6 +152,7 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
             f"{directory.path} does not say which job it belongs to",
             help_text=f"asyncgen generate FILE --out {directory.path}   (writes it there)",
         )
+    os.close(open_regular(directory.job, os.O_RDONLY))  # what stands in its place is the disk's fault, not the job's
     file = read_job_file(directory.job, Path(state.folder))
     opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
     if may_be_foreign(state, opened.grid):
