@@ -472,7 +472,7 @@ def _owner(what: str, where: Where) -> Target:
 
 
 async def _named(tuner: Tuner, what: str) -> _Named:
-    if what.startswith("file-"):
+    if what.startswith("file-") or "/datasets/" in what:
         return _Named("file", (await tuner.files.get(what)).id)
     if not _is_job(what):
         return _Named("model", what)
@@ -483,8 +483,8 @@ async def _named(tuner: Tuner, what: str) -> _Named:
 
 
 def _is_job(what: str) -> bool:
-    """OpenAI's and Together's ids; a tuned model's name begins with `ft:`."""
-    return what.startswith(("ftjob-", "ft-"))
+    """OpenAI's, Together's and Fireworks' ids; a tuned model's name begins with `ft:`."""
+    return what.startswith(("ftjob-", "ft-")) or "/supervisedFineTuningJobs/" in what
 
 
 async def _delete_model(tuner: Tuner, name: str) -> None:

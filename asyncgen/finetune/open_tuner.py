@@ -5,10 +5,18 @@ Also identifies a server, so that two can be told apart. Importing this module i
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from asyncgen.finetune.api import FileApi, JobApi, Tuner
+from asyncgen.finetune.api import FileApi, JobApi, ModelApi, Tuner
+from asyncgen.finetune.fireworks import (
+    ACCOUNT_VARIABLE,
+    FireworksAccount,
+    FireworksFiles,
+    FireworksJobs,
+    FireworksModels,
+)
 from asyncgen.finetune.json_calls import JsonCalls
 from asyncgen.finetune.openai_shape import OpenaiFiles, OpenaiJobs, OpenaiModels
 from asyncgen.finetune.together import TogetherFiles, TogetherJobs
@@ -37,9 +45,14 @@ async def open_tuner(
     async with open_calls(endpoint, pacing=pacing) as calls:
         files: FileApi = OpenaiFiles(calls)
         jobs: JobApi = OpenaiJobs(calls, finetuning)
+        models: ModelApi = OpenaiModels(calls)
         if finetuning.api == "together":
             files, jobs = TogetherFiles(calls), TogetherJobs(calls, finetuning, wandb_key)
-        yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, OpenaiModels(calls))
+        if finetuning.api == "fireworks":
+            account = FireworksAccount(calls, endpoint.base_url, os.environ.get(ACCOUNT_VARIABLE) or None)
+            files, jobs = FireworksFiles(account), FireworksJobs(account, finetuning, wandb_key)
+            models = FireworksModels(account)
+        yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, models)
 
 
 @asynccontextmanager

@@ -51,7 +51,8 @@ class Finetuning:
     """How a provider tunes.
 
     Attributes:
-        api: "openai" for `/files` and `/fine_tuning/jobs`; "together" for that provider's own paths.
+        api: "openai" for `/files` and `/fine_tuning/jobs`; "together" and "fireworks" for these providers'
+            own paths.
         default_model: tuned when the job names none.
         new_customers: may somebody who never tuned there start a job today?
         until: the last day on which jobs can be created, where one is announced.
@@ -78,7 +79,7 @@ class Finetuning:
         free: a job costs nothing.
     """
 
-    api: Literal["openai", "together"] = "openai"
+    api: Literal["openai", "together", "fireworks"] = "openai"
     default_model: str | None = None
     new_customers: bool = True
     until: date | None = None
@@ -408,7 +409,8 @@ _PROFILES = (
         "is not shown, and a temperature above 1 counts as 1.",
     ),
     # docs.fireworks.ai: tools-sdks/openai-compatibility; serverless/rate-limits (limits of input and of output tokens
-    # apart, which adapt to the use: nothing that one bound a minute could hold to).
+    # apart, which adapt to the use: nothing that one bound a minute could hold to); fine-tuning: see
+    # `finetune.fireworks`.
     Profile(
         name="fireworks",
         title="Fireworks AI",
@@ -416,7 +418,36 @@ _PROFILES = (
         key_variable="FIREWORKS_API_KEY",
         base_url_variable="FIREWORKS_BASE_URL",
         by_name_only=True,
-        notes="A model is named in full: accounts/fireworks/models/NAME.",
+        finetuning=Finetuning(
+            api="fireworks",
+            default_model="accounts/fireworks/models/llama-v3p1-8b-instruct",
+            methods=("supervised",),
+            outcomes={
+                "JOB_STATE_COMPLETED": "succeeded",
+                "JOB_STATE_EARLY_STOPPED": "succeeded",
+                "JOB_STATE_FAILED": "failed",
+                "JOB_STATE_EXPIRED": "failed",
+                "JOB_STATE_CANCELLED": "cancelled",
+            },
+            hyperparameters=(
+                "n_epochs",
+                "learning_rate",
+                "lora_rank",
+                "batch_size",
+                "max_context_length",
+                "early_stop",
+                "gradient_accumulation_steps",
+                "learning_rate_warmup_steps",
+            ),
+            default_epochs=1,
+            metadata=False,
+            min_samples=3,
+            max_bytes=150 * _MEGABYTE,  # of an upload in one piece
+            next_step="start a deployment for it (firectl deployment create {model}); it is billed by the second "
+            "until it is deleted",
+        ),
+        notes="A model is named in full: accounts/fireworks/models/NAME. Tuned models answer on a dedicated "
+        "deployment, billed by the second.",
     ),
     # inference-docs.cerebras.ai/support/rate-limits (max_completion_tokens is reserved before the request is done;
     # tokens a minute and requests a day in headers).
