@@ -18,7 +18,7 @@ from asyncgen.dataset.export.card import CardFacts
 from asyncgen.dataset.export.folder import CARD, JOB_COPY, whole_folder, write_card
 from asyncgen.dataset.export.train_with_trl import HUB_NAMES, RATES
 from asyncgen.dataset.export.trainer_rows import prepared_samples, trl_rows
-from asyncgen.dataset.export.trainers import TRAINERS, TrainingPlan
+from asyncgen.dataset.export.trainers import TRAINERS, TrainerSettings
 from asyncgen.dataset.samples import COMPLETION, PREFERENCE
 from asyncgen.dataset.select import Selection
 from asyncgen.dataset.token_counts import token_counter
@@ -63,7 +63,7 @@ class ExportedForTrainer:
 
     rows: int
     validation_rows: int
-    plan: TrainingPlan | None = None
+    plan: TrainerSettings | None = None
     command: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -244,14 +244,14 @@ def _longest(counter: TokenCounter | None, texts: list[list[str]]) -> int:
     return max(counter.samples(texts, chat=True), default=0) if counter else 0
 
 
-def _plan(opened: OpenedJob, dataset: DatasetState, made: _Made, model: str) -> TrainingPlan:
+def _plan(opened: OpenedJob, dataset: DatasetState, made: _Made, model: str) -> TrainerSettings:
     settings = opened.job.finetune
     given = settings.hyperparameters
     method = "dpo" if dataset.format == PREFERENCE else "supervised"
     rows = made.files["train"].samples
     rank = _whole(next((given[name] for name in _RANK_NAMES if name in given), None), RANK)
     rate = _number(given.get("learning_rate"), RATES[method] * _number(given.get("learning_rate_multiplier"), 1.0))
-    return TrainingPlan(
+    return TrainerSettings(
         name=opened.job.name,
         model=model,
         method=method,
@@ -315,7 +315,7 @@ def _all_names() -> set[str]:
     return {CARD, JOB_COPY, "train.jsonl", *(trainer.validation for trainer in TRAINERS.values()), *configured}
 
 
-_ANY_PLAN = TrainingPlan(
+_ANY_PLAN = TrainerSettings(
     name="", model="", method="supervised", suffix=None, rows=1, validation_rows=1, epochs=1, batch_size=1,
     learning_rate=1.0, rank=1, alpha=1, max_length=1, seed=0,
 )  # fmt: skip

@@ -32,7 +32,7 @@ _WARMUP = 0.1  # of all steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPlan:
+class TrainerSettings:
     """What a trainer is to do, in no trainer's words.
 
     Attributes:
@@ -94,7 +94,7 @@ class Trainer:
 
     title: str
     rows: Callable[[PreparedSample], Iterator[dict[str, Any]]]
-    files: Callable[[TrainingPlan], Files]
+    files: Callable[[TrainerSettings], Files]
     command: str
     needs: str
     validation: str = "validation.jsonl"
@@ -103,15 +103,15 @@ class Trainer:
     measures: bool = True
 
 
-def _with_script(script: Path) -> Callable[[TrainingPlan], Files]:
-    def files(plan: TrainingPlan) -> Files:
+def _with_script(script: Path) -> Callable[[TrainerSettings], Files]:
+    def files(plan: TrainerSettings) -> Files:
         job = json.dumps(_job(plan), indent=2, ensure_ascii=False)
         return {"job.json": f"{job}\n", "train.py": script.read_text(encoding="utf-8")}
 
     return files
 
 
-def _job(plan: TrainingPlan) -> dict[str, Any]:
+def _job(plan: TrainerSettings) -> dict[str, Any]:
     """The job as `docs/trainer-protocol.md` has it, with what is known beyond it."""
     return {
         "model": plan.model,
@@ -131,7 +131,7 @@ def _job(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def _unsloth(plan: TrainingPlan) -> Files:
+def _unsloth(plan: TrainerSettings) -> Files:
     settings = {
         "model": plan.model,
         "data": {"local_dataset": ["train.jsonl"], "format_type": "chatml"},
@@ -151,7 +151,7 @@ def _unsloth(plan: TrainingPlan) -> Files:
     return {"unsloth.yaml": as_yaml(settings)}
 
 
-def _axolotl(plan: TrainingPlan) -> Files:
+def _axolotl(plan: TrainerSettings) -> Files:
     settings: dict[str, Any] = {
         "base_model": plan.model,
         **({"rl": "dpo", "rl_beta": plan.beta} if plan.pairs else {}),
@@ -181,7 +181,7 @@ def _axolotl(plan: TrainingPlan) -> Files:
     return {"axolotl.yaml": as_yaml(settings)}
 
 
-def _axolotl_dataset(name: str, plan: TrainingPlan) -> dict[str, Any]:
+def _axolotl_dataset(name: str, plan: TrainerSettings) -> dict[str, Any]:
     place = {"path": name, "ds_type": "json", "split": "train"}
     if plan.texts:
         whole = "{instruction}"
@@ -200,7 +200,7 @@ def _axolotl_dataset(name: str, plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def _llama_factory(plan: TrainingPlan) -> Files:
+def _llama_factory(plan: TrainerSettings) -> Files:
     name = "asyncgen"
     settings: dict[str, Any] = {
         "stage": "dpo" if plan.pairs else "sft",
@@ -232,7 +232,7 @@ def _llama_factory(plan: TrainingPlan) -> Files:
     return {"llama-factory.yaml": as_yaml(settings), "dataset_info.json": json.dumps(info, indent=2) + "\n"}
 
 
-def _llama_factory_dataset(file: str, plan: TrainingPlan) -> dict[str, Any]:
+def _llama_factory_dataset(file: str, plan: TrainerSettings) -> dict[str, Any]:
     columns = {
         "messages": "messages",
         **({"tools": "tools"} if plan.tools else {}),
@@ -251,7 +251,7 @@ def _llama_factory_dataset(file: str, plan: TrainingPlan) -> dict[str, Any]:
     return {"file_name": file, "formatting": "openai", "ranking": plan.pairs, "columns": columns, "tags": tags}
 
 
-def _mlx(plan: TrainingPlan) -> Files:
+def _mlx(plan: TrainerSettings) -> Files:
     # It takes no file with fewer rows than a batch, and has steps in the place of epochs.
     batch = min(plan.batch_size, plan.rows, plan.validation_rows or plan.rows)
     steps = math.ceil(plan.rows / batch)
