@@ -30,7 +30,8 @@ from asyncgen.run.whole_file import replacing
 
 Technique = Literal["zero-shot", "prompt", "few-shot", "tuned"]
 TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_HELP = "letters, digits, '.', '_' and '-'"
 _TAKEN = frozenset({"jobs", "judge", "votes", "evaluation"})
 _KEPT_FOR_TUNED = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
 _ANSWER_TOKENS = 256  # of bare completions, which stop after 16 by themselves
@@ -70,8 +71,8 @@ def parse_contestant(text: str, profiles: Mapping[str, Profile]) -> Contestant:
             f"--contestant {text!r} is not NAME=TECHNIQUE:PROVIDER/MODEL",
             help_text="--contestant large=prompt:openai/gpt-6-luna",
         )
-    if not _NAME.fullmatch(name) or name in _TAKEN:
-        raise UsageError(f"{name!r} cannot be a contestant's name", help_text="letters, digits, '.', '_' and '-'")
+    if not NAME.fullmatch(name) or name in _TAKEN:
+        raise UsageError(f"{name!r} cannot be a contestant's name", help_text=NAME_HELP)
     if technique not in TECHNIQUES:
         raise UsageError(f"there is no technique {technique!r}", help_text=f"they are {', '.join(TECHNIQUES)}")
     provider, _, model = place.partition("/")

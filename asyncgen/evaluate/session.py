@@ -27,6 +27,8 @@ import orjson
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, engine_of, planned, spent_usd
 from asyncgen.evaluate.contestants import (
+    NAME,
+    NAME_HELP,
     Contestant,
     Entry,
     Teaching,
@@ -128,6 +130,10 @@ async def evaluate_run(
     dataset = _dataset_of(directory)
     choice = choose_rows(opened, directory, dataset, wanted.axes, most=wanted.rows, seed=wanted.seed)
     contestants = _contestants(opened, directory, wanted)
+    if wanted.judge:  # a name that is none is told before anybody is paid
+        _judge_of(opened, wanted)
+    if wanted.name is not None and not NAME.fullmatch(wanted.name):
+        raise UsageError(f"{wanted.name!r} cannot be an evaluation's name", help_text=NAME_HELP)
     folder = directory.path / FOLDER / (wanted.name or _name(wanted))
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -264,6 +270,10 @@ def _read(opened: OpenedJob, entries: Sequence[Entry], folder: Path, choice: Row
     }
 
 
+def _judge_of(opened: OpenedJob, wanted: WantedEvaluation) -> Contestant:
+    return parse_contestant(f"judging=zero-shot:{wanted.judge}", opened.file.profiles)
+
+
 async def _judge(
     opened: OpenedJob,
     answers: Mapping[str, Answers],
@@ -272,7 +282,7 @@ async def _judge(
     observer: Observer,
     engine: EngineOf,
 ) -> tuple[Judging | None, int]:
-    judge = parse_contestant(f"a=zero-shot:{wanted.judge}", opened.file.profiles)
+    judge = _judge_of(opened, wanted)
     base_url = wanted.base_url if judge.provider == opened.generation else None
     known = [each.entry.contestant for each in answers.values()]
     base_url = base_url or next((each.base_url for each in known if each.provider == judge.provider), None)

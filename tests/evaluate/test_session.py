@@ -293,6 +293,19 @@ def test_a_contestants_model_may_hold_slashes_and_colons() -> None:
     assert (found.provider, found.model) == ("together", "meta-llama/Llama:ft:x")
 
 
+@pytest.mark.parametrize(
+    "wanted", [{"name": "../outside"}, {"judge": "nobody/x"}, {"contestants": ["a=prompt:local", "a=prompt:local"]}]
+)
+def test_what_cannot_be_is_refused_before_anybody_is_asked(
+    make_run: MakeRun, answering: Answering, observer: Any, wanted: dict[str, Any]
+) -> None:
+    directory = make_run(JOB)
+    with pytest.raises(UsageError) as error:
+        run(directory, observer, answering({}), axes=AXES, **wanted)
+    assert error.value.help_text
+    assert not (directory.path / "evaluations").exists()
+
+
 def test_axes_are_read_from_the_command_line() -> None:
     assert parse_axes(["sector=Hotel, Bakery", "sector=Inn", "city=Rome"]) == {
         "sector": ["Hotel", "Bakery", "Inn"], "city": ["Rome"],
