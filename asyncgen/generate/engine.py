@@ -85,17 +85,17 @@ class GenerateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A generation under way, as engines see it.
+    """A running generation, as engines see it.
 
     Attributes:
         run: open for writing.
         opened: the job and its requests.
-        endpoint: who answers.
-        journal: what is settled, and where rows end.
-        progress: counts, raised as rows go.
-        limits: bounds that the user set.
-        spending: how rows are bought.
-        budget: what may be spent; None where nothing limits it.
+        endpoint: the provider that answers.
+        journal: tells which rows are settled; records and failures are written there.
+        progress: counts, raised by the engine.
+        limits: the user's limits.
+        spending: way of purchase, and price.
+        budget: None for no budget.
         options: of this invocation.
         observer: is told, and interrupts.
     """
@@ -113,26 +113,26 @@ class Session:
 
     @property
     def checks(self) -> AnswerChecks:
-        """What an answer must satisfy."""
+        """The checks that an answer must pass."""
         return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
 
     def gate(self) -> BudgetGate | None:
-        """What makes requests wait for one another's money; None where nothing limits it."""
+        """The gate at which requests wait for budget; None for no budget."""
         return BudgetGate(self.budget, self.opened.grid.max_output_tokens) if self.budget else None
 
     def spent(self) -> str:
-        """Tokens and money of this invocation so far, in words."""
+        """Tokens and USD of this invocation so far, as a text."""
         lately = self.journal.spend.lately
         return used(lately, has_price=self.spending.price is not None or lately.cost_usd > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What an engine came to.
+    """The result of an engine.
 
     Attributes:
         outcome: how it ended.
-        exit_code: of the process where a signal ended it, else 0.
+        exit_code: of the process if a signal ended it, else 0.
     """
 
     outcome: Outcome
@@ -140,12 +140,16 @@ class EngineResult:
 
 
 class Engine(Protocol):
-    """A way to get answers for the rows of a session that have none: online, in batches, over many machines."""
+    """A way to get answers for the open rows of a session: online requests, or batches."""
 
     async def run(self, session: Session) -> EngineResult:
-        """Settle rows in the session's journal until there are none, or something stops it.
+        """Settle the session's open rows in its journal.
 
-        What ends it on its way (a refused key, a full disk, an interruption) stands in the outcome.
+        Args:
+            session: the running generation.
+
+        Returns:
+            The outcome. What stops the engine (a refused key, a full disk, an interruption) is in it, and not raised.
         """
 
 

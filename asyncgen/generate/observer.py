@@ -1,7 +1,7 @@
-"""Who watches a generation, and may stop it: the screen of a command, a notebook, or nobody.
+"""The `Observer` of a generation: a command's screen, a notebook, or nobody.
 
-The session and its engines say what happens through this one protocol. They print nothing, ask nobody and handle no
-signal themselves; the command line (`cli/screen.py`) and the Python API (`asyncgen/api.py`) each bring an observer.
+Session and engines report, ask and get interrupted only through this protocol. Printing, questions and signals are left
+to its implementations in the command line (`cli/screen.py`) and the Python API (`api/observer.py`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class Interrupt:
-    """What was asked of a generation under way.
+    """Requests to stop a running generation.
 
     Attributes:
-        stop: set it to take no more work and finish what is in flight.
-        abandon: set it to drop what is in flight.
-        exit_code: what the process ends with when a signal asked; None when none did.
+        stop: set it to drain.
+        abandon: set it to drop requests in flight.
+        exit_code: of the process after a signal; None if there was none.
     """
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,52 +41,53 @@ class Observer(Protocol):
 
     @property
     def agrees_to_all(self) -> bool:
-        """Whether every question was answered with yes beforehand (--yes, or `yes=True`)."""
+        """True if every question is answered yes in advance (--yes, or `yes=True`)."""
 
     @property
     def resume_command(self) -> str:
-        """What goes on where a stopped run stopped: the command line as it was given, or "" where there is none."""
+        """The command that resumes a stopped run; "" if there is none."""
 
     def say(self, text: str) -> None:
-        """Take one line for a person."""
+        """Report one line for a person."""
 
     def agree(self, question: str, *, why: str) -> None:
-        """Give consent before money is spent or rows are left behind.
+        """Ask for consent before money is spent or rows become stale.
 
         Args:
             question: to be answered with yes or no.
-            why: what makes it necessary, for the error where nobody can be asked.
+            why: the reason, for the error if nobody can be asked.
 
         Raises:
             UsageError: the answer is no (code `declined`), or nobody can be asked (code `needs_yes`).
         """
 
     def offer(self, question: str) -> bool:
-        """Ask whether something that may as well be left is wanted; False where nobody can be asked."""
+        """Ask whether to do something optional; False if nobody can be asked."""
 
     def interruptible(self, on_first: Callable[[], None]) -> AbstractAsyncContextManager[Interrupt]:
-        """An interrupt that can be set while the block runs.
+        """An interrupt for the duration of the block.
 
         Args:
-            on_first: called when it is set for the first time, to say what happens now.
+            on_first: called when it is first set, to say what happens now.
         """
 
     def watching(self, progress: Progress, spent: Callable[[], str]) -> AbstractAsyncContextManager[None]:
-        """Show the counts of requests sent online while the block runs.
+        """Show the counts of online requests for the duration of the block.
 
         Args:
-            progress: raised by the pool as rows go.
-            spent: tokens and money so far, in words.
+            progress: raised by the pool.
+            spent: returns tokens and USD so far as a text.
         """
 
     def watching_batches(self, progress: Progress) -> AbstractContextManager[Watcher]:
-        """Show batches while the block runs; `progress` gets the counts of what is collected."""
+        """Show batches for the duration of the block; `progress` has the counts of collected answers."""
 
 
 async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
-    """Await the work; the first signal cancels it and waits for it to let go, the second does not wait.
+    """Await `work` unless interrupted: the first signal cancels it and waits for its end, the second does not wait.
 
-    Returns None when it was cut short.
+    Returns:
+        The result; None if it was interrupted.
     """
     task = asyncio.ensure_future(work)
     for signalled in (interrupt.stop, interrupt.abandon):

@@ -48,10 +48,10 @@ _OBJECTS_TO_COLLECT = 50_000
 
 
 class OnlineEngine:
-    """One request for each row, sent by a pool of workers.
+    """The engine of online requests: one request for each row, sent by a pool of workers.
 
     Args:
-        completer: who is asked; None for the session's endpoint over HTTP.
+        completer: sends the requests; None for HTTP to the session's endpoint.
     """
 
     def __init__(self, completer: Completer | None = None) -> None:
@@ -100,9 +100,9 @@ class OnlineEngine:
 
 @contextmanager
 def _collecting_seldom() -> Iterator[None]:
-    """Let the garbage collector rest while requests go: they leave no cycles, and a round makes many objects.
+    """Raise the garbage collector's threshold while requests are sent: they leave no cycles, but make many objects.
 
-    What start-up made is frozen: the collector need not look through it again and again.
+    Objects made at start-up are frozen, so that they are not scanned again and again.
     """
     before = gc.get_threshold()
     gc.freeze()
@@ -246,7 +246,7 @@ def _engine_of(options: GenerateOptions) -> Engine:
 
 
 def _consent_to_stale(run: RunWriter, opened: OpenedJob, observer: Observer) -> Stale:
-    """Ask before rows that were paid for are left behind."""
+    """Ask before rows that were paid for become stale."""
     stale = find_stale(run, opened.grid)
     if stale.more:
         rows = "1 row" if stale.more == 1 else f"{stale.more:,} rows"
@@ -318,7 +318,7 @@ async def _generate(
 
 
 def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
-    """Ask before rows are bought again whose answers are no longer in the file."""
+    """Ask before rows whose records are missing in the file are bought again."""
     counted = run.state.spend.records
     what = f"{lost:,} of {counted:,} records that run.json counts are gone from {run.directory.records}"
     observer.say(f"{what}; their rows are asked for, and paid for, again")
@@ -327,7 +327,7 @@ def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
 
 
 def _has_work(progress: Progress, journal: Journal, *, in_batch: bool) -> bool:
-    """Is there a row to send, or in batches also one to collect?"""
+    """True if there are rows to send, or in batch mode also batches to collect."""
     if in_batch:
         return bool(progress.left or journal.batched)
     return progress.left > len(journal.batched)
@@ -341,7 +341,7 @@ def _consent_to_cost(
     options: GenerateOptions,
     observer: Observer,
 ) -> Span | None:
-    """Estimate what is left to be sent, and ask when that is much."""
+    """Estimate the cost of the open rows, and ask if it is high."""
     rows = max(progress.left - len(journal.batched), 0)
     rows = rows if options.limit is None else min(rows, options.limit)
     estimate = spending.estimate(opened, rows)
@@ -351,7 +351,7 @@ def _consent_to_cost(
 
 
 def _note_twins(run: RunWriter, twins: int) -> None:
-    """Keep what is known of twins, so that a finished run is known as such without another pass over its rows."""
+    """Save the number of duplicate requests, so that a finished run is recognised without enumerating it again."""
     run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
 
 

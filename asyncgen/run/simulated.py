@@ -1,7 +1,7 @@
-"""Answers that a simulation made up: counted, and kept from passing for a model's.
+"""Answers that a simulation made up: count them, and keep them from passing for a model's.
 
-A record of such an answer says so (`Record.simulated`). Whoever hands answers on, as a dataset, a file or a training,
-asks here first. Does not know who answered or what becomes of the answers.
+Such a record is marked (`Record.simulated`). Everything that passes answers on, as a dataset, a file or a training,
+checks here first.
 """
 
 from __future__ import annotations

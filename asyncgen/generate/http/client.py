@@ -41,27 +41,27 @@ from asyncgen.terminal import one_line
 
 CHATS, COMPLETIONS = "/chat/completions", "/completions"
 MAX_REPLY_BYTES = 16 * 1024 * 1024
-_OTHERS = 128  # the run's files, the event loop's, the libraries', and connections that are being closed
+_OTHERS = 128  # open files beside the connections in use: the run's, the event loop's, closing connections
 _CHUNK_BYTES = 64 * 1024
 _CONNECT_S = 10.0
-_KEEPALIVE_S = 15.0  # idle connections are closed before servers do, or a request meets one just closed
+_KEEPALIVE_S = 15.0  # shorter than servers keep idle connections, so that no request meets a closed one
 _SWEEP_S = 1.0
-_ASLEEP_S = 2.0  # later than a busy event loop ever is
-_STARTING_S = 1.0  # between two looks at a server that is not there yet
+_ASLEEP_S = 2.0  # a busy event loop is never this late: the process was suspended
+_STARTING_S = 1.0  # between two attempts at a server that is starting
 _OWN_SERVER_STARTS_WITHIN_S = 60.0
 _WIDTH = 300
 _OK = 200
-_NEVER = b"\x00\xff\x00"  # in no reply: it is neither text nor JSON
+_NEVER = b"\x00\xff\x00"  # occurs in no reply
 _PAGES = "a web page answers there: a login, a proxy or another service; asyncgen doctor looks at the address"
-# A key of the request's JSON: within a text its quotes would be escaped.
+# Keys of the request's JSON; within a string their quotes would be escaped.
 _TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
 
 
 def allow_connections(count: int) -> None:
-    """See that so many connections may be open at once.
+    """Raise the limit of open files so that `count` connections fit.
 
     Raises:
-        UsageError: the system does not allow as many.
+        UsageError: the system does not allow that many.
     """
     needed = count + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -82,11 +82,11 @@ class HttpCompleter:
     """A completer over an open session; made by `open_completer`.
 
     Args:
-        session: its headers hold the key.
+        session: its headers contain the key.
         endpoint: where requests go.
-        route: the session's way to it.
-        timeout: how long an answer may take.
-        path: of the API's call, below the address.
+        route: proxy and certificates of the session.
+        timeout: for a whole answer.
+        path: of the API call, below the base URL.
     """
 
     def __init__(
@@ -113,9 +113,16 @@ class HttpCompleter:
         self._in_flight: dict[asyncio.Task[Any], float] = {}
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
-        """Send `body` once."""
+        """Send `body` once.
+
+        Args:
+            body: JSON of the request.
+
+        Returns:
+            The answer, or the classified error of this attempt.
+        """
         in_flight = self._in_flight
-        task = asyncio.current_task(self._loop)  # without the loop, it would ask the system for the process's number
+        task = asyncio.current_task(self._loop)  # passing the loop saves a getpid call
         assert task is not None
         in_flight[task] = began = perf_counter()
         try:
@@ -130,7 +137,7 @@ class HttpCompleter:
             return self._unless_starting(self._broken(error, perf_counter() - began))
         except asyncio.CancelledError:
             if task in in_flight or task.uncancel() > 0:
-                raise  # whoever cancelled, it was not `sweep`, or not it alone
+                raise  # cancelled by someone else than `sweep`
             return self._broken(TimeoutError(), perf_counter() - began)
         finally:
             in_flight.pop(task, None)
@@ -138,7 +145,7 @@ class HttpCompleter:
             text = f"the reply unpacks to more than {MAX_REPLY_BYTES // 2**20} MiB"
             return AttemptError(kind=ErrorClass.ROW, type="too_large", message=text, maybe_paid=True)
         latency_s = perf_counter() - began
-        if self._key_bytes in content:  # an answer that quotes the key must not carry it into the records
+        if self._key_bytes in content:  # keep the key out of the records
             content = redacted(content.decode("utf-8", "surrogateescape"), self._key).encode("utf-8", "surrogateescape")
         reply = read_reply(
             response.status,
@@ -158,9 +165,10 @@ class HttpCompleter:
         return self._explained(reply, response)
 
     async def sweep(self) -> None:
-        """Give up on requests that take too long, for ever: one timer for all of them, not one for each.
+        """Cancel requests that exceed the timeout; runs for ever.
 
-        Time in which this process was stopped is not time waited: the answers may lie in the sockets.
+        One timer for all requests is cheaper than one for each. Time in which this process was suspended does not
+        count: the answers may be in the sockets.
         """
         while True:
             before = perf_counter()
@@ -180,7 +188,7 @@ class HttpCompleter:
                 self._timeout.lost()
 
     def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
-        """What the reply alone does not tell."""
+        """Add to an error what is known from the connection, beyond the reply."""
         if error.type == "redirect":
             location = redacted(response.headers.get("Location", "nowhere"), self._key)
             return replace(
@@ -190,7 +198,7 @@ class HttpCompleter:
             )
         if error.type == "not_an_api":
             if self._has_worked:
-                return replace(error, kind=ErrorClass.RETRY)  # a proxy's page in passing
+                return replace(error, kind=ErrorClass.RETRY)  # a temporary page of a proxy
             return replace(error, remedy=near_address(self._base_url) or _PAGES)
         if self._is_no_endpoint(error):
             remedy = near_address(self._base_url)
@@ -198,19 +206,19 @@ class HttpCompleter:
         return self._unless_starting(error)
 
     def _unless_starting(self, error: AttemptError) -> AttemptError:
-        """A server of one's own that is not there yet, or still loads its model, is waited for."""
+        """The error, or a wait for a server of the user's own that is still starting or loading its model."""
         if error.type not in {"connection", "loading"} or self._has_worked or perf_counter() > self._starts_until:
             return error
         message = f"the server is waited for: {error.message}"
         return replace(error, kind=ErrorClass.WAIT, type="starting", message=message, retry_after_s=_STARTING_S)
 
     def _is_no_endpoint(self, error: AttemptError) -> bool:
-        """Is it a server that answers 200 to every path, and says in the body that it has no such endpoint?"""
+        """True for a server that answers 200 to every path, with a body that says that it has no such endpoint."""
         is_new = error.status == _OK and not self._has_worked and near_address(self._base_url) is not None
         return is_new and "endpoint" in error.message.lower()
 
     def _broken(self, error: Exception, elapsed_s: float) -> AttemptError:
-        """What a connection's end means; the type of the exception says how far the request had come."""
+        """Classify a connection error; its type tells whether the request may have been processed."""
         name = type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             kind = ErrorClass.RETRY if self._has_worked else ErrorClass.STOP
@@ -235,9 +243,9 @@ class HttpCompleter:
 
 
 def starts_within_s(endpoint: Endpoint) -> float:
-    """Seconds that a server is waited for at the beginning, while it is not there yet or still loads its model.
+    """Seconds to wait for a server that is still starting or loading its model.
 
-    One's own servers take their time, unless their profile says otherwise; who hosts for others is there or has failed.
+    A user's own server takes its time, unless its profile says otherwise; a hosted one is up or has failed.
     """
     if endpoint.profile.starts_within_s is not None:
         return endpoint.profile.starts_within_s
@@ -246,19 +254,19 @@ def starts_within_s(endpoint: Endpoint) -> float:
 
 
 def _is_private(host: str) -> bool:
-    """Does the host name this machine, or one of a network of one's own?"""
+    """True if the host is this machine or in a private network."""
     if host == "localhost" or host.endswith((".local", ".internal", ".lan")):
         return True
     try:
         return ip_address(host).is_private
     except ValueError:
-        return "." not in host  # as machines and containers of one network name each other
+        return "." not in host  # a bare name, as in a local or container network
 
 
 def _with_limits(
     reply: Answer | AttemptError, headers: Mapping[str, str], requests: str | None, tokens: str | None
 ) -> Answer | AttemptError:
-    """The reply with the limits that a provider tells in headers of its own."""
+    """The reply with rate limits from a provider's own headers."""
     usual = {"x-ratelimit-limit-requests": requests, "x-ratelimit-limit-tokens": tokens}
     limits = read_limits({name: headers[own] for name, own in usual.items() if own is not None and own in headers})
     if isinstance(reply, Answer):
@@ -267,7 +275,7 @@ def _with_limits(
 
 
 async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
-    """The whole body, decompressed; None when it is over the cap, which shows only while it is unpacked."""
+    """The whole body, decompressed; None if it exceeds the cap, which is only known while decompressing."""
     chunks: list[bytes] = []
     size = 0
     async with response:
@@ -289,20 +297,20 @@ async def open_completer(
     say: Callable[[str], None] = lambda _: None,
     path: str = CHATS,
 ) -> AsyncIterator[Completer]:
-    """A completer for an endpoint, its connections closed at the end of the block.
+    """Open a completer for an endpoint; its connections are closed at the end of the block.
 
-    Where the endpoint has several addresses, the requests are spread over them.
+    Requests are balanced over the endpoint's addresses if it has several.
 
     Args:
         endpoint: where requests go.
-        concurrency: the most requests that will be in flight; the connection pool never limits them.
-        timeout_s: seconds that an attempt may take; None to learn it from the answers.
-        say: tells the user that one of several servers is left out, or back.
-        path: `CHATS`, or `COMPLETIONS` for bodies that hold a bare prompt.
+        concurrency: maximum number of requests in flight; the connection pool is at least as large.
+        timeout_s: seconds for a whole answer; None to adapt to the answers.
+        say: called when one of several servers is taken out, or is back.
+        path: `CHATS`, or `COMPLETIONS` for bodies with a bare prompt.
 
     Raises:
-        UsageError: this system does not allow so many connections, or a variable names a proxy or certificates that
-            cannot be used.
+        UsageError: the system does not allow as many connections, or an environment variable names an invalid proxy or
+            certificate file.
     """
     allow_connections(concurrency)
     async with AsyncExitStack() as stack:
@@ -336,10 +344,10 @@ async def _at_one(
 
 @asynccontextmanager
 async def open_session(endpoint: Endpoint, *, concurrency: int) -> AsyncIterator[tuple[aiohttp.ClientSession, Route]]:
-    """A session whose requests carry the endpoint's headers and go its way, which it gives too.
+    """Open an aiohttp session with the endpoint's headers, proxy and certificates; yields the session and its route.
 
     Raises:
-        UsageError: a variable names a proxy or certificates that cannot be used.
+        UsageError: an environment variable names an invalid proxy or certificate file.
     """
     route = route_to(endpoint)
     async with aiohttp.ClientSession(

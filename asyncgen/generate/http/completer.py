@@ -16,16 +16,16 @@ from asyncgen.run.records import Usage
 
 
 class ErrorClass(Enum):
-    """What an error says about the row and about the run."""
+    """What to do after an error."""
 
-    RETRY = "retry"  # this attempt failed; another one may not
-    WAIT = "wait"  # the server wants less, from everybody; not the row's fault
-    ROW = "row"  # this row will not succeed
-    STOP = "stop"  # no row will succeed
+    RETRY = "retry"  # this attempt failed; a retry may succeed
+    WAIT = "wait"  # overload or rate limit: the whole pool backs off
+    ROW = "row"  # this row cannot succeed
+    STOP = "stop"  # no row can succeed
 
 
 class StopReason(Enum):
-    """Why a run stopped before its end; the values are those of `generate --json`."""
+    """Why a run stopped early; the values are those of `generate --json`."""
 
     INTERRUPTED = "interrupted"
     LIMIT = "limit"
@@ -36,7 +36,7 @@ class StopReason(Enum):
 
 
 class RateLimits(msgspec.Struct, frozen=True, gc=False):
-    """What a server's headers say about its limits; None where they say nothing.
+    """Rate limits from a server's headers; None for one that it does not tell.
 
     Attributes:
         requests_per_minute: requests allowed a minute.
@@ -50,15 +50,19 @@ class RateLimits(msgspec.Struct, frozen=True, gc=False):
 NO_LIMITS = RateLimits()
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: a quarter of a dataclass's time
+class Answer(msgspec.Struct, frozen=True, gc=False):  # for every request: a quarter of a dataclass's time
     """A usable answer.
 
     Attributes:
-        text: what the model wrote; empty only where it called tools instead.
-        finish_reason: by the name that OpenAI's API has for it.
+        text: the completion; empty only if the model called tools instead.
+        finish_reason: in OpenAI's terms, such as "stop" or "length".
+        model: as the server names it.
+        usage: token counts.
+        request_id: the server's, for support; None if it gives none.
         latency_s: seconds from sending to the whole answer.
-        reasoning: the model's thoughts, where the server gives them apart from the text.
-        tool_calls: as the API has them; None where there are none.
+        limits: rate limits from the headers.
+        reasoning: the model's reasoning, if the server returns it apart from the text.
+        tool_calls: as in the API; None if there are none.
         simulated: the server says that it made the answer up.
     """
 
@@ -76,19 +80,22 @@ class Answer(msgspec.Struct, frozen=True, gc=False):  # made for every request: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptError:
-    """Why an attempt gave no usable answer; holds no headers and no key.
+    """Why an attempt gave no usable answer. Contains no headers and no key.
 
     Attributes:
-        kind: what follows from it.
-        type: our own name for what happened, as in `records.FailureError`.
+        kind: what to do about it.
+        type: our name for the error, as in `records.FailureError`.
         code: the API's `error.code`.
-        status: HTTP's, or the one that an error within a reply of status 200 stands for; None where no reply came.
-        param: the parameter that the API complains of.
-        retry_after_s: seconds that the server asks to wait; None where it asks nothing.
-        maybe_paid: the provider may have charged for it.
-        usage: where it was charged for certain.
-        stop: with `ErrorClass.STOP`, why the run stops; None for a reason without a word of its own.
-        remedy: what the user can do, where that is known.
+        status: HTTP status, or the one that an error within a reply of status 200 stands for; None without a reply.
+        message: the server's, for people; whitespace normalised, and cut.
+        param: the request parameter that the API rejects.
+        retry_after_s: seconds that the server asks to wait; None if it names no time.
+        maybe_paid: the provider may have charged for the attempt.
+        usage: tokens charged for certain.
+        request_id: the server's, for support; None if it gives none.
+        stop: with `ErrorClass.STOP`, the reason for the summary; None for one without a name.
+        remedy: what the user can do, if known.
+        limits: rate limits from the headers.
     """
 
     kind: ErrorClass
@@ -107,8 +114,15 @@ class AttemptError:
 
 
 class Completer(Protocol):
-    """Sends one request body."""
+    """Sends requests, one attempt each."""
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
-        """One attempt; raises only where asyncgen itself is wrong."""
+        """Make one attempt.
+
+        Args:
+            body: JSON of the request.
+
+        Returns:
+            The answer, or the error of this attempt. An exception is a bug.
+        """
         ...

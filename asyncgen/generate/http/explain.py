@@ -28,12 +28,12 @@ def disk_error(disk: DiskError, unsaved: int) -> DiskError:
 
 
 def provider_error(error: AttemptError, reason: StopReason | None, endpoint: Endpoint | None = None) -> AsyncgenError:
-    """What the provider said, for an attempt that no other row can survive either.
+    """The error that ends a run, from an attempt's error that every other row would have, too.
 
     Args:
         error: of the attempt.
-        reason: why the run stopped for it.
-        endpoint: who said it; None where that is no matter.
+        reason: the kind of stop.
+        endpoint: named in the message; None to leave it out.
     """
     if reason is StopReason.QUOTA:
         return _quota_error(error)
@@ -94,7 +94,7 @@ def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
 
 
 def _is_about_the_model(error: AttemptError, endpoint: Endpoint) -> bool:
-    """Servers answer 404 for a model that they do not have, and for a path that they do not have."""
+    """True if a 404 means an unknown model, and not an unknown path."""
     said = f"{error.code} {error.message}".lower()
     return endpoint.model.lower() in said or "model" in said or "deployment" in said
 

@@ -22,17 +22,17 @@ _MESSAGE_WIDTH = 500
 
 
 class FunctionCompleter:
-    """Asks the function instead of a server.
+    """A completer that calls a function instead of a server.
 
     Args:
-        function: takes the request body as the API has it; returns the answer's text, or a whole chat completion.
+        function: takes the request body as in the API; returns the answer's text, or a whole chat completion.
     """
 
     def __init__(self, function: UserCompleter) -> None:
         self._function = function
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
-        """One call; an exception of the function's is an error of the attempt, which is tried again."""
+        """Call the function once; an exception of the function is an error of the attempt, which is retried."""
         request = decode_json(body)
         began_s = time.monotonic()
         try:

@@ -45,10 +45,10 @@ _PART = re.compile(r"(?P<count>\d+(\.\d+)?)(?P<unit>ms|[dhms])")
 
 
 def read_limits(headers: Mapping[str, str]) -> RateLimits:
-    """The limits a minute that the headers tell.
+    """Rate limits per minute from the headers.
 
     Args:
-        headers: with lower-case names, or a mapping that does not care.
+        headers: with lower-case names, or a case-insensitive mapping.
     """
     requests, tokens = headers.get(_REQUESTS), headers.get(_TOKENS)
     if requests is tokens is None and _PROJECT_TOKENS not in headers and _TOKENS_BY_USAGE not in headers:
@@ -76,7 +76,7 @@ def _positive(value: str | None) -> float | None:
 
 
 class Verdict(NamedTuple):
-    """What follows from an error, why the run stops where it does, and our name for what happened."""
+    """The class of an error, the reason if the run stops for it, and our name for it."""
 
     kind: ErrorClass
     type: str
@@ -129,13 +129,13 @@ _MAYBE_PAID = frozenset({408, 504, 524})
 
 
 def verdict_on(status: int, names: Iterable[str], *, is_moderated: bool = False, is_daily: bool = False) -> Verdict:
-    """What follows.
+    """Classify an error.
 
     Args:
-        status: HTTP's, or the one that the error stands for by its own account.
-        names: codes and types of the error, in the order in which they count.
-        is_moderated: the error says that this very prompt was flagged.
-        is_daily: the error says that a limit of the day is used up.
+        status: HTTP status, or the one that the error itself names.
+        names: codes and types of the error, in order of precedence.
+        is_moderated: the error says that this prompt was flagged.
+        is_daily: the error says that a daily limit is used up.
     """
     if is_daily:
         return _DAILY
@@ -148,7 +148,7 @@ def verdict_on(status: int, names: Iterable[str], *, is_moderated: bool = False,
 
 
 def is_maybe_paid(status: int) -> bool:
-    """May the provider have charged for a request that ended in this status?"""
+    """True if the provider may have charged for a request that ended with this status."""
     return status in _MAYBE_PAID
 
 
@@ -213,7 +213,7 @@ class _PlainChoice(msgspec.Struct, gc=False):
 
 
 class _PlainReply(msgspec.Struct, gc=False):
-    """An answer without anything odd, as nearly all are: read in one step."""
+    """A regular answer, as nearly all are: decoded in one step."""
 
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1)]
     model: str
@@ -234,15 +234,18 @@ def read_reply(
     secret: Secret | None = None,
     sends_tools: bool = True,
 ) -> Answer | AttemptError:
-    """Judge a whole reply of `/chat/completions` or `/completions`.
+    """Read a whole reply of `/chat/completions` or `/completions`.
 
     Args:
-        status: HTTP's.
-        headers: with lower-case names, or a mapping that does not care.
+        status: HTTP status.
+        headers: with lower-case names, or a case-insensitive mapping.
         content: the body, decompressed.
         latency_s: seconds that the reply took, for the answer.
-        secret: taken out of all that is kept of the reply but the model's own words.
-        sends_tools: the request names tools, so that calling them is an answer.
+        secret: removed from everything that is kept of the reply except the model's own words.
+        sends_tools: the request offers tools, so that a tool call is an answer.
+
+    Returns:
+        The answer, or the classified error. Never raises, whatever the bytes are.
     """
     if not _OK <= status < _NO_LONGER_OK:
         return _Reply(status, headers, content, latency_s, secret, sends_tools).read_error()
@@ -276,7 +279,7 @@ def _shown(text: str, secret: Secret | None, width: int = _NAME_WIDTH) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """A reply that is being judged; its fields as the arguments of `read_reply`."""
+    """A reply being read; its fields are the arguments of `read_reply`."""
 
     status: int
     headers: Mapping[str, str]
@@ -294,7 +297,7 @@ class _Reply:
         return self.shown(given) if given else None
 
     def read_closely(self) -> Answer | AttemptError:
-        """A reply that should hold an answer, and has something odd about it."""
+        """Read a reply of status 200 that is not regular."""
         try:
             body = read_body(self.content, self.headers.get("content-type", ""))
         except UnreadableBodyError as unreadable:
@@ -313,7 +316,7 @@ class _Reply:
         return self._error_within(body, is_part_paid=isinstance(choice, dict))
 
     def read_error(self) -> AttemptError:
-        """A reply whose status says that it holds no answer."""
+        """Read a reply with an error status."""
         try:
             body: Any = read_body(self.content, self.headers.get("content-type", ""))
         except UnreadableBodyError:
@@ -321,7 +324,7 @@ class _Reply:
         return self._named(self.status, body)
 
     def _read_choice(self, body: Mapping[str, Any], choice: Mapping[str, Any]) -> Answer | AttemptError | None:
-        """What the first choice holds; None where it has no message."""
+        """Read the first choice; None if it has no message."""
         message = choice.get("message")
         if not isinstance(message, dict):
             if not isinstance(choice.get("text"), str):
@@ -352,7 +355,7 @@ class _Reply:
     def _unusable(
         self, refusal: Any, finish: str, usage: Usage, *, has_calls: bool, has_reasoning: bool
     ) -> AttemptError:
-        """What was paid for and is no answer; most of it would come again for the same prompt."""
+        """The error for an answer that was paid for but is unusable; mostly the same prompt would give the same."""
         kind, remedy = ErrorClass.ROW, None
         if refusal or finish == "refusal":
             name, message = "refusal", refusal if isinstance(refusal, str) else "the model refused"
@@ -383,9 +386,9 @@ class _Reply:
         )
 
     def _error_within(self, error: Any, *, is_part_paid: bool) -> AttemptError:
-        """An error in a reply of status 200: it counts as the status that it names would.
+        """The error within a reply of status 200: classified by the status that it names.
 
-        A refusal costs nothing; who broke off an answer, or says no more than that something failed, may charge for it.
+        A refusal costs nothing. A broken off answer, or an unspecific failure, may have been charged.
         """
         inner = read_words(error).status
         return self._named(inner or _SERVER_ERROR, error, is_within=True, is_part_paid=is_part_paid)
@@ -415,7 +418,7 @@ class _Reply:
         )
 
     def _not_json(self, where: str) -> AttemptError:
-        """A proxy's page, a broken body, or an address that is no API."""
+        """The error for a body that is not JSON: a proxy's page, a torn body, or an address that is no API."""
         if not self._is_page:
             return self._malformed(f"the reply is not JSON, {where}")
         return AttemptError(
@@ -456,7 +459,7 @@ def _tells_of_an_error(body: Any) -> bool:
 
 
 def _text_and_thoughts(content: Any) -> tuple[str, str | None]:
-    """The text of a message's `content`, and the thoughts that some servers put among its parts."""
+    """The text of a message's `content`, and the reasoning that some servers put among its parts."""
     if isinstance(content, str):
         return without_surrogates(content), None
     if not isinstance(content, list):
@@ -476,7 +479,7 @@ def _joined_text(value: Any) -> str:
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """The thoughts beside the content: DeepSeek's and vLLM's name, OpenRouter's two, and Anthropic's blocks."""
+    """The reasoning beside the content: by the names of DeepSeek, vLLM and OpenRouter, and Anthropic's blocks."""
     for name in ("reasoning_content", "reasoning"):
         value = message.get(name)
         if isinstance(value, str) and value:
@@ -517,7 +520,7 @@ def _usage_of(counts: _Usage) -> Usage:
 
 
 def read_usage(raw: Any) -> Usage:
-    """Token counts of an answer; what is missing, negative or absurd counts as nothing."""
+    """Token counts of an answer; a missing, negative or absurd count is 0."""
     if not isinstance(raw, dict):
         return NO_USAGE
     prompt, completion = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")

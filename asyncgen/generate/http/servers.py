@@ -28,7 +28,7 @@ _BURST_S = 6.0  # of a limit a minute, so much may go at once
 
 @dataclass
 class _Bucket:
-    """What may still go under a limit a minute; it fills again as time passes."""
+    """The remaining allowance under a limit per minute, refilled over time."""
 
     a_minute: float
     left: float
@@ -45,13 +45,13 @@ class _Bucket:
 
 @dataclass(eq=False)
 class _Server:
-    """One server, how it does, and what it told of its limits.
+    """One server: its health, and its rate limits.
 
     Attributes:
         failures: since its last answer.
-        absences: times in a row that it was left out.
-        absent_until_s: it is left out until then; then one request tries it.
-        resting_until_s: it asked for less until then.
+        absences: how often in sequence it was taken out.
+        absent_until_s: taken out until then; then one probe.
+        resting_until_s: it asked to back off until then.
     """
 
     name: str
@@ -74,7 +74,7 @@ class _Server:
 
     @property
     def is_tried(self) -> bool:
-        """It was left out, and a request that is under way tells whether it is back."""
+        """True while a probe is in flight."""
         return self.absences > 0 and self.in_flight > 0
 
     def learn(self, limits: RateLimits, now_s: float) -> None:
@@ -93,13 +93,13 @@ def _learnt(known: _Bucket | None, a_minute: float | None, now_s: float) -> _Buc
 
 @dataclass
 class ServerSpread:
-    """A completer over several.
+    """A completer over several servers.
 
     Args:
-        servers: each with its name, for people.
+        servers: completers, each with a name for people.
         clock: monotonic seconds.
-        sleep: waits so many seconds.
-        say: tells the user that a server is left out, or back.
+        sleep: waits a number of seconds.
+        say: called when a server is taken out, or is back.
     """
 
     servers: Sequence[tuple[str, Completer]]
@@ -112,7 +112,7 @@ class ServerSpread:
         self._all = [_Server(name, completer) for name, completer in self.servers]
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
-        """One attempt; at another server too, where the first one surely did nothing."""
+        """Make one attempt; at another server too, if the first one surely did nothing."""
         row = hash(body)
         tried: list[_Server] = []
         error: AttemptError | None = None
@@ -137,7 +137,7 @@ class ServerSpread:
         return replace(error, retry_after_s=min(server.wait_s(now_s) for server in self._all))
 
     async def _next(self, tried: Sequence[_Server], failed_at: _Server | None) -> _Server | AttemptError | None:
-        """The server to ask; None where every one that may be asked now was tried; a wait where it is a long one."""
+        """The next server to try; None if all available ones were tried; an error if the wait is long."""
         while True:
             now_s = self.clock()
             waits = {index: server.wait_s(now_s) for index, server in enumerate(self._all)}
@@ -177,7 +177,7 @@ class ServerSpread:
         return replace(outcome, limits=NO_LIMITS)
 
     def _judge(self, server: _Server, outcome: Answer | AttemptError) -> None:
-        """How the server does, after what it gave."""
+        """Update a server's health by an outcome."""
         now_s = self.clock()
         if isinstance(outcome, Answer) or outcome.kind is ErrorClass.ROW:
             if server.absences:
@@ -198,7 +198,7 @@ class ServerSpread:
         server.absent_until_s = now_s + absence_s
 
     def _remember(self, row: int, server: _Server) -> None:
-        """The row goes to another server next; the oldest of many rows is forgotten."""
+        """Note that the row's next attempt goes to another server; the oldest of many rows is forgotten."""
         self._failed_at.pop(row, None)
         self._failed_at[row] = server
         if len(self._failed_at) > _REMEMBERED:

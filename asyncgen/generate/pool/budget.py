@@ -24,19 +24,19 @@ _UNBOUNDED_OUTPUT = 1000
 
 @dataclass(slots=True)
 class Budget:
-    """A sum that may be spent, over all invocations of a run.
+    """A budget in USD over all invocations of a run.
 
-    What the provider says that it charged counts before what the rates come to. Without rates nothing else is known:
-    the first request then goes alone, and the dearest answer so far stands for the next one.
+    A cost that the provider reports takes precedence over the rates. Without rates nothing else is known: the first
+    request then goes alone, and the dearest answer so far is the estimate for the next one.
 
     Attributes:
-        rates: of the model and the way in which it is bought; None where no price is known.
-        max_cost_usd: never to be passed.
-        spent_usd: for certain, or so likely that it has to be counted.
-        in_flight_usd: held for what was sent and is not answered yet, open batches included.
+        rates: of the model and the way of purchase; None for an unknown price.
+        max_cost_usd: never exceeded.
+        spent_usd: charged for certain, or so likely that it has to be counted.
+        in_flight_usd: held for requests without an outcome, open batches included.
         unanswered_usd: the part of `spent_usd` that was held for attempts without an answer.
-        must_know: without rates, an answer whose cost is not told ends the run.
-        is_blind: without rates, an answer came whose cost is not told.
+        must_know: without rates, an answer of unknown cost ends the run.
+        is_blind: without rates, an answer of unknown cost arrived.
     """
 
     rates: TokenRates | None
@@ -50,15 +50,15 @@ class Budget:
     _dearest_usd: float | None = None
 
     def hold(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
-        """Hold the price of one more attempt; None when it might pass the budget.
+        """Reserve the price of one attempt.
 
         Args:
-            prompt_tokens: as estimated.
-            max_output_tokens: the most that may be answered; where nothing bounds it, the largest answer so far is
-                taken, so that the budget may then be passed by what a larger one costs.
+            prompt_tokens: estimated.
+            max_output_tokens: maximum length of the answer. If unknown, the largest answer so far is used; a larger one
+                may then exceed the budget.
 
         Returns:
-            USD, to be given back to `settle`, `release` or `count_as_spent`.
+            USD reserved, for `settle`, `release` or `count_as_spent`; None if that might exceed the budget.
         """
         held_usd = self._most_usd(prompt_tokens, max_output_tokens)
         if held_usd is None or self.spent_usd + self.in_flight_usd + held_usd > self.max_cost_usd:
@@ -79,7 +79,7 @@ class Budget:
         return self._dearest_usd if left_usd > 0 else None
 
     def settle(self, held_usd: float, usage: Usage) -> None:
-        """What was held has come to `usage`."""
+        """Replace a reservation by what `usage` cost."""
         self.release(held_usd)
         self._largest_output = max(self._largest_output, usage.completion_tokens)
         if usage.cost_usd is not UNSET:
@@ -91,14 +91,14 @@ class Budget:
             self.is_blind = True
 
     def release(self, held_usd: float) -> None:
-        """What was held was not charged."""
+        """Return a reservation that was not charged."""
         # Sums of fractions drift; below nothing there is nothing.
         self.in_flight_usd = max(self.in_flight_usd - held_usd, 0.0)
 
     def count_as_spent(self, held_usd: float) -> None:
-        """What was held may have been charged, and nobody will tell how much: a hard stop counts all of it.
+        """Count a reservation as spent: it may have been charged, and the cost will never be known.
 
-        Without rates, what was held is no estimate as long as no cost was told.
+        Without rates it is no estimate as long as no cost was reported.
         """
         self.release(held_usd)
         if self.rates is None:
@@ -110,17 +110,17 @@ class Budget:
 def open_budget(
     price: Price | None, tier: str, max_cost_usd: float | None, *, spent_usd: float, in_flight_usd: float = 0.0
 ) -> Budget | None:
-    """The budget of a run; None when nothing limits it.
+    """The budget of a run; None for no limit.
 
     Args:
         price: of the model that answers.
-        tier: the way in which it is bought.
+        tier: the way of purchase.
         max_cost_usd: from the job file or a flag.
         spent_usd: by earlier invocations.
-        in_flight_usd: held by batches that are still open.
+        in_flight_usd: reserved for batches that are still open.
 
     Raises:
-        UsageError: a limit in USD cannot be kept without a price.
+        UsageError: a limit in USD is impossible without a price.
     """
     if max_cost_usd is None:
         return None
@@ -135,7 +135,7 @@ def open_budget(
 
 
 def budget_used_up() -> QuotaError:
-    """What ends a run whose budget does not cover another request."""
+    """The error of a run whose budget does not cover another request."""
     return QuotaError(
         "the budget does not cover another request",
         help_text="raise max_cost under [limits], or --max-cost; the same command goes on",
@@ -144,11 +144,11 @@ def budget_used_up() -> QuotaError:
 
 
 class BudgetGate:
-    """Money for attempts.
+    """Makes requests wait for budget that others may return.
 
     Args:
-        budget: what may be spent.
-        max_output_tokens: what an answer may take, where the parameters bound it.
+        budget: of the run.
+        max_output_tokens: maximum length of an answer, if the parameters limit it.
     """
 
     def __init__(self, budget: Budget, max_output_tokens: int | None) -> None:
@@ -159,10 +159,10 @@ class BudgetGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self, body: bytes) -> float | None:
-        """Hold the most that one attempt may cost, waiting for those in flight where they may leave enough.
+        """Reserve the most that one attempt may cost, waiting while requests in flight may return enough.
 
         Returns:
-            USD held, to be given to `settle`; None when the budget does not cover it and nobody will give any back.
+            USD reserved, for `settle` or `release`; None if the budget is used up.
         """
         while (held_usd := self._budget.hold(self._prompt_tokens(body), self._max_output_tokens)) is None:
             if not self._held:
@@ -174,12 +174,12 @@ class BudgetGate:
         return held_usd
 
     def settle(self, body: bytes, held_usd: float, outcome: Answer | AttemptError | None) -> None:
-        """Give back what an attempt did not use.
+        """Return what an attempt did not use.
 
         Args:
-            body: of the attempt.
-            held_usd: what `acquire` gave.
-            outcome: what it came to; None for one that was broken off.
+            body: of the request.
+            held_usd: from `acquire`.
+            outcome: None for a request cancelled in flight.
         """
         self._held -= 1
         if outcome is not None and (outcome.usage != Usage() or self._is_untold(outcome)):
@@ -192,11 +192,11 @@ class BudgetGate:
         self._wake()
 
     def _is_untold(self, outcome: Answer | AttemptError) -> bool:
-        """Is it an answer of which nobody knows the cost?"""
+        """True for an answer of unknown cost."""
         return self._budget.rates is None and isinstance(outcome, Answer)
 
     def used_up(self) -> QuotaError:
-        """Why no other request can be paid for."""
+        """The error that explains why no other request can be paid for."""
         if self._budget.is_blind and self._budget.must_know:
             return QuotaError(
                 "the server does not tell what its answers cost, and no price of this model is known",
@@ -206,7 +206,7 @@ class BudgetGate:
         return budget_used_up()
 
     def release(self, held_usd: float) -> None:
-        """Nothing was sent for what `acquire` gave."""
+        """Return the USD of a request that was not sent."""
         self._held -= 1
         self._budget.release(held_usd)
         self._wake()

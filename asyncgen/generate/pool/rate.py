@@ -29,18 +29,18 @@ _SHARE_CUT, _SHARE_GROWTH = 0.25, 0.001
 
 
 class RatePace:
-    """A rate of anything, shared by all who ask, first come, first served.
+    """A rate limit for any unit, shared by all waiters, first come, first served.
 
-    A window of one second holds at most the rate and the burst. Waiters stand in a queue of our own, so that only the
-    first one waits at the bucket: a new rate holds for everybody else at once, and small amounts do not pass a large
-    one for ever.
+    A window of one second holds at most the rate plus the burst. Waiters are in a queue of our own, and only the first
+    one waits at the bucket: so a new rate applies to all at once, and small amounts do not overtake a large one for
+    ever.
 
     Args:
         per_minute: the limit; None for none until one is learnt.
-        burst_of: how much may go at once, at so much a second.
+        burst_of: maximum burst for a rate per second.
 
     Attributes:
-        per_minute: the limit now.
+        per_minute: the present limit.
     """
 
     def __init__(self, per_minute: float | None, burst_of: Callable[[float], float]) -> None:
@@ -52,17 +52,17 @@ class RatePace:
 
     @property
     def burst(self) -> float:
-        """How much may go at once."""
+        """The maximum burst."""
         return self._bucket.max_rate if self._bucket else float("inf")
 
     def learn(self, per_minute: float, sent: float, seconds: float) -> None:
-        """Take a limit that became known under way.
+        """Set a limit that became known during the run.
 
         Args:
             per_minute: the limit.
-            sent: how much went so far, under no limit.
-            seconds: since the first of it. What a bucket of this rate would still hold of it counts as taken; where the
-                limit only changes, the new one counts as used up.
+            sent: amount sent so far without a limit.
+            seconds: since the first of it. What a bucket of this rate would still hold counts as used; if there was
+                another limit before, the whole burst counts as used.
         """
         if per_minute == self.per_minute:
             return
@@ -72,7 +72,7 @@ class RatePace:
         self._taken_before = min(max(held, 0.0), self._bucket.max_rate)
 
     async def acquire(self, amount: float) -> None:
-        """Wait for the turn of `amount`, which may be more than the burst: then it comes in parts."""
+        """Wait until `amount` may be sent; an amount above the burst is acquired in parts."""
         if self._bucket is None:
             return
         async with self._queue:
@@ -91,11 +91,11 @@ class RatePace:
 
 
 class TokenRate:
-    """Tokens a minute: reserved before a request, corrected after its answer.
+    """Tokens per minute: reserved before a request, corrected after its answer.
 
     Args:
         per_minute: the limit; None for none until one is learnt.
-        max_output_tokens: what a request may be answered with, as far as its parameters say.
+        max_output_tokens: maximum length of an answer, if the parameters limit it.
     """
 
     def __init__(self, per_minute: float | None, max_output_tokens: int | None) -> None:
@@ -108,21 +108,21 @@ class TokenRate:
         self._turn = asyncio.Lock()
 
     def reservation(self, body_bytes: int) -> int:
-        """Tokens that a request may take: its estimate, corrected by what was counted so far, and its answer."""
+        """Tokens to reserve for a request of `body_bytes`: prompt estimate, corrected by counts so far, plus answer."""
         output = self._max_output_tokens
         output = self._outputs.corrected(_GUESSED_OUTPUT) if output is None else output
         return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + output
 
     def at_least(self, body_bytes: int) -> int:
-        """Tokens that a request takes by its parameters, as near as is known; no answer is guessed at."""
+        """Tokens that a request takes for certain, as far as is known; without a guess about the answer."""
         return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + (self._max_output_tokens or 0)
 
     def exceeds_a_minute(self, body_bytes: int) -> bool:
-        """Would the request wait for ever?"""
+        """True if the request is larger than the limit, and would wait for ever."""
         return self.pace.per_minute is not None and self.at_least(body_bytes) > self.pace.per_minute
 
     async def acquire(self, body: bytes) -> int:
-        """Wait until the request's tokens are free; returns how many were reserved."""
+        """Wait for the request's tokens; returns the number reserved."""
         if self.pace.per_minute is None:
             return 0
         async with self._turn:
@@ -143,19 +143,19 @@ class TokenRate:
         return reserved
 
     def give_back(self, reserved: int) -> None:
-        """A reservation was not used: nothing was sent. What a bucket could not hold is lost, as it would be in one."""
+        """Return the tokens of a request that was not sent. Credit is capped at one burst."""
         self._owed = max(self._owed - reserved, -self.pace.burst)
 
     def refused(self) -> None:
-        """The server refused a request whose tokens were free by our count.
+        """The server refused a request although its tokens were free by our count.
 
-        It may count the most that an answer may take, as many do: less of what was reserved is given back from now on,
-        and more again, little by little, as answers come.
+        It may count the maximum length of an answer, as many servers do. So less of each reservation is returned from
+        now on, and gradually more again as answers arrive.
         """
         self._share_given_back *= _SHARE_CUT
 
     def settle(self, body: bytes, reserved: int, usage: Usage) -> None:
-        """Give back what was reserved too much, or note what was too little, and learn from the count."""
+        """Correct a reservation by the counted tokens, and learn from them."""
         if not usage.prompt_tokens:
             return  # the server counts nothing
         self._estimate.observe(len(body) // _BYTES_PER_TOKEN, usage.prompt_tokens)
@@ -166,11 +166,11 @@ class TokenRate:
 
 
 class RequestRates:
-    """Both budgets, and what servers say of them.
+    """Both rate limits, set by the user or learnt from the server.
 
     Args:
-        requests_per_minute: as the user set it; None to learn it.
-        tokens_per_minute: likewise.
+        requests_per_minute: None to learn it.
+        tokens_per_minute: None to learn it.
         max_output_tokens: for the reservation of tokens.
     """
 
@@ -185,18 +185,18 @@ class RequestRates:
 
     @property
     def are_known(self) -> bool:
-        """Is there any limit to keep?"""
+        """True if there is any limit."""
         return self.requests.per_minute is not None or self.tokens.pace.per_minute is not None
 
     def learn(self, limits: RateLimits, body: bytes, sent: int, seconds: float) -> None:
-        """Take the server's limits where the user set none.
+        """Use the server's limits if the user set none.
 
-        A limit below a single request, or below one request a minute, is not believed: the server answers more.
+        A limit below one request, or one request a minute, is ignored: the server answers more.
 
         Args:
-            limits: as the server tells them.
-            body: of a request like those that were sent.
-            sent: how many requests were.
+            limits: from the server's headers.
+            body: a typical request.
+            sent: number of requests sent so far.
             seconds: since the first one.
         """
         if self._learns_requests and (limits.requests_per_minute or 0.0) >= 1.0:
@@ -209,9 +209,9 @@ class RequestRates:
             self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(len(body)), seconds)
 
     def refusal(self, body: bytes) -> UsageError | None:
-        """Why the request can never go; None where it can.
+        """The error for a request that exceeds the limit by itself; None if it fits.
 
-        A limit that only the server tells is believed when it refuses the request.
+        A limit from the server's headers counts only once the server has refused the request.
         """
         limit = self.tokens.pace.per_minute if self._doubted is None else self._doubted
         if limit is None or self.tokens.at_least(len(body)) <= limit:
@@ -226,7 +226,7 @@ class RequestRates:
 
     @property
     def in_words(self) -> str:
-        """The limits that are kept, for whoever waits for them."""
+        """The limits as a text, shown while requests wait for them."""
         figures = (
             (self.requests.per_minute, self._learns_requests, "requests"),
             (self.tokens.pace.per_minute, self._learns_tokens, "tokens"),
@@ -239,7 +239,7 @@ class RequestRates:
         return " and ".join(known)
 
     async def acquire(self, body: bytes) -> int:
-        """Wait for both; returns the tokens reserved."""
+        """Wait for both limits; returns the number of tokens reserved."""
         reserved = await self.tokens.acquire(body)
         try:
             await self.requests.acquire(1.0)
