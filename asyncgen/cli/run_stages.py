@@ -226,11 +226,14 @@ class RunPipeline:
             return
         where = self.options.where
         base_url = where.addresses[0] if where.addresses else None
-        found = run_loop(
-            small_comparison(
-                self._run, _QuietScreen(yes=self.yes), base_url=base_url, api_key_file=where.api_key_file
-            )
-        )  # fmt: skip
+        observer = _QuietScreen(yes=self.yes)
+        try:
+            found = run_loop(
+                small_comparison(self._run, observer, base_url=base_url, api_key_file=where.api_key_file)
+            )  # fmt: skip
+        except AsyncgenError as error:  # some providers serve no base model; the run itself is done
+            say(f"base and tuned model are not compared: {error.what}")
+            return
         if found is not None:
             for line in small_lines(found):
                 result(line)
