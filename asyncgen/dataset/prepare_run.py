@@ -49,20 +49,20 @@ _NAMED = 5  # values that a warning names
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run's dataset as written.
+    """The dataset of a run as written.
 
     Attributes:
         train: the training file.
-        validation: the validation file; None where all samples train.
-        files: what was written, with sizes and hashes; the training file first.
-        rejected: reason to how many records were left out for it.
-        near_duplicates: answers that are nearly an earlier one to the same prompt.
+        validation: the validation file; None if all samples train.
+        files: files written, with sizes and hashes; the training file first.
+        rejected: reason to number of records left out for it.
+        near_duplicates: answers that nearly equal an earlier one to the same prompt.
         validation_prompts: different prompts on the validation side.
-        trained_on: of these, such that are on the training side, too.
-        tokens: of the training samples.
+        trained_on: of these, the ones that are also on the training side.
+        tokens: number of tokens in the training samples.
         token_label: how they were counted.
-        costs: of training on them, at the chosen provider first; empty where it does not tune.
-        warnings: what the user should know, a sentence each.
+        costs: of training on them, at the chosen provider first; empty if it does not tune.
+        warnings: for the user, a sentence each.
     """
 
     train: Path
@@ -88,22 +88,25 @@ def prepare_run(
     drop_near_duplicates: bool = False,
     simulated: bool = False,
 ) -> Prepared:
-    """Write `train.jsonl`, `validation.jsonl` and `rejected.jsonl`, and note them in `run.json`.
+    """Write `train.jsonl`, `validation.jsonl` and `rejected.jsonl`, and their entry in `run.json`.
 
     Args:
-        run: holds the records.
-        job: its checks, dataset and fine-tuning settings count.
-        grid: the rows of the job, and its short prompt.
-        provider: who will train; its rules hold.
-        prices: for what training would cost.
+        run: open for writing; contains the records.
+        job: its checks, dataset and fine-tuning settings are used.
+        grid: the job's rows, and its short prompt.
+        provider: its rules for training files apply.
+        prices: of training.
         drop_near_duplicates: leave near-duplicates out; they are counted in any case.
-        simulated: make samples of answers that a simulation made up, too.
+        simulated: use answers that a simulation made up, too.
+
+    Returns:
+        What was written, and what was left out.
 
     Raises:
-        UsageError: there are such answers, and nobody said that they may be learnt from; or the judge's run is wrong.
-        AsyncgenError: the provider would refuse the dataset; then only `rejected.jsonl` is written.
+        UsageError: there are simulated answers and `simulated` is False; or the judge's run is invalid.
+        AsyncgenError: the provider would refuse the dataset; only `rejected.jsonl` is written.
         BadLineError: a line of the records is damaged.
-        DiskError: a file could not be read or written.
+        DiskError: a file cannot be read or written.
     """
     if job.finetune.method == "dpo" and job.dataset.format != PREFERENCE:
         raise UsageError(

@@ -51,8 +51,8 @@ class Created:
     """A job that exists.
 
     Attributes:
-        how: "new"; "recovered" when an earlier command had created it and died before it knew; "noted" when the
-            same job was created before, so that none was created now.
+        how: "new"; "recovered" if an earlier command created it and died before the answer; "noted" if the same job was
+            created before and none was created now.
     """
 
     job: TuningJob
@@ -78,25 +78,28 @@ async def create(
     on_upload: OnProgress = lambda _sent, _size: None,
     world: World | None = None,
 ) -> Created:
-    """Create the job, or find it when it was created before.
+    """Create a job, or find it if it was created before. Idempotent.
 
-    When the task is cancelled while the job is being asked for, the answer is waited for and noted first.
+    If the task is cancelled while the request is in flight, the answer is awaited and noted first.
 
     Args:
         tuner: the provider.
-        notes: the run's.
+        notes: of the run.
         order: the job, without the ids of its files.
-        dataset: those files; they were validated.
-        another: create one although the same job exists and has not failed.
-        on_upload: told of the bytes sent.
-        world: time and chance; None for the real ones.
+        dataset: its files, already validated.
+        another: create a new one although the same job exists and has not failed.
+        on_upload: called with the bytes sent and the size.
+        world: clock and randomness; None for the real ones.
+
+    Returns:
+        The job, and whether it is new.
 
     Raises:
         UsageError: the provider would refuse the order.
         TrainingClosedError: the account may not tune there.
-        OutageError: the provider does not answer; the same command goes on from here.
+        OutageError: the provider does not answer; the same command can be repeated.
         AuthError, QuotaError, AsyncgenError: the provider refused.
-        DiskError: the notes could not be written, or a file not be read.
+        DiskError: the notes cannot be written, or a file cannot be read.
     """
     order = with_defaults(order, tuner.finetuning)
     check_order(order, tuner.profile)
@@ -115,7 +118,7 @@ async def create(
 async def existing_job(
     tuner: Tuner, notes: Notes, order: JobOrder, dataset: Dataset, *, another: bool = False
 ) -> Created | None:
-    """What `create` would find instead of creating a job; None when it would create one. Raises as `create` does."""
+    """The job that `create` would find; None if it would create one. Raises as `create` does."""
     order = with_defaults(order, tuner.finetuning)
     check_order(order, tuner.profile)
     with ExitStack() as stack:
@@ -144,13 +147,16 @@ def _sources(stack: ExitStack, tuner: Tuner, dataset: Dataset) -> list[UploadSou
 
 
 async def recover(tuner: Tuner, notes: Notes) -> dict[str, TuningJob]:
-    """Jobs of this provider that were asked for by a command that died before the answer, by their fingerprint.
+    """Recover jobs whose creation was requested by a command that died before the answer.
 
-    Those that exist are noted with their ids; those that do not are forgotten.
+    Those that exist are noted with their ids; intents without a job are removed.
+
+    Returns:
+        Fingerprint of the order to job.
 
     Raises:
-        OutageError, AuthError, AsyncgenError: the provider's jobs could not be searched.
-        DiskError: the notes could not be written.
+        OutageError, AuthError, AsyncgenError: the provider's jobs cannot be listed.
+        DiskError: the notes cannot be written.
     """
     found = {}
     for intent in notes.state.finetuning:

@@ -41,13 +41,13 @@ class TrainingWatcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FollowPace:
-    """How often the provider is asked.
+    """The polling interval.
 
     Attributes:
-        first_s: after news.
-        growth: of the wait while there is no news.
-        longest_s: between two questions.
-        sleep: seconds; ended early by a stop.
+        first_s: seconds after news.
+        growth: factor while there is no news.
+        longest_s: maximum in seconds.
+        sleep: waits a number of seconds; a stop ends it early.
     """
 
     first_s: float = 1.0
@@ -66,20 +66,23 @@ async def follow(
     stop: asyncio.Event,
     pace: FollowPace | None = None,
 ) -> TuningJob | None:
-    """Follow the job until it ends, or until `stop` is set.
+    """Follow a job until it ends, or until `stop` is set.
 
     Args:
-        jobs: the provider's.
-        job_id: any job of the provider.
-        log: remembers what was told; what it holds is not told again.
-        watcher: is told.
-        stop: leaves the job alone and returns what was seen of it last; None where that is nothing.
-        pace: None for the usual.
+        jobs: the provider's jobs.
+        job_id: of any job there.
+        log: events in it are not reported again; new ones are added.
+        watcher: called with events and states.
+        stop: set it to stop following; the job goes on.
+        pace: polling interval; None for the default.
+
+    Returns:
+        The last known state of the job; None if `stop` was set before there was one.
 
     Raises:
-        OutageError: the first question of all was not answered.
-        AbsentError, AuthError, QuotaError, AsyncgenError: the provider will not answer later either.
-        DiskError: the log could not be written.
+        OutageError: the first request was not answered.
+        AbsentError, AuthError, QuotaError, AsyncgenError: a final error of the provider.
+        DiskError: the log cannot be written.
     """
     following = _Following(jobs, job_id, log, watcher, pace or FollowPace())
     return await _unless(stop, following.to_the_end()) or following.last

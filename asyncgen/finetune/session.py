@@ -97,12 +97,12 @@ class WantedTuning:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """How the stage ended.
+    """The result of a tuning.
 
     Attributes:
-        job: as it was seen last; None when a signal came before there was one.
-        how: as in `Created`; None when a job was followed only.
-        exit_code: 0, or what a signal asks for.
+        job: its last known state; None if a signal came before there was one.
+        how: as in `Created`; None for a job that was only followed.
+        exit_code: 0, or that of a signal.
     """
 
     job: TuningJob | None
@@ -111,13 +111,16 @@ class Tuned:
 
 
 async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *, following: bool = True) -> Tuned:
-    """Create the wanted job, or find it, and follow it to its end.
+    """Create the job, or find it if it exists, and follow it to its end.
 
     Args:
-        run: open for writing; notes the job and its events.
+        run: open for writing; job and events are noted in it.
         wanted: the job.
         observer: is told, gives consent, and interrupts.
-        following: else return as soon as it exists.
+        following: False to return as soon as the job exists.
+
+    Returns:
+        The job and how it came about.
 
     Raises:
         AsyncgenError: of any kind; the job's own failure is an IncompleteError.
@@ -176,7 +179,7 @@ async def follow_job(
 
 
 def pace_of(base_url: str) -> FollowPace:
-    """How often to ask: this machine several times a second, others more seldom the less happens."""
+    """The polling interval: several times a second on this machine; elsewhere growing while nothing happens."""
     return FollowPace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else FollowPace()
 
 

@@ -22,11 +22,11 @@ from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 
 @dataclass(frozen=True, slots=True)
 class TuningSource:
-    """A dataset and all that is known of the job to be made of it.
+    """A dataset, and what is known of the job to create from it.
 
     Attributes:
-        run: where it is noted.
-        new_run_name: the name of a run that is to be made for a file; None where the run is there.
+        run: in which the job is noted.
+        new_run_name: name of the run to create for a file; None if the run exists.
         settings: [finetune] of the run's job; the defaults for a file.
         model: to tune.
     """
@@ -56,18 +56,21 @@ class TuningSource:
 def find_source(
     argument: Path | None, validation: Path | None, out: Path | None, where: Where, model: str | None
 ) -> TuningSource:
-    """What the argument means.
+    """Resolve the argument of a tuning command to a dataset.
 
     Args:
-        argument: a run directory, None for the newest one, or a file.
-        validation: a file to measure by, where the argument is a file.
+        argument: a run directory, a training file, or None for the newest run.
+        validation: a validation file, if the argument is a file.
         out: the run in which a file's job is noted.
         where: the flags.
         model: to tune; None for the job's, else the provider's default.
 
+    Returns:
+        The files, with provider, model and settings.
+
     Raises:
         UsageError: there is no such run or file, or the run has no dataset.
-        JobFileError: the run's job can no longer be read.
+        JobFileError: the run's job cannot be read any more.
     """
     if argument is None or argument.is_dir():
         return _of_run(find_run(argument, root=RUNS), where, model)

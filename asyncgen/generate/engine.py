@@ -31,22 +31,22 @@ from asyncgen.terminal import money
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateOptions:
-    """What the flags of a generating command, or the arguments from Python, say.
+    """Options of a generation, from flags or from Python arguments.
 
     Attributes:
-        where: who answers.
+        where: provider, address, model and key.
         out: the run directory; None for `runs/<job name>`.
-        concurrency: the most requests in flight.
-        rpm: requests a minute.
-        tpm: tokens a minute.
+        concurrency: maximum number of requests in flight.
+        rpm: requests per minute.
+        tpm: tokens per minute.
         max_cost: USD, over all invocations of the run.
-        limit: send at most so many requests this time.
-        spread: take these from combinations all over the grid, the same ones each time.
-        retry_failed: ask again for rows that failed.
-        retry_rejected: ask again for rows whose answers `prepare` rejected.
-        fsync_each: make each answer safe from a power loss at once.
-        finetune_provider: who tunes later, where the job shall be laid over for it.
-        batch: through the Batch API.
+        limit: maximum number of requests of this invocation.
+        spread: sample these evenly from the grid, the same ones each time.
+        retry_failed: request failed rows again.
+        retry_rejected: request rows again whose answers `prepare` rejected.
+        fsync_each: fsync each answer at once.
+        finetune_provider: tunes later; selects the job file's overlay.
+        batch: use the Batch API.
         cost_is_agreed: the caller has asked about the cost, as part of a larger sum.
     """
 

@@ -116,19 +116,19 @@ def _collecting_seldom() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """How a generation ended.
+    """The result of a generation.
 
     Attributes:
         run: the run directory.
         progress: the counts.
-        outcome: what ended it.
-        cost_usd: of this invocation; None where no price is known.
-        estimate: USD foretold; None where none was made.
-        stale: records that no longer belong to the job.
+        outcome: how it ended.
+        cost_usd: of this invocation; None for an unknown price.
+        estimate: USD estimated before; None if nothing was estimated.
+        stale: number of records that are no longer in the job.
         elapsed_s: seconds.
         exit_code: of the process.
-        sample: keys of the rows that `options.spread` is about; none where it is not set.
-        simulated: who answers makes the answers up.
+        sample: keys of the rows sampled with `options.spread`; empty without it.
+        simulated: the answers come from a simulation.
     """
 
     run: Path
@@ -170,16 +170,19 @@ class Generated:
 async def generate_rows(
     job: Path | None, options: GenerateOptions, observer: Observer, *, engine: Engine | None = None
 ) -> Generated:
-    """Read a job file, and ask for every row of it that is not there yet.
+    """Read a job file, and get an answer for each of its open rows.
 
     Args:
         job: the job file; None for the built-in one.
         options: of this invocation.
         observer: is told and asked.
-        engine: how rows are asked for; None for what `options.batch` says.
+        engine: sends the requests; None for the one that `options.batch` selects.
+
+    Returns:
+        How the generation ended. What stops it after it began is in the outcome, and not raised.
 
     Raises:
-        AsyncgenError: nothing was begun; what ends a run on its way stands in the outcome.
+        AsyncgenError: nothing was begun.
     """
     opened, generation, _ = open_named_job(job, options.where, finetune_provider=options.finetune_provider)
     return await generate_opened(opened, generation, options, observer, engine=engine)
@@ -194,15 +197,21 @@ async def generate_opened(
     engine: Engine | None = None,
     endpoint: Endpoint | None = None,
 ) -> Generated:
-    """Ask for every row of an opened job that is not there yet; result and errors as `generate_rows`.
+    """Get an answer for each open row of an opened job.
 
     Args:
         opened: the job.
-        generation: who answers.
+        generation: the provider that answers.
         options: of this invocation.
         observer: is told and asked.
-        engine: how rows are asked for; None for what `options.batch` says.
-        endpoint: who answers, where no address has to be found; None for the address of `generation`.
+        engine: sends the requests; None for the one that `options.batch` selects.
+        endpoint: already open; None to open the one of `generation`.
+
+    Returns:
+        How the generation ended, as `generate_rows`.
+
+    Raises:
+        AsyncgenError: nothing was begun.
     """
     for remark in opened.remarks:
         observer.say(f"note: {remark}")

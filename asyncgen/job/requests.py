@@ -75,9 +75,9 @@ class SampleParts:
 
     Attributes:
         prompt: the rendered `prompt.sample`.
-        target: the rendered `prompt.target`, by default the answer.
-        turns: the whole conversation, where the job asks for one with `[answer] messages` or `[prompt] messages`; then
-            the two texts above do not count. None elsewhere.
+        target: the rendered `prompt.target`; the answer by default.
+        turns: the whole conversation, in place of the two texts above, if the job asks for one with `[answer] messages`
+            or `[prompt] messages`; else None.
     """
 
     prompt: str
@@ -86,26 +86,26 @@ class SampleParts:
 
 
 class RequestGrid:
-    """All requests of a job, lazily.
+    """All requests of a job, made lazily.
 
     Args:
-        job: checked by the loader, `generate.max_tokens` among its parameters under the provider's name.
-        combinations: its rows and axes.
+        job: checked by the loader; `generate.max_tokens` is among its parameters, under the provider's name for it.
+        combinations: of its rows and axes.
         model: named in every request.
-        answers: reads the answers as [answer] says.
-        sample_names: the variables of the samples' prompt where the job does not write one; None for all.
+        answers: parses the answers by the table [answer].
+        sample_names: the variables of the samples' prompt if the job does not write one; None for all.
         answer_is_variable: `{answer}` in `prompt.sample` is a variable of the job, not the answer.
 
     Attributes:
         names: the variables, in order.
-        count: requests in all, repeats counted.
-        excluded: requests that the job leaves out.
-        sample: renders the short prompt that the tuned model will be given.
-        target: renders what it is to say; by default the answer.
+        count: number of requests, repeats included.
+        excluded: number of requests that the job excludes.
+        sample: template of the short prompt for the tuned model.
+        target: template of what it is to answer; the answer by default.
         answer_is_variable: `{answer}` in `sample` is a variable.
-        prompt_needs_answer: the samples' prompt has places of the answer.
-        has_openings: requests give answers their first words.
-        fingerprint: part of the job to a short hash of it; comparing two tells what changed.
+        prompt_needs_answer: the samples' prompt contains placeholders of the answer.
+        has_openings: requests contain the first words of their answers.
+        fingerprint: part of the job to a short hash of it; two can be compared to find what changed.
     """
 
     def __init__(
@@ -144,17 +144,17 @@ class RequestGrid:
 
     @property
     def max_output_tokens(self) -> int | None:
-        """The most tokens an answer may take, where the parameters say so."""
+        """Maximum length of an answer in tokens; None if the parameters do not limit it."""
         limit = self.parameters.get("max_completion_tokens", self.parameters.get("max_tokens"))
         return limit if isinstance(limit, int) else None
 
     @property
     def sends_tools(self) -> bool:
-        """Whether the requests name tools that the model may call."""
+        """True if the requests offer tools to the model."""
         return bool({"tools", "functions"} & self.parameters.keys())
 
     def longest_body(self) -> int:
-        """Bytes that no request's body passes; found without making any, and seldom more than the longest has."""
+        """An upper bound on the bytes of a request's body, computed without making any; seldom above the longest."""
         names = self.names
         bodies = range(len(self._openings)) if self._openings else [None]
         longest = 0
@@ -172,35 +172,36 @@ class RequestGrid:
 
     @property
     def repeats(self) -> int:
-        """How often each combination is asked for."""
+        """Number of requests for each combination."""
         return self._repeats
 
     def values_of(self, name: str, most: int) -> list[str]:
-        """At most so many different values of a variable, in the order of the job."""
+        """At most `most` different values of a variable, in job order."""
         return self._combinations.values_of(name, most)
 
     def requests(self) -> Iterator[Request]:
-        """Every request, in order."""
+        """All requests, in order."""
         return self.wanted(lambda key: True)  # noqa: ARG005 - all of them
 
     def sample_evenly(self, most: int) -> Iterator[Request]:
-        """The first repeat of at most so many combinations, spread over the grid: what an estimate looks at."""
+        """The first repeat of at most `most` combinations, evenly sampled from the grid."""
         for place, values in self._combinations.sample(most):
             body = self._body_of(values, 0)
             yield Request(place * self._repeats, 0, values, _key(body, 0), body)
 
     def wanted(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request]:
-        """The requests of whose key `is_wanted` says so, in order.
+        """The requests with a key for which `is_wanted` is true, in order.
 
         Args:
-            is_wanted: called once for every request of the grid with its key.
+            is_wanted: called once for the key of every request of the grid.
         """
         return (request for request in self.walk(is_wanted) if isinstance(request, Request))
 
     def walk(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request | int]:
-        """As `wanted`, with the number of rows passed over since the last item, at least every few hundred rows.
+        """As `wanted`, and between them the number of requests skipped since the last item, at least every few hundred.
 
-        A resumed run passes over millions of settled rows; the pauses let it answer Ctrl-C meanwhile.
+        A resumed run skips millions of settled rows; these pauses keep the event loop responsive, for example to
+        Ctrl-C.
         """
         repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
         bodies, new_digest = self._bodies, blake2b(digest_size=_KEY_BYTES).copy
@@ -225,7 +226,7 @@ class RequestGrid:
             yield passed
 
     def variables(self, request: Request) -> dict[str, str]:
-        """Axis name to value."""
+        """The variables of a request, name to value."""
         return dict(zip(self.names, request.values, strict=True))
 
     def prompt(self, request: Request) -> str:
@@ -283,15 +284,15 @@ class RequestGrid:
         return turns if isinstance(turns, list) else []
 
     def opening(self, request: Request) -> str:
-        """The words that the request gives the answer to begin with; "" when it gives none."""
+        """The first words that the request gives the answer; "" for none."""
         if not self._openings:
             return ""
         return self._openings[self._turn(request.values, request.repeat)].render(self.variables(request))
 
     def key_of(self, variables: Mapping[str, str], repeat: int) -> bytes | None:
-        """The key that a combination has in this job; None when the grid does not hold it.
+        """The key of a combination; None if it is not in the grid.
 
-        Variables that the job does not have are passed over: they are in no request.
+        Variables that the job does not have are ignored: no request contains them.
         """
         if repeat >= self._repeats or not all(name in variables for name in self.names):
             return None
@@ -318,7 +319,7 @@ class RequestGrid:
                 self._recognised.setdefault(request.key, request.index)
 
     def own(self, row: Kept) -> Kept | None:
-        """The row as the job has it now; None where it does not ask for it any more.
+        """The row with the job's present variables; None if it is no longer in the job.
 
         Args:
             row: a record or failure; `recognise` has seen its key, or its variables are the job's.
@@ -338,10 +339,10 @@ class RequestGrid:
         return dict(zip(self.names, self._combinations[index // self._repeats], strict=True))
 
     def twins(self) -> dict[bytes, list[int]]:
-        """Requests that are those of an earlier row too: key to the places of the later rows.
+        """Duplicate requests: key to the indexes of all rows after the first one.
 
-        Rows have the same request where an axis is named in no prompt, or a table has a row twice. A job of more than
-        `MOST_ENUMERATED` rows is not gone over.
+        Rows have equal requests if no prompt uses one of the axes, or a table contains a row twice. Not computed for a
+        job of more than `MOST_ENUMERATED` rows.
         """
         twins: dict[bytes, list[int]] = {}
         if not self._may_have_twins or self.count > MOST_ENUMERATED:

@@ -36,13 +36,13 @@ OPENAI = "openai"
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What says where the requests of one stage go; None where nothing was said.
+    """Flags that select the provider of one stage; None for a flag that was not given.
 
     Attributes:
-        provider: a profile's name.
+        provider: name of a profile.
         base_url: an address, or several of one provider.
-        model: its name in requests.
-        api_key_file: holds the key.
+        model: name of the model in requests.
+        api_key_file: path of a file that contains the key.
     """
 
     provider: str | None = None
@@ -52,7 +52,7 @@ class Where:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses named, without blanks around them."""
+        """The addresses given, stripped."""
         named = (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
         return tuple(filter(None, (address.strip() for address in named)))
 
@@ -63,13 +63,16 @@ def choose_generation(
     environment: Mapping[str, str] = os.environ,
     profiles: Mapping[str, Profile] | None = None,
 ) -> ProviderChoice:
-    """Who answers.
+    """Choose the provider that answers.
 
     Args:
         where: the flags.
-        named_in_job: `generate.provider`; "auto" where no job file says it.
-        environment: for keys, and for addresses that belong to a provider.
-        profiles: those that can be named; None for the known ones with the user's own, as read from this folder.
+        named_in_job: `generate.provider` of the job file; "auto" if it names none.
+        environment: contains keys, and addresses of providers.
+        profiles: the known providers; None for the built-in ones and the user's own in this folder.
+
+    Returns:
+        The choice, with the reason for it.
 
     Raises:
         UsageError: there is no provider of that name.
@@ -91,7 +94,7 @@ def choose_generation(
 
 
 def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str]) -> str:
-    """A remark on a key that stands under a name which is nearly right."""
+    """A remark on a key under a misspelt variable."""
     for profile in profiles.values():
         if not profile.by_name_only and profile.key_variable and (near := nearly_named(profile, environment)):
             return f"; {near} is set: did you mean {profile.key_variable}?"
@@ -101,7 +104,7 @@ def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str])
 def _by_address(
     addresses: Sequence[str], in_job: Profile | None, environment: Mapping[str, str], profiles: Mapping[str, Profile]
 ) -> ProviderChoice:
-    """The provider at addresses that were named alone: a key goes to the provider it belongs to, to nobody else."""
+    """The provider at addresses given without a name; only the provider that owns an address gets its key."""
     places = {host_and_port(address) for address in addresses}
     for profile in profiles.values():
         if places <= _own_places(profile, environment):
@@ -112,14 +115,14 @@ def _by_address(
 
 
 def _own_places(profile: Profile, environment: Mapping[str, str]) -> set[tuple[str, int | None]]:
-    """Host and port of a provider's addresses: the published one, and the one that its variable gives."""
+    """Host and port of a provider's addresses: the published one, and the one in its variable."""
     published = [address for address in profile.addresses if not is_loopback(address)]
     given = environment.get(profile.base_url_variable or "", "").strip()
     return {host_and_port(each) for each in (*published, given) if each} - {("", None)}
 
 
 def is_same_place(address: str, other: str) -> bool:
-    """Are both addresses of one host and port?"""
+    """True if both addresses have the same host and port."""
     return host_and_port(address) == host_and_port(other) != ("", None)
 
 
@@ -129,13 +132,18 @@ def choose_tuning(
     named_in_job: str = AUTO,
     profiles: Mapping[str, Profile] | None = None,
 ) -> ProviderChoice:
-    """Who tunes: the one named, else who answers where they tune for new customers, else this machine.
+    """Choose the provider that tunes.
+
+    The one that is named; else the one that answers, if it tunes for new customers; else this machine.
 
     Args:
-        generation: who answers.
+        generation: the provider that answers.
         named: by a flag.
-        named_in_job: `finetune.provider`.
-        profiles: those that can be named; None for the known ones with the user's own, as read from this folder.
+        named_in_job: `finetune.provider` of the job file.
+        profiles: the known providers; None for the built-in ones and the user's own in this folder.
+
+    Returns:
+        The choice, with the reason for it.
 
     Raises:
         UsageError: there is no provider of that name, or it does not tune.
@@ -156,7 +164,12 @@ def choose_tuning(
 def choose_tuner(
     where: Where, environment: Mapping[str, str] = os.environ, profiles: Mapping[str, Profile] | None = None
 ) -> ProviderChoice:
-    """The provider for jobs that no run and no job file tell of.
+    """Choose the provider whose fine-tuning jobs a command is about, without a run or job file.
+
+    Args:
+        where: the flags.
+        environment: contains keys, and addresses of providers.
+        profiles: the known providers; None for the built-in ones and the user's own in this folder.
 
     Raises:
         UsageError: it does not tune.
@@ -176,7 +189,7 @@ def _that_tunes(choice: ProviderChoice, profiles: Mapping[str, Profile]) -> Prov
 
 
 def profiles_here(environment: Mapping[str, str] = os.environ) -> Mapping[str, Profile]:
-    """The profiles that can be named where no job file says which: the user's own are read from this folder."""
+    """The built-in profiles and the user's own in this folder, for commands without a job file."""
     return load_profiles(Path(), environment)
 
 
@@ -197,10 +210,10 @@ def named_profile(name: str, profiles: Mapping[str, Profile] | None = None) -> P
 
 
 def named_address(profile: Profile, where: Where, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The provider's (first) address: the flag's, the variable's, its own; None where there is none (yet).
+    """The first address of a provider: from the flag, its variable or its profile; None if there is none yet.
 
     Raises:
-        UsageError: what was given is no address.
+        UsageError: the text given is not an address.
     """
     return next((address.base_url for address in _addresses(profile, where, environment)), None)
 
@@ -215,7 +228,7 @@ def _addresses(profile: Profile, where: Where, environment: Mapping[str, str]) -
 
 
 def _ending_in(address: Address, path: str) -> Address:
-    """An address with what all of this provider's end in; also where a part of that, or more, was given."""
+    """The address completed to the path in which all addresses of this provider end."""
     if not path or address.base_url.endswith(path):
         return address
     first = path.split("/")[1]
@@ -227,9 +240,15 @@ def addressed_endpoint(
 ) -> Endpoint:
     """The endpoint of a provider that has an address.
 
+    Args:
+        choice: the provider.
+        where: the flags.
+        model: to ask.
+        environment: contains keys, and addresses of providers.
+
     Raises:
-        UsageError: there is no address, or it is none that a key may be sent to.
-        AuthError: a key is needed and there is none, or it cannot be sent.
+        UsageError: there is no address, or a key may not be sent to it.
+        AuthError: there is no key where one is needed, or it cannot be sent.
     """
     profile = choice.profile
     found = _addresses(profile, where, environment)
@@ -298,7 +317,7 @@ def requested_model(profile: Profile, named: str | None, environment: Mapping[st
 
 
 def own_local_model(profile: Profile, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The name under which the local server serves the user's own model; None where it serves the small one."""
+    """The name of the user's own model on the local server; None if that serves the small model."""
     path = environment.get("ASYNCGEN_MODEL_PATH")
     if profile.name != LOCAL or not path:
         return None
@@ -311,17 +330,17 @@ def own_local_model(profile: Profile, environment: Mapping[str, str] = os.enviro
 async def open_endpoint(
     choice: ProviderChoice, where: Where, model: str, say: Callable[[str], None]
 ) -> AsyncIterator[Endpoint]:
-    """The endpoint of a stage; the local server runs while the block does.
+    """Open the endpoint of a stage; the local server is kept running until the block ends.
 
     Args:
-        choice: who answers or tunes.
+        choice: the provider that answers or tunes.
         where: the flags.
-        model: to ask; "" where no model is asked.
-        say: is told what was chosen and why, and what else the user should hear.
+        model: to ask; "" if no model is asked.
+        say: called with what was chosen and why, and with remarks for the user.
 
     Raises:
-        UsageError: there is no address, or it is none that a key may be sent to.
-        AuthError: a key is needed and there is none.
+        UsageError: there is no address, or a key may not be sent to it.
+        AuthError: there is no key where one is needed.
     """
     if choice.profile.name == LOCAL and named_address(choice.profile, where) is None:
         from asyncgen.providers.local_server import local_server  # noqa: PLC0415 - needs aiohttp

@@ -86,15 +86,16 @@ _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservic
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A place that answers.
+    """An address with everything that a request to it needs.
 
     Attributes:
+        profile: of its provider.
         base_url: up to and including the version, without a trailing slash.
-        key: None where none is needed.
-        why: how it was chosen, for the first line on stderr.
-        remarks: what the user should hear of address and key, each a sentence.
-        headers: go out with every request beside the key's.
-        others: further addresses of the same provider, which take their part of the requests of generation.
+        key: None if none is needed.
+        why: the reason for the choice, for the first line on stderr.
+        remarks: on address and key, for the user, a sentence each.
+        headers: sent with every request, beside the key's.
+        others: further addresses of the same provider, among which requests of a generation are balanced.
     """
 
     profile: Profile
@@ -108,13 +109,13 @@ class Endpoint:
 
     @property
     def place(self) -> str:
-        """Who is asked, for questions and messages."""
+        """The provider or host, for questions and messages."""
         return place_words(self.profile, self.base_url)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address as `Endpoint` holds it, and what was changed about it."""
+    """A normalised address, and a remark on what was changed."""
 
     base_url: str
     remarks: tuple[str, ...] = ()
@@ -139,7 +140,7 @@ def host_and_port(address: str) -> tuple[str, int | None]:
 
 
 def is_loopback(base_url: str) -> bool:
-    """Does the address name this machine? Only the literal forms do: a name that resolves to it may move."""
+    """True if the address is literally this machine's; a name is never resolved, since its address may change."""
     host, _ = host_and_port(base_url)
     return is_loopback_host(host) or host in _UNSPECIFIED
 
@@ -233,7 +234,7 @@ def _looks_bare(text: str) -> bool:
 
 
 def near_address(base_url: str) -> str | None:
-    """What may be meant by an address that answers as no API does; None where nothing is plain."""
+    """The address that was probably meant, for one that answers but is no API; None without a good guess."""
     if not re.search(r"/v\d", base_url):  # as nearly all addresses of APIs have it
         return f"--base-url {base_url}/v1 may be meant"
     if _ENDPOINTS.search(base_url):
@@ -242,7 +243,7 @@ def near_address(base_url: str) -> str | None:
 
 
 def header_fault(name: str, value: str) -> str | None:
-    """Why a header of the user's cannot be sent; None where it can."""
+    """Why a header given by the user cannot be sent; None if it can."""
     if name.lower() == "authorization":
         return "the key goes there: it belongs in the provider's variable or in --api-key-file"
     if name.lower() in _HEADERS_OF_THE_BODY or not _HEADER_NAME.fullmatch(name):
@@ -253,7 +254,7 @@ def header_fault(name: str, value: str) -> str | None:
 
 
 def refuse_clear_key(base_url: str, profile: Profile) -> None:
-    """See that a key does not leave this machine unencrypted, unless the owner of the address wrote that it may.
+    """Check that a key does not leave this machine unencrypted, unless the user's profile allows it.
 
     Raises:
         UsageError: it would.

@@ -97,7 +97,7 @@ async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """How calls are repeated: how often, and by which sleep, clock (Unix seconds) and randomness."""
+    """Retry settings: number of attempts, sleep, clock (Unix seconds) and randomness."""
 
     attempts: int = 5
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -106,16 +106,16 @@ class Pacing:
 
 
 async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: bool = False) -> T:
-    """Await `call()`, again after errors that pass, with the server's wait or full jitter between.
+    """Await `call()`, and retry after transient errors: after the server's wait, or back off with full jitter.
 
     Args:
-        call: makes a fresh awaitable each time.
-        pacing: how often and how fast.
-        unsafe: repeating it could do its work twice (a POST): only what was surely not done is repeated.
+        call: makes a new awaitable for each attempt.
+        pacing: retry settings.
+        unsafe: the call is not idempotent (a POST): retry only what surely was not processed.
 
     Raises:
-        openai.APIError: the last one, when attempts are used up or another attempt is no use.
-        httpx2.TransportError: likewise, while a download streamed.
+        openai.APIError: the last error, when attempts are used up or a retry is useless.
+        httpx2.TransportError: likewise, during a streamed download.
     """
     for attempt in range(pacing.attempts - 1):
         try:
@@ -129,7 +129,7 @@ async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: 
 
 
 def passes(error: Exception, *, unsafe: bool = False) -> bool:
-    """Whether asking again may help; when `unsafe`, only where the first asking surely did nothing."""
+    """True if a retry may help; if `unsafe`, only for a request that surely was not processed."""
     if isinstance(error, _LOST):
         return not unsafe
     if not isinstance(error, openai.APIStatusError) or is_billing_code(error.code):
@@ -215,7 +215,7 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing) -> None:
-    """Stream a stored file to `path`, which is there whole and synced or not at all.
+    """Stream a stored file to `path`, where it appears complete and fsynced, or not at all.
 
     Raises:
         openai.APIError, httpx2.TransportError: as `retrying` does.

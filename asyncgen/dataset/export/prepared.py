@@ -1,7 +1,8 @@
-"""A run's prepared dataset as a folder: for a trainer, with its configuration, or plain, where samples are no rows.
+"""Export a run's prepared dataset as a folder: with a trainer's configuration, or plain.
 
-Owns what the folder holds and what is told of it. The rows are those of `train.jsonl` and `validation.jsonl`, each on
-its side, so that a model trained elsewhere can be measured by the same held-out prompts as one tuned by `finetune`.
+The rows are those of `train.jsonl` and `validation.jsonl`, each on its side, so that a model trained elsewhere can be
+evaluated on the same held-out prompts as one tuned by `finetune`. Row forms are left to `trainer_rows`, configurations
+to `trainers`.
 """
 
 from __future__ import annotations

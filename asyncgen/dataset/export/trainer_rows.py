@@ -1,10 +1,10 @@
-"""The samples that `prepare` wrote, as the rows that each trainer reads and learns only the answers from.
+"""Convert prepared samples to the rows of each trainer, so that only the answers are learnt.
 
-Owns the forms. Facts, read in the packages' sources in November 2026: TRL 1.16 learns the completion alone of rows with
-`prompt` and `completion`, and all of rows with `messages`; axolotl 0.19 (`prompt_strategies/chat_template.py`,
-`dpo/chat_template.py`); LLaMA-Factory 0.9.5 (`data/converter.py`: `content` must be there, thoughts stand inside of
-it); mlx-lm 0.32 (`tuner/datasets.py`: `mask_prompt` masks all before the last message); tinker-cookbook 0.6
-(`supervised/data.py`: `messages`, no tools; thoughts are parts of the content).
+Facts, read in the packages' sources in November 2026: TRL 1.16 learns the completion alone of rows with `prompt` and
+`completion`, and all of rows with `messages`; axolotl 0.19 (`prompt_strategies/chat_template.py`,
+`dpo/chat_template.py`); LLaMA-Factory 0.9.5 (`data/converter.py`: `content` is required and contains the reasoning);
+mlx-lm 0.32 (`tuner/datasets.py`: `mask_prompt` masks all before the last message); tinker-cookbook 0.6
+(`supervised/data.py`: `messages`, no tools; reasoning is a part of the content).
 """
 
 from __future__ import annotations

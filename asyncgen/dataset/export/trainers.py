@@ -1,8 +1,7 @@
-"""The trainers that a dataset can be exported for: what each is given, and the command that starts it.
+"""The trainers that a dataset can be exported for: files, configuration in the trainer's own names, start command.
 
-Owns the configuration of each, by its own names. Which of these names exist is tested against the fields of the
-packages themselves (`tests/dataset/export/fields/`, and `docs/trainers.md` for how these are recorded). Does not write
-files, nor know where a plan's figures come from.
+The names are tested against the fields of the packages themselves (`tests/dataset/export/fields/`, and
+`docs/trainers.md` for how these are recorded). Writing files is left to `prepared`.
 """
 
 from __future__ import annotations

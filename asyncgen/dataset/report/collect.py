@@ -46,12 +46,12 @@ _MOST_OPENINGS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """How much the answers differ in their words.
+    """How much the wording of the answers differs.
 
     Attributes:
-        answers: how many were looked at.
-        distinct: share of different ones among all single words, pairs and triples; 1 means that none comes twice.
-            (Li et al., "A Diversity-Promoting Objective Function", 2016: distinct-n.)
+        answers: number of answers in the sample.
+        distinct: distinct-n, the share of different words, bigrams and trigrams among all; 1 if none occurs twice.
+            (Li et al., "A Diversity-Promoting Objective Function", 2016.)
     """
 
     answers: int
@@ -59,7 +59,7 @@ class Diversity:
 
 
 class TextStatistics:
-    """Looks at answers as they come."""
+    """Text statistics of answers, updated one by one."""
 
     def __init__(self) -> None:
         self.words = Histogram()
@@ -90,7 +90,7 @@ class TextStatistics:
         return ranked[:most]
 
     def diversity(self) -> Diversity:
-        """Of the sample."""
+        """Diversity of the sampled answers."""
         texts = [text.lower().split() for _, text in self._sample]
         one, two, three = (_distinct(texts, length) for length in (1, 2, 3))
         return Diversity(len(texts), (one, two, three))
@@ -160,15 +160,18 @@ class Report:
 
 
 def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
-    """Look at everything in a run.
+    """Make the report of a run in one pass over its files.
 
     Args:
         directory: of the run.
-        job: as it is now; its checks are applied again.
+        job: the present job; its checks are applied again.
         grid: its rows.
 
+    Returns:
+        Counts and measures, for display.
+
     Raises:
-        BadLineError: a line is no record or failure.
+        BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read.
     """
     state = directory.read_state()

@@ -30,15 +30,15 @@ _SHOWN_PROMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class PlanTarget:
-    """Who would answer, and who would tune.
+    """The providers that a plan is for.
 
     Attributes:
         profile: the provider that answers.
-        base_url: its address where another one than the profile's is in use.
+        base_url: its address if not the profile's.
         model: that answers.
         tuning: the provider that tunes.
-        within_reach: names of all providers that this user could tune at.
-        jobs: the job with the tables of a tuning provider laid over, by its name.
+        within_reach: names of all providers at which this user can tune.
+        jobs: provider that tunes to the job with its overlay.
     """
 
     profile: Profile
@@ -51,7 +51,7 @@ class PlanTarget:
 
 @dataclass(frozen=True, slots=True)
 class PlannedPrompt:
-    """A request as it would be sent, and the prompt that the tuned model would be given for it."""
+    """A request as it would be sent, and its short prompt for the tuned model."""
 
     body: dict[str, Any]
     short: str
@@ -59,17 +59,17 @@ class PlannedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a job would send, cost and take.
+    """Requests, cost and time of a job.
 
     Attributes:
-        excluded: rows that the job leaves out.
-        left: requests to be sent: neither there, nor given up on, nor in an open batch.
-        prompts: the first rows.
+        excluded: number of rows that the job excludes.
+        left: number of open requests: not answered, failed, or in an open batch.
+        prompts: of the first rows.
         tokens: of a row.
-        tier: which the job's own parameters ask for.
-        costs: tier to USD for the rows left; None where the price is not known.
-        shutdowns: models that stop answering, and when.
-        remarks: what the user should know of the job, a sentence each.
+        tier: the one that the job's parameters ask for.
+        costs: tier to USD for the open rows; None for an unknown price.
+        shutdowns: models with an announced shutdown date.
+        remarks: on the job, for the user, a sentence each.
     """
 
     provider: str
@@ -102,15 +102,18 @@ def make_plan(
     prices: PriceList,
     remarks: tuple[str, ...] = (),
 ) -> Plan:
-    """Plan the job for the providers chosen.
+    """Make the plan of a job.
 
     Args:
-        job: with their tables laid over.
+        job: with the overlay of the chosen providers.
         grid: its requests.
-        there: what the run holds of them.
+        there: what the run holds of them already.
         place: the providers and the model.
-        prices: where they are looked up.
+        prices: known prices.
         remarks: on the job.
+
+    Returns:
+        The plan; what is unknown in it is None.
     """
     tokens = tokens_of_a_request(job, grid, there)
     price = prices.price(place.profile.name, place.base_url, place.model)
