@@ -95,6 +95,14 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def age(seconds: float) -> str:
+    """How long ago something was, in its largest unit."""
+    for length, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= length:
+            return f"{counted(int(seconds // length), noun)} ago"
+    return "just now"
+
+
 def money(usd: float) -> str:
     """USD with as many digits as small sums need."""
     return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"

@@ -71,7 +71,7 @@ def export(
     asyncgen export -o dataset --for trl  the dataset that `prepare` made, and a script that trains on it
 
     Works while the run is written.
-    """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
+    """
     directory = run_directory(run)
     path = Path(output)
     check = SimulationCheck(allowed=simulated)

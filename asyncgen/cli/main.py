@@ -14,6 +14,7 @@ from typing import Never
 import click
 
 from asyncgen import __version__
+from asyncgen.cli.help import PageMixin, add_help, in_our_words
 from asyncgen.cli.options import debug_option
 from asyncgen.cli.output import DECLINED, show_error
 from asyncgen.errors import AsyncgenError, UsageError
@@ -27,6 +28,8 @@ _COMMANDS = {
     "generate": ("generate_command:generate", "Ask for every row of a job that is not there yet."),
     "batch": ("batch_command:batch", "List, show and cancel a run's half-price batches."),
     "status": ("status_command:status", "Say how far a run is; also while it runs."),
+    "show": ("show_command:show", "Show answers of a run, such as five at random."),
+    "runs": ("show_command:runs", "List the runs here: rows, state, age."),
     "report": ("report_command:report", "Look at a run's answers: coverage, lengths, duplicates."),
     "prepare": ("prepare_command:prepare", "Make a dataset for fine-tuning from a run or a file."),
     "export": ("export_command:export", "Write a run's answers as CSV, JSONL or Parquet."),
@@ -38,13 +41,14 @@ _COMMANDS = {
     "repair": ("repair_command:repair", "Set damaged lines of a run aside."),
     "providers": ("providers_command:providers", "List the providers, their keys, and what they can do."),
     "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),
+    "completion": ("completion_command:completion", "Complete words in bash, zsh or fish."),
     "help": ("help_command:help_command", "Explain the keys of a job file (help job), or a command."),
 }
 
 _SAID_NO = 1  # exit code of who answered a question with no
 
 
-class _Commands(click.Group):
+class _Commands(PageMixin, click.Group):
     """A group whose commands are modules, imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -54,8 +58,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"asyncgen.cli.{module}"), attribute)
-        return command
+        return add_help(getattr(importlib.import_module(f"asyncgen.cli.{module}"), attribute))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -67,7 +70,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Without a key, `asyncgen run` shows the whole way on this machine.",
 )
-@click.version_option(__version__, message="asyncgen %(version)s")
+@click.version_option(__version__, "--version", "-V", message="asyncgen %(version)s")
 @debug_option
 def cli() -> None:
     """Make fine-tuning data with a language model, tune a model on it, and use it.
@@ -120,7 +123,7 @@ def _open_closed_streams() -> None:
 def _usage_error(error: click.ClickException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "asyncgen"
-    return UsageError(error.format_message().rstrip("."), help_text=f"{path} --help")
+    return UsageError(in_our_words(error), help_text=f"{path} --help")
 
 
 def _bug(error: Exception) -> AsyncgenError:

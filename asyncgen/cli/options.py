@@ -6,6 +6,7 @@ What they do is left to each command.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,19 +15,46 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def _complete(name: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """A completion of `completion_command`, which is imported when a shell asks."""
+
+    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[Any]:
+        module = import_module("asyncgen.cli.completion_command")
+        found: list[Any] = getattr(module, name)(context, parameter, begun)
+        return found
+
+    return complete
+
+
 def _quietly(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         context.find_root().meta["asyncgen.quiet"] = True
 
 
-file_argument = click.argument("file", required=False, type=click.Path(path_type=Path), metavar="[FILE]")
-run_argument = click.argument("run", required=False, type=click.Path(path_type=Path), metavar="[RUN]")
+file_argument = click.argument(
+    "file",
+    required=False,
+    type=click.Path(path_type=Path),
+    metavar="[FILE]",
+    shell_complete=_complete("runs_and_files"),
+)
+run_argument = click.argument(
+    "run",
+    required=False,
+    type=click.Path(path_type=Path),
+    metavar="[RUN]",
+    shell_complete=_complete("runs_and_files"),
+)
 
 out_option = click.option(
     "--out", type=click.Path(path_type=Path), envvar="ASYNCGEN_OUT", metavar="DIR", help="The run directory."
 )
 provider_option = click.option(
-    "--provider", envvar="ASYNCGEN_PROVIDER", metavar="NAME", help="Who answers; `asyncgen providers` lists them."
+    "--provider",
+    envvar="ASYNCGEN_PROVIDER",
+    metavar="NAME",
+    shell_complete=_complete("providers"),
+    help="Who answers; `asyncgen providers` lists them.",
 )
 base_url_option = click.option(
     "--base-url",
@@ -35,7 +63,9 @@ base_url_option = click.option(
     metavar="URL",
     help="The address to ask, up to its /v1; given more than once, these servers share the requests.",
 )
-model_option = click.option("--model", envvar="ASYNCGEN_MODEL", metavar="NAME", help="The model to ask.")
+model_option = click.option(
+    "--model", envvar="ASYNCGEN_MODEL", metavar="NAME", shell_complete=_complete("models"), help="The model to ask."
+)
 api_key_file_option = click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),

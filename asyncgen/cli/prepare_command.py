@@ -81,19 +81,10 @@ def prepare(
 ) -> None:
     """Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
 
-    \b
-    asyncgen prepare                         the newest run, as its job file says
-    asyncgen prepare campaign.toml           its run, as the job file says today
-    asyncgen prepare answers.csv             pairs become chats
-    asyncgen prepare chats.jsonl             checks messages, line by line
-    asyncgen prepare faq.xlsx --prompt-column question --completion-column answer
-    asyncgen prepare answers.csv --format completion
-                                             prompt,completion lines, as the legacy tool made them
-
     FILE is .csv, .tsv, .xlsx, .parquet, .json, .jsonl or .txt, and holds pairs of prompt and completion, chats
     (messages, or ShareGPT's conversations), alpaca's instructions, or preferences (TRL's or OpenAI's). It is only
     read, and the result stands beside it.
-    """  # noqa: D301 - click keeps the lines of a paragraph that begins with this character
+    """
     given = {name: value for name, value in (("format", format_), *settings.items()) if value is not None}
     if source is not None and not source.is_dir() and source.suffix.lower() != ".toml":
         if drop_near_duplicates:

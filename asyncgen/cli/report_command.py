@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from asyncgen.cli.arguments import run_directory
+from asyncgen.cli.arguments import job_file_of, run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.cli.report_lines import next_step, report_lines, report_object
@@ -39,7 +39,7 @@ def report(run: Path | None, html: Path | None, as_json: bool) -> None:
     if html is None:
         for line in report_lines(made, _bar_character()):
             result(line)
-    say(f"next: {next_step(made)}")
+    say(f"next: {next_step(made, job_file_of(directory, directory.read_state().job))}")
 
 
 def _write_page(path: Path, made: Report) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
-from asyncgen.terminal import one_line, usd
+from asyncgen.cli.arguments import next_command
+from asyncgen.terminal import counted, one_line, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -177,16 +178,18 @@ def _spend_lines(report: Report) -> Iterator[str]:
     yield f"{'spent':<{_LABEL}} {usd(report.cost_usd)}{unpriced}"
 
 
-def next_step(report: Report) -> str:
+def next_step(report: Report, job_file: str) -> str:
     """The command that fills the holes there are, or goes on where there are none."""
     coverage, run = report.coverage, report.run
+    again = ("generate", job_file, "--out", run)
     if coverage.left:
-        return f"asyncgen generate --out {run}   ({coverage.left:,} rows left)"
+        return f"{next_command(*again)}   ({counted(coverage.left, 'row')} left)"
     if coverage.failed or report.failures:
-        return f"asyncgen generate --out {run} --retry-failed"
+        return next_command(*again, "--retry-failed")
     if coverage.rejected or coverage.refused:
-        return f"asyncgen prepare {run}, then asyncgen generate --out {run} --retry-rejected"
-    return f"asyncgen prepare {run}"
+        retry = next_command(*again, "--retry-rejected")
+        return f"{next_command('prepare', run)}   (then, to ask again for what was left out: {retry})"
+    return next_command("prepare", run)
 
 
 def report_object(report: Report) -> dict[str, Any]:

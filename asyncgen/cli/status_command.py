@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from asyncgen.cli.arguments import run_directory
+from asyncgen.cli.arguments import job_file_of, next_command, run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.run_status import RunStatus, run_status
+from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncgen.run.state import FinetuningState, RunState, Spend
+
+_ENDED = {"failed": "failed", "cancelled": "was cancelled", "error": "failed", "user_error": "failed"}
 
 
 @click.command("status")
@@ -97,6 +100,7 @@ def _tuning_text(tuning: FinetuningState) -> str:
 
 def _next_step(path: Path, found: RunStatus) -> str:
     if found.being_written:
+<<<<<<< HEAD
         return f"asyncgen status {path}   (it goes on)"
     if found.lost:
         return f"put {path / 'records.jsonl'} back from a copy; generate would ask, and pay, for what is gone again"
@@ -116,8 +120,28 @@ def _step_of_training(path: Path, found: RunStatus) -> str:
         return f"asyncgen prepare {path}{simulated}"
     if not tunings:
         return f"asyncgen finetune create {path}{simulated}"
+=======
+        return f"{next_command('status', path)}   (it goes on)"
+    job = job_file_of(RunDirectory(path), found.state.job)
+    if found.left or not found.state.job.requests:
+        return found.state.job.command or next_command("generate", job, "--out", path)
+    if found.failed:
+        return f"{next_command('show', path, '--failed')}   (says why); --retry-failed asks again"
+    if found.state.dataset is None:
+        return next_command("prepare", path)
+    return _tuning_step(path, found.state.finetuning)
+
+
+def _tuning_step(path: Path, tunings: list[FinetuningState]) -> str:
+    if not tunings:
+        return next_command("finetune create", path)
+>>>>>>> 2c6ba86 (Add show, runs and completion; begin help pages with examples, group options, and say click's messages in our words)
     last = tunings[-1]
-    return f"asyncgen complete -m {last.tuned_model} PROMPT" if last.tuned_model else f"asyncgen finetune follow {path}"
+    if last.tuned_model:
+        return next_command("complete", "YOUR PROMPT", "--model", last.tuned_model)
+    if last.status in _ENDED:
+        return f"{next_command('finetune create', path, '--another')}   (the last job {_ENDED[last.status]})"
+    return next_command("finetune follow", path)
 
 
 def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:

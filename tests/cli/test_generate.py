@@ -74,7 +74,7 @@ def test_a_preview_shows_answers_and_keeps_them(asyncgen: Run, simulated: Callab
     where = ("--base-url", simulated(), "--model", "any")
     shown = asyncgen("preview", "job.toml", "-n", "2", *where)
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.count("Paris, small\n") == 2
+    assert len({line for line in shown.stdout.splitlines() if not line.startswith(" ")}) == 2
     assert last_line(asyncgen("generate", "job.toml", *where, "--json"))["already_done"] == 2
 
 

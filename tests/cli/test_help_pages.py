@@ -1,14 +1,19 @@
-"""Every command's help as it is shown: no marks of click's in it, examples on lines of their own."""
+"""Every command's help as it is shown: a line, examples that work, options in groups, within 80 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from asyncgen.cli.help import EXAMPLES
 from asyncgen.cli.main import cli
+
+Here = Callable[..., Any]
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -21,22 +26,97 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
             yield from commands(found, (*path, name))
 
 
+PATHS = list(commands(cli))
+
+
 def page(path: tuple[str, ...]) -> str:
-    shown = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80)
+    shown = CliRunner().invoke(cli, [*path, "--help"], terminal_width=80, prog_name="asyncgen")
     assert shown.exit_code == 0
     return shown.output
 
 
-@pytest.mark.parametrize("path", list(commands(cli)), ids=" ".join)
-def test_no_help_page_shows_a_mark_of_clicks(path: tuple[str, ...]) -> None:
-    assert "\\b" not in page(path)
-    assert "\b" not in page(path)
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_a_page_begins_with_a_line_and_examples_and_keeps_within_80_columns(path: tuple[str, ...]) -> None:
+    shown = page(path)
+    assert "\\b" not in shown
+    assert "\b" not in shown
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    first, _, rest = shown.strip().partition("\n\n")
+    assert first.rstrip().endswith(".")
+    assert rest.startswith("Examples:\n  asyncgen")
+    cut = [line for line in shown.splitlines() if line.endswith("...") and not line.rstrip(".").endswith(("]", "T"))]
+    assert cut == [], "a text is cut off"
+    assert "RANGE" not in shown
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_every_command_has_two_examples_that_parse(path: tuple[str, ...]) -> None:
+    examples = EXAMPLES[" ".join(path)]
+    assert len(examples) >= 2
+    for command, _ in examples:
+        assert_parses(command.partition(" >")[0])
+
+
+def assert_parses(command: str) -> None:
+    """See that commands and options are there and take these values; nothing is run."""
+    program, *words = shlex.split(command)
+    assert program == "asyncgen"
+    current: click.Command = cli
+    context = click.Context(cli, info_name="asyncgen")
+    while isinstance(current, click.Group) and words and not words[0].startswith("-"):
+        found = current.get_command(context, words[0])
+        assert found is not None, command
+        current, words = found, words[1:]
+    current.make_context("asyncgen", words, parent=context)
 
 
 @pytest.mark.parametrize(
-    ("path", "line"),
-    [(("prepare",), "asyncgen prepare answers.csv"), (("export",), "asyncgen export -o answers.parquet")],
-    ids=" ".join,
+    ("word", "meant"),
+    [("generat", "generate"), ("tune", "finetune"), ("train", "finetune"), ("fine-tune", "finetune"),
+     ("chat", "complete"), ("ask", "complete"), ("ls", "runs"), ("new", "init")],
+)  # fmt: skip
+def test_a_word_that_is_no_command_is_told_the_one_that_was_meant(here: Here, word: str, meant: str) -> None:
+    done = here(word)
+    assert done.code == 2
+    assert f"did you mean 'asyncgen {meant}'?" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("finetune", "creat"), "did you mean 'asyncgen finetune create'?"),
+        (("status", "--jsonn"), "there is no option --jsonn (did you mean --json?)"),
+        (("preview", "-n", "x"), "-n takes a whole number, 1 or more, and not 'x'"),
+        (("preview", "-n", "0"), "-n takes a whole number, 1 or more, and not '0'"),
+        (("generate", "--max-cost", "0"), "--max-cost takes a number above 0, and not"),
+        (("run", "--until", "end"), "--until takes one of generate, prepare,"),
+        (("generate", "--out"), "--out needs a value"),
+        (("status", "a", "b"), "too many arguments: b"),
+        (("export",), "--output is missing"),
+    ],
 )
-def test_examples_stand_on_lines_of_their_own(path: tuple[str, ...], line: str) -> None:
-    assert any(shown.strip().startswith(line) for shown in page(path).splitlines())
+def test_a_wrong_command_line_is_told_in_our_words(here: Here, arguments: tuple[str, ...], words: str) -> None:
+    done = here(*arguments)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_the_version_and_the_help_have_short_forms_too(here: Here) -> None:
+    assert here("-V").out == here("--version").out
+    assert here("status", "-h").out == here("status", "--help").out == here("help", "status").out
+    assert here("help", "finetune", "create").out == here("finetune", "create", "--help").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_completion(here: Here, shell: str) -> None:
+    done = here("completion", shell)
+    assert done.code == 0
+    assert "_ASYNCGEN_COMPLETE" in done.out
+
+
+def test_completion_knows_providers() -> None:
+    command = cli.get_command(click.Context(cli), "generate")
+    assert command is not None
+    option = next(each for each in command.params if each.name == "provider")
+    found = option.shell_complete(click.Context(command), "open")
+    assert "openai" in {item.value for item in found}

@@ -1,0 +1,272 @@
+"""The look of help pages, and what is said of a word that is no command or option.
+
+Owns examples, the groups of options, the words that people type for our commands, and click's messages in our words.
+Imports no command: `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from asyncgen.errors import nearest
+
+# What people type for a command of ours.
+_SYNONYMS = {
+    "tune": "finetune", "train": "finetune", "fine-tune": "finetune", "fine_tune": "finetune", "ft": "finetune",
+    "fine-tuning": "finetune", "fine_tuning": "finetune", "chat": "complete", "ask": "complete", "prompt": "complete",
+    "ls": "runs", "list": "runs", "gen": "generate", "start": "run", "new": "init", "create": "init",
+    "eval": "evaluate", "compare": "evaluate", "server": "serve", "ui": "view", "open": "view", "cat": "show",
+    "head": "show",
+    "check": "doctor", "dry-run": "plan", "estimate": "plan", "cost": "plan", "info": "status", "stats": "report",
+    "version": "--version",
+}  # fmt: skip
+
+# Two for each page: what is typed, and what it does.
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "": (("asyncgen run", "the built-in example, all the way"), ("asyncgen help job", "the keys of a job file")),
+    "run": (("asyncgen run", "the built-in example"), ("asyncgen run job.toml --until prepare", "data only")),
+    "init": (("asyncgen init my-job.toml", "a small job of your own"), ("asyncgen init --list", "kinds of work")),
+    "plan": (
+        ("asyncgen plan job.toml", "requests, price, time"),
+        ("asyncgen plan --break-even", "does tuning pay?"),
+    ),
+    "preview": (("asyncgen preview job.toml", "three answers"), ("asyncgen preview job.toml -n 10", "ten")),
+    "generate": (
+        ("asyncgen generate job.toml", "asks for what is missing"),
+        ("asyncgen generate job.toml --max-cost 5", "and stops at 5 USD"),
+    ),
+    "batch": (("asyncgen batch list", "batches of the newest run"), ("asyncgen batch show", "the newest one")),
+    "batch list": (("asyncgen batch list", "of the newest run"), ("asyncgen batch list runs/job", "of this one")),
+    "batch show": (("asyncgen batch show", "the newest batch"), ("asyncgen batch show batch_abc123", "this one")),
+    "batch cancel": (
+        ("asyncgen batch cancel", "the newest batch"),
+        ("asyncgen batch cancel batch_abc123 -y", "this one"),
+    ),
+    "status": (("asyncgen status", "the newest run"), ("asyncgen status job.toml", "the run of this job")),
+    "show": (
+        ("asyncgen show --random", "any five answers"),
+        ("asyncgen show --where city=Paris -n 10", "ten of the rows with this value"),
+    ),
+    "runs": (("asyncgen runs", "a table"), ("asyncgen runs --json", "for a script")),
+    "report": (("asyncgen report", "the newest run"), ("asyncgen report --html report.html", "a page with charts")),
+    "prepare": (
+        ("asyncgen prepare", "the newest run, as its job file says"),
+        ("asyncgen prepare answers.csv", "pairs become chats"),
+        ("asyncgen prepare faq.xlsx --prompt-column question --completion-column answer", ""),
+    ),
+    "export": (
+        ("asyncgen export -o answers.csv", "prompt,completion"),
+        ("asyncgen export -o answers.parquet", "every field"),
+        ("asyncgen export -o dataset/", "the samples by split, and a card"),
+    ),
+    "finetune": (("asyncgen finetune create", "tune on the newest run"), ("asyncgen finetune list", "your jobs")),
+    "finetune create": (
+        ("asyncgen finetune create", "the newest run's dataset"),
+        ("asyncgen finetune create train.jsonl --provider local", "a file, on this machine"),
+    ),
+    "finetune follow": (
+        ("asyncgen finetune follow", "the newest job"),
+        ("asyncgen finetune follow ftjob-abc", ""),
+    ),
+    "finetune list": (("asyncgen finetune list", "the newest 20"), ("asyncgen finetune list --limit 100", "more")),
+    "finetune show": (
+        ("asyncgen finetune show", "the newest job"),
+        ("asyncgen finetune show ftjob-abc", ""),
+    ),
+    "finetune events": (
+        ("asyncgen finetune events", "of the newest job"),
+        ("asyncgen finetune events ftjob-abc", ""),
+    ),
+    "finetune checkpoints": (
+        ("asyncgen finetune checkpoints", "of the newest job"),
+        ("asyncgen finetune checkpoints ftjob-abc", "of this one"),
+    ),
+    "finetune results": (
+        ("asyncgen finetune results", "draws the loss"),
+        ("asyncgen finetune results -o loss.csv", "and writes the table there"),
+    ),
+    "finetune cancel": (
+        ("asyncgen finetune cancel", "the newest job"),
+        ("asyncgen finetune cancel ftjob-abc", ""),
+    ),
+    "finetune delete": (
+        ("asyncgen finetune delete ft:model:name:1", "a tuned model"),
+        ("asyncgen finetune delete file-abc -y", "an uploaded file"),
+    ),
+    "complete": (
+        ("asyncgen complete 'small Hotel in New York'", "asks the newest tuned model"),
+        ("asyncgen complete - --json", "prompts from stdin, one a line"),
+    ),
+    "evaluate": (
+        ("asyncgen evaluate", "the newest run's models"),
+        ("asyncgen evaluate job.toml --json", "for a script"),
+    ),
+    "finetune download": (
+        ("asyncgen finetune download ft:model:name:1", "a tuned model"),
+        ("asyncgen finetune download ft:model:name:1 --json", ""),
+    ),
+    "serve": (
+        ("asyncgen serve", "a small real model"),
+        ("asyncgen serve --engine simulated --latency-ms 300 --rpm 600", "for rehearsals"),
+    ),
+    "view": (("asyncgen view", "the newest run"), ("asyncgen view runs/job --export page", "a folder to pass on")),
+    "repair": (("asyncgen repair", "the newest run"), ("asyncgen repair runs/job", "this one")),
+    "providers": (("asyncgen providers", "a table"), ("asyncgen providers --json", "for a script")),
+    "doctor": (("asyncgen doctor", "this machine and your keys"), ("asyncgen doctor job.toml", "and this job")),
+    "help": (("asyncgen help job", "the keys of a job file"), ("asyncgen help finetune create", "a command")),
+    "completion": (
+        ("asyncgen completion bash >> ~/.bashrc", "for bash"),
+        ("asyncgen completion fish > ~/.config/fish/completions/asyncgen.fish", ""),
+    ),
+}
+
+_HEADINGS = {
+    "Who answers": ("provider", "base_url", "model", "api_key_file", "finetune_provider", "finetune_model"),
+    "Limits": ("concurrency", "rpm", "tpm", "max_cost", "limit"),
+    "Output": ("out", "as_json", "quiet", "verbose", "yes", "debug", "help"),
+}
+_OWN = "Options"
+
+
+def add_help(command: click.Command) -> click.Command:
+    """Give a command, and those in it, the look of our pages."""
+    command.__class__ = _dressed(type(command))
+    for option in command.params:
+        if option.metavar is None and option.type.name in {"integer", "float", "integer range", "float range"}:
+            option.metavar = "N"
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            add_help(each)
+    return command
+
+
+def _dressed(kind: type[click.Command]) -> type[click.Command]:
+    if issubclass(kind, PageMixin):
+        return kind
+    return type(kind.__name__, (PageMixin, kind), {})
+
+
+class PageMixin(click.Command):
+    """A help page: what it does, examples, the rest, options in groups."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        first, _, rest = (self.help or "").strip().partition("\n\n")
+        formatter.write_paragraph()
+        formatter.write_text(" ".join(first.split()))
+        self._write_examples(_path(ctx), formatter)
+        self.format_usage(ctx, formatter)
+        for paragraph in filter(None, rest.split("\n\n")):
+            formatter.write_paragraph()
+            formatter.write_text(" ".join(paragraph.split()))
+        self.format_options(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+
+    def get_short_help_str(self, limit: int = 45) -> str:  # noqa: ARG002 - a text that is cut off says nothing
+        return (self.help or "").strip().partition("\n\n")[0].partition(": ")[0].replace("\n", " ")
+
+    def _write_examples(self, path: str, formatter: click.HelpFormatter) -> None:
+        examples = EXAMPLES.get(path, ())
+        if not examples:
+            return
+        formatter.write_paragraph()
+        formatter.write("Examples:\n")
+        width = max(len(command) for command, why in examples if why or len(examples) == 1)
+        for command, why in examples:
+            remark = f"{command:{width}}   {why}".rstrip()
+            fits = len(remark) + 2 <= formatter.width
+            formatter.write(f"  {remark if fits else command}\n")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings = {name: heading for heading, names in _HEADINGS.items() for name in names}
+        groups: dict[str, list[tuple[str, str]]] = {_OWN: [], **{heading: [] for heading in _HEADINGS}}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups[headings.get(parameter.name or "", _OWN)].append(record)
+        for heading, records in groups.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A group's command; one that is not there is told with the one that was meant."""
+        assert isinstance(self, click.Group)
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(unknown_command(args[0], self.list_commands(ctx), ctx.command_path), ctx)
+        return super().resolve_command(ctx, args)  # type: ignore[misc, no-any-return]
+
+
+def _path(ctx: click.Context) -> str:
+    return " ".join(ctx.command_path.split()[1:])
+
+
+def unknown_command(word: str, names: Iterable[str], group: str) -> str:
+    """What is said of a word that is no command of `group`."""
+    names = list(names)
+    synonym = _SYNONYMS.get(word.lower()) if group.strip() in {"asyncgen", ""} else None
+    near = synonym or nearest(word.lower(), names)
+    meant = f" (did you mean {group + ' ' + near!r}?)" if near else ""
+    return f"there is no command {group} {word}{meant}"
+
+
+def in_our_words(error: click.ClickException) -> str:
+    """A message of click's, as we say it."""
+    if isinstance(error, click.NoSuchOption):
+        near = f" (did you mean {error.possibilities[0]}?)" if error.possibilities else ""
+        return f"there is no option {error.option_name}{near}"
+    if isinstance(error, click.MissingParameter):
+        return f"{_name_of(error.param)} is missing"
+    if isinstance(error, click.BadParameter):
+        return _bad_value(error)
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.BadOptionUsage):
+        return f"{error.option_name} needs a value" if "requires an argument" in message else message
+    if "unexpected extra argument" in message:
+        words = message.partition("(")[2].rstrip(")")
+        return f"too many arguments: {words}"
+    return message
+
+
+def _name_of(parameter: click.Parameter | None) -> str:
+    if parameter is None:
+        return "an argument"
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    return (parameter.metavar or (parameter.name or "").upper()).strip("[]")
+
+
+def _bad_value(error: click.BadParameter) -> str:
+    parameter = error.param
+    wanted = _wanted(parameter.type) if parameter is not None else ""
+    if not wanted:
+        return f"{_name_of(parameter)}: {error.message.rstrip('.')}"
+    return f"{_name_of(parameter)} takes {wanted}, and not {_quoted(error.message)}"
+
+
+def _quoted(message: str) -> str:
+    """The value that click's message begins with."""
+    found = message.partition("'")[2].partition("'")[0]
+    return repr(found or message.split(" ", 1)[0])
+
+
+def _wanted(kind: Any) -> str:
+    if isinstance(kind, click.Choice):
+        return "one of " + ", ".join(map(str, kind.choices))
+    whole = isinstance(kind, click.IntRange) or kind is click.INT
+    if not whole and not isinstance(kind, click.FloatRange) and kind is not click.FLOAT:
+        return ""
+    noun = "a whole number" if whole else "a number"
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if low is not None and high is not None:
+        below = "below " if kind.max_open else ""
+        return f"{noun} from {low:g} to {below}{high:g}"
+    if low is not None:
+        return f"{noun} above {low:g}" if kind.min_open else f"{noun}, {low:g} or more"
+    return noun
