@@ -64,12 +64,6 @@ def export(
 ) -> None:
     """Write the answers of RUN in the order of its grid, whole or not at all.
 
-    \b
-    asyncgen export -o answers.csv        prompt,completion; with --variables a column each
-    asyncgen export -o answers.parquet    every field, each variable a column
-    asyncgen export -o dataset/           the samples by split, and a card
-    asyncgen export -o dataset --for trl  the dataset that `prepare` made, and a script that trains on it
-
     Works while the run is written.
     """
     directory = run_directory(run)

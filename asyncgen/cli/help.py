@@ -61,6 +61,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("asyncgen export -o answers.csv", "prompt,completion"),
         ("asyncgen export -o answers.parquet", "every field"),
         ("asyncgen export -o dataset/", "the samples by split, and a card"),
+        ("asyncgen export -o dataset --for trl", "the dataset, and a script that trains on it"),
     ),
     "finetune": (("asyncgen finetune create", "tune on the newest run"), ("asyncgen finetune list", "your jobs")),
     "finetune create": (

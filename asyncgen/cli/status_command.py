@@ -100,42 +100,23 @@ def _tuning_text(tuning: FinetuningState) -> str:
 
 def _next_step(path: Path, found: RunStatus) -> str:
     if found.being_written:
-<<<<<<< HEAD
-        return f"asyncgen status {path}   (it goes on)"
+        return f"{next_command('status', path)}   (it goes on)"
     if found.lost:
         return f"put {path / 'records.jsonl'} back from a copy; generate would ask, and pay, for what is gone again"
-    if not found.state.job.requests:
-        return f"asyncgen generate JOB --out {path}   (JOB is the job file; it says how many rows are wanted)"
-    if found.left:
-        return "the command that began the run goes on with it"
-    if found.failed:
-        return f"asyncgen report {path}   (says why rows failed); --retry-failed asks for them again"
-    return _step_of_training(path, found)
-
-
-def _step_of_training(path: Path, found: RunStatus) -> str:
-    tunings = found.state.finetuning
-    simulated = " --simulated   (a rehearsal)" if found.simulated else ""
-    if found.state.dataset is None:
-        return f"asyncgen prepare {path}{simulated}"
-    if not tunings:
-        return f"asyncgen finetune create {path}{simulated}"
-=======
-        return f"{next_command('status', path)}   (it goes on)"
     job = job_file_of(RunDirectory(path), found.state.job)
     if found.left or not found.state.job.requests:
         return found.state.job.command or next_command("generate", job, "--out", path)
     if found.failed:
         return f"{next_command('show', path, '--failed')}   (says why); --retry-failed asks again"
+    return _step_of_training(path, found)
+
+
+def _step_of_training(path: Path, found: RunStatus) -> str:
+    tunings, simulated = found.state.finetuning, ("--simulated",) if found.simulated else ()
     if found.state.dataset is None:
-        return next_command("prepare", path)
-    return _tuning_step(path, found.state.finetuning)
-
-
-def _tuning_step(path: Path, tunings: list[FinetuningState]) -> str:
+        return next_command("prepare", path, *simulated)
     if not tunings:
-        return next_command("finetune create", path)
->>>>>>> 2c6ba86 (Add show, runs and completion; begin help pages with examples, group options, and say click's messages in our words)
+        return next_command("finetune create", path, *simulated)
     last = tunings[-1]
     if last.tuned_model:
         return next_command("complete", "YOUR PROMPT", "--model", last.tuned_model)
