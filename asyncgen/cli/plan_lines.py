@@ -138,6 +138,10 @@ def _training_line(training: Training) -> str:
 
 def _break_even_line(compared: BreakEven) -> str:
     where = f"{compared.provider}, {compared.model}"
+    if compared.hosting is not None and compared.calls_an_hour is not None:
+        hourly = f"{usd(compared.hosting.usd_per_hour)} an hour, called or not ({compared.hosting.hardware})"
+        spent = f"; {usd_span(compared.outlay_usd)} for rows and training come first" if compared.outlay_usd else ""
+        return f"{where}: only above {compared.calls_an_hour:,} calls an hour, as its endpoint costs {hourly}{spent}"
     if compared.tuned_call_usd is None or compared.calls is None:
         return f"{where}: unknown, since the price of the training or of calls to the result is"
     call = f"{usd(compared.tuned_call_usd)} a call"

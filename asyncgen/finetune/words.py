@@ -13,6 +13,7 @@ from asyncgen.errors import IncompleteError
 from asyncgen.finetune.api import TuningJob
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.profiles import Profile
+from asyncgen.providers.training_prices import hosting_price
 from asyncgen.terminal import local_time, usd
 
 if TYPE_CHECKING:
@@ -92,8 +93,16 @@ def next_step(profile: Profile, job: TuningJob) -> str:
     model = job.tuned_model or "MODEL"
     step = profile.finetuning.next_step if profile.finetuning else ""
     if step:
-        return f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}"
+        next_one = f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}"
+        return f"{next_one}{_hosting_words(profile, job)}"
     return f"{job.id} succeeded. Ask the model: asyncgen complete -m {model} 'YOUR PROMPT'"
+
+
+def _hosting_words(profile: Profile, job: TuningJob) -> str:
+    price = hosting_price(profile.name, job.model)
+    if price is None:
+        return ""
+    return f"; about {usd(price.usd_per_hour)} an hour, called or not ({price.hardware}, price of {price.as_of})"
 
 
 def job_failure(job: TuningJob) -> IncompleteError:

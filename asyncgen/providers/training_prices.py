@@ -5,6 +5,7 @@ The number of training tokens is left to `dataset` and `generate/plan`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,43 @@ _BY_SIZE: dict[str, tuple[tuple[float, TunedModelName], ...]] = {
         (100, TunedModelName(2.90, 8.00, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class HostingPrice:
+    """What it costs to keep a tuned model running where it answers on hardware of its own, called or not.
+
+    Attributes:
+        usd_per_hour: of the least hardware that holds the model.
+        hardware: that hardware.
+        as_of: the day on which the price was read.
+    """
+
+    usd_per_hour: float
+    hardware: str
+    source: str
+    as_of: date
+
+
+# Providers that answer with every tuned model on a dedicated endpoint alone: USD an hour for one GPU of 80 GB.
+# Fireworks does so too, but shows its prices in a page that could not be read on a known day.
+# Nebius serves adapters of some models at their own price, and publishes no price of its dedicated endpoints.
+_BY_THE_HOUR = {
+    "together": (3.99, "H100 80GB", "docs.together.ai/docs/dedicated-endpoints/overview", date(2026, 11, 29)),
+}
+_GIGABYTES, _BYTES_A_PARAMETER, _BESIDE_WEIGHTS = 80, 2, 1.2
+
+
+def hosting_price(provider: str, model: str) -> HostingPrice | None:
+    """The price of the endpoint that a tuned `model` needs at `provider`; None where it needs none or none is known."""
+    known = _BY_THE_HOUR.get(provider)
+    size = _BILLIONS.search(model)
+    if known is None or size is None:
+        return None
+    usd, gpu, source, as_of = known
+    needed = float(size[1]) * _BYTES_A_PARAMETER * _BESIDE_WEIGHTS / _GIGABYTES
+    gpus = 2 ** max(0, math.ceil(math.log2(needed)))
+    return HostingPrice(usd * gpus, f"{gpus}x {gpu}", source, as_of)
 
 
 def tuned_model(provider: str, model: str) -> TunedModelName | None:

@@ -130,3 +130,15 @@ def test_plan_tells_what_may_not_be_meant_and_shortens_long_prompts(
     answer = as_json(capsys, "job.toml", "--provider", "local")
     assert (answer["requests"], answer["twins"], answer["excluded"], answer["left"]) == (3, 1, 1, 2)
     assert len(answer["remarks"]) == 1
+
+
+def test_an_endpoint_by_the_hour_is_weighed_against_calls_an_hour(
+    capsys: pytest.CaptureFixture[str], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOGETHER_API_KEY", "k")
+    shown = plan(capsys, "--provider", "openai", "--break-even")
+    line = next(line for line in shown.splitlines() if "together, " in line and "calls an hour" in line)
+    assert "called or not" in line
+    found = as_json(capsys, "--provider", "openai", "--break-even")["break_even"]["compared"]
+    together = next(each for each in found if each["provider"] == "together")
+    assert together["calls_an_hour"] == -(-together["hosting_usd_per_hour"] // together["long_call_usd"])

@@ -427,7 +427,8 @@ def test_providers_tells_addresses_keys_and_days(asyncgen: Asyncgen, provider: A
     assert provider.base_url in lines["openai"]
     listed = json.loads(asyncgen("providers", "--json").stdout)["providers"]
     names = [each["name"] for each in listed]
-    assert names == ["openai", "azure", "nebius", "crusoe", "together", "custom", "local", "fireworks"]
+    assert names[:7] == ["openai", "azure", "nebius", "crusoe", "together", "custom", "local"]
+    assert "fireworks" in names
     assert listed[0]["key_set"] is True
 
 

@@ -14,7 +14,7 @@ from asyncgen.providers.price import BATCH, FLEX, tier_of
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.prices_file import load_price_list
 from asyncgen.providers.shutdowns import shutdown_date
-from asyncgen.providers.training_prices import base_model, tuned_model
+from asyncgen.providers.training_prices import base_model, hosting_price, tuned_model
 from asyncgen.providers.user_profiles import configuration_folder
 from asyncgen.run.records import Usage
 
@@ -258,3 +258,15 @@ def test_the_price_library_is_imported_by_who_needs_a_published_price_only() -> 
         "assert 'genai_prices' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_endpoint_costs_by_the_hour_as_many_gpus_as_hold_the_model() -> None:
+    small = hosting_price("together", "meta-llama/Meta-Llama-3.1-8B-Instruct-Reference")
+    large = hosting_price("together", "meta-llama/Llama-3.3-70B-Instruct-Reference")
+    assert small is not None
+    assert large is not None
+    assert small.hardware.startswith("1x ")
+    assert large.hardware.startswith("4x ")
+    assert large.usd_per_hour == 4 * small.usd_per_hour
+    assert hosting_price("together", "a-model-of-unknown-size") is None
+    assert hosting_price("nebius", "meta-llama/Llama-3.3-70B-Instruct") is None

@@ -14,6 +14,7 @@ from asyncgen.generate.plan.training import Training
 from asyncgen.providers.price import BATCH, FLEX, STANDARD, Price
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import Profile
+from asyncgen.providers.training_prices import HostingPrice, hosting_price
 from asyncgen.run.records import Usage
 
 
@@ -52,6 +53,8 @@ class BreakEven:
         tuned_call_usd: of one answer of the tuned model to the short prompt; None where its rates are not known.
         outlay_usd: for the rows that are missing, and the training; None where its price is not known.
         calls: from so many on, lowest and highest; `math.inf` for never; None where something is not known.
+        hosting: what its endpoint costs by the hour, where it answers on one alone; calls cost nothing beside it.
+        calls_an_hour: from so many on the endpoint is cheaper than the long prompt.
     """
 
     provider: str
@@ -60,6 +63,8 @@ class BreakEven:
     tuned_call_usd: float | None
     outlay_usd: Span | None
     calls: Span | None
+    hosting: HostingPrice | None = None
+    calls_an_hour: int | None = None
 
 
 def break_even(
@@ -81,7 +86,9 @@ def break_even(
     )
     outlay = rows_usd + training.cost_usd if rows_usd and training.cost_usd else None
     calls = None if outlay is None or tuned_call is None else _calls(outlay, long_call - tuned_call)
-    return BreakEven(training.provider, training.model, long_call, tuned_call, outlay, calls)
+    hosting = hosting_price(training.provider, training.model) if tuned_call is None else None
+    an_hour = math.ceil(hosting.usd_per_hour / long_call) if hosting and long_call > 0 else None
+    return BreakEven(training.provider, training.model, long_call, tuned_call, outlay, calls, hosting, an_hour)
 
 
 def _tuned_call(training: Training, usage: Usage, prices: PriceList) -> float | None:

@@ -223,6 +223,8 @@ def _break_even(compared: BreakEven) -> dict[str, Any]:
         "outlay_usd": _span(compared.outlay_usd),
         "pays": None if compared.calls is None else not never,
         "calls": None if never else _span(compared.calls),
+        "hosting_usd_per_hour": compared.hosting and compared.hosting.usd_per_hour,
+        "calls_an_hour": compared.calls_an_hour,
     }
 
 
