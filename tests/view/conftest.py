@@ -185,7 +185,7 @@ def serve_page(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop in this thread, which other modules' tests need
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a network of its own."""
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,8 @@ def ask(run: Any, open_endpoint: Any, **question: Any) -> list[dict[str, Any]]:
             wanted = PlaygroundQuestion(**{"model": "simulated", "prompt": "Hotel", **question})
             return [piece async for piece in playground.ask(run.directory, run.directory.read_state(), wanted)]
 
-    return asyncio.run(whole())
+    with ThreadPoolExecutor(1) as thread:  # Playwright keeps an event loop in this one
+        return thread.submit(asyncio.run, whole()).result()
 
 
 def test_an_answer_comes_in_pieces_and_ends_with_its_tokens(make_run: MakeRun, simulated_server: Any) -> None:
