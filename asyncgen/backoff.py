@@ -45,7 +45,7 @@ BILLING_CODES = frozenset(
 
 
 def is_billing_code(code: object) -> bool:
-    """Does the code or type of an error mean that no waiting mends it, in any case of its letters?"""
+    """True if the code or type of an error means that a retry is useless; letter case is ignored."""
     return isinstance(code, str) and code.casefold() in BILLING_CODES
 
 

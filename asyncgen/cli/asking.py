@@ -95,7 +95,7 @@ def _used(asked: Asked) -> str:
 
 
 def as_object(asked: Sequence[Asked]) -> dict[str, Any]:
-    """The same for machines; texts as they came."""
+    """The answers as JSON, for `--json`; texts unchanged."""
     costs = [each.cost_usd for each in asked]
     return {
         "answers": [_answer_object(answer) for each in asked for answer in each.answers],
@@ -193,7 +193,7 @@ async def ask_models(
     """Ask each model every prompt.
 
     Args:
-        question: whom.
+        question: the model and provider to ask.
         form: of the prompts.
         prompts: short ones.
         parameters: of the API.

@@ -74,7 +74,7 @@ def versions() -> Iterator[Finding]:
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Can runs be written here, and is there room?"""
+    """Check that runs can be written here, and that there is disk space."""
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(present, os.W_OK | os.X_OK):
         yield Finding("fail", "disk", f"{present} may not be written", "choose another place with --out")
@@ -86,7 +86,7 @@ def disk(folder: Path) -> Iterator[Finding]:
 
 
 def run_lock(root: Path) -> Iterator[Finding]:
-    """Is the newest run being written?"""
+    """Check whether the newest run is being written."""
     try:
         run = newest_run(root)
     except AsyncgenError as error:
@@ -105,7 +105,7 @@ def proxy(endpoint: Endpoint) -> Iterator[Finding]:
 
 
 def local_model() -> Iterator[Finding]:
-    """Is what the local server needs installed?"""
+    """Check that the local server's dependencies are installed."""
     missing = [name for name in ("xllamacpp", "numpy") if importlib.util.find_spec(name) is None]
     if missing:
         text = f"{' and '.join(missing)} not installed"
@@ -123,7 +123,7 @@ def key(endpoint: Endpoint) -> Finding:
 
 
 async def api(endpoint: Endpoint) -> list[Finding]:
-    """Does the address answer as an API does, does it take the key, and does it have the model?"""
+    """Check that the address is an API, accepts the key, and has the model."""
     began = time.perf_counter()
     try:
         async with (
@@ -162,7 +162,7 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
 
 
 def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes, when: str) -> Finding:
-    """Is it an API that answers there?"""
+    """Check that an API answers there."""
     answered = f"{endpoint.base_url} answered {when} with status {status}"
     near = near_address(endpoint.base_url)
     if 300 <= status < 400:  # noqa: PLR2004 - redirects; they are never followed
@@ -221,7 +221,7 @@ def _refused_key(endpoint: Endpoint, status: int) -> Finding:
 
 
 def _may_have_more(endpoint: Endpoint) -> bool:
-    """May it have models that it does not list: aliases, deployments, wildcards of a gateway?"""
+    """True if it may have models that it does not list: aliases, deployments, wildcards of a gateway."""
     profile = endpoint.profile
     return profile.base_url is None or profile.base_url != endpoint.base_url or is_loopback(endpoint.base_url)
 

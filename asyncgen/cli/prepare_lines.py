@@ -44,7 +44,7 @@ def run_lines(prepared: Prepared, settings: DatasetSettings) -> Iterator[str]:
 
 
 def run_object(prepared: Prepared) -> dict[str, Any]:
-    """The same for machines."""
+    """The result as JSON, for `--json`."""
     return {
         "run": str(prepared.train.parent),
         "train": str(prepared.train),
@@ -144,7 +144,7 @@ def pairs_lines(prepared: PreparedPairs) -> Iterator[str]:
 
 
 def pairs_object(prepared: PreparedPairs) -> dict[str, Any]:
-    """The same for machines."""
+    """The result as JSON, for `--json`."""
     return {
         "source": str(prepared.source),
         "format": _COMPLETION,
@@ -175,7 +175,7 @@ def file_lines(prepared: PreparedFile) -> Iterator[str]:
 
 
 def file_object(prepared: PreparedFile) -> dict[str, Any]:
-    """The same for machines."""
+    """The result as JSON, for `--json`."""
     outcome = "declined" if prepared.declined else "written" if prepared.files else "fits"
     return {
         "source": str(prepared.source),

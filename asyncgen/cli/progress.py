@@ -84,7 +84,7 @@ def block(progress: Progress, now_s: float, width: int) -> list[str]:
 
 
 def line(progress: Progress, now_s: float) -> str:
-    """The same in one plain line."""
+    """The progress as one plain line."""
     return f"{progress.done:,} of {progress.requests:,} done, {_moving(progress, now_s)}"
 
 

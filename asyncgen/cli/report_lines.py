@@ -193,7 +193,7 @@ def next_step(report: Report, job_file: str) -> str:
 
 
 def report_object(report: Report) -> dict[str, Any]:
-    """The same for machines."""
+    """The report as JSON, for `--json`."""
     usage = report.usage
     return {
         "run": str(report.run),

@@ -328,7 +328,7 @@ def _counted(
 
 
 def score_of(a_first: Side, b_first: Side) -> float:
-    """Of A: 1 where both orders prefer it, 0 where both prefer B, else a half."""
+    """The score of A: 1 if both orders prefer it, 0 if both prefer B, else 0.5."""
     if (a_first, b_first) == ("first", "second"):
         return 1.0
     return 0.0 if (a_first, b_first) == ("second", "first") else 0.5

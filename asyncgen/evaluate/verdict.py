@@ -158,7 +158,7 @@ def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
 
 
 def _saves(other: Standing, best: Standing) -> bool:
-    """Is the other one cheaper to call, or as cheap and without a training?"""
+    """True if the other one costs less per call, or the same and needs no training."""
     if other.contestant.technique != "tuned" and best.contestant.technique == "tuned" and _cost(other) <= _cost(best):
         return True
     return _cost(other) < _cost(best)

@@ -59,7 +59,7 @@ class TrainingClosedError(AuthError):
 
 
 def as_kind(kind: type[Kind], error: AsyncgenError) -> Kind:
-    """The same error, as another kind of it."""
+    """The error with another class, its texts unchanged."""
     return kind(error.what, cause=error.cause, help_text=error.help_text, code=error.code)
 
 

@@ -29,7 +29,7 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 @dataclass(frozen=True, slots=True)
 class AnswerItem:
-    """What one sample is made of.
+    """One item of an answer, from which a sample is made.
 
     Attributes:
         text: fills `{answer}`: the answer without blanks around it; of a list named by `each`, the item.
@@ -43,13 +43,13 @@ class AnswerItem:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a template may name of it."""
+        """The variables for templates, name to value."""
         return {"answer": self.text} | {f"answer.{name}": value for name, value in self.fields.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class ReadAnswer:
-    """An answer as the job reads it.
+    """A parsed answer.
 
     Attributes:
         items: a sample is made of each; empty where `failures` says why.
@@ -83,7 +83,7 @@ class AnswerReader:
         self._is_valid = _validator(schema) if schema is not None else None
 
     def read(self, completion: str) -> ReadAnswer:
-        """Read one answer, whatever it is."""
+        """Parse one answer; never raises."""
         if not self.reads_json:
             return ReadAnswer((AnswerItem(completion.strip()),))
         text, fenced = _bare_json(completion)

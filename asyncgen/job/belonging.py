@@ -32,7 +32,7 @@ _decode_row = decoder(_Row)
 
 
 def may_be_foreign(job: JobState, grid: RequestGrid) -> bool:
-    """Whether the run may hold rows of another form of the job; where not, none needs to be looked up."""
+    """True if the run may contain rows of an earlier version of the job; if not, no row has to be looked up."""
     return bool(job.stale or job.renamed) or job.fingerprint != grid.fingerprint
 
 
@@ -41,13 +41,13 @@ def count_twins(grid: RequestGrid, is_settled: Callable[[bytes], bool]) -> int:
 
     Args:
         grid: the job's rows.
-        is_settled: has the request of this key an answer?
+        is_settled: True if the request of a key has an answer.
     """
     return sum(len(rows) for key, rows in grid.twins().items() if is_settled(key))
 
 
 def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
-    """Let `grid.own` know the rows of a run that stand there under other variables than the job has now.
+    """Find the run's rows that have other variables than the present job, for `grid.own`.
 
     Raises:
         BadLineError: a line is no record or failure.

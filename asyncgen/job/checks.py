@@ -19,7 +19,7 @@ Variables = Mapping[str, str]
 
 
 def count_sentences(text: str) -> int:
-    """How many sentences `text` has; a last one without a full stop counts."""
+    """Number of sentences in `text`; a last one without a full stop counts."""
     ends = list(_SENTENCE_END.finditer(text))
     unfinished = bool(text[ends[-1].end() if ends else 0 :].strip())
     return len(ends) + unfinished

@@ -71,7 +71,7 @@ class SubsetChoice:
         return _mix(half ^ key) & self._low
 
     def _wide(self, half: int, key: int) -> int:
-        """As many bits as a half has, each of them depending on every bit of `half`."""
+        """The round function of the Feistel network: as many bits as `half`, each depending on all of its bits."""
         seed = half.to_bytes((self._half + 7) // 8, "little") + key.to_bytes(8, "little")
         blocks = range((self._half + 511) // 512)
         mixed = b"".join(blake2b(seed + block.to_bytes(8, "little")).digest() for block in blocks)
@@ -135,7 +135,7 @@ class Combinations:
 
     @property
     def has_table(self) -> bool:
-        """Do rows of a table stand among them, which may hold a row twice?"""
+        """True if there is a table, which may contain a row twice."""
         return self._table is not None
 
     def contents(self) -> dict[str, object]:
@@ -203,7 +203,7 @@ class Combinations:
         return ((place, self[place]) for place in sorted(places))
 
     def max_weight(self, weight: Callable[[int, str], int]) -> int:
-        """The most that the weights of a combination's values come to; a subset may stay below it.
+        """Upper bound on the sum of weights over a combination's values; exact without a subset.
 
         Args:
             weight: of a value at a position of `names`.

@@ -124,8 +124,8 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
     Args:
         file: where the job came from, for paths and places.
         job: as `file` gives it for the providers chosen.
-        profile: who will answer.
-        model: who is asked.
+        profile: of the provider that answers.
+        model: named in every request.
 
     Raises:
         JobFileError: a file of values is wrong, the model refuses a parameter, or the provider cannot begin answers.

@@ -15,7 +15,7 @@ _TAKEN_AS_THEY_ARE = ("generate", "parameters")  # below it, a table is the valu
 
 
 def laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:
-    """The job's tables: of `tuning` for what the tuned model is made of, of `generation` for the rest."""
+    """The job's tables with the overlays: of `tuning` for the stage of tuning, of `generation` for the rest."""
     base = {key: value for key, value in raw.items() if key != "on"}
     overlays = table_in(raw, "on")
     first, _ = _by_stage(table_in(overlays, generation))
@@ -24,7 +24,7 @@ def laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str,
 
 
 def _by_stage(overlay: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An overlay in two: what counts for who generates, and what for who tunes."""
+    """Split an overlay into the tables of generation and those of tuning."""
     generating = {key: value for key, value in overlay.items() if key not in _TUNING_TABLES}
     tuning = {key: value for key, value in overlay.items() if key in _TUNING_TABLES}
     if prompt := table_in(overlay, "prompt"):

@@ -131,7 +131,7 @@ def place_words(profile: Profile, base_url: str | None) -> str:
 
 
 def host_and_port(address: str) -> tuple[str, int | None]:
-    """Of an address, in the form in which two can be compared; a host of "" where there is none."""
+    """Host and port of an address, normalised for comparison; the host is "" if there is none."""
     try:
         parts = urlsplit(address)
         return (parts.hostname or "").rstrip("."), parts.port or _DEFAULT_PORTS.get(parts.scheme)

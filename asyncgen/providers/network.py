@@ -147,7 +147,7 @@ def headers_for(endpoint: Endpoint) -> dict[str, str]:
 
 
 def speaks_no_tls(error: BaseException) -> bool:
-    """Did the server answer a TLS handshake in another language: https to a port of http?"""
+    """True if the server does not speak TLS on this port: https was used for an http port."""
     return any(getattr(each, "reason", None) in _NO_TLS for each in _causes(error))
 
 

@@ -71,7 +71,7 @@ class TokenRates:
 
 
 def _is_plain(usage: Usage) -> bool:
-    """Is there nothing to cut?"""
+    """True if nothing has to be cut."""
     return 0 <= usage.cached_tokens <= usage.prompt_tokens and usage.completion_tokens >= 0
 
 

@@ -92,6 +92,6 @@ class PriceList:
 
 
 def is_at_home(provider: str, base_url: str | None) -> bool:
-    """Is the address the provider's own, and not one that the user put in its place?"""
+    """True if the address is the provider's own, and not one that the user gave."""
     profile = PROFILES.get(provider)
     return base_url is None or (profile is not None and profile.base_url in {None, base_url})

@@ -120,7 +120,7 @@ def _opened(path: Path) -> int:
 
 
 def _is_named(path: Path, descriptor: int) -> bool:
-    """Is the open file the one that has the name?"""
+    """True if the open file is the one at `path`."""
     try:
         named, opened = path.lstat(), os.fstat(descriptor)
     except FileNotFoundError:

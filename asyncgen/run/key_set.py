@@ -36,7 +36,7 @@ class KeySet:
         return self.has(number_of(key))
 
     def has(self, number: int) -> bool:
-        """Is a key there whose first 64 bits are `number`?"""
+        """True if the set contains a key whose first 64 bits are `number`."""
         slots, capacity = self._slots, self._capacity
         number = number or 1  # 0 marks an empty slot, here and below
         slot = number % capacity

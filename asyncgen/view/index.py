@@ -90,7 +90,7 @@ class RowIndex:
 
     @property
     def bytes_read(self) -> int:
-        """Of both files; with the version it tells how far a page is."""
+        """Bytes read of both files; with the version they identify the state that a page has."""
         return self._records.offset + self._failures.offset
 
     def read_on(self, most_bytes: int = 64 * _BLOCK_BYTES) -> bool:
@@ -315,7 +315,7 @@ class _LineReader:
 
 
 def _is_another(source: _Source) -> bool:
-    """Was the file replaced or shortened since it was read?"""
+    """True if the file was replaced or truncated since it was read."""
     try:
         found = source.path.stat()
     except OSError:

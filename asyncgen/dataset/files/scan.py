@@ -117,7 +117,7 @@ class FileScan:
 
     @property
     def form(self) -> str:
-        """Of all rows, once they are looked at."""
+        """The result, after all rows were scanned."""
         return next(iter(self._forms))
 
     @property

@@ -43,7 +43,7 @@ class Dialogue(Protocol):
         """Something is done without asking."""
 
     def accepts(self, question: str) -> bool:
-        """May this recommended thing be done?"""
+        """Ask whether to apply a recommended remedy."""
 
     def insists(self, question: str) -> bool:
         """May this doubtful thing be done? Somebody has to say so: a general yes does not cover it."""

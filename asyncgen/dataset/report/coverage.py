@@ -96,11 +96,11 @@ class CoverageCounts:
             counts[fate] += 1
 
     def total(self, requests: int) -> Coverage:
-        """Of all rows together, of which the job has `requests`."""
+        """Coverage of all rows; `requests` is the number of rows in the job."""
         return Coverage(requests, *self._all)
 
     def axes(self) -> Iterator[Axis]:
-        """Of each axis, in the order in which they were first seen."""
+        """Coverage of each axis, in the order in which they were first seen."""
         for name in dict.fromkeys([*self._requested, *self._fates]):
             requested, fates = self._requested.get(name, {}), self._fates.get(name, {})
             values = list(dict.fromkeys([*requested, *fates]))

@@ -52,7 +52,7 @@ _OWN_FILE = re.compile(r"\.?(?P<intent>\d+-[0-9a-f]{8})\.(input|rows|output|erro
 
 
 def rows_path(directory: RunDirectory, intent: str) -> Path:
-    """Where the rows of a batch stand."""
+    """Path of the rows of a batch."""
     return directory.batches / f"{intent}.rows.jsonl"
 
 
@@ -112,7 +112,7 @@ class BatchedKeys:
         return bool(self._batches)
 
     def has(self, number: int) -> bool:
-        """Is a key in one of them whose first 64 bits are `number`?"""
+        """True if a batch contains a key whose first 64 bits are `number`."""
         return bool(self._batches) and any(keys.has(number) for keys in self._batches.values())
 
     def claim(self, intent: str, keys: KeySet) -> None:
@@ -120,7 +120,7 @@ class BatchedKeys:
         self._batches[intent] = keys
 
     def release(self, intent: str) -> None:
-        """The batch is collected or given up: what it did not answer may be asked for again."""
+        """Release the keys of a batch that is collected or given up; its unanswered rows are open again."""
         self._batches.pop(intent, None)
 
 

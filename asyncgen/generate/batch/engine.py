@@ -31,7 +31,7 @@ from asyncgen.run.state import BatchState
 
 
 class BatchCollector:
-    """Collects batches.
+    """Collects ended batches into the journal.
 
     Args:
         run: locked by this process.
@@ -81,7 +81,7 @@ class BatchCollector:
         return joined
 
     def release(self, batch: BatchState, status: str) -> None:
-        """The batch is done with: its rows are no longer claimed."""
+        """Release the batch: its rows are no longer claimed."""
         if self._budget is not None:
             spend = self._journal.spend.total
             self._budget.release(batch.held_usd)
@@ -105,7 +105,7 @@ _NOT_ACCEPTED_YET = frozenset({"", "validating"})
 
 @dataclass(frozen=True, slots=True)
 class BatchPace:
-    """How often the provider is asked: soon after a change, then ever less often.
+    """The polling interval: short after a change, then growing.
 
     Attributes:
         sleep: waits so many seconds.
@@ -151,7 +151,7 @@ class BatchLoop:
         self._course = BatchProgress()
 
     async def run(self) -> Outcome:
-        """Send and collect until every row has come to an outcome, or nothing more can be sent.
+        """Send and collect until every row is settled, or nothing more can be sent.
 
         Raises:
             AsyncgenError: the provider cannot be reached or refuses; all that was noted stays, and can be gone on
@@ -185,7 +185,7 @@ class BatchLoop:
         return await self._sender.send_next() is not None
 
     async def _look(self) -> bool:
-        """Ask how every batch is; collect those that ended. Whether anything was new."""
+        """Poll every batch, and collect those that ended; returns True if anything changed."""
         has_changed = False
         for batch in self._ledger.open:
             if batch.batch_id is None:
@@ -214,7 +214,7 @@ class BatchLoop:
         self._course.note_collected(batch, remote, joined)
 
     def _refused(self, batch: BatchState, remote: RemoteBatch) -> None:
-        """The provider took nothing of the batch: nothing was done, or charged."""
+        """The provider rejected the whole batch: nothing was processed or charged."""
         queue_is_full = is_for_a_full_queue(remote)
         if queue_is_full and any(each.batch_id for each in self._ledger.open if each.intent != batch.intent):
             # Batches of ours fill the queue: the same file goes again when one of them has ended.
@@ -230,7 +230,7 @@ class BatchLoop:
             self._course.note_refused(batch, remote)
 
     def _may_send_again(self) -> bool:
-        """With nothing under way: is there more to send, or what an ended batch did not answer?"""
+        """With no batch open: True if there are unsent rows, or rows that an ended batch did not answer."""
         if self._course.error is not None:
             return False
         if any(each.batch_id is None for each in self._ledger.open):

@@ -80,7 +80,7 @@ def key_of_line(line: bytes) -> bytes | None:
 
 
 def read_output_line(line: bytes, *, secret: Secret | None = None, sends_tools: bool = True) -> Answer | AttemptError:
-    """What became of the request; `ErrorClass.RETRY` without `maybe_paid` for one that was never done.
+    """The outcome of a request; `ErrorClass.RETRY` without `maybe_paid` if it was never processed.
 
     Args:
         line: of an output or error file, in any form that servers give it.
@@ -159,14 +159,14 @@ def _status(given: Any) -> int:
 
 
 def _not_done(body: bytes, secret: Secret | None) -> AttemptError:
-    """Expired, cancelled, or lost by the provider."""
+    """The error of a request that expired, was cancelled, or was lost by the provider."""
     words = read_words(read_body(body))
     message = one_line(redacted(words.message, secret), _MESSAGE_WIDTH)
     return AttemptError(kind=ErrorClass.RETRY, type=words.code or "not_done", code=words.code, message=message)
 
 
 def belongs_to(batch: BatchState, provider: str, base_url: str) -> bool:
-    """Was the batch made at this endpoint? This machine's own server has another address each time.
+    """True if the batch was created at this endpoint; the local server has another address each time.
 
     A batch that only its files tell of (`run.json` was lost, and made anew) may have been made at any.
     """
@@ -201,7 +201,7 @@ class BatchLedger:
 
     @property
     def is_under_way(self) -> bool:
-        """Is one of them at the provider?"""
+        """True if one of them is at the provider."""
         return any(batch.batch_id for batch in self.open)
 
     def _all_open(self) -> Iterator[BatchState]:
@@ -296,7 +296,7 @@ class BatchFiles:
 
 
 class Upcoming:
-    """Requests that can be looked at before they are taken.
+    """An iterator of requests with a look-ahead of one.
 
     Args:
         requests: a number stands for rows that were passed over.
@@ -317,7 +317,7 @@ class Upcoming:
         return self._next
 
     def advance(self) -> None:
-        """The request that was looked at is used up."""
+        """Consume the request that `peek` returned."""
         self._next = None
 
 

@@ -106,7 +106,7 @@ class BatchProgress:
 
 
 def is_for_a_full_queue(remote: RemoteBatch) -> bool:
-    """Was the batch refused since too much is waiting at the provider already?"""
+    """True if the batch was rejected because the provider's queue is full."""
     return any(problem.code in _QUEUE_CODES for problem in remote.refusals)
 
 
@@ -143,7 +143,7 @@ class Allowance:
 
     @property
     def most_rows(self) -> int:
-        """Of the next batch."""
+        """Maximum number of rows in the next batch."""
         return self.rows_a_batch if self.rows is None else min(self.rows_a_batch, self.rows)
 
     def acquire(self, rows: int) -> None:
@@ -202,12 +202,12 @@ class BatchSender:
 
     @property
     def has_more(self) -> bool:
-        """Is there a row that may be sent?"""
+        """True if there is a row that may be sent."""
         return self._allowance.most_rows > 0 and self._upcoming.peek() is not None
 
     @property
     def is_cut(self) -> bool:
-        """Are there rows beyond the limit?"""
+        """True if there are rows beyond the limit."""
         return self._allowance.most_rows == 0 and self._upcoming.peek() is not None
 
     async def send_next(self) -> BatchState | None:

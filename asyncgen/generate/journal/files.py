@@ -63,7 +63,7 @@ class GroupSync:
         self._thread.start()
 
     def mark(self, rows: int) -> None:
-        """Note that so many rows were written; always from the same thread.
+        """Count rows that were written; always called from the same thread.
 
         Raises:
             Exception: what `flush` or `look` raised: what was written lately may not survive a power loss.
@@ -102,7 +102,7 @@ class GroupSync:
                 return
 
     def _wait_for_group(self) -> bool:
-        """Wait until there is something to flush; True when it is for the last time."""
+        """Wait until a group is complete; True for the last one."""
         while True:
             try:
                 closing = self._wakes.get(timeout=self._seconds)
@@ -125,7 +125,7 @@ _NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start cou
 
 
 class JournalFiles:
-    """Where a journal's lines go.
+    """The files of a journal.
 
     Args:
         run: locked by this process.
@@ -190,7 +190,7 @@ class JournalFiles:
         self._sync.mark(lines)
 
     def _look(self) -> None:
-        """See that this process is still the one that writes.
+        """Check that this process still holds the lock.
 
         Raises:
             NotSafeError: it is not; the error ends a command as `RunInUseError` does.

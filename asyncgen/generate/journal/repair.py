@@ -51,7 +51,7 @@ _decode_key = decoder(_Key)
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """What was taken out.
+    """The result of moving records out of a run.
 
     Attributes:
         moved: records that stand in `replaced.jsonl` now.
@@ -139,7 +139,7 @@ def _has_open_replaced(directory: RunDirectory) -> bool:
 
 
 def _move(run: RunWriter, is_moved: Callable[[bytes], bool]) -> int:
-    """Take lines out of `records.jsonl`; how many."""
+    """Move lines out of `records.jsonl`; returns how many."""
     end_move(run, sum(1 for _ in read_lines(run.directory.records)))
     move, moved = _counted(run, is_moved)
     if not moved:
@@ -192,7 +192,7 @@ _MOST_JOB_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileRepair:
-    """What was done to a file.
+    """The result of repairing one file.
 
     Attributes:
         path: the file.
@@ -216,7 +216,7 @@ class RunRepair:
 
 
 def repair_run(path: Path) -> RunRepair:
-    """Mend the files of the run at `path`; one without damage is not changed.
+    """Repair the files of the run at `path`; an undamaged file is not changed.
 
     Raises:
         UsageError: it is no run.
@@ -368,7 +368,7 @@ def _divided(line: bytes, judge: Judge) -> tuple[bytes, bytes, str]:
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:
-    """What may be rows within a line."""
+    """Split a line into parts that may be rows."""
     starts = [0] if line.startswith(_ROW_START) else []
     at = line.find(_ROW_START, 1)
     while at >= 0:

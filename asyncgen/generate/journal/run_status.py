@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run at one moment.
+    """The progress of a run at one moment.
 
     Attributes:
         state: what `run.json` says; a second old at most while the run is written.

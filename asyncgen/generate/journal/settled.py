@@ -33,7 +33,7 @@ _ROOM_AT_MOST = 1_000_000  # a job may name more rows than will ever be asked fo
 
 @dataclass(frozen=True, slots=True)
 class SettledKeys:
-    """What the files of a run hold.
+    """The keys in the files of a run.
 
     Attributes:
         settled: keys of the records.
@@ -56,7 +56,7 @@ class SettledKeys:
 
 
 class _Head(msgspec.Struct, gc=False):
-    """What of a record is needed here; reading all of it would take twice as long."""
+    """The fields of a record that are needed here; decoding all of them would take twice as long."""
 
     key: str
 
@@ -120,7 +120,7 @@ def _numbers_line_by_line(path: Path, first: int, block: bytes) -> Iterator[int]
 
 
 def _refuse_the_twin(path: Path) -> NoReturn:
-    """Find the line whose key stands in an earlier line too."""
+    """Raise the error for the line whose key occurs in an earlier line."""
     seen = KeySet(_expected_rows(path))
     for number, record in read_rows(path, decode_record):
         if not seen.add_number(checked_number(path, number, record.key)):
@@ -164,7 +164,7 @@ def checked_number(path: Path, number: int, key: str) -> int:
 
 
 def _expected_rows(path: Path) -> int:
-    """About how many lines a file has, from its size and its first lines."""
+    """Estimated number of lines in a file, from its size and its first lines."""
     try:
         descriptor = open_regular(path, os.O_RDONLY)
         with os.fdopen(descriptor, "rb", buffering=0) as file:

@@ -20,27 +20,27 @@ _CUT_OFF = "is cut off at the token limit"
 
 @dataclass(slots=True)
 class Progress:
-    """Counts that the pool raises as it goes.
+    """Counts of a generation, raised by the engine.
 
     Attributes:
-        requests: rows of the job.
-        already_done: settled before.
+        requests: number of rows in the job.
+        already_done: settled in earlier invocations.
         settled: answers of this invocation.
         failed: rows given up on in this invocation.
         failed_before: rows given up on earlier, and not asked for again.
-        twins: rows with the same request as another row; its answer is theirs.
+        twins: duplicates, rows with the same request as another row; they share its answer.
         sent: HTTP calls.
-        ended: of them, such that came to an end.
+        ended: of these, the ones with an outcome.
         paused_until: seconds of the loop's clock, before which nothing is sent; 0 for none.
         pause_cause: why, for people.
         sent_at: seconds of the loop's clock at which the last request went; 0 before the first.
         waits_for: the limits that requests wait for now; "" where none does.
         began_at: seconds of the loop's clock at which sending began; 0 where that is not known.
-        trouble: what the last attempts failed for, and are made again; "" once an answer came.
+        trouble: the error of the last attempts, which are retried; "" after an answer.
         trouble_since: seconds of the loop's clock.
         latest: the last answer that was settled.
-        retries: of them, such that a row had been tried before.
-        rate_limited: calls that the server refused for the rate or its load.
+        retries: HTTP calls for rows that were attempted before.
+        rate_limited: calls refused for a rate limit or overload.
         maybe_paid_twice: rows sent again though the provider may have charged for the call before.
         check_failures: answers that failed the job's checks.
         usable: answers of this invocation that a dataset can take.
@@ -123,7 +123,7 @@ class Progress:
         self.trouble = cause
 
     def are_useless(self, count: int) -> bool:
-        """Did the first answers, so many of them, all fail their checks?"""
+        """True if the first `count` answers all failed their checks."""
         return self.check_failures >= count and not self.usable
 
     def per_second(self, now_s: float) -> float:

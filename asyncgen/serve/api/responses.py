@@ -264,7 +264,7 @@ def _checked(body: dict[str, Any]) -> _Body:
 
 
 def _chat_body(body: Mapping[str, Any], given: _Body) -> dict[str, Any]:
-    """The same request for `/v1/chat/completions`."""
+    """The request converted for `/v1/chat/completions`."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": given.instructions}] if given.instructions else []
     if isinstance(given.input, str):
         messages.append({"role": "user", "content": given.input})

@@ -88,7 +88,7 @@ def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> EngineAnswer:
 
 
 def sum_of(tallies: Sequence[Tally]) -> Tally:
-    """Of the choices of one call: the prompt is the same for all, and counts once, as in the API."""
+    """Usage of one call over all choices: their prompt is the same and counts once, as in the API."""
     if not tallies:
         return Tally(0, 0)
     completion = sum(tally.completion for tally in tallies)
