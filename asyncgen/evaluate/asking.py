@@ -98,13 +98,12 @@ def agree_to(plan: Sequence[PlannedContestant], observer: Observer) -> None:
     total = Span(0.0, 0.0)
     for each in plan:
         contestant = each.entry.contestant
-        price = (
-            "price not known" if each.cost_usd is None else f"{each.cost_usd.low:,.2f} to {each.cost_usd.high:,.2f} USD"
-        )
-        observer.say(
-            f"{contestant.name}: {contestant.technique}, {contestant.place}: {each.left:,} rows to ask"
-            + (f", {price}" if each.left else "")
-        )
+        price = ""
+        if each.cost_usd is None:
+            price = ", price not known"
+        elif each.cost_usd.high:
+            price = f", {each.cost_usd.low:,.2f} to {each.cost_usd.high:,.2f} USD"
+        observer.say(f"{contestant.name}: {contestant.technique}, {contestant.place}: {each.left:,} rows to ask{price}")
         rows += each.left
         total = total + (each.cost_usd or Span(0.0, 0.0))
     consent_to_cost(total if rows else None, rows, observer)
