@@ -13,7 +13,7 @@ from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.generate.session import RUNS
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import RunDirectory, find_run
-from asyncgen.run.jsonl import read_rows
+from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class Run:
         if not stale and self._directory.job.exists():
             opened = job_of_run(self._directory)
             grid = opened.grid if may_be_stale(self._directory.read_state().job, opened.grid) else None
-        for _, record in read_rows(self._directory.records, decode_record):
+        for record in rows_in(self._directory.record_files(), decode_record):
             if grid is None or not is_stale(record, grid):
                 yield record
 
     def failures(self) -> Iterator[Failure]:
         """The requests given up on, with reason and attempts; errors as `records`."""
         settled = {record.key for record in self.records(stale=True)}
-        for _, failure in read_rows(self._directory.failures, decode_failure):
+        for failure in rows_in(self._directory.failure_files(), decode_failure):
             if failure.key not in settled:
                 yield failure
 

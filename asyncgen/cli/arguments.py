@@ -124,6 +124,14 @@ def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...]
     return shlex.join(["asyncgen", *name.split(), *given, *_kept(keep)])
 
 
+def given_words(left_out: set[str]) -> list[str]:
+    """The options of this command as they were given on the command line, but for some by their parameters' names."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return []
+    return _kept(tuple(name for option in context.command.params if (name := option.name or "") not in left_out))
+
+
 def _kept(names: tuple[str, ...]) -> list[str]:
     context = click.get_current_context(silent=True)
     if context is None:

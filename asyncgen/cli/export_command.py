@@ -91,7 +91,7 @@ def _file(directory: RunDirectory, path: Path, csv: CsvStyle, check: SimulationC
     stale = job.stale
     # Without rows of another form the grid has nothing to say, and a run that lost its job can still be exported.
     grid = job_of_run(directory).grid if stale or job.renamed else None
-    exported = export_file(path, check.passing(ordered_records(directory.records, grid)), csv)
+    exported = export_file(path, check.passing(ordered_records(directory.record_files(), grid)), csv)
     if stale:
         say(f"{stale:,} answers to an earlier form of the job were left out")
     return exported
@@ -112,7 +112,7 @@ def _folder(directory: RunDirectory, path: Path, check: SimulationCheck) -> Expo
 
 def _records(directory: RunDirectory, opened: OpenedJob, check: SimulationCheck) -> Iterator[Record]:
     grid = opened.grid if may_be_stale(directory.read_state().job, opened.grid) else None
-    return check.passing(ordered_records(directory.records, grid))
+    return check.passing(ordered_records(directory.record_files(), grid))
 
 
 def _refuse_made_up_dataset(directory: RunDirectory, check: SimulationCheck) -> None:

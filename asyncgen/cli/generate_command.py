@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.arguments import job_file, next_command
+from asyncgen.cli.arguments import given_words, job_file, next_command
 from asyncgen.cli.options import (
     endpoint_options,
     file_argument,
@@ -16,9 +16,11 @@ from asyncgen.cli.options import (
     out_option,
     output_options,
     retry_failed_option,
+    shard_option,
     yes_option,
 )
 from asyncgen.cli.output import json_result, result, say, show_error
+from asyncgen.errors import UsageError
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record
 from asyncgen.terminal import counted, duration, money, one_line
@@ -44,16 +46,28 @@ _REASON_WIDTH = 160
 @retry_failed_option
 @click.option("--retry-rejected", is_flag=True, help="Ask again for rows whose answers `prepare` rejected.")
 @click.option("--batch", is_flag=True, help="Through the Batch API: half the price, answers within a day.")
+@shard_option
+@click.option(
+    "--shard-script", type=click.Choice(["slurm", "k8s"]), help="Print a script that submits N shards (--shard N)."
+)
 @click.option("--fsync-each", is_flag=True, help="Make every answer safe from a power loss at once; slower.")
 @yes_option
 @output_options
-def generate(file: Path | None, *, as_json: bool, **options: Any) -> int:
+def generate(file: Path | None, *, as_json: bool, shard: str | None, shard_script: str | None, **options: Any) -> int:
     """Ask for every row of FILE that is not there yet, and keep the answers in runs/NAME/records.jsonl.
 
     The same command goes on where it stopped. Ctrl-C finishes what is in flight; with --batch it leaves the batches
-    at work, and the same command, given any day later, collects them.
+    at work, and the same command, given any day later, collects them. Shards are for job arrays: asyncgen merge folds
+    them into the run.
     """
     job = job_file(file, built_in=False)
+    if shard_script is not None:
+        result(_script(shard_script, job, shard))
+        return 0
+    if shard is not None:
+        from asyncgen.generate.distributed.plan import parse_shard  # noqa: PLC0415 - imports the rows of a job
+
+        options["shard"] = parse_shard(shard)
     done = _generated(job, options)
     summarise(done)
     if as_json:
@@ -67,11 +81,27 @@ def _step_after(done: Generated, job: Path | None) -> str:
     """What to do after a generation; "" where its error or its interruption has said it."""
     if done.outcome.error is not None or done.exit_code in _SIGNALLED:
         return ""
+    if done.shard is not None:
+        return ""  # the other shards may still be at work
     if done.progress.left:
         return next_command("generate", job, keep=_PLACE)
     if done.progress.unusable and not done.progress.usable and done.progress.settled:
         return next_command("show", done.run, "--rejected")
     return next_command("prepare", done.run)
+
+
+def _script(kind: str, job: Path | None, shard: str | None) -> str:
+    from asyncgen.generate.distributed.plan import MOST_SHARDS  # noqa: PLC0415 - imports the rows of a job
+    from asyncgen.generate.distributed.scripts import shard_script  # noqa: PLC0415 - likewise
+    from asyncgen.job.load import read_job_file  # noqa: PLC0415 - likewise
+
+    count = (shard or "4").rpartition("/")[2]
+    if not count.isdecimal() or not 0 < int(count) <= MOST_SHARDS:
+        raise UsageError(f"--shard {shard!r} does not say how many shards", help_text="--shard 8, with --shard-script")
+    words = [word for word in given_words({"shard", "shard_script"}) if word != str(job)]
+    named = ["--yes"] if "--yes" not in words and "-y" not in words else []
+    name = read_job_file(job).raw.get("name")
+    return shard_script(kind, ["generate", str(job), *words, *named], int(count), job=str(job), name=str(name))
 
 
 @click.command("preview")
@@ -144,7 +174,7 @@ def summarise(done: Generated) -> None:
         cost += f" (estimated {money(done.estimate.low)} to {money(done.estimate.high)})"
     say(
         f"{counted(progress.settled, 'answer')} in {duration(done.elapsed_s)}{cost}; "
-        f"{progress.done:,} of {progress.requests:,} rows are in {done.run / 'records.jsonl'}"
+        f"{progress.done:,} of {progress.requests:,} rows are in {done.files.records}"
     )
     say_failures(done)
 
@@ -156,7 +186,7 @@ def say_failures(done: Generated) -> None:
         say(f"{progress.usable:,} of {counted(progress.settled, 'answer')} can be used")
         _say_reasons(progress.unusable, progress.remedies)
     if failed := progress.failed + progress.failed_before:
-        say(f"{counted(failed, 'row')} failed: {done.run / 'failures.jsonl'}; --retry-failed asks again")
+        say(f"{counted(failed, 'row')} failed: {done.files.failures}; --retry-failed asks again")
         _say_reasons(progress.failures, progress.remedies)
     if progress.maybe_paid_twice:
         say(f"{counted(progress.maybe_paid_twice, 'request')} sent again, and may have been paid for twice")

@@ -27,6 +27,7 @@ _COMMANDS = {
     "preview": ("generate_command:preview", "Send a few requests and show the answers."),
     "generate": ("generate_command:generate", "Ask for every row of a job that is not there yet."),
     "batch": ("batch_command:batch", "List, show and cancel a run's half-price batches."),
+    "merge": ("merge_command:merge", "Fold the finished shards of a run into it."),
     "status": ("status_command:status", "Say how far a run is; also while it runs."),
     "show": ("show_command:show", "Show answers of a run, such as five at random."),
     "runs": ("show_command:runs", "List the runs here: rows, state, age."),

@@ -104,6 +104,13 @@ max_cost_option = click.option(
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Send at most N requests this time."
 )
+shard_option = click.option(
+    "--shard",
+    is_flag=False,
+    flag_value="",
+    metavar="[I/N]",
+    help="Work on one of N parts of what is left, counted from 0; for job arrays. Alone: as the array's variables say.",
+)
 retry_failed_option = click.option("--retry-failed", is_flag=True, help="Ask again for rows that were given up on.")
 yes_option = click.option("--yes", "-y", is_flag=True, envvar="ASYNCGEN_YES", help="Answer every question with yes.")
 json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")

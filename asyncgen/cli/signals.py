@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 
 from asyncgen.generate.observer import Interrupt
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# USR1 is what schedulers are told to send some minutes before the time of a job is up.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @asynccontextmanager

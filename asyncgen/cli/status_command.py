@@ -17,6 +17,7 @@ from asyncgen.run.directory import RunDirectory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from asyncgen.generate.distributed.shard_status import ShardStatus
     from asyncgen.run.state import FinetuningState, RunState, Spend
 
 _ENDED = {"failed": "failed", "cancelled": "was cancelled", "error": "failed", "user_error": "failed"}
@@ -44,6 +45,7 @@ def _lines(path: Path, found: RunStatus) -> list[tuple[str, str]]:
         ("job", f"{state.job.name}{_asked(state)}"),
         ("rows", _rows_text(found)),
         *_warnings(path, found),
+        *_shard_lines(found),
         ("spend", _spend_text(state.spend)),
         *_dataset_lines(state),
         *(("tuning", _tuning_text(tuning)) for tuning in state.finetuning),
@@ -77,6 +79,32 @@ def _warnings(path: Path, found: RunStatus) -> Iterator[tuple[str, str]]:
         yield "lost", f"run.json counts {counted:,} answers, and {path / 'records.jsonl'} holds {held:,} of them"
 
 
+_SHARDS_SHOWN = 40
+
+
+def _shard_lines(found: RunStatus) -> list[tuple[str, str]]:
+    """A line for each shard; of very many, those that hold the others up first."""
+    if not found.shards:
+        return []
+    running, ended = sum(each.is_running for each in found.shards), sum(not each.left for each in found.shards)
+    lines = [("shards", f"{len(found.shards):,}: {running:,} at work, {ended:,} done; not merged yet")]
+    shown = sorted(found.shards, key=lambda each: (not each.is_straggler, not each.left, each.shard.index))
+    shown = sorted(shown[:_SHARDS_SHOWN], key=lambda each: each.shard.index)
+    lines += [("", _shard_text(each)) for each in shown]
+    if more := len(found.shards) - len(shown):
+        lines.append(("", f"and {more:,} more"))
+    return lines
+
+
+def _shard_text(shard: ShardStatus) -> str:
+    text = f"{shard.shard}: {shard.done:,} done, {shard.failed:,} failed, {shard.left:,} left"
+    if shard.per_second is not None:
+        text += f", {shard.per_second:,.1f} a second"
+    if shard.left and not shard.is_running:
+        text += ", nobody works on it"
+    return text + (" (straggler)" if shard.is_straggler else "")
+
+
 def _spend_text(spend: Spend) -> str:
     usage = spend.usage
     tokens = f"{usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
@@ -101,6 +129,9 @@ def _tuning_text(tuning: FinetuningState) -> str:
 def _next_step(path: Path, found: RunStatus) -> str:
     if found.being_written:
         return f"{next_command('status', path)}   (it goes on)"
+    if found.shards:
+        again = "submit the shards again, or, to divide what is left anew, first " if found.left else ""
+        return f"{again}{next_command('merge', path)}"
     if found.lost:
         return f"put {path / 'records.jsonl'} back from a copy; generate would ask, and pay, for what is gone again"
     job = job_file_of(RunDirectory(path), found.state.job)
@@ -128,6 +159,7 @@ def _step_of_training(path: Path, found: RunStatus) -> str:
 def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:
     state = found.state
     spend = state.spend
+    shards = {"shards": [_shard_object(shard) for shard in found.shards]} if found.shards else {}
     return {
         "run": str(path),
         "job": state.job.name,
@@ -147,4 +179,18 @@ def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:
         "dataset": msgspec.to_builtins(state.dataset),
         "finetuning": msgspec.to_builtins(state.finetuning),
         "batches": msgspec.to_builtins(state.batches),
+        **shards,
+    }
+
+
+def _shard_object(shard: ShardStatus) -> dict[str, Any]:
+    return {
+        "shard": str(shard.shard),
+        "rows": shard.rows,
+        "done": shard.done,
+        "failed": shard.failed,
+        "left": shard.left,
+        "running": shard.is_running,
+        "per_second": shard.per_second,
+        "straggler": shard.is_straggler,
     }

@@ -148,7 +148,7 @@ class Draft:
         self._job = job
         self._grid = grid
         self._path = path
-        self._rows = RowFile(path, decode_record)
+        self._rows = RowFile([path], decode_record)
         self._file = file
         self._rejected = rejected
         self._numbers = array("Q")

@@ -6,6 +6,7 @@ Writes the files and their entry in `run.json`; prints nothing. Judging, format 
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,18 @@ def prepare_run(
         What was written, and what was left out.
 
     Raises:
-        UsageError: there are simulated answers and `simulated` is False; or the judge's run is invalid.
+        UsageError: shards are not merged yet; there are simulated answers and `simulated` is False; or the judge's run
+            is invalid.
         AsyncgenError: the provider would refuse the dataset; only `rejected.jsonl` is written.
         BadLineError: a line of the records is damaged.
         DiskError: a file cannot be read or written.
     """
+    if shards := run.directory.shards():
+        raise UsageError(
+            f"{run.directory.path} has {len(shards):,} shards that are not merged yet",
+            help_text=f"asyncgen merge {shlex.quote(str(run.directory.path))}",
+            code="not_merged",
+        )
     if job.finetune.method == "dpo" and job.dataset.format != PREFERENCE:
         raise UsageError(
             "the job asks for the method dpo, and its dataset has no worse answers to learn from",

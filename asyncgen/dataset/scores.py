@@ -16,7 +16,7 @@ from asyncgen.errors import UsageError
 from asyncgen.job.of_run import job_of_run
 from asyncgen.job.run_rows import SOURCE
 from asyncgen.run.directory import find_run
-from asyncgen.run.jsonl import read_rows
+from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import decode_record
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ScoreTable:
 
 
 def _judgements(judge: RunDirectory, field: str, answers: AnswerReader) -> Iterator[tuple[int, float]]:
-    for _, record in read_rows(judge.records, decode_record):
+    for record in rows_in(judge.record_files(), decode_record):
         source = record.variables.get(SOURCE, "")
         for item in answers.read(record.completion).items:
             try:

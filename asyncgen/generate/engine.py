@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from asyncgen.generate.distributed.plan import Shard
 from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.observer import Observer
 from asyncgen.generate.pool.budget import Budget, BudgetGate
@@ -48,6 +49,7 @@ class GenerateOptions:
         finetune_provider: tunes later; selects the job file's overlay.
         batch: use the Batch API.
         cost_is_agreed: the caller has asked about the cost, as part of a larger sum.
+        shard: work on this part of what is left; None for all of it.
     """
 
     where: Where = field(default_factory=Where)
@@ -64,6 +66,7 @@ class GenerateOptions:
     finetune_provider: str | None = None
     batch: bool = False
     cost_is_agreed: bool = False
+    shard: Shard | None = None
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:
@@ -98,6 +101,7 @@ class Session:
         budget: None for no budget.
         options: of this invocation.
         observer: is told, and interrupts.
+        share: of what servers tell of their limits, which is for all processes that work on the run.
     """
 
     run: RunWriter
@@ -110,6 +114,7 @@ class Session:
     budget: Budget | None
     options: GenerateOptions
     observer: Observer
+    share: float = 1.0
 
     @property
     def checks(self) -> AnswerChecks:

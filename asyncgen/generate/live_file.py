@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -75,11 +75,12 @@ class LiveFile:
 
     Args:
         folder: of the run.
+        name: of the file, which a shard has of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LIVE_NAME
-        self._temporary = folder / f".{LIVE_NAME}.{os.getpid()}.tmp"
+    def __init__(self, folder: Path, name: str = LIVE_NAME) -> None:
+        self._path = folder / name
+        self._temporary = folder / f".{name}.{os.getpid()}.tmp"
 
     def write(self, state: LiveState) -> None:
         """Put the state in the place of the last one."""
@@ -94,30 +95,55 @@ class LiveFile:
                 path.unlink()
 
 
-def read_live(folder: Path, now: Callable[[], float] = time.time) -> LiveState | None:
-    """What the generating process says; None where none works on the run.
+def read_live(folder: Path, now: Callable[[], float] = time.time, name: str = LIVE_NAME) -> LiveState | None:
+    """What the generating process says; None where none works on the run, or the shard.
 
     Args:
         folder: of the run.
         now: Unix seconds.
+        name: of the file.
     """
     try:
-        state = _decode((folder / LIVE_NAME).read_bytes()[:_MAX_BYTES])
+        state = _decode((folder / name).read_bytes()[:_MAX_BYTES])
     except (OSError, NotJsonError):
         return None
     return state if abs(now() - state.updated) < FRESH_S else None
 
 
+def sum_of_live(states: Sequence[LiveState]) -> LiveState:
+    """Several processes that work on one run, as one; there is at least one."""
+    per_second = sum(state.per_second for state in states)
+    left = sum(state.left for state in states)
+    pauses = sorted((note for state in states for note in state.pauses), key=lambda note: note.began)
+    return LiveState(
+        updated=max(state.updated for state in states),
+        began=min(state.began for state in states),
+        requests=sum(state.requests for state in states),
+        done=sum(state.done for state in states),
+        failed=sum(state.failed for state in states),
+        left=left,
+        in_flight=sum(state.in_flight for state in states),
+        waits_for=next((state.waits_for for state in states if state.waits_for), ""),
+        concurrency=sum(state.concurrency for state in states),
+        per_second=per_second,
+        eta_s=left / per_second if per_second > 0 else None,
+        retries=sum(state.retries for state in states),
+        rate_limited=sum(state.rate_limited for state in states),
+        pauses=tuple(pauses[-_PAUSES_KEPT:]),
+    )
+
+
 @asynccontextmanager
-async def kept_live(folder: Path, progress: Progress, concurrency: int) -> AsyncIterator[None]:
+async def kept_live(folder: Path, progress: Progress, concurrency: int, name: str = LIVE_NAME) -> AsyncIterator[None]:
     """Write the file each second while the block runs, and remove it at its end.
 
     Args:
         folder: of the run.
         progress: raised by the pool as rows go.
         concurrency: the most requests in flight.
+        name: of the file.
     """
-    file, ended = LiveFile(folder), asyncio.Event()
+    file, ended = LiveFile(folder, name), asyncio.Event()
     writing = asyncio.create_task(_write_each_second(file, progress, concurrency, ended))
     try:
         yield

@@ -8,6 +8,7 @@ to the engine.
 from __future__ import annotations
 
 import gc
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -18,7 +19,10 @@ from typing import Any
 
 import msgspec
 
-from asyncgen.errors import DiskError, IncompleteError
+from asyncgen.errors import DiskError, IncompleteError, UsageError
+from asyncgen.generate.distributed.merge import merge_shards
+from asyncgen.generate.distributed.plan import Shard
+from asyncgen.generate.distributed.shards import OpenShard, open_shard
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.client import open_completer
 from asyncgen.generate.http.completer import Completer, StopReason
@@ -40,8 +44,9 @@ from asyncgen.job.requests import MOST_ENUMERATED
 from asyncgen.providers.choose import named_address, open_endpoint
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import ProviderChoice
-from asyncgen.run.directory import RunWriter, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.simulated import count_simulated
+from asyncgen.run.state import ServerState
 
 RUNS = Path("runs")
 _OBJECTS_TO_COLLECT = 50_000
@@ -69,7 +74,7 @@ class OnlineEngine:
             observer.interruptible(on_first) as interrupt,
             self._opened(session, concurrency) as completer,
             observer.watching(progress, session.spent),
-            kept_live(session.run.directory.path, progress, concurrency),
+            kept_live(session.run.directory.path, progress, concurrency, session.run.directory.live.name),
         ):
             with _collecting_seldom():
                 outcome = await generate_grid(
@@ -79,6 +84,7 @@ class OnlineEngine:
                     spread=session.options.spread,
                     budget=session.gate(),
                     endpoint=session.endpoint,
+                    share=session.share,
                 )  # fmt: skip
         if outcome.stopped is not StopReason.INTERRUPTED:
             return EngineResult(outcome)
@@ -129,6 +135,7 @@ class Generated:
         exit_code: of the process.
         sample: keys of the rows sampled with `options.spread`; empty without it.
         simulated: the answers come from a simulation.
+        shard: the shard that was worked on; None for a whole run.
     """
 
     run: Path
@@ -141,6 +148,12 @@ class Generated:
     exit_code: int
     sample: tuple[str, ...] = ()
     simulated: bool = False
+    shard: Shard | None = None
+
+    @property
+    def files(self) -> RunDirectory:
+        """Where the rows of this invocation stand."""
+        return RunDirectory(self.run, self.shard.part if self.shard else "")
 
     def as_json(self) -> dict[str, Any]:
         """The last line of `generate --json`."""
@@ -160,6 +173,8 @@ class Generated:
             "stopped": self.outcome.stopped.value if self.outcome.stopped else None,
             "run": str(self.run),
         }
+        if self.shard is not None:
+            answer["shard"] = str(self.shard)
         if error is not None:
             answer["error"] = {
                 "code": error.code, "message": error.what, "cause": error.cause, "help": error.help_text,
@@ -218,23 +233,90 @@ async def generate_opened(
     path = options.out or RUNS / opened.job.name
     if options.batch:
         refuse_without_batches(generation.profile)
+    address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)
+    server = server_of(generation.profile.name, address)
+    spending = spending_of(opened, generation, options.where, in_batch=options.batch)
+    engine = engine or _engine_of(options)
+    work = _Work(opened, generation, options, observer, spending, engine, endpoint, server)
+    if options.shard is not None:
+        return await _generate_shard(path, options.shard, work)
     with open_run(path, job_name=opened.job.name) as run:
-        stale = _consent_to_stale(run, opened, observer)
-        keep_job(run, opened, command=observer.resume_command)
-        accept_stale(run, opened.grid, stale)
-        if options.retry_rejected:
-            _set_rejected_aside(run, observer)
-        address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)
-        server = server_of(generation.profile.name, address)
-        simulated = bool(count_simulated(run.directory.records)) and await is_simulation(
-            generation, options.where, opened.model
-        )
-        consent_to_server(run, server, observer, simulated=simulated)
-        engine = engine or _engine_of(options)
-        generated = await _generate(run, opened, generation, options, observer, stale, engine, endpoint)
-        if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
-            simulated = note_simulation(run, server)
-        return replace(generated, simulated=simulated)
+        merged = merge_shards(run, spending.cost_of)
+        if merged.shards:
+            observer.say(
+                f"{merged.records:,} rows of {merged.shards:,} shards were merged into {run.directory.records}"
+            )
+        simulated = await _is_simulation_again(run.directory, work)
+        stale = _prepared(run, work, is_first=True, simulated=simulated)
+        return await _generated(run, work, stale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What an invocation is asked to do, and by whom."""
+
+    opened: OpenedJob
+    generation: ProviderChoice
+    options: GenerateOptions
+    observer: Observer
+    spending: Spending
+    engine: Engine
+    endpoint: Endpoint | None
+    server: ServerState
+
+
+def _prepared(run: RunWriter, work: _Work, *, is_first: bool, simulated: bool) -> Stale:
+    """Ask and note what has to be before rows are bought.
+
+    Args:
+        run: open for writing.
+        work: what is to be done.
+        is_first: no other process works on the run.
+        simulated: a simulation is asked again.
+    """
+    opened, observer = work.opened, work.observer
+    stale = _consent_to_stale(run, opened, observer)
+    keep_job(run, opened, command=observer.resume_command if is_first else "")
+    accept_stale(run, opened.grid, stale)
+    if work.options.retry_rejected:
+        _set_rejected_aside(run, observer)
+    consent_to_server(run, work.server, observer, simulated=simulated)
+    return stale
+
+
+async def _generated(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[Stale] | None = None) -> Generated:
+    generated = await _generate(run, work, stale, shard)
+    simulated = False
+    if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
+        simulated = note_simulation(run, work.server)
+    return replace(generated, simulated=simulated)
+
+
+async def _is_simulation_again(directory: RunDirectory, work: _Work) -> bool:
+    """Did a simulation make answers of the run up, and does one answer now?"""
+    if not any(map(count_simulated, directory.record_files())):
+        return False
+    return await is_simulation(work.generation, work.options.where, work.opened.model)
+
+
+async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
+    options = work.options
+    if options.batch or options.retry_rejected:
+        flag = "--batch" if options.batch else "--retry-rejected"
+        raise UsageError(f"{flag} is for a whole run, not for a shard", help_text=f"leave out --shard or {flag}")
+    simulated = await _is_simulation_again(RunDirectory(path), work)
+    async with open_shard(
+        path, shard, work.opened.grid, work.observer,
+        job_name=work.opened.job.name,
+        cost_of=work.spending.cost_of,
+        retry_failed=options.retry_failed,
+        agree=lambda run, is_new: _prepared(run, work, is_first=is_new, simulated=simulated),
+    ) as opened:  # fmt: skip
+        work.observer.say(opened.in_words(opened.limits(options.limits(work.opened.job.limits))))
+        consent_to_server(opened.run, work.server, work.observer, simulated=simulated)
+        generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened)
+    work.observer.say(f"when all shards have ended: asyncgen merge {shlex.quote(str(path))}")
+    return generated
 
 
 def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
@@ -265,17 +347,9 @@ def _consent_to_stale(run: RunWriter, opened: OpenedJob, observer: Observer) -> 
     return stale
 
 
-async def _generate(
-    run: RunWriter,
-    opened: OpenedJob,
-    generation: ProviderChoice,
-    options: GenerateOptions,
-    observer: Observer,
-    stale: Stale,
-    engine: Engine,
-    endpoint: Endpoint | None,
-) -> Generated:
-    spending = spending_of(opened, generation, options.where, in_batch=options.batch)
+async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[Stale] | None) -> Generated:
+    opened, options, observer, spending = work.opened, work.options, work.observer, work.spending
+    endpoint = work.endpoint
     result, estimate, began = EngineResult(Outcome(None, None)), None, time.monotonic()
     progress, cost_usd = Progress(requests=opened.grid.count), None
     try:
@@ -285,24 +359,28 @@ async def _generate(
             retry_failed=options.retry_failed,
             fsync_each=options.fsync_each,
             on_lost=partial(_consent_to_lost, run, observer),
+            elsewhere=shard.elsewhere if shard else None,
         ) as journal:
-            progress = _counts(run, opened, journal, stale, retry_failed=options.retry_failed)
+            progress = _counts(run, opened, journal, stale, shard, retry_failed=options.retry_failed)
             _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
             began = time.monotonic()
             if _has_work(progress, journal, in_batch=options.batch):
-                estimate = _consent_to_cost(spending, opened, journal, progress, options, observer)
+                rows = shard.plan.rows if shard else max(progress.left - len(journal.batched), 0)
+                estimate = _consent_to_cost(work, rows)
                 limits = options.limits(opened.job.limits)
+                limits = shard.limits(limits) if shard else limits
                 budget = spending.budget(
                     limits.max_cost, journal.spend.total, run.state, observer,
                     is_demanded=options.max_cost is not None,
                 )  # fmt: skip
-                opening = open_endpoint(generation, options.where, opened.model, observer.say)
+                opening = open_endpoint(work.generation, options.where, opened.model, observer.say)
                 async with nullcontext(endpoint) if endpoint is not None else opening as answers:
                     session = Session(
                         run=run, opened=opened, endpoint=answers, journal=journal, progress=progress, limits=limits,
                         spending=spending, budget=budget, options=options, observer=observer,
+                        share=1 / shard.shard.count if shard else 1.0,
                     )  # fmt: skip
-                    result = await engine.run(session)
+                    result = await work.engine.run(session)
                 if opened.grid.count <= MOST_ENUMERATED:  # the pass may have ended early, or met rows that failed
                     progress.twins = count_twins(
                         opened.grid, lambda key: journal.has_record(key) and not journal.is_left(key)
@@ -323,6 +401,7 @@ async def _generate(
     return Generated(
         run.directory.path, progress, result.outcome, cost_usd, estimate, stale.records, elapsed_s, code,
         tuple(request.key.hex() for request in sample),
+        shard=shard.shard if shard else None,
     )  # fmt: skip
 
 
@@ -342,20 +421,12 @@ def _has_work(progress: Progress, journal: Journal, *, in_batch: bool) -> bool:
     return progress.left > len(journal.batched)
 
 
-def _consent_to_cost(
-    spending: Spending,
-    opened: OpenedJob,
-    journal: Journal,
-    progress: Progress,
-    options: GenerateOptions,
-    observer: Observer,
-) -> Span | None:
-    """Estimate the cost of the open rows, and ask if it is high."""
-    rows = max(progress.left - len(journal.batched), 0)
-    rows = rows if options.limit is None else min(rows, options.limit)
-    estimate = spending.estimate(opened, rows)
-    if not options.cost_is_agreed:
-        consent_to_cost(estimate, rows, observer)
+def _consent_to_cost(work: _Work, rows: int) -> Span | None:
+    """Estimate what is left to be sent, by all shards together, and ask when that is much."""
+    rows = rows if work.options.limit is None else min(rows, work.options.limit)
+    estimate = work.spending.estimate(work.opened, rows)
+    if not work.options.cost_is_agreed:
+        consent_to_cost(estimate, rows, work.observer)
     return estimate
 
 
@@ -364,8 +435,23 @@ def _note_twins(run: RunWriter, twins: int) -> None:
     run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
 
 
-def _counts(run: RunWriter, opened: OpenedJob, journal: Journal, stale: Stale, *, retry_failed: bool) -> Progress:
+def _counts(
+    run: RunWriter,
+    opened: OpenedJob,
+    journal: Journal,
+    stale: Stale,
+    shard: OpenShard[Stale] | None,
+    *,
+    retry_failed: bool,
+) -> Progress:
     counts = journal.counts
+    if shard is not None:
+        return Progress(
+            requests=shard.rows,
+            twins=run.state.job.twins,
+            already_done=counts.settled,
+            failed_before=0 if retry_failed else counts.failed + shard.failed_before,
+        )
     return Progress(
         requests=opened.grid.count,
         twins=run.state.job.twins,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.json_text import decoder
-from asyncgen.run.jsonl import read_rows
+from asyncgen.run.jsonl import rows_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +54,8 @@ def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
         DiskError: a file cannot be read.
     """
     foreign: set[bytes] = set()
-    for path in (directory.records, directory.failures):
-        for _, row in read_rows(path, _decode_row):
-            key = grid.key_of(row.variables, row.repeat)
-            if key is None or key.hex() != row.key:
-                foreign.add(bytes.fromhex(row.key))
+    for row in rows_in([*directory.record_files(), *directory.failure_files()], _decode_row):
+        key = grid.key_of(row.variables, row.repeat)
+        if key is None or key.hex() != row.key:
+            foreign.add(bytes.fromhex(row.key))
     grid.recognise(foreign)

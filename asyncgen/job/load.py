@@ -292,6 +292,8 @@ def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
     try:
         if not directory.state.exists():
             raise TableError("there is no run yet; generate it first, and name its directory")
+        if directory.shards():
+            raise TableError(f"it has shards that are not merged yet: asyncgen merge {directory.path}")
         state = directory.read_state().job
         source = read_job_file(directory.job, Path(state.folder), following=(*following, path))
         job = source.job(state.generation_provider, state.tuning_provider)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shlex
 import threading
 import time
@@ -23,7 +24,7 @@ import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError, nearest
-from asyncgen.run.state import VERSION, JobState, RunState, read_state, write_state
+from asyncgen.run.state import VERSION, JobState, RunState, read_state, with_shards, write_state
 from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers, replacing
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class FolderLock:
         Raises:
             RunInUseError: another process holds a lock of that name now.
         """
-        if not _is_named(self._path, self._descriptor) and is_held(self._path.parent):
+        if not _is_named(self._path, self._descriptor) and is_held(self._path.parent, self._path.name):
             raise RunInUseError(
                 f"{self._path.parent} was taken by another process",
                 cause=f"{self._path.name} was removed while this one was writing",
@@ -65,21 +66,25 @@ class FolderLock:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[FolderLock]:
-    """Be the only writer of `folder` until the block ends.
+def locked(folder: Path, name: str = LOCK_NAME) -> Iterator[FolderLock]:
+    """Be the only writer of `folder`, or of a part of it, until the block ends.
+
+    Args:
+        folder: of the run.
+        name: of the lock's file.
 
     Raises:
         RunInUseError: another process writes it.
         DiskError: the file system cannot lock, or the lock's file cannot be opened.
     """
-    path = folder / LOCK_NAME
+    path = folder / name
     descriptor = _opened(path)
     try:
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise _refusal(folder, error, "") from error
+            raise _refusal(path, error, "") from error
         yield FolderLock(path, descriptor)
     finally:
         with suppress(OSError):  # the lock is given back all the same
@@ -112,7 +117,7 @@ def _opened(path: Path) -> int:
             if _is_named(path, descriptor):
                 return descriptor
         except OSError as error:
-            refusal = _refusal(path.parent, error, _holder(descriptor))
+            refusal = _refusal(path, error, _holder(descriptor))
             os.close(descriptor)
             raise refusal from error
         os.close(descriptor)  # its name was removed between the two steps
@@ -128,14 +133,14 @@ def _is_named(path: Path, descriptor: int) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-def is_held(folder: Path) -> bool:
-    """Is some process writing `folder` now? Changes nothing.
+def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
+    """Is some process writing `folder`, or the part of it that the lock `name` is for, now? Changes nothing.
 
     Raises:
         DiskError: the lock's file cannot be read.
     """
     try:
-        descriptor = open_regular(folder / LOCK_NAME, os.O_RDONLY)
+        descriptor = open_regular(folder / name, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -167,10 +172,13 @@ def _holder(descriptor: int) -> str:
         return ""
 
 
-def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskError:
+def _refusal(path: Path, error: OSError, holder: str) -> RunInUseError | DiskError:
+    folder = path.parent
     if error.errno in _HELD:
+        part = path.name.removeprefix(LOCK_NAME).strip("-").replace("-of-", "/")
+        what = f"shard {part} of {folder}" if "/" in part else str(folder)
         return RunInUseError(
-            f"{folder} is being written by another process" + (f" (number {holder})" if holder else ""),
+            f"{what} is being written by another process" + (f" (number {holder})" if holder else ""),
             cause="a run has one writer at a time; reading it is always possible",
             help_text=f"wait until it is done (asyncgen status {folder}), or choose another place with --out",
         )
@@ -180,23 +188,31 @@ def _refusal(folder: Path, error: OSError, holder: str) -> RunInUseError | DiskE
             cause="without a lock two processes could pay for the same rows",
             help_text="choose a place on a local disk with --out",
         )
-    return disk_error(f"{folder / LOCK_NAME} could not be written", error)
+    return disk_error(f"{path} could not be written", error)
 
 
 STATE_NAME = "run.json"
 RECORDS_NAME = "records.jsonl"
 BATCHES_NAME = "batches"
 _LINE_FILES = (RECORDS_NAME, "failures.jsonl", "rejected.jsonl", "replaced.jsonl", "events.jsonl")
+PLAN_NAME = "shards.json"
 FILE_NAMES = frozenset(
-    {STATE_NAME, "job.toml", ".lock", "train.jsonl", "validation.jsonl", "samples.jsonl", *_LINE_FILES}
+    {STATE_NAME, PLAN_NAME, "job.toml", ".lock", "train.jsonl", "validation.jsonl", "samples.jsonl", *_LINE_FILES}
 )
+_PART_FILE = re.compile(r"(?:records|failures|replaced|run)(?P<part>-(?P<index>\d+)-of-(?P<count>\d+))\.jsonl?")
 
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The names of a run's files; reading them is always possible, also while another process writes."""
+    """The names of a run's files; reading them is always possible, also while another process writes.
+
+    Attributes:
+        path: of the folder.
+        part: ends the names of the files that a shard has of its own, such as "-0-of-4"; "" for the run itself.
+    """
 
     path: Path
+    part: str = ""
 
     @property
     def job(self) -> Path:
@@ -204,15 +220,27 @@ class RunDirectory:
 
     @property
     def records(self) -> Path:
-        return self.path / RECORDS_NAME
+        return self.path / f"records{self.part}.jsonl"
 
     @property
     def failures(self) -> Path:
-        return self.path / "failures.jsonl"
+        return self.path / f"failures{self.part}.jsonl"
 
     @property
     def state(self) -> Path:
-        return self.path / STATE_NAME
+        return self.path / f"run{self.part}.json"
+
+    @property
+    def live(self) -> Path:
+        return self.path / f"live{self.part}.json"
+
+    @property
+    def lock_name(self) -> str:
+        return f"{LOCK_NAME}{self.part}"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / PLAN_NAME
 
     @property
     def train(self) -> Path:
@@ -228,7 +256,7 @@ class RunDirectory:
 
     @property
     def replaced(self) -> Path:
-        return self.path / "replaced.jsonl"
+        return self.path / f"replaced{self.part}.jsonl"
 
     @property
     def events(self) -> Path:
@@ -241,6 +269,53 @@ class RunDirectory:
     def read_state(self) -> RunState:
         """What `run.json` says now; raises as `run_state.read_state` does."""
         return read_state(self.state)
+
+    def read_total(self) -> RunState:
+        """As `read_state`, with what shards that are not merged yet have spent and tried."""
+        state = self.read_state()
+        parts = [shard.read_state() for shard in self._readable_shards() if shard.state.exists()]
+        return with_shards(state, parts) if parts else state
+
+    def shards(self) -> list[RunDirectory]:
+        """The shards that have files which are not merged yet, by their numbers; none of a shard."""
+        if self.part:
+            return []
+        with explained(f"{self.path} could not be read"):
+            found = {entry: _PART_FILE.fullmatch(entry) for entry in _names_in(self.path)}
+        parts = {(int(name["count"]), int(name["index"])): name["part"] for name in found.values() if name}
+        return [RunDirectory(self.path, part) for _, part in sorted(parts.items())]
+
+    def record_files(self) -> list[Path]:
+        """Every file that holds answers of the run: `records.jsonl`, and those of shards that are not merged yet.
+
+        Raises:
+            RunInUseError: a merge is under way, or was cut short: answers stand in two files for a moment.
+            DiskError: the folder or `run.json` cannot be read.
+        """
+        return [self.records, *(shard.records for shard in self._readable_shards())]
+
+    def failure_files(self) -> list[Path]:
+        """As `record_files`, of the requests given up on."""
+        return [self.failures, *(shard.failures for shard in self._readable_shards())]
+
+    def _readable_shards(self) -> list[RunDirectory]:
+        shards = self.shards()
+        if shards and (fold := self.read_state().fold) is not None:
+            if fold.done:
+                return []  # all of them stand in the run's own files
+            raise RunInUseError(
+                f"the shards of {self.path} are being merged",
+                help_text=f"give the command again in a moment; asyncgen merge {shlex.quote(str(self.path))} ends a "
+                "merge that was cut short",
+            )
+        return shards
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return []
 
 
 class RunWriter:
@@ -398,7 +473,8 @@ def refuse_run_file(path: Path) -> None:
     """
     target = Path(os.path.realpath(path))
     in_run = (target.parent / STATE_NAME).exists() or target.parent.name == BATCHES_NAME
-    is_kept = target.name in FILE_NAMES or target.suffix in {".torn", ".bad"} or target.parent.name == BATCHES_NAME
+    is_ours = target.name in FILE_NAMES or _PART_FILE.fullmatch(target.name) is not None
+    is_kept = is_ours or target.suffix in {".torn", ".bad"} or target.parent.name == BATCHES_NAME
     run = target.parent.parent if target.parent.name == BATCHES_NAME else target.parent
     if in_run and is_kept and (run / STATE_NAME).exists():
         raise UsageError(
@@ -478,7 +554,7 @@ def _claim(directory: RunDirectory, *, create: bool) -> None:
         raise disk_error(f"{path} could not be opened", error) from error
     if STATE_NAME in names:
         return
-    strangers = {name for name in names if name != LOCK_NAME and not name.endswith(".tmp")}
+    strangers = {name for name in names if not name.startswith(LOCK_NAME) and not name.endswith(".tmp")}
     if strangers and create and RECORDS_NAME not in names:
         raise UsageError(
             f"{path} is not a run of asyncgen: it holds other files",

@@ -18,10 +18,11 @@ from asyncgen.run.records import Usage
 from asyncgen.run.whole_file import read_whole, replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
-VERSION = 4
+VERSION = 5
 FOUND_AGAIN = "found again"
 UNNOTED = "not noted"
 _MAX_BYTES = 256 * 1024 * 1024
@@ -92,6 +93,18 @@ class MoveState(msgspec.Struct, frozen=True, kw_only=True):
 
     lines_after: Count
     counted_after: Count
+
+
+class FoldState(msgspec.Struct, frozen=True, kw_only=True):
+    """Shards that are being merged, so that a crash meanwhile neither doubles a line nor counts its cost twice.
+
+    Attributes:
+        sizes: bytes that the run's own line files had before, by their names.
+        done: their lines and their spend are the run's now; what is left is to remove the shards' files.
+    """
+
+    sizes: dict[str, int]
+    done: bool = False
 
 
 class ServerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +257,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         tried: key of a row that has no line yet to what was done for it.
         servers: that were asked, the newest last.
         move: of records, where one was begun and not ended.
+        fold: of shards, likewise.
         finetuning: jobs, the newest last.
         batches: the newest last.
     """
@@ -255,10 +269,37 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     tried: dict[str, Tried] = {}
     servers: list[ServerState] = []
     move: MoveState | None = None
+    fold: FoldState | None = None
     dataset: DatasetState | None = None
     uploads: list[UploadState] = []
     finetuning: list[FinetuningState] = []
     batches: list[BatchState] = []
+
+
+def with_shards(state: RunState, shards: Sequence[RunState]) -> RunState:
+    """The state of a run with that of its shards added: what was spent, twins, what was tried, and who was asked."""
+    spend, twins, tried = state.spend, state.job.twins, dict(state.tried)
+    servers = {(each.provider, each.host): each for each in state.servers}
+    for shard in shards:
+        spend = _sum_of(spend, shard.spend)
+        twins += shard.job.twins
+        tried |= shard.tried
+        for each in shard.servers:
+            name = (each.provider, each.host)
+            if each.simulated or name not in servers:
+                servers[name] = each
+    job = msgspec.structs.replace(state.job, twins=twins)
+    return msgspec.structs.replace(state, job=job, spend=spend, tried=tried, servers=list(servers.values()))
+
+
+def _sum_of(one: Spend, other: Spend) -> Spend:
+    return Spend(
+        usage=one.usage + other.usage,
+        cost_usd=one.cost_usd + other.cost_usd,
+        unpriced=one.unpriced + other.unpriced,
+        unanswered_usd=one.unanswered_usd + other.unanswered_usd,
+        records=one.records + other.records,
+    )
 
 
 class _Version(msgspec.Struct):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
 
 from asyncgen.dataset.select import unusable
+from asyncgen.errors import RunInUseError
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record
 from asyncgen.run.reviews import answer_digest
@@ -25,15 +26,15 @@ _BLOCK_BYTES = 1 << 20
 _LINE_BYTES = 4096
 _KEY_BYTES = 16
 _LARGEST = 2**63
-Row = TypeVar("Row")
 LATENCY_EDGES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 @dataclass(slots=True)
 class _Source:
-    """One of the two files, and how far it was read."""
+    """One of the files, and how far it was read."""
 
     path: Path
+    is_failures: bool
     offset: int = 0
     line: int = 0
     identity: tuple[int, int] = (0, 0)
@@ -56,18 +57,17 @@ class RowIndex:
     """
 
     def __init__(self, directory: RunDirectory) -> None:
-        self._records = _Source(directory.records)
-        self._failures = _Source(directory.failures)
+        self._directory = directory
         self.version = 0
         self.generation = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._records = _Source(self._records.path)
-        self._failures = _Source(self._failures.path)
+        self._sources: list[_Source] = []
         self.facets: dict[str, Facet] = {}
         self.checks = Marks()
-        self.offsets = array("Q")  # twice the offset, and 1 more for a failure
+        self.offsets = array("Q")
+        self._source_of = array("H")  # the place among the sources
         self.keys = bytearray()
         self.digests: list[bytes] = []
         self.indexes = array("Q")
@@ -90,8 +90,8 @@ class RowIndex:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes read of both files; with the version they identify the state that a page has."""
-        return self._records.offset + self._failures.offset
+        """Bytes read of all files; with the version they identify the state that a page has."""
+        return sum(source.offset for source in self._sources)
 
     def read_on(self, most_bytes: int = 64 * _BLOCK_BYTES) -> bool:
         """Read what was added, at most so much of each file; True when something was.
@@ -99,24 +99,34 @@ class RowIndex:
         Raises:
             DiskError: a file cannot be read.
         """
-        if any(_is_another(source) for source in (self._records, self._failures)):
+        if any(map(_is_another, self._sources)):
             self._forget()
             self.version += 1
             self.generation += 1
         before = len(self), len(self.bad_lines)
+        try:
+            self._find_sources()
+        except RunInUseError:  # shards are being merged: what stands in two files is there once in a moment
+            self.is_behind = False
+            return False
         behind = [
-            self._read(self._records, decode_record, self._add_record, most_bytes),
-            self._read(self._failures, decode_failure, self._add_failure, most_bytes),
-        ]
+            self._read(number, most_bytes) for number in range(len(self._sources))
+        ]  # of every file, not the first
         self.is_behind = any(behind)
         changed = (len(self), len(self.bad_lines)) != before
         self.version += changed
         return changed
 
-    def _read(
-        self, source: _Source, decode: Callable[[bytes], Row], add: Callable[[int, Row], None], most_bytes: int
-    ) -> bool:
+    def _find_sources(self) -> None:
+        """Add files of shards that are new; those that went were merged, and their rows stand elsewhere now."""
+        known = {source.path for source in self._sources}
+        kinds = ((self._directory.record_files(), False), (self._directory.failure_files(), True))
+        self._sources += [_Source(path, kind) for paths, kind in kinds for path in paths if path not in known]
+
+    def _read(self, number: int, most_bytes: int) -> bool:
         """Read whole lines; True when more are there."""
+        source = self._sources[number]
+        add = self._add_failure_line if source.is_failures else self._add_record_line
         end = source.offset + most_bytes
         for offset, line in _lines(source, most_bytes):
             source.line += 1
@@ -124,14 +134,15 @@ class RowIndex:
             if line.isspace():
                 continue
             try:
-                add(offset, decode(line.removeprefix(codecs.BOM_UTF8) if not offset else line))
+                add((number, offset), line.removeprefix(codecs.BOM_UTF8) if not offset else line)
             except ValueError as error:  # no JSON, no row, or a key that is none
                 if len(self.bad_lines) < 100:  # noqa: PLR2004 - enough to show
                     self.bad_lines.append((source.path.name, source.line, str(error)))
         return source.offset >= end
 
-    def _add_record(self, offset: int, record: Record) -> None:
-        place = self._add_row(offset * 2, record)
+    def _add_record_line(self, where: tuple[int, int], line: bytes) -> None:
+        record = decode_record(line)
+        place = self._add_row(where, record)
         key = bytes.fromhex(record.key)
         self.digests.append(bytes.fromhex(answer_digest(record.completion)))
         self.lengths.append(len(record.completion))
@@ -149,11 +160,12 @@ class RowIndex:
         if (failed := self._failed_at.pop(key, None)) is not None:
             set_bit(self._is_superseded, failed)
 
-    def _add_failure(self, offset: int, failure: Failure) -> None:
+    def _add_failure_line(self, where: tuple[int, int], line: bytes) -> None:
+        failure = decode_failure(line)
         key = bytes.fromhex(failure.key)
         is_settled = key in self._places and key not in self._failed_at
         earlier = self._failed_at.get(key)
-        place = self._add_row(offset * 2 + 1, failure)
+        place = self._add_row(where, failure)
         self.digests.append(b"")
         self.lengths.append(0)
         self.latencies.append(0.0)
@@ -167,12 +179,13 @@ class RowIndex:
             set_bit(self._is_superseded, earlier)
         self._failed_at[key] = place
 
-    def _add_row(self, offset: int, row: Record | Failure) -> int:
+    def _add_row(self, where: tuple[int, int], row: Record | Failure) -> int:
         place = len(self.offsets)
         key = bytes.fromhex(row.key)
         if len(key) != _KEY_BYTES:
             raise ValueError(f"its key {row.key[:40]!r} is not 32 hexadecimal digits")
-        self.offsets.append(offset)
+        self._source_of.append(where[0])
+        self.offsets.append(where[1])
         self.keys += key
         self._places[key] = place
         self.indexes.append(min(max(row.index, 0), _LARGEST))
@@ -246,10 +259,14 @@ class RowIndex:
         Raises:
             DiskError: a file cannot be read.
         """
-        with _RowFiles(self._records.path, self._failures.path) as files:
+        with ExitStack() as opened:
+            files: dict[int, _LineReader] = {}
             for place in places:
-                offset = self.offsets[place]
-                yield files.line(offset >> 1, is_failure=bool(offset & 1))
+                number = self._source_of[place]
+                if number not in files:
+                    files[number] = _LineReader(self._sources[number].path)
+                    opened.callback(files[number].close)
+                yield files[number].line(self.offsets[place])
 
     def row(self, place: int) -> Record | Failure:
         """The row at a place; raises as `lines` does."""
@@ -257,25 +274,7 @@ class RowIndex:
 
     def decoded(self, place: int, line: bytes) -> Record | Failure:
         """A line of `lines` as what it is."""
-        return decode_failure(line) if self.offsets[place] & 1 else decode_record(line)
-
-
-class _RowFiles:
-    """Both files of rows, opened when they are first read from."""
-
-    def __init__(self, records: Path, failures: Path) -> None:
-        self._records = _LineReader(records)
-        self._failures = _LineReader(failures)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._records.close()
-        self._failures.close()
-
-    def line(self, offset: int, *, is_failure: bool) -> bytes:
-        return (self._failures if is_failure else self._records).line(offset)
+        return decode_failure(line) if self._sources[self._source_of[place]].is_failures else decode_record(line)
 
 
 class _LineReader:

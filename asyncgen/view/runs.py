@@ -15,11 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import orjson
 
 from asyncgen.dataset.select import may_be_stale
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live
+from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live, sum_of_live
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.records import Record
@@ -65,7 +66,7 @@ class RunView:
         self._turn = threading.RLock()
         self.index = RowIndex(directory)
         self.searcher = Searcher(self.index)
-        self._state: tuple[int, RunState] | None = None
+        self._state: tuple[tuple[int, ...], RunState] | None = None
         self._job: tuple[JobState, OpenedJob | AsyncgenError] | None = None
         self._reviewed = (0, 0)
         self._stale: tuple[object, int, list[int]] | None = None
@@ -94,9 +95,10 @@ class RunView:
     @property
     def state(self) -> RunState:
         """What `run.json` says; raises as `RunDirectory.read_state` does."""
-        changed = self.directory.state.stat().st_mtime_ns
+        files = [self.directory.state, *(shard.state for shard in self.directory.shards())]
+        changed = tuple(file.stat().st_mtime_ns for file in files if file.exists())
         if self._state is None or self._state[0] != changed:
-            self._state = (changed, self.directory.read_state())
+            self._state = (changed, self.directory.read_total())
         return self._state[1]
 
     @property
@@ -109,8 +111,17 @@ class RunView:
 
     @property
     def live(self) -> LiveState | None:
-        """What the generating process says; None where none works on the run."""
-        return read_live(self.directory.path, self._clock)
+        """What the generating process says, or its shards do; None where none works on the run."""
+        folder = self.directory.path
+        if (found := read_live(folder, self._clock)) is not None or not (shards := self.directory.shards()):
+            return found
+        lives = [live for shard in shards if (live := read_live(folder, self._clock, shard.live.name)) is not None]
+        if not lives:
+            return None
+        requests, job = self.state.job.requests, self.state.job
+        done = max(self.state.spend.records - job.stale, 0) + job.twins
+        live = sum_of_live(lives)
+        return msgspec.structs.replace(live, requests=requests, done=done, left=max(requests - done - live.failed, 0))
 
     @property
     def totals(self) -> GridTotals | None:

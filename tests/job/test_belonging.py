@@ -82,7 +82,7 @@ def test_a_change_that_leaves_the_requests_as_they_are_loses_nothing(
         assert [(samples[0].prompt, samples[0].answer, reason) for samples, reason in judged] == [
             (record.prompt, record.completion, None) for record in records
         ]
-        exported = list(ordered_records(run.directory.records, grid))
+        exported = list(ordered_records(run.directory.record_files(), grid))
         assert sorted(record.completion for record in exported) == sorted(record.completion for record in records)
         assert all(record.variables.keys() == set(grid.names) for record in exported)
         there = rows_there(run.directory, grid)

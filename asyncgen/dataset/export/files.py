@@ -8,7 +8,7 @@ Selection and sorting take sixteen bytes a record. CSV has the two columns of th
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -35,18 +35,18 @@ class _Place(msgspec.Struct, gc=False):
 _decode_place = decoder(_Place)
 
 
-def ordered_records(path: Path, grid: RequestGrid | None) -> Iterator[Record]:
+def ordered_records(paths: Sequence[Path], grid: RequestGrid | None) -> Iterator[Record]:
     """Every record by its place in the grid; of the same place, the earlier one first.
 
     Args:
-        path: of the records; lines that are appended meanwhile are left out.
+        paths: of the records; lines that are appended meanwhile are left out.
         grid: records that it does not hold are left out; None takes all.
 
     Raises:
         BadLineError: a line is no record.
-        DiskError: the file cannot be read.
+        DiskError: a file cannot be read.
     """
-    rows = RowFile(path, _decode_place)
+    rows = RowFile(paths, _decode_place)
     places = array("q", (row.index for row in rows))
     with rows.fetcher() as lines:
         for line in sorted(range(len(places)), key=places.__getitem__):

@@ -23,7 +23,7 @@ from asyncgen.dataset.samples import SampleMaker, begins_with_thoughts
 from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale, may_be_stale
 from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.dataset.writer import collector_off
-from asyncgen.run.jsonl import read_rows
+from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.reviews import read_reviews
 
@@ -174,18 +174,18 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
         BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read.
     """
-    state = directory.read_state()
+    state = directory.read_total()
     split = Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out)
     look = _Look(job, grid, split, stale=may_be_stale(state.job, grid), reviews=read_reviews(directory.path))
-    unsettled = _failed_keys(directory.failures)
+    unsettled = _failed_keys(directory.failure_files())
     with collector_off():
         look.requested()
-        rows = RowFile(directory.records, decode_record)
+        rows = RowFile(directory.record_files(), decode_record)
         for place, record in enumerate(rows):
             if unsettled:
                 unsettled.discard(_number(record.key))
             look.at_record(record, place)
-        look.at_failures(directory.failures, unsettled)
+        look.at_failures(directory.failure_files(), unsettled)
         with rows.fetcher() as lines:
             near_duplicates = sum(
                 1 for _ in look.answers.find(lambda place: look.maker.answer_at(lines[place >> 20], place & 0xFFFFF))
@@ -197,8 +197,8 @@ def _number(key: str) -> int:
     return int(key[:16], 16)
 
 
-def _failed_keys(path: Path) -> set[int]:
-    return {_number(failure.key) for _, failure in read_rows(path, decode_failure)}
+def _failed_keys(paths: Sequence[Path]) -> set[int]:
+    return {_number(failure.key) for failure in rows_in(paths, decode_failure)}
 
 
 class _Look:
@@ -252,14 +252,14 @@ class _Look:
         if reason.startswith(CHECK):
             self._violations.update(self._selection.checks.failures(record.completion, record.variables))
 
-    def at_failures(self, path: Path, unsettled: set[int]) -> None:
+    def at_failures(self, paths: Sequence[Path], unsettled: set[int]) -> None:
         """Look at what was given up on.
 
         Args:
-            path: of the failures.
+            paths: of the failures.
             unsettled: keys that were not answered later; each is taken out when it was seen.
         """
-        for _, failure in read_rows(path, decode_failure):
+        for failure in rows_in(paths, decode_failure):
             number = _number(failure.key)
             if number not in unsettled or is_stale(failure, self._grid):
                 continue
@@ -276,7 +276,7 @@ class _Look:
                 self._coverage.add(self._grid.variables_at(index), fate)
 
     def report(self, directory: RunDirectory, near_duplicates: int) -> Report:
-        state = directory.read_state()
+        state = directory.read_total()
         return Report(
             run=directory.path,
             job=self._job.name,

@@ -14,7 +14,7 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.batch.batched_keys import BatchedKeys, open_batched_keys
 from asyncgen.generate.journal.files import JournalFiles
 from asyncgen.generate.journal.repair import end_move
-from asyncgen.generate.journal.settled import SettledKeys, key_number, read_settled
+from asyncgen.generate.journal.settled import Elsewhere, SettledKeys, key_number, read_settled
 from asyncgen.generate.journal.spend_count import CostOf, SpendCount
 from asyncgen.generate.pool.retry import given_up
 from asyncgen.run.jsonl import LineFile
@@ -50,6 +50,7 @@ class Journal:
         batched: keys in batches that are not collected yet.
         tried: attempts of requests without a line, by key; saved in `run.json` by `files`.
         retry_failed: failed requests count as open again.
+        elsewhere: what a shard leaves to others; None for a whole run.
 
     Attributes:
         claim: claims a key before its request is sent or its answer settled; False if it is recorded or claimed.
@@ -64,8 +65,10 @@ class Journal:
         tried: dict[str, Tried],
         *,
         retry_failed: bool,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.files = files
+        self._elsewhere = elsewhere
         self._claimed = keys.settled  # recorded or claimed
         self.claim: Callable[[bytes], bool] = keys.settled.add  # bound once: called for every row of a resumed run
         self._settled_count = len(keys.settled)
@@ -89,23 +92,29 @@ class Journal:
         return key in self._claimed or self.is_left(key)
 
     def is_left(self, key: bytes) -> bool:
-        """True if the request failed earlier (and --retry-failed is off) or waits in an open batch."""
+        """True if the request failed earlier (and --retry-failed is off), is in an open batch, or another shard's."""
         number = number_of(key)
-        return self._given_up.has(number) or self.batched.has(number)
+        is_elsewhere = self._elsewhere is not None and self._elsewhere.has(number)
+        return is_elsewhere or self._given_up.has(number) or self.batched.has(number)
 
     @property
     def leaves_any(self) -> bool:
         """True if `is_left` holds for any request."""
-        return bool(self._given_up or self.batched)
+        return self._elsewhere is not None or bool(self._given_up or self.batched)
 
     @property
     def tried_any(self) -> bool:
         """True if earlier invocations made attempts for a request that has no record."""
-        return bool(self._tried or self._keys.attempts)
+        return bool(self._tried or any(keys.attempts for keys in self._known))
 
     def tried_before(self, key: bytes) -> Tried:
         """The attempts that earlier invocations made for a request without a record."""
-        return self._tried.get(key.hex()) or given_up(*self._keys.attempts_before(number_of(key)))
+        ended = max(keys.attempts_before(number_of(key)) for keys in self._known)
+        return self._tried.get(key.hex()) or given_up(*ended)
+
+    @property
+    def _known(self) -> tuple[SettledKeys, ...]:
+        return (self._keys,) if self._elsewhere is None else (self._keys, self._elsewhere.keys)
 
     def settle(self, records: Sequence[Record], *, in_batch: bool = False) -> None:
         """Write the records of claimed requests. When it returns, they survive a crash of the process.
@@ -172,6 +181,7 @@ def open_journal(
     retry_failed: bool = False,
     fsync_each: bool = False,
     on_lost: Callable[[int], None] = lambda _lost: None,
+    elsewhere: Elsewhere | None = None,
 ) -> Iterator[Journal]:
     """Open the journal of `run` until the block ends; torn last lines are set aside first.
 
@@ -182,6 +192,7 @@ def open_journal(
         fsync_each: fsync every line before `settle` returns.
         on_lost: called with the number of records that `run.json` counts but the files no longer hold, before anything
             is changed; may raise.
+        elsewhere: what is left to others, if `run` is a shard.
 
     Raises:
         BadLineError: a line in the run's files cannot be read.
@@ -202,7 +213,7 @@ def open_journal(
         tried = _still_tried(run.state.tried, keys)
         files = JournalFiles(run, records, failures, spend, tried, fsync_each=fsync_each)
         try:
-            yield Journal(keys, files, spend, batched, tried, retry_failed=retry_failed)
+            yield Journal(keys, files, spend, batched, tried, retry_failed=retry_failed, elsewhere=elsewhere)
         except DiskError:
             with suppress(DiskError):  # report the first error
                 files.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -24,8 +24,8 @@ from asyncgen.errors import DiskError, UsageError
 from asyncgen.generate.batch.batched_keys import batches_by_files
 from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
-from asyncgen.run.directory import FILE_NAMES, RECORDS_NAME, RunDirectory, RunWriter, locked
-from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows
+from asyncgen.run.directory import FILE_NAMES, RunDirectory, RunWriter, locked
+from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows, rows_in
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
 from asyncgen.run.reviews import REVIEWED_NAME, decode_review
@@ -179,7 +179,7 @@ def _digest(line: bytes) -> bytes:
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     Judge = Callable[[bytes], str | None]  # what is wrong with a line; None when nothing is
@@ -228,21 +228,53 @@ def repair_run(path: Path) -> RunRepair:
         is_run = directory.state.exists() or directory.records.exists()
     if not is_run:
         raise UsageError(f"there is no run at {path}", help_text="name a run directory", code="not_a_run")
-    with locked(path):
+    with locked(path), ExitStack() as stack:
+        for shard in directory.shards():
+            stack.enter_context(locked(path, shard.lock_name))
         remove_leftovers(path, FILE_NAMES.__contains__)
         state, made_anew = _sound_state(directory)
         files = tuple(_repair_file(file, judge) for file, judge in _judges(directory) if file.exists())
         if made_anew or any(file.bad for file in files):
             # An empty fingerprint makes the next start count the stale rows again.
             job = msgspec.structs.replace(state.job, fingerprint={})
-            write_state(directory.state, msgspec.structs.replace(state, job=job, spend=_spend_of(state, files)))
+            spend = _spend_of(state, directory, files)
+            write_state(directory.state, msgspec.structs.replace(state, job=job, spend=spend))
+        for shard in directory.shards():
+            files += _repair_shard(directory, shard)
     return RunRepair(files, made_anew)
 
 
-def _spend_of(state: RunState, files: tuple[FileRepair, ...]) -> Spend:
+def _repair_shard(run: RunDirectory, shard: RunDirectory) -> tuple[FileRepair, ...]:
+    """Mend the files of a shard; a key that stands in a file before it, in the order of the shards, is a twin."""
+    earlier = [run.records]
+    for each in run.shards():
+        if each == shard:
+            break
+        earlier.append(each.records)
+    judges: tuple[tuple[Path, Callable[[], Judge]], ...] = (
+        (shard.records, partial(_row_judge, decode_record, once=True, earlier=earlier)),
+        (shard.failures, partial(_row_judge, decode_failure, once=False)),
+    )
+    files = tuple(_repair_file(file, judge) for file, judge in judges if file.exists())
+    try:
+        state = shard.read_state()
+    except FileNotFoundError:
+        return files
+    except DiskError as error:
+        if error.code != "bad_state":
+            raise
+        with explained(f"{shard.state} could not be renamed"):
+            shard.state.rename(_free_name(shard.state))
+        return files
+    if any(file.bad for file in files):
+        write_state(shard.state, msgspec.structs.replace(state, spend=_spend_of(state, shard, files)))
+    return files
+
+
+def _spend_of(state: RunState, directory: RunDirectory, files: tuple[FileRepair, ...]) -> Spend:
     """What is spent stays spent; of the records that it counts, those that were set aside are not there any more."""
     counted = state.spend.records
-    gone = sum(line <= counted for file in files if file.path.name == RECORDS_NAME for line in file.bad)
+    gone = sum(line <= counted for file in files if file.path == directory.records for line in file.bad)
     return msgspec.structs.replace(state.spend, records=counted - gone)
 
 
@@ -255,9 +287,11 @@ def _judges(directory: RunDirectory) -> tuple[tuple[Path, Callable[[], Judge]], 
     )
 
 
-def _row_judge(decode: Callable[[bytes], Record | Failure], *, once: bool) -> Judge:
-    """Judge lines in the order of the file; with `once`, each key may stand in one of them."""
+def _row_judge(decode: Callable[[bytes], Record | Failure], *, once: bool, earlier: Sequence[Path] = ()) -> Judge:
+    """Judge lines in the order of the file; with `once`, each key may stand in one of them, and in none `earlier`."""
     seen = KeySet()
+    for row in rows_in(earlier, _decode_key):
+        seen.add_number(key_number(row.key))
 
     def judge(line: bytes) -> str | None:
         try:

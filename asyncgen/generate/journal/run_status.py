@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
+from asyncgen.generate.distributed.shard_status import ShardStatus, shard_statuses
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.job.belonging import count_twins
 from asyncgen.job.of_run import job_of_run
@@ -33,7 +34,8 @@ class RunStatus:
         stale: answers that an earlier form of the job left behind.
         simulated: answers that a simulation made up.
         lost: answers that `run.json` counts and `records.jsonl` no longer holds.
-        being_written: a process works on it now.
+        being_written: a process works on it now, or on a shard of it.
+        shards: those that are not merged yet.
     """
 
     state: RunState
@@ -44,6 +46,7 @@ class RunStatus:
     simulated: int
     lost: int
     being_written: bool
+    shards: tuple[ShardStatus, ...] = ()
 
 
 def run_status(directory: RunDirectory) -> RunStatus:
@@ -54,8 +57,9 @@ def run_status(directory: RunDirectory) -> RunStatus:
         BadLineError: a line is no record or failure.
         DiskError: a file cannot be read, or is damaged.
     """
-    state = directory.read_state()
-    being_written = is_held(directory.path)
+    state = directory.read_total()
+    shards = shard_statuses(directory)
+    being_written = is_held(directory.path) or any(shard.is_running for shard in shards)
     keys = read_settled(directory)
     settled = len(keys.settled)
     stale = min(state.job.stale, settled)
@@ -64,7 +68,7 @@ def run_status(directory: RunDirectory) -> RunStatus:
     left = max(state.job.requests - done - failed, 0)
     is_moving = being_written or state.move is not None  # then the two are not of one moment
     lost = 0 if is_moving else max(state.spend.records - settled, 0)
-    return RunStatus(state, done, failed, left, stale, keys.simulated, lost, being_written)
+    return RunStatus(state, done, failed, left, stale, keys.simulated, lost, being_written, shards)
 
 
 def _twins(directory: RunDirectory, state: RunState, keys: SettledKeys) -> int:

@@ -20,7 +20,7 @@ from asyncgen.run.records import SIMULATED_MARK, decode_failure, decode_record
 from asyncgen.run.whole_file import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from asyncgen.run.directory import RunDirectory
@@ -55,6 +55,28 @@ class SettledKeys:
         return max((pair for pair, keys in self.attempts.items() if keys.has(number)), default=(0, 0))
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What a shard leaves to others.
+
+    Attributes:
+        index: of the shard; a key is its own when its number, divided by `count`, leaves `index`.
+        count: of the shards.
+        keys: what the run's own files hold.
+        failed: of them, those that were given up on and are not to be asked for again.
+    """
+
+    index: int
+    count: int
+    keys: SettledKeys
+    failed: KeySet
+
+    def has(self, number: int) -> bool:
+        """Is a key, by its first 64 bits, not the shard's to ask for?"""
+        is_own = number % self.count == self.index
+        return not is_own or self.keys.settled.has(number) or self.failed.has(number)
+
+
 class _Head(msgspec.Struct, gc=False):
     """The fields of a record that are needed here; decoding all of them would take twice as long."""
 
@@ -66,11 +88,12 @@ _heads = msgspec.json.Decoder(_Head)
 _FIELDS = (b',"variables":{', b',"completion":"', b',"usage":{', b',"created":')
 
 
-def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
-    """The keys in a run's files.
+def read_settled(directory: RunDirectory, *, expected: int = 0, merged: bool = False) -> SettledKeys:
+    """The keys in a run's files, those of shards that are not merged yet included.
 
     Args:
         directory: of the run.
+        merged: leave the files of shards out.
         expected: how many records there will be at the end; making room while they come would cost as much as
             adding them does.
 
@@ -78,19 +101,22 @@ def read_settled(directory: RunDirectory, *, expected: int = 0) -> SettledKeys:
         BadLineError: a line is no record or failure, or a key stands twice among the records.
         DiskError: a file cannot be read.
     """
-    settled, simulated = _read_records(directory.records, min(expected, _ROOM_AT_MOST))
-    return _read_failures(directory.failures, settled, simulated)
+    records = [directory.records] if merged else directory.record_files()
+    failures = [directory.failures] if merged else directory.failure_files()
+    settled, simulated = _read_records(records, min(expected, _ROOM_AT_MOST))
+    return _read_failures(failures, settled, simulated)
 
 
-def _read_records(path: Path, expected: int) -> tuple[KeySet, int]:
-    settled, simulated = KeySet(max(_expected_rows(path), expected)), 0
-    for first, block in read_blocks(path):
-        simulated += block.count(SIMULATED_MARK)
-        numbers = _numbers_at_once(block)
-        if numbers is None:
-            numbers = array("Q", _numbers_line_by_line(path, first, block))
-        if not settled.add_all(numbers):
-            _refuse_the_twin(path)
+def _read_records(paths: Sequence[Path], expected: int) -> tuple[KeySet, int]:
+    settled, simulated = KeySet(max(sum(map(_expected_rows, paths)), expected)), 0
+    for path in paths:
+        for first, block in read_blocks(path):
+            simulated += block.count(SIMULATED_MARK)
+            numbers = _numbers_at_once(block)
+            if numbers is None:
+                numbers = array("Q", _numbers_line_by_line(path, first, block))
+            if not settled.add_all(numbers):
+                _refuse_the_twin(paths)
     return settled, simulated
 
 
@@ -119,23 +145,25 @@ def _numbers_line_by_line(path: Path, first: int, block: bytes) -> Iterator[int]
         yield checked_number(path, number, record.key)
 
 
-def _refuse_the_twin(path: Path) -> NoReturn:
+def _refuse_the_twin(paths: Sequence[Path]) -> NoReturn:
     """Raise the error for the line whose key occurs in an earlier line."""
-    seen = KeySet(_expected_rows(path))
-    for number, record in read_rows(path, decode_record):
-        if not seen.add_number(checked_number(path, number, record.key)):
-            raise BadLineError(path, number, f"its key {record.key} stands in an earlier line too")
-    raise DiskError(f"{path} was changed by another program while it was read", help_text="give the command again")
+    seen = KeySet(sum(map(_expected_rows, paths)))
+    for path in paths:
+        for number, record in read_rows(path, decode_record):
+            if not seen.add_number(checked_number(path, number, record.key)):
+                raise BadLineError(path, number, f"its key {record.key} stands in an earlier line too")
+    raise DiskError(f"{paths[0]} was changed by another program while it was read", help_text="give the command again")
 
 
-def _read_failures(path: Path, settled: KeySet, simulated: int) -> SettledKeys:
-    keys = SettledKeys(settled, KeySet(_expected_rows(path)), {}, simulated)
-    for number, failure in read_rows(path, decode_failure):
-        key = checked_number(path, number, failure.key)
-        if not settled.has(key):
-            keys.failed.add_number(key)
-            ended = (failure.attempts, failure.maybe_paid)
-            keys.attempts.setdefault(ended, KeySet()).add_number(key)
+def _read_failures(paths: Sequence[Path], settled: KeySet, simulated: int) -> SettledKeys:
+    keys = SettledKeys(settled, KeySet(sum(map(_expected_rows, paths))), {}, simulated)
+    for path in paths:
+        for number, failure in read_rows(path, decode_failure):
+            key = checked_number(path, number, failure.key)
+            if not settled.has(key):
+                keys.failed.add_number(key)
+                ended = (failure.attempts, failure.maybe_paid)
+                keys.attempts.setdefault(ended, KeySet()).add_number(key)
     return keys
 
 

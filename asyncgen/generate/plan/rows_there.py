@@ -15,7 +15,7 @@ from asyncgen.job.belonging import recognise_rows
 from asyncgen.job.requests import RequestGrid
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import RunDirectory
-from asyncgen.run.jsonl import read_rows
+from asyncgen.run.jsonl import rows_in
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import decode_failure, decode_record
 
@@ -78,7 +78,7 @@ def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
     recognise_rows(directory, grid)
     twins = grid.twins()
     there = RowsThere(twins=sum(map(len, twins.values())))
-    for _, record in read_rows(directory.records, decode_record):
+    for record in rows_in(directory.record_files(), decode_record):
         if grid.own(record) is None:
             there.stale += 1
             continue
@@ -110,10 +110,10 @@ _decode_key = decoder(_Key)
 
 def _failed(directory: RunDirectory, grid: RequestGrid) -> int:
     failed = KeySet()
-    for _, failure in read_rows(directory.failures, decode_failure):
+    for failure in rows_in(directory.failure_files(), decode_failure):
         if grid.own(failure) is not None:
             failed.add_number(key_number(failure.key))
     if not failed:
         return 0
-    settled_later = (key_number(row.key) for _, row in read_rows(directory.records, _decode_key))
+    settled_later = (key_number(row.key) for row in rows_in(directory.record_files(), _decode_key))
     return len(failed) - sum(map(failed.has, settled_later))

@@ -442,6 +442,7 @@ async def generate(
     stops_when_useless: bool = False,
     endpoint: Endpoint | None = None,
     rng: Random | None = None,
+    share: float = 1.0,
 ) -> Outcome:
     """Run every open request of a grid through the pool into the journal.
 
@@ -460,6 +461,7 @@ async def generate(
         stops_when_useless: stop the run if its first answers all fail their checks.
         endpoint: named in error messages.
         rng: randomness for jitter.
+        share: this process's part of the limits that the server reports.
 
     Returns:
         How the run ended. Errors of requests and of the disk are in it, and not raised.
@@ -467,7 +469,7 @@ async def generate(
     Raises:
         Exception: a bug, after everything that was paid for is kept.
     """
-    rates = RequestRates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
+    rates = RequestRates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens, share=share)
     source = RowSource(grid, journal, rates, progress, limit, spread=spread)
     pool = Pool(
         iter(source), grid, journal, completer, checks=checks, rates=rates,

@@ -172,11 +172,18 @@ class RequestRates:
         requests_per_minute: None to learn it.
         tokens_per_minute: None to learn it.
         max_output_tokens: for the reservation of tokens.
+        share: of what servers tell, which is for all processes that work on the run together.
     """
 
     def __init__(
-        self, requests_per_minute: float | None, tokens_per_minute: float | None, max_output_tokens: int | None
+        self,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        max_output_tokens: int | None,
+        *,
+        share: float = 1.0,
     ) -> None:
+        self._share = share
         self.requests = RatePace(requests_per_minute, _request_burst)
         self.tokens = TokenRate(tokens_per_minute, max_output_tokens)
         self._learns_requests = requests_per_minute is None
@@ -200,13 +207,14 @@ class RequestRates:
             seconds: since the first one.
         """
         if self._learns_requests and (limits.requests_per_minute or 0.0) >= 1.0:
-            self.requests.learn(limits.requests_per_minute or 1.0, sent, seconds)
+            self.requests.learn((limits.requests_per_minute or 1.0) * self._share, sent, seconds)
         if limits.tokens_per_minute and self._learns_tokens:
             self._doubted = None
             if limits.tokens_per_minute < self.tokens.at_least(len(body)):
                 self._doubted = limits.tokens_per_minute
                 return
-            self.tokens.pace.learn(limits.tokens_per_minute, sent * self.tokens.reservation(len(body)), seconds)
+            per_minute = limits.tokens_per_minute * self._share
+            self.tokens.pace.learn(per_minute, sent * self.tokens.reservation(len(body)), seconds)
 
     def refusal(self, body: bytes) -> UsageError | None:
         """The error for a request that exceeds the limit by itself; None if it fits.

@@ -35,7 +35,7 @@ def made(make_run: MakeRun) -> Any:
 
 
 def records(made: Any) -> list[Record]:
-    return list(ordered_records(made.directory.records, None))
+    return list(ordered_records(made.directory.record_files(), None))
 
 
 def test_records_come_in_the_order_of_the_grid(made: Any) -> None:
@@ -50,7 +50,7 @@ def test_of_the_same_place_the_earlier_record_comes_first(made: Any) -> None:
 def test_records_of_an_earlier_form_of_the_job_are_left_out(made: Any, make_run: MakeRun) -> None:
     job = made.path.parent.joinpath("run.toml").read_text().replace('"Paris", ', "")
     grid = make_run(job=job).opened.grid
-    assert {record.variables["city"] for record in ordered_records(made.directory.records, grid)} == {
+    assert {record.variables["city"] for record in ordered_records(made.directory.record_files(), grid)} == {
         "Brussels",
         "Berlin",
     }

@@ -31,7 +31,7 @@ VALIDATED = '[dataset]\nvalidation = 0.25\nseed = 7\nsystem = "You sell."\n'
 
 def export(made: Any, path: Path) -> int:
     plan = plan_split(made.opened.grid, made.opened.job.dataset, None)
-    return export_folder(path, ordered_records(made.directory.records, None), made.opened, plan).rows
+    return export_folder(path, ordered_records(made.directory.record_files(), None), made.opened, plan).rows
 
 
 def rows(path: Path) -> list[Any]:

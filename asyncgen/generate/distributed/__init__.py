@@ -1,0 +1,1 @@
+"""One run, worked on by several processes: shards, and their merging."""

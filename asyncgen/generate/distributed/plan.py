@@ -1,0 +1,201 @@
+"""What a run has left, divided into shards: which rows are whose.
+
+Owns `shards.json`. Rows are divided by their keys, so that every process finds the same division without a list of
+rows; the number and the digest of the missing keys tell whether it looks at the same rows as the one that made the
+plan. Does not know who works on a shard.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncgen.errors import DiskError, UsageError
+from asyncgen.json_text import NotJsonError, decoder
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.key_set import KeySet, number_of
+from asyncgen.run.whole_file import read_whole, replacing
+
+if TYPE_CHECKING:
+    from asyncgen.job.requests import RequestGrid
+
+MOST_SHARDS = 100_000
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of what a run has left; `index` counts from 0."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def part(self) -> str:
+        """Ends the names of its files."""
+        return f"-{self.index}-of-{self.count}"
+
+    def directory(self, run: RunDirectory) -> RunDirectory:
+        """Its own files in the directory of the run."""
+        return RunDirectory(run.path, self.part)
+
+
+def parse_shard(text: str, environ: Mapping[str, str] = os.environ) -> Shard:
+    """The shard that --shard names.
+
+    Args:
+        text: `I/N`; `/N` takes the number from the job array or indexed job; "" takes both from the job array.
+        environ: SLURM_ARRAY_TASK_ID with _COUNT, _MIN and _MAX, or JOB_COMPLETION_INDEX.
+
+    Raises:
+        UsageError: it is no shard, or the environment does not tell what is missing.
+    """
+    index, slash, count = text.strip().rpartition("/")
+    if (text.strip() and not slash) or not all(part.isdecimal() for part in (index, count) if part):
+        raise _no_shard(f"--shard {text!r} is not I/N")
+    index = index or environ.get("SLURM_ARRAY_TASK_ID") or environ.get("JOB_COMPLETION_INDEX") or ""
+    if not index.isdecimal():
+        raise _no_shard("this process has no number in a job array (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX)")
+    shard = Shard(int(index), int(count or _count_of_array(environ)))
+    if not 0 <= shard.index < shard.count <= MOST_SHARDS:
+        raise _no_shard(f"there is no shard {shard}: they are counted from 0/{shard.count} to "
+                        f"{shard.count - 1}/{shard.count}")  # fmt: skip
+    return shard
+
+
+def _count_of_array(environ: Mapping[str, str]) -> str:
+    """The size of a Slurm array whose tasks are numbered from 0; a part of one would leave rows to nobody."""
+    count = environ.get("SLURM_ARRAY_TASK_COUNT", "")
+    if not count.isdecimal():
+        raise _no_shard("the environment does not tell how many shards there are (SLURM_ARRAY_TASK_COUNT)")
+    first, last = environ.get("SLURM_ARRAY_TASK_MIN", "0"), environ.get("SLURM_ARRAY_TASK_MAX", str(int(count) - 1))
+    if (first, last) != ("0", str(int(count) - 1)):
+        raise _no_shard(f"the tasks of this array are numbered {first} to {last}, and there are {count}")
+    return count
+
+
+def _no_shard(what: str) -> UsageError:
+    return UsageError(what, help_text="give --shard I/N, such as --shard 0/4 to --shard 3/4", code="no_shard")
+
+
+class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of `shards.json`.
+
+    Attributes:
+        generation: 1 for the run's first plan; every other one is new.
+        shards: how many.
+        rows: of the job that had no answer when the plan was made.
+        rows_of: of them, those of each shard.
+        digest: of their keys, in the order of the job.
+        job: a digest of the job that they are rows of.
+        made: Unix seconds.
+        merged: the shards were merged; the next one makes a new plan.
+    """
+
+    generation: int
+    shards: int
+    rows: int
+    rows_of: list[int]
+    digest: str
+    job: str
+    made: int
+    merged: bool = False
+
+
+_decode_plan = decoder(ShardPlan)
+
+
+def read_plan(directory: RunDirectory) -> ShardPlan | None:
+    """The plan of a run as it stands; None where there is none.
+
+    Raises:
+        DiskError: it cannot be read, or is damaged.
+    """
+    try:
+        return _decode_plan(read_whole(directory.plan, _MOST_BYTES))
+    except FileNotFoundError:
+        return None
+    except NotJsonError as error:
+        raise DiskError(
+            f"{directory.plan} is damaged, or was not written by asyncgen",
+            cause=str(error),
+            help_text=f"asyncgen merge {directory.path}   (merges the shards; the next one makes a new plan)",
+            code="bad_plan",
+        ) from error
+
+
+def write_plan(directory: RunDirectory, plan: ShardPlan) -> None:
+    """Put the plan in the place of the last one; the caller holds the run's lock.
+
+    Raises:
+        DiskError: it could not be written.
+    """
+    with replacing(directory.plan) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The rows of a job without an answer.
+
+    Attributes:
+        rows_of: those of each shard.
+        failed_of: of them, those that were given up on.
+        digest: of their keys.
+        found: rows that have an answer, such included that share it with another row.
+    """
+
+    rows_of: list[int]
+    failed_of: list[int]
+    digest: str
+    found: int
+
+
+def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet) -> Missing:
+    """Go over the job once.
+
+    Args:
+        grid: the job's rows.
+        shards: how many there are.
+        settled: keys with an answer.
+        failed: keys that were given up on.
+    """
+    rows_of, failed_of, digest = [0] * shards, [0] * shards, blake2b(digest_size=16)
+
+    def look(key: bytes) -> bool:
+        number = number_of(key)
+        if not settled.has(number):
+            digest.update(key)
+            rows_of[number % shards] += 1
+            failed_of[number % shards] += failed.has(number)
+        return False
+
+    rows = sum(passed for passed in grid.walk(look) if isinstance(passed, int))
+    return Missing(rows_of, failed_of, digest.hexdigest(), rows - sum(rows_of))
+
+
+def new_plan(grid: RequestGrid, missing: Missing, before: ShardPlan | None) -> ShardPlan:
+    """The plan after another one."""
+    return ShardPlan(
+        generation=before.generation + 1 if before else 1,
+        shards=len(missing.rows_of),
+        rows=sum(missing.rows_of),
+        rows_of=missing.rows_of,
+        digest=missing.digest,
+        job=digest_of_job(grid),
+        made=int(time.time()),
+    )
+
+
+def digest_of_job(grid: RequestGrid) -> str:
+    """Tells whether two processes read the same job."""
+    return blake2b(msgspec.json.encode(sorted(grid.fingerprint.items())), digest_size=16).hexdigest()
