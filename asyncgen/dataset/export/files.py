@@ -14,12 +14,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
+import orjson
 
 from asyncgen.dataset.row_file import RowFile
 from asyncgen.errors import UsageError
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file
-from asyncgen.run.records import Record, decode_record, encode_line
+from asyncgen.run.records import Record, decode_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,8 +151,23 @@ def _quoted(cell: str) -> str:
 
 def _write_jsonl(file: BinaryIO, records: Iterable[Record], exported: Exported, _csv: CsvStyle) -> None:
     for record in records:
-        file.write(encode_line(record))
+        file.write(orjson.dumps(_typed(record), option=orjson.OPT_APPEND_NEWLINE))
         exported.rows += 1
+
+
+def _typed(record: Record) -> dict[str, Any]:
+    """Every field on every line, of one type: readers that take the types from the first lines fail at the next ones.
+
+    An empty list has no type for them, so lists are texts.
+    """
+    row = msgspec.structs.asdict(record)
+    return row | {
+        "usage": msgspec.structs.asdict(record.usage),
+        "check_failures": ", ".join(record.check_failures),
+        "request_id": record.request_id or "",
+        "reasoning": record.reasoning or "",
+        "tool_calls": orjson.dumps(record.tool_calls).decode() if record.tool_calls else "",
+    }
 
 
 def _write_parquet(file: BinaryIO, records: Iterable[Record], exported: Exported, _csv: CsvStyle) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from asyncgen.dataset.export.files import FORMULA_BEGINNINGS, CsvStyle, _quoted, defused, export_file, ordered_records
 from asyncgen.errors import DiskError, UsageError
-from asyncgen.run.records import Record, decode_record
+from asyncgen.run.records import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,9 +98,19 @@ def test_cells_read_back_as_they_were(cells: list[str]) -> None:
     assert list(csv.reader(io.StringIO(line, newline=""))) == [cells]
 
 
-def test_jsonl_holds_whole_records(made: Any, tmp_path: Path) -> None:
-    export_file(tmp_path / "a.jsonl", records(made), CsvStyle())
-    assert [decode_record(line) for line in (tmp_path / "a.jsonl").read_bytes().splitlines()] == records(made)
+def test_jsonl_holds_every_field_with_one_type(made: Any, tmp_path: Path) -> None:
+    first, second, *others = records(made)
+    call = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    full = msgspec.structs.replace(
+        second, check_failures=["max_words", "schema"], reasoning="Hm.", tool_calls=call, request_id=None
+    )
+    export_file(tmp_path / "a.jsonl", [first, full, *others], CsvStyle())
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_bytes().splitlines()]
+    assert [(row["key"], row["completion"]) for row in rows] == [(each.key, each.completion) for each in records(made)]
+    assert len({tuple((name, type(value)) for name, value in row.items()) for row in rows}) == 1
+    assert (rows[0]["check_failures"], rows[1]["check_failures"]) == ("", "max_words, schema")
+    assert json.loads(rows[1]["tool_calls"]) == call
+    assert rows[0]["usage"] == msgspec.structs.asdict(first.usage)
 
 
 def test_parquet_has_every_field_and_each_variable_as_columns(made: Any, tmp_path: Path) -> None:
