@@ -6,6 +6,7 @@ Resolves `[RUN|FILE]`, the provider that tunes, and the run in which the job is 
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
+
+_TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,12 @@ def find_source(
         return _of_run(find_run(argument, root=RUNS), where, model)
     if not argument.is_file():
         raise UsageError(f"there is no run and no file at {argument}", help_text="asyncgen prepare   (makes a dataset)")
+    if argument.suffix.lower() in _TABLES:
+        raise UsageError(
+            f"{argument} is a table, and a training file is JSON Lines",
+            help_text=f"asyncgen prepare {shlex.quote(str(argument))}   (makes one of it)",
+            code="bad_dataset",
+        )
     choice = _for_file(where)
     inside = argument.parent if (argument.parent / STATE_NAME).exists() and out is None else None
     return TuningSource(

@@ -131,6 +131,7 @@ def test_a_refused_tuning_of_a_file_leaves_no_folder_behind(here: Here, work: Pa
     (work / "pairs.csv").write_text("prompt,completion\na,b\n", encoding="utf-8")
     done = here("finetune", "create", "pairs.csv", "--provider", "local", "--base-url", "http://127.0.0.1:9/v1")
     assert done.code == 2
+    assert "asyncgen prepare pairs.csv" in done.err
     assert [path.name for path in work.iterdir()] == ["pairs.csv"]
 
 
