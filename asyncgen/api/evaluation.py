@@ -57,7 +57,7 @@ def evaluate(
         name: of the evaluation; None for one made of the settings.
         base_url: of the provider that wrote the data.
         api_key_file: its key.
-        concurrency: the most requests in flight.
+        concurrency: maximum number of requests in flight.
         rpm: requests a minute.
         tpm: tokens a minute.
         max_cost: USD, over all contestants and calls.

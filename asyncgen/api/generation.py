@@ -32,7 +32,7 @@ class GenerateArguments(TypedDict, total=False):
 
     Attributes:
         out: the run directory; left out: `runs/<job name>`.
-        concurrency: the most requests in flight.
+        concurrency: maximum number of requests in flight.
         rpm: requests a minute.
         tpm: tokens a minute.
         max_cost: USD, over all invocations of the run.

@@ -174,7 +174,7 @@ class Asked:
     """What one model answered, in the order of the prompts.
 
     Attributes:
-        cost_usd: of all answers; None where the price is not known.
+        cost_usd: of all answers; None for an unknown price.
     """
 
     model: str

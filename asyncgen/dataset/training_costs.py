@@ -30,7 +30,7 @@ class TrainingCost:
         epochs: times that it goes over the samples.
         billed_tokens: of all epochs.
         cut_samples: how many are longer than the provider takes, and are cut.
-        usd: lowest and highest; None where the price is not known, zero where it is free.
+        usd: lowest and highest; None for an unknown price, zero where it is free.
         as_of: the day of the price.
     """
 

@@ -59,7 +59,7 @@ class PlannedContestant:
 
     Attributes:
         left: rows without an answer.
-        cost_usd: for them; None where the price is not known.
+        cost_usd: for them; None for an unknown price.
     """
 
     entry: Entry

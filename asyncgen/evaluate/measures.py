@@ -92,7 +92,7 @@ class Standing:
         copied_beyond: the same less what the held-out samples of the run have; None where it holds none.
         tokens_in, tokens_out: means of a row.
         latency_p50_s, latency_p95_s: seconds from sending to the whole answer; None where no server was asked.
-        cost_usd_per_1000: of as many rows; None where the price is not known.
+        cost_usd_per_1000: of as many rows; None for an unknown price.
     """
 
     contestant: Contestant

@@ -29,13 +29,13 @@ _ASK_ABOVE_USD = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """How rows are bought.
+    """The way of purchase of a generation, and its price.
 
     Attributes:
         price: of the model that answers; None where it is not known.
         tier: of requests sent online.
         in_batch: this invocation sends them in batches.
-        is_own: they come from a server on this machine, which charges nothing.
+        is_own: the server is on this machine and charges nothing.
     """
 
     price: Price | None
@@ -44,11 +44,11 @@ class Spending:
     is_own: bool = False
 
     def cost_of(self, usages: Sequence[Usage], in_batch: bool) -> float | None:
-        """USD for the tokens of rows, by the way in which they were bought; None where the price is not known."""
+        """USD for the usages of rows, bought online or in a batch; None for an unknown price."""
         return None if self.price is None else self.price.cost_of_all_usd(usages, BATCH if in_batch else self.tier)
 
     def estimate(self, opened: OpenedJob, rows: int) -> Span | None:
-        """USD for so many rows, roughly; None where the price is not known."""
+        """Estimated USD for `rows` rows; None for an unknown price."""
         if self.price is None or not rows:
             return None
         tokens = tokens_of_a_request(opened.job, opened.grid, RowsThere())
@@ -58,18 +58,18 @@ class Spending:
     def budget(
         self, max_cost_usd: float | None, spend: Spend, state: RunState, observer: Observer, *, is_demanded: bool
     ) -> Budget | None:
-        """What may be spent, with open batches counted.
+        """The budget of a run, with open batches counted.
 
         Args:
             observer: is warned of a limit that cannot be kept.
-            max_cost_usd: from the flag or the job file; None where nothing limits it.
+            max_cost_usd: from the flag or the job file; None for no limit.
             spend: of earlier invocations.
             state: of the run.
             observer: is asked.
             is_demanded: the flag was given.
 
         Raises:
-            UsageError: the limit cannot be kept, for want of a price, and nobody said that this is no matter.
+            UsageError: the limit cannot be kept without a price, and the user did not agree to go on.
         """
         agrees = observer.agrees_to_all and not self.in_batch
         if self.price is None and max_cost_usd is not None and (agrees or not is_demanded):
@@ -87,7 +87,7 @@ class Spending:
 
 
 def spending_of(opened: OpenedJob, generation: ProviderChoice, where: Where, *, in_batch: bool) -> Spending:
-    """How the rows of a job are bought.
+    """The way of purchase and the price of a job's rows.
 
     Raises:
         UsageError: a price file of the user's is wrong.
@@ -100,7 +100,7 @@ def spending_of(opened: OpenedJob, generation: ProviderChoice, where: Where, *, 
 
 
 def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> None:
-    """Ask before rows are bought that may cost more than a little.
+    """Ask for consent if rows may cost more than a small sum.
 
     Raises:
         UsageError: nobody can be asked, or the answer is no.
@@ -111,7 +111,7 @@ def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> Non
 
 
 def refuse_without_batches(profile: Profile) -> None:
-    """See that the provider has the Batch API.
+    """Check that the provider has the Batch API.
 
     Raises:
         UsageError: it has not.

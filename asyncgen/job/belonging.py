@@ -50,7 +50,7 @@ def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
     """Find the run's rows that have other variables than the present job, for `grid.own`.
 
     Raises:
-        BadLineError: a line is no record or failure.
+        BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read.
     """
     foreign: set[bytes] = set()

@@ -40,7 +40,7 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
         base_url: up to and including `/v1`.
         model: the base model's name.
         model_path: the file that it was told to serve; "" for the small model, and for a simulation.
-        until_idle: it ends by itself once nobody uses it.
+        until_idle: ends by itself when no client is attached.
     """
 
     base_url: str
@@ -78,10 +78,10 @@ def model_name_of_file(path: Path) -> str:
 
 @asynccontextmanager
 async def local_server(say: Say) -> AsyncIterator[str]:
-    """The base URL of the user's local server, which stays while the block runs.
+    """The base URL of the user's local server, which is kept running until the block ends.
 
     Args:
-        say: is told what the server says while it starts.
+        say: called with the server's output while it starts.
 
     Raises:
         AsyncgenError: it does not start; the cause is the server's own last words.
@@ -96,7 +96,7 @@ async def local_server(say: Say) -> AsyncIterator[str]:
 
 
 class _Start:
-    """One wait for a server that answers, started if need be.
+    """Waits for a running server, and starts one if necessary.
 
     Args:
         folder: the server's data folder.
@@ -168,7 +168,7 @@ class _Start:
         )
 
     def _see_to_server(self) -> None:
-        """Start a server; start it again when it only met one that was ending."""
+        """Start a server; start again if it found another one that was ending."""
         code = self._server.poll() if self._server else RunInUseError.exit_code
         if code == RunInUseError.exit_code:
             self._server = self._started()
@@ -197,7 +197,7 @@ class _Start:
             ) from error
 
     def _tell(self) -> None:
-        """Pass on what the server said since: the first start takes a while, and says why."""
+        """Pass on the server's new output: the first start takes a while, and says why."""
         if self._server is None:
             return
         with self._log.open("rb") as log:

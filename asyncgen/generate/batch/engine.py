@@ -35,10 +35,10 @@ class BatchCollector:
 
     Args:
         run: locked by this process.
-        journal: where rows end.
+        journal: records and failures are written there.
         api: of the provider.
         joiner: of answers with their rows.
-        budget: gets back what was held; None where money is no matter.
+        budget: gets back what was held; None for no budget.
         now: Unix seconds.
     """
 
@@ -108,7 +108,7 @@ class BatchPace:
     """The polling interval: short after a change, then growing.
 
     Attributes:
-        sleep: waits so many seconds.
+        sleep: waits a number of seconds.
     """
 
     first_s: float = 0.5
@@ -276,7 +276,7 @@ def open_batch_loop(
         grid: the job's requests.
         endpoint: where batches go.
         api: of the endpoint.
-        checks: answers are judged by.
+        checks: judge the answers.
         allowance: what may be sent.
         watcher: is told what happens.
         pace: how often to look.

@@ -66,7 +66,7 @@ class BatchJoiner:
     Attributes:
         journal: of the run.
         grid: of the job as it is now; the rows of the batch may be those of an earlier form.
-        checks: the answers are judged by.
+        checks: the judge the answers.
         secret: taken out of what the provider says.
     """
 

@@ -30,14 +30,14 @@ from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
 
 
 class Watcher(Protocol):
-    """Is told what happens to batches; must not raise."""
+    """Is notified of events of batches; must not raise."""
 
     def uploading(self, batch: BatchState, sent: int, size: int) -> None:
-        """So many bytes of its input were read, of so many."""
+        """`sent` of the `size` bytes of its input were read."""
         ...
 
     def changed(self, batch: BatchState) -> None:
-        """Its status or its counts are new."""
+        """Its status or counts changed."""
         ...
 
     def collected(self, batch: BatchState, joined: Joined) -> None:
@@ -58,8 +58,8 @@ class BatchProgress:
         passes: over the grid.
         open_again: rows that collected batches did not answer, since the last pass began.
         queue_is_full: until a batch of ours ends.
-        stopped: why nothing more is sent, where there is a word for it.
-        error: what keeps more from being sent; None while nothing does.
+        stopped: why nothing more is sent; None for a reason without a name.
+        error: why nothing more is sent; None while sending goes on.
     """
 
     passes: int = 1
@@ -69,19 +69,19 @@ class BatchProgress:
     error: AsyncgenError | None = None
 
     def stop(self, reason: StopReason | None, error: AsyncgenError) -> None:
-        """Send nothing more; what is under way is still collected. The first reason stands."""
+        """Send nothing more; open batches are still collected. The first reason is kept."""
         if self.error is None:
             self.stopped, self.error = reason, error
 
     def begin_pass(self) -> bool:
-        """Go over the grid once more for rows that came to no outcome; False where that is no use."""
+        """Begin another pass over the grid for unanswered rows; False if that is useless."""
         if not self.open_again or self.passes == _MOST_PASSES:
             return False
         self.passes, self.open_again = self.passes + 1, 0
         return True
 
     def note_collected(self, batch: BatchState, remote: RemoteBatch, joined: Joined) -> None:
-        """Take in what a batch came to."""
+        """Update the state by a collected batch."""
         self.open_again += joined.open
         if joined.stop is not None:
             self.stop(joined.stop.stop, provider_error(joined.stop, joined.stop.stop))
@@ -91,11 +91,11 @@ class BatchProgress:
             self.stop(None, IncompleteError(what, help_text=help_text, code="cancelled"))
 
     def note_refused(self, batch: BatchState, remote: RemoteBatch) -> None:
-        """Take in that the provider took nothing of a batch."""
+        """Update the state by a rejected batch."""
         self.stop(*_refusal(batch, remote))
 
     def unanswered(self) -> IncompleteError | None:
-        """What to say of rows that came to no outcome in all passes."""
+        """The error for rows without an outcome after all passes."""
         if not self.open_again:
             return None
         return IncompleteError(
@@ -111,7 +111,7 @@ def is_for_a_full_queue(remote: RemoteBatch) -> bool:
 
 
 def _refusal(batch: BatchState, remote: RemoteBatch) -> tuple[StopReason | None, AsyncgenError]:
-    """Why a batch was refused, in words for the person who reads it."""
+    """The reason of a rejected batch, and its error for the user."""
     shown = remote.refusals[:_SHOWN_PROBLEMS]
     lines = [f"line {each.line}: {each.message}" if each.line else each.message or each.code or "" for each in shown]
     cause = "\n".join(lines) or "the provider gives no reason"
@@ -128,11 +128,11 @@ class Allowance:
     """What may still be sent in this invocation.
 
     Attributes:
-        rows: None where nobody limits them.
-        budget: None where money is no matter.
-        rows_a_batch: fewer where the provider's queue takes no more.
+        rows: maximum number; None for no limit.
+        budget: None for no budget.
+        rows_a_batch: lowered if the provider's queue is full.
         bytes_a_batch: of an input file.
-        is_spent: the budget took no more at the last try.
+        is_spent: the budget did not cover the next row.
     """
 
     rows: int | None = None
@@ -147,12 +147,12 @@ class Allowance:
         return self.rows_a_batch if self.rows is None else min(self.rows_a_batch, self.rows)
 
     def acquire(self, rows: int) -> None:
-        """So many rows were written into a batch."""
+        """Count `rows` rows that were written into a batch."""
         if self.rows is not None:
             self.rows -= rows
 
     def release(self, rows: int) -> None:
-        """A batch of so many rows was not taken."""
+        """Return `rows` rows of a batch that was rejected."""
         if self.rows is not None:
             self.rows += rows
 
@@ -169,7 +169,7 @@ class BatchSender:
         allowance: what may go into batches.
         watcher: is told of the upload.
         now: Unix seconds.
-        new_intent: a word for a new batch, never given twice.
+        new_intent: makes a unique id for a new batch.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class BatchSender:
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Go through the grid from its beginning: rows that a batch did not answer are open again."""
+        """Start over at the beginning of the grid: unanswered rows are open again."""
         self._upcoming = Upcoming(self._grid.walk(lambda key: not self._journal.is_settled(key)))
 
     @property
@@ -221,7 +221,7 @@ class BatchSender:
         return await self.send(batch, is_new=True) if batch else None
 
     async def send(self, batch: BatchState, *, is_new: bool = False) -> BatchState:
-        """Bring a noted batch to the provider, from whatever step it stands at.
+        """Send a noted batch, continuing at the first step that was not done. Idempotent.
 
         Args:
             batch: without an id at the provider.
@@ -237,7 +237,7 @@ class BatchSender:
         return batch
 
     async def _found(self, batch: BatchState) -> RemoteBatch | None:
-        """The batch at the provider, should it have been created before its id was noted."""
+        """The batch at the provider, if it was created but its id was never noted."""
         is_only_found = batch.status == FOUND_AGAIN
         if batch.file_id is None and batch.status not in {FOUND_AGAIN, UNNOTED}:
             return None  # none can have been created of a file that was never there

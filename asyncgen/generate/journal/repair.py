@@ -91,7 +91,7 @@ def set_rejected_aside(run: RunWriter) -> SetAside:
 
 
 def set_simulated_aside(run: RunWriter) -> int:
-    """Move the records that a simulation made up to `replaced.jsonl`; how many there were.
+    """Move the records that a simulation made up to `replaced.jsonl`; returns how many.
 
     Raises:
         BadLineError, DiskError: as `set_rejected_aside`.
@@ -161,7 +161,7 @@ def _move(run: RunWriter, is_moved: Callable[[bytes], bool]) -> int:
 
 
 def _counted(run: RunWriter, is_moved: Callable[[bytes], bool]) -> tuple[MoveState, int]:
-    """What the move will come to, and how many lines it takes.
+    """The state after the move, and the number of lines to move.
 
     The first lines of the file are those that the spend counts: of them, those that stay are still counted.
     """

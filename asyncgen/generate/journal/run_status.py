@@ -54,7 +54,7 @@ def run_status(directory: RunDirectory) -> RunStatus:
 
     Raises:
         AsyncgenError: `run.json` was written by a newer release.
-        BadLineError: a line is no record or failure.
+        BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read, or is damaged.
     """
     state = directory.read_total()

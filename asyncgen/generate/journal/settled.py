@@ -98,7 +98,7 @@ def read_settled(directory: RunDirectory, *, expected: int = 0, merged: bool = F
             adding them does.
 
     Raises:
-        BadLineError: a line is no record or failure, or a key stands twice among the records.
+        BadLineError: a line is not a record or failure, or a key stands twice among the records.
         DiskError: a file cannot be read.
     """
     records = [directory.records] if merged else directory.record_files()

@@ -19,10 +19,10 @@ from asyncgen.run.records import Usage
 
 
 def ways_to_buy(profile: Profile, tier: str) -> tuple[str, ...]:
-    """The tiers to show: what the job asks for, and what else the provider sells.
+    """The tiers to show: the one that the job asks for, and the others that the provider sells.
 
     Args:
-        profile: who answers.
+        profile: of the provider that answers.
         tier: of the job's own parameters.
     """
     offered = [(FLEX, profile.flex), (BATCH, profile.batch)]
@@ -30,7 +30,7 @@ def ways_to_buy(profile: Profile, tier: str) -> tuple[str, ...]:
 
 
 def cost_of_rows(rows: int, tokens: RequestTokens, price: Price | None, tier: str) -> Span | None:
-    """USD for so many rows; None where the price, or that of the tier, is not known."""
+    """USD for `rows` rows; None if the price of the model or tier is unknown."""
     if price is None or (tier not in price.tiers and tier != STANDARD):
         return None
     return Span(
@@ -45,16 +45,16 @@ def _cost_usd(price: Price, tier: str, prompt: float, completion: float) -> floa
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """A tuned model against the long prompt.
+    """A tuned model compared with the long prompt.
 
     Attributes:
-        provider, model: what would be tuned.
+        provider, model: that would be tuned.
         long_call_usd: of one answer to the long prompt.
         tuned_call_usd: of one answer of the tuned model to the short prompt; None where its rates are not known.
         outlay_usd: for the rows that are missing, and the training; None where its price is not known.
-        calls: from so many on, lowest and highest; `math.inf` for never; None where something is not known.
+        calls: break-even number of calls, lowest and highest; `math.inf` for never; None where something is not known.
         hosting: what its endpoint costs by the hour, where it answers on one alone; calls cost nothing beside it.
-        calls_an_hour: from so many on the endpoint is cheaper than the long prompt.
+        calls_an_hour: above this number the endpoint is cheaper than the long prompt.
     """
 
     provider: str
@@ -107,7 +107,7 @@ def _calls(outlay: Span, saved_usd: float) -> Span:
 
 
 def assumptions(tokens: RequestTokens, price: Price) -> list[str]:
-    """What the comparison takes for granted, each in a sentence."""
+    """The assumptions of the comparison, a sentence each."""
     ratio = tokens.question / tokens.short_prompt if tokens.short_prompt else 0.0
     return [
         (

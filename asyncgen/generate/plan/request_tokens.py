@@ -17,7 +17,7 @@ from asyncgen.providers.tokens import estimate_body, estimate_messages, estimate
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From `low` to `high`, both of them possible."""
+    """A range of possible values, from `low` to `high` inclusive."""
 
     low: float
     high: float
@@ -43,14 +43,14 @@ _GUESSED_CONCURRENCY = 64
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Seconds, and the limit that decides them, in words."""
+    """Seconds, and the limit that determines them, as a text."""
 
     seconds: float
     bound_by: str
 
 
 def duration(rows: int, tokens: RequestTokens, there: RowsThere, limits: Limits) -> Duration:
-    """The time that so many rows take at the job's limits, if the server sets no narrower ones."""
+    """The time that `rows` rows take at the job's limits, if the server has no lower ones."""
     latency_s = there.latency_s.mean if there.latency_s.count else _GUESSED_LATENCY_S
     concurrency = limits.concurrency or _GUESSED_CONCURRENCY
     seen = "as measured" if there.latency_s.count else "a guess"
@@ -88,7 +88,7 @@ class RequestTokens:
         answer: of the one answer that is kept.
         question: of the prompt sent once.
         short_prompt: of the prompt that the tuned model will be given, its system message included.
-        basis: how these figures were come by, in words.
+        basis: how these figures were found, as a text.
     """
 
     prompt: Span
@@ -100,7 +100,7 @@ class RequestTokens:
 
 
 def tokens_of_a_request(job: Job, grid: RequestGrid, there: RowsThere) -> RequestTokens:
-    """Tokens of one row of `grid`, by what the run already holds or by rules of thumb."""
+    """Tokens of one row of `grid`, measured in the run or estimated by rules of thumb."""
     sampled = list(grid.sample_evenly(_SAMPLED_REQUESTS))
     question = mean(estimate_body(request.body) for request in sampled) if sampled else 0.0
     system = [job.dataset.system] if job.dataset.system and job.dataset.format == "chat" else []

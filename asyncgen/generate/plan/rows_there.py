@@ -22,7 +22,7 @@ from asyncgen.run.records import decode_failure, decode_record
 
 @dataclass(slots=True)
 class Figures:
-    """Count, mean and spread of a figure, summed up as it comes (Welford's method)."""
+    """Running count, mean and variance of a figure (Welford's method)."""
 
     count: int = 0
     mean: float = 0.0
@@ -42,16 +42,16 @@ class Figures:
 
 @dataclass(slots=True)
 class RowsThere:
-    """What the run holds of the job.
+    """Counts and measures of a job's rows in a run.
 
     Attributes:
         settled: rows of the job that have an answer.
-        failed: rows of the job that were given up on, and not settled later.
-        in_batches: rows of the run whose answers are to come from open batches.
-        stale: answers that the job no longer asks for.
-        twins: rows of the job whose request is that of an earlier one: one answer is for all of them.
-        prompt_tokens: of the settled rows, everything asked for a row counted.
-        completion_tokens: likewise.
+        failed: rows of the job with a failure and no record.
+        in_batches: rows of the run that wait in open batches.
+        stale: records that are no longer in the job.
+        twins: duplicates, rows of the job with the same request as an earlier one; they share its answer.
+        prompt_tokens: of each settled row, over all its attempts.
+        completion_tokens: of each settled row, over all its attempts.
         answer_tokens: of one answer.
         latency_s: of one answer.
     """
@@ -68,10 +68,10 @@ class RowsThere:
 
 
 def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
-    """Count and measure the rows of `grid` in a run; a run that is not there holds none.
+    """Count and measure the rows of `grid` in a run; a missing run has none.
 
     Raises:
-        BadLineError: a line is no record or failure.
+        BadLineError: a line is not a record or failure.
         AsyncgenError: `run.json` was written by a newer release.
         DiskError: a file cannot be read.
     """

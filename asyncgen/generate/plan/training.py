@@ -19,11 +19,11 @@ _PER_ANSWER = 4  # what a chat adds to a message, as in `tokens.estimate_message
 
 @dataclass(frozen=True, slots=True)
 class TrainedTokens:
-    """What the bill of a training counts.
+    """The billed tokens of a training.
 
     Attributes:
         samples: in the training split.
-        epochs: times the provider goes over them.
+        epochs: number of passes over them.
         tokens: samples times their tokens times epochs.
     """
 
@@ -34,12 +34,12 @@ class TrainedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Tuning a model at a provider.
+    """The training of a model at a provider.
 
     Attributes:
         chosen: it is the one that the job would use.
-        trained: what the bill counts.
-        cost_usd: None where the price is not known.
+        trained: the billed tokens.
+        cost_usd: None for an unknown price.
         price: None where it is free or not known.
         note: who may do it and until when, and what else is charged; "" when there is nothing to say.
     """
@@ -60,7 +60,7 @@ def trained_tokens(job: Job, rows: int, tokens: RequestTokens, finetuning: Finet
         job: for its validation share and epochs.
         rows: that become samples.
         tokens: of a row.
-        finetuning: knows how often a provider goes over the samples when nobody tells it.
+        finetuning: the provider's default number of epochs.
     """
     samples = rows - round(rows * job.dataset.validation)
     epochs = epochs_of(samples, job.finetune.hyperparameters, finetuning)
