@@ -27,7 +27,7 @@ _MAX_BYTES = 1 << 20
 
 
 class PauseNote(msgspec.Struct, frozen=True):
-    """A time in which nothing is sent; `began` and `until` are Unix seconds."""
+    """A pause in sending; `began` and `until` are Unix seconds."""
 
     began: float
     until: float
@@ -35,18 +35,18 @@ class PauseNote(msgspec.Struct, frozen=True):
 
 
 class LiveState(msgspec.Struct, frozen=True, kw_only=True):
-    """A run at one moment.
+    """The state of a running generation.
 
     Attributes:
         updated: Unix seconds, likewise `began`.
         requests: rows of the job, and of them those done, failed and left.
-        in_flight: HTTP calls without an answer yet.
+        in_flight: HTTP calls without an outcome.
         waits_for: the limits that requests wait for now; "" where none does.
-        concurrency: the most that may be in flight.
+        concurrency: maximum number of requests in flight.
         per_second: rows finished a second, over the last moments.
         eta_s: seconds until the end at this rate; None when nothing moves.
-        retries: calls for rows that had been tried before.
-        rate_limited: calls that the server refused for the rate or its load.
+        retries: HTTP calls for rows that were attempted before.
+        rate_limited: calls refused for a rate limit or overload.
         pauses: the newest ones, oldest first.
     """
 
@@ -71,7 +71,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LiveFile:
-    """Writes the file; a disk that refuses it is no reason to end a run.
+    """Writes the file; a disk error here does not end the run.
 
     Args:
         folder: of the run.
@@ -83,13 +83,13 @@ class LiveFile:
         self._temporary = folder / f".{name}.{os.getpid()}.tmp"
 
     def write(self, state: LiveState) -> None:
-        """Put the state in the place of the last one."""
+        """Replace the file."""
         with suppress(OSError):
             self._temporary.write_bytes(_encode(state))
             self._temporary.replace(self._path)
 
     def remove(self) -> None:
-        """The run ended, or is given up."""
+        """Remove the file at the end of the run."""
         for path in (self._temporary, self._path):
             with suppress(OSError):
                 path.unlink()
@@ -167,7 +167,7 @@ async def _write_each_second(file: LiveFile, progress: Progress, concurrency: in
 
 
 class Pauses:
-    """The pauses of a run, noticed from its counts.
+    """The pauses of a run, detected from its counts.
 
     Attributes:
         newest: oldest first.
@@ -178,7 +178,7 @@ class Pauses:
         self._until = 0.0
 
     def look(self, progress: Progress, now_s: float, wall_s: float) -> None:
-        """Note a pause that is new, or one that was made longer.
+        """Note a new pause, or an extended one.
 
         Args:
             progress: the counts.

@@ -80,7 +80,7 @@ class AnswerChecks:
         def fails(text: str, variables: Variables) -> bool:
             try:
                 return template.render(variables) not in text
-            except KeyError:  # a row that was sent by an earlier form of the job
+            except KeyError:  # a row of an earlier version of the job
                 return True
 
         self._fails.append((f"must_contain: {wanted}", fails))

@@ -46,7 +46,7 @@ class SubsetChoice:
         self._half = max(((count - 1).bit_length() + 1) // 2, 1)
         self._low = (1 << self._half) - 1
         self._keys = [_mix((seed * 0x9E3779B97F4A7C15 + turn) & _MASK_64) for turn in range(_ROUNDS)]
-        # Halves of up to 64 bits are mixed by `_mix`, and have to stay so: the choice decides what was paid for.
+        # Halves of up to 64 bits use `_mix`. Never change this: the choice decides which rows were paid for.
         self._round = self._narrow if self._half <= _WORD_BITS else self._wide
 
     def __iter__(self) -> Iterator[int]:
@@ -91,7 +91,7 @@ class SubsetChoice:
 
 
 Form = TypeVar("Form")
-_DRAWS = 20  # tries for each combination of a sample, where most are left out
+_DRAWS = 20  # draws for each sampled combination, if most are excluded
 
 
 class Combinations:
@@ -190,7 +190,7 @@ class Combinations:
             return iter(self)
         if self._subset:  # its order is shuffled already
             return islice(iter(self), most)
-        # Even steps could keep in step with an axis, and would then see one value of it only.
+        # Constant steps may have the period of an axis, and would then see only one of its values.
         chosen = Random(0)  # noqa: S311 - an estimate, which is to be the same each time
         whole = self.count + self.excluded
         places = {next(iter(self))[0]}

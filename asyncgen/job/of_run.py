@@ -152,7 +152,7 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
             f"{directory.path} does not say which job it belongs to",
             help_text=f"asyncgen generate FILE --out {directory.path}   (writes it there)",
         )
-    os.close(open_regular(directory.job, os.O_RDONLY))  # what stands in its place is the disk's fault, not the job's
+    os.close(open_regular(directory.job, os.O_RDONLY))  # anything else there is a disk error, not a job error
     file = read_job_file(directory.job, Path(state.folder))
     opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
     if may_be_foreign(state, opened.grid):

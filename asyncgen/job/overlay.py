@@ -11,7 +11,7 @@ from typing import Any
 
 _TUNING_TABLES = ("dataset", "finetune")
 _TUNING_PROMPT_KEYS = ("sample", "target")
-_TAKEN_AS_THEY_ARE = ("generate", "parameters")  # below it, a table is the value of a parameter
+_TAKEN_AS_THEY_ARE = ("generate", "parameters")  # below this key, a table is the value of a parameter
 
 
 def laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:

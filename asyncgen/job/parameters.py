@@ -20,7 +20,7 @@ from asyncgen.errors import Problem
 from asyncgen.job.model import Job
 from asyncgen.providers.profiles import Profile
 
-# Provider to parameter to what becomes of it there.
+# Provider to parameter to what the provider does with it.
 _PASSED_OVER: Mapping[str, Mapping[str, str]] = {
     "anthropic": {
         "response_format": "is passed over; ask for JSON in the prompt, and set [answer] schema to check it",

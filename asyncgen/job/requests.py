@@ -31,8 +31,8 @@ from asyncgen.run.key_set import KeySet
 _KEY_BYTES = 16
 _PASSED_AT_ONCE = 512
 _FEW_ROWS = 100_000
-MOST_ENUMERATED = 2_000_000  # rows beyond which a job is not gone over only to know its rows by their keys
-_CACHED_VALUES = 100_000  # values whose JSON form is kept; a table's free text would fill the memory
+MOST_ENUMERATED = 2_000_000  # a larger job is not enumerated just to recognise rows by key
+_CACHED_VALUES = 100_000  # cached JSON forms of values; free text of a table would fill the memory
 
 
 class Keyed(Protocol):
@@ -51,7 +51,7 @@ class Keyed(Protocol):
 Kept = TypeVar("Kept", bound=Keyed)
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):  # made for every row: a quarter of a dataclass's time
+class Request(msgspec.Struct, frozen=True, gc=False):  # for every row: a quarter of a dataclass's time
     """One rendered prompt with its parameters.
 
     Attributes:
@@ -279,7 +279,7 @@ class RequestGrid:
         """The turns that are sent for a row."""
         try:
             turns = decode_json(variables.get(str(self._job.prompt.messages), ""))
-        except NotJsonError:  # a row of an earlier form of the job
+        except NotJsonError:  # a row of an earlier version of the job
             return []
         return turns if isinstance(turns, list) else []
 
@@ -405,7 +405,7 @@ def _renderer(
     """
     if turns_at is not None:
         before, after = (str(part).encode() for part in body)
-        # Within a JSON string it stands with its quotes escaped; read as one, it is the list again.
+        # The value is escaped for a JSON string; parsing it as one gives the list again.
         return lambda escaped: b"".join((before, orjson.loads(b'"%b"' % escaped[turns_at]).encode(), after))
     places = [names.index(part.name) for part in body if isinstance(part, Placeholder)]
     form = b"".join(b"%b" if isinstance(part, Placeholder) else part.encode().replace(b"%", b"%%") for part in body)
@@ -420,7 +420,7 @@ def _key(body: bytes, repeat: int) -> bytes:
 
 
 def _tail(repeat: int) -> bytes:
-    # A body is a JSON object: it ends in "}", so the number behind it cannot be taken for a part of it.
+    # A body ends in "}", so the repeat's number after it is unambiguous.
     return b"%d" % repeat
 
 

@@ -22,10 +22,10 @@ from asyncgen.job.text_file import open_file, raw_lines
 from asyncgen.json_text import NotJsonError
 from asyncgen.run.records import Record, decode_record
 
-SOURCE = "source"  # the variable that keeps the key of the record which a row was made of
+SOURCE = "source"  # the variable with the key of the record that a row was made from
 PROMPT = "prompt"
 ANSWER = "answer"
-_LOOKED_AT = 200  # rows whose fields are looked at to know the columns
+_LOOKED_AT = 200  # rows inspected to find the columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class RunRows:
         self.left_out.clear()
         with open_file(self.path) as handle:
             for number, (offset, line) in enumerate(raw_lines(handle), 1):
-                if line.isspace() or not line.endswith(b"\n"):  # a line without its end is being written
+                if line.isspace() or not line.endswith(b"\n"):  # a line without its end is still being written
                     continue
                 record = _record(line, number)
                 if items := self.items(record):

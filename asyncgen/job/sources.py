@@ -234,7 +234,7 @@ class _ChatTable:
         except NotJsonError:
             return None
         while turns and turns[-1]["role"] == "assistant":
-            turns.pop()  # it is asked for again
+            turns.pop()  # the model answers it anew
         return json_text(turns) if turns else None
 
 

@@ -156,7 +156,7 @@ class _CsvFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        csv.field_size_limit(LONGEST_LINE_BYTES)  # the bound, which is the whole process's, is 128 KiB
+        csv.field_size_limit(LONGEST_LINE_BYTES)  # the default, shared by the whole process, is 128 KiB
         begins: list[int] = []
         with open_file(path) as handle:
             lines = _CsvLines(_numbered(handle, 1, begins))
@@ -293,7 +293,7 @@ class ParquetFile:
             import pyarrow.parquet as pq  # noqa: PLC0415
         except ImportError as error:
             raise UsageError(f"{path.name} needs pyarrow", help_text="pip install 'asyncgen[parquet]'") from error
-        open_file(path).close()  # a pipe or a device is told before pyarrow waits for it
+        open_file(path).close()  # reports a pipe or device before pyarrow blocks on it
         try:
             self._file = pq.ParquetFile(path)
             schema = self._file.schema_arrow
@@ -324,7 +324,7 @@ class ParquetTable:
         self._group: tuple[int, Any] = (-1, None)
         if not len(self):
             raise TableError("it has no rows")
-        for _ in self:  # every cell that is needed is there
+        for _ in self:  # checks that every required cell is present
             pass
 
     def __len__(self) -> int:

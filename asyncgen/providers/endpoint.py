@@ -33,7 +33,7 @@ class Secret:
 
     def __init__(self, value: str, source: str) -> None:
         self._value = value
-        # As it is, percent-encoded as an address holds it, and escaped as JSON holds it; mostly they are one.
+        # Plain, percent-encoded as in URLs, and escaped as in JSON; mostly all the same.
         self._forms = {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]} if value else set()
         self.source = source
 
@@ -79,7 +79,7 @@ _BARE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*[.][\w.-]*|localhost|[\w-]+(?=:\
 _SHOWN = 200
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADERS_OF_THE_BODY = frozenset({"host", "content-length", "content-type", "content-encoding", "transfer-encoding"})
-# What people paste from a page about an endpoint; requests, uploads and jobs each add their own.
+# Paths that users paste with an address; each call appends its own.
 _ENDPOINTS = re.compile(r"(/chat/completions|/completions|/responses|/embeddings|/models|/files|/batches)+/*$")
 _AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 
@@ -178,7 +178,7 @@ def _split(text: str, given_by: str) -> SplitResult:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        # A password before a forgotten @ stands where the port is.
+        # Without the @, a password is in the place of the port.
         raise _no_address("", given_by, "its host or its port cannot be") from None
     if parts.scheme not in _DEFAULT_PORTS:
         if _looks_bare(text):
@@ -223,7 +223,7 @@ def _no_address(text: str, given_by: str, cause: str | None = None, suggestion: 
 def _shown(text: str) -> str:
     """An address that is none, without what may be a secret in it."""
     if not re.search(r"[./:]", text):
-        return "what is there"  # a word alone may be a key, put into the wrong place
+        return "what is there"  # a single word may be a key in the wrong place
     without_user = re.sub(r"^.*@", "***@", text, flags=re.DOTALL)
     return repr(re.split(r"[?#]", without_user, maxsplit=1)[0][:_SHOWN])
 
@@ -235,7 +235,7 @@ def _looks_bare(text: str) -> bool:
 
 def near_address(base_url: str) -> str | None:
     """The address that was probably meant, for one that answers but is no API; None without a good guess."""
-    if not re.search(r"/v\d", base_url):  # as nearly all addresses of APIs have it
+    if not re.search(r"/v\d", base_url):  # as in nearly all API addresses
         return f"--base-url {base_url}/v1 may be meant"
     if _ENDPOINTS.search(base_url):
         return f"--base-url {_ENDPOINTS.sub('', base_url)} may be meant"

@@ -28,9 +28,9 @@ Say = Callable[[str], None]
 
 _QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
 _SIMULATED = "simulated"
-_START_S = 900.0  # the first start fetches the model
+_START_S = 900.0  # the first start downloads the model
 _TICK_S = 0.05
-_LEAVING_S = 2.0  # until a server has noticed that its last client is gone
+_LEAVING_S = 2.0  # until a server notices that its last client left
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +131,7 @@ class _Start:
                 return None
             response = await session.get(f"{root}/asyncgen/attach")
         except (aiohttp.ClientConnectionError, TimeoutError):
-            return None  # a server that was killed leaves its address behind
+            return None  # a killed server leaves its address behind
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise AsyncgenError(
                 f"the local server that runs (pid {info.pid}) wants a key",
@@ -180,7 +180,7 @@ class _Start:
         command = [sys.executable, "-m", "asyncgen", "serve", "--until-idle", "--port", "0"]
         with self._open_log() as log:
             self._told = 0
-            # A session of its own: Ctrl-C on this terminal is not meant for the server.
+            # A session of its own, so that Ctrl-C on this terminal does not reach the server.
             return subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

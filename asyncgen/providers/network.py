@@ -24,7 +24,7 @@ CERTIFICATES_HELP = (
     "authority of your own"
 )
 _SCHEMES = ("http", "https")
-# Reasons of OpenSSL for bytes that are no TLS.
+# OpenSSL's reasons for bytes that are not TLS.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 
 
@@ -121,7 +121,7 @@ def trusted_certificates(environment: Mapping[str, str] = os.environ) -> ssl.SSL
     if folder is not None and not any(Path(each).is_dir() for each in folder.split(os.pathsep)):
         raise _no_certificates("SSL_CERT_DIR", f"there is no folder {folder}")
     try:
-        context = ssl.create_default_context()  # OpenSSL keeps the variables by itself, and passes over a bad file
+        context = ssl.create_default_context()  # OpenSSL reads the variables itself, and ignores a bad file
         if file is not None:
             context.load_verify_locations(file)
     except (ssl.SSLError, OSError) as error:

@@ -47,12 +47,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A large upload is answered only after the server has stored it; nothing here is asked for by the hundred.
+# Long, because a large upload is answered only after the server has stored it; there are few calls.
 _TIMEOUT = httpx2.Timeout(600.0, connect=10.0)
 _LONGEST_WAIT_S = 120.0
 _MESSAGE_WIDTH = 300
 _REPEATED_STATUSES = frozenset({408, 409, 429})
-_NO_KEY = "none"  # the SDK wants one; it is not sent
+_NO_KEY = "none"  # the SDK requires one; it is not sent
 _HEADERS_OF_THE_BODY = frozenset(
     {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
 )

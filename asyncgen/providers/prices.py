@@ -84,7 +84,7 @@ class PriceList:
         known = tuned_model(provider, base) if base and at_home else None
         if known and known.rates:
             return Price({STANDARD: known.rates}, known.source, known.as_of)
-        # The library takes a quarter of a second to import, which only who needs a price should pay.
+        # Imported only when a price is needed: the import takes a quarter of a second.
         from asyncgen.providers.published_prices import published_price  # noqa: PLC0415
 
         by_address = published_price(None, base_url, model) if base_url else None

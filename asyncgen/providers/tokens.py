@@ -79,7 +79,7 @@ class TokenEstimate:
         if estimated <= 0 or counted <= 0:
             return
         low, high = _SANE_RATIO
-        sane = min(max(counted, estimated * low), estimated * high)  # one absurd figure must not stall a run
+        sane = min(max(counted, estimated * low), estimated * high)  # one absurd count must not stall a run
         self._counted = self._counted * _FORGET + sane
         self._estimated = self._estimated * _FORGET + estimated
 

@@ -29,9 +29,9 @@ from asyncgen.terminal import one_line
 
 _INTENT = "asyncgen"
 _PAGE = 100
-_CLOCKS_APART_S = 3600  # the provider's clock and ours may differ by so much
+_CLOCKS_APART_S = 3600  # tolerated difference between the provider's clock and ours
 _MESSAGE_WIDTH = 300
-_PATIENT_ATTEMPTS = 20  # some ten minutes without a network
+_PATIENT_ATTEMPTS = 20  # about ten minutes
 _MOST_DIGITS = 18
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _RUNNING = frozenset({"validating", "in_progress", "finalizing", "cancelling"})

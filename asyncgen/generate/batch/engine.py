@@ -74,7 +74,7 @@ class BatchCollector:
         joined = await self._joiner.join(
             files, batch.model, now=int(self._now()), is_cancelled=remote.status == "cancelled"
         )
-        # What nobody tells the price of counts with all that was held for it: a hard stop has to hold.
+        # An answer of unknown cost counts with its whole reservation, so that the budget is never exceeded.
         self._journal.spend.add_unanswered(batch.held_usd * joined.lost / max(batch.requests, 1))
         await asyncio.to_thread(self._journal.files.flush)
         self.release(batch, remote.status)
@@ -217,7 +217,7 @@ class BatchLoop:
         """The provider rejected the whole batch: nothing was processed or charged."""
         queue_is_full = is_for_a_full_queue(remote)
         if queue_is_full and any(each.batch_id for each in self._ledger.open if each.intent != batch.intent):
-            # Batches of ours fill the queue: the same file goes again when one of them has ended.
+            # Our own batches fill the queue: the same file is sent again when one of them has ended.
             self._ledger.change(batch, batch_id=None, status="queue full")
             self._course.queue_is_full = True
             return

@@ -99,12 +99,12 @@ def read_output_line(line: bytes, *, secret: Secret | None = None, sends_tools: 
         return _not_done(body, secret)
     headers = {"x-request-id": request_id} if request_id else _NOTHING
     outcome = read_reply(status, headers, body, secret=secret, sends_tools=sends_tools)
-    if isinstance(outcome, AttemptError) and outcome.type == "not_an_api":  # a page, where the address is surely right
+    if isinstance(outcome, AttemptError) and outcome.type == "not_an_api":  # an HTML page at a valid address
         return replace(outcome, kind=ErrorClass.RETRY, type="bad_json", maybe_paid=True, remedy=None)
     return outcome
 
 
-_Told = tuple[int, str | None, bytes]  # a status (0: no reply is told of), the server's id, a body
+_Told = tuple[int, str | None, bytes]  # status (0: no reply), the server's request id, body
 
 
 def _read_closely(line: bytes) -> _Told:
@@ -112,7 +112,7 @@ def _read_closely(line: bytes) -> _Told:
     try:
         whole = read_body(line)
     except UnreadableBodyError:
-        return _OK, None, line  # an answer was there, and cannot be read: it may have been paid for
+        return _OK, None, line  # unreadable, but perhaps paid for
     whole = whole if isinstance(whole, dict) else {}
     response, error = _unwrapped(whole.get("response")), whole.get("error")
     if isinstance(error, list) and all(isinstance(each, str) for each in error):
@@ -250,7 +250,7 @@ def change_batch(run: RunWriter, intent: str, **fields: Any) -> BatchState:
     return next(each for each in changed.batches if each.intent == intent)
 
 
-# OpenAI's bounds of an input file, with some room for those who count megabytes otherwise.
+# OpenAI's limits on an input file, with a margin for other definitions of a megabyte.
 MOST_ROWS = 50_000
 MOST_BYTES = 190_000_000
 
@@ -370,7 +370,7 @@ def write_batch(
             if (usd := afford(request)) is None:
                 break
             upcoming.advance()
-            if keys.add(request.key):  # a twin's answer is its first's
+            if keys.add(request.key):  # a duplicate shares the answer of the first
                 file.write(line)
                 rows.write(_encode(row_of(request)) + b"\n")
                 requests, size, held_usd = requests + 1, size + len(line), held_usd + usd

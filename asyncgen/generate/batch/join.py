@@ -28,7 +28,7 @@ from asyncgen.run.records import NO_USAGE, Failure, FailureError, Record
 from asyncgen.run.state import Tried
 from asyncgen.run.whole_file import disk_error, open_regular
 
-_LONGEST_LINE = 16 * 1024 * 1024  # as of a reply online
+_LONGEST_LINE = 16 * 1024 * 1024  # as for an online reply
 _TURN_ROWS = 200
 Place = tuple[int, int]  # number of the file, offset of the line
 
@@ -96,7 +96,7 @@ class BatchJoiner:
                     place = index.pop(bytes.fromhex(row.key), None)
                     self._keep(row, self._outcome(downloaded, place, is_cancelled), model, now, joined)
                     if number % _TURN_ROWS == 0:
-                        await asyncio.sleep(0)  # lets Ctrl-C in
+                        await asyncio.sleep(0)  # so that Ctrl-C is handled
             except OSError as error:
                 raise disk_error(f"the answers of batch {files.intent} could not be read", error) from error
         joined.unread += len(index)
@@ -128,7 +128,7 @@ class BatchJoiner:
         elif outcome.kind is ErrorClass.STOP:
             joined.open += 1
             joined.stop = joined.stop or outcome
-        elif self.journal.tried_before(key).attempts > row.attempts:  # noted by a join that was broken off
+        elif self.journal.tried_before(key).attempts > row.attempts:  # noted by a join that was interrupted
             joined.open += not self.journal.is_left(key)
         else:
             self._note(row, outcome, now, joined)
@@ -173,7 +173,7 @@ class BatchJoiner:
 
     def _prompt(self, row: BatchRow, completion: str) -> str:
         if not self.grid.prompt_needs_answer or not all(name in row.variables for name in self.grid.names):
-            return row.prompt  # known when it was sent, or of a row of an earlier form of the job
+            return row.prompt  # known when it was sent, or the row is of an earlier version of the job
         return self.grid.prompt_of(row.variables, completion)
 
 

@@ -45,7 +45,7 @@ class Watcher(Protocol):
         ...
 
 
-_MOST_PASSES = MAX_FAILED  # over the grid: what is refused for a moment is not sent for ever
+_MOST_PASSES = MAX_FAILED  # passes over the grid, so that rows that are always refused are not sent for ever
 _QUEUE_CODES = frozenset({"token_limit_exceeded"})  # OpenAI's word for too many enqueued tokens
 _SHOWN_PROBLEMS = 3
 
@@ -240,7 +240,7 @@ class BatchSender:
         """The batch at the provider, if it was created but its id was never noted."""
         is_only_found = batch.status == FOUND_AGAIN
         if batch.file_id is None and batch.status not in {FOUND_AGAIN, UNNOTED}:
-            return None  # none can have been created of a file that was never there
+            return None  # without a file there can be no batch
         found = await self._api.find(batch.file_id, batch.intent, batch.created)
         if found is None and is_only_found:
             raise UsageError(
@@ -264,7 +264,7 @@ class BatchSender:
         try:
             return await self._api.create(file_id, batch.intent)
         except AsyncgenError:
-            # The answer may have been lost, and not the request.
+            # The reply may be lost although the request was processed.
             found = await self._api.find(file_id, batch.intent, batch.created)
             if found is None:
                 raise
@@ -278,7 +278,7 @@ class BatchSender:
             self._journal.batched.release(files.intent)
             files.remove()
             return None
-        # Should the note fail, the files stay: it may be on the disk all the same.
+        # If noting fails, keep the files: the note may be on disk nevertheless.
         batch = self._ledger.add(
             files.intent, requests=written.requests, held_usd=written.held_usd, created=int(self._now())
         )

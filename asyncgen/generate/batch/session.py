@@ -57,7 +57,7 @@ class BatchEngine:
             observer.say(f"left; what was sent goes on at {endpoint.place}.{back}")
             return EngineResult(outcome, interrupt.exit_code or 0)
         if outcome == Outcome(None, None):
-            # Every row has come to an outcome: those that are not counted have that of a row with the same request.
+            # Every row is settled: those not counted are duplicates of others.
             progress.twins += max(progress.left - len(journal.batched), 0)
         return EngineResult(outcome)
 
