@@ -110,7 +110,7 @@ def test_jsonl_holds_every_field_with_one_type(made: Any, tmp_path: Path) -> Non
     assert len({tuple((name, type(value)) for name, value in row.items()) for row in rows}) == 1
     assert (rows[0]["check_failures"], rows[1]["check_failures"]) == ("", "max_words, schema")
     assert json.loads(rows[1]["tool_calls"]) == call
-    assert rows[0]["usage"] == msgspec.structs.asdict(first.usage)
+    assert rows[0]["usage"] == msgspec.to_builtins(first.usage)
 
 
 def test_parquet_has_every_field_and_each_variable_as_columns(made: Any, tmp_path: Path) -> None:
