@@ -1,7 +1,6 @@
-"""The look of help pages, and what is said of a word that is no command or option.
+"""Help pages: layout, examples, groups of options, and suggestions for unknown commands and options.
 
-Owns examples, the groups of options, the words that people type for our commands, and click's messages in our words.
-Imports no command: `--help` stays quick.
+Also translates click's messages. Imports no command, so that `--help` stays fast.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from asyncgen.run.reviews import Reviews
 
 _BATCH = 2000  # samples whose tokens are counted at a time
-_LEARNT_FROM = 2000  # records that show how many tokens a text has
+_LEARNT_FROM = 2000  # records from which the tokens per text are learnt
 _ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
-_RECORD_BYTES = 200  # hardly a record has fewer: a bound on how many there are
+_RECORD_BYTES = 200  # hardly a record is smaller: gives an upper bound on their number
 
 
 @contextmanager

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 THRESHOLD = 0.75
 LARGEST_GROUP = 20_000
 _MOST_MEMBERS = 1_000_000  # of all sets that are compared at a time: some 100 MB
-_SHARED_FIRST = 3  # so many of their first members two sets must share to be compared
-_MOST_POSTINGS = 500  # a member that more different answers have among their rarest tells nothing
-_BUCKETS = 64  # what is sorted at a time is a small part of all
+_SHARED_FIRST = 3  # number of first members that two sets must share to be compared
+_MOST_POSTINGS = 500  # a member that is among the rarest of more answers than this is ignored
+_BUCKETS = 64  # sorted one at a time, to bound memory
 
 # ASCII text is cut into words by bytes, which is faster: all but letters and digits become blanks.
 _LOWERED = bytes(byte if bytes([byte]).isalnum() else ord(" ") for byte in bytes(range(256)).lower())

@@ -37,7 +37,7 @@ FINISH_REASON = "finish_reason: "
 _FINISHED = frozenset({"", "stop", "tool_calls"})  # "" where the server says nothing
 _UNFINISHED = {"length": TRUNCATED, "content_filter": FILTERED, "refusal": REFUSED}
 
-# Models also refuse in plain words. Only the beginnings that leave no doubt are taken for it.
+# Models also refuse in text. Only unambiguous beginnings count as a refusal.
 _REFUSAL = re.compile(
     r"(?:i['’]m|i am) (?:very |really |so )?sorry,? (?:but )?(?:i|as an)\b"
     r"|(?:sorry|apologies),? (?:but )?i (?:can['’]?t|cannot|can not|am unable|['’]m unable|won['’]t)\b"

@@ -1,9 +1,9 @@
-"""Fireworks' datasets, fine-tuning jobs and models: an API beside its OpenAI-compatible one, brought to ours.
+"""Fireworks' datasets, fine-tuning jobs and models, adapted to our interface.
 
-Owns what differs: everything belongs to an account and is called by its full name, a file is a dataset that is made
-first and filled afterwards, and a job tells no events but its state. From Fireworks' API reference (pages "Create
-Supervised Fine-tuning Job", "List ...", "Create Dataset", "Upload Dataset Files"), read in November 2026; never tried
-with an account. Importing it imports the SDK.
+Its API for them is separate from its OpenAI-compatible one: objects belong to an account and have full names, a file is
+a dataset that is created first and filled afterwards, and a job has a state but no events. From Fireworks' API
+reference (pages "Create Supervised Fine-tuning Job", "List ...", "Create Dataset", "Upload Dataset Files"), read in
+November 2026; never tried with an account. Importing this module imports the SDK.
 """
 
 from __future__ import annotations

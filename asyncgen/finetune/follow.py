@@ -19,7 +19,7 @@ from asyncgen.finetune.api import Event, JobApi, OutageError, TuningJob
 from asyncgen.finetune.event_log import EventLog
 
 T = TypeVar("T")
-_MOST_PAGES = 1000  # of events; more come only from a server that never ends
+_MOST_PAGES = 1000  # of events; more means a server whose pages never end
 _OUTAGE_BASE_S = 2.0
 
 

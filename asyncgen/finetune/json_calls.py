@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 _SHOWN = 120
-# After a laptop's sleep the connection is dead without a word: the sooner that is noticed, the better.
+# After a laptop's sleep the connection is dead without notice: detect that soon.
 _QUICK_S = 60.0
 
 

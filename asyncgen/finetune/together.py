@@ -118,7 +118,7 @@ class TogetherJobs:
             yield job
 
     async def events(self, job_id: str, after: str | None) -> EventPage:
-        # All of them come at once, so that there is nothing behind any of them.
+        # The first page contains all of them.
         if after is not None:
             return EventPage((), has_more=False)
         doing = f"list the events of {job_id}"

@@ -139,8 +139,8 @@ async def kept_live(folder: Path, progress: Progress, concurrency: int, name: st
 
     Args:
         folder: of the run.
-        progress: raised by the pool as rows go.
-        concurrency: the most requests in flight.
+        progress: raised by the pool.
+        concurrency: maximum number of requests in flight.
         name: of the file.
     """
     file, ended = LiveFile(folder, name), asyncio.Event()

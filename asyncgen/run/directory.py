@@ -87,7 +87,7 @@ def locked(folder: Path, name: str = LOCK_NAME) -> Iterator[FolderLock]:
             raise _refusal(path, error, "") from error
         yield FolderLock(path, descriptor)
     finally:
-        with suppress(OSError):  # the lock is given back all the same
+        with suppress(OSError):  # the lock is released nevertheless
             os.close(descriptor)
 
 
@@ -433,7 +433,7 @@ def _is_of_job(folder: Path, name: str) -> bool:
     try:
         return read_state(folder / STATE_NAME).job.name == name
     except AsyncgenError:
-        return False  # a damaged run is not the one that is looked for
+        return False  # a damaged run is not a match
 
 
 def newest_run(root: Path) -> RunDirectory:

@@ -1,9 +1,9 @@
-"""Finished shards folded into the run: their lines, what they spent, and what they tried.
+"""Merge finished shards into the run: their lines, spend and attempts.
 
-Owns the order of the steps, so that a crash in between neither loses a line, nor doubles one, nor counts its cost
-twice: the sizes of the run's files are noted in `run.json` before anything is added; lines are added and made safe; one
-writing of `run.json` takes over the spend and says that this is done; the shards' files go last. A merge that was cut
-short is begun anew from the sizes noted, or only ended.
+Idempotent: a crash at any point neither loses a line, nor duplicates one, nor counts its cost twice. The sizes of the
+run's files are noted in `run.json` first; lines are appended and made safe; a single write of `run.json` adds the spend
+and marks the merge as done; the shards' files are deleted last. An interrupted merge starts over from the noted sizes,
+or only deletes.
 """
 
 from __future__ import annotations

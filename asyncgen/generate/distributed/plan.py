@@ -1,8 +1,8 @@
-"""What a run has left, divided into shards: which rows are whose.
+"""Divide the open rows of a run into shards: the plan, in `shards.json`.
 
-Owns `shards.json`. Rows are divided by their keys, so that every process finds the same division without a list of
-rows; the number and the digest of the missing keys tell whether it looks at the same rows as the one that made the
-plan. Does not know who works on a shard.
+Rows are divided by their keys, so that every process computes the same division without a list of rows. The number and
+digest of the open keys tell whether a process sees the same rows as the one that made the plan. Running a shard is left
+to `shards`.
 """
 
 from __future__ import annotations

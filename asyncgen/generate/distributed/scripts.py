@@ -1,7 +1,7 @@
 """Scripts that submit the shards of a job: a job array of Slurm, an indexed job of Kubernetes.
 
-Owns their texts. Everything that asyncgen cannot know (the time limit, the image, the volume) stands at the top of the
-script or under a comment that begins with "set". Submits nothing.
+What asyncgen cannot know (time limit, image, volume) is at the top of the script, or under a comment that begins with
+"set". Submits nothing.
 """
 
 from __future__ import annotations

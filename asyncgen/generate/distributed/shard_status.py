@@ -54,7 +54,7 @@ def shard_statuses(directory: RunDirectory) -> tuple[ShardStatus, ...]:
     """Every shard of the run's plan, those that were never begun included; none where nothing is to be merged.
 
     Raises:
-        BadLineError: a line is no record or failure.
+        BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read.
     """
     plan = read_plan(directory)

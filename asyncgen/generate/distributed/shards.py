@@ -1,7 +1,7 @@
-"""One shard of a run, opened: its own files and lock, its rows, and its part of the limits.
+"""Open one shard of a run: its files and lock, its rows, and its part of the limits.
 
-Owns the turn in which shards that start together make or join a plan, and what a shard leaves to the others. The rows
-are asked for by the same session as those of a whole run; it is given another directory, and told what to leave.
+Shards that start at the same time take turns to make or join a plan. Rows are requested by the session of a whole run,
+with another directory and the keys to skip.
 """
 
 from __future__ import annotations
