@@ -146,7 +146,7 @@ def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
     pair = min(pairs, key=lambda each: (each.p, -abs(each.wins - each.losses)))
     better, worse = (pair.a, pair.b) if pair.wins >= pair.losses else (pair.b, pair.a)
     wins, losses = max(pair.wins, pair.losses), min(pair.wins, pair.losses)
-    rows = f"{wins} to {losses} with {pair.ties} ties, p={_p(pair.p)}"
+    rows = f"{wins} to {losses} with {pair.ties} ties, p{_p(pair.p)}"
     if pair.p < SIGNIFICANT:
         return Conclusion(f"the judge prefers {better} to {worse} ({rows}): use {better}", better)
     decided = wins + losses
@@ -184,12 +184,12 @@ def _more_often(pair: PairResult, unit: str) -> str:
     how_often = f"{100 * difference.value:.1f} points more often than" if difference.value else "as often as"
     return (
         f"{pair.a} passes {how_often} {pair.b} "
-        f"(95 % {100 * difference.low:.1f}..{100 * difference.high:.1f}, {pair.pairs} {unit}, p={_p(pair.p_corrected)})"
+        f"(95 % {100 * difference.low:.1f}..{100 * difference.high:.1f}, {pair.pairs} {unit}, p{_p(pair.p_corrected)})"
     )
 
 
 def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - three digits are shown
+    return "<0.001" if value < 0.001 else f"={value:.3f}"  # noqa: PLR2004 - three digits are shown
 
 
 def _cost_words(best: Standing, other: Standing) -> str:
