@@ -1,7 +1,7 @@
-"""Synchronous calls on an event loop of their own, in a thread of their own.
+"""Run asynchronous calls from synchronous code, on an event loop in a thread of its own.
 
-So they work in a script, inside a running loop and in a notebook alike, and Ctrl-C, which reaches the thread that
-waits here, drains what is in flight before KeyboardInterrupt goes on. No signal handler is installed.
+This works in a script, inside a running loop and in a notebook. Ctrl-C reaches the thread that waits here: it drains
+requests in flight before KeyboardInterrupt is raised. No signal handler is installed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The observer of a program: consent is an argument, progress a callback, and nothing is printed.
+"""The observer of a Python program: consent is an argument, progress is a callback, nothing is printed.
 
-Leaves to `api/loop.py` who interrupts.
+Interrupting is left to `api/loop.py`.
 """
 
 from __future__ import annotations

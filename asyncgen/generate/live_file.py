@@ -96,7 +96,7 @@ class LiveFile:
 
 
 def read_live(folder: Path, now: Callable[[], float] = time.time, name: str = LIVE_NAME) -> LiveState | None:
-    """What the generating process says; None where none works on the run, or the shard.
+    """The state of the process that generates the run, or the shard; None if there is none.
 
     Args:
         folder: of the run.
