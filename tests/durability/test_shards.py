@@ -218,3 +218,18 @@ def test_the_script_for_kubernetes_runs_a_command_that_takes_its_number_from_the
         said = output(task)
         assert task.returncode == 0, said
     assert len(settled(run.record_files())) == server.received.total() == ROWS
+
+
+def test_every_asyncgen_command_of_the_page_on_many_machines_works(
+    run: RunDirectory, begin: Callable[..., Any], counting_server: Callable[..., Any]
+) -> None:
+    server = counting_server()
+    page = Path(__file__).parents[2] / "docs" / "many-machines.md"
+    lines = [line.strip() for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("    asyncgen ")]
+    assert len(lines) == 6
+    place = {"ASYNCGEN_BASE_URL": server.base_url, "ASYNCGEN_MODEL": "m"}
+    for line in lines:
+        process = begin(*line.partition(" > ")[0].split()[1:], **place)
+        said = output(process)
+        assert process.returncode == 0, f"{line}: {said}"
+    assert len(set(settled([run.records]))) == server.received.total() == ROWS
