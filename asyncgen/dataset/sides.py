@@ -22,7 +22,7 @@ class SampleSides:
     Attributes:
         codes: a byte a sample.
         prompts: different ones that validate, as far as `settle` was told of them.
-        leaked: of these, such that are trained on.
+        leaked: of these, the ones that are trained on.
     """
 
     def __init__(self, split: Split) -> None:

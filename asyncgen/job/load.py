@@ -75,7 +75,7 @@ class JobFile:
         return str(table_in(self.raw, "finetune").get("provider", "auto"))
 
     def job(self, generation: str, tuning: str) -> Job:
-        """The job with `[on.NAME]` laid over.
+        """The job with the `[on.NAME]` overlays.
 
         Of `tuning` for [dataset], [finetune] and the tuned model's short prompt; of `generation` for the rest.
         """

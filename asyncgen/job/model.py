@@ -158,7 +158,7 @@ class FinetuneSettings(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A whole job, one provider's tables already laid over."""
+    """A whole job, with the overlay of its providers applied."""
 
     name: str
     prompt: Prompt

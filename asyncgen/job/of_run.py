@@ -29,7 +29,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class OpenedJob:
-    """A job, laid over for the providers chosen, and its requests.
+    """A job with the overlays of the chosen providers, and its requests.
 
     Attributes:
         file: where it came from.

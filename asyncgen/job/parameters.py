@@ -112,7 +112,7 @@ def provider_remarks(job: Job, profile: Profile, model: str) -> Iterator[str]:
     """What the job asks for, and the provider is not known to do.
 
     Args:
-        job: with the provider's tables laid over, `generate.max_tokens` among its parameters.
+        job: with the provider's overlay; `generate.max_tokens` is among its parameters.
         profile: who answers.
         model: that is asked.
     """

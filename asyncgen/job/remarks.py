@@ -20,7 +20,7 @@ def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Ite
     """The remarks, a sentence each.
 
     Args:
-        job: with the tables of the providers chosen laid over.
+        job: with the overlays of the chosen providers.
         grid: its requests.
         profile: who answers.
         model: that is asked.

@@ -38,16 +38,16 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         name: the job's name; "" where it is not known (the file was rebuilt by `repair`).
         folder: relative paths in `job.toml` start here.
         file: the job file itself; "" for the built-in job.
-        command: goes on where the run stopped.
-        generation_provider: whose tables lay over the job's when rows were asked for last.
-        tuning_provider: likewise, of [dataset] and [finetune].
-        model: asked for the rows.
+        command: the command that resumes the run.
+        generation_provider: the provider that answered last; selects the overlay of the generate tables.
+        tuning_provider: the provider that tunes; selects the overlay of [dataset] and [finetune].
+        model: the one that answers.
         fingerprint: part of the job to a short hash, to name what changed.
         requests: rows of the job; 0 where generation never began.
-        twins: of them, rows with the same request as another one, as the last whole pass over the job found them.
-        stale: records that an earlier form of the job left behind.
-        stale_failures: likewise, of failures.
-        renamed: records of the job whose variables are those of an earlier form of it.
+        twins: of `requests`, duplicates of another row, counted when the job was last enumerated completely.
+        stale: records that are no longer in the job.
+        stale_failures: failures that are no longer in the job.
+        renamed: records of the job with the variables of an earlier version of it.
     """
 
     name: str
@@ -66,14 +66,14 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spend(msgspec.Struct, frozen=True, kw_only=True):
-    """What generation has used, over all invocations.
+    """Tokens and USD of a run, over all invocations.
 
     Attributes:
         usage: tokens, of records and of failures that were paid for.
         cost_usd: at the prices known when the answers came.
         unpriced: answers of a model without a known price, not in `cost_usd`.
-        unanswered_usd: the most that attempts without an answer may have been charged; a budget counts it.
-        records: lines of `records.jsonl` that are counted here; the next start counts what a crash left out.
+        unanswered_usd: upper bound of what attempts without an answer were charged; counts for the budget.
+        records: lines of `records.jsonl` that are counted here; after a crash, the next start counts the rest.
     """
 
     usage: Usage = Usage()
@@ -84,11 +84,11 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoveState(msgspec.Struct, frozen=True, kw_only=True):
-    """Records that are being taken out of `records.jsonl`, so that a crash meanwhile upsets no account.
+    """A move of records out of `records.jsonl`, noted so that the spend stays correct after a crash.
 
     Attributes:
-        lines_after: lines of the file once its new content has taken its place.
-        counted_after: `Spend.records` from then on.
+        lines_after: number of lines in the file after the move.
+        counted_after: `Spend.records` after the move.
     """
 
     lines_after: Count
@@ -122,13 +122,13 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What was done for a row that has no line yet: bounds on attempts hold over interruptions.
+    """The attempts of a row that has no line yet, so that retry limits hold across invocations.
 
     Attributes:
         attempts: HTTP calls.
-        failed: of them, such that gave no answer; those that a rate limit refused are not counted.
-        maybe_paid: of them, such that the provider may have charged for.
-        forgiven: of these, such that the user agreed to.
+        failed: attempts without an answer, except those refused by a rate limit.
+        maybe_paid: failed attempts for which the provider may have charged.
+        forgiven: of `maybe_paid`, those excused by --retry-failed.
     """
 
     attempts: Count
@@ -153,14 +153,14 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
     """The dataset as prepared last.
 
     Attributes:
-        files: `train.jsonl`, and `validation.jsonl` where there is one.
+        files: `train.jsonl`, and `validation.jsonl` if there is one.
         format: "chat" or "completion".
         separator: ends every prompt of the completion format, so that `complete` can add it.
         ending: ends every completion of the completion format: the stop.
         system: the first message of every chat sample, so that `complete` can add it.
-        validation: the share of the combinations that validate.
-        seed: of their choice.
-        turn: likewise; see `dataset.split`.
+        validation: share of the combinations on the validation side, from 0 to 1.
+        seed: of the split.
+        turn: number of the start that the split uses; see `dataset.split`.
         ranks: the values of each axis in the order in which the split first met them, so that no sample changes
             its side when values are added.
         simulated: samples that a simulation made up.
@@ -179,7 +179,7 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UploadState(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that a provider holds: not sent again while the same bytes are wanted there."""
+    """A file at a provider; not uploaded again for the same bytes."""
 
     provider: str
     base_url: str
@@ -189,15 +189,15 @@ class UploadState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
-    """A fine-tuning job: noted before it is asked for, completed when its id is known.
+    """A fine-tuning job: noted before it is created, completed when its id is known.
 
     Attributes:
-        intent: our own word for it, sent as the job's metadata or suffix; finds it again after a crash.
+        intent: our own id, sent as the job's metadata or suffix, to find the job after a crash.
         job_id: None between the intent and the answer.
         status: as the provider's API names it; "" before the first answer.
         last_event: the id of the newest event in `events.jsonl`.
         tuned_model: once it succeeded.
-        order: a hash of what was asked for, files included: the same job is not created twice.
+        order: hash of the order, files included, so that the same job is not created twice.
     """
 
     intent: str
@@ -216,21 +216,21 @@ class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchState(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch of requests at a provider; its files stand in `batches/`, under the name of its intent.
+    """A batch of requests at a provider; its files are in `batches/`, named by its intent.
 
     Attributes:
-        intent: our own word for it, sent as metadata; finds it again after a crash.
+        intent: our own id, sent as metadata, to find the batch after a crash.
         model: that is asked.
-        requests: how many it holds.
+        requests: number of requests.
         created: Unix seconds at which its files were written.
-        held_usd: the most that it may cost, where a budget limits the run.
+        held_usd: reserved from the budget, if there is one.
         file_id: its input at the provider; None before the upload was answered.
         batch_id: None between the intent and the answer.
         status: as the provider's API names it; "" before the first answer; `FOUND_AGAIN` where `repair` made the
             note from the batch's files, `UNNOTED` where a start did: the batch may have been sent, or not.
         answered: requests that the provider has answered so far.
         failed: requests that the provider could not answer, so far.
-        collected: its answers are in `records.jsonl` and `failures.jsonl`, and its rows no longer held.
+        collected: its answers are in `records.jsonl` and `failures.jsonl`, and its keys are released.
     """
 
     intent: str

@@ -81,7 +81,7 @@ def trainings(
     """The training at the provider chosen, and at every other within reach; the chosen one first.
 
     Args:
-        jobs: the job with the tables of a tuning provider laid over, by its name.
+        jobs: name of a tuning provider to the job with its overlay.
         rows: that become samples.
         tokens: of a row.
         prices: where they are looked up.
