@@ -6,7 +6,8 @@ change.
 A page of any site can make its reader's browser send requests to this machine, directly or by a name that it lets
 resolve to 127.0.0.1 (DNS rebinding). `RequestGuard` refuses such requests and admits those of programs, which send
 neither `Origin` nor `Sec-Fetch-Site`. The rule is that of Go's `net/http.CrossOriginProtection`, with an exact `Host`
-before it. Keys, cookies, routes and the form of an error are left to each server. Imports aiohttp.
+before it. Keys, cookies, routes and the form of an error are left to each server. aiohttp is imported where it is
+used, because commands that start no server use the loopback test too.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 
 from asyncgen.errors import AsyncgenError, UsageError
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 
 def is_loopback_host(host: str) -> bool:
@@ -170,6 +174,8 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> str:
     Raises:
         AsyncgenError: the port is taken (its code is "port_taken"), or the host is not this machine's.
     """
+    from aiohttp import web  # noqa: PLC0415 - slow to import; the loopback test needs none of it
+
     try:
         await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
     except (OSError, UnicodeError) as error:
@@ -188,6 +194,8 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> str:
 
 def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer with this value's JSON; structs are values too."""
+    from aiohttp import web  # noqa: PLC0415 - as in listen
+
     return web.Response(
         body=_encode(value), status=status, headers={"Content-Type": "application/json", **(headers or {})}
     )
