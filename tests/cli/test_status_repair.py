@@ -189,4 +189,4 @@ def test_status_after_a_repair_says_that_the_job_is_not_known(asyncgen: Run, fol
     assert asyncgen("repair", str(folder)).returncode == 0
     done = asyncgen("status", str(folder))
     assert "4 done, 1 failed; how many are wanted is not known" in done.stdout
-    assert f"asyncgen generate JOB --out {folder}" in done.stderr
+    assert f"job.toml --out {folder}" in done.stderr

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.serve.llama.model_files import SMOLLM2
 
 from .small_model import small_model_file
 
@@ -21,9 +20,12 @@ def _no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
 
 
-def test_the_model_at_hand_is_taken(tmp_path: Path) -> None:
-    (tmp_path / SMOLLM2.filename).write_bytes(b"GGUF")
-    assert small_model_file({}, tmp_path) == tmp_path / SMOLLM2.filename
+@pytest.mark.model
+def test_the_model_at_hand_is_taken_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_hand = small_model_file({})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert small_model_file({"CI": "true"}) == at_hand
 
 
 @pytest.mark.usefixtures("_no_index")

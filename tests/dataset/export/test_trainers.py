@@ -56,7 +56,7 @@ def prepare(made: Any) -> Any:
 
 
 def export(made: Any, path: Path, trainer: str, model: str | None = "org/model") -> ExportedForTrainer:
-    records = ordered_records(made.directory.records, None)
+    records = ordered_records(made.directory.record_files(), None)
     return export_for_trainer(path, trainer, made.directory, made.opened, records, model)
 
 
@@ -234,7 +234,7 @@ def test_pairs_are_prompt_chosen_and_rejected(make_run: MakeRun, tmp_path: Path)
 
 def test_pairs_and_scored_samples_make_a_plain_folder_too(make_run: MakeRun, tmp_path: Path) -> None:
     made = prepare(make_run(PAIRS, job=PAIRS_JOB).fill())
-    records = ordered_records(made.directory.records, None)
+    records = ordered_records(made.directory.record_files(), None)
     exported = export_prepared_folder(tmp_path / "hub", made.directory, made.opened, records)
     assert exported.rows == len(lines(made.path / "train.jsonl"))
     assert set(lines(tmp_path / "hub" / "data" / "train.jsonl")[0]) == {"prompt", "chosen", "rejected"}
