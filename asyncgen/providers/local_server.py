@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -181,9 +182,12 @@ class _Start:
         with self._open_log() as log:
             self._told = 0
             # A session of its own, so that Ctrl-C on this terminal does not reach the server.
-            return subprocess.Popen(  # noqa: S603 - our own program
+            server = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        # It may end long after this call: a program that lives on reaps it then.
+        threading.Thread(target=server.wait, name="asyncgen-local-server", daemon=True).start()
+        return server
 
     def _open_log(self) -> BinaryIO:
         try:
