@@ -56,11 +56,16 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
+def openai_at(base_url: str) -> dict[str, str]:
+    """Variables that name the provider with the address: an address alone is a custom one, without a price."""
+    return {"ASYNCGEN_BASE_URL": base_url, "ASYNCGEN_PROVIDER": "openai"}
+
+
 def test_what_may_cost_more_than_a_dollar_is_asked_for_first(
     asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
 ) -> None:
     write(10_000)
-    address = {"ASYNCGEN_BASE_URL": simulated()}
+    address = openai_at(simulated())
     refused = asyncgen("generate", "job.toml", "--json", **address)
     assert refused.returncode == 2
     assert answer(refused)["error"]["code"] == "needs_yes"
@@ -75,7 +80,7 @@ def test_what_costs_less_is_not_asked_for(
     asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
 ) -> None:
     write(10)
-    done = asyncgen("generate", "job.toml", "--json", ASYNCGEN_BASE_URL=simulated())
+    done = asyncgen("generate", "job.toml", "--json", **openai_at(simulated()))
     assert done.returncode == 0, done.stderr
 
 
@@ -83,7 +88,7 @@ def test_a_few_of_many_rows_are_priced_as_a_few(
     asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
 ) -> None:
     write(10_000)
-    done = asyncgen("generate", "job.toml", "--limit", "2", "--json", ASYNCGEN_BASE_URL=simulated())
+    done = asyncgen("generate", "job.toml", "--limit", "2", "--json", **openai_at(simulated()))
     assert done.returncode == 0, done.stderr
 
 
@@ -91,7 +96,7 @@ def test_a_budget_is_never_passed_over_all_invocations_and_the_run_goes_on_with_
     asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
 ) -> None:
     write(1000)
-    address = {"ASYNCGEN_BASE_URL": simulated()}
+    address = openai_at(simulated())
     spent = 0.0
     for max_cost in ("0.1", "0.1", "0.2"):
         done = asyncgen("generate", "job.toml", "--max-cost", max_cost, "--json", **address)
@@ -108,7 +113,7 @@ def test_a_demanded_limit_without_a_price_is_refused_and_a_jobs_own_is_told(
     asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
 ) -> None:
     write(None, "[limits]\nmax_cost = 5.0\n")
-    address = {"ASYNCGEN_BASE_URL": simulated()}
+    address = openai_at(simulated())
     refused = asyncgen("generate", "job.toml", "--max-cost", "1", "--json", **address)
     assert (refused.returncode, answer(refused)["error"]["code"]) == (2, "no_price")
     done = asyncgen("generate", "job.toml", "--json", **address)
@@ -120,7 +125,7 @@ def test_batches_cost_half_and_may_be_mixed_with_online_rows(
     asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]
 ) -> None:
     write(1000)
-    address = {"ASYNCGEN_BASE_URL": simulated()}
+    address = openai_at(simulated())
     online = asyncgen("generate", "job.toml", "--limit", "4", "--json", **address)
     batch = asyncgen("generate", "job.toml", "--limit", "4", "--batch", "--json", **address)
     rest = asyncgen("generate", "job.toml", "--json", **address)
@@ -136,7 +141,7 @@ def test_batches_cost_half_and_may_be_mixed_with_online_rows(
 
 def test_a_budget_stops_batches_too(asyncgen: Run, simulated: Callable[..., str], write: Callable[..., None]) -> None:
     write(1000)
-    done = asyncgen("generate", "job.toml", "--batch", "--max-cost", "0.1", "--json", ASYNCGEN_BASE_URL=simulated())
+    done = asyncgen("generate", "job.toml", "--batch", "--max-cost", "0.1", "--json", **openai_at(simulated()))
     assert done.returncode == 5, done.stderr
     found = answer(done)
     assert (found["stopped"], 0 < found["done"] < 12) == ("budget", True)
@@ -170,7 +175,7 @@ def test_rows_with_the_same_request_are_done_with_one_answer(
     (tmp_path / "work" / "rows.csv").write_text("a\nx\ny\nx\n", encoding="utf-8")
     job = 'name = "c"\n[rows]\nfile = "rows.csv"\n[prompt]\nuser = "{a}"\n'
     (tmp_path / "work" / "job.toml").write_text(job, encoding="utf-8")
-    address = {"ASYNCGEN_BASE_URL": simulated(), "ASYNCGEN_PROVIDER": "openai"}
+    address = openai_at(simulated())
     done = asyncgen("generate", "job.toml", "--batch", "--json", **address)
     assert (done.returncode, answer(done)["done"], answer(done)["left"]) == (0, 3, 0), done.stderr
     assert answer(asyncgen("status", "--json"))["left"] == 0
