@@ -57,7 +57,7 @@ MUTATIONS = {
     ),
     "the taking of a request before it is sent": (
         "generate/pool/source.py",
-        "self._take_unless_left if leaves_any else self._take)",
+        "self._claim_unless_left if leaves_any else self._claim)",
         "lambda key: not self._journal.is_settled(key))",
         "generate/pool/test_pool.py::test_twins_are_sent_once_and_none_is_left",
     ),
@@ -75,8 +75,8 @@ MUTATIONS = {
     ),
     "replacing run.json in one step": (
         "run/whole_file.py",
-        "            temporary.rename(path)\n",
-        "            path.write_bytes(temporary.read_bytes())\n",
+        "            temporary.rename(path)\n            sync_folder(",
+        "            path.write_bytes(temporary.read_bytes())\n            sync_folder(",
         "run/test_whole_file.py::test_a_step_that_fails_leaves_the_old_content_and_is_explained",
     ),
 }
