@@ -248,7 +248,7 @@ async def generate_opened(
             )
         simulated = await _is_simulation_again(run.directory, work)
         stale = _prepared(run, work, is_first=True, simulated=simulated)
-        return await _generated(run, work, stale)
+        return await _generated(run, work, stale, simulated=simulated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +284,11 @@ def _prepared(run: RunWriter, work: _Work, *, is_first: bool, simulated: bool) -
     return stale
 
 
-async def _generated(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[Stale] | None = None) -> Generated:
+async def _generated(
+    run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[Stale] | None = None, *, simulated: bool
+) -> Generated:
+    """Answer what is left; a run without new answers is still a rehearsal where `simulated` says so."""
     generated = await _generate(run, work, stale, shard)
-    simulated = False
     if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
         simulated = note_simulation(run, work.server)
     return replace(generated, simulated=simulated)
@@ -314,7 +316,7 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
     ) as opened:  # fmt: skip
         work.observer.say(opened.in_words(opened.limits(options.limits(work.opened.job.limits))))
         consent_to_server(opened.run, work.server, work.observer, simulated=simulated)
-        generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened)
+        generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened, simulated=simulated)
     work.observer.say(f"when all shards have ended: asyncgen merge {shlex.quote(str(path))}")
     return generated
 
