@@ -113,6 +113,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("asyncgen serve --engine simulated --latency-ms 300 --rpm 600", "for rehearsals"),
     ),
     "view": (("asyncgen view", "the newest run"), ("asyncgen view runs/job --export page", "a folder to pass on")),
+    "merge": (("asyncgen merge", "the newest run"), ("asyncgen merge runs/job", "this one")),
     "repair": (("asyncgen repair", "the newest run"), ("asyncgen repair runs/job", "this one")),
     "providers": (("asyncgen providers", "a table"), ("asyncgen providers --json", "for a script")),
     "doctor": (("asyncgen doctor", "this machine and your keys"), ("asyncgen doctor job.toml", "and this job")),
