@@ -79,4 +79,4 @@ def test_help_explains_the_job_file_and_the_commands(asyncgen: Run) -> None:
     assert "Commands:" in asyncgen("help").stdout
     wrong = asyncgen("help", "paln")
     assert wrong.returncode == 2
-    assert "did you mean 'plan'?" in wrong.stderr
+    assert "did you mean 'asyncgen plan'?" in wrong.stderr
