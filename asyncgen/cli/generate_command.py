@@ -189,7 +189,8 @@ def say_failures(done: Generated) -> None:
         say(f"{counted(failed, 'row')} failed: {done.files.failures}; --retry-failed asks again")
         _say_reasons(progress.failures, progress.remedies)
     if progress.maybe_paid_twice:
-        say(f"{counted(progress.maybe_paid_twice, 'request')} sent again, and may have been paid for twice")
+        were = "was" if progress.maybe_paid_twice == 1 else "were"
+        say(f"{counted(progress.maybe_paid_twice, 'request')} {were} sent again and may have been paid twice")
     if error is not None:
         show_error(error, as_json=False)
 
