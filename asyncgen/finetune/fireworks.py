@@ -192,16 +192,16 @@ class FireworksFiles:
 
     async def _taken_in(self, address: str, doing: str) -> None:
         """Wait until the dataset can be trained on: a job that asks for it sooner fails."""
+        state = ""
         for _ in range(_LOOKS):
             found = await self._calls.get(address, _StoredDataset, doing)
-            if found.state == _READY:
+            state = found.state
+            if state == _READY:
                 return
             if found.status.code not in {"", "OK"}:
                 raise AsyncgenError(f"could not {doing}", cause=found.status.message or found.status.code)
             await self._calls.pacing.sleep(_LOOK_S)
-        raise OutageError(
-            f"could not {doing}", cause=f"the dataset is still {found.state or 'not ready'} after minutes"
-        )
+        raise OutageError(f"could not {doing}", cause=f"the dataset is still {state or 'not ready'} after minutes")
 
     async def _found(self, address: str, doing: str) -> _StoredDataset | None:
         try:
