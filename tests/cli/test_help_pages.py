@@ -62,7 +62,7 @@ def assert_parses(command: str) -> None:
     program, *words = shlex.split(command)
     assert program == "asyncgen"
     current: click.Command = cli
-    context = click.Context(cli, info_name="asyncgen")
+    context = click.Context(cli, info_name="asyncgen", **cli.context_settings)
     while isinstance(current, click.Group) and words and not words[0].startswith("-"):
         found = current.get_command(context, words[0])
         assert found is not None, command
