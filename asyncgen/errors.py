@@ -15,9 +15,12 @@ A failed request is data (`records.Failure`), and a bug is a crash: neither is h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class AsyncgenError(Exception):

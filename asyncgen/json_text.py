@@ -8,11 +8,13 @@ byte of a file or a server is never mistaken for a bug. What the JSON means is l
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Kind = TypeVar("Kind")
 _AT = re.compile(r" - at `\$\.?(?P<place>.*)`$")

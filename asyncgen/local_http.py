@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,8 @@ import msgspec
 from asyncgen.errors import AsyncgenError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp import web
 
 

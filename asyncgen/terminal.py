@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # C0 but tab and newline, DEL, C1, and the characters that reorder what stands around them.
 _UNSAFE = re.compile(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.finetune.event_log import past_events
+from asyncgen.finetune.follow import past_events
 from asyncgen.finetune.json_calls import decoded
 from asyncgen.generate.batch.batched_keys import read_batch_rows
 from asyncgen.generate.batch.files import key_of_line, read_output_line

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncgen.api.loop import run_in_thread
 from asyncgen.api.observer import LibraryObserver, OnProgress
 from asyncgen.api.runs import Run, open_run
 from asyncgen.evaluate.asking import AskOptions
-from asyncgen.evaluate.result import Evaluation
 from asyncgen.evaluate.session import EXAMPLES, ROWS, SEED, Evaluated, WantedEvaluation, evaluate_run
-from asyncgen.generate.observer import Interrupt
 from asyncgen.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from asyncgen.evaluate.result import Evaluation
+    from asyncgen.generate.observer import Interrupt
 
 
 def evaluate(

@@ -1,25 +1,66 @@
-"""Generating from Python: the same session, directory, lock and promises as `asyncgen generate`."""
+"""Generating from Python: the same session, directory, lock and promises as `asyncgen generate`.
+
+A user's own async function (vLLM offline, another API, a fake in a test) becomes a completer here; retries and limits
+are left to the pool, as with every completer.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import orjson
 
 from asyncgen.api.jobs import LoadedJob, loaded_job
 from asyncgen.api.loop import run_in_thread
 from asyncgen.api.observer import LibraryObserver, OnProgress
 from asyncgen.api.runs import Run
 from asyncgen.generate.engine import GenerateOptions
-from asyncgen.generate.http.function import FunctionCompleter, UserCompleter
+from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
+from asyncgen.generate.http.reply import read_reply
 from asyncgen.generate.observer import Interrupt
 from asyncgen.generate.session import RUNS, OnlineEngine, generate_opened
+from asyncgen.json_text import decode_json
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.run.jsonl import follow_lines
-from asyncgen.run.records import Record, decode_record
+from asyncgen.run.records import Record, Usage, decode_record
+from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    import os
+
+UserCompleter = Callable[[Mapping[str, Any]], Awaitable[str | Mapping[str, Any]]]
+_MESSAGE_WIDTH = 500
+
+
+class FunctionCompleter:
+    """A completer that calls a function instead of a server.
+
+    Args:
+        function: takes the request body as in the API; returns the answer's text, or a whole chat completion.
+    """
+
+    def __init__(self, function: UserCompleter) -> None:
+        self._function = function
+
+    async def complete(self, body: bytes) -> Answer | AttemptError:
+        """Call the function once; an exception of the function is an error of the attempt, which is retried."""
+        request = decode_json(body)
+        began_s = time.monotonic()
+        try:
+            answer = await self._function(request)
+        except Exception as error:  # noqa: BLE001 - it is the user's, and fails the row, not the run
+            message = one_line(f"{type(error).__name__}: {error}", _MESSAGE_WIDTH)
+            return AttemptError(kind=ErrorClass.RETRY, type="completer", message=message)
+        latency_s = time.monotonic() - began_s
+        if isinstance(answer, str):
+            return Answer(answer, "stop", str(request.get("model", "")), Usage(), latency_s=latency_s)
+        return read_reply(200, {}, orjson.dumps(answer), latency_s=latency_s)
+
 
 _TICK_S = 0.1
 _OPTIONS = (

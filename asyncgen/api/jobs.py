@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncgen.generate.plan.plan import Plan, PlanTarget, make_plan, tuners_within_reach
-from asyncgen.generate.plan.rows_there import rows_there
+from asyncgen.generate.plan.request_tokens import rows_there
 from asyncgen.generate.session import RUNS
 from asyncgen.job.of_run import OpenedJob, open_named_job
 from asyncgen.providers.choose import Where, named_address
-from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from asyncgen.providers.profiles import ProviderChoice
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from asyncgen.generate.observer import Interrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
 Result = TypeVar("Result")
 _TICK_S = 0.1  # a lock that is waited for without an end would not let Ctrl-C through on every platform

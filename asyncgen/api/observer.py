@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.observer import Interrupt
-from asyncgen.generate.pool.progress import Progress
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Event, TuningJob
     from asyncgen.generate.batch.join import Joined
     from asyncgen.generate.batch.send import Watcher
+    from asyncgen.generate.pool.progress import Progress
     from asyncgen.run.state import BatchState
 
 OnProgress = Callable[["ProgressSnapshot"], None]

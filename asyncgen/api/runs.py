@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.dataset.select import is_stale, may_be_stale
+from asyncgen.dataset.samples import is_stale, may_be_stale
 from asyncgen.errors import UsageError
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.generate.session import RUNS
@@ -17,6 +15,9 @@ from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
     import pandas as pd
 
     from asyncgen.dataset.report.collect import Report

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.api.loop import run_in_thread
 from asyncgen.api.observer import LibraryObserver
 from asyncgen.api.runs import Run, open_run
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.api import TuningJob
 from asyncgen.finetune.complete import Asking, Completion, Unanswered, answer_limit, ask_all, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.finetune.target import owner_of_model
-from asyncgen.generate.observer import Interrupt
 from asyncgen.job.of_run import job_of_run
 from asyncgen.providers.choose import Where, open_endpoint
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.directory import open_run as open_for_writing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncgen.finetune.api import TuningJob
+    from asyncgen.generate.observer import Interrupt
 
 _ANSWER_TOKENS = 256
 

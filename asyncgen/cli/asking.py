@@ -11,12 +11,10 @@ import asyncio
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,17 +22,22 @@ from asyncgen.cli.output import say
 from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError, nearest
 from asyncgen.finetune.api import AbsentError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
-from asyncgen.finetune.json_calls import JsonCalls
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
 from asyncgen.providers.choose import AUTO, Where, choose_generation, open_endpoint
-from asyncgen.providers.endpoint import Endpoint
-from asyncgen.providers.price import Price
-from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.terminal import clean, money
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.finetune.json_calls import JsonCalls
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.providers.price import Price
+    from asyncgen.providers.profiles import ProviderChoice
 
 _GAP = " │ "
 _NARROWEST = 30

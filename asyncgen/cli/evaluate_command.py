@@ -1,9 +1,14 @@
-"""`asyncgen evaluate`: models and prompting techniques compared on rows held out."""
+"""`asyncgen evaluate`: models and prompting techniques compared on rows held out, as a table or as blocks.
+
+The figures are made in `evaluate`.
+"""
 
 from __future__ import annotations
 
+import math
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +21,235 @@ from asyncgen.cli.options import (
     run_argument,
     yes_option,
 )
-from asyncgen.cli.output import json_result, result, say
+from asyncgen.cli.output import json_result, result, say, table
+from asyncgen.terminal import one_line, usd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from asyncgen.evaluate.judge import JudgedPair, Judging
+    from asyncgen.evaluate.measures import Standing
+    from asyncgen.evaluate.page import Agreement
+    from asyncgen.evaluate.result import Evaluation
+    from asyncgen.evaluate.small import Comparison
+    from asyncgen.evaluate.statistics import Interval
+    from asyncgen.evaluate.verdict import PairResult, PaysFrom
+
+
+_HEADERS = (
+    "contestant", "model", "answers", "pass", "95 %", "values named", "words", "copied", "tokens in/out",
+    "seconds p50/p95", "per 1,000",
+)  # fmt: skip
+_MOST_VALUES = 20
+_MODEL_WIDTH = 34
+_ANSWER_WIDTH = 240
+
+
+def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Iterator[str]:
+    """The figures, what limits them, and the verdict last."""
+    of_clusters = f", {evaluation.clusters} values of {evaluation.cluster_name}" if evaluation.cluster_name else ""
+    yield f"{evaluation.rows:,} prompts, {evaluation.source}{of_clusters}"
+    yield ""
+    yield from _figures([_cells(each) for each in evaluation.contestants])
+    yield from _diversity_lines(evaluation.contestants)
+    yield from _failing(evaluation.contestants)
+    if evaluation.cluster_name:
+        yield from _by_value(evaluation)
+    yield ""
+    for pair in evaluation.comparisons:
+        yield _pair_line(pair)
+    if evaluation.judging is not None:
+        yield from _judge_lines(evaluation.judging)
+    if agreement is not None:
+        yield _votes_line(agreement)
+    for pays in evaluation.pays:
+        yield from _pays_line(pays)
+    for note in evaluation.notes:
+        yield f"note: {note}"
+    yield f"all of it: {evaluation.path}" + (f", {usd(evaluation.cost_usd)}" if evaluation.cost_usd else "")
+    yield ""
+    yield evaluation.sentence
+
+
+def small_lines(found: Comparison) -> Iterator[str]:
+    """Base and tuned model side by side, as `run` ends with it."""
+    for row in found.rows:
+        yield row.prompt
+        for label, text, passed in (("before", row.base, row.base_passed), ("after", row.tuned, row.tuned_passed)):
+            fails = "" if passed else "   [fails a check]"
+            yield f"    {label:<6}  {one_line(text, _ANSWER_WIDTH) or '(no answer)'}{fails}"
+    base, tuned = found.base, found.tuned
+    yield (
+        f"passes the checks: after {tuned.passed} of {tuned.n}, before {base.passed} of {base.n} ({found.source}); "
+        "so few prompts prove nothing"
+    )
+
+
+def _figures(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table; one block a contestant where it is wider than the terminal."""
+    shown = [column for column in range(len(_HEADERS)) if column == 0 or any(row[column] for row in rows)]
+    headers = [_HEADERS[column] for column in shown]
+    cells = [[row[column] for column in shown] for row in rows]
+    lines = list(table(headers, cells))
+    if max(map(len, lines)) <= shutil.get_terminal_size((100, 24)).columns:
+        yield from lines
+        return
+    width = max(map(len, headers))
+    for row in cells:
+        yield row[0]
+        for header, cell in zip(headers[1:], row[1:], strict=True):
+            if cell:
+                yield f"  {header:<{width}}  {cell}"
+
+
+def _cells(standing: Standing) -> list[str]:
+    contestant, rate = standing.contestant, standing.pass_rate
+    model = contestant.model if len(contestant.model) <= _MODEL_WIDTH else contestant.model[: _MODEL_WIDTH - 1] + "…"
+    if not standing.n:
+        return [contestant.name, model, "0", *[""] * (len(_HEADERS) - 3)]
+    cost = standing.cost_usd_per_1000
+    return [
+        contestant.name,
+        model,
+        f"{standing.n:,}",
+        f"{100 * rate.value:.0f} %",
+        f"{100 * rate.low:.0f}..{100 * rate.high:.0f}",
+        _percent(standing.mentions),
+        f"{standing.words.value:.0f}" if standing.words else "",
+        _copied(standing),
+        f"{standing.tokens_in:,.0f}/{standing.tokens_out:,.0f}" if standing.tokens_in or standing.tokens_out else "",
+        _seconds(standing),
+        "" if cost is None else usd(cost),
+    ]
+
+
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}..{100 * interval.high:.0f})"
+
+
+def _copied(standing: Standing) -> str:
+    """The share of answers that repeat a training sample, and how much that is above the held-out samples'."""
+    if standing.copied is None:
+        return ""
+    beyond = "" if standing.copied_beyond is None else f" ({100 * standing.copied_beyond:+.0f})"
+    return f"{100 * standing.copied:.0f} %{beyond}"
+
+
+def _seconds(standing: Standing) -> str:
+    if standing.latency_p50_s is None or standing.latency_p95_s is None:
+        return ""
+    return f"{standing.latency_p50_s:.2g}/{standing.latency_p95_s:.2g}"
+
+
+def _diversity_lines(found: Sequence[Standing]) -> Iterator[str]:
+    told = [each for each in found if each.compression is not None]
+    if told:
+        yield ""
+        yield "how alike the answers of one contestant are, over as many bytes each:"
+        rows = [
+            [
+                each.contestant.name,
+                f"{each.compression:.2f}",
+                f"{each.distinct_1 or 0:.2f}",
+                f"{each.distinct_2 or 0:.2f}",
+                f"{each.duplicates:,}/{each.near_duplicates:,}",
+            ]
+            for each in told
+        ]
+        headers = ["contestant", "compression", "distinct-1", "distinct-2", "duplicates/nearly"]
+        yield from (f"  {line}" for line in table(headers, rows))
+
+
+def _failing(found: Sequence[Standing]) -> Iterator[str]:
+    for each in found:
+        if each.check_failures:
+            named = ", ".join(f"{count:,} {name}" for name, count in each.check_failures.items())
+            yield f"{each.contestant.name} fails: {named}"
+
+
+def _by_value(evaluation: Evaluation) -> Iterator[str]:
+    values = list(dict.fromkeys(value for each in evaluation.contestants for value in each.by_value))
+    if not values:
+        return
+    yield ""
+    names = [each.contestant.name for each in evaluation.contestants]
+    rows = []
+    for value in values[:_MOST_VALUES]:
+        counts = [each.by_value.get(value, (0, 0)) for each in evaluation.contestants]
+        rows.append([value, *(f"{passed}/{n}" for passed, n in counts)])
+    yield from table([f"pass, by {evaluation.cluster_name}", *names], rows)
+    if len(values) > _MOST_VALUES:
+        yield f"and {len(values) - _MOST_VALUES:,} more"
+
+
+def _pair_line(pair: PairResult) -> str:
+    difference = pair.difference
+    return (
+        f"{pair.a} less {pair.b}: {100 * difference.value:+.1f} points "
+        f"(95 % {100 * difference.low:+.1f}..{100 * difference.high:+.1f}), {pair.only_a} rows to {pair.only_b}, "
+        f"p={pair.p_corrected:.3f}"
+    )
+
+
+def _judge_lines(judging: Judging) -> Iterator[str]:
+    yield f"judge {judging.judge}: each pair of answers in both orders"
+    for pair in judging.pairs:
+        yield f"  {_judged(pair)}"
+    first = judging.first_share
+    yield (
+        f"  the answer that stood first won {100 * first.value:.0f} % of the verdicts "
+        f"(95 % {100 * first.low:.0f}..{100 * first.high:.0f}; fair is 50)"
+    )
+    if judging.strengths:
+        ranked = sorted(judging.strengths.items(), key=lambda each: -each[1])
+        yield "  strength (Bradley-Terry): " + ", ".join(f"{name} {strength:.2f}" for name, strength in ranked)
+
+
+def _judged(pair: JudgedPair) -> str:
+    if pair.rate is None:
+        return f"{pair.a} or {pair.b}: no verdict can be read ({pair.unreadable} rows)"
+    counts = (
+        f"{pair.a} beats {pair.b} in {100 * pair.rate.value:.0f} % "
+        f"(95 % {100 * pair.rate.low:.0f}..{100 * pair.rate.high:.0f}): "
+        f"{pair.wins} won, {pair.ties} ties, {pair.losses} lost, p={pair.p:.3f}"
+    )
+    words = [
+        counts,
+        f"{100 * pair.flipped:.0f} % flipped with the order",
+    ]
+    if pair.length_ratio is not None:
+        words.append(f"{pair.length_ratio:.2f} times as long")
+    if pair.length_controlled is not None:
+        words.append(f"{100 * pair.length_controlled:.0f} % at equal length")
+    if pair.unreadable:
+        words.append(f"{pair.unreadable} rows without a readable verdict")
+    return "; ".join(words)
+
+
+def _votes_line(agreement: Agreement) -> str:
+    counted = ", ".join(f"{name} {count}" for name, count in agreement.tally.items())
+    if agreement.kappa is None:
+        return f"votes: {counted}"
+    return f"votes: {counted}; agreement with the judge on {agreement.compared} rows: kappa {agreement.kappa:.2f}"
+
+
+def _pays_line(pays: PaysFrom) -> Iterator[str]:
+    note = f" ({pays.note})" if pays.note else ""
+    if pays.calls is None or pays.outlay_usd is None or pays.outlay_usd.high == 0:
+        return  # not known, or nothing to pay back
+    if math.isinf(pays.calls.low):
+        yield f"{pays.tuned} never pays against {pays.other}: its calls cost as much or more{note}"
+        return
+    calls = f"{pays.calls.low:,.0f}"
+    if pays.calls.high != pays.calls.low:
+        calls += f" to {pays.calls.high:,.0f}"
+    yield (
+        f"{pays.tuned} pays against {pays.other} from {calls} calls on: "
+        f"{usd(pays.outlay_usd.high)} for data and training{note}"
+    )
+
 
 _NEXT = "NAME=TECHNIQUE:PROVIDER/MODEL"
 
@@ -63,7 +296,6 @@ def evaluate(
     Every answer is kept in the run, under evaluations/: the same command goes on where it stopped and pays for
     nothing twice. --base-url and --api-key-file belong to the provider that wrote the run's data.
     """
-    from asyncgen.cli.evaluate_lines import evaluation_lines  # noqa: PLC0415 - imports aiohttp
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - likewise
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
     from asyncgen.evaluate.asking import AskOptions  # noqa: PLC0415 - likewise

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncgen.cli.arguments import run_directory
-from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.options import output_options, run_argument, run_directory
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.export.files import CsvStyle, Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import export_folder
 from asyncgen.dataset.export.prepared import export_for_trainer, export_prepared_folder
 from asyncgen.dataset.export.trainers import TRAINERS
-from asyncgen.dataset.samples import PREFERENCE
-from asyncgen.dataset.select import may_be_stale
+from asyncgen.dataset.samples import PREFERENCE, may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.of_run import job_of_run
-from asyncgen.run.directory import RunDirectory
 from asyncgen.run.reviews import read_reviews
 from asyncgen.run.simulated import SimulationCheck, refuse_simulated
 
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncgen.job.of_run import OpenedJob
+    from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Record
 
 

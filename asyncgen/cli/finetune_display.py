@@ -10,21 +10,20 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from asyncgen.cli.output import error_console, is_live, is_verbose, say
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.api import Event, TuningJob
 from asyncgen.finetune.loss_curve import points_of_events, sparkline
 from asyncgen.run.directory import output_file
 from asyncgen.terminal import cells, clean, duration, in_units, local_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from asyncgen.finetune.api import Event, TuningJob
     from asyncgen.finetune.loss_curve import Point
 
 

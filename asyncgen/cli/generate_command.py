@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.arguments import given_words, job_file, next_command
 from asyncgen.cli.options import (
     endpoint_options,
     file_argument,
+    given_words,
+    job_file,
     limit_option,
     limit_options,
+    next_command,
     out_option,
     output_options,
     retry_failed_option,
@@ -28,6 +29,7 @@ from asyncgen.terminal import counted, duration, money, one_line
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Mapping
+    from pathlib import Path
 
     from asyncgen.generate.session import Generated
 

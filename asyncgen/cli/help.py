@@ -1,16 +1,24 @@
-"""Help pages: layout, examples, groups of options, and suggestions for unknown commands and options.
+"""Help pages: layout, examples, groups of options, suggestions for unknown words; `asyncgen help` and `completion`.
 
-Also translates click's messages. Imports no command, so that `--help` stays fast.
+Also translates click's messages. Imports no other command, so that `--help` stays fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.errors import nearest
+from asyncgen.cli.output import result
+from asyncgen.errors import UsageError, nearest
+from asyncgen.job.reference import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from click.shell_completion import CompletionItem
+
 
 # What people type for a command of ours.
 _SYNONYMS = {
@@ -271,3 +279,88 @@ def _wanted(kind: Any) -> str:
     if low is not None:
         return f"{noun} above {low:g}" if kind.min_open else f"{noun}, {low:g} or more"
     return noun
+
+
+_JOB = "job"
+
+
+@click.command("help")
+@click.argument("topic", nargs=-1, metavar="[TOPIC]")
+@click.pass_context
+def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
+    """Explain TOPIC: `job` for the keys of the job file, or a command's name."""
+    parent = context.parent
+    assert parent is not None
+    assert isinstance(parent.command, click.Group)
+    if not topic:
+        result(parent.get_help())
+        return
+    if topic == (_JOB,):
+        result(reference().rstrip())
+        return
+    command: click.Command = parent.command
+    for word in topic:
+        found = command.get_command(parent, word) if isinstance(command, click.Group) else None
+        if found is None:
+            names = command.list_commands(parent) if isinstance(command, click.Group) else []
+            what = unknown_command(word, [*names, _JOB], parent.command_path)
+            raise UsageError(what, help_text="asyncgen help   (lists the commands)")
+        command, parent = found, click.Context(found, info_name=word, parent=parent)
+    result(command.get_help(parent))
+
+
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(_SHELLS))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script that makes bash, zsh or fish complete asyncgen's words.
+
+    It completes commands, options, providers, runs, and the models that were tuned here.
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 - only here
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "one of the shells that click knows"
+    result(kind(context.find_root().command, {}, "asyncgen", "_ASYNCGEN_COMPLETE").source().strip())
+
+
+def _items(names: list[str], begun: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while a shell completes
+
+    return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+def providers(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Names of providers, the user's own among them."""
+    from asyncgen.providers.choose import profiles_here  # noqa: PLC0415 - only while a shell completes
+
+    return _items(list(profiles_here()), begun)
+
+
+def runs_and_files(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Run directories and job files, and whatever file there is."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while a shell completes
+
+    from asyncgen.cli.options import RUNS, job_files  # noqa: PLC0415 - likewise
+
+    names = sorted(str(state.parent) for state in RUNS.glob("*/run.json"))
+    found = _items([*names, *map(str, job_files(Path()))], begun)
+    return found or [CompletionItem(begun, type="file")]
+
+
+def models(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Models that runs here have tuned."""
+    from asyncgen.cli.options import RUNS  # noqa: PLC0415 - only while a shell completes
+    from asyncgen.errors import AsyncgenError  # noqa: PLC0415 - likewise
+    from asyncgen.run.state import read_state  # noqa: PLC0415 - likewise
+
+    names: list[str] = []
+    for path in RUNS.glob("*/run.json"):
+        try:
+            names += [job.tuned_model for job in read_state(path).finetuning if job.tuned_model]
+        except AsyncgenError:
+            continue  # a damaged run has nothing to offer
+    return _items(names, begun)

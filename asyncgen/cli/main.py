@@ -42,8 +42,8 @@ _COMMANDS = {
     "repair": ("repair_command:repair", "Set damaged lines of a run aside."),
     "providers": ("providers_command:providers", "List the providers, their keys, and what they can do."),
     "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),
-    "completion": ("completion_command:completion", "Complete words in bash, zsh or fish."),
-    "help": ("help_command:help_command", "Explain the keys of a job file (help job), or a command."),
+    "completion": ("help:completion", "Complete words in bash, zsh or fish."),
+    "help": ("help:help_command", "Explain the keys of a job file (help job), or a command."),
 }
 
 _SAID_NO = 1  # exit code of who answered a question with no

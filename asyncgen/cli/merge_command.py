@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from asyncgen.cli.arguments import run_directory
-from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.options import output_options, run_argument, run_directory
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.distributed.merge import merge_shards, no_price
-from asyncgen.generate.journal.spend_count import CostOf
 from asyncgen.run.directory import RunDirectory, open_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.generate.journal.settled import CostOf
 
 
 @click.command("merge")

@@ -12,7 +12,6 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -22,6 +21,8 @@ from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.terminal import cells, clean, folded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console
 
 

@@ -1,34 +1,188 @@
-"""`asyncgen plan`: what a job would send, and what that would cost."""
+"""`asyncgen plan`: what a job would send, and what that would cost, as text or JSON.
+
+The figures are made in `generate.plan`.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+import orjson
 
-from asyncgen.cli.arguments import job_file, next_command
 from asyncgen.cli.options import (
     concurrency_option,
     endpoint_options,
     file_argument,
+    job_file,
+    next_command,
     out_option,
     output_options,
     rpm_option,
     tpm_option,
 )
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.cli.plan_lines import break_even_lines, labelled, plan_lines
 from asyncgen.cli.preflight import Ahead, ahead_lines, problems_ahead, tuning_where
-from asyncgen.generate.plan.plan import PlanTarget, compare_with_tuning, make_plan, plan_as_json, tuners_within_reach
-from asyncgen.generate.plan.rows_there import rows_there
-from asyncgen.job.model import Limits
+from asyncgen.generate.plan.plan import (
+    Plan,
+    PlannedPrompt,
+    PlanTarget,
+    compare_with_tuning,
+    make_plan,
+    plan_as_json,
+    tuners_within_reach,
+)
+from asyncgen.generate.plan.request_tokens import Span, rows_there
 from asyncgen.job.of_run import open_named_job
 from asyncgen.providers.choose import Where, named_address
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.price import FREE
+from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
+from asyncgen.terminal import usd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from asyncgen.generate.plan.costs import BreakEven, Training
+    from asyncgen.job.model import Limits
+
+_LABEL = 11
+_SHOWN_CHARACTERS = 500  # of each end of a long prompt
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """The whole plan, but for the comparison with tuning."""
+    yield f"{plan.requests:,} requests to {plan.model} at {plan.provider}"
+    if plan.excluded:
+        yield f"left out by subset.exclude: {plan.excluded:,}"
+    there = plan.there
+    if there.twins:
+        yield f"{there.twins:,} rows ask the same as another one, and share its answer"
+    stale = f"; {there.stale:,} more answers are there that this job no longer asks for" if there.stale else ""
+    waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
+    counts = f"{there.settled:,} answered, {there.failed:,} given up on{waiting}"
+    yield f"there already: {counts}; to send: {plan.left:,}{stale}"
+    for number, prompt in enumerate(plan.prompts, 1):
+        yield ""
+        yield from _prompt_lines(f"prompt {number}", prompt)
+    yield ""
+    yield from labelled("tokens", [_tokens(plan), f"({plan.tokens.basis})"])
+    yield from labelled("cost", _cost_lines(plan))
+    yield from labelled("training", list(map(_training_line, plan.trainings)))
+    yield from labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
+    gone = [f"{model} stops answering on {day}" for model, day in plan.shutdowns]
+    yield from labelled("shutdown", gone)
+    yield from labelled("note", list(plan.remarks))
+
+
+def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) -> Iterator[str]:
+    """From how many calls on tuning pays, and under which assumptions."""
+    yield ""
+    if not compared:
+        yield "break-even: the price of the model that answers is not known, so there is nothing to compare with"
+        return
+    yield f"break-even, against {usd(compared[0].long_call_usd)} for a call with the long prompt:"
+    yield from (f"  {_break_even_line(each)}" for each in compared)
+    yield "assumed:"
+    yield from (f"  - {each}" for each in taken_for_granted)
+
+
+def usd_span(span: Span | None) -> str:
+    """A span of amounts, "unknown" where there is none."""
+    if span is None:
+        return "unknown"
+    low, high = usd(span.low), usd(span.high)
+    return low if low == high else f"{low.removesuffix(' USD')} to {high}"
+
+
+def clock(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = math.ceil(seconds)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller_size} {smaller}"
+    return f"{whole} s"
+
+
+def labelled(label: str, lines: list[str]) -> Iterator[str]:
+    """Lines with a label before the first."""
+    for number, line in enumerate(lines):
+        yield f"{'' if number else label:{_LABEL}}{line}"
+
+
+def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
+    yield f"{label}; the tuned model will be given: {_shortened(prompt.short)}"
+    for message in prompt.body["messages"]:
+        first, *rest = _shortened(_words_of(message)).strip().splitlines() or [""]
+        yield f"  {message['role']}: {first}"
+        yield from (f"    {line}" for line in rest)
+    parameters = {name: value for name, value in prompt.body.items() if name not in {"model", "messages"}}
+    if parameters:
+        yield f"  parameters: {orjson.dumps(parameters).decode()}"
+
+
+def _words_of(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else orjson.dumps(content or message.get("tool_calls")).decode()
+
+
+def _shortened(text: str) -> str:
+    """A long text's first and last characters, and how many were left out."""
+    left_out = len(text) - 2 * _SHOWN_CHARACTERS
+    if left_out <= _SHOWN_CHARACTERS // 10:
+        return text
+    return f"{text[:_SHOWN_CHARACTERS]} [... {left_out:,} characters ...] {text[-_SHOWN_CHARACTERS:]}"
+
+
+def _tokens(plan: Plan) -> str:
+    if not plan.left:
+        return "none: every row is there"
+    return f"in {_counts(plan.tokens.prompt * plan.left)}, out {_counts(plan.tokens.completion * plan.left)}"
+
+
+def _counts(span: Span) -> str:
+    return f"{span.low:,.0f} to {span.high:,.0f}"
+
+
+def _cost_lines(plan: Plan) -> list[str]:
+    if plan.price is FREE:
+        return ["free: it runs on this machine"]
+    if plan.price is None:
+        return [f"unknown: no price of {plan.model} at {plan.provider} was found; prices.toml may name one"]
+    lines = [f"{tier:9} {usd_span(cost)}" for tier, cost in plan.costs.items()]
+    day = f" of {plan.price.as_of}" if plan.price.as_of else ""
+    return [*lines, f"(estimate, prices{day}: {plan.price.source})"]
+
+
+def _training_line(training: Training) -> str:
+    cost = "free" if training.cost_usd == Span(0, 0) else usd_span(training.cost_usd)
+    trained = training.trained
+    bill = f"{trained.samples:,} samples x {trained.epochs} epochs = {_counts(trained.tokens)} tokens"
+    remarks = [bill, *(["would be used"] if training.chosen else []), *([training.note] if training.note else [])]
+    if training.price is not None and training.price.as_of is not None:
+        remarks.append(f"prices of {training.price.as_of}")
+    return f"{training.provider}, {training.model}: {cost} ({'; '.join(remarks)})"
+
+
+def _break_even_line(compared: BreakEven) -> str:
+    where = f"{compared.provider}, {compared.model}"
+    if compared.hosting is not None and compared.calls_an_hour is not None:
+        hourly = f"{usd(compared.hosting.usd_per_hour)} an hour, called or not ({compared.hosting.hardware})"
+        spent = f"; {usd_span(compared.outlay_usd)} for rows and training come first" if compared.outlay_usd else ""
+        return f"{where}: only above {compared.calls_an_hour:,} calls an hour, as its endpoint costs {hourly}{spent}"
+    if compared.tuned_call_usd is None or compared.calls is None:
+        return f"{where}: unknown, since the price of the training or of calls to the result is"
+    call = f"{usd(compared.tuned_call_usd)} a call"
+    if math.isinf(compared.calls.low):
+        return f"{where}: never, at {call} tuned calls are no cheaper"
+    low, high = compared.calls.low, compared.calls.high
+    calls = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+    return f"{where}: from {calls} calls on ({call}; {usd_span(compared.outlay_usd)} for rows and training)"
+
 
 _PLACE = ("out", "provider", "base_url", "model", "api_key_file")
 

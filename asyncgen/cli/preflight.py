@@ -6,15 +6,19 @@ Collects every problem into one error. Sends nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.order import JobOrder, check_order, with_defaults
+from asyncgen.finetune.api import JobOrder, check_order, with_defaults
 from asyncgen.finetune.source import model_to_tune
-from asyncgen.job.of_run import OpenedJob
 from asyncgen.providers.choose import Where, addressed_endpoint, named_address
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncgen.job.of_run import OpenedJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, result, table
 from asyncgen.providers.choose import profiles_here
-from asyncgen.providers.profiles import Profile
+
+if TYPE_CHECKING:
+    from asyncgen.providers.profiles import Profile
 
 
 @click.command("providers")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from asyncgen.cli.arguments import run_directory, with_run
-from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.options import output_options, run_argument, run_directory, with_run
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.repair import FileRepair, RunRepair, repair_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _NUMBERS_SHOWN = 20
 

@@ -1,20 +1,258 @@
-"""`asyncgen report`: what a run's answers are like."""
+"""`asyncgen report`: what a run's answers are like, as text with small bars, or as JSON.
+
+The figures are made in `dataset.report`.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
-from asyncgen.cli.arguments import job_file_of, run_directory
-from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.options import job_file_of, next_command, output_options, run_argument, run_directory
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.cli.report_lines import next_step, report_lines, report_object
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page
 from asyncgen.job.of_run import job_of_run
 from asyncgen.run.directory import output_file
+from asyncgen.terminal import counted, one_line, usd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from asyncgen.dataset.report.collect import Report
+    from asyncgen.dataset.report.quality import Axis, Coverage, Quality, ValueDiversity
+    from asyncgen.dataset.token_counts import Histogram
+
+
+FATES = ("filled", "rejected", "refused", "failed", "left", "stale")
+_BAR = 24
+_LABEL = 28
+_VALUES_SHOWN = 20
+_NO_LANGUAGE = "(pip install 'asyncgen[language]')"
+_TEXT = 300  # characters of an answer to read
+
+
+def report_lines(report: Report, bar: str) -> Iterator[str]:
+    """The whole report.
+
+    Args:
+        report: as it was collected.
+        bar: the character that bars are made of.
+    """
+    coverage = report.coverage
+    models = ", ".join(model for model, _ in report.models.most_common()) or "nobody yet"
+    yield f"{report.run}: {report.job}, answered by {models}"
+    yield ""
+    yield f"{'rows':<{_LABEL}} {coverage.requested or 0:,}: " + ", ".join(
+        f"{number:,} {fate}" for fate, number in _numbers(coverage).items() if number or fate in {"filled", "left"}
+    )
+    whole = [axis.name for axis in report.axes if axis.values and not any(each.holes for each in axis.values.values())]
+    if whole:
+        yield f"{'without holes':<{_LABEL}} {', '.join(one_line(name, _LABEL) for name in whole)}"
+    for axis in report.axes:
+        if axis.name not in whole:
+            yield from _axis_lines(axis, bar)
+    yield from _counted("cannot be samples", report.rejected, bar)
+    yield from _counted("checks not passed", report.checks, bar)
+    yield from _counted("given up on", report.failures, bar)
+    yield from _counted("ended", report.finish_reasons, bar)
+    yield from _text_lines(report, bar)
+    yield from _quality_lines(report.quality)
+    yield ""
+    yield from _spend_lines(report)
+
+
+def _numbers(coverage: Coverage) -> dict[str, int]:
+    return {fate: getattr(coverage, fate) or 0 for fate in FATES}
+
+
+def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
+    yield ""
+    if axis.values is None:
+        yield f"{axis.name}: too many values to show"
+        return
+    shown = dict(sorted(axis.values.items(), key=lambda item: -item[1].holes)[:_VALUES_SHOWN])
+    columns = [fate for fate in FATES if any(_numbers(coverage)[fate] for coverage in axis.values.values())]
+    yield f"{one_line(axis.name, _LABEL):<{_LABEL}} {'':<{_BAR}} " + "".join(f"{fate:>10}" for fate in columns)
+    for value, coverage in axis.values.items():
+        if value in shown:
+            numbers = _numbers(coverage)
+            figures = "".join(f"{numbers[fate]:>10,}" for fate in columns)
+            part = coverage.filled / (coverage.filled + coverage.holes) if coverage.filled else 0.0
+            yield f"{one_line(value, _LABEL):<{_LABEL}} {_bar(part, bar)} {figures}"
+    if len(shown) < len(axis.values):
+        yield f"({len(axis.values) - len(shown):,} more values with fewer holes)"
+
+
+def _bar(part: float, bar: str) -> str:
+    return f"{bar * round(part * _BAR):<{_BAR}}"
+
+
+def _counted(title: str, counts: Mapping[str, int], bar: str) -> Iterator[str]:
+    if not counts:
+        return
+    most = max(counts.values())
+    yield ""
+    yield f"{title}:"
+    for name, count in sorted(counts.items(), key=lambda item: -item[1])[:_VALUES_SHOWN]:
+        yield f"{one_line(name, _LABEL):<{_LABEL}} {_bar(count / most, bar)} {count:>10,}"
+
+
+def _text_lines(report: Report, bar: str) -> Iterator[str]:
+    if not report.words.counts:
+        return
+    yield ""
+    yield _length("words an answer", report.words)
+    yield _length("characters", report.characters)
+    yield _length("ms to the answer", report.latency_ms)
+    yield f"{'duplicates':<{_LABEL}} {report.duplicates:,}, and {report.near_duplicates:,} that are nearly ones"
+    one, two, three = report.diversity.distinct
+    yield (
+        f"{'different':<{_LABEL}} {one:.0%} of the words, {two:.0%} of the pairs, {three:.0%} of the triples "
+        f"(in {report.diversity.answers:,} answers)"
+    )
+    yield from _counted("how answers begin", dict(report.openings), bar)
+
+
+def _quality_lines(quality: Quality) -> Iterator[str]:
+    if not quality.samples:
+        return
+    yield ""
+    yield (
+        f"{'duplicates, values masked':<{_LABEL}} {quality.template_duplicates:,} of {quality.samples:,}, and "
+        f"{quality.near_templates:,} of {quality.sampled:,} that are nearly ones"
+    )
+    if quality.template:
+        yield f"{'the commonest of them':<{_LABEL}} {quality.template_answers:,} x {one_line(quality.template, _TEXT)}"
+    yield (
+        f"{'leakage':<{_LABEL}} {quality.trained_on:,} of {quality.validation_prompts:,} validation prompts are "
+        f"trained on; {quality.leaked_answers:,} answers are nearly one of the other side, values masked"
+    )
+    copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
+    yield f"{'eight words in a row':<{_LABEL}} {copies}"
+    for pair in quality.empty_pairs[:_VALUES_SHOWN]:
+        yield f"{'no usable answer for':<{_LABEL}} {one_line(pair, _TEXT)}"
+    if len(quality.empty_pairs) > _VALUES_SHOWN:
+        yield f"({len(quality.empty_pairs) - _VALUES_SHOWN:,} more pairs of values without one)"
+    yield from _diversity_lines(quality)
+    if quality.thoughts:
+        yield f"{'thoughts':<{_LABEL}} {quality.thoughts:,} answers begin with <think>: see reasoning under [dataset]"
+    if quality.simulated:
+        yield f"{'made up by a simulation':<{_LABEL}} {quality.simulated:,}"
+    yield ""
+    yield "to read:"
+    for why, text in quality.to_read:
+        yield f"{why:<{_LABEL}} {one_line(text, _TEXT)}"
+
+
+def _diversity_lines(quality: Quality) -> Iterator[str]:
+    yield ""
+    yield f"{'':<{_LABEL}} {'answers':>9}{'words':>8}{'pairs':>8}{'compressed':>12}  language"
+    yield _diversity_line("all", quality.overall)
+    for name, values in quality.by_value.items():
+        for value, found in values.items():
+            yield _diversity_line(f"{name}={value}", found)
+    yield "words, pairs: the share of different ones; compressed: to this share of their size"
+
+
+def _diversity_line(label: str, found: ValueDiversity) -> str:
+    languages = ", ".join(f"{name} {count:,}" for name, count in list(found.languages.items())[:3])
+    one, two = found.distinct
+    return (
+        f"{one_line(label, _LABEL):<{_LABEL}} {found.answers:>9,}{one:>8.0%}{two:>8.0%}{found.compressed:>12.2f}  "
+        f"{languages or _NO_LANGUAGE}"
+    )
+
+
+def _length(title: str, histogram: Histogram) -> str:
+    figures = histogram.summary()
+    return (
+        f"{title:<{_LABEL}} {figures.smallest:,} to {figures.largest:,}, median {figures.median:,}, "
+        f"nine of ten from {figures.low:,} to {figures.high:,}"
+    )
+
+
+def _spend_lines(report: Report) -> Iterator[str]:
+    usage = report.usage
+    unpriced = f", and {report.unpriced:,} answers of unknown price" if report.unpriced else ""
+    yield (
+        f"{'tokens':<{_LABEL}} {usage.prompt_tokens:,} prompt ({usage.cached_tokens:,} cached), "
+        f"{usage.completion_tokens:,} completion ({usage.reasoning_tokens:,} reasoning)"
+    )
+    yield f"{'spent':<{_LABEL}} {usd(report.cost_usd)}{unpriced}"
+
+
+def next_step(report: Report, job_file: str) -> str:
+    """The command that fills the holes there are, or goes on where there are none."""
+    coverage, run = report.coverage, report.run
+    again = ("generate", job_file, "--out", run)
+    if coverage.left:
+        return f"{next_command(*again)}   ({counted(coverage.left, 'row')} left)"
+    if coverage.failed or report.failures:
+        return next_command(*again, "--retry-failed")
+    if coverage.rejected or coverage.refused:
+        retry = next_command(*again, "--retry-rejected")
+        return f"{next_command('prepare', run)}   (then, to ask again for what was left out: {retry})"
+    return next_command("prepare", run)
+
+
+def report_object(report: Report) -> dict[str, Any]:
+    """The report as JSON, for `--json`."""
+    usage = report.usage
+    return {
+        "run": str(report.run),
+        "job": report.job,
+        "coverage": _coverage_object(report.coverage),
+        "axes": {
+            axis.name: {value: _coverage_object(coverage) for value, coverage in axis.values.items()}
+            if axis.values is not None
+            else None
+            for axis in report.axes
+        },
+        "rejected": dict(report.rejected),
+        "checks": dict(report.checks),
+        "failures": dict(report.failures),
+        "finish_reasons": dict(report.finish_reasons),
+        "models": dict(report.models),
+        "duplicates": report.duplicates,
+        "near_duplicates": report.near_duplicates,
+        "words": _length_object(report.words),
+        "characters": _length_object(report.characters),
+        "latency_ms": _length_object(report.latency_ms),
+        "openings": [{"words": words, "answers": answers} for words, answers in report.openings],
+        "distinct": dict(zip(("1", "2", "3"), report.diversity.distinct, strict=True)),
+        "distinct_of_answers": report.diversity.answers,
+        "quality": to_builtins(report.quality),
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        },
+        "cost_usd": report.cost_usd,
+        "unpriced": report.unpriced,
+    }
+
+
+def _coverage_object(coverage: Coverage) -> dict[str, int | None]:
+    return {"requested": coverage.requested} | {fate: getattr(coverage, fate) for fate in FATES}
+
+
+def _length_object(histogram: Histogram) -> dict[str, float]:
+    figures = histogram.summary()
+    return {
+        "count": figures.count,
+        "min": figures.smallest,
+        "p5": figures.low,
+        "median": figures.median,
+        "p95": figures.high,
+        "max": figures.largest,
+        "mean": round(figures.mean, 2),
+    }
 
 
 @click.command("report")

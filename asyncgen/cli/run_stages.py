@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asyncgen.cli.arguments import next_command
-from asyncgen.cli.evaluate_lines import small_lines
+from asyncgen.cli.evaluate_command import small_lines
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
+from asyncgen.cli.options import next_command
 from asyncgen.cli.output import is_verbose, result, say, this_command
 from asyncgen.cli.preflight import Ahead, problems_ahead, refuse_problems, tuning_where
-from asyncgen.cli.prepare_lines import run_lines, run_object
+from asyncgen.cli.prepare_command import run_lines, run_object
 from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
@@ -35,7 +35,7 @@ from asyncgen.generate.session import generate_opened
 from asyncgen.job.of_run import OpenedJob, job_of_run, open_named_job
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.choose import named_profile, open_endpoint
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.terminal import counted, duration, money

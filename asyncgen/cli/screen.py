@@ -1,24 +1,155 @@
-"""The observer of a command: lines on stderr, questions on the terminal, live display, Ctrl-C.
+"""The observer of a command: lines on stderr, questions on the terminal, live display of progress, Ctrl-C.
 
-Connects output, progress, signals and displays for a generation or a tuning, which are left to their sessions.
+Progress is a live block on a terminal, and a plain line now and then elsewhere. It reads the counts of `Progress` and
+refreshes by a timer, never for an answer. Generation and tuning are left to their sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+import asyncio
+import contextlib
+import time
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from asyncgen.cli.output import confirm, offered, say, this_command
-from asyncgen.cli.progress import shown
-from asyncgen.cli.signals import interruptible
+from asyncgen.cli.loop import interruptible
+from asyncgen.cli.output import confirm, error_console, is_live, offered, say, this_command
+from asyncgen.terminal import duration, folded, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
     from asyncgen.finetune.api import Event
     from asyncgen.finetune.follow import TrainingWatcher
     from asyncgen.generate.batch.send import Watcher
     from asyncgen.generate.observer import Interrupt
     from asyncgen.generate.pool.progress import Progress
+    from asyncgen.run.records import Record
+
+
+_LIVE_S = 0.2
+_LATEST_S = 2.0  # an answer stays so long that it can be read
+_FIRST_PLAIN_S = 5.0
+_PLAIN_S = 30.0
+_SILENT_S = 30.0
+_UNANSWERED_S = 5.0
+_ENOUGH_S = 3.0  # before that a time left would be a wild guess
+_TROUBLE_S = 2.0
+_CAUSE_WIDTH = 120
+_ANSWER_LINES = 2
+
+
+@asynccontextmanager
+async def shown(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[None]:
+    """Show the counts while the block runs.
+
+    Args:
+        progress: the counts.
+        spent: says what was used so far.
+    """
+    progress.began_at = time.monotonic()
+    progress.per_second(progress.began_at)  # from here on rows are counted
+    task = asyncio.create_task(_live(progress, spent) if is_live() else _plain(progress, spent))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):  # a terminal that is gone must not end the run
+            await task
+
+
+async def _live(progress: Progress, spent: Callable[[], str]) -> None:
+    from rich.live import Live  # noqa: PLC0415 - costs a tenth of a second
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
+    console = error_console()
+    latest, shown_at = progress.latest, 0.0
+    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            now_s, width = time.monotonic(), console.width
+            if now_s - shown_at > _LATEST_S and progress.latest is not latest:
+                latest, shown_at = progress.latest, now_s
+            lines = [*block(progress, now_s, width), spent()]
+            drawn = Text(folded("\n".join(lines), width))
+            for text in answer_lines(latest, width) if latest else ():
+                drawn.append(f"\n{text}", style="dim")
+            live.update(drawn, refresh=True)
+            await asyncio.sleep(_LIVE_S)
+
+
+async def _plain(progress: Progress, spent: Callable[[], str]) -> None:
+    wait_s = min(_FIRST_PLAIN_S, _PLAIN_S)
+    while True:
+        await asyncio.sleep(wait_s)
+        say(f"{line(progress, time.monotonic())}; {spent()}")
+        wait_s = _PLAIN_S
+
+
+def block(progress: Progress, now_s: float, width: int) -> list[str]:
+    """The live block: a bar, the rate, the time left and the time gone."""
+    share = progress.done / progress.requests if progress.requests else 0.0
+    bar_width = max(min(width - 30, 40), 10)
+    filled = round(share * bar_width)
+    bar = "━" * filled + "╺" * (filled < bar_width) + "─" * (bar_width - filled - 1)
+    return [f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})", _moving(progress, now_s)]
+
+
+def line(progress: Progress, now_s: float) -> str:
+    """The progress as one plain line."""
+    return f"{progress.done:,} of {progress.requests:,} done, {_moving(progress, now_s)}"
+
+
+def answer_lines(record: Record, width: int) -> list[str]:
+    """An answer and its row, in a few lines."""
+    row = record.prompt or ", ".join(record.variables.values())
+    text = one_line(record.completion, _ANSWER_LINES * (width - 6))
+    return [one_line(row, width), *(f"  {part}" for part in folded(f'"{text}"', width - 4, 1).split("\n"))]
+
+
+def _moving(progress: Progress, now_s: float) -> str:
+    per_second = progress.per_second(now_s)
+    gone = f", {duration(now_s - progress.began_at)} so far" if progress.began_at else ""
+    rate = f"{_rate(per_second)}, " if per_second > 0 else ""
+    moving = f"{rate}{progress.in_flight:,} in flight, {_left(progress, per_second, now_s)}{gone}"
+    return moving + _troubles(progress) + _wait(progress, now_s)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.1f} rows/s" if per_second >= 1 else f"{per_second * 60:,.1f} rows/min"
+
+
+def _left(progress: Progress, per_second: float, now_s: float) -> str:
+    is_early = bool(progress.began_at) and now_s - progress.began_at < _ENOUGH_S
+    eta_s = None if is_early else progress.eta_s(per_second)
+    return f"{progress.left:,} left" + (f", about {duration(eta_s)}" if eta_s is not None and progress.left else "")
+
+
+def _troubles(progress: Progress) -> str:
+    failed = progress.failed + progress.failed_before
+    troubles = (
+        (failed, "failed"),
+        (progress.check_failures, "failed a check" if progress.check_failures == 1 else "failed checks"),
+        (progress.retries, "asked again"),
+        (progress.rate_limited, "refused by the rate limit"),
+    )
+    return "".join(f", {count:,} {name}" for count, name in troubles if count)
+
+
+def _wait(progress: Progress, now_s: float) -> str:
+    """Why nothing moves, where that is so for more than a moment."""
+    paused_s, silent_s = progress.paused_until - now_s, now_s - progress.sent_at
+    if progress.trouble and now_s - progress.trouble_since > _TROUBLE_S:
+        since = duration(now_s - progress.trouble_since)
+        return f", {one_line(progress.trouble, _CAUSE_WIDTH)} for {since}, trying again"
+    if paused_s > 1:
+        cause = progress.pause_cause
+        return f", waits {duration(paused_s)}" + (f" ({one_line(cause, _CAUSE_WIDTH)})" if cause else "")
+    if progress.waits_for and progress.sent_at and silent_s > _SILENT_S:
+        return f", nothing sent for {duration(silent_s)} (waits for the limit of {progress.waits_for})"
+    is_unanswered = progress.in_flight and progress.began_at and not progress.settled + progress.failed
+    if is_unanswered and now_s - progress.began_at > _UNANSWERED_S:
+        return ", nothing answered yet (a model that was just started is being loaded)"
+    return ""
 
 
 class Screen:
@@ -57,7 +188,7 @@ class Screen:
         return shown(progress, spent)
 
     def watching_batches(self, progress: Progress) -> AbstractContextManager[Watcher]:
-        from asyncgen.cli.batch_display import watching  # noqa: PLC0415 - imports the SDK
+        from asyncgen.cli.batch_command import watching  # noqa: PLC0415 - imports the SDK
 
         return watching(progress)
 

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from asyncgen.cli.loop import run
+from asyncgen.cli.loop import interruptible, run
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import is_quiet, json_result, result, say
-from asyncgen.cli.signals import interruptible
 from asyncgen.errors import UsageError
-from asyncgen.generate.observer import Interrupt
-from asyncgen.providers.keys import key_file_warning, key_from_file
+from asyncgen.providers.endpoint import key_file_warning, key_from_file
 
 if TYPE_CHECKING:
+    from asyncgen.generate.observer import Interrupt
     from asyncgen.providers.endpoint import Secret
     from asyncgen.providers.local_server import ServerInfo
     from asyncgen.serve.server import ServeSettings

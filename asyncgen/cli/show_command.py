@@ -5,17 +5,15 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from asyncgen.cli.arguments import RUNS, next_command, run_directory
-from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.options import RUNS, next_command, output_options, run_argument, run_directory
 from asyncgen.cli.output import json_result, result, say, table
 from asyncgen.errors import AsyncgenError, UsageError, nearest
 from asyncgen.generate.journal.run_status import RunStatus, run_status
@@ -23,6 +21,9 @@ from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record
 from asyncgen.terminal import age, counted, in_units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 _WHOLE = frozenset({"stop", "tool_calls", ""})
 

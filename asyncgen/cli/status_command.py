@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from asyncgen.cli.arguments import job_file_of, next_command, run_directory
-from asyncgen.cli.options import output_options, run_argument
+from asyncgen.cli.options import job_file_of, next_command, output_options, run_argument, run_directory
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from asyncgen.generate.distributed.shard_status import ShardStatus
     from asyncgen.run.state import FinetuningState, RunState, Spend

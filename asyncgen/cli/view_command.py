@@ -8,31 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import webbrowser
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.arguments import RUNS, run_directory
+from asyncgen.cli.loop import interruptible
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.options import (
+    RUNS,
     api_key_file_option,
     base_url_option,
     debug_option,
     provider_option,
     quiet_option,
     run_argument,
+    run_directory,
 )
 from asyncgen.cli.output import result, say
-from asyncgen.cli.signals import interruptible
 from asyncgen.errors import UsageError
-from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from asyncgen.providers.choose import Where
     from asyncgen.providers.endpoint import Endpoint
     from asyncgen.providers.profiles import ProviderChoice
+    from asyncgen.run.directory import RunDirectory
     from asyncgen.view.access import PageAccess
     from asyncgen.view.playground import OpenEndpoint
     from asyncgen.view.runs import Runs

@@ -2,7 +2,7 @@
 
 The draft is a temporary file of training lines in record order. Conflicts between samples (a prompt on both sides,
 near-duplicates) are found afterwards from about 55 bytes a sample. Records that give no sample go to a file of their
-own with the reason. Selection, format and split are left to `select`, `samples` and `split`.
+own with the reason. Selection and format are left to `samples`, the split to `split`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from typing import TYPE_CHECKING, BinaryIO
 import orjson
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar
-from asyncgen.dataset.pairing import NO_PAIR, Pairing
-from asyncgen.dataset.row_file import RowFile
 from asyncgen.dataset.samples import (
+    CHECK,
     COMPLETION,
+    NEAR_DUPLICATE,
     PREFERENCE,
+    SCORE,
+    STALE,
     Sample,
     SampleMaker,
+    Selection,
     begins_with_thoughts,
     pair_texts,
     preference_line,
     texts,
     training_line,
 )
-from asyncgen.dataset.select import CHECK, NEAR_DUPLICATE, SCORE, STALE, Selection
-from asyncgen.dataset.sides import TRAIN, SampleSides
-from asyncgen.dataset.split import SideCounts
+from asyncgen.dataset.split import NO_PAIR, TRAIN, Pairing, SampleSides, SideCounts
 from asyncgen.dataset.token_counts import TokenRatio, token_counter
+from asyncgen.dataset.writer import RowFile
 from asyncgen.job.answers import is_fenced
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
@@ -44,10 +46,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from asyncgen.dataset.row_file import Fetcher
     from asyncgen.dataset.scores import ScoreTable
     from asyncgen.dataset.split import Split
     from asyncgen.dataset.token_counts import TokenCounter
+    from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory

@@ -15,12 +15,11 @@ import orjson
 from asyncgen.dataset.files.forms import PAIR, Wanted
 from asyncgen.dataset.files.rows import open_rows
 from asyncgen.dataset.files.scan import FileScan
-from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.pairs.write import output_paths, taken_names
+from asyncgen.dataset.pairs.prepare import output_paths, taken_names
 from asyncgen.dataset.rules.file import example_texts, prompt_of, whole_file_faults
 from asyncgen.dataset.samples import Sample, texts, training_line
 from asyncgen.dataset.split import Split, SplitPlan
-from asyncgen.dataset.token_counts import token_counter
+from asyncgen.dataset.token_counts import Histogram, token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
 from asyncgen.providers.profiles import Finetuning

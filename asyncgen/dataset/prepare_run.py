@@ -1,6 +1,6 @@
 """Prepare the dataset of a run: judge records, write samples, report what was left out with the reason.
 
-Writes the files and their entry in `run.json`; prints nothing. Judging, format and split are left to `draft`, `select`,
+Writes the files and their entry in `run.json`; prints nothing. Judging, format and split are left to `draft`,
 `samples` and `split`.
 """
 
@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.dataset.draft import drafting
-from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.rules.file import DPO, whole_file_faults
-from asyncgen.dataset.samples import COMPLETION, PREFERENCE
+from asyncgen.dataset.samples import COMPLETION, PREFERENCE, may_be_stale
 from asyncgen.dataset.scores import ScoreTable
-from asyncgen.dataset.select import may_be_stale
-from asyncgen.dataset.sides import TRAIN
-from asyncgen.dataset.split import Split, known_plan, plan_split
-from asyncgen.dataset.training_costs import training_costs
+from asyncgen.dataset.split import TRAIN, Split, known_plan, plan_split
+from asyncgen.dataset.token_counts import Histogram, training_costs
 from asyncgen.dataset.writer import collector_off, dataset_writer
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.job.template import parse
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 
     from asyncgen.dataset.draft import Draft
     from asyncgen.dataset.split import SplitPlan, ThinValue
-    from asyncgen.dataset.training_costs import TrainingCost
+    from asyncgen.dataset.token_counts import TrainingCost
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.providers.prices import PriceList

@@ -1,7 +1,7 @@
 """Scores that a judge's run gave to the answers of this run, joined by key.
 
 A run whose rows are another run's records keeps their keys in the variable `source`. Keeps 16 bytes a score. What
-follows from a low score is left to `select`.
+follows from a low score is left to `samples`.
 """
 
 from __future__ import annotations

@@ -15,21 +15,81 @@ miss the share by one or two; there several starts are tried, and the best one i
 Ranks must not change when a value is inserted between others. So they are kept in `run.json`: known values keep their
 ranks, new ones are appended. Axes with a great many values, such as free text from a table, have no ranks; their values
 move the point by a hash, which is as good for values that occur once.
+
+Also pairs answers for preference training: by axis values, or accepted against rejected answers of a combination. Keeps
+one byte a sample for its side, 25 bytes a record for its pairs. Writing the pairs is left to `samples`.
 """
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from hashlib import blake2b
-from itertools import count, islice
+from itertools import count, islice, zip_longest
 from typing import TYPE_CHECKING
 
+import orjson
+
+from asyncgen.dataset.near_duplicates import AnswersByPrompt
+from asyncgen.dataset.samples import BY_HAND, CHECK, SCORE
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from asyncgen.job.model import DatasetSettings
     from asyncgen.job.requests import RequestGrid
+    from asyncgen.run.records import Record
     from asyncgen.run.state import RunState
+
+
+TRAIN, VALIDATION, HELD_OUT, DROPPED = range(4)
+
+
+class SampleSides:
+    """Collects the samples' sides; a sample is known by its number, in the order in which they were added.
+
+    Attributes:
+        codes: a byte a sample.
+        prompts: different ones that validate, as far as `settle` was told of them.
+        leaked: of these, the ones that are trained on.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self.codes = bytearray()
+        self.prompts = 0
+        self.leaked = 0
+
+    def add(self, variables: Mapping[str, str]) -> int:
+        """Add a sample of this combination; its side as far as the combination decides it."""
+        validates = self._split.validates(variables)
+        code = (HELD_OUT if self._split.holds_out(variables) else VALIDATION) if validates else TRAIN
+        self.codes.append(code)
+        return code
+
+    def drop(self, number: int) -> None:
+        """Leave a sample out."""
+        self.codes[number] = DROPPED
+
+    def settle(self, numbers: Iterable[int]) -> None:
+        """Bring all samples of one prompt to one side.
+
+        Args:
+            numbers: of all samples that have this prompt.
+        """
+        codes = self.codes
+        kept = [number for number in numbers if codes[number] != DROPPED]
+        found = {codes[number] for number in kept}
+        if len(found) > 1:
+            side = HELD_OUT if HELD_OUT in found else TRAIN
+            for number in kept:
+                codes[number] = side
+            found = {codes[number] for number in kept}
+        if found and found != {TRAIN}:
+            self.prompts += 1
+            self.leaked += TRAIN in found
+
 
 MOST_RANKED = 256
 _MOST_COUNTED = 1000
@@ -201,3 +261,76 @@ class SideCounts:
             for value, (train, validation) in values.items():
                 if not train or (not validation and train * share >= 1):
                     yield ThinValue(axis, value, train + validation, "validation" if train else "train")
+
+
+NO_PAIR = "no_pair"
+
+
+class Role(IntEnum):
+    """What an answer is in its pair."""
+
+    CHOSEN = 0
+    REJECTED = 1
+
+
+class Pairing:
+    """Collects answers with their roles, and then tells the pairs.
+
+    Args:
+        settings: the job's; where it names no values of axes, answers that pass all checks are chosen against such of
+            the same combination as do not, or that a person rejected.
+    """
+
+    def __init__(self, settings: DatasetSettings) -> None:
+        self._chosen = {name: str(value) for name, value in settings.chosen.items()}
+        self._rejected = {name: str(value) for name, value in settings.rejected.items()}
+        self._entries = AnswersByPrompt()
+        self._places = array("Q")
+        self._roles = bytearray()
+
+    @property
+    def by_values(self) -> bool:
+        """Whether values of axes tell the roles."""
+        return bool(self._chosen)
+
+    def add(self, record: Record, reason: str | None, place: int) -> bool:
+        """Note an answer; False where it can be in no pair.
+
+        Args:
+            record: as the job has it.
+            reason: why it gives no sample; None where it gives one.
+            place: by which it will be told.
+        """
+        role = self._role(record, reason)
+        if role is None:
+            return False
+        self._entries.add(self._key(record), len(self._places))
+        self._places.append(place)
+        self._roles.append(role)
+        return True
+
+    def pairs(self) -> Iterator[tuple[int | None, int | None]]:
+        """The places of the better and the worse answer of each pair; None where there is no partner."""
+        for group in self._entries.groups():
+            by_role: tuple[list[int], list[int]] = ([], [])
+            for entry in group:
+                by_role[self._roles[entry]].append(self._places[entry])
+            yield from zip_longest(*by_role)
+
+    def _role(self, record: Record, reason: str | None) -> Role | None:
+        if not self.by_values:
+            if reason is None:
+                return Role.CHOSEN
+            return Role.REJECTED if reason.startswith(CHECK) or reason in {SCORE, BY_HAND} else None
+        if reason is not None:
+            return None
+        for role, wanted in ((Role.CHOSEN, self._chosen), (Role.REJECTED, self._rejected)):
+            if all(record.variables.get(name) == value for name, value in wanted.items()):
+                return role
+        return None
+
+    def _key(self, record: Record) -> str:
+        if not self.by_values:
+            return orjson.dumps(record.variables).decode()
+        rest = {name: value for name, value in record.variables.items() if name not in self._chosen}
+        return orjson.dumps([rest, record.repeat]).decode()

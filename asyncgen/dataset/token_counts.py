@@ -1,20 +1,31 @@
-"""Count the tokens of training samples, offline if a vocabulary is installed, otherwise by an estimate.
+"""Count the tokens of training samples, and what training on them costs at every provider with a known price.
 
-Chooses the vocabulary by model and adds the overhead of chat messages. Every count says how it was made. Vocabularies
-come with the extra `tokens` (toktok-rs); nothing is ever downloaded.
+Counts offline if a vocabulary is installed, otherwise by an estimate. Chooses the vocabulary by model and adds the
+overhead of chat messages. Every count says how it was made. Vocabularies come with the extra `tokens` (toktok-rs);
+nothing is ever downloaded. Billed tokens are each sample's, cut at the provider's limit, times the epochs. Whether this
+account may train there is not checked.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from asyncgen.providers.profiles import PROFILES
 from asyncgen.providers.tokens import estimate_text
+from asyncgen.providers.training_prices import epochs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import date
+    from typing import Any
+
+    from asyncgen.providers.prices import PriceList
+    from asyncgen.providers.profiles import Profile
+
 
 # What a chat adds, by OpenAI's rule: 3 tokens and the role's own to a message, 3 to the conversation.
 _PER_MESSAGE = 4
@@ -102,3 +113,132 @@ class TokenRatio:
     def ratio(self) -> float:
         """1 where nothing was learnt."""
         return min(max(self._counted / self._estimated, 0.2), 5.0) if self._estimated else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCost:
+    """Training at one provider.
+
+    Attributes:
+        epochs: times that it goes over the samples.
+        billed_tokens: of all epochs.
+        cut_samples: how many are longer than the provider takes, and are cut.
+        usd: lowest and highest; None for an unknown price, zero where it is free.
+        as_of: the day of the price.
+    """
+
+    provider: str
+    model: str
+    epochs: int
+    billed_tokens: int
+    cut_samples: int
+    usd: tuple[float, float] | None
+    as_of: date | None
+
+
+def training_costs(
+    tokens: Histogram, chosen: Profile, model: str | None, hyperparameters: Mapping[str, Any], prices: PriceList
+) -> list[TrainingCost]:
+    """The provider chosen first, then every other whose price is known, with the model that it trains by default.
+
+    Args:
+        tokens: of the training samples.
+        chosen: the provider of the job.
+        model: trained there; None for its default.
+        hyperparameters: the job's, of which `n_epochs` counts.
+        prices: where they are looked up.
+    """
+    others = [profile for profile in PROFILES.values() if profile.name != chosen.name]
+    costs = [_cost(tokens, chosen, model, hyperparameters, prices)]
+    costs += [_cost(tokens, profile, None, hyperparameters, prices) for profile in others]
+    return [cost for place, cost in enumerate(costs) if cost is not None and (not place or cost.usd is not None)]
+
+
+def _cost(
+    tokens: Histogram, profile: Profile, model: str | None, hyperparameters: Mapping[str, Any], prices: PriceList
+) -> TrainingCost | None:
+    finetuning = profile.finetuning
+    if finetuning is None:
+        return None
+    model = model or finetuning.default_model
+    if model is None:
+        return None
+    limit = finetuning.max_sample_tokens
+    epochs = epochs_of(tokens.counts.total(), hyperparameters, finetuning)
+    billed = tokens.clipped_total(limit) * epochs
+    price = None if finetuning.free else prices.training(profile.name, model)
+    return TrainingCost(
+        provider=profile.name,
+        model=model,
+        epochs=epochs,
+        billed_tokens=billed,
+        cut_samples=tokens.above(limit) if limit is not None else 0,
+        usd=(0.0, 0.0) if finetuning.free else price.cost_usd(billed) if price else None,
+        as_of=price.as_of if price else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The usual figures of a distribution; `low` and `high` leave a twentieth out on either side."""
+
+    count: int
+    total: int
+    smallest: int
+    low: int
+    median: int
+    high: int
+    largest: int
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count if self.count else 0.0
+
+
+class Histogram:
+    """Numbers and how often each came."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+
+    def add(self, numbers: Iterable[int]) -> None:
+        self.counts.update(numbers)
+
+    def above(self, limit: int) -> int:
+        """How many numbers are larger than `limit`."""
+        return sum(count for number, count in self.counts.items() if number > limit)
+
+    def clipped_total(self, limit: int | None) -> int:
+        """The sum of all numbers, each taken for `limit` at most."""
+        most = limit if limit is not None else max(self.counts, default=0)
+        return sum(min(number, most) * count for number, count in self.counts.items())
+
+    def bins(self, most: int) -> list[tuple[int, int, int]]:
+        """At most so many bins of one width: first number, last number, how many came."""
+        if not self.counts:
+            return []
+        first, last = min(self.counts), max(self.counts)
+        width = -(-(last - first + 1) // most)
+        bins = [0] * (-(-(last - first + 1) // width))
+        for number, count in self.counts.items():
+            bins[(number - first) // width] += count
+        return [(first + place * width, first + (place + 1) * width - 1, count) for place, count in enumerate(bins)]
+
+    def summary(self) -> Summary:
+        """The figures; all zero where nothing was counted."""
+        count = self.counts.total()
+        if not count:
+            return Summary(0, 0, 0, 0, 0, 0, 0)
+        numbers = sorted(self.counts)
+        low, median, high = (self._quantile(numbers, count, part) for part in (0.05, 0.5, 0.95))
+        return Summary(count, self.clipped_total(None), numbers[0], low, median, high, numbers[-1])
+
+    def _quantile(self, numbers: list[int], count: int, part: float) -> int:
+        """The smallest number that at least this part of all do not exceed."""
+        wanted = part * count
+        seen = 0
+        for number in numbers:
+            seen += self.counts[number]
+            if seen >= wanted:
+                return number
+        return numbers[-1]

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -18,8 +17,6 @@ from asyncgen.errors import QuotaError
 from asyncgen.evaluate.contestants import Entry
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.client import COMPLETIONS, open_completer
-from asyncgen.generate.http.completer import Answer, AttemptError, Completer
-from asyncgen.generate.observer import Observer
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY
 from asyncgen.generate.session import OnlineEngine, generate_opened
@@ -31,6 +28,12 @@ from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.generate.http.completer import Answer, AttemptError, Completer
+    from asyncgen.generate.observer import Observer
 
 _INTERRUPTED = 130
 EngineOf = Callable[[Entry], Engine]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 import orjson
@@ -19,14 +18,18 @@ import tomli_w
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
 from asyncgen.evaluate.taught import NearestExamples, TaughtSample, seeded_examples
-from asyncgen.finetune.complete import PromptForm
 from asyncgen.job.load import read_job_file, with_max_tokens
-from asyncgen.job.model import Job
 from asyncgen.job.of_run import OpenedJob, open_job
 from asyncgen.providers.choose import Where, named_profile, requested_model
 from asyncgen.providers.profiles import Profile, ProviderChoice
-from asyncgen.run.state import RunState
 from asyncgen.run.whole_file import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.finetune.complete import PromptForm
+    from asyncgen.job.model import Job
+    from asyncgen.run.state import RunState
 
 Technique = Literal["zero-shot", "prompt", "few-shot", "tuned"]
 TECHNIQUES: tuple[Technique, ...] = get_args(Technique)

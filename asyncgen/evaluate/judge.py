@@ -8,17 +8,14 @@ act as an instruction. The reason comes before the verdict, and the names of con
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, planned
 from asyncgen.evaluate.contestants import Contestant, Entry, open_entry
-from asyncgen.evaluate.measures import Answers
 from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
 from asyncgen.evaluate.statistics import (
     Interval,
@@ -29,8 +26,6 @@ from asyncgen.evaluate.statistics import (
     sign_test,
     wilson,
 )
-from asyncgen.generate.observer import Observer
-from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.template import parse
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.profiles import LOCAL
@@ -38,6 +33,14 @@ from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
 from asyncgen.run.whole_file import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.evaluate.measures import Answers
+    from asyncgen.generate.observer import Observer
+    from asyncgen.job.of_run import OpenedJob
 
 Side = Literal["first", "second", "tie"]
 FEWEST_FOR_LENGTH = 50

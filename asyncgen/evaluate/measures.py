@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
 from asyncgen.dataset.near_duplicates import similar
-from asyncgen.dataset.select import unusable
+from asyncgen.dataset.samples import unusable
 from asyncgen.evaluate.contestants import ROW_COLUMN, Contestant, Entry
-from asyncgen.evaluate.rows import EvaluationRow
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS, Interval, bootstrap, quantile, wilson
 from asyncgen.evaluate.taught import TaughtSample, repeating
-from asyncgen.job.checks import AnswerChecks
 from asyncgen.providers.price import Price, tier_of
-from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, Usage, decode_failure, decode_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from asyncgen.evaluate.rows import EvaluationRow
+    from asyncgen.job.answers import AnswerChecks
+    from asyncgen.run.directory import RunDirectory
 
 LABEL = "label"
 _FEWEST_FOR_DIVERSITY = 3

@@ -6,13 +6,11 @@ where `asyncgen view` stores its own, and compared with the judge's verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -23,6 +21,10 @@ from asyncgen.evaluate.statistics import agreement
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file
 from asyncgen.run.jsonl import LineFile, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 VOTES = "votes.jsonl"
 TIE = "tie"

@@ -7,20 +7,22 @@ The format of `--json`, of `evaluation.json`, and of the contestants' answers be
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from asyncgen.evaluate.judge import JudgedPair, Judging
-from asyncgen.evaluate.measures import Answers, Standing
-from asyncgen.evaluate.pays import PaysFrom
-from asyncgen.evaluate.statistics import Interval
-from asyncgen.evaluate.verdict import PairResult
-from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.run.whole_file import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from asyncgen.evaluate.judge import JudgedPair, Judging
+    from asyncgen.evaluate.measures import Answers, Standing
+    from asyncgen.evaluate.statistics import Interval
+    from asyncgen.evaluate.verdict import PairResult, PaysFrom
+    from asyncgen.generate.plan.request_tokens import Span
 
 FOLDER, SUMMARY = "evaluations", "evaluation.json"
 _DIGITS = 6

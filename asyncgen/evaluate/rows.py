@@ -7,19 +7,22 @@ statistics; rows that share a held-out value form a cluster. The prompt is left 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.errors import UsageError, nearest
 from asyncgen.evaluate.taught import TaughtSample, order_by, read_samples
-from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.requests import MOST_ENUMERATED
 from asyncgen.job.template import ANSWER, field_of, parse
-from asyncgen.run.directory import RunDirectory
-from asyncgen.run.state import DatasetState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.state import DatasetState
 
 _MOST_SEEN = 200_000  # combinations of a grid too large to go over, and of those that outside values are put into
 

@@ -14,12 +14,10 @@ An `Observer` is told and asked; nothing is printed here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
@@ -38,24 +36,28 @@ from asyncgen.evaluate.contestants import (
 )
 from asyncgen.evaluate.judge import Judging, judge_pairs
 from asyncgen.evaluate.measures import Answers, Standing, Taught, read_answers, standings
-from asyncgen.evaluate.pays import pays_from
 from asyncgen.evaluate.result import FOLDER, SUMMARY, Evaluation, write_evaluation, write_summary
 from asyncgen.evaluate.rows import EvaluationRow, RowChoice, answers_are_said, choose_rows
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
 from asyncgen.evaluate.taught import read_samples
-from asyncgen.evaluate.verdict import best_of, compare_with_best, verdict_by_judge, verdict_on
+from asyncgen.evaluate.verdict import best_of, compare_with_best, pays_from, verdict_by_judge, verdict_on
 from asyncgen.finetune.complete import form_of
-from asyncgen.generate.observer import Observer
-from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.model import Checks
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_address
-from asyncgen.providers.price import Price
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, locked
-from asyncgen.run.state import DatasetState
 from asyncgen.run.whole_file import read_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.generate.observer import Observer
+    from asyncgen.providers.price import Price
+    from asyncgen.run.state import DatasetState
 
 ROWS, EXAMPLES, MARGIN_POINTS, SEED = 100, 4, 5.0, 7
 _MOST_BYTES = 64 * 1024 * 1024

@@ -6,19 +6,23 @@ Chooses the prompts; the rest is left to `session`. The answers are kept under `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import EngineOf, engine_of
-from asyncgen.evaluate.measures import Standing
-from asyncgen.evaluate.result import Evaluation
 from asyncgen.evaluate.session import WantedEvaluation, evaluate_run
-from asyncgen.generate.observer import Observer
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.job.requests import MOST_ENUMERATED
-from asyncgen.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.evaluate.measures import Standing
+    from asyncgen.evaluate.result import Evaluation
+    from asyncgen.generate.observer import Observer
+    from asyncgen.run.directory import RunDirectory
 
 SMALL_NAME = "run"
 SMALL_ROWS = 6

@@ -11,10 +11,13 @@ Holm 1979; Connor 1987 (sample size of McNemar's test); Hunter 2004 (Bradley-Ter
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
 CONFIDENCE = 0.95
 POWER = 0.8

@@ -7,15 +7,18 @@ used: they may have changed since the model was trained.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.json_text import decode_loosely
 from asyncgen.run.jsonl import read_lines
-from asyncgen.run.state import DatasetState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.run.state import DatasetState
 
 RUN_WORDS = 13
 RUN_CHARACTERS = 50

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.http.completer import Answer
 from asyncgen.generate.http.reply import read_reply
 from asyncgen.json_text import decode_json
-from asyncgen.providers.profiles import Profile
 from asyncgen.run.jsonl import read_lines
-from asyncgen.run.records import Usage
 from asyncgen.run.state import DatasetState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from asyncgen.providers.profiles import Profile
+    from asyncgen.run.records import Usage
 
 _NO_WORD_AT_THE_END = re.compile(r"\W*\Z")
 # Endings without a line break that the legacy preparation tool offered; another one may well be a natural full stop.

@@ -9,17 +9,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from msgspec.structs import replace
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.finetune.api import AbsentError, OnProgress, OutageError, TrainingClosedError, Tuner, TuningJob
-from asyncgen.finetune.order import JobOrder, check_order, fingerprint, with_defaults
+from asyncgen.finetune.api import (
+    AbsentError,
+    JobOrder,
+    OnProgress,
+    OutageError,
+    TrainingClosedError,
+    Tuner,
+    TuningJob,
+    check_order,
+    fingerprint,
+    with_defaults,
+)
 from asyncgen.finetune.uploads import (
     Notes,
     UploadSource,
@@ -30,6 +38,10 @@ from asyncgen.finetune.uploads import (
     without_intent,
 )
 from asyncgen.run.state import FinetuningState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 INTENT_KEY = "asyncgen_intent"
 _ATTEMPTS = 3

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from asyncgen.finetune.api import Checkpoint, OnProgress
+    from asyncgen.finetune.api import Checkpoint, JobOrder, OnProgress
     from asyncgen.finetune.download import AdapterCard
-    from asyncgen.finetune.order import JobOrder
     from asyncgen.providers.endpoint import Secret
     from asyncgen.providers.profiles import Finetuning
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import TYPE_CHECKING
 
-from asyncgen.finetune.api import Event
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from asyncgen.finetune.api import Event
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TRAIN = ("train_loss", "train/loss", "training_loss", "loss")

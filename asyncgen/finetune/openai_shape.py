@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
 from datetime import date
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, ModelFacts, StoredFile, TuningJob
+from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, JobOrder, ModelFacts, StoredFile, TuningJob
 from asyncgen.finetune.download import AdapterCard
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
-from asyncgen.finetune.order import JobOrder
 from asyncgen.providers.openai_client import upload
-from asyncgen.providers.profiles import Finetuning
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from asyncgen.finetune.api import OnProgress
+    from asyncgen.providers.profiles import Finetuning
 
 
 def job_request(order: JobOrder, finetuning: Finetuning) -> dict[str, Any]:

@@ -7,9 +7,6 @@ left to the tuners.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -17,14 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from asyncgen.dataset.rules.file import DPO, CheckedFile, check_training_file
-from asyncgen.dataset.token_counts import token_counter
-from asyncgen.dataset.training_costs import training_costs
+from asyncgen.dataset.token_counts import token_counter, training_costs
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.complete import taught_form
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
-from asyncgen.finetune.event_log import open_run_log
-from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow
+from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow, open_run_log
 from asyncgen.finetune.open_tuner import open_tuner
 from asyncgen.finetune.words import (
     Extent,
@@ -41,18 +36,19 @@ from asyncgen.finetune.words import (
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
 from asyncgen.providers.choose import Where, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
-from asyncgen.providers.prices import is_at_home
-from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Profile, ProviderChoice
-from asyncgen.providers.shutdowns import shutdown_date
+from asyncgen.providers.prices import is_at_home, load_price_list
+from asyncgen.providers.training_prices import shutdown_date
 from asyncgen.run.simulated import refuse_simulated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from collections.abc import Set as AbstractSet
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
-    from asyncgen.finetune.api import Event, Tuner, TuningJob
-    from asyncgen.finetune.event_log import EventLog
-    from asyncgen.finetune.order import JobOrder
+    from asyncgen.finetune.api import Event, JobOrder, Tuner, TuningJob
+    from asyncgen.finetune.follow import EventLog
+    from asyncgen.providers.profiles import Profile, ProviderChoice
     from asyncgen.run.directory import RunWriter
 
 _SHORT_LIFE_DAYS = 90

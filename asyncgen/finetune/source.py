@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
+from asyncgen.finetune.api import JobOrder
 from asyncgen.finetune.create import Dataset
-from asyncgen.finetune.order import JobOrder
 from asyncgen.finetune.target import RUNS
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 

@@ -6,24 +6,23 @@ Resolves an argument: nothing (the newest run), a run directory, or a job's id. 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import RunInUseError, UsageError
-from asyncgen.finetune.event_log import MemoryLog, open_run_log, past_events
+from asyncgen.finetune.follow import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.uploads import newest_job, noted_job
 from asyncgen.providers.choose import Where, choose_tuner, is_same_place, named_profile
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from asyncgen.finetune.api import TuningJob
-    from asyncgen.finetune.event_log import EventLog
+    from asyncgen.finetune.follow import EventLog
     from asyncgen.run.state import FinetuningState
 
 RUNS = Path("runs")

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,10 +22,10 @@ from asyncgen.finetune.openai_shape import JobPage, OpenaiFiles
 from asyncgen.providers.openai_client import sending
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
-    from asyncgen.finetune.api import OnProgress
-    from asyncgen.finetune.order import JobOrder
+    from asyncgen.finetune.api import JobOrder, OnProgress
     from asyncgen.providers.endpoint import Secret
     from asyncgen.providers.profiles import Finetuning
 

@@ -12,11 +12,10 @@ import codecs
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
@@ -24,6 +23,9 @@ from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import AbsentError, FileApi, OnProgress, Tuner, TuningJob
 from asyncgen.run.state import FinetuningState, RunState, UploadState
 from asyncgen.run.whole_file import disk_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 class Notes(Protocol):

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import IncompleteError
-from asyncgen.finetune.api import TuningJob
-from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.profiles import Profile
+from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.training_prices import hosting_price
 from asyncgen.terminal import local_time, usd
 
 if TYPE_CHECKING:
-    from asyncgen.dataset.training_costs import TrainingCost
+    from asyncgen.dataset.token_counts import TrainingCost
+    from asyncgen.finetune.api import TuningJob
     from asyncgen.finetune.create import Created
+    from asyncgen.providers.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,28 +6,31 @@ An engine gets an answer for each open row of a session and settles it in the se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from asyncgen.generate.distributed.plan import Shard
-from asyncgen.generate.journal.journal import Journal
-from asyncgen.generate.observer import Observer
 from asyncgen.generate.pool.budget import Budget, BudgetGate
-from asyncgen.generate.pool.pool import Outcome
-from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.spending import Spending
-from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.model import Limits
-from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.answers import AnswerChecks
 from asyncgen.providers.choose import Where
-from asyncgen.providers.endpoint import Endpoint
-from asyncgen.run.directory import RunWriter
-from asyncgen.run.state import Spend
 from asyncgen.terminal import money
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from asyncgen.generate.distributed.plan import Shard
+    from asyncgen.generate.journal.journal import Journal
+    from asyncgen.generate.observer import Observer
+    from asyncgen.generate.pool.pool import Outcome
+    from asyncgen.generate.pool.progress import Progress
+    from asyncgen.generate.spending import Spending
+    from asyncgen.job.model import Limits
+    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.run.directory import RunWriter
+    from asyncgen.run.state import Spend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

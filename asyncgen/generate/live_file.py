@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.generate.pool.progress import Progress
 from asyncgen.json_text import NotJsonError, decoder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from asyncgen.generate.pool.progress import Progress
 
 LIVE_NAME = "live.json"
 FRESH_S = 10.0

@@ -7,15 +7,15 @@ to its implementations in the command line (`cli/screen.py`) and the Python API 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from asyncgen.generate.pool.progress import Progress
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
     from asyncgen.generate.batch.send import Watcher  # imports the SDK, which costs a second
+    from asyncgen.generate.pool.progress import Progress
 
 
 Result = TypeVar("Result")

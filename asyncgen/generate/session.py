@@ -10,18 +10,16 @@ from __future__ import annotations
 import gc
 import shlex
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from asyncgen.errors import DiskError, IncompleteError, UsageError
 from asyncgen.generate.distributed.merge import merge_shards
-from asyncgen.generate.distributed.plan import Shard
 from asyncgen.generate.distributed.shards import OpenShard, open_shard
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.client import open_completer
@@ -31,22 +29,26 @@ from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
 from asyncgen.generate.live_file import kept_live
-from asyncgen.generate.observer import Observer
-from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
 from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
-from asyncgen.job.belonging import count_twins
 from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
-from asyncgen.job.requests import MOST_ENUMERATED
+from asyncgen.job.requests import MOST_ENUMERATED, count_twins
 from asyncgen.providers.choose import named_address, open_endpoint
-from asyncgen.providers.endpoint import Endpoint
-from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.simulated import count_simulated
-from asyncgen.run.state import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from asyncgen.generate.distributed.plan import Shard
+    from asyncgen.generate.observer import Observer
+    from asyncgen.generate.plan.request_tokens import Span
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.providers.profiles import ProviderChoice
+    from asyncgen.run.state import ServerState
 
 RUNS = Path("runs")
 _OBJECTS_TO_COLLECT = 50_000
@@ -333,7 +335,7 @@ def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
 def _engine_of(options: GenerateOptions) -> Engine:
     if not options.batch:
         return OnlineEngine()
-    from asyncgen.generate.batch.session import BatchEngine  # noqa: PLC0415 - imports the SDK
+    from asyncgen.generate.batch.engine import BatchEngine  # noqa: PLC0415 - imports the SDK
 
     return BatchEngine()
 

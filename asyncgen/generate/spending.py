@@ -6,23 +6,26 @@ Asks for consent before an expensive run. Sending is left to the engine.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
-from asyncgen.generate.observer import Observer
 from asyncgen.generate.plan.costs import cost_of_rows
-from asyncgen.generate.plan.request_tokens import Span, tokens_of_a_request
-from asyncgen.generate.plan.rows_there import RowsThere
+from asyncgen.generate.plan.request_tokens import RowsThere, Span, tokens_of_a_request
 from asyncgen.generate.pool.budget import Budget, open_budget
-from asyncgen.job.of_run import OpenedJob
 from asyncgen.providers.choose import Where, named_address
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.price import BATCH, STANDARD, Price, tier_of
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES, Profile, ProviderChoice
-from asyncgen.run.records import Usage
-from asyncgen.run.state import RunState, Spend
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncgen.generate.observer import Observer
+    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.run.records import Usage
+    from asyncgen.run.state import RunState, Spend
 
 _ASK_ABOVE_USD = 1.0
 

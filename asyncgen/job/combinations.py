@@ -1,23 +1,79 @@
-"""Enumerate the combinations of a job's rows and axes, lazily and in a fixed order; and sample them by a seed.
+"""Enumerate the combinations of a job's rows and axes, lazily and in a fixed order; exclude some; sample by a seed.
 
 Order: table rows vary slowest, then the axes in the job's order, the last one fastest. A place is a combination's
-number in this order; excluded combinations are counted too, so that other places do not move. Sampling without
-replacement uses a Feistel permutation over the smallest even number of bits that holds the range (cycle walking): no
-memory, invertible, and a larger sample contains every smaller one of the same seed. Prompts and repeats are left to
-`requests`.
+number in this order; excluded combinations are counted too, so that other places do not move; their number is counted
+without enumerating the axes. Sampling without replacement uses a Feistel permutation over the smallest even number of
+bits that holds the range (cycle walking): no memory, invertible, and a larger sample contains every smaller one of the
+same seed. Prompts and repeats are left to `requests`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import count, islice, product
 from random import Random
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from asyncgen.job.exclusions import Exclusions
-from asyncgen.job.tables import Row, Table
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from asyncgen.job.tables import Row, Table
+
+
+class Exclusions:
+    """Combinations that are left out: those that agree with one of the entries in all that it names.
+
+    Args:
+        entries: variable to value, each.
+        names: of the variables, in the order of a combination.
+    """
+
+    def __init__(self, entries: Iterable[Mapping[str, str]], names: Sequence[str]) -> None:
+        self._entries = [{names.index(name): value for name, value in entry.items()} for entry in entries]
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def __contains__(self, values: Row) -> bool:
+        return any(all(values[at] == value for at, value in entry.items()) for entry in self._entries)
+
+    def count(self, rows: Iterable[Row], axes: Sequence[Sequence[str]]) -> int:
+        """How many combinations of these rows and axes are left out.
+
+        Args:
+            rows: the table's; one empty row where there is none.
+            axes: the values of each.
+        """
+        found: dict[frozenset[int], int] = {}
+        total = 0
+        for row in rows:
+            width = len(row)
+            matching = frozenset(
+                number
+                for number, entry in enumerate(self._entries)
+                if all(row[at] == value for at, value in entry.items() if at < width)
+            )
+            if matching not in found:
+                found[matching] = self._count(axes, width, matching, 0)
+            total += found[matching]
+        return total
+
+    def _count(self, axes: Sequence[Sequence[str]], width: int, active: frozenset[int], at: int) -> int:
+        """Combinations of the axes from `at` on that one of the active entries takes, given the earlier values."""
+        if not active:
+            return 0
+        if any(all(place < width + at for place in self._entries[number]) for number in active):
+            return math.prod(len(axis) for axis in axes[at:])
+        place = width + at
+        free = frozenset(number for number in active if place not in self._entries[number])
+        named = {self._entries[number][place] for number in active - free} & set(axes[at])
+        total = (len(axes[at]) - len(named)) * self._count(axes, width, free, at + 1)
+        for value in named:
+            agreeing = frozenset(number for number in active - free if self._entries[number][place] == value)
+            total += self._count(axes, width, free | agreeing, at + 1)
+        return total
+
 
 _ROUNDS = 4
 _WORD_BITS = 64

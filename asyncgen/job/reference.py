@@ -5,13 +5,15 @@ Types and defaults are read from `model`. A test loads every example and checks 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
 
 from asyncgen.job.model import Job
 from asyncgen.job.schema import type_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _HEAD = """\
 # The job file

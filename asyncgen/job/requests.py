@@ -1,32 +1,44 @@
-"""Compile a job for one model to its requests: body and key of each, made lazily.
+"""Compile a job for one model to its requests: body and key of each, made lazily; and find which rows belong to it.
 
 Defines the canonical body and the key: a 128-bit hash of the body (model, messages, parameters) and the repeat's
 number, without anything of the transport. Sending, and which requests are settled, are left to `generate`.
 
 Enumeration has to be fast, since a resumed run passes over every settled row: templates are compiled to JSON pieces
 once, and a row only joins pieces and hashes them.
+
+Which rows of a run belong to the job as it is now is decided by the key alone. A record's variables are those of the
+job at that time. If axes were renamed, merged, or added without being used in a prompt, the request may still be one of
+the job's; its variables are then taken from the job as it is now.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import itemgetter
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 import orjson
 
 from asyncgen.job.answers import AS_TEXT, AnswerItem, AnswerReader
-from asyncgen.job.combinations import Combinations
-from asyncgen.job.model import Example, Job
-from asyncgen.job.tables import Row
 from asyncgen.job.template import ANSWER, Placeholder, Template, field_of, parse
-from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.json_text import NotJsonError, decode_json, decoder
+from asyncgen.run.jsonl import rows_in
 from asyncgen.run.key_set import KeySet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from asyncgen.job.combinations import Combinations
+    from asyncgen.job.model import Example, Job
+    from asyncgen.job.tables import Row
+    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.state import JobState
+
 
 _KEY_BYTES = 16
 _PASSED_AT_ONCE = 512
@@ -488,3 +500,42 @@ def fingerprint(job: Job, model: str, combinations: Combinations) -> dict[str, s
         for part, value in parts.items()
         if value not in (None, [])
     }
+
+
+class _Row(msgspec.Struct, gc=False):
+    key: str
+    variables: dict[str, str]
+    repeat: int
+
+
+_decode_row = decoder(_Row)
+
+
+def may_be_foreign(job: JobState, grid: RequestGrid) -> bool:
+    """True if the run may contain rows of an earlier version of the job; if not, no row has to be looked up."""
+    return bool(job.stale or job.renamed) or job.fingerprint != grid.fingerprint
+
+
+def count_twins(grid: RequestGrid, is_settled: Callable[[bytes], bool]) -> int:
+    """How many rows of a job share the answer of another row; see `RequestGrid.twins`.
+
+    Args:
+        grid: the job's rows.
+        is_settled: True if the request of a key has an answer.
+    """
+    return sum(len(rows) for key, rows in grid.twins().items() if is_settled(key))
+
+
+def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
+    """Find the run's rows that have other variables than the present job, for `grid.own`.
+
+    Raises:
+        BadLineError: a line is not a record or failure.
+        DiskError: a file cannot be read.
+    """
+    foreign: set[bytes] = set()
+    for row in rows_in([*directory.record_files(), *directory.failure_files()], _decode_row):
+        key = grid.key_of(row.variables, row.repeat)
+        if key is None or key.hex() != row.key:
+            foreign.add(bytes.fromhex(row.key))
+    grid.recognise(foreign)

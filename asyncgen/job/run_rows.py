@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asyncgen.job.answers import AnswerItem, AnswerReader
-from asyncgen.job.cells import TableError
-from asyncgen.job.tables import Row, Table
-from asyncgen.job.text_file import open_file, raw_lines
+from asyncgen.job.cells import TableError, open_file, raw_lines
 from asyncgen.json_text import NotJsonError
 from asyncgen.run.records import Record, decode_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from asyncgen.job.answers import AnswerItem, AnswerReader
+    from asyncgen.job.tables import Row, Table
 
 SOURCE = "source"  # the variable with the key of the record that a row was made from
 PROMPT = "prompt"

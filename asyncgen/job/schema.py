@@ -14,8 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from asyncgen.errors import Problem, nearest
-from asyncgen.job.cells import cell_text
-from asyncgen.job.json_values import NoTextError, value_text
+from asyncgen.job.cells import NoTextError, cell_text, value_text
 from asyncgen.job.model import Example, Job, Prompt, ValuesFile
 
 _DEEPEST = 100  # levels of tables and lists; a hand-written file has a handful

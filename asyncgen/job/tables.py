@@ -13,15 +13,16 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from hashlib import file_digest
-from io import BufferedReader
 from itertools import accumulate
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncgen.errors import UsageError
-from asyncgen.job.cells import TableError, needed_cell, spare_cell
-from asyncgen.job.text_file import LONGEST_LINE_BYTES, decoded, open_file, raw_lines
+from asyncgen.job.cells import LONGEST_LINE_BYTES, TableError, decoded, needed_cell, open_file, raw_lines, spare_cell
 from asyncgen.json_text import NotJsonError, decode_json
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+    from pathlib import Path
 
 Row = tuple[str, ...]
 TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")

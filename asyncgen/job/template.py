@@ -1,15 +1,20 @@
-"""Prompt templates: text with `{name}` placeholders, and nothing else.
+"""Prompt templates: text with `{name}` placeholders, and nothing else; and which variables a job's templates use.
 
 A name in braces is replaced by that variable's value; doubled braces are literal. There are no attributes, indexes or
 format specifications, so that neither a value nor a template can reach anything but the variables. `{answer.FIELD}` is
-allowed where the answer's fields may be used.
+allowed where the answer's fields may be used. Reporting a template that cannot be parsed is left to `rules`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from asyncgen.job.model import Job
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -106,3 +111,67 @@ def _what_is_wrong(token: str, name: str | None) -> str:
     if name is None:
         return f"a single {token!r}; write {token * 2!r} for a literal brace"
     return f"{token!r} is not a name in braces; write {{{{ and }}}} for literal braces"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The variables that a job names.
+
+    Attributes:
+        asked: in what is sent; of openings, only those that every one names.
+        used: anywhere at all: a value that is missing there cannot be left out.
+        fields: of the answer, in `sample`, `target` and the dataset's `system`.
+    """
+
+    asked: frozenset[str]
+    used: frozenset[str]
+    fields: tuple[str, ...]
+
+
+def named_in(job: Job) -> Named:
+    """What the job's templates name."""
+    prompt = job.prompt
+    asked = {*_names(prompt.user), *_names(prompt.system)}
+    if prompt.messages:
+        asked.add(prompt.messages)
+    openings = [set(_names(opening)) for opening in prompt.openings]
+    if openings:
+        asked |= set.intersection(*openings)
+    dataset = job.dataset
+    after = [*_names(prompt.sample), *_names(prompt.target), *_names(dataset.system)]
+    sides = (dataset.hold_out, dataset.chosen, dataset.rejected)
+    used = asked.union(*openings, after, *sides, *map(_names, job.checks.must_contain))
+    fields = dict.fromkeys(name for each in after if (name := field_of(each)) is not None)
+    return Named(frozenset(asked), frozenset(name for name in used if field_of(name) is None), tuple(fields))
+
+
+def sample_names(job: Job, table_columns: Iterable[str], axes: Iterable[str], *, all_columns: bool) -> tuple[str, ...]:
+    """The variables that stand in the samples' prompt when the job does not write it.
+
+    Args:
+        job: says what it asks for.
+        table_columns: of [rows].
+        axes: of [grid].
+        all_columns: take every column that can be named; else those that the job asks for.
+    """
+    asked = named_in(job).asked
+    columns = [name for name in table_columns if name.isidentifier() and (all_columns or name in asked)]
+    return (*columns, *axes)
+
+
+def answer_is_variable(job: Job, columns: Iterable[str]) -> bool:
+    """Whether `{answer}` in the sample means a variable, since an axis or a column of a table has that name."""
+    from_table = job.rows is not None and job.rows.file is not None and ANSWER in columns
+    return from_table or ANSWER in job.grid
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    try:
+        return parse(text or "", answer_fields=True).names
+    except TemplateError:
+        return ()
+
+
+def values_named(entries: Iterable[Mapping[str, object]]) -> frozenset[str]:
+    """The variables that some tables of values name, such as those of `exclude`."""
+    return frozenset(name for entry in entries for name in entry)

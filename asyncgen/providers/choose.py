@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError, nearest
 from asyncgen.providers.endpoint import (
@@ -22,12 +22,19 @@ from asyncgen.providers.endpoint import (
     header_fault,
     host_and_port,
     is_loopback,
+    key_file_warning,
+    key_from_file,
+    key_from_variable,
+    missing_key,
+    nearly_named,
     read_address,
     refuse_clear_key,
 )
-from asyncgen.providers.keys import key_file_warning, key_from_file, key_from_variable, missing_key, nearly_named
 from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
 from asyncgen.providers.user_profiles import load_profiles
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 CUSTOM = "custom"
 AUTO = "auto"

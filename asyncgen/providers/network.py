@@ -10,14 +10,17 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from asyncgen import __version__
 from asyncgen.errors import UsageError
 from asyncgen.providers.endpoint import Endpoint, host_and_port, is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CERTIFICATES_HELP = (
     "check this machine's clock, and whether a proxy on the way changes certificates; SSL_CERT_FILE=... names an "

@@ -11,10 +11,12 @@ Foundry; Nebius Token Factory's and Crusoe's fine-tuning pages; Together's OpenA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _USUAL = 3
 # Of samples seen, each counted as often as it is gone through: with fewer than the first number there are more epochs

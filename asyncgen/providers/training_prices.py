@@ -1,19 +1,24 @@
-"""Prices of fine-tuning and of calls to tuned models: a small dated table, since no library has these prices.
+"""Prices of fine-tuning and of calls to tuned models, and announced shutdown dates: small dated tables.
 
-The number of training tokens is left to `dataset` and `generate/plan`.
+No library has these prices. Shutdown dates are those of OpenAI's models, tuned ones included. A model may have a date
+and not be in the table: the `shutdown_date` that a server gives with a model takes precedence. The number of training
+tokens is left to `dataset` and `generate.plan`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.providers.price import TokenRates
-from asyncgen.providers.profiles import Finetuning
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from asyncgen.providers.profiles import Finetuning
 
 _OPENAI = "OpenAI's fine-tuning price table"
 _READ_OPENAI = date(2026, 11, 22)
@@ -147,3 +152,37 @@ def epochs_of(samples: int, hyperparameters: Mapping[str, Any], finetuning: Fine
     """How often a training goes over its samples: as the job says, else the provider, else by their number."""
     given = hyperparameters.get("n_epochs")
     return given if isinstance(given, int) else finetuning.default_epochs or finetuning.epochs_by_samples(samples)
+
+
+READ_ON = date(2026, 11, 22)
+
+# developers.openai.com/api/docs/deprecations. Undated names, so that every snapshot of a model is found by them.
+_OPENAI_SHUTDOWNS = {
+    date(2026, 9, 28): ("davinci-002", "babbage-002", "gpt-3.5-turbo-instruct"),
+    date(2026, 10, 23): (
+        "gpt-3.5-turbo",
+        "gpt-4",
+        "gpt-4-turbo",
+        "gpt-4.1-nano",
+        "gpt-4o-2024-05-13",
+        "o1",
+        "o3-mini",
+        "o4-mini",
+    ),
+    date(2026, 12, 11): ("gpt-5", "gpt-5-mini", "gpt-5-nano", "o3"),
+    date(2027, 1, 14): ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini"),
+    date(2027, 4, 1): ("gpt-5.1", "gpt-5.4-nano"),
+}
+_DAYS = {model: day for day, models in _OPENAI_SHUTDOWNS.items() for model in models}
+_SNAPSHOT = re.compile(r"-(20\d\d-\d\d-\d\d|\d{4})$")
+
+
+def shutdown_date(provider: str, model: str) -> date | None:
+    """The day from which `model` is gone at a provider (a profile's name); a tuned model goes with its base.
+
+    None where no day is announced, or known here.
+    """
+    if provider != "openai":
+        return None
+    base = base_model(model) or model
+    return _DAYS.get(base) or _DAYS.get(_SNAPSHOT.sub("", base))

@@ -19,15 +19,17 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.errors import Problem, UsageError, nearest
 from asyncgen.providers.endpoint import header_fault, host_and_port, is_loopback, read_address
 from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import PROFILES, Profile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 FILE_NAME = "providers.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

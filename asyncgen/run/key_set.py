@@ -7,8 +7,11 @@ probability of any such pair is 3 in 10^8 among a million keys, and 3 in 10^4 am
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 _SMALLEST = 1024
 _FULLEST = 0.7  # linear probing slows down steeply beyond

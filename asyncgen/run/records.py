@@ -5,13 +5,15 @@ Fields, their order, and the conversion to and from JSON. Reading and writing fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncgen.json_text import decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

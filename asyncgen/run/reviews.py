@@ -7,17 +7,19 @@ callers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import LineFile, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 REVIEWED_NAME = "reviewed.jsonl"
 _DIGEST_BYTES = 8

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from asyncgen.serve.api.answers import AnswerRoutes
-from asyncgen.serve.api.batches import BatchRoutes
-from asyncgen.serve.api.files import FileRoutes
+from asyncgen.serve.api.files import BatchRoutes, FileRoutes
 from asyncgen.serve.api.fine_tuning import FineTuningRoutes
 from asyncgen.serve.api.models import ModelRoutes
 from asyncgen.serve.api.responses import ResponseRoutes
-from asyncgen.serve.batching.queue import BatchQueue, BatchWork
+from asyncgen.serve.batches import BatchQueue, BatchStore, BatchWork
 from asyncgen.serve.guard import ServerAccess, guarding, signing
-from asyncgen.serve.stores.batches import BatchStore
 from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
 from asyncgen.serve.stores.models import ModelStore
 from asyncgen.serve.tuning.queue import TuningQueue
-from asyncgen.serve.tuning.work import TuningWork
+from asyncgen.serve.tuning.samples import TuningWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

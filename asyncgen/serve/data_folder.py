@@ -8,9 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -21,6 +19,9 @@ from asyncgen.providers.local_server import ServerInfo, server_info
 from asyncgen.run.whole_file import remove_leftovers, replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from asyncgen.serve.engine import EngineName
 
 Value = TypeVar("Value")

@@ -29,9 +29,8 @@ from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
-from asyncgen.serve.simulation.faults import faulty
-from asyncgen.serve.simulation.limits import SimulatedLimits
-from asyncgen.serve.simulation.text import prompt_tokens
+from asyncgen.serve.simulation.faults import SimulatedLimits, faulty
+from asyncgen.serve.simulation.values import prompt_tokens
 from asyncgen.serve.training.config import LAYERS, RANK
 from asyncgen.serve.tuning.trainers import OtherTrainer
 

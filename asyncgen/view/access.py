@@ -8,15 +8,19 @@ this browser send requests to it: neither has the cookie and the token.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from asyncgen.errors import UsageError
 from asyncgen.local_http import ForeignRequestError, RequestGuard, checked_origin, json_response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp.typedefs import Handler, Middleware
 
 HOST = "127.0.0.1"
 LAUNCH = "/launch"

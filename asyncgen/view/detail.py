@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from asyncgen.dataset.near_duplicates import shingles, similarity
-from asyncgen.dataset.select import unusable
+from asyncgen.dataset.samples import unusable
 from asyncgen.errors import AsyncgenError
 from asyncgen.run.records import Failure, Record
 from asyncgen.view.query import preview
-from asyncgen.view.runs import RunView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncgen.view.runs import RunView
 
 _LOOKED_THROUGH = 20_000
 _LEAST = 0.5

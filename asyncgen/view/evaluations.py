@@ -10,8 +10,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +18,9 @@ from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.jsonl import LineFile, read_rows
 from asyncgen.run.whole_file import read_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FOLDER = "evaluations"
 SUMMARY = "evaluation.json"

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import UsageError
-from asyncgen.run.directory import RunDirectory
 from asyncgen.run.whole_file import explained
 from asyncgen.view.access import CONTENT_SECURITY
 from asyncgen.view.detail import detail
 from asyncgen.view.evaluations import evaluation_names, read_evaluation, shown
-from asyncgen.view.facet import Facet, places_in
-from asyncgen.view.overview import axes, counters, heat_map, overview
+from asyncgen.view.index import Facet, places_in
+from asyncgen.view.overview import axes, counters, heat_map, overview, training_of
 from asyncgen.view.query import REVIEWS
 from asyncgen.view.runs import RunView
-from asyncgen.view.training import training_of
+
+if TYPE_CHECKING:
+    from asyncgen.run.directory import RunDirectory
 
 _STATIC = Path(__file__).parent / "static"
 _CHUNK = 200

@@ -1,20 +1,29 @@
-"""A run in numbers for the first page: counts, spend, time, and the map of its grid.
+"""A run in numbers for the first page: counts, spend, time, the map of its grid, and its fine-tuning jobs.
 
-Computed from the index and `run.json`, through a `RunView`.
+Computed from the index, `run.json` and `events.jsonl`, through a `RunView`. Read-only; events are added to the file
+while a job is followed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.view.facet import places_in
-from asyncgen.view.index import LATENCY_EDGES_S, RowIndex
-from asyncgen.view.runs import RunView
+from asyncgen.finetune.api import Event
+from asyncgen.finetune.loss_curve import Point, points_of_events
+from asyncgen.json_text import decoder
+from asyncgen.run.jsonl import read_rows
+from asyncgen.view.index import LATENCY_EDGES_S, RowIndex, places_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.state import FinetuningState, RunState
+    from asyncgen.view.runs import RunView
 
 _MOST_VALUES = 70
 _BUCKETS = 90
@@ -178,3 +187,64 @@ def _column(view: RunView, name: str | None) -> list[str]:
 def _few(values: list[str]) -> list[str]:
     """The values themselves, or the first of them and a place for all others."""
     return values if len(values) <= _MOST_VALUES else [*values[:_MOST_VALUES], OTHERS]
+
+
+_EVENTS_SHOWN = 200
+_POINTS_SHOWN = 2000
+_ENDED = frozenset({"succeeded", "completed", "failed", "error", "user_error", "cancelled"})
+_decode_event = decoder(Event)
+
+
+def training_of(directory: RunDirectory, state: RunState) -> dict[str, Any]:
+    """The jobs of a run, the newest first.
+
+    Raises:
+        BadLineError: a line of `events.jsonl` is no event.
+        DiskError: it cannot be read.
+    """
+    events: dict[str, list[Event]] = {}
+    for _, event in read_rows(directory.events, _decode_event):
+        events.setdefault(event.job, []).append(event)
+    noted = {job.job_id: job for job in state.finetuning if job.job_id}
+    strangers = [job_id for job_id in events if job_id not in noted]
+    jobs = [_job(job, events.get(job.job_id or "", [])) for job in reversed(state.finetuning)]
+    return {"jobs": jobs + [_stranger(job_id, events[job_id]) for job_id in strangers]}
+
+
+def _job(job: FinetuningState, events: list[Event]) -> dict[str, Any]:
+    return {
+        "id": job.job_id or "",
+        "provider": job.provider,
+        "model": job.model,
+        "status": job.status or ("created" if job.job_id else "not created yet"),
+        "ended": job.status in _ENDED,
+        "tuned_model": job.tuned_model,
+        "suffix": job.suffix,
+        "created": job.created,
+        **_told(events),
+    }
+
+
+def _stranger(job_id: str, events: list[Event]) -> dict[str, Any]:
+    """A job that `run.json` does not name, as after a repair."""
+    known = {"id": job_id, "provider": "", "model": "", "status": "", "ended": False, "tuned_model": None}
+    return {**known, "suffix": None, "created": events[0].created_at, **_told(events)}
+
+
+def _told(events: list[Event]) -> dict[str, Any]:
+    messages = [event for event in events if event.type != "metrics"]
+    return {
+        "points": [[point.step, point.train_loss, point.valid_loss] for point in _thinned(points_of_events(events))],
+        "events": [
+            {"at": event.created_at, "level": event.level, "message": event.message}
+            for event in messages[-_EVENTS_SHOWN:]
+        ],
+        "told": len(events),
+    }
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    """At most so many points; those with a validation loss, of which there are few, are all kept."""
+    ordered = sorted(points, key=lambda point: point.step)
+    step = -(-len(ordered) // _POINTS_SHOWN) or 1
+    return [point for number, point in enumerate(ordered) if not number % step or point.valid_loss is not None]

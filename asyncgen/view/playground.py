@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -19,10 +19,12 @@ from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import Asking, PromptForm, answer_limit, form_of, request_body
 from asyncgen.generate.http.reply import read_usage
 from asyncgen.providers.endpoint import Endpoint, redacted
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
-from asyncgen.run.records import Usage
-from asyncgen.run.state import RunState
+
+if TYPE_CHECKING:
+    from asyncgen.run.records import Usage
+    from asyncgen.run.state import RunState
 
 OpenEndpoint = Callable[[RunDirectory, str], AbstractAsyncContextManager[Endpoint]]
 """Opens who answers for a model, seen from a run; raises AsyncgenError."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
 from asyncgen.run.records import Failure, Record
 from asyncgen.run.reviews import NO_REVIEWS
-from asyncgen.view.facet import bits_of, places_in
-from asyncgen.view.index import RowIndex
+from asyncgen.view.index import RowIndex, bits_of, places_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 STATUSES = ("done", "failed", "rejected", "stale")
 REVIEWS = ("rejected by you", "seen", "not seen")

@@ -1,6 +1,6 @@
 """The routes of the page: requests parsed, answers as JSON.
 
-Answers come from `runs`, `overview`, `detail`, `training`, `evaluations` and `playground`; access was checked before.
+Answers come from `runs`, `overview`, `detail`, `evaluations` and `playground`; access was checked before.
 Files are read in threads, so that the event loop can serve streams.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -20,14 +19,17 @@ from aiohttp import web
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.local_http import json_response
-from asyncgen.view.access import PageAccess
 from asyncgen.view.detail import detail, previews, similar
 from asyncgen.view.evaluations import Vote, add_vote, evaluation_names, read_evaluation, shown, winner_of
-from asyncgen.view.overview import axes, counters, heat_map, overview
+from asyncgen.view.overview import axes, counters, heat_map, overview, training_of
 from asyncgen.view.playground import Playground, PlaygroundQuestion, offered
 from asyncgen.view.query import Query
-from asyncgen.view.runs import Runs, RunView
-from asyncgen.view.training import training_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from asyncgen.view.access import PageAccess
+    from asyncgen.view.runs import Runs, RunView
 
 _TICK_S = 1.0
 _BEAT_S = 15.0

@@ -10,25 +10,28 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import orjson
 
-from asyncgen.dataset.select import may_be_stale
+from asyncgen.dataset.samples import may_be_stale
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live, sum_of_live
 from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.run.directory import STATE_NAME, RunDirectory
-from asyncgen.run.records import Record
 from asyncgen.run.reviews import REVIEWED_NAME, Action, Review, add_review, read_reviews
-from asyncgen.run.state import JobState, RunState
-from asyncgen.view.facet import bits_of
-from asyncgen.view.index import RowIndex
+from asyncgen.view.index import RowIndex, bits_of
 from asyncgen.view.query import Found, Query, Searcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from asyncgen.run.records import Record
+    from asyncgen.run.state import JobState, RunState
 
 _MOST_ENUMERATED = 300_000
 _CHUNK_BYTES = 4 << 20

@@ -5,20 +5,25 @@ Routes are left to `routes`, access to `access`.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.local_http import json_response, listen
 from asyncgen.view.access import HOST, PageAccess, signed
 from asyncgen.view.playground import OpenEndpoint, Playground
 from asyncgen.view.routes import Routes
-from asyncgen.view.runs import Runs
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from aiohttp.typedefs import Handler
+
+    from asyncgen.view.runs import Runs
 
 STATIC = Path(__file__).parent / "static"
 PORT = 7575

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from asyncgen.cli.batch_display import _Lines, watching
+from asyncgen.cli.batch_command import _Lines, watching
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.send import Watcher
 from asyncgen.generate.pool.progress import Progress

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from asyncgen.job.examples import EXAMPLES, GENERAL, example_files
+from asyncgen.cli.init_command import EXAMPLES, GENERAL, example_files
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import open_job
 from asyncgen.job.reference import reference

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from asyncgen.cli.main import main
-from asyncgen.cli.plan_lines import clock, usd_span
+from asyncgen.cli.plan_command import clock, usd_span
 from asyncgen.generate.plan.request_tokens import Span
 from asyncgen.terminal import usd
 

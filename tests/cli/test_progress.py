@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from asyncgen.cli import progress as shown_progress
-from asyncgen.cli.progress import answer_lines, block, line, shown
+from asyncgen.cli import screen as shown_progress
+from asyncgen.cli.screen import answer_lines, block, line, shown
 from asyncgen.generate.engine import used
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.run.records import Record, Usage

@@ -8,8 +8,7 @@ import signal
 
 import pytest
 
-from asyncgen.cli.loop import run
-from asyncgen.cli.signals import interruptible
+from asyncgen.cli.loop import interruptible, run
 from asyncgen.generate.observer import Interrupt
 
 

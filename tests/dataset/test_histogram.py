@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.dataset.histogram import Histogram
+from asyncgen.dataset.token_counts import Histogram
 
 numbers = st.lists(st.integers(0, 500), min_size=1, max_size=60)
 

@@ -10,7 +10,7 @@ import pytest
 
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.dataset.report.collect import make_report
-from asyncgen.dataset.select import BY_HAND
+from asyncgen.dataset.samples import BY_HAND
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import open_run

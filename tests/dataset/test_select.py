@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from asyncgen.dataset.select import Selection, unusable
+from asyncgen.dataset.samples import Selection, unusable
 from asyncgen.job.model import Checks
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.training_costs import training_costs
+from asyncgen.dataset.token_counts import Histogram, training_costs
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import PROFILES
 

@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncgen.api.generation import generate
+from asyncgen.api.generation import FunctionCompleter, generate
 from asyncgen.api.jobs import load_job
 from asyncgen.api.observer import LibraryObserver
 from asyncgen.api.tuning import prepare
 from asyncgen.evaluate.asking import EngineOf
 from asyncgen.evaluate.contestants import Entry
-from asyncgen.generate.http.function import FunctionCompleter
 from asyncgen.generate.session import OnlineEngine
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.state import FinetuningState

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from asyncgen.finetune.api import AbsentError, OutageError
+from asyncgen.finetune.api import AbsentError, JobOrder, OutageError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, ask_all
 from asyncgen.finetune.create import Created, Dataset, World, create
-from asyncgen.finetune.event_log import open_run_log
-from asyncgen.finetune.follow import FollowPace, follow
+from asyncgen.finetune.follow import FollowPace, follow, open_run_log
 from asyncgen.finetune.loss_curve import points_of_table
 from asyncgen.finetune.open_tuner import open_calls, open_tuner
-from asyncgen.finetune.order import JobOrder
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.openai_client import Pacing
 from asyncgen.providers.profiles import PROFILES

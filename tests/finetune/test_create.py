@@ -9,9 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from asyncgen.errors import AsyncgenError, AuthError, QuotaError
-from asyncgen.finetune.api import OutageError, TrainingClosedError
+from asyncgen.finetune.api import JobOrder, OutageError, TrainingClosedError
 from asyncgen.finetune.create import INTENT_KEY, Created, Dataset, World, create
-from asyncgen.finetune.order import JobOrder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,7 @@ import pytest
 from aiohttp import web
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.api import AbsentError
-from asyncgen.finetune.order import JobOrder, check_order
+from asyncgen.finetune.api import AbsentError, JobOrder, check_order
 from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from asyncgen.errors import AsyncgenError, AuthError
 from asyncgen.finetune.api import AbsentError, Event, EventPage, OutageError, TuningJob
-from asyncgen.finetune.event_log import EventLog, MemoryLog, open_run_log, past_events
-from asyncgen.finetune.follow import FollowPace, follow
+from asyncgen.finetune.follow import EventLog, FollowPace, MemoryLog, follow, open_run_log, past_events
 from asyncgen.finetune.uploads import with_intent
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.state import FinetuningState

@@ -1,4 +1,4 @@
-"""asyncgen.finetune.order and openai_request: what a provider would refuse, and what is sent."""
+"""asyncgen.finetune.api and openai_request: what a provider would refuse, and what is sent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import UsageError
+from asyncgen.finetune.api import JobOrder, check_order, fingerprint, with_defaults
 from asyncgen.finetune.openai_shape import job_request
-from asyncgen.finetune.order import JobOrder, check_order, fingerprint, with_defaults
 from asyncgen.finetune.together import job_request as together_request
 from asyncgen.providers.profiles import PROFILES, Finetuning
 

@@ -9,8 +9,7 @@ import pytest
 from aiohttp import web
 
 from asyncgen.errors import UsageError
-from asyncgen.finetune.api import AbsentError, OutageError
-from asyncgen.finetune.order import JobOrder
+from asyncgen.finetune.api import AbsentError, JobOrder, OutageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import UsageError
-from asyncgen.generate.journal.spend_count import SpendCount
+from asyncgen.generate.journal.settled import SpendCount
 from asyncgen.generate.pool.budget import Budget
 from asyncgen.generate.spending import Spending
 from asyncgen.run.directory import open_run

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from asyncgen.dataset.export.files import ordered_records
 from asyncgen.dataset.report.collect import make_report
-from asyncgen.dataset.select import Selection
+from asyncgen.dataset.samples import Selection
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.stale import accept_stale, find_stale
-from asyncgen.generate.plan.rows_there import rows_there
+from asyncgen.generate.plan.request_tokens import rows_there
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Generate, Job, Prompt
 from asyncgen.job.requests import RequestGrid

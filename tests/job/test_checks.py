@@ -1,7 +1,6 @@
 import pytest
 
-from asyncgen.job.answers import AnswerReader
-from asyncgen.job.checks import AnswerChecks, count_sentences
+from asyncgen.job.answers import AnswerChecks, AnswerReader, count_sentences
 from asyncgen.job.model import AnswerSettings, Checks
 
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncgen.job.cells import TableError
+from asyncgen.job.cells import TableError, text_lines
 from asyncgen.job.tables import Table, open_table
-from asyncgen.job.text_file import text_lines
 
 rows = st.lists(st.tuples(st.text(), st.text()), max_size=6)
 FIXED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

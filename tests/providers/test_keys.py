@@ -1,4 +1,4 @@
-"""asyncgen.providers.keys: where a key is found, and which can be sent."""
+"""asyncgen.providers.endpoint: where a key is found, and which can be sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import AuthError
-from asyncgen.providers.keys import checked_key, key_file_warning, key_from_file, key_from_variable, missing_key
+from asyncgen.providers.endpoint import checked_key, key_file_warning, key_from_file, key_from_variable, missing_key
 from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from asyncgen.dataset.histogram import Histogram
-from asyncgen.dataset.training_costs import training_costs
+from asyncgen.dataset.token_counts import Histogram, training_costs
 from asyncgen.errors import UsageError
-from asyncgen.finetune.order import JobOrder, check_order
+from asyncgen.finetune.api import JobOrder, check_order
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import LOCAL, PROFILES, Finetuning
 from asyncgen.providers.training_prices import epochs_of

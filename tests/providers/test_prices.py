@@ -11,10 +11,8 @@ import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.price import BATCH, FLEX, tier_of
-from asyncgen.providers.prices import PriceList
-from asyncgen.providers.prices_file import load_price_list
-from asyncgen.providers.shutdowns import shutdown_date
-from asyncgen.providers.training_prices import base_model, hosting_price, tuned_model
+from asyncgen.providers.prices import PriceList, load_price_list
+from asyncgen.providers.training_prices import base_model, hosting_price, shutdown_date, tuned_model
 from asyncgen.providers.user_profiles import configuration_folder
 from asyncgen.run.records import Usage
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asyncgen.errors import UsageError
 from asyncgen.job.load import read_job_file
 from asyncgen.providers.choose import AUTO, Where, addressed_endpoint, choose_generation, choose_tuning
-from asyncgen.providers.prices_file import load_price_list
+from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.providers.user_profiles import FILE_NAME, load_profiles
 

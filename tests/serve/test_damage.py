@@ -13,7 +13,6 @@ from asyncgen.errors import DiskError, UsageError
 from asyncgen.providers.local_server import server_info
 from asyncgen.serve.data_folder import open_data_folder
 from asyncgen.serve.stores import files as files_module
-from asyncgen.serve.stores import shelf as shelf_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +125,7 @@ def test_full_disk_fails_the_job_and_no_other_request(
 
     job = client.fine_tuning.jobs.create(model="m", training_file=training_file)
     with monkeypatch.context() as patch:
-        patch.setattr(shelf_module, "write_whole", full)
+        patch.setattr(files_module, "write_whole", full)
         failed = ended(client, job.id)
         assert (failed.status, failed.error and failed.error.code) == ("failed", "io_error")
         assert failed.error is not None
@@ -179,7 +178,7 @@ def test_bug_in_a_job_ends_that_job_alone(
         raise ZeroDivisionError("secret detail")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr("asyncgen.serve.tuning.work.check_samples", broken)
+        patch.setattr("asyncgen.serve.tuning.samples.check_samples", broken)
         failed = ended(client, client.fine_tuning.jobs.create(model="m", training_file=training_file).id)
     assert (failed.status, failed.error and failed.error.code) == ("failed", "server_error")
     assert "secret detail" in caplog.text

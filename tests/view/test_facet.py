@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.view.facet import NO_VALUE, Facet, Marks, bits_of, places_in
+from asyncgen.view.index import NO_VALUE, Facet, Marks, bits_of, places_in
 
 
 @given(st.sets(st.integers(0, 5000)))

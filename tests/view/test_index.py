@@ -1,8 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from asyncgen.view.facet import places_in
-from asyncgen.view.index import RowIndex
+from asyncgen.view.index import RowIndex, places_in
 
 MakeRun = Callable[..., Any]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 import orjson
 
-from asyncgen.dataset.row_file import RowFile
+from asyncgen.dataset.writer import RowFile
 from asyncgen.errors import UsageError
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file

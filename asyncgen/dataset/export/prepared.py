@@ -1,7 +1,7 @@
 """Export a run's prepared dataset as a folder: with a trainer's configuration, or plain.
 
 The rows are those of `train.jsonl` and `validation.jsonl`, each on its side, so that a model trained elsewhere can be
-evaluated on the same held-out prompts as one tuned by `finetune`. Row forms are left to `trainer_rows`, configurations
+evaluated on the same held-out prompts as one tuned by `finetune`. Row forms are left to `trainers`, configurations
 to `trainers`.
 """
 
@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from asyncgen.dataset.export.card import CardFacts
-from asyncgen.dataset.export.folder import CARD, JOB_COPY, whole_folder, write_card
+from asyncgen.dataset.export.folder import CARD, JOB_COPY, CardFacts, whole_folder, write_card
 from asyncgen.dataset.export.train_with_trl import HUB_NAMES, RATES
-from asyncgen.dataset.export.trainer_rows import prepared_samples, trl_rows
-from asyncgen.dataset.export.trainers import TRAINERS, TrainerSettings
-from asyncgen.dataset.samples import COMPLETION, PREFERENCE
-from asyncgen.dataset.select import Selection
+from asyncgen.dataset.export.trainers import TRAINERS, TrainerSettings, prepared_samples, trl_rows
+from asyncgen.dataset.samples import COMPLETION, PREFERENCE, Selection
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError
@@ -33,8 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from asyncgen.dataset.export.trainer_rows import PreparedSample
-    from asyncgen.dataset.export.trainers import Trainer
+    from asyncgen.dataset.export.trainers import PreparedSample, Trainer
     from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.job.of_run import OpenedJob
     from asyncgen.run.directory import RunDirectory

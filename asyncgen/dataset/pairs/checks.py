@@ -1,25 +1,122 @@
-"""Checks on the rows of prompts and completions: small functions from facts to findings and recommended remedies.
+"""Checks on the rows of prompts and completions, and the remedies that they recommend.
 
-Also chooses separator and ending. The conditions, thresholds and candidates are those of openai 0.27.8, in its order;
-its checks on format and columns are in `read_tables` and `table`. Changing rows is left to `remedies`.
+A check is a function from facts to findings; a remedy is a lazy function from rows to rows, applied in the order of the
+checks. Also chooses separator and ending. The conditions, thresholds and candidates are those of openai 0.27.8, in its
+order; its checks on format and columns are in `read` and `table`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncgen.dataset.pairs import remedies
-from asyncgen.dataset.pairs.facts import LONG_CHARACTERS, occurs_earlier
+from asyncgen.dataset.pairs.facts import LONG_CHARACTERS, contains, occurs_earlier
+from asyncgen.dataset.pairs.table import PairRow
 from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from asyncgen.dataset.pairs.facts import PairFacts
-    from asyncgen.dataset.pairs.remedies import Remedy
-    from asyncgen.dataset.pairs.table import PairRow
+
+
+Remedy = Callable[[Iterable[PairRow]], Iterator[PairRow]]
+
+
+def drop_duplicates(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    """Keep the first of rows that are alike."""
+    seen: set[int] = set()
+    for row in rows:
+        pair = hash((row.prompt, row.completion))
+        if pair not in seen:
+            seen.add(pair)
+            yield row
+
+
+def drop_labels(labels: frozenset[int]) -> Remedy:
+    """Take the rows with these labels out."""
+    return lambda rows: (row for row in rows if row.label not in labels)
+
+
+def long_labels(facts: PairFacts, *, without_duplicates: bool, numbered: bool) -> frozenset[int]:
+    """The labels of the rows that the legacy tool drops as too long.
+
+    It counts the places of long rows, and then drops the rows whose *labels* are these numbers. Both are the
+    same unless empty or duplicate rows went before; then it hits other rows, or stops because there is no
+    such label. The first is repeated here for the sake of the same bytes; instead of the second, the long
+    rows are dropped.
+
+    Args:
+        facts: of the rows before any recommended remedy.
+        without_duplicates: duplicates were dropped before.
+        numbered: the rows' labels are their places in the file.
+    """
+    long = [(row.label, row.place_without_duplicates if without_duplicates else row.place) for row in facts.long]
+    right = frozenset(label for label, place in long if place is not None)
+    places = frozenset(place for _, place in long if place is not None)
+    gone = [facts.empty, facts.duplicates] if without_duplicates else [facts.empty]
+    if numbered and not any(contains(labels, place) for labels in gone for place in places):
+        return places
+    return right
+
+
+def lower_prompt(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    return (PairRow(label, prompt.lower(), completion) for label, prompt, completion in rows)
+
+
+def lower_completion(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    return (PairRow(label, prompt, completion.lower()) for label, prompt, completion in rows)
+
+
+def end_prompt(separator: str) -> Remedy:
+    """Put the separator at the end of every prompt."""
+    return lambda rows: (PairRow(label, prompt + separator, completion) for label, prompt, completion in rows)
+
+
+def end_prompt_where_missing(separator: str) -> Remedy:
+    """Put the separator at the end of the prompts that do not have it."""
+    return lambda rows: (
+        PairRow(label, prompt if prompt.endswith(separator) else prompt + separator, completion)
+        for label, prompt, completion in rows
+    )
+
+
+def strip_prompt(length: int) -> Remedy:
+    """Take that many characters off the beginning of every prompt."""
+    return lambda rows: (PairRow(label, prompt[length:], completion) for label, prompt, completion in rows)
+
+
+def strip_completion(length: int, *, keep_space: bool) -> Remedy:
+    """Take that many characters off the beginning of every completion; a space that it began with stays."""
+    kept = " " if keep_space else ""
+    return lambda rows: (PairRow(label, prompt, kept + completion[length:]) for label, prompt, completion in rows)
+
+
+def end_completion(ending: str) -> Remedy:
+    """Put the ending at the end of every completion."""
+    return lambda rows: (PairRow(label, prompt, completion + ending) for label, prompt, completion in rows)
+
+
+def end_completion_where_missing(ending: str) -> Remedy:
+    """Put the ending at the end of the completions that do not have it."""
+    return lambda rows: (
+        PairRow(label, prompt, completion if completion.endswith(ending) else completion + ending)
+        for label, prompt, completion in rows
+    )
+
+
+def lead_completion(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    """Begin every completion with a space.
+
+    A completion that the remedies before have left empty becomes a space; the legacy tool stops with a
+    traceback.
+    """
+    return (
+        PairRow(label, prompt, completion if completion.startswith(" ") else " " + completion)
+        for label, prompt, completion in rows
+    )
+
 
 AUTO = "auto"
 _LABELS_SHOWN = 10
@@ -120,7 +217,7 @@ def duplicates(case: Case) -> PairFinding | None:
         "duplicates",
         f"{len(labels):,} rows repeat the prompt and completion of an earlier one: {row_numbers(labels)}",
         f"Drop the {len(labels):,} duplicates",
-        plain(remedies.drop_duplicates),
+        plain(drop_duplicates),
     )
 
 
@@ -131,9 +228,7 @@ def long(case: Case) -> PairFinding | None:
     labels = [row.label for row in facts.long]
 
     def remedy(without_duplicates: bool) -> Remedy:
-        return remedies.drop_labels(
-            remedies.long_labels(facts, without_duplicates=without_duplicates, numbered=case.numbered)
-        )
+        return drop_labels(long_labels(facts, without_duplicates=without_duplicates, numbered=case.numbered))
 
     return PairFinding(
         "long",
@@ -146,7 +241,7 @@ def long(case: Case) -> PairFinding | None:
 
 def _misplaced(case: Case) -> str:
     right = {row.label for row in case.facts.long}
-    if remedies.long_labels(case.facts, without_duplicates=False, numbered=case.numbered) == right:
+    if long_labels(case.facts, without_duplicates=False, numbered=case.numbered) == right:
         return ""
     return (
         "\n  WARNING: empty rows stand before them, and then the legacy tool, whose output this repeats, "
@@ -155,11 +250,11 @@ def _misplaced(case: Case) -> str:
 
 
 def prompt_case(case: Case) -> PairFinding | None:
-    return _case("prompt", remedies.lower_prompt) if case.facts.prompt.mostly_upper else None
+    return _case("prompt", lower_prompt) if case.facts.prompt.mostly_upper else None
 
 
 def completion_case(case: Case) -> PairFinding | None:
-    return _case("completion", remedies.lower_completion) if case.facts.completion.mostly_upper else None
+    return _case("completion", lower_completion) if case.facts.completion.mostly_upper else None
 
 
 def _case(column: str, remedy: Remedy) -> PairFinding:
@@ -183,7 +278,7 @@ def separator(case: Case) -> PairFinding | None:
             code="bad_data",
         )
     if case.separator != AUTO:
-        return _wanted("separator", "prompt", case.separator, prompt.suffix, remedies.end_prompt_where_missing)
+        return _wanted("separator", "prompt", case.separator, prompt.suffix, end_prompt_where_missing)
     choice = suggested_separator(prompt.absent, line_breaks=prompt.line_breaks)
     if prompt.suffix:
         return _common("separator", "prompt", prompt.suffix, choice, (row.prompt for row in case.rows()))
@@ -191,7 +286,7 @@ def separator(case: Case) -> PairFinding | None:
         "separator",
         "The prompts have no ending in common that tells the model where the completion begins",
         f"End all prompts in `{visible(choice)}`",
-        plain(remedies.end_prompt(choice)),
+        plain(end_prompt(choice)),
     )
 
 
@@ -232,7 +327,7 @@ def prompt_prefix(case: Case) -> PairFinding | None:
         "prompt_prefix",
         f"{found}; a tuned model needs no instruction, only what differs from prompt to prompt",
         "Take this beginning off all prompts",
-        plain(remedies.strip_prompt(len(prompt.prefix))),
+        plain(strip_prompt(len(prompt.prefix))),
     )
 
 
@@ -245,7 +340,7 @@ def completion_prefix(case: Case) -> PairFinding | None:
         "completion_prefix",
         f"All completions begin with `{visible(prefix)}`; a completion needs what differs only",
         "Take this beginning off all completions",
-        plain(remedies.strip_completion(len(prefix), keep_space=prefix.startswith(" "))),
+        plain(strip_completion(len(prefix), keep_space=prefix.startswith(" "))),
     )
 
 
@@ -261,7 +356,7 @@ def ending(case: Case) -> PairFinding | None:
             code="bad_data",
         )
     if case.ending != AUTO:
-        return _wanted("ending", "completion", case.ending, completion.suffix, remedies.end_completion_where_missing)
+        return _wanted("ending", "completion", case.ending, completion.suffix, end_completion_where_missing)
     choice = next(iter(completion.absent), _LAST_ENDING)
     if completion.suffix:
         return _common("ending", "completion", completion.suffix, choice, (row.completion for row in case.rows()))
@@ -269,7 +364,7 @@ def ending(case: Case) -> PairFinding | None:
         "ending",
         "The completions have no ending in common that tells the model where to stop",
         f"End all completions in `{visible(choice)}`",
-        plain(remedies.end_completion(choice)),
+        plain(end_completion(choice)),
     )
 
 
@@ -280,7 +375,7 @@ def leading_space(case: Case) -> PairFinding | None:
         "leading_space",
         "Completions should begin with a space, which suits the way text is cut into tokens",
         "Begin all completions with a space",
-        plain(remedies.lead_completion),
+        plain(lead_completion),
     )
 
 

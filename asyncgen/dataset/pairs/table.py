@@ -1,7 +1,7 @@
 """A table as the checks see it: named columns of text, and which of them are prompt and completion.
 
 Checks column names: missing, wrong case, more than two columns. Every pass reads the rows from the start. File formats
-are left to `read_tables` and `read_json`.
+are left to `read`.
 """
 
 from __future__ import annotations

@@ -14,15 +14,23 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
-from asyncgen.dataset.report.coverage import CoverageCounts, Fate
-from asyncgen.dataset.report.quality import Quality, QualityLook
-from asyncgen.dataset.row_file import RowFile
-from asyncgen.dataset.samples import SampleMaker, begins_with_thoughts
-from asyncgen.dataset.select import CHECK, DUPLICATE, FILTERED, REFUSED, STALE, Selection, is_stale, may_be_stale
+from asyncgen.dataset.report.quality import CoverageCounts, Fate, Quality, QualityLook
+from asyncgen.dataset.samples import (
+    CHECK,
+    DUPLICATE,
+    FILTERED,
+    REFUSED,
+    STALE,
+    SampleMaker,
+    Selection,
+    begins_with_thoughts,
+    is_stale,
+    may_be_stale,
+)
 from asyncgen.dataset.split import Split, known_plan, plan_split
-from asyncgen.dataset.writer import collector_off
+from asyncgen.dataset.token_counts import Histogram
+from asyncgen.dataset.writer import RowFile, collector_off
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.reviews import read_reviews
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from asyncgen.dataset.report.coverage import Axis, Coverage
+    from asyncgen.dataset.report.quality import Axis, Coverage
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory

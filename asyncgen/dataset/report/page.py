@@ -15,10 +15,9 @@ from asyncgen.terminal import clean, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from asyncgen.dataset.histogram import Histogram
     from asyncgen.dataset.report.collect import Report
-    from asyncgen.dataset.report.coverage import Axis, Coverage
-    from asyncgen.dataset.report.quality import Quality
+    from asyncgen.dataset.report.quality import Axis, Coverage, Quality
+    from asyncgen.dataset.token_counts import Histogram
 
 
 _WIDTH = 760

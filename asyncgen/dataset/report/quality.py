@@ -1,8 +1,10 @@
-"""Quality measures of a set of samples: templates, leakage, copies, diversity, language, and answers to read.
+"""Quality measures of a set of samples, and the coverage of the job by them.
 
-Templates are searched in the whole set (16 bytes a sample). Measures that compare texts use a sample of fixed size: the
-samples with the smallest keys, which is fair because keys are hashes, and the same every time. Figures only: what is
-good depends on the data. In questions and answers about a text, copies are wanted.
+Coverage: rows present and missing for each value of each axis, with reasons; an axis with very many values, such as
+free text from a table, is only counted as a whole. Quality: templates, leakage, copies, diversity, language, and
+answers to read. Templates are searched in the whole set (16 bytes a sample). Measures that compare texts use a sample
+of fixed size: the samples with the smallest keys, which is fair because keys are hashes, and the same every time.
+Figures only: what is good depends on the data. In questions and answers about a text, copies are wanted.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import heapq
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar, words_of
-from asyncgen.dataset.sides import TRAIN, SampleSides
+from asyncgen.dataset.split import TRAIN, SampleSides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from asyncgen.dataset.split import Split
     from asyncgen.job.model import Job
+
 
 SAMPLED = 5000
 RUN_OF_WORDS = 8
@@ -265,3 +269,108 @@ def _languages(texts: Sequence[str]) -> dict[str, int]:
     except ImportError:
         return {}
     return dict(Counter(str(classify(text)[0]) if text.strip() else _UNKNOWN for text in texts).most_common())
+
+
+MOST_VALUES = 1000
+
+
+class Fate(IntEnum):
+    """What became of a row."""
+
+    FILLED = 0
+    REJECTED = 1
+    REFUSED = 2
+    FAILED = 3
+    STALE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many rows came to what.
+
+    Attributes:
+        requested: rows that the job asks for; None where the job has too many to count.
+        filled: with an answer that can be a sample.
+        rejected: with an answer that cannot.
+        refused: that the model or the provider's filter would not answer.
+        failed: given up on.
+        stale: answered for an earlier form of the job, and not asked for any more.
+    """
+
+    requested: int | None
+    filled: int = 0
+    rejected: int = 0
+    refused: int = 0
+    failed: int = 0
+    stale: int = 0
+
+    @property
+    def left(self) -> int | None:
+        """Rows not asked for yet; None where that is not known."""
+        if self.requested is None:
+            return None
+        return max(self.requested - self.filled - self.rejected - self.refused - self.failed, 0)
+
+    @property
+    def holes(self) -> int:
+        """Rows of the job without an answer that can be a sample."""
+        return self.rejected + self.refused + self.failed + (self.left or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The coverage of each value, in the order of the job; None where the axis has too many values to show."""
+
+    name: str
+    values: Mapping[str, Coverage] | None
+
+
+class CoverageCounts:
+    """Counts rows as they come."""
+
+    def __init__(self) -> None:
+        self._requested: dict[str, dict[str, int]] = {}
+        self._fates: dict[str, dict[str, list[int]]] = {}
+        self._all = [0] * len(Fate)
+        self._requests: int | None = None
+
+    def request(self, variables: Mapping[str, str], count: int = 1) -> None:
+        """Note rows that the job asks for."""
+        self._requests = (self._requests or 0) + count
+        for name, value in variables.items():
+            values = self._requested.setdefault(name, {})
+            if value in values or len(values) <= MOST_VALUES:
+                values[value] = values.get(value, 0) + count
+
+    def add(self, variables: Mapping[str, str], fate: Fate) -> None:
+        """Note what became of one row."""
+        self._all[fate] += 1
+        for name, value in variables.items():
+            values = self._fates.setdefault(name, {})
+            counts = values.get(value)
+            if counts is None:
+                if len(values) > MOST_VALUES:
+                    continue
+                counts = values[value] = [0] * len(Fate)
+            counts[fate] += 1
+
+    def total(self, requests: int) -> Coverage:
+        """Coverage of all rows; `requests` is the number of rows in the job."""
+        return Coverage(requests, *self._all)
+
+    def axes(self) -> Iterator[Axis]:
+        """Coverage of each axis, in the order in which they were first seen."""
+        for name in dict.fromkeys([*self._requested, *self._fates]):
+            requested, fates = self._requested.get(name, {}), self._fates.get(name, {})
+            values = list(dict.fromkeys([*requested, *fates]))
+            if len(values) > MOST_VALUES:
+                yield Axis(name, None)
+                continue
+            known = self._requests is not None
+            yield Axis(
+                name,
+                {
+                    value: Coverage(requested.get(value, 0) if known else None, *fates.get(value, ()))
+                    for value in values
+                },
+            )

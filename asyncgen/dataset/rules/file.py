@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from asyncgen.dataset.histogram import Histogram
 from asyncgen.dataset.rules.chat import (
     REASONING_FIELDS,
     Fault,
@@ -26,6 +25,7 @@ from asyncgen.dataset.rules.chat import (
     kind,
     unknown_keys,
 )
+from asyncgen.dataset.token_counts import Histogram
 from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.profiles import Finetuning, Profile

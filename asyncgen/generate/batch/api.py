@@ -11,8 +11,7 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx2
@@ -21,11 +20,13 @@ from openai import AsyncOpenAI, NotFoundError
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.files import URL
-from asyncgen.generate.http.body import UnreadableBodyError, read_body
-from asyncgen.generate.http.server_words import read_words
+from asyncgen.generate.http.body import UnreadableBodyError, read_body, read_words
 from asyncgen.providers.endpoint import redacted
 from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, secret_of, upload
 from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _INTENT = "asyncgen"
 _PAGE = 100

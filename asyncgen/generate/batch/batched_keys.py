@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.errors import DiskError
 from asyncgen.generate.journal.settled import key_number
 from asyncgen.json_text import decoder
-from asyncgen.run.directory import RunDirectory, RunWriter
 from asyncgen.run.jsonl import read_lines, read_rows
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from asyncgen.run.directory import RunDirectory, RunWriter
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

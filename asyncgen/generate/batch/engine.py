@@ -1,10 +1,13 @@
 """The batch engine: every open row of a job goes through the Batch API into the journal.
 
-Batches from earlier invocations are continued, new ones are sent as the provider's queue admits them, ended ones are
-collected, and rows without an answer are sent again. A batch is collected in a fixed order: download whole, join, make
-safe on disk, then note it as collected and delete its files. It is idempotent: after a crash at any point it starts
-over, and nothing is duplicated. HTTP calls are left to `api`, the format of the files to `files`, the display to the
-caller.
+Sends, waits and collects, or leaves the batches to be collected later; an interruption ends the waiting only, and the
+provider goes on with the batches. Batches from earlier invocations are continued, new ones are sent as the provider's
+queue admits them, ended ones are collected, and rows without an answer are sent again. A batch is collected in a fixed
+order: download whole, join, make safe on disk, then note it as collected and delete its files. It is idempotent: after
+a crash at any point it starts over, and nothing is duplicated.
+
+HTTP calls are left to `api`, the format of the files to `files`, the display to the caller. Importing this module
+imports the SDK, which takes a second.
 """
 
 from __future__ import annotations
@@ -12,22 +15,30 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
 from asyncgen.generate.batch.files import BatchFiles, BatchLedger, change_batch
 from asyncgen.generate.batch.join import BatchJoiner, Joined
 from asyncgen.generate.batch.send import Allowance, BatchProgress, BatchSender, Watcher, is_for_a_full_queue
+from asyncgen.generate.engine import EngineResult
 from asyncgen.generate.http.completer import StopReason
-from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.pool.budget import Budget, budget_used_up
 from asyncgen.generate.pool.pool import Outcome
-from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.requests import RequestGrid
-from asyncgen.providers.endpoint import Endpoint
-from asyncgen.run.directory import RunWriter
-from asyncgen.run.state import BatchState
+from asyncgen.providers.openai_client import open_client
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from asyncgen.generate.engine import Session
+    from asyncgen.generate.journal.journal import Journal
+    from asyncgen.job.answers import AnswerChecks
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.run.directory import RunWriter
+    from asyncgen.run.state import BatchState
 
 
 class BatchCollector:
@@ -297,3 +308,58 @@ def open_batch_loop(
     joiner = BatchJoiner(journal=journal, grid=grid, checks=checks, secret=endpoint.key)
     collector = BatchCollector(run, journal, api, joiner=joiner, budget=allowance.budget, now=now)
     return BatchLoop(sender, collector, ledger, api, allowance=allowance, watcher=watcher, pace=pace or BatchPace())
+
+
+_REASONS = ((AuthError, StopReason.AUTH), (QuotaError, StopReason.QUOTA), (DiskError, StopReason.IO))
+
+
+class BatchEngine:
+    """All rows in batches, at half the price; answers within a day."""
+
+    async def run(self, session: Session) -> EngineResult:
+        """Send and collect batches until there are none."""
+        observer, endpoint, journal, progress = session.observer, session.endpoint, session.journal, session.progress
+        checks = session.checks
+        if checks.attempts > 1:
+            again = "after `prepare`, --retry-rejected asks again where an answer failed"
+            observer.say(f"in a batch every row is asked once; {again}")
+        for batch in BatchLedger(session.run, endpoint).elsewhere:
+            at = f"{batch.provider or 'another provider'} ({batch.base_url})"
+            observer.say(f"{batch.requests:,} rows wait in a batch at {at}")
+        with observer.watching_batches(progress) as watcher:
+            async with observer.interruptible(lambda: None) as interrupt, open_client(endpoint) as client:
+                loop = open_batch_loop(
+                    session.run,
+                    journal,
+                    session.opened.grid,
+                    endpoint,
+                    BatchApi(client),
+                    checks=checks,
+                    allowance=Allowance(rows=session.options.limit, budget=session.budget),
+                    watcher=watcher,
+                )
+                outcome = await _until_done_or_left(loop.run(), interrupt.stop)
+        if outcome.stopped is StopReason.INTERRUPTED:
+            back = f" To come back, today or another day: {observer.resume_command}" if observer.resume_command else ""
+            observer.say(f"left; what was sent goes on at {endpoint.place}.{back}")
+            return EngineResult(outcome, interrupt.exit_code or 0)
+        if outcome == Outcome(None, None):
+            # Every row is settled: those not counted are duplicates of others.
+            progress.twins += max(progress.left - len(journal.batched), 0)
+        return EngineResult(outcome)
+
+
+async def _until_done_or_left(work: Coroutine[Any, Any, Outcome], stop: asyncio.Event) -> Outcome:
+    task = asyncio.create_task(work)
+    left = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+    left.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    try:
+        return task.result()
+    except asyncio.CancelledError:
+        return Outcome(StopReason.INTERRUPTED, None)
+    except AsyncgenError as error:
+        return Outcome(next((reason for kind, reason in _REASONS if isinstance(error, kind)), None), error)

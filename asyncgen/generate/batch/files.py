@@ -10,30 +10,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import orjson
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.batched_keys import BatchRow, rows_path
-from asyncgen.generate.http.body import UnreadableBodyError, read_body
+from asyncgen.generate.http.body import UnreadableBodyError, is_error, read_body, read_words
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply
-from asyncgen.generate.http.server_words import is_error, read_words
 from asyncgen.job.requests import Request
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.providers.endpoint import Endpoint, Secret, redacted
 from asyncgen.providers.profiles import LOCAL
-from asyncgen.run.directory import RunDirectory, RunWriter
-from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState, RunState
 from asyncgen.run.whole_file import disk_error, replacing
 from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from asyncgen.run.directory import RunDirectory, RunWriter
+    from asyncgen.run.key_set import KeySet
 
 URL: Final = "/v1/chat/completions"
 _MESSAGE_WIDTH = 500

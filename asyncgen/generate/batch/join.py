@@ -9,24 +9,27 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from asyncgen.generate.batch.batched_keys import BatchRow, read_batch_rows
 from asyncgen.generate.batch.files import BatchFiles, key_of_line, read_output_line
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
-from asyncgen.generate.journal.journal import Journal
 from asyncgen.generate.pool.retry import is_used_up
 from asyncgen.generate.pool.settle import whole
-from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.requests import RequestGrid
-from asyncgen.providers.endpoint import Secret
 from asyncgen.run.records import NO_USAGE, Failure, FailureError, Record
 from asyncgen.run.state import Tried
 from asyncgen.run.whole_file import disk_error, open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from asyncgen.generate.journal.journal import Journal
+    from asyncgen.job.answers import AnswerChecks
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.providers.endpoint import Secret
 
 _LONGEST_LINE = 16 * 1024 * 1024  # as for an online reply
 _TURN_ROWS = 200

@@ -7,26 +7,28 @@ and which events the user is told. Collecting is left to `engine`, showing to th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from asyncgen.backoff import is_billing_code
 from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError, UsageError
-from asyncgen.generate.batch.api import BatchApi, RemoteBatch
 from asyncgen.generate.batch.batched_keys import BatchRow
 from asyncgen.generate.batch.files import MOST_BYTES, MOST_ROWS, BatchFiles, BatchLedger, Upcoming, Written, write_batch
-from asyncgen.generate.batch.join import Joined
-from asyncgen.generate.http.completer import StopReason
-from asyncgen.generate.http.explain import provider_error
-from asyncgen.generate.journal.journal import Journal
-from asyncgen.generate.pool.budget import Budget
+from asyncgen.generate.http.completer import StopReason, provider_error
 from asyncgen.generate.pool.retry import MAX_FAILED
-from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.providers.tokens import estimate_body
-from asyncgen.run.directory import RunDirectory
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncgen.generate.batch.api import BatchApi, RemoteBatch
+    from asyncgen.generate.batch.join import Joined
+    from asyncgen.generate.journal.journal import Journal
+    from asyncgen.generate.pool.budget import Budget
+    from asyncgen.job.requests import Request, RequestGrid
+    from asyncgen.run.directory import RunDirectory
 
 
 class Watcher(Protocol):

@@ -9,24 +9,27 @@ or only deletes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.errors import RunInUseError
 from asyncgen.generate.distributed.plan import read_plan, write_plan
 from asyncgen.generate.journal.repair import end_move
-from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
-from asyncgen.generate.journal.spend_count import CostOf, SpendCount
+from asyncgen.generate.journal.settled import CostOf, SpendCount, checked_number, key_number, read_settled
 from asyncgen.run.directory import RunDirectory, RunWriter, is_held, locked
 from asyncgen.run.jsonl import BadLineError, LineFile, read_blocks, read_lines, read_rows
-from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.state import FoldState, RunState, with_shards
 from asyncgen.run.whole_file import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from asyncgen.run.key_set import KeySet
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -23,6 +22,8 @@ from asyncgen.run.key_set import KeySet, number_of
 from asyncgen.run.whole_file import read_whole, replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from asyncgen.job.requests import RequestGrid
 
 MOST_SHARDS = 100_000

@@ -7,11 +7,9 @@ with another directory and the keys to skip.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
@@ -27,15 +25,19 @@ from asyncgen.generate.distributed.plan import (
     read_plan,
     write_plan,
 )
-from asyncgen.generate.journal.settled import Elsewhere, key_number, read_settled
-from asyncgen.generate.journal.spend_count import CostOf
-from asyncgen.generate.observer import Observer
-from asyncgen.job.model import Limits
-from asyncgen.job.requests import RequestGrid
+from asyncgen.generate.journal.settled import CostOf, Elsewhere, key_number, read_settled
 from asyncgen.run.directory import FolderLock, RunDirectory, RunWriter, locked, open_run
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import RunState, write_state
 from asyncgen.run.whole_file import explained, remove_leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from asyncgen.generate.observer import Observer
+    from asyncgen.job.model import Limits
+    from asyncgen.job.requests import RequestGrid
 
 _TURN_NAME = ".lock-shards"
 _LOOK_S = 0.2

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -38,6 +37,9 @@ from asyncgen.providers.network import (
     speaks_no_tls,
 )
 from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 CHATS, COMPLETIONS = "/chat/completions", "/completions"
 MAX_REPLY_BYTES = 16 * 1024 * 1024

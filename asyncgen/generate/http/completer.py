@@ -1,7 +1,8 @@
-"""The `Completer` protocol: a request body in, an `Answer` or an `AttemptError` out.
+"""The `Completer` protocol: a request body in, an `Answer` or an `AttemptError` out; and errors explained to the user.
 
 This is all that the pool knows of a server. How the outcome is obtained is left to the implementations (HTTP client, a
-user's function, a fake in tests); retries are left to the pool.
+user's function, a fake in tests); retries are left to the pool. An explanation has the error that stopped a run, its
+exit code and the next step, and shows at most the last characters of a key.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
+from asyncgen.providers.endpoint import Endpoint, near_address
 from asyncgen.run.records import Usage
 
 
@@ -126,3 +129,115 @@ class Completer(Protocol):
             The answer, or the error of this attempt. An exception is a bug.
         """
         ...
+
+
+_DOCTOR = "asyncgen doctor   (looks at key, address and model)"
+_ADDRESSES = "--base-url takes the address up to the endpoint, mostly https://HOST/v1"
+_OF_THE_PROMPT = ("prompt", "messages", "input")
+_GOES_ON = "the same command goes on where it stopped"
+
+
+def disk_error(disk: DiskError, unsaved: int) -> DiskError:
+    """The disk's error, with the number of paid answers that could not be saved."""
+    if not unsaved:
+        return disk
+    answers = "1 paid answer" if unsaved == 1 else f"{unsaved:,} paid answers"
+    said = DiskError(
+        f"{disk.what}; {answers} could not be saved", cause=disk.cause, help_text=disk.help_text, code=disk.code
+    )
+    said.exit_code = disk.exit_code
+    return said
+
+
+def provider_error(error: AttemptError, reason: StopReason | None, endpoint: Endpoint | None = None) -> AsyncgenError:
+    """The error that ends a run, from an attempt's error that every other row would have, too.
+
+    Args:
+        error: of the attempt.
+        reason: the kind of stop.
+        endpoint: named in the message; None to leave it out.
+    """
+    if reason is StopReason.QUOTA:
+        return _quota_error(error)
+    if reason is StopReason.AUTH:
+        return _auth_error(error, endpoint)
+    if error.type == "parameter":
+        name, model = error.param or "a parameter", endpoint.model if endpoint else "the model"
+        return AsyncgenError(
+            f"{model} refuses {name}{_status(error)}", cause=error.message or None,
+            help_text=f"change or take out {name} under [generate.parameters] in the job file", code="parameter",
+        )  # fmt: skip
+    if error.kind is ErrorClass.ROW:
+        return AsyncgenError(
+            f"every request is refused in the same way{_status(error)}", cause=error.message or None,
+            help_text=error.remedy or _remedy_for_refusal(error), code=error.type,
+        )  # fmt: skip
+    to = f" to {endpoint.base_url}" if endpoint else ""
+    return AsyncgenError(
+        f"no request{to} succeeds: {error.type}{_status(error)}", cause=error.message or None,
+        help_text=error.remedy or f"{_DOCTOR}; {_GOES_ON}", code=error.type,
+    )  # fmt: skip
+
+
+def _quota_error(error: AttemptError) -> QuotaError:
+    if error.kind is ErrorClass.WAIT:
+        return QuotaError(
+            f"the provider's rate limit does not clear{_status(error)}", cause=error.message or None,
+            help_text=f"give the same command later, or with a lower --rpm; {_GOES_ON}",
+        )  # fmt: skip
+    if error.type == "daily_limit":
+        return QuotaError(
+            f"the provider's limit of the day is used up{_status(error)}", cause=error.message or None,
+            help_text=f"wait until tomorrow, or choose another model or plan; {_GOES_ON}",
+        )  # fmt: skip
+    return QuotaError(
+        f"the account's credit or spending limit is used up{_status(error)}", cause=error.message or None,
+        help_text=f"raise it at the provider; {_GOES_ON}",
+    )  # fmt: skip
+
+
+def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
+    provider = endpoint.profile.name if endpoint else "the provider"
+    cause, status = error.message or None, _status(error)
+    if error.type == "not_found" and endpoint and not _is_about_the_model(error, endpoint):
+        remedy = f"{near_address(endpoint.base_url) or _ADDRESSES}; {_DOCTOR}"
+        what = f"{endpoint.base_url} is not the address of an API{status}"
+        return AuthError(what, cause=cause, help_text=remedy, code="address")
+    if error.type == "not_found":
+        what = f"model {endpoint.model} at {endpoint.base_url}" if endpoint else "such model or address"
+        remedy = f"name another one with --model; {_DOCTOR}"
+        return AuthError(f"{provider} has no {what}{status}", cause=cause, help_text=remedy, code="model")
+    which = _which_key(endpoint)
+    if error.type == "permission":
+        return AuthError(f"{provider} does not let {which} do this{status}", cause=cause, help_text=_DOCTOR)
+    variable = endpoint.profile.key_variable if endpoint else None
+    remedy = f"export {variable}=... with a valid key" if variable else "give a valid key with --api-key-file"
+    return AuthError(f"{provider} does not take {which}{status}", cause=cause, help_text=f"{remedy}; {_DOCTOR}")
+
+
+def _is_about_the_model(error: AttemptError, endpoint: Endpoint) -> bool:
+    """True if a 404 means an unknown model, and not an unknown path."""
+    said = f"{error.code} {error.message}".lower()
+    return endpoint.model.lower() in said or "model" in said or "deployment" in said
+
+
+def _which_key(endpoint: Endpoint | None) -> str:
+    if endpoint is None:
+        return "the key"
+    return f"the key from {endpoint.key.source} ({endpoint.key.hint()})" if endpoint.key else "a request without a key"
+
+
+def _remedy_for_refusal(error: AttemptError) -> str:
+    if error.param == "model":
+        return f"name another model with --model; {_DOCTOR}"
+    if error.param and not error.param.startswith(_OF_THE_PROMPT):
+        return f"look at {error.param} under [generate.parameters] in the job file"
+    return "look at [prompt] and [generate.parameters] in the job file; asyncgen plan shows what is sent"
+
+
+def _status(error: AttemptError) -> str:
+    if error.status is None:
+        return ""
+    code = f", {error.code}" if error.code and error.code != str(error.status) else ""
+    within = " with an error" if error.status < 300 else ""  # noqa: PLR2004 - a success, by its status
+    return f" (status {error.status}{within}{code})"

@@ -14,21 +14,22 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from multidict import istr
 
 from asyncgen.backoff import BILLING_CODES, server_wait_s
-from asyncgen.generate.http.body import UnreadableBodyError, read_body, without_surrogates
+from asyncgen.generate.http.body import UnreadableBodyError, is_error, read_body, read_words, without_surrogates
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
-from asyncgen.generate.http.server_words import is_error, read_words
 from asyncgen.providers.endpoint import Secret, redacted
 from asyncgen.run.records import NO_USAGE, SIMULATED_FINGERPRINT, Usage, finish_reason_of
 from asyncgen.terminal import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 # Looked up for every answer: these take half the time that plain strings do.
 _REQUESTS = istr("x-ratelimit-limit-requests")

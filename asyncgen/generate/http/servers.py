@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, Completer, ErrorClass, RateLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
 
 _MOST_FAILURES = 3
 _FIRST_ABSENCE_S, _LONGEST_ABSENCE_S = 5.0, 60.0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncgen.generate.journal.spend_count import SpendCount
+    from asyncgen.generate.journal.settled import SpendCount
     from asyncgen.run.directory import RunWriter
     from asyncgen.run.jsonl import LineFile
     from asyncgen.run.state import Spend, Tried

@@ -1,29 +1,37 @@
-"""Read the keys of answered and of failed requests from a run's files.
+"""Read from a run's files what is settled: the keys of answered and of failed requests, and what they cost.
 
-Read-only and without a lock: a line that is only half written is ignored.
+Read-only and without a lock: a line that is only half written is ignored. The spend of a run is summed, in tokens and
+USD, while answers arrive; prices come as a function. When the sum is saved is left to `files`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
+from msgspec import UNSET
 
 from asyncgen.errors import DiskError
 from asyncgen.run.jsonl import BadLineError, read_blocks, read_rows, rows_of
 from asyncgen.run.key_set import KeySet
-from asyncgen.run.records import SIMULATED_MARK, decode_failure, decode_record
+from asyncgen.run.records import SIMULATED_MARK, Usage, decode_failure, decode_record, sum_of
+from asyncgen.run.state import Spend
 from asyncgen.run.whole_file import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from asyncgen.run.directory import RunDirectory
+
 
 _HEX_DIGITS = 32
 _SAMPLE_BYTES = 256 * 1024
@@ -201,3 +209,112 @@ def _expected_rows(path: Path) -> int:
     except (OSError, DiskError):
         return 0  # a guess only; reading the file tells what is wrong with it
     return size * sample.count(b"\n") // max(len(sample), 1)
+
+
+_SUMMED_AT_ONCE = 100
+
+# (usages, in_batch) to USD for all of them; None for an unknown price.
+CostOf = Callable[[Sequence[Usage], bool], float | None]
+
+
+class SpendCount:
+    """A running sum of tokens and USD; may be read from another thread.
+
+    Usages are collected and summed 100 at a time, while they are still in the CPU cache.
+
+    Args:
+        before: the sum of earlier invocations.
+        cost_of: USD for token counts.
+    """
+
+    def __init__(self, before: Spend, cost_of: CostOf) -> None:
+        self._before = before
+        self._sum = before
+        # By (in_batch, is_record), without a tuple for each usage: `Usage` has gc=False, but the GC tracks tuples.
+        kinds = product((False, True), (False, True))
+        self._noted: dict[tuple[bool, bool], deque[Usage]] = {kind: deque() for kind in kinds}
+        self._summing = threading.Lock()
+        self._cost_of = cost_of
+
+    def add(self, usages: Iterable[Usage], *, in_batch: bool, is_record: bool) -> None:
+        """Add what requests were charged for.
+
+        Args:
+            usages: one for each request, over all its attempts.
+            in_batch: charged at the batch price.
+            is_record: the requests have answers, which are lines of `records.jsonl`.
+        """
+        noted = self._noted[in_batch, is_record]
+        noted.extend(usages)
+        if len(noted) >= _SUMMED_AT_ONCE:
+            self._sum_up()
+
+    @property
+    def total(self) -> Spend:
+        """The sum over all invocations."""
+        return self._sum_up()
+
+    @property
+    def lately(self) -> Spend:
+        """The sum of this invocation."""
+        total, before = self.total, self._before
+        return Spend(
+            usage=total.usage - before.usage,
+            cost_usd=total.cost_usd - before.cost_usd,
+            unpriced=total.unpriced - before.unpriced,
+            unanswered_usd=total.unanswered_usd - before.unanswered_usd,
+            records=total.records - before.records,
+        )
+
+    def add_unanswered(self, usd: float) -> None:
+        """Add the most that attempts without an answer may have cost, in USD."""
+        total = self.total
+        self._sum = msgspec.structs.replace(total, unanswered_usd=total.unanswered_usd + usd)
+
+    def catch_up(self, path: Path, records: int, is_held: Callable[[int], bool]) -> None:
+        """Add records that a crash kept from being counted.
+
+        Args:
+            path: `records.jsonl`.
+            records: number of its lines.
+            is_held: whether a request, by the first 64 bits of its key, waits in a batch.
+
+        Raises:
+            BadLineError: an uncounted line is not a record.
+            DiskError: the file cannot be read.
+        """
+        counted = min(self._sum.records, records)  # a power loss may have taken lines that were counted
+        self._sum = msgspec.structs.replace(self._sum, records=counted)
+        if counted < records:
+            for _, record in islice(read_rows(path, decode_record), counted, None):
+                self.add([record.usage], in_batch=is_held(key_number(record.key)), is_record=True)
+        self._before = self.total
+
+    def _sum_up(self) -> Spend:
+        with self._summing:
+            for (in_batch, is_record), noted in self._noted.items():
+                if usages := [noted.popleft() for _ in range(len(noted))]:
+                    try:
+                        cost_usd, unpriced = self._cost_usd(usages, in_batch)
+                    except BaseException:
+                        noted.extendleft(reversed(usages))  # keep what is not priced yet
+                        raise
+                    self._sum = _plus(self._sum, usages, cost_usd, unpriced, is_record=is_record)
+            return self._sum
+
+    def _cost_usd(self, usages: Sequence[Usage], in_batch: bool) -> tuple[float, int]:
+        """USD as the provider told it, else by price; and the number of usages that have neither."""
+        untold = [usage for usage in usages if usage.cost_usd is UNSET]
+        told_usd = sum(usage.cost_usd for usage in usages if usage.cost_usd is not UNSET)
+        cost_usd = self._cost_of(untold, in_batch) if untold else 0.0
+        return (told_usd, len(untold)) if cost_usd is None else (told_usd + cost_usd, 0)
+
+
+def _plus(before: Spend, usages: Sequence[Usage], cost_usd: float, unpriced: int, *, is_record: bool) -> Spend:
+    return Spend(
+        usage=before.usage + sum_of(usages),
+        cost_usd=before.cost_usd + cost_usd,
+        unpriced=before.unpriced + unpriced,
+        unanswered_usd=before.unanswered_usd,
+        records=before.records + (len(usages) if is_record else 0),
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.generate.journal.settled import key_number
-from asyncgen.job.belonging import recognise_rows
+from asyncgen.job.requests import recognise_rows
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.key_set import KeySet

@@ -7,23 +7,39 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from asyncgen.generate.plan.costs import BreakEven, assumptions, break_even, cost_of_rows, ways_to_buy
-from asyncgen.generate.plan.request_tokens import Duration, RequestTokens, Span, duration, tokens_of_a_request
-from asyncgen.generate.plan.rows_there import RowsThere
-from asyncgen.generate.plan.training import Training, trainings
-from asyncgen.job.model import Job
-from asyncgen.job.requests import RequestGrid
+from asyncgen.generate.plan.costs import (
+    BreakEven,
+    Training,
+    assumptions,
+    break_even,
+    cost_of_rows,
+    trainings,
+    ways_to_buy,
+)
+from asyncgen.generate.plan.request_tokens import (
+    Duration,
+    RequestTokens,
+    RowsThere,
+    Span,
+    duration,
+    tokens_of_a_request,
+)
 from asyncgen.providers.price import Price, tier_of
-from asyncgen.providers.prices import PriceList
-from asyncgen.providers.profiles import Profile
-from asyncgen.providers.shutdowns import shutdown_date
+from asyncgen.providers.training_prices import shutdown_date
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date
+
+    from asyncgen.job.model import Job
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.providers.prices import PriceList
+    from asyncgen.providers.profiles import Profile
 
 _SHOWN_PROMPTS = 2
 

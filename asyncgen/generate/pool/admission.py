@@ -7,16 +7,20 @@ pool.
 from __future__ import annotations
 
 import asyncio
-from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits
 from asyncgen.generate.pool.backpressure import Breaker, Pause
-from asyncgen.generate.pool.budget import BudgetGate
 from asyncgen.generate.pool.concurrency import ConcurrencyLimit, ConcurrencySlots
-from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.rate import RequestRates
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from asyncgen.generate.pool.budget import BudgetGate
+    from asyncgen.generate.pool.progress import Progress
+    from asyncgen.generate.pool.rate import RequestRates
 
 _BROKEN = frozenset({"connection", "disconnected"})
 _FIRST = 5  # requests to wait for before deciding that all will fail

@@ -9,7 +9,10 @@ Pure: times and request numbers in, seconds out. Waiting is left to `admission`.
 
 from __future__ import annotations
 
-from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
 
 _JITTER = 0.1
 _FAILURES_TO_OPEN = 20

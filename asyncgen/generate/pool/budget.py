@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
 from asyncgen.errors import QuotaError, UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError
-from asyncgen.providers.price import Price, TokenRates
 from asyncgen.providers.tokens import TokenEstimate, estimate_body
 from asyncgen.run.records import Usage
+
+if TYPE_CHECKING:
+    from asyncgen.providers.price import Price, TokenRates
 
 _PROMPT_MARGIN = 1.25  # estimates of prompts run up to so much low before answers have corrected them
 _UNBOUNDED_OUTPUT = 1000

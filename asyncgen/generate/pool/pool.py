@@ -22,29 +22,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
+from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.generate.http.completer import Answer, AttemptError, Completer, ErrorClass, StopReason
-from asyncgen.generate.http.explain import disk_error, provider_error
+from asyncgen.generate.http.completer import (
+    Answer,
+    AttemptError,
+    Completer,
+    ErrorClass,
+    StopReason,
+    disk_error,
+    provider_error,
+)
 from asyncgen.generate.pool.admission import Admission, Ticket
-from asyncgen.generate.pool.budget import BudgetGate
-from asyncgen.generate.pool.failure_policy import FailurePolicy
-from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.queue import RowQueue
 from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.retry import RowInWork, may_retry, note_error, retry_wait_s
-from asyncgen.generate.pool.settle import RowSettler, SettlingJournal
-from asyncgen.generate.pool.source import ResumableJournal, RowSource
-from asyncgen.job.checks import AnswerChecks
-from asyncgen.job.model import Limits
-from asyncgen.job.requests import RequestGrid
-from asyncgen.providers.endpoint import Endpoint
-from asyncgen.run.records import Record
+from asyncgen.generate.pool.settle import FailurePolicy, RowSettler, SettlingJournal
+from asyncgen.generate.pool.source import ResumableJournal, RowQueue, RowSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from asyncgen.generate.pool.budget import BudgetGate
+    from asyncgen.generate.pool.progress import Progress
+    from asyncgen.job.answers import AnswerChecks
+    from asyncgen.job.model import Limits
+    from asyncgen.job.requests import RequestGrid
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.run.records import Record
 
 _USELESS = 20  # answers that all fail their checks, before the run stops
 

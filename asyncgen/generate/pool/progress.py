@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from asyncgen.generate.http.completer import AttemptError
-from asyncgen.run.records import Record
+if TYPE_CHECKING:
+    from asyncgen.generate.http.completer import AttemptError
+    from asyncgen.run.records import Record
 
 _RECENT_S = 10.0
 _MOST_REASONS = 50

@@ -8,14 +8,18 @@ up after a late wake-up, too little for a burst. Where a limit comes from is lef
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
 from asyncgen.errors import UsageError
-from asyncgen.generate.http.completer import RateLimits
 from asyncgen.providers.tokens import TokenEstimate
-from asyncgen.run.records import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncgen.generate.http.completer import RateLimits
+    from asyncgen.run.records import Usage
 
 _MINUTE_S = 60.0
 _BURST_S = 0.1  # an event loop is seldom this late

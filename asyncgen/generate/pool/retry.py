@@ -6,19 +6,20 @@ is the only place that decides on retries: the HTTP client makes one attempt. Pu
 
 from __future__ import annotations
 
-from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncgen.backoff import full_jitter_s
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
-from asyncgen.job.requests import Request
 from asyncgen.run.records import NO_USAGE, Usage
 from asyncgen.run.state import UNTRIED, Tried
 
 if TYPE_CHECKING:
+    from random import Random
+
     from asyncgen.generate.pool.admission import Ticket
+    from asyncgen.job.requests import Request
 
 
 MAX_FAILED = 5

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from asyncgen.serve.api.remote import asked_remotely, passed_on
+from asyncgen.serve.api.models import asked_remotely, passed_on
 from asyncgen.serve.calls import chat_call, text_calls, wants_stream, wants_stream_usage
 from asyncgen.serve.engine import Call, EngineAnswer, ModelEngine, Piece, Tally
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, read_object

@@ -1,4 +1,4 @@
-"""`/v1/files`: upload as a form, list, get, content, delete.
+"""`/v1/files`: upload as a form, list, get, content, delete; and `/v1/batches`: create, list, get, cancel.
 
 Checks the form's fields and the size limits. An upload is streamed to disk, one chunk in memory at a time.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import msgspec
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from asyncgen.local_http import json_response
-from asyncgen.serve.wire import ApiError, no_such, page_of
+from asyncgen.serve.batches import Batch
+from asyncgen.serve.wire import ApiError, Clock, Metadata, new_id, no_such, page_of, parsed, read_object
 
 if TYPE_CHECKING:
+    from asyncgen.serve.batches import BatchQueue, BatchStore
     from asyncgen.serve.stores.files import FileObject, FileStore, UploadedFile
+
 
 _MEBIBYTE = 1024 * 1024
 _CHUNK = _MEBIBYTE // 4
@@ -173,3 +177,56 @@ def _accepted(form: _Form, upload: UploadedFile) -> FileObject:
 
 def _too_large(cap: int) -> ApiError:
     return ApiError(413, f"The file is larger than {cap // _MEBIBYTE} MB.", param="file", code="file_too_large")
+
+
+_WINDOW_S = 24 * 3600
+
+
+class _Create(msgspec.Struct, kw_only=True):
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions", "/v1/completions"]
+    completion_window: Literal["24h"]
+    metadata: Metadata | None = None
+
+
+class BatchRoutes:
+    """The routes over the queue and its store."""
+
+    def __init__(self, queue: BatchQueue, batches: BatchStore, files: FileStore, clock: Clock) -> None:
+        self._queue = queue
+        self._batches = batches
+        self._files = files
+        self._clock = clock
+
+    def table(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/batches", self._create),
+            web.get("/v1/batches", self._list),
+            web.get("/v1/batches/{id}", self._get),
+            web.post("/v1/batches/{id}/cancel", self._cancel),
+        ]
+
+    async def _create(self, request: web.Request) -> web.Response:
+        wanted = parsed(await read_object(request), _Create)
+        self._files.require(wanted.input_file_id, "batch", param="input_file_id")
+        now = int(self._clock())
+        batch = Batch(
+            id=new_id("batch_"),
+            endpoint=wanted.endpoint,
+            input_file_id=wanted.input_file_id,
+            completion_window=wanted.completion_window,
+            created_at=now,
+            expires_at=now + _WINDOW_S,
+            metadata=wanted.metadata,
+        )
+        return json_response(self._queue.submit(batch))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        page = page_of(self._batches.all(), request.query, default_limit=20, identify=lambda batch: batch.id)
+        return json_response(page)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return json_response(self._batches.get(request.match_info["id"]))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        return json_response(self._queue.cancel(request.match_info["id"]))

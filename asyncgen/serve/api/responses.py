@@ -14,7 +14,7 @@ from aiohttp import web
 
 from asyncgen.local_http import json_response
 from asyncgen.serve.api.answers import EVENT_HEADERS, SIMULATED_HEADER
-from asyncgen.serve.api.remote import passed_on
+from asyncgen.serve.api.models import passed_on
 from asyncgen.serve.calls import chat_call
 from asyncgen.serve.engine import EngineAnswer, Piece, Tally, ToolCallPart
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, parsed, read_object

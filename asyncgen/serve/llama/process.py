@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +23,7 @@ from asyncgen.serve.training.config import LAYERS, RANK
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 _FAREWELL_S = 2.0

@@ -10,14 +10,12 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import AsyncGenerator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.serve.llama.encoding import Encoder
+from asyncgen.serve.llama.translate import Encoder
 from asyncgen.serve.training import TrainingError, describe
 from asyncgen.serve.training.config import Config
 from asyncgen.serve.training.messages import Failed, TrainerMessage, TrainingProgress
@@ -26,9 +24,12 @@ from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
     from asyncgen.serve.engine import TrainingTask
-    from asyncgen.serve.llama.encoding import Ask, Tokens
     from asyncgen.serve.llama.process import LlamaSettings
+    from asyncgen.serve.llama.translate import Ask, Tokens
 
 _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
 _CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"

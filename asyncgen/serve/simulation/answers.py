@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import EngineChoice, ToolCall
-from asyncgen.serve.simulation.text import cut, made_up_text
-from asyncgen.serve.simulation.values import UnfitSchemaError, made_up_value
+from asyncgen.serve.simulation.values import UnfitSchemaError, cut, made_up_text, made_up_value
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:

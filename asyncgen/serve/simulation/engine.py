@@ -19,7 +19,7 @@ from asyncgen.run.records import SIMULATED_FINGERPRINT
 from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, ToolCallPart, TrainingTask, Traits
 from asyncgen.serve.simulation.answers import made_up_choice
 from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
-from asyncgen.serve.simulation.text import Repetitions, digest_of, prompt_tokens
+from asyncgen.serve.simulation.values import Repetitions, digest_of, prompt_tokens
 from asyncgen.serve.training.messages import End, Start, Step, TrainedCheckpoint, TrainerMessage
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.serve.stores.shelf import Shelf
+from asyncgen.serve.stores.files import Shelf
 from asyncgen.serve.wire import ApiError, new_id
 
 if TYPE_CHECKING:

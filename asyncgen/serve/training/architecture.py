@@ -8,13 +8,15 @@ need. Reads the header only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.gguf import Gguf, Tensor, read_gguf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 EMBEDDING = "token_embd.weight"
 OUTPUT = "output.weight"  # absent where the embedding is used again

@@ -7,22 +7,29 @@ The order is that of Llama; Qwen 2 adds biases to queries, keys and values, Qwen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from asyncgen.serve.training.architecture import Architecture
-from asyncgen.serve.training.attention import Attended, TokenSpan, attention, attention_backward
 from asyncgen.serve.training.layers import (
     Array,
+    Attended,
     BlockWeights,
     Normed,
     Rotation,
+    TokenSpan,
+    attention,
+    attention_backward,
     gated,
     gated_backward,
     rms_norm,
     rms_norm_backward,
 )
 from asyncgen.serve.training.lora import Adapter, project, project_backward
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asyncgen.serve.training.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)

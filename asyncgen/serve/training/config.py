@@ -6,14 +6,16 @@ numpy.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.profiles import local_epochs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class TrainingError(AsyncgenError):

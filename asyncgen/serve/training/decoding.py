@@ -7,12 +7,15 @@ half; the shapes in the functions below give the order of the numbers. Files are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from asyncgen.serve.training.gguf import TENSOR_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

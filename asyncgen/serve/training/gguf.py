@@ -10,12 +10,14 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.serve.training.config import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -10,17 +10,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asyncgen.serve.training.config import TrainingError
-from asyncgen.serve.training.layers import Array
-from asyncgen.serve.training.lora import Adapter
-from asyncgen.serve.training.memory import Lanes
 from asyncgen.serve.training.messages import Step, TrainedCheckpoint, TrainerMessage
 from asyncgen.serve.training.model import Score, TunedPart
 from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
-from asyncgen.serve.training.trunk import FrozenStates
+
+if TYPE_CHECKING:
+    from asyncgen.serve.training.layers import Array
+    from asyncgen.serve.training.lora import Adapter
+    from asyncgen.serve.training.memory import Lanes
+    from asyncgen.serve.training.trunk import FrozenStates
 
 WARM_UP = 0.1  # share of all steps, but no more than:
 LONGEST_WARM_UP = 20

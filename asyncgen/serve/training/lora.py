@@ -13,13 +13,17 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes
 from asyncgen.serve.training.gguf import ALIGNMENT, ARRAY, BOOL, F32, I32, MAGIC, SCALARS, STRING, U32
-from asyncgen.serve.training.layers import Array, Precision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncgen.serve.training.layers import Array, Precision
 
 Writable = bool | int | float | str | Sequence[str] | Sequence[int]
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes
 from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.model import LOGITS_AT_A_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

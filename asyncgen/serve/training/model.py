@@ -6,14 +6,17 @@ Hidden states come from the cache in `trunk`; the optimiser is left to `loop`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asyncgen.serve.training.architecture import OUTPUT_NORM
 from asyncgen.serve.training.block import Block, Geometry
 from asyncgen.serve.training.layers import Array, Integers, Weights, rms_norm, rms_norm_backward, rotation
-from asyncgen.serve.training.lora import Adapter
-from asyncgen.serve.training.packing import PackedRow
+
+if TYPE_CHECKING:
+    from asyncgen.serve.training.lora import Adapter
+    from asyncgen.serve.training.packing import PackedRow
 
 LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
 

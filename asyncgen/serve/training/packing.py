@@ -7,14 +7,16 @@ matrix product is then one of two plain matrices, and the prefix is computed onc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from asyncgen.serve.training.attention import TokenSpan
-from asyncgen.serve.training.layers import Integers
+from asyncgen.serve.training.layers import Integers, TokenSpan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Flags = npt.NDArray[np.bool_]
 

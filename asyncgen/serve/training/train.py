@@ -6,10 +6,10 @@ tokenising to the callers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -26,6 +26,9 @@ from asyncgen.serve.training.messages import End, Start, TrainingProgress
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import TokenSample, shared_prefix
 from asyncgen.serve.training.trunk import Trunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 LONGEST = 1024  # tokens; longer samples are cut at their end
 

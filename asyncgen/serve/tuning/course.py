@@ -1,28 +1,93 @@
-"""Apply a trainer's messages to its job: events, metrics, checkpoints, models.
+"""Apply a trainer's messages to its job: events, metrics, checkpoints, models; and the results of a finished job.
 
 When a job runs is left to `queue`, training to the engines.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.stores.job_log import JobCheckpoint
-from asyncgen.serve.stores.jobs import ServedJobError
+from asyncgen.serve.stores.jobs import JobCheckpoint, ServedJobError
 from asyncgen.serve.stores.models import ServedModel, checkpoint_name
 from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.training.messages import End, Failed, Start, Step, TrainedCheckpoint, TrainingProgress
-from asyncgen.serve.tuning import results
 from asyncgen.serve.tuning.trainers import is_adapter
 from asyncgen.serve.wire import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asyncgen.serve.stores.files import FileStore
     from asyncgen.serve.stores.jobs import JobStore
     from asyncgen.serve.stores.models import ModelStore
     from asyncgen.serve.training.messages import TrainerMessage
     from asyncgen.serve.wire import Clock
+
+
+RESULT_FILENAME = "step_metrics.csv"
+_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+
+
+def step_message(step: Step) -> str:
+    validation = f", validation loss={step.valid_loss:.2f}" if step.valid_loss is not None else ""
+    place = f"{step.step}/{step.total_steps}" if step.total_steps else str(step.step)
+    return f"Step {place}: training loss={step.train_loss:.2f}{validation}"
+
+
+def start_message(start: Start) -> str:
+    cut = f", {start.cut_samples} of them cut to the longest that fits" if start.cut_samples else ""
+    return (
+        f"Training on {start.train_samples} samples{cut}: {start.n_epochs} epochs of batches of "
+        f"{start.batch_size}, {start.total_steps} steps"
+    )
+
+
+def step_metrics(step: Step) -> dict[str, Any]:
+    """The step's figures under the API's names and ours; those that were not measured are left out."""
+    figures = {
+        "step": step.step,
+        "total_steps": step.total_steps or None,
+        "epoch": step.epoch or None,
+        "train_loss": step.train_loss,
+        "train_mean_token_accuracy": step.train_mean_token_accuracy,
+        "valid_loss": step.valid_loss,
+        "valid_mean_token_accuracy": step.valid_mean_token_accuracy,
+        "grad_norm": step.grad_norm,
+        "learning_rate": step.learning_rate,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def checkpoint_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
+    """The checkpoint's figures under the API's names; those that were not measured are left out."""
+    figures = {
+        "step": checkpoint.step,
+        "train_loss": checkpoint.train_loss,
+        "train_mean_token_accuracy": checkpoint.train_mean_token_accuracy,
+        "full_valid_loss": checkpoint.full_valid_loss,
+        "full_valid_mean_token_accuracy": checkpoint.full_valid_mean_token_accuracy,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def validation_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
+    """The figures over the whole validation file, for an event of their own: the epoch's steps were told before."""
+    figures = checkpoint_metrics(checkpoint)
+    return {name: figures[name] for name in figures if name == "step" or name.startswith("full_valid")}
+
+
+def metrics_csv(steps: Iterable[Step]) -> bytes:
+    """The result file: one line a step, empty where nothing was measured."""
+    stream = io.StringIO(newline="")
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(_COLUMNS)
+    for step in steps:
+        accuracy = step.train_mean_token_accuracy
+        table.writerow([step.step, step.train_loss, accuracy, step.valid_loss, step.valid_mean_token_accuracy])
+    return stream.getvalue().encode()
 
 
 class JobFailedError(Exception):
@@ -90,9 +155,7 @@ class JobRecorder:
     def succeed(self, end: End) -> None:
         """The model answers by now: give it its name, and end the job well."""
         name = self._add_model(self._jobs.kept(self._id).model_name, end.path, end)
-        table = self._files.add(
-            results.metrics_csv(self._steps), filename=results.RESULT_FILENAME, purpose="fine-tune-results"
-        )
+        table = self._files.add(metrics_csv(self._steps), filename=RESULT_FILENAME, purpose="fine-tune-results")
         self._jobs.log.tell(self._id, f"New fine-tuned model created: {name}")
         self._jobs.log.tell(self._id, "The job has successfully completed")
         self._jobs.change(
@@ -115,11 +178,11 @@ class JobRecorder:
             hyperparameters=Hyperparameters(**decided),
             method={"type": kind, kind: {"hyperparameters": shown}},
         )
-        self._jobs.log.tell(self._id, results.start_message(start))
+        self._jobs.log.tell(self._id, start_message(start))
 
     def _step(self, step: Step) -> None:
         self._steps.append(step)
-        self._jobs.log.tell(self._id, results.step_message(step), metrics=results.step_metrics(step))
+        self._jobs.log.tell(self._id, step_message(step), metrics=step_metrics(step))
         now = self._clock()
         if len(self._steps) == 1:
             self._first_step_at = now
@@ -136,13 +199,13 @@ class JobRecorder:
                 created_at=int(self._clock()),
                 fine_tuned_model_checkpoint=name,
                 fine_tuning_job_id=self._id,
-                metrics=results.checkpoint_metrics(checkpoint),
+                metrics=checkpoint_metrics(checkpoint),
                 step_number=checkpoint.step,
             )
         )
         if checkpoint.full_valid_loss is not None:
             message = f"Epoch {checkpoint.epoch}: full validation loss={checkpoint.full_valid_loss:.2f}"
-            self._jobs.log.tell(self._id, message, metrics=results.validation_metrics(checkpoint))
+            self._jobs.log.tell(self._id, message, metrics=validation_metrics(checkpoint))
         self._jobs.log.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
     def _add_model(self, name: str, path: str | None, end: End | None = None) -> str:

@@ -18,7 +18,7 @@ from asyncgen.serve.tuning.course import JobFailedError
 from asyncgen.serve.wire import ApiError, Clock
 
 if TYPE_CHECKING:
-    from asyncgen.serve.tuning.work import TuningWork
+    from asyncgen.serve.tuning.samples import TuningWork
 
 Step = Callable[[ServedJob], Awaitable[None]]
 

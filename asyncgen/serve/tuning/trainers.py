@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +36,7 @@ from asyncgen.serve.training.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from asyncgen.serve.engine import Call, EngineAnswer, ModelEngine, Piece, Tally, TrainingTask, Traits
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.dataset.pairs.facts import count_cases, gather
-from asyncgen.dataset.pairs.prepare import PreparedPairs, prepare_pairs
+from asyncgen.dataset.pairs.prepare import PreparedPairs, permutation, prepare_pairs
 from asyncgen.dataset.pairs.table import PairRow
-from asyncgen.dataset.pairs.write import permutation
 from asyncgen.errors import AsyncgenError
 
 if TYPE_CHECKING:

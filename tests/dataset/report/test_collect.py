@@ -10,7 +10,7 @@ import pytest
 
 from asyncgen.dataset.report import collect
 from asyncgen.dataset.report.collect import Report, make_report
-from asyncgen.dataset.report.coverage import Coverage
+from asyncgen.dataset.report.quality import Coverage
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.records import Record, Usage
 

@@ -23,9 +23,9 @@ from asyncgen.generate.batch.engine import BatchPace, open_batch_loop
 from asyncgen.generate.batch.join import Joined
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.journal.journal import open_journal
-from asyncgen.generate.journal.spend_count import CostOf
+from asyncgen.generate.journal.settled import CostOf
 from asyncgen.generate.pool.pool import Outcome
-from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.load import read_job_file
 from asyncgen.job.of_run import OpenedJob, open_job
 from asyncgen.providers.endpoint import Endpoint, Secret

@@ -1,12 +1,11 @@
-"""asyncgen.generate.http.explain: what is said of addresses and keys."""
+"""asyncgen.generate.http.completer: what is said of addresses and keys."""
 
 from __future__ import annotations
 
 import pytest
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.generate.http.completer import AttemptError, ErrorClass, StopReason
-from asyncgen.generate.http.explain import provider_error
+from asyncgen.generate.http.completer import AttemptError, ErrorClass, StopReason, provider_error
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import PROFILES
 

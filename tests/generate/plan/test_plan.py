@@ -9,10 +9,9 @@ from datetime import date
 import orjson
 import pytest
 
+from asyncgen.generate.plan.costs import trained_tokens
 from asyncgen.generate.plan.plan import Plan, PlanTarget, compare_with_tuning, make_plan, plan_as_json
-from asyncgen.generate.plan.request_tokens import RequestTokens, Span, duration
-from asyncgen.generate.plan.rows_there import RowsThere
-from asyncgen.generate.plan.training import trained_tokens
+from asyncgen.generate.plan.request_tokens import RequestTokens, RowsThere, Span, duration
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.providers.price import TokenRates

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from asyncgen.generate.plan.request_tokens import RequestTokens, tokens_of_a_request
-from asyncgen.generate.plan.rows_there import Figures, RowsThere
+from asyncgen.generate.plan.request_tokens import Figures, RequestTokens, RowsThere, tokens_of_a_request
 from asyncgen.job.of_run import OpenedJob
 
 Open = Callable[..., OpenedJob]

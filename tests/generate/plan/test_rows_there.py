@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncgen.generate.plan.rows_there import rows_there
+from asyncgen.generate.plan.request_tokens import rows_there
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.directory import RunDirectory

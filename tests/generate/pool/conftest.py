@@ -20,7 +20,7 @@ from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, Er
 from asyncgen.generate.pool.pool import Outcome, generate
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.retry import given_up
-from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt
 from asyncgen.job.requests import RequestGrid

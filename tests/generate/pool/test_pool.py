@@ -13,7 +13,7 @@ from asyncgen.errors import DiskError, QuotaError, UsageError
 from asyncgen.generate.http.completer import Answer, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.pool.admission import Admission, Ticket
 from asyncgen.generate.pool.budget import Budget, BudgetGate
-from asyncgen.job.checks import AnswerChecks
+from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.model import Checks, Limits
 from asyncgen.providers.price import TokenRates as Prices
 

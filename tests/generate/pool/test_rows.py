@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
-from asyncgen.generate.pool.queue import RowQueue
 from asyncgen.generate.pool.retry import RowInWork, given_up, may_retry, note_error, retry_wait_s, row_again
 from asyncgen.generate.pool.settle import whole
+from asyncgen.generate.pool.source import RowQueue
 from asyncgen.job.requests import Request
 
 REQUEST = Request(0, 0, ("Paris",), b"k" * 16, b"{}")

@@ -6,8 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.batching.queue import BatchQueue, BatchWork
-from asyncgen.serve.stores.batches import BATCH_ENDED, Batch, BatchStore
+from asyncgen.serve.batches import BATCH_ENDED, Batch, BatchQueue, BatchStore, BatchWork
 from asyncgen.serve.stores.files import FileStore
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from asyncgen.serve.llama.encoding import Encoder, Tokens
+from asyncgen.serve.llama.translate import Encoder, Tokens
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Message
 
 START, END = "\x01", "\x02"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncgen.serve.engine import Call, Turn
-from asyncgen.serve.llama.encoding import Encoder, Tokens
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings
-from asyncgen.serve.llama.translate import path_of, request_of
+from asyncgen.serve.llama.translate import Encoder, Tokens, path_of, request_of
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Message
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.simulation.limits import SimulatedLimits, go_duration
+from asyncgen.serve.simulation.faults import SimulatedLimits, go_duration
 from asyncgen.serve.wire import ApiError
 
 

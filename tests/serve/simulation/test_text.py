@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import Call, Turn
-from asyncgen.serve.simulation.text import Repetitions, cut, digest_of, made_up_text, prompt_tokens
+from asyncgen.serve.simulation.values import Repetitions, cut, digest_of, made_up_text, prompt_tokens
 
 
 def test_text_depends_on_question_repetition_and_choice_only() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import DiskError
-from asyncgen.serve.stores.shelf import Shelf, file_stem
+from asyncgen.serve.stores.files import Shelf, file_stem
 
 if TYPE_CHECKING:
     from pathlib import Path
