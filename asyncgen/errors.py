@@ -24,13 +24,20 @@ if TYPE_CHECKING:
 
 
 class AsyncgenError(Exception):
-    """What happened, why, and what to do next.
+    """Base class of the errors that asyncgen raises on purpose.
 
     Args:
-        what: one sentence, without a full stop at its end.
-        cause: the reason, where it adds something; else None.
-        help_text: the next step, best a command that can be copied; else None.
-        code: a stable word for machines; None stands for the class's own.
+        what: what happened, as one sentence without a full stop.
+        cause: the reason; None if `what` says it.
+        help_text: the next step, best a command that can be copied; None if there is none.
+        code: stable identifier for programs; None for that of the class.
+
+    Example:
+        >>> try:
+        ...     open_run("runs/nowhere")
+        ... except AsyncgenError as error:
+        ...     error.code, error.exit_code
+        ('not_a_run', 2)
     """
 
     exit_code = 1
@@ -48,7 +55,15 @@ class AsyncgenError(Exception):
 
 
 class UsageError(AsyncgenError):
-    """An option, argument or setting that cannot be."""
+    """An invalid option, argument or setting.
+
+    Example:
+        >>> try:
+        ...     load_job("campaign.toml", provider="nobody")
+        ... except UsageError as error:
+        ...     "nobody" in error.what
+        True
+    """
 
     exit_code = 2
     code = "usage"
@@ -79,7 +94,22 @@ class Problem:
 
 
 class JobFileError(UsageError):
-    """A job file with at least one problem; all of them are in `problems`."""
+    r"""Mistakes in a job file.
+
+    Args:
+        what: what happened, as one sentence without a full stop.
+        problems: every mistake that was found, at least one.
+        help_text: the next step; None if there is none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("typo.toml").write_text("name = 'typo'\n[gird]\ncity = ['Bonn']\n[prompt]\nuser = 'Hello'\n")
+        >>> try:
+        ...     load_job("typo.toml")
+        ... except JobFileError as error:
+        ...     error.problems[0].key, error.problems[0].line, error.problems[0].suggestion
+        ('gird', 2, 'grid')
+    """
 
     code = "job_file"
 
@@ -89,40 +119,73 @@ class JobFileError(UsageError):
 
 
 class IncompleteError(AsyncgenError):
-    """The work ended, but some of it failed."""
+    """The work ended, but a part of it failed: some rows, or a fine-tuning job.
+
+    Example:
+        >>> IncompleteError("the job failed").exit_code
+        3
+    """
 
     exit_code = 3
     code = "incomplete"
 
 
 class AuthError(AsyncgenError):
-    """The key is missing or wrong, or may not do what was asked."""
+    """The API key is missing or wrong, or lacks a permission.
+
+    Example:
+        >>> AuthError("the key is refused").code
+        'auth'
+    """
 
     exit_code = 4
     code = "auth"
 
 
 class QuotaError(AsyncgenError):
-    """The provider's quota or the run's budget is used up; the same command goes on later."""
+    """The provider's quota or the run's budget is used up. The run can be resumed.
+
+    Example:
+        >>> QuotaError("max_cost is reached").exit_code
+        5
+    """
 
     exit_code = 5
     code = "quota"
 
 
 class DiskError(AsyncgenError):
-    """The run directory could not be read or written."""
+    """A file of the run could not be read or written.
+
+    Example:
+        >>> DiskError("records.jsonl cannot be written").code
+        'io'
+    """
 
     exit_code = 6
     code = "io"
 
 
 class RunInUseError(AsyncgenError):
-    """Another process is writing this run."""
+    """Another process is writing the run.
+
+    Example:
+        >>> RunInUseError("the run is in use").exit_code
+        7
+    """
 
     exit_code = 7
     code = "in_use"
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The valid name most like `name`, or None when none is like it."""
+    """Find the valid name that is most like a misspelt one.
+
+    Args:
+        name: the name that was given.
+        names: the valid names.
+
+    Returns:
+        The most similar name; None if no name is similar.
+    """
     return next(iter(get_close_matches(name, list(names), 1)), None)

@@ -73,7 +73,7 @@ def simulated_server(start_server: Callable[[ServeSettings], ServerInfo]) -> Cal
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def running() -> Callable[[ServeSettings], AbstractContextManager[ServerInfo]]:
     """A server for the time of a `with` block, for tests that need it gone before their end."""
     return running_server

@@ -43,43 +43,45 @@ def evaluate(
     yes: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Ask every contestant prompts that were held out from training, and compare the answers.
+    """Send held-out prompts to every contestant, and compare the answers.
 
-    Answers are kept under `evaluations/` in the run; the same call asks only for what is missing.
+    The answers are kept under `evaluations/` in the run; the same call sends only the requests that are missing.
 
     Args:
         run: a run with a dataset, or its directory; None for the newest one.
-        contestants: texts `NAME=TECHNIQUE:PROVIDER/MODEL`; None for base and tuned model, and whoever wrote the data.
-        axes: axis to values outside the grid; None for the validation side.
-        n: the most prompts asked.
-        k: examples shown in few-shot.
-        nearest: show the samples most like each prompt, not the same ones for all.
-        judge: `PROVIDER/MODEL` that compares the answers, in both orders.
-        all_pairs: it compares everybody with everybody.
-        margin: points by which a cheaper contestant may be worse; None for 5. Fixed before anything is bought.
-        seed: decides prompts, examples and intervals.
-        name: of the evaluation; None for one made of the settings.
-        base_url: of the provider that wrote the data.
-        api_key_file: its key.
+        contestants: `NAME=TECHNIQUE:PROVIDER/MODEL` texts; None for the base model, the tuned model, and the model that
+            wrote the data.
+        axes: axis name to values outside the grid; None for the prompts of the validation split.
+        n: maximum number of prompts.
+        k: number of examples in a few-shot prompt.
+        nearest: use the samples that are most like each prompt as examples, not the same ones for all prompts.
+        judge: `PROVIDER/MODEL` of a model that compares the answers, in both orders; None for no judge.
+        all_pairs: let the judge compare every pair of contestants, not each with the first one.
+        margin: percentage points by which a cheaper contestant may be worse; None for 5.
+        seed: seed of the choice of prompts and examples, and of the intervals.
+        name: name of the evaluation's folder; None for one derived from the settings.
+        base_url: address of the provider that wrote the data; None for that of its profile.
+        api_key_file: file with that provider's API key; None to read its environment variable.
         concurrency: maximum number of requests in flight.
-        rpm: requests a minute.
-        tpm: tokens a minute.
-        max_cost: USD, over all contestants and calls.
+        rpm: maximum requests per minute.
+        tpm: maximum tokens per minute.
+        max_cost: maximum cost in USD, over all contestants and calls.
         retry_failed: ask again for rows that failed.
-        yes: consent to costs above 1 USD.
-        on_progress: called twice a second with a `ProgressSnapshot` of the contestant that is asked.
+        yes: consent to a cost above 1 USD.
+        on_progress: called twice a second with a `ProgressSnapshot` of the contestant that is being asked.
 
     Returns:
-        The figures, the comparisons and the sentence that they come to.
+        Figures for each contestant, comparisons of pairs with 95 % intervals, and a one-sentence conclusion.
 
     Raises:
-        UsageError: nothing was held out, or consent is needed (code `needs_yes`).
-        AsyncgenError: what ended it; answers that were paid for are kept.
+        UsageError: no prompt was held out, or consent is needed (code `needs_yes`).
+        AsyncgenError: the evaluation could not go on; answers that were paid for are kept.
+        KeyboardInterrupt: Ctrl-C, after the requests in flight.
 
     Example:
-        >>> found = evaluate("runs/campaign", axes={"city": ["Madrid", "Vienna"]})  # doctest: +SKIP
-        >>> print(found.sentence)  # doctest: +SKIP
-        tuned passes 41.7 points more often than zero-shot (95 % ...): use tuned
+        >>> result = evaluate("runs/campaign", axes={"city": ["Paris"]}, n=2, base_url=server)
+        >>> [standing.contestant.name for standing in result.contestants]
+        ['zero-shot', 'few-shot', 'prompt', 'tuned']
     """
     path = run.path if isinstance(run, Run) else open_run(run).path
     wanted = WantedEvaluation(

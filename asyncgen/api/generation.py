@@ -38,17 +38,27 @@ _MESSAGE_WIDTH = 500
 
 
 class FunctionCompleter:
-    """A completer that calls a function instead of a server.
+    """A completer that calls a function instead of a server. Implements `Completer`.
 
     Args:
-        function: takes the request body as in the API; returns the answer's text, or a whole chat completion.
+        function: takes the request body as a mapping, in the API's form; returns the text of the answer, or a whole
+            chat completion.
     """
 
     def __init__(self, function: UserCompleter) -> None:
         self._function = function
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
-        """Call the function once; an exception of the function is an error of the attempt, which is retried."""
+        """Call the function once.
+
+        An exception of the function becomes an error of the attempt, which the pool retries.
+
+        Args:
+            body: the request body, as JSON.
+
+        Returns:
+            The answer, or the error of the attempt.
+        """
         request = decode_json(body)
         began_s = time.monotonic()
         try:
@@ -69,22 +79,27 @@ _OPTIONS = (
 
 
 class GenerateArguments(TypedDict, total=False):
-    """Keyword arguments of the generating functions, by the names of the command line's flags.
+    """Keyword arguments of `generate`, `agenerate`, `stream` and `preview`. Each has the name of a command-line flag.
 
     Attributes:
-        out: the run directory; left out: `runs/<job name>`.
+        out: run directory; default `runs/<job name>`.
         concurrency: maximum number of requests in flight.
-        rpm: requests a minute.
-        tpm: tokens a minute.
-        max_cost: USD, over all invocations of the run.
-        limit: send at most so many requests this time.
+        rpm: maximum requests per minute.
+        tpm: maximum tokens per minute.
+        max_cost: maximum cost in USD, over all invocations of the run.
+        limit: maximum number of requests to send in this call.
         retry_failed: ask again for rows that failed.
         retry_rejected: ask again for rows whose answers `prepare` rejected.
-        fsync_each: make each answer safe from a power loss at once.
-        batch: through the Batch API.
-        yes: consent to what the command line would ask about: costs above 1 USD, rows left behind.
+        fsync_each: sync each answer to disk as it arrives, not in groups.
+        batch: use the provider's Batch API.
+        yes: consent to everything that the command line would ask about, such as a cost above 1 USD.
         on_progress: called twice a second with a `ProgressSnapshot`.
-        completer: your own async function in place of an API; see `generate`.
+        completer: async function to call instead of an API; see `generate`.
+
+    Example:
+        >>> limits: GenerateArguments = {"concurrency": 8, "rpm": 500}
+        >>> len(generate("campaign.toml", completer=answer, **limits))
+        12
     """
 
     out: str | os.PathLike[str] | None
@@ -103,48 +118,58 @@ class GenerateArguments(TypedDict, total=False):
 
 
 def generate(job: LoadedJob | str | os.PathLike[str], **arguments: Unpack[GenerateArguments]) -> Run:
-    """Ask for every row of a job that is not there yet, and return the run.
+    """Send the requests of a job that have no answer yet, and return the run.
 
-    Works in a script, inside a running event loop and in a notebook. Ctrl-C finishes what is in flight and raises
-    KeyboardInterrupt; the same call goes on where it stopped.
+    Works in a script, in a notebook and inside a running event loop. Ctrl-C waits for the requests in flight and raises
+    KeyboardInterrupt; the same call then resumes the run.
 
     Args:
         job: a loaded job, or the path of a job file.
-        **arguments: see `GenerateArguments`. `completer` is an async function that takes the request body as the API
-            has it (a mapping with `model`, `messages` and parameters) and returns the answer: its text, or a whole
-            chat completion as a mapping. What it raises fails the row, which is tried again.
+        **arguments: see `GenerateArguments`. `completer` is an async function that is called instead of an API. It gets
+            the request body as a mapping (`model`, `messages`, parameters), and returns the text of the answer or a
+            whole chat completion as a mapping. If it raises, the attempt fails and is retried.
+
+    Returns:
+        The run, in which every answer is on disk.
 
     Raises:
         JobFileError: the job file has mistakes.
-        UsageError: consent is needed (code `needs_yes`), or an argument cannot be.
-        AuthError, QuotaError, DiskError, RunInUseError: what ended the run; what was paid for is kept.
+        UsageError: an argument is invalid, or consent is needed (code `needs_yes`).
+        AuthError: the API key is missing or wrong.
+        QuotaError: the provider's quota or `max_cost` is used up.
+        DiskError: an answer could not be saved.
+        RunInUseError: another process writes the run.
 
     Example:
         >>> async def shout(request):
         ...     return request["messages"][-1]["content"].upper()
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     run = generate(load_job(provider="local"), out=folder + "/run", completer=shout, limit=3)
-        ...     len(run)
-        3
+        >>> run = generate("campaign.toml", completer=shout, limit=3)
+        >>> next(run.records()).completion
+        'WRITE AN ADVERT FOR A BAKERY IN BONN.'
     """
     return run_in_thread(lambda interrupt: _generate(loaded_job(job), arguments, interrupt))
 
 
 async def agenerate(job: LoadedJob | str | os.PathLike[str], **arguments: Unpack[GenerateArguments]) -> Run:
-    """`generate` for asyncio, on the running loop.
+    """Run `generate` on the event loop of the caller.
 
-    A cancelled task finishes what is in flight before it ends; cancelled twice, it drops it.
+    Cancelling the task waits for the requests in flight. Cancelling it again abandons them.
 
     Args:
         job: a loaded job, or the path of a job file.
         **arguments: as for `generate`.
 
+    Returns:
+        The run, in which every answer is on disk.
+
     Raises:
         AsyncgenError: as `generate`.
 
     Example:
-        >>> run = await agenerate("campaign.toml", max_cost=5.0)  # doctest: +SKIP
+        >>> import asyncio
+        >>> run = asyncio.run(agenerate("campaign.toml", completer=answer))
+        >>> len(run)
+        12
     """
     interrupt = Interrupt()
     work = asyncio.ensure_future(_generate(loaded_job(job), arguments, interrupt))
@@ -168,20 +193,27 @@ async def agenerate(job: LoadedJob | str | os.PathLike[str], **arguments: Unpack
 async def stream(
     job: LoadedJob | str | os.PathLike[str], **arguments: Unpack[GenerateArguments]
 ) -> AsyncIterator[Record]:
-    """Generate, and yield every record of the job as it is settled: those that are there first, then new ones.
+    """Generate, and yield each record of the job: first those already on disk, then new ones as they are settled.
 
-    Records come from the file, so a slow reader holds nothing up. Leaving the loop early finishes what is in flight.
+    Records are read from the file, so a slow consumer does not slow down the requests. Leaving the loop early waits for
+    the requests in flight.
 
     Args:
         job: a loaded job, or the path of a job file.
         **arguments: as for `generate`.
 
+    Yields:
+        Each record of the job once.
+
     Raises:
         AsyncgenError: as `generate`, after the last record.
 
     Example:
-        >>> async for record in stream("campaign.toml"):  # doctest: +SKIP
-        ...     print(record.variables, record.completion)
+        >>> async def cities():
+        ...     return {record.variables["city"] async for record in stream("campaign.toml", completer=answer)}
+        >>> import asyncio
+        >>> sorted(asyncio.run(cities()))
+        ['Bonn', 'Oslo', 'Rome']
     """
     loaded = loaded_job(job)
     interrupt = Interrupt()
@@ -210,19 +242,24 @@ async def stream(
 def preview(
     job: LoadedJob | str | os.PathLike[str], *, n: int = 3, **arguments: Unpack[GenerateArguments]
 ) -> list[Record]:
-    """Send a few requests from different combinations, and return their records; they are kept as rows of the run.
+    """Send a few requests from different combinations, and return their records.
+
+    The answers are kept as rows of the run, so `generate` does not ask for them again.
 
     Args:
         job: a loaded job, or the path of a job file.
-        n: how many.
-        **arguments: as for `generate`.
+        n: how many requests to send.
+        **arguments: as for `generate`; `limit` has no effect.
+
+    Returns:
+        The new records, fewer than `n` where a request failed or the run is nearly complete.
 
     Raises:
         AsyncgenError: as `generate`.
 
     Example:
-        >>> for record in preview("campaign.toml", n=2):  # doctest: +SKIP
-        ...     print(record.prompt, record.completion)
+        >>> [record.completion for record in preview("campaign.toml", n=2, completer=answer)]
+        ['An advert.', 'An advert.']
     """
     loaded = loaded_job(job)
     before = {record.key for record in _records(_directory(loaded, arguments))}

@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedJob:
-    """A job file, read and checked, with who answers and who tunes; made by `load_job`.
+    """A job file, read and checked, with the providers that answer and tune. Made by `load_job`.
+
+    `len(job)` is the number of requests, repeats included.
 
     Attributes:
-        opened: the job laid over for these providers, and its requests.
-        generation: who answers, and why.
-        tuning: who tunes, and why.
-        where: address, model and key file that were given.
+        opened: the job with the overlays of these providers applied, and its requests.
+        generation: the provider that answers, and why it was chosen.
+        tuning: the provider that tunes, and why it was chosen.
+        where: the address, model and key file that the caller passed.
+
+    Example:
+        >>> job = load_job("campaign.toml", provider="local")
+        >>> job.name, job.model, len(job)
+        ('campaign', 'smollm2-135m-instruct', 12)
     """
 
     opened: OpenedJob
@@ -37,16 +44,16 @@ class LoadedJob:
 
     @property
     def name(self) -> str:
-        """The job's name, which is also that of its run directory under `runs/`."""
+        """The job's name. Its run directory is `runs/<name>`."""
         return self.opened.job.name
 
     @property
     def model(self) -> str:
-        """The model that is asked."""
+        """The model that requests are sent to."""
         return self.opened.model
 
     def __len__(self) -> int:
-        """How many requests the job has, repeats counted."""
+        """Number of requests, repeats included."""
         return self.opened.grid.count
 
 
@@ -59,19 +66,25 @@ def load_job(
     api_key_file: str | os.PathLike[str] | None = None,
     finetune_provider: str | None = None,
 ) -> LoadedJob:
-    """Read a job file and choose who answers.
+    """Read a job file and choose the providers.
+
+    Sends nothing, and needs no API key.
 
     Args:
-        path: the job file; None for the built-in campaign.
-        provider: a provider's name; None for the job's, else the first one whose key is in the environment.
-        base_url: an address of an OpenAI-compatible API, up to its /v1.
-        model: the model to ask; None for the job's, else the provider's default.
-        api_key_file: a file that holds the key; None for the provider's environment variable.
-        finetune_provider: who tunes later; None for the job's.
+        path: the job file (TOML); None for the built-in campaign.
+        provider: name of the provider that answers; None for the job's, else the first one whose API key is in the
+            environment, else `local`.
+        base_url: address of an OpenAI-compatible API, including `/v1`; None for the provider's.
+        model: model to ask; None for the job's, else the provider's default.
+        api_key_file: file with the API key; None to read the provider's environment variable.
+        finetune_provider: name of the provider that tunes; None for the job's.
+
+    Returns:
+        The job, ready for `plan`, `preview`, `generate` and `stream`.
 
     Raises:
-        JobFileError: the file has mistakes; all of them are in `problems`.
-        UsageError: there is no such provider, or it has no model of its own choice.
+        JobFileError: the file has mistakes; `problems` lists all of them.
+        UsageError: the provider is unknown, or it has no default model and none was passed.
 
     Example:
         >>> job = load_job(provider="local")
@@ -86,17 +99,21 @@ def load_job(
 
 
 def plan(job: LoadedJob | str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None) -> Plan:
-    """What a job would send, what is there already, and the price and time of the rest. Sends nothing.
+    """Estimate what a job would send, cost and take, without sending anything.
 
     Args:
         job: a loaded job, or the path of a job file.
-        out: the run directory; None for `runs/<job name>`.
+        out: the run directory, whose answers are not asked for again; None for `runs/<job name>`.
+
+    Returns:
+        Requests that are left, tokens, cost in USD, time in seconds, and whether each later stage can be done.
 
     Raises:
         JobFileError: the file has mistakes.
+        DiskError: the run directory cannot be read.
 
     Example:
-        >>> plan(load_job(provider="local")).left
+        >>> plan(load_job(provider="local"), out="new-run").left
         162
     """
     loaded = loaded_job(job)
@@ -116,5 +133,12 @@ def plan(job: LoadedJob | str | os.PathLike[str], *, out: str | os.PathLike[str]
 
 
 def loaded_job(job: LoadedJob | str | os.PathLike[str]) -> LoadedJob:
-    """The job itself, or the one that stands in the file."""
+    """Return a loaded job as it is, and load the job of a path.
+
+    Args:
+        job: a loaded job, or the path of a job file.
+
+    Raises:
+        JobFileError: the file has mistakes.
+    """
     return job if isinstance(job, LoadedJob) else load_job(job)

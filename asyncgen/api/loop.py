@@ -21,14 +21,18 @@ _TICK_S = 0.1  # a lock that is waited for without an end would not let Ctrl-C t
 
 
 def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> Result:
-    """Run a coroutine to its end on a loop in another thread.
+    """Run a coroutine to its end on an event loop in another thread.
 
     Args:
-        work: makes the coroutine; its interrupt is set by Ctrl-C here: once to drain, twice to drop what is in flight.
+        work: makes the coroutine. Ctrl-C in the calling thread sets its interrupt: the first to drain, the second to
+            abandon the requests in flight.
+
+    Returns:
+        The result of the coroutine.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after the work has come to its end.
-        BaseException: whatever the work raised.
+        KeyboardInterrupt: Ctrl-C, after the coroutine has ended.
+        BaseException: whatever the coroutine raised.
     """
     call = _Call(work)
     call.start()
@@ -81,7 +85,7 @@ class _Call(threading.Thread, Generic[Result]):
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Uvloop's loops where it is installed; None for asyncio's own."""
+    """Return the constructor of uvloop's event loop; None where uvloop is not installed."""
     try:
         import uvloop  # noqa: PLC0415 - there are no wheels for every platform
     except ImportError:

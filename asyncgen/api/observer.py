@@ -29,7 +29,7 @@ _EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ProgressSnapshot:
-    """A run under way, at one moment.
+    """The progress of a run at one moment, passed to `on_progress`.
 
     Attributes:
         requests: rows of the job.
@@ -38,10 +38,16 @@ class ProgressSnapshot:
         left: rows still to be asked for.
         in_flight: requests sent and not answered yet.
         retries: attempts after the first one of a row.
-        per_second: rows finished a second, over the last ten seconds.
-        eta_s: seconds until the end at this rate; None while nothing moves.
+        per_second: rows finished per second, over the last ten seconds.
+        eta_s: seconds until the end at this rate; None if the rate is 0.
         elapsed_s: seconds since the first request of this invocation.
-        waits_for: why nothing is sent now, in words; "" where that is not so.
+        waits_for: why sending is paused now; "" if it is not.
+
+    Example:
+        >>> seen = []
+        >>> run = generate("campaign.toml", completer=answer, on_progress=seen.append)
+        >>> seen[-1].done, seen[-1].left
+        (12, 0)
     """
 
     requests: int
@@ -57,12 +63,14 @@ class ProgressSnapshot:
 
 
 class LibraryObserver:
-    """Implements `Observer` and `TuningObserver` for programs.
+    """An observer for programs: consent is an argument, messages are collected in `remarks`, nothing is printed.
+
+    Implements `Observer` and `TuningObserver`.
 
     Args:
         yes: consent to everything that the command line would ask about.
         on_progress: called twice a second while requests are sent, and once at the end.
-        interrupt: set from outside to stop.
+        interrupt: events that stop the work from outside; None if nothing stops it.
     """
 
     def __init__(

@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run directory; lazy: every call reads the files as they are now, and takes no lock.
+    """A run directory, opened for reading.
+
+    Every call reads the files as they are now, without a lock, so a run can be read while another process writes it.
+    `len(run)` is the number of rows that have an answer; iterating yields the records.
 
     Args:
-        path: of the directory.
+        path: the run directory.
 
     Attributes:
-        path: of the directory.
+        path: the run directory.
 
     Example:
-        >>> run = open_run("runs/direct-marketing")  # doctest: +SKIP
-        >>> len(run), next(run.records()).completion  # doctest: +SKIP
-        (162, 'One tap is enough ...')
+        >>> run = open_run("runs/campaign")
+        >>> len(run), [record.variables["city"] for record in run][:3]
+        (12, ['Bonn', 'Oslo', 'Rome'])
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,21 +49,28 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def __len__(self) -> int:
-        """Rows of the job that have an answer."""
+        """Number of rows of the job that have an answer."""
         return self.status().done
 
     def __iter__(self) -> Iterator[Record]:
         return self.records()
 
     def records(self, *, stale: bool = False) -> Iterator[Record]:
-        """The settled answers, in the order in which they came.
+        """Read the settled answers, in the order in which they arrived.
 
         Args:
-            stale: also those that the job, as it was run last, no longer asks for.
+            stale: include answers that the job, as it was run last, no longer asks for.
+
+        Yields:
+            Each record.
 
         Raises:
-            BadLineError: a line is no record; `asyncgen repair` sets it aside.
+            BadLineError: a line is not a record; `asyncgen repair` sets it aside.
             DiskError: the file cannot be read.
+
+        Example:
+            >>> next(open_run("runs/campaign").records()).prompt
+            'bakery, Bonn'
         """
         grid = None
         if not stale and self._directory.job.exists():
@@ -71,27 +81,49 @@ class Run:
                 yield record
 
     def failures(self) -> Iterator[Failure]:
-        """The requests given up on, with reason and attempts; errors as `records`."""
+        """Read the requests that were given up on and have no answer since.
+
+        Yields:
+            Each failure, with its error and the number of attempts.
+
+        Raises:
+            BadLineError: a line is not a failure; `asyncgen repair` sets it aside.
+            DiskError: the file cannot be read.
+
+        Example:
+            >>> list(open_run("runs/campaign").failures())
+            []
+        """
         settled = {record.key for record in self.records(stale=True)}
         for failure in rows_in(self._directory.failure_files(), decode_failure):
             if failure.key not in settled:
                 yield failure
 
     def status(self) -> RunStatus:
-        """How far the run is.
+        """Count the rows of the run, and read its spend and fine-tuning jobs.
 
         Raises:
             BadLineError: a line cannot be read.
             DiskError: a file is damaged.
+
+        Example:
+            >>> status = open_run("runs/campaign").status()
+            >>> status.done, status.failed, status.left
+            (12, 0, 0)
         """
         return run_status(self._directory)
 
     def report(self) -> Report:
-        """Coverage, lengths, duplicates, diversity and what fails the checks; as `asyncgen report`.
+        """Measure the answers: coverage, lengths, duplicates, diversity and failed checks, as `asyncgen report` does.
 
         Raises:
-            UsageError: the run keeps no job.
-            BadLineError, DiskError: as `status`.
+            UsageError: the run directory has no job file.
+            BadLineError: a line cannot be read.
+            DiskError: a file is damaged.
+
+        Example:
+            >>> open_run("runs/campaign").report().duplicates
+            0
         """
         from asyncgen.dataset.report.collect import make_report  # noqa: PLC0415 - costs time
 
@@ -99,7 +131,10 @@ class Run:
         return make_report(self._directory, opened.job, opened.grid)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A data frame with a row for each record: the variables, `prompt`, `completion`, and what is known of each.
+        """Make a data frame with one row per record.
+
+        Columns are the variables, `prompt`, `completion`, `model`, `finish_reason`, `check_failures`, `tokens_in`,
+        `tokens_out`, `attempts`, `latency_s`, `repeat` and `key`.
 
         Raises:
             UsageError: pandas is not installed.
@@ -131,16 +166,19 @@ def _flat(record: Record) -> dict[str, Any]:
 
 
 def open_run(path: str | os.PathLike[str] | None = None) -> Run:
-    """A run for reading.
+    """Open a run for reading.
 
     Args:
-        path: the run directory; None for the newest one under `runs/`.
+        path: the run directory, or the job file that made it; None for the newest run under `runs/`.
+
+    Returns:
+        The run. Nothing has been read from its files yet.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such run.
 
     Example:
-        >>> open_run("runs/campaign").status().left  # doctest: +SKIP
+        >>> open_run("runs/campaign").status().left
         0
     """
     return Run(find_run(Path(path) if path is not None else None, root=RUNS).path)

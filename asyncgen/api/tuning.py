@@ -43,16 +43,23 @@ def prepare(
 
     Args:
         run: a run, or its directory.
-        provider: who will train; None for the job's.
-        drop_near_duplicates: leave answers out that are nearly an earlier one to the same prompt.
-        simulated: take a simulation's answers, too: a rehearsal.
+        provider: the provider that will train, whose rules the dataset must meet; None for the job's.
+        drop_near_duplicates: leave out answers that are nearly the same as an earlier one to the same prompt.
+        simulated: accept answers of a simulation, to rehearse the later stages.
+
+    Returns:
+        Paths, sizes and hashes of the files, counts of what was rejected, tokens, and the cost of training in USD.
 
     Raises:
-        AsyncgenError: the provider would refuse the dataset, or a file is damaged.
+        UsageError: the run has simulated answers (code `simulated`), or no job file.
+        AsyncgenError: the provider would refuse the dataset.
+        DiskError: a file is damaged or cannot be written.
+        RunInUseError: another process writes the run.
 
     Example:
-        >>> prepare("runs/campaign").train  # doctest: +SKIP
-        PosixPath('runs/campaign/train.jsonl')
+        >>> prepared = prepare("runs/campaign")
+        >>> prepared.train.as_posix(), prepared.files[0].samples
+        ('runs/campaign/train.jsonl', 12)
     """
     directory = RunDirectory(_path(run))
     opened = job_of_run(directory)
@@ -83,25 +90,31 @@ def finetune(
 ) -> TuningJob:
     """Upload the dataset of a run, create the fine-tuning job, and follow it to its end.
 
-    The same call finds the job that it created. Ctrl-C stops following, never the job.
+    Calling it again follows the same job, and creates no second one. Ctrl-C stops following; the job goes on.
 
     Args:
-        run: a run that `prepare` made a dataset of, or its directory.
-        provider: who tunes; None for the job's.
-        base_url: the provider's address.
-        model: to tune; None for the job's, else the provider's default.
-        api_key_file: a file that holds the key.
-        follow: else return as soon as the job exists.
-        simulated: learn from a simulation's answers, too: a rehearsal.
-        yes: consent to what it costs; free tunings need none.
+        run: a run with a dataset, or its directory.
+        provider: the provider that tunes; None for the job's.
+        base_url: the provider's address; None for that of its profile.
+        model: the model to tune; None for the job's, else the provider's default.
+        api_key_file: file with the API key; None to read the provider's environment variable.
+        follow: wait for the end; False returns as soon as the job exists.
+        simulated: accept a dataset with answers of a simulation.
+        yes: consent to the cost; free tunings need none.
+
+    Returns:
+        The job as the provider described it last, with the name of the tuned model.
 
     Raises:
+        UsageError: the run has no dataset, or consent is needed (code `needs_yes`).
         IncompleteError: the job failed or was cancelled.
-        AsyncgenError: it could not be created.
+        AsyncgenError: the job could not be created.
+        KeyboardInterrupt: Ctrl-C.
 
     Example:
-        >>> finetune("runs/campaign", provider="local").tuned_model  # doctest: +SKIP
-        'ft:smollm2-135m-instruct:local:campaign:9a0ce40f'
+        >>> job = finetune("runs/campaign", provider="local", base_url=server)
+        >>> job.outcome, job.tuned_model
+        ('succeeded', 'ft:smollm2-135m-instruct:...')
     """
     where = Where(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
     source = find_source(_path(run), None, None, where, model)
@@ -135,27 +148,28 @@ def complete(
     max_tokens: int = _ANSWER_TOKENS,
     **parameters: Any,
 ) -> list[Completion | Unanswered]:
-    """Ask a tuned model short prompts, in the form that its dataset taught it.
+    """Send short prompts to a tuned model, in the form of the dataset that it was tuned on.
 
     Args:
-        prompts: as the job's `sample` renders them.
-        model: whom to ask; None for the newest tuned model of the run.
-        run: whose dataset gives the form; None for the run that tuned the model, else the newest one.
-        provider: who serves the model; None for who tuned it.
-        base_url: its address.
-        api_key_file: a file that holds the key.
-        max_tokens: of an answer.
-        **parameters: of the API, such as `temperature=0`.
+        prompts: texts in the form of the job's `sample`.
+        model: the model to ask; None for the newest tuned model of the run.
+        run: the run whose dataset gives the form; None for the run that tuned the model, else the newest one.
+        provider: the provider that serves the model; None for the one that tuned it.
+        base_url: the provider's address; None for that of its profile.
+        api_key_file: file with the API key; None to read the provider's environment variable.
+        max_tokens: maximum tokens of an answer.
+        **parameters: parameters of the API, such as `temperature=0`.
 
     Returns:
-        An answer for each prompt, in their order; `Unanswered` holds the error where there is none.
+        One item per prompt, in the same order: the answer, or an `Unanswered` with the error.
 
     Raises:
         UsageError: the run has no tuned model or no dataset.
 
     Example:
-        >>> complete(["Hotel, New York, small"])[0].text  # doctest: +SKIP
-        'Safe online payments bring new customers to your small Hotel in New York.'
+        >>> answers = complete(["florist, Paris"], provider="local", base_url=server)
+        >>> answers[0].finish_reason, answers[0].usage.completion_tokens > 0
+        ('stop', True)
     """
     where = Where(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
     named = model or _newest_model(_path(run))

@@ -104,24 +104,29 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 
     Attributes:
         key: 32 hexadecimal digits that identify the request.
-        index: the request's place in the grid, repeats counted.
+        index: the request's place in the grid, repeats included.
         repeat: 0 for the first repeat of a combination.
         variables: axis name to value, in the order of the axes.
-        prompt: the short prompt that the tuned model will be given.
-        completion: the answer, an opening that was sent with the request included.
-        model: the model as the answer names it.
-        finish_reason: by the name that OpenAI's API has for it; "" where none was given.
-        usage: summed over everything that was asked for this row.
-        attempts: HTTP calls made for this row, over all invocations.
+        prompt: the short prompt that the tuned model will get.
+        completion: the answer, including the opening that was sent with the request.
+        model: the model as the server named it.
+        finish_reason: by its name in OpenAI's API; "" if the server sent none.
+        usage: tokens of all answers that were paid for this row.
+        attempts: HTTP calls for this row, over all invocations.
         check_failures: names of the job's checks that the completion does not pass.
         latency_s: seconds from sending to the whole answer, of the last attempt.
         created: Unix seconds at which the answer was settled.
-        request_id: the server's id of the last attempt.
-        reasoning: the model's thoughts, where the server gives them apart from the answer; not in the line otherwise.
-        tool_calls: as the API has them, arguments unparsed; not in the line where the model called nothing.
-        asked: answers that were paid for, the last of which is `completion`; not in the line where it is 1.
-        simulated: a simulation made the answer up: it is no example to learn from, and settles the row for a
-            simulation only; not in the line otherwise.
+        request_id: the server's id of the last attempt; None if it sent none.
+        reasoning: the model's reasoning, if the server sends it apart from the answer; else None, and not in the line.
+        tool_calls: tool calls as in the API, arguments unparsed; None, and not in the line, if there were none.
+        asked: answers that were paid for, the last of which is `completion`; not in the line if it is 1.
+        simulated: a simulation made the answer up. The row counts as settled for a simulation only, and is no training
+            sample; not in the line if it is false.
+
+    Example:
+        >>> record = next(open_run("runs/campaign").records())
+        >>> record.variables, record.completion, record.finish_reason
+        ({'sector': 'bakery', 'city': 'Bonn'}, 'An advert.', 'stop')
     """
 
     key: str
@@ -164,7 +169,23 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """A request given up on: one line of `failures.jsonl`.
 
     Attributes:
-        maybe_paid: attempts of which the provider may have charged, though no usable answer came.
+        key: 32 hexadecimal digits that identify the request.
+        index: the request's place in the grid, repeats included.
+        repeat: 0 for the first repeat of a combination.
+        variables: axis name to value, in the order of the axes.
+        error: why it was given up on.
+        attempts: HTTP calls for this row, over all invocations.
+        maybe_paid: attempts that the provider may have charged for, though no usable answer arrived.
+        created: Unix seconds at which it was given up on.
+        request_id: the server's id of the last attempt; None if it sent none.
+
+    Example:
+        >>> async def refuse(request):
+        ...     return {"error": {"message": "no adverts today", "code": 400}}
+        >>> run = generate("campaign.toml", completer=refuse, limit=1)
+        >>> failure = next(run.failures())
+        >>> failure.error.message, failure.attempts
+        ('no adverts today', 1)
     """
 
     key: str
