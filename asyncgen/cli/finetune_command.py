@@ -1,4 +1,4 @@
-"""`asyncgen finetune`: create, follow, list, show, events, checkpoints, results, cancel and delete.
+"""`asyncgen finetune`: create, follow, list, show, events, checkpoints, results, download, cancel and delete.
 
 Parses arguments and prints results. Creating and following a job is left to `finetune.session`, what a provider answers
 to its tuner.
@@ -37,8 +37,7 @@ from asyncgen.run.directory import is_job_file, output_file
 from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
-    from asyncgen.finetune.api import Tuner
-    from asyncgen.finetune.download import AdapterCard
+    from asyncgen.finetune.api import Tuner, Weights
     from asyncgen.finetune.session import Tuned
     from asyncgen.finetune.source import TuningSource
 
@@ -511,43 +510,52 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where to.  [default: the model's name]"
 )
+@click.option("--step", type=click.IntRange(min=1), metavar="N", help="The checkpoint of this step, of those listed.")
 @place_options
+@yes_option
 @output_options
-def download(model: str, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Download a tuned MODEL, or the one that JOB_ID made: the adapter and a card that says how to serve it.
+def download(model: str, as_json: bool, **options: Any) -> None:
+    """Download a tuned MODEL, or the one that JOB_ID made: the weights and a card that says how to serve them.
 
-    Servers that give weights out have this: asyncgen's local one does.
+    From Together, Fireworks, Nebius and asyncgen's local server; OpenAI and Azure give none. The same command goes on
+    where one was interrupted.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
-    from asyncgen.finetune.download import card_text, serving_command  # noqa: PLC0415 - of this command alone
 
-    card, content = run_loop(_downloaded(model, where_of(options)))
-    folder = output or Path(_NOT_IN_NAMES.sub("_", card.id))
-    folder.mkdir(parents=True, exist_ok=True)
-    adapter = folder / "adapter.gguf"
-    with output_file(adapter) as file:
-        file.write(content)
-    with output_file(folder / "README.md") as file:
-        file.write(card_text(card, adapter).encode())
+    found = run_loop(_downloaded(model, where_of(options), options["output"], options["step"], yes=options["yes"]))
     if as_json:
-        json_result({"model": card.id, "adapter": str(adapter), "base_model": card.base_model, "job": card.job})
-    else:
-        result(str(adapter))
-        say(f"next: {serving_command(card, adapter)}")
+        weights = found.weights
+        files = [str(file) for file in found.files]
+        json_result({"model": weights.model, "files": files, "base_model": weights.base_model, "job": weights.job})
+        return
+    for file in found.files:
+        result(str(file))
+    for number, command in enumerate(found.next_steps):
+        say(f"{'next' if number == 0 else 'then'}: {command}")
 
 
-async def _downloaded(what: str, where: Where) -> tuple[AdapterCard, bytes]:
-    async with opened(_owner(what, where)) as tuner:
-        found = await _named(tuner, what)
-        try:
-            return await tuner.models.card(found.name), await tuner.models.adapter(found.name)
-        except AbsentError as error:
-            raise AbsentError(
-                f"{tuner.words} gives no adapter of {found.name} out",
-                cause=error.cause,
-                help_text="asyncgen finetune list   (shows the tuned models; those of the local server can be had)",
-                code=error.code,
-            ) from error
+@dataclass(frozen=True, slots=True)
+class _Downloaded:
+    weights: Weights
+    files: list[Path]
+    next_steps: list[str]
+
+
+async def _downloaded(what: str, where: Where, output: Path | None, step: int | None, *, yes: bool) -> _Downloaded:
+    from asyncgen.cli.finetune_display import download_bar  # noqa: PLC0415 - with the next, of this command alone
+    from asyncgen.finetune import download as downloads  # noqa: PLC0415
+
+    target = _owner(what, where)
+    model = None if _is_job(what) else what
+    async with opened(target) as tuner:
+        weights = await downloads.find_weights(tuner, job_id=target.job_id or None, model=model, step=step)
+        folder = output or Path(downloads.folder_name(weights, step))
+        paths = downloads.target_paths(weights, folder)
+        if there := downloads.in_the_way(paths, folder):
+            names = ", ".join(map(str, there))
+            confirm(f"Replace {names}?", yes=yes, why=f"{names} would be replaced")
+        files = await downloads.download(tuner, weights, folder, paths, download_bar)
+        return _Downloaded(weights, files, downloads.serving_commands(weights, folder, files))
 
 
 @click.group("finetune")

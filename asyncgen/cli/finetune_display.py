@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from asyncgen.cli.output import error_console, is_live, is_verbose, say
@@ -23,33 +23,48 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from asyncgen.finetune.api import Event, TuningJob
+    from asyncgen.finetune.api import Event, OnProgress, TuningJob
     from asyncgen.finetune.loss_curve import Point
+
+_TRANSFER_S = 30.0
+
+
+def upload_bar() -> AbstractContextManager[Callable[[int, int], None]]:
+    """Something to tell of the bytes sent and the size; it may be told the same twice."""
+    return _transfer_bar("upload", "sent")
+
+
+def download_bar(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Something to tell of the bytes of a file that are there, and of its size, 0 where that is not known."""
+    return _transfer_bar(name, f"{name}: got")
 
 
 @contextmanager
-def upload_bar() -> Iterator[Callable[[int, int], None]]:
-    """Something to tell of the bytes sent and the size; it may be told the same twice."""
-    last = (0, 0)
+def _transfer_bar(label: str, done: str, now: Callable[[], float] = time.monotonic) -> Iterator[OnProgress]:
+    last, said_at = (0, 0), now()
 
-    def plain(sent: int, size: int) -> None:
-        nonlocal last
-        if sent == size and last != (sent, size):
-            say(f"sent {in_units(size)}")
-        last = (sent, size)
+    def plain(bytes_: int, size: int) -> None:
+        nonlocal last, said_at
+        if bytes_ == size and last != (bytes_, size):
+            say(f"{done} {in_units(size)}")
+        elif not is_live() and now() - said_at > _TRANSFER_S:
+            said_at = now()
+            say(f"{done} {in_units(bytes_)}" + (f" of {in_units(size)}" if size else ""))
+        last = (bytes_, size)
 
     if not is_live():
         yield plain
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn  # noqa: PLC0415 - costs time
+    from rich.markup import escape  # noqa: PLC0415 - with the next, costs time
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn  # noqa: PLC0415
 
-    columns = ("upload", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (escape(label), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=error_console(), transient=True) as progress:
-        task = progress.add_task("upload", total=None, visible=False)
+        task = progress.add_task(label, total=None, visible=False)
 
-        def drawn(sent: int, size: int) -> None:
-            progress.update(task, completed=sent, total=size, visible=True)
-            plain(sent, size)
+        def drawn(bytes_: int, size: int) -> None:
+            progress.update(task, completed=bytes_, total=size or None, visible=True)
+            plain(bytes_, size)
 
         yield drawn
 

@@ -114,7 +114,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "finetune download": (
         ("asyncgen finetune download ft:model:name:1", "a tuned model"),
-        ("asyncgen finetune download ft:model:name:1 --json", ""),
+        ("asyncgen finetune download ftjob-abc --step 40 -o folder", "what a job's checkpoint holds"),
     ),
     "serve": (
         ("asyncgen serve", "a small real model"),

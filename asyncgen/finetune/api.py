@@ -1,4 +1,4 @@
-"""The interface of every tuning provider: a job as ordered, objects, errors, and three protocols (files, jobs, models).
+"""The interface of every tuning provider: an order, objects, errors, four protocols (files, jobs, models, weights).
 
     AsyncgenError
     ├─ OutageError           1  the provider cannot be asked just now, or answers nonsense: asking later may help
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from asyncgen.finetune.download import AdapterCard
+    from asyncgen.finetune.fetch import Fetcher
 
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _SEEDS = 2**31
@@ -252,13 +252,19 @@ class EventPage(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as it was during the training; `model` is its name where it can be asked, else where it lies."""
+    """A model as it was during the training.
+
+    Attributes:
+        model: its name where it can be asked, else where it lies.
+        files: ids of the files that hold its weights, where the provider keeps them as files.
+    """
 
     id: str
     created_at: int
     step: int
     model: str
     metrics: dict[str, Any] = {}
+    files: tuple[str, ...] = ()
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,6 +280,40 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     shutdown: date | None = None
+
+
+class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that can be downloaded.
+
+    Attributes:
+        name: a path of its own within a folder.
+        url: its address, in full or below the provider's.
+        bytes: its size, where it is known; likewise `sha256`, in hexadecimal.
+    """
+
+    name: str
+    url: str
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """A tuned model's files.
+
+    Attributes:
+        model: its name.
+        base_model: the model that it was tuned from, by the provider's name.
+        base_path: that model's file on the server's machine, where an adapter fits that file alone.
+        job: that made it.
+        facts: what else is told of its training, by name.
+    """
+
+    model: str
+    files: tuple[RemoteFile, ...]
+    base_model: str
+    job: str
+    base_path: str | None = None
+    facts: dict[str, Any] = {}
 
 
 class FileApi(Protocol):
@@ -327,12 +367,21 @@ class ModelApi(Protocol):
 
     async def delete(self, name: str) -> None: ...
 
-    async def card(self, name: str) -> AdapterCard:
-        """What the adapter is. Raises AbsentError where the provider gives no weights out."""
-        ...
 
-    async def adapter(self, name: str) -> bytes:
-        """Its bytes; raises as `card` does."""
+class WeightApi(Protocol):
+    """The weights of tuned models; raises as `FileApi` does."""
+
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+        """Where the weights of a model are.
+
+        Args:
+            model: its name; None where the job has made none under a name.
+            job: that made it; None where it is not known.
+            step: that of one of the job's checkpoints; None for the finished model.
+
+        Raises:
+            AbsentError: the provider gives no such weights out; its help names what does.
+        """
         ...
 
 
@@ -341,6 +390,7 @@ class Tuner:
     """A provider, open for calls; made by `open_tuner`.
 
     Attributes:
+        fetcher: downloads files.
         place: tells two servers apart in `run.json`: the address, or "" for this user's own server, whose port
             changes.
     """
@@ -350,6 +400,8 @@ class Tuner:
     files: FileApi
     jobs: JobApi
     models: ModelApi
+    weights: WeightApi
+    fetcher: Fetcher
 
     @property
     def words(self) -> str:

@@ -23,8 +23,10 @@ from asyncgen.finetune.api import (
     JobError,
     ModelFacts,
     OutageError,
+    RemoteFile,
     StoredFile,
     TuningJob,
+    Weights,
 )
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed
 from asyncgen.providers.openai_client import sending
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.finetune.api import Checkpoint, JobOrder, OnProgress
-    from asyncgen.finetune.download import AdapterCard
     from asyncgen.providers.endpoint import Secret
     from asyncgen.providers.profiles import Finetuning
 
@@ -94,6 +95,19 @@ class _StoredDataset(msgspec.Struct, kw_only=True):
     name: str
     state: str = ""
     status: _Status = msgspec.field(default_factory=_Status)
+
+
+class _Signed(msgspec.Struct, kw_only=True):
+    urls: dict[str, str] = msgspec.field(name="filenameToSignedUrls", default_factory=dict)
+
+
+class _Peft(msgspec.Struct, kw_only=True):
+    base_model: str = msgspec.field(name="baseModel", default="")
+
+
+class _StoredModel(msgspec.Struct, kw_only=True):
+    name: str
+    peft: _Peft = msgspec.field(name="peftDetails", default_factory=_Peft)
 
 
 class FireworksAccount:
@@ -310,14 +324,33 @@ class FireworksModels:
     async def delete(self, name: str) -> None:
         await self._calls.delete(await self._account.address(name, "models"), f"delete the model {name}")
 
-    async def card(self, name: str) -> AdapterCard:
-        raise AbsentError(
-            f"Fireworks gives {name} out by its own command only",
-            help_text=f"firectl download model {name.rpartition('/')[2]} FOLDER",
-        )
 
-    async def adapter(self, name: str) -> bytes:
-        raise AbsentError(f"Fireworks gives {name} out by its own command only")
+class FireworksWeights:
+    """A model's files at signed addresses; a `WeightApi`.
+
+    From Fireworks' API reference, page "Get Model Download Endpoint", November 2026.
+    """
+
+    def __init__(self, account: FireworksAccount) -> None:
+        self._account = account
+        self._calls = account.calls
+
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+        name = model or (job.id if job else "")
+        by_hand = f"firectl model download {name.rpartition('/')[2]} FOLDER"
+        if step is not None:
+            raise AbsentError("Fireworks tells of no checkpoints", help_text="leave --step out: the model is there")
+        address = await self._account.address(name, "models")
+        try:
+            found = await self._calls.get(f"{address}:getDownloadEndpoint", _Signed, f"ask where {name} lies")
+            facts = await self._calls.get(address, _StoredModel, f"look up the model {name}")
+        except AbsentError as error:
+            raise AbsentError(error.what, cause=error.cause, help_text=f"{by_hand}   (its own command)") from error
+        if not found.urls:
+            raise AbsentError(f"Fireworks names no files of {name}", help_text=f"{by_hand}   (its own command)")
+        files = tuple(RemoteFile(name=file, url=url) for file, url in sorted(found.urls.items()))
+        base = facts.peft.base_model or (job.model if job else "")
+        return Weights(model=name, files=files, base_model=base, job=job.id if job else "")
 
 
 def job_request(order: JobOrder, wandb_key: str | None) -> dict[str, Any]:

@@ -9,17 +9,19 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from asyncgen.finetune.api import FileApi, JobApi, ModelApi, Tuner
+from asyncgen.finetune.api import FileApi, JobApi, ModelApi, Tuner, WeightApi
+from asyncgen.finetune.fetch import Fetcher
 from asyncgen.finetune.fireworks import (
     ACCOUNT_VARIABLE,
     FireworksAccount,
     FireworksFiles,
     FireworksJobs,
     FireworksModels,
+    FireworksWeights,
 )
 from asyncgen.finetune.json_calls import JsonCalls
-from asyncgen.finetune.openai_shape import OpenaiFiles, OpenaiJobs, OpenaiModels
-from asyncgen.finetune.together import TogetherFiles, TogetherJobs
+from asyncgen.finetune.openai_shape import OpenaiFiles, OpenaiJobs, OpenaiModels, OpenaiWeights
+from asyncgen.finetune.together import TogetherFiles, TogetherJobs, TogetherWeights
 from asyncgen.providers.openai_client import Pacing, open_client
 from asyncgen.providers.profiles import LOCAL
 
@@ -46,13 +48,16 @@ async def open_tuner(
         files: FileApi = OpenaiFiles(calls)
         jobs: JobApi = OpenaiJobs(calls, finetuning)
         models: ModelApi = OpenaiModels(calls)
+        weights: WeightApi = OpenaiWeights(calls, files, jobs)
         if finetuning.api == "together":
             files, jobs = TogetherFiles(calls), TogetherJobs(calls, finetuning, wandb_key)
+            weights = TogetherWeights()
         if finetuning.api == "fireworks":
             account = FireworksAccount(calls, endpoint.base_url, os.environ.get(ACCOUNT_VARIABLE) or None)
             files, jobs = FireworksFiles(account), FireworksJobs(account, finetuning, wandb_key)
-            models = FireworksModels(account)
-        yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, models)
+            models, weights = FireworksModels(account), FireworksWeights(account)
+        fetcher = Fetcher(endpoint, calls.pacing)
+        yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, models, weights, fetcher)
 
 
 @asynccontextmanager

@@ -14,8 +14,19 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, JobOrder, ModelFacts, StoredFile, TuningJob
-from asyncgen.finetune.download import AdapterCard
+from asyncgen.finetune.api import (
+    AbsentError,
+    Checkpoint,
+    Event,
+    EventPage,
+    JobError,
+    JobOrder,
+    ModelFacts,
+    RemoteFile,
+    StoredFile,
+    TuningJob,
+    Weights,
+)
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
 from asyncgen.providers.openai_client import upload
 
@@ -23,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from asyncgen.finetune.api import OnProgress
+    from asyncgen.finetune.api import FileApi, JobApi, OnProgress
     from asyncgen.providers.profiles import Finetuning
 
 
@@ -89,11 +100,26 @@ class _Checkpoint(msgspec.Struct, kw_only=True):
     step_number: int = 0
     fine_tuned_model_checkpoint: str = ""
     metrics: dict[str, Any] = {}
+    result_files: list[str] = []
 
 
 class _Model(msgspec.Struct, kw_only=True):
     id: str
     shutdown_date: str | None = None
+
+
+class _Card(msgspec.Struct, kw_only=True):
+    """What asyncgen's own server says of an adapter."""
+
+    id: str
+    base_model: str
+    base_path: str
+    job: str
+    bytes: int | None = None
+    sha256: str | None = None
+    hyperparameters: dict[str, Any] = {}
+    training_file: str | None = None
+    trained_tokens: int | None = None
 
 
 class JobPage(msgspec.Struct, Generic[Item], kw_only=True):
@@ -202,11 +228,67 @@ class OpenaiModels:
     async def delete(self, name: str) -> None:
         await self._calls.delete(f"/models/{segment(name)}", f"delete the model {name}")
 
-    async def card(self, name: str) -> AdapterCard:
-        return await self._calls.get(f"/models/{segment(name)}/card", AdapterCard, f"read the card of {name}")
 
-    async def adapter(self, name: str) -> bytes:
-        return await self._calls.content(f"/models/{segment(name)}/adapter", f"download {name}")
+class OpenaiWeights:
+    """An adapter that asyncgen's own server made, or the files of a job's checkpoint; a `WeightApi`.
+
+    Checkpoints with files are Nebius': a checkpoint's `result_files` are ids of the Files API, as its cookbook
+    downloads them (nebius/token-factory-cookbook, distillation/distillation-1/2_training.ipynb, November 2026).
+    """
+
+    def __init__(self, calls: JsonCalls, files: FileApi, jobs: JobApi) -> None:
+        self._calls = calls
+        self._files = files
+        self._jobs = jobs
+
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+        refusal = AbsentError(f"there are no weights of {model}", help_text="asyncgen finetune list   (shows the jobs)")
+        if step is None and model is not None:
+            try:
+                return await self._adapter(model)
+            except AbsentError as error:
+                refusal = error
+        checkpoint = await self._checkpoint(job, step) if job is not None else None
+        if job is None or checkpoint is None:
+            raise refusal
+        if not checkpoint.files:
+            if step is None:
+                raise refusal
+            return await self._adapter(checkpoint.model)
+        found = [await self._files.get(identifier) for identifier in checkpoint.files]
+        files = (
+            RemoteFile(name=file.filename or file.id, url=f"files/{segment(file.id)}/content", bytes=file.bytes or None)
+            for file in found
+        )
+        facts = {"checkpoint": checkpoint.id, "step": checkpoint.step or None}
+        return Weights(model=model or job.id, files=tuple(files), base_model=job.model, job=job.id, facts=facts)
+
+    async def _adapter(self, model: str) -> Weights:
+        at = f"models/{segment(model)}"
+        card = await self._calls.get(f"/{at}/card", _Card, f"read the card of {model}")
+        return Weights(
+            model=card.id,
+            files=(RemoteFile(name="adapter.gguf", url=f"{at}/adapter", bytes=card.bytes, sha256=card.sha256),),
+            base_model=card.base_model,
+            base_path=card.base_path,
+            job=card.job,
+            facts={
+                "training file": card.training_file,
+                "trained tokens": card.trained_tokens,
+                **card.hyperparameters,
+            },
+        )
+
+    async def _checkpoint(self, job: TuningJob, step: int | None) -> Checkpoint | None:
+        """The last one, or that of a step; None where there are none. Raises AbsentError: not of that step."""
+        found = await self._jobs.checkpoints(job.id)
+        if step is None:
+            return max(found, key=lambda each: (each.step, each.created_at), default=None)
+        for each in found:
+            if each.step == step:
+                return each
+        steps = ", ".join(str(each.step) for each in found) or "none"
+        raise AbsentError(f"{job.id} has no checkpoint of step {step}", help_text=f"--step is one of: {steps}")
 
 
 async def paged(calls: JsonCalls, path: str, doing: str, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -257,6 +339,7 @@ def _checkpoint(found: _Checkpoint) -> Checkpoint:
         step=found.step_number,
         model=found.fine_tuned_model_checkpoint,
         metrics=found.metrics,
+        files=tuple(found.result_files),
     )
 
 

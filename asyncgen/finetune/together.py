@@ -12,11 +12,22 @@ import io
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlencode
 
 import httpx2
 import msgspec
 
-from asyncgen.finetune.api import Checkpoint, Event, EventPage, JobError, StoredFile, TuningJob
+from asyncgen.finetune.api import (
+    AbsentError,
+    Checkpoint,
+    Event,
+    EventPage,
+    JobError,
+    RemoteFile,
+    StoredFile,
+    TuningJob,
+    Weights,
+)
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
 from asyncgen.finetune.openai_shape import JobPage, OpenaiFiles
 from asyncgen.providers.openai_client import sending
@@ -163,6 +174,30 @@ class TogetherJobs:
             error=JobError(code=job.status, message=_last_words(raw)) if outcome == "failed" else None,
             raw=raw,
         )
+
+
+class TogetherWeights:
+    """`/finetune/download`, one archive; a `WeightApi`.
+
+    From Together's API reference (page "Download model") and its Python package 3.1.1, November 2026: `checkpoint` is
+    `adapter` or `merged` for LoRA, `model_output_path` for a training of all weights; the answer may send on to a
+    signed address.
+    """
+
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+        if job is None:
+            raise AbsentError(
+                f"no job at Together has made {model}", help_text="asyncgen finetune list   (shows the jobs)"
+            )
+        kind = job.raw.get("training_type")
+        is_full = isinstance(kind, dict) and kind.get("type") == "Full"
+        query = {"ft_id": job.id, "checkpoint": "model_output_path" if is_full else "adapter"}
+        if step is not None:
+            query["checkpoint_step"] = str(step)
+        name = "model.tar" if is_full else "adapter.tar"
+        file = RemoteFile(name=name, url=f"finetune/download?{urlencode(query)}")
+        tokens = {"trained tokens": job.trained_tokens, "step": step}
+        return Weights(model=model or job.id, files=(file,), base_model=job.model, job=job.id, facts=tokens)
 
 
 def job_request(order: JobOrder, wandb_key: str | None) -> dict[str, Any]:

@@ -53,8 +53,11 @@ _LONGEST_WAIT_S = 120.0
 _MESSAGE_WIDTH = 300
 _REPEATED_STATUSES = frozenset({408, 409, 429})
 _NO_KEY = "none"  # the SDK requires one; it is not sent
-_HEADERS_OF_THE_BODY = frozenset(
-    {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
+_HEADERS_OF_A_REQUEST = frozenset(
+    {
+        *("host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"),
+        *("range", "if-range"),
+    }
 )
 _LOST = (openai.APIConnectionError, httpx2.TransportError)
 
@@ -63,9 +66,27 @@ _LOST = (openai.APIConnectionError, httpx2.TransportError)
 async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
     """A client for `endpoint`, closed at the end of the block.
 
-    The SDK's own retries are off (`retrying` owns them), redirects are not followed (they could carry the data
-    elsewhere), and what the SDK reads from the environment (keys, headers, organization, proxies) is not sent: headers
-    and way are those of `network`, as for every other client.
+    The SDK's own retries are off (`retrying` owns them), and what it reads from the environment (keys, organization)
+    is not sent.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
+    """
+    async with AsyncOpenAI(
+        api_key=endpoint.key.reveal() if endpoint.key else _NO_KEY,
+        base_url=endpoint.base_url,
+        max_retries=0,
+        timeout=_TIMEOUT,
+        http_client=open_http(endpoint),
+    ) as client:
+        yield client
+
+
+def open_http(endpoint: Endpoint) -> httpx2.AsyncClient:
+    """The connections to `endpoint`, to be closed: headers and way are those of `network`, as for every other client.
+
+    Redirects are not followed (they could carry the data elsewhere), and proxies and headers of the environment are
+    not used.
 
     Raises:
         UsageError: a variable names a proxy or certificates that cannot be used.
@@ -73,11 +94,11 @@ async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
     route, headers = route_to(endpoint), headers_for(endpoint)
 
     async def with_our_headers(request: httpx2.Request) -> None:
-        for name in set(request.headers) - _HEADERS_OF_THE_BODY:
+        for name in set(request.headers) - _HEADERS_OF_A_REQUEST:
             del request.headers[name]
         request.headers.update(headers)
 
-    http_client = DefaultAioHttpClient(
+    return DefaultAioHttpClient(
         timeout=_TIMEOUT,
         follow_redirects=False,
         trust_env=False,
@@ -85,14 +106,6 @@ async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
         proxy=route.proxy.url if route.proxy else None,
         event_hooks={"request": [with_our_headers]},
     )
-    async with AsyncOpenAI(
-        api_key=endpoint.key.reveal() if endpoint.key else _NO_KEY,
-        base_url=endpoint.base_url,
-        max_retries=0,
-        timeout=_TIMEOUT,
-        http_client=http_client,
-    ) as client:
-        yield client
 
 
 @dataclass(frozen=True, slots=True)

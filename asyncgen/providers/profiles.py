@@ -79,6 +79,7 @@ class Finetuning:
         next_step: what the user must do after success before the model answers, with the places `{job}` and
             `{model}`; "" when it answers at once.
         free: a job costs nothing.
+        gives_weights: may the weights of a tuned model be downloaded?
     """
 
     api: Literal["openai", "together", "fireworks"] = "openai"
@@ -104,6 +105,7 @@ class Finetuning:
     max_sample_tokens: int | None = None
     next_step: str = ""
     free: bool = False
+    gives_weights: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ _PROFILES = (
             until=date(2027, 1, 6),
             hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
             max_sample_tokens=65_536,
+            gives_weights=False,
         ),
         notes="Tunes only for organizations that used a tuned model in the 60 days before 2 July 2026; "
         "tuned GPT-4.x models end on 14 January 2027.",
@@ -199,6 +202,7 @@ _PROFILES = (
             fields={"trainingType": "GlobalStandard"},
             byte_order_mark=True,
             max_sample_tokens=65_536,
+            gives_weights=False,
             suffix_pattern=r"[^.]{1,64}",
             suffix_rule="1 to 64 characters without a dot",
             next_step="deploy {model} in the Foundry portal, or with `az cognitiveservices account deployment "

@@ -58,6 +58,11 @@ _READ_NEBIUS = date(2026, 11, 22)
 _TOGETHER = "Together's price list"
 _READ_TOGETHER = date(2026, 5, 1)
 _BY_THE_MINUTE = "calls need a dedicated endpoint, billed by the minute"
+# fireworks.ai/pricing, "Managed Training", LoRA, supervised: the one method that can be asked for. As the page was
+# transcribed that day in api-evangelist/fireworks-ai on GitHub, like the price of its hardware below.
+_FIREWORKS = "Fireworks' price list"
+_READ_FIREWORKS = date(2026, 10, 7)
+_BY_THE_SECOND = "calls need a dedicated deployment, billed by the second"
 
 # Adapters of this model are served at the base model's price, of which several are told: the highest.
 _LLAMA_8B_AT_NEBIUS = TunedModelName(0.40, 0.40, TokenRates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
@@ -78,6 +83,12 @@ _BY_NAME = {
 
 # Billions of parameters (up to and including) to the price; the span is that of the methods.
 _BY_SIZE: dict[str, tuple[tuple[float, TunedModelName], ...]] = {
+    "fireworks": (
+        (16, TunedModelName(0.50, 0.50, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (80, TunedModelName(3.00, 3.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (300, TunedModelName(6.00, 6.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (math.inf, TunedModelName(10.00, 10.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+    ),
     "nebius": (
         (20, TunedModelName(0.40, 0.40, None, _NEBIUS, _READ_NEBIUS)),
         (1000, TunedModelName(2.80, 2.80, None, _NEBIUS, _READ_NEBIUS)),
@@ -107,9 +118,10 @@ class HostingPrice:
 
 
 # Providers that answer with every tuned model on a dedicated endpoint alone: USD an hour for one GPU of 80 GB.
-# Fireworks does so too, but shows its prices in a page that could not be read on a known day.
-# Nebius serves adapters of some models at their own price, and publishes no price of its dedicated endpoints.
+# Nebius serves adapters of some models at their own price, and publishes no price of its dedicated endpoints. Azure
+# answers on a deployment with a fee by the hour and calls by the token; its price page shows no figures by itself.
 _BY_THE_HOUR = {
+    "fireworks": (8.00, "H100 80GB", "fireworks.ai/pricing", date(2026, 10, 7)),
     "together": (3.99, "H100 80GB", "docs.together.ai/docs/dedicated-endpoints/overview", date(2026, 11, 29)),
 }
 _GIGABYTES, _BYTES_A_PARAMETER, _BESIDE_WEIGHTS = 80, 2, 1.2

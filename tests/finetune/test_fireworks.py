@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.api import AbsentError, JobOrder, check_order
+from asyncgen.finetune.api import JobOrder, check_order
 from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -251,15 +251,6 @@ def test_a_name_that_would_lead_elsewhere_is_refused(provider: Any, open_provide
     async def work(tuner: Tuner, _fake: FakeFireworks) -> None:
         with pytest.raises(UsageError, match=re.escape(repr(name))):
             await tuner.jobs.cancel(name)
-
-    using(open_provider, provider, work)
-
-
-def test_weights_come_by_their_own_command(provider: Any, open_provider: Any) -> None:
-    async def work(tuner: Tuner, _fake: FakeFireworks) -> None:
-        with pytest.raises(AbsentError) as refused:
-            await tuner.models.card("accounts/me/models/job1")
-        assert "firectl download model job1" in (refused.value.help_text or "")
 
     using(open_provider, provider, work)
 

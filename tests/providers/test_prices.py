@@ -12,6 +12,7 @@ import pytest
 from asyncgen.errors import UsageError
 from asyncgen.providers.price import BATCH, FLEX, tier_of
 from asyncgen.providers.prices import PriceList, load_price_list
+from asyncgen.providers.profiles import PROFILES
 from asyncgen.providers.training_prices import base_model, hosting_price, shutdown_date, tuned_model
 from asyncgen.providers.user_profiles import configuration_folder
 from asyncgen.run.records import Usage
@@ -268,3 +269,23 @@ def test_an_endpoint_costs_by_the_hour_as_many_gpus_as_hold_the_model() -> None:
     assert large.usd_per_hour == 4 * small.usd_per_hour
     assert hosting_price("together", "a-model-of-unknown-size") is None
     assert hosting_price("nebius", "meta-llama/Llama-3.3-70B-Instruct") is None
+
+
+@pytest.mark.parametrize("provider", ["together", "fireworks"])
+def test_where_endpoints_cost_by_the_hour_they_and_the_training_have_prices_with_a_day(provider: str) -> None:
+    finetuning = PROFILES[provider].finetuning
+    assert finetuning is not None
+    assert finetuning.default_model is not None
+    training, hosting = (
+        tuned_model(provider, finetuning.default_model),
+        hosting_price(provider, finetuning.default_model),
+    )
+    larger = tuned_model(provider, "a-model-of-70b")
+    assert training is not None
+    assert hosting is not None
+    assert larger is not None
+    assert training.rates is None, "calls cost by the hour"
+    assert training.note
+    assert training.as_of
+    assert hosting.as_of
+    assert larger.low > training.low

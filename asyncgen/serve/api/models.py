@@ -6,6 +6,8 @@ else is passed on unchanged.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -53,6 +55,8 @@ class ModelRoutes:
         """What an adapter is that can be downloaded; not of OpenAI's API."""
         model, path = self._found(request)
         kept = self._jobs.find(model.job)
+        with path.open("rb") as file:
+            digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
         return json_response(
             {
                 "id": model.id,
@@ -61,6 +65,7 @@ class ModelRoutes:
                 "job": model.job,
                 "created": model.created,
                 "bytes": path.stat().st_size,
+                "sha256": digest.hexdigest(),
                 "hyperparameters": msgspec.to_builtins(kept.job.hyperparameters) if kept else {},
                 "training_file": kept.job.training_file if kept else None,
                 "trained_tokens": kept.job.trained_tokens if kept else None,

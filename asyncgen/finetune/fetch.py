@@ -1,0 +1,306 @@
+"""Stream a provider's file to disk: through a `.part` file that goes on where it ended, to a whole and checked file.
+
+The key goes to the provider's own host alone: an address elsewhere, such as a signed one, is asked without it, and so
+is what follows a redirect to another host. Which files there are is left to the tuners, their names to `download`.
+Importing this module imports the SDK.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+import httpx2
+import openai
+
+from asyncgen.errors import AsyncgenError, DiskError, RunInUseError
+from asyncgen.finetune.json_calls import in_our_words
+from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.providers.choose import is_same_place
+from asyncgen.providers.endpoint import is_loopback
+from asyncgen.providers.network import shown_target
+from asyncgen.providers.openai_client import open_http, retrying
+from asyncgen.run.whole_file import explained, open_regular, sync_folder
+from asyncgen.terminal import in_units
+
+if TYPE_CHECKING:
+    from io import BufferedRandom
+    from pathlib import Path
+
+    from asyncgen.finetune.api import OnProgress, RemoteFile
+    from asyncgen.providers.endpoint import Endpoint
+    from asyncgen.providers.openai_client import Pacing
+
+_MOST_REDIRECTS = 5
+_ERROR_BYTES = 64 * 1024
+_OK, _PART, _BEYOND = 200, 206, 416
+_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+_STATUS_ERRORS: dict[int, type[openai.APIStatusError]] = {404: openai.NotFoundError, 429: openai.RateLimitError}
+
+
+class Fetcher:
+    """Files of an endpoint, and of the addresses that it names.
+
+    Args:
+        endpoint: whose key is sent to its own host, and nowhere else.
+        pacing: of what is repeated.
+    """
+
+    def __init__(self, endpoint: Endpoint, pacing: Pacing) -> None:
+        self._endpoint = endpoint
+        self._pacing = pacing
+
+    async def fetch(self, file: RemoteFile, path: Path, on_progress: OnProgress) -> None:
+        """Stream a file to `path`, where it appears whole, checked and fsynced, or not at all.
+
+        Args:
+            file: what is fetched.
+            path: replaced if it is there. `path.part` beside it stays when this is interrupted, and the next call
+                goes on from there as long as the server still has the same version of the file.
+            on_progress: told of the bytes there and all of them, 0 where that is not known.
+
+        Raises:
+            OutageError: no whole answer, even when asked again.
+            AbsentError, AuthError, AsyncgenError: the server refuses, or what arrived is not what was announced.
+            RunInUseError: another process fetches to the same place.
+            DiskError: it cannot be written, or the disk has no room for it.
+        """
+        with _locked_part(path) as part:
+            await self._stream(file, part, on_progress)
+            part.check(file)
+            part.finish()
+
+    async def _stream(self, file: RemoteFile, part: _Part, on_progress: OnProgress) -> None:
+        async def once() -> None:
+            await self._attempt(file, part, on_progress)
+
+        with in_our_words(f"download {file.name}"):
+            while True:
+                before = part.size
+                try:
+                    return await retrying(once, self._pacing)
+                except httpx2.TransportError:
+                    if not part.tag or part.size <= before:  # as long as something arrives, it is worth going on
+                        raise
+
+    async def _attempt(self, file: RemoteFile, part: _Part, on_progress: OnProgress) -> None:
+        async with self._opened(file.url, part.range_headers()) as response:
+            if response.status_code == _BEYOND and part.is_all(response):
+                return
+            if response.status_code == _BEYOND:
+                part.restart("")
+                raise httpx2.RemoteProtocolError("the server does not go on from there")
+            total = part.begin(response)
+            on_progress(part.size, total)
+            async for chunk in response.aiter_raw():  # as it comes: what is gathered first is lost with the connection
+                part.append(chunk)
+                on_progress(part.size, total)
+            if total and part.size != total:
+                raise httpx2.RemoteProtocolError(f"it ended after {part.size} of {total} bytes")
+
+    @asynccontextmanager
+    async def _opened(self, address: str, headers: dict[str, str]) -> AsyncIterator[httpx2.Response]:
+        """The answer to a GET, after redirects. Raises openai.APIStatusError for a refusal."""
+        url, endpoint = urljoin(f"{self._endpoint.base_url}/", address), self._endpoint
+        for _ in range(_MOST_REDIRECTS):
+            endpoint = self._for(url, endpoint)
+            async with open_http(endpoint) as client, client.stream("GET", url, headers=headers) as response:
+                target = response.headers.get("location") if response.is_redirect else None
+                if target is None:
+                    await _refuse(response, has_key=endpoint.key is not None)
+                    yield response
+                    return
+            url = urljoin(url, target)
+        raise AsyncgenError(f"{shown_target(url)} sends on and on", help_text="give the same command again later")
+
+    def _for(self, url: str, before: Endpoint) -> Endpoint:
+        """Whom an address belongs to: the provider with its key, or somebody who gets none, from then on.
+
+        Raises:
+            AsyncgenError: the address is not encrypted, or leads from elsewhere into this machine.
+        """
+        is_theirs = is_same_place(url, self._endpoint.base_url) and urlsplit(url).scheme == _scheme(self._endpoint)
+        if is_theirs and before is self._endpoint:
+            return self._endpoint
+        is_here = is_loopback(url)
+        is_safe = is_loopback(self._endpoint.base_url) if is_here else urlsplit(url).scheme == "https"
+        if not is_safe:
+            raise AsyncgenError(
+                f"the provider sends on to {shown_target(url)}, which is not safe to follow",
+                cause="an address of this machine" if is_here else "it is not encrypted",
+                code="bad_answer",
+            )
+        parts = urlsplit(url)
+        return replace(self._endpoint, base_url=f"{parts.scheme}://{parts.netloc}", key=None, headers={})
+
+
+def _scheme(endpoint: Endpoint) -> str:
+    return urlsplit(endpoint.base_url).scheme
+
+
+async def _refuse(response: httpx2.Response, *, has_key: bool) -> None:
+    """Raise what an answer that holds no file means."""
+    status = response.status_code
+    if status in {_OK, _PART, _BEYOND}:
+        return
+    if not has_key and status in {400, 401, 403, 410}:
+        raise AsyncgenError(
+            f"{response.url.host} does not give the file out",
+            cause=f"it answered {status}: the address, which the provider signed, may have expired",
+            help_text="give the same command again: it asks for a new address, and goes on where it stopped",
+            code="expired",
+        )
+    text = (await _beginning(response)).decode("utf-8", "replace")
+    try:
+        body: object = decode_json(text.encode())
+    except NotJsonError:
+        body = text
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    kind = _STATUS_ERRORS.get(status, openai.APIStatusError)
+    raise kind(f"status {status}", response=response, body=inner)
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    found = b""
+    async for chunk in response.aiter_bytes(_ERROR_BYTES):
+        found += chunk
+        if len(found) >= _ERROR_BYTES:
+            break
+    return found[:_ERROR_BYTES]
+
+
+@contextmanager
+def _locked_part(path: Path) -> Iterator[_Part]:
+    part = path.with_name(f"{path.name}.part")
+    descriptor = open_regular(part, os.O_RDWR | os.O_CREAT)
+    with explained(f"{part} could not be written"), os.fdopen(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunInUseError(f"another asyncgen downloads {path} just now", help_text="wait for it") from error
+        found = _Part(path, part, file)
+        try:
+            yield found
+        finally:
+            if found.size == 0:  # nothing to go on with
+                found.remove()
+
+
+class _Part:
+    """What has arrived of a file, and the server's name for that version of it, in `NAME.part.tag`.
+
+    Attributes:
+        size: bytes that are there.
+        tag: a strong ETag, or the time of the last change; "" where the server names none: then nothing is resumed.
+    """
+
+    def __init__(self, path: Path, part: Path, file: BufferedRandom) -> None:
+        self._path, self._part, self._file = path, part, file
+        self._tag_file = part.with_name(f"{part.name}.tag")
+        self._hashes: dict[str, str] = {}
+        self.size = file.seek(0, os.SEEK_END)
+        self.tag = self._tag_file.read_text("utf-8") if self._tag_file.exists() else ""
+
+    def range_headers(self) -> dict[str, str]:
+        whole = {"Accept-Encoding": "identity"}  # a part of something compressed is of no use
+        if not self.size or not self.tag:
+            return whole
+        return {**whole, "Range": f"bytes={self.size}-", "If-Range": self.tag}
+
+    def begin(self, response: httpx2.Response) -> int:
+        """Take an answer: go on at the end, or begin anew where it holds the whole file; its size, 0 if not known."""
+        self._hashes |= _announced_hashes(response)
+        found = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        if response.status_code == _PART and (found is None or int(found[1] or -1) != self.size):
+            self.restart("")
+            raise httpx2.RemoteProtocolError("the server sent another part than was asked for")
+        if response.status_code == _PART and found is not None:
+            total = int(found[2])
+        else:
+            self.restart(_version(response))
+            total = int(response.headers.get("content-length") or 0)
+        free = shutil.disk_usage(self._part.parent).free
+        if total - self.size > free:
+            raise DiskError(
+                f"{self._path} needs {in_units(total - self.size)}, and {in_units(free)} are free there",
+                help_text="free some space, or name another folder with -o; then give the same command again",
+            )
+        return total
+
+    def is_all(self, response: httpx2.Response) -> bool:
+        """Whether a refusal to go on says that all of it is there already."""
+        found = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        return found is not None and int(found[2]) == self.size
+
+    def restart(self, tag: str) -> None:
+        """Throw away what is there, for a version of this name."""
+        self._file.seek(0)
+        self._file.truncate()
+        self.size, self.tag = 0, tag
+        self._tag_file.write_text(tag, "utf-8")
+
+    def append(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self.size += len(chunk)
+
+    def check(self, file: RemoteFile) -> None:
+        """Compare with all that is known of the file; what differs is thrown away. Raises AsyncgenError."""
+        self._file.flush()
+        wrong = None
+        if file.bytes is not None and file.bytes != self.size:
+            wrong = f"it has {self.size:,} bytes, and {file.bytes:,} were announced"
+        expected = self._hashes | ({"sha256": file.sha256} if file.sha256 else {})
+        for name, value in expected.items():
+            self._file.seek(0)
+            if wrong is None and hashlib.file_digest(self._file, name).hexdigest() != value:
+                wrong = f"its {name} is not the one that was announced"
+        if wrong:
+            self.restart("")
+            raise AsyncgenError(
+                f"{file.name} did not arrive as it is",
+                cause=wrong,
+                help_text="give the same command again: it begins anew",
+                code="bad_download",
+            )
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self._part.unlink(missing_ok=True)
+        self._tag_file.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        os.fsync(self._file.fileno())
+        self._part.replace(self._path)
+        self._tag_file.unlink(missing_ok=True)
+        sync_folder(self._path.parent)
+
+
+def _version(response: httpx2.Response) -> str:
+    etag = str(response.headers.get("etag") or "")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return str(response.headers.get("last-modified") or "")
+
+
+def _announced_hashes(response: httpx2.Response) -> dict[str, str]:
+    """The MD5 of the whole object, as Google's storage tells it with each answer, part or whole."""
+    # cloud.google.com/storage/docs/xml-api/reference-headers, x-goog-hash: "crc32c=...,md5=..."
+    for each in str(response.headers.get("x-goog-hash") or "").split(","):
+        name, _, value = each.strip().partition("=")
+        if name == "md5":
+            try:
+                return {"md5": base64.b64decode(value, validate=True).hex()}
+            except binascii.Error:
+                return {}
+    return {}
