@@ -287,5 +287,4 @@ def test_where_endpoints_cost_by_the_hour_they_and_the_training_have_prices_with
     assert training.rates is None, "calls cost by the hour"
     assert training.note
     assert training.as_of
-    assert hosting.as_of
     assert larger.low > training.low
