@@ -37,7 +37,7 @@ from asyncgen.run.directory import is_job_file, output_file
 from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
-    from asyncgen.finetune.api import Tuner, Weights
+    from asyncgen.finetune.api import TunedWeights, Tuner
     from asyncgen.finetune.session import Tuned
     from asyncgen.finetune.source import TuningSource
 
@@ -536,7 +536,7 @@ def download(model: str, as_json: bool, **options: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Downloaded:
-    weights: Weights
+    weights: TunedWeights
     files: list[Path]
     next_steps: list[str]
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from asyncgen.finetune.fetch import Fetcher
 
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _SEEDS = 2**31
@@ -297,7 +296,7 @@ class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None
 
 
-class Weights(msgspec.Struct, frozen=True, kw_only=True):
+class TunedWeights(msgspec.Struct, frozen=True, kw_only=True):
     """A tuned model's files.
 
     Attributes:
@@ -371,7 +370,7 @@ class ModelApi(Protocol):
 class WeightApi(Protocol):
     """The weights of tuned models; raises as `FileApi` does."""
 
-    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
         """Where the weights of a model are.
 
         Args:
@@ -382,6 +381,14 @@ class WeightApi(Protocol):
         Raises:
             AbsentError: the provider gives no such weights out; its help names what does.
         """
+        ...
+
+
+class FileFetcher(Protocol):
+    """The way to the disk of what `WeightApi` finds."""
+
+    async def fetch(self, file: RemoteFile, path: Path, on_progress: OnProgress) -> None:
+        """Stream a file to `path`, where it appears whole or not at all; raises as `FileApi` does, and DiskError."""
         ...
 
 
@@ -401,7 +408,7 @@ class Tuner:
     jobs: JobApi
     models: ModelApi
     weights: WeightApi
-    fetcher: Fetcher
+    fetcher: FileFetcher
 
     @property
     def words(self) -> str:

@@ -21,7 +21,7 @@ from asyncgen.run.directory import output_file, refuse_run_file
 from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
-    from asyncgen.finetune.api import OnProgress, Tuner, TuningJob, Weights
+    from asyncgen.finetune.api import OnProgress, TunedWeights, Tuner, TuningJob
 
 CARD = "README.md"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -32,7 +32,7 @@ _LONGEST_NAME = 200
 _USUAL_RANK = 16  # vLLM takes larger ones only when told
 
 
-async def find_weights(tuner: Tuner, *, job_id: str | None, model: str | None, step: int | None) -> Weights:
+async def find_weights(tuner: Tuner, *, job_id: str | None, model: str | None, step: int | None) -> TunedWeights:
     """The weights that a job made, or those of a model by its name.
 
     Args:
@@ -77,14 +77,14 @@ def gives_none(tuner: Tuner, what: str) -> AbsentError:
     )
 
 
-def folder_name(weights: Weights, step: int | None) -> str:
+def folder_name(weights: TunedWeights, step: int | None) -> str:
     """The folder's name where none is given: the model's; never a job's id alone, which other commands take."""
     name = _UNSAFE.sub("_", weights.model.rpartition("/")[2])[:_LONGEST_NAME].lstrip(".") or "model"
     name = f"weights-{name}" if weights.model == weights.job else name
     return f"{name}-step-{step}" if step is not None else name
 
 
-def target_paths(weights: Weights, folder: Path) -> list[Path]:
+def target_paths(weights: TunedWeights, folder: Path) -> list[Path]:
     """Where each file goes, in the order of the weights' files: the folders that all of them share are left out.
 
     Raises:
@@ -117,14 +117,14 @@ Bar = Callable[[str], AbstractContextManager["OnProgress"]]
 """Shows the progress of a file of that name while the block runs."""
 
 
-async def download(tuner: Tuner, weights: Weights, folder: Path, paths: Sequence[Path], bar: Bar) -> list[Path]:
+async def download(tuner: Tuner, weights: TunedWeights, folder: Path, paths: Sequence[Path], bar: Bar) -> list[Path]:
     """Fetch all files, and write the card.
 
     Returns:
         The files, by the names that they have now: archives end as what they are.
 
     Raises:
-        AsyncgenError: as `Fetcher.fetch`; what arrived stays for the next attempt.
+        AsyncgenError: as `Downloader.fetch`; what arrived stays for the next attempt.
         DiskError: the folder cannot be made.
     """
     done = []
@@ -150,7 +150,7 @@ def _with_ending(path: Path) -> Path:
     return path.rename(path.with_name(path.name + ending)) if ending else path
 
 
-def serving_commands(weights: Weights, folder: Path, files: Sequence[Path]) -> list[str]:
+def serving_commands(weights: TunedWeights, folder: Path, files: Sequence[Path]) -> list[str]:
     """What to type so that the model answers, OpenAI-compatible, by llama.cpp (port 8080) or vLLM (port 8000)."""
     name = _UNSAFE.sub("_", weights.model.rpartition("/")[2])
     if gguf := next((file for file in files if file.suffix == ".gguf"), None):
@@ -183,7 +183,7 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def card_text(weights: Weights, folder: Path, files: Sequence[Path], provider: str) -> str:
+def card_text(weights: TunedWeights, folder: Path, files: Sequence[Path], provider: str) -> str:
     """The README beside the files."""
     base = f"{weights.base_model} ({weights.base_path})" if weights.base_path else weights.base_model
     facts = {"tuned model": weights.model, "base model": base, "fine-tuning job": weights.job, **weights.facts}

@@ -48,7 +48,7 @@ _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
 _STATUS_ERRORS: dict[int, type[openai.APIStatusError]] = {404: openai.NotFoundError, 429: openai.RateLimitError}
 
 
-class Fetcher:
+class Downloader:
     """Files of an endpoint, and of the addresses that it names.
 
     Args:

@@ -25,8 +25,8 @@ from asyncgen.finetune.api import (
     OutageError,
     RemoteFile,
     StoredFile,
+    TunedWeights,
     TuningJob,
-    Weights,
 )
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed
 from asyncgen.providers.openai_client import sending
@@ -335,7 +335,7 @@ class FireworksWeights:
         self._account = account
         self._calls = account.calls
 
-    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
         name = model or (job.id if job else "")
         by_hand = f"firectl model download {name.rpartition('/')[2]} FOLDER"
         if step is not None:
@@ -350,7 +350,7 @@ class FireworksWeights:
             raise AbsentError(f"Fireworks names no files of {name}", help_text=f"{by_hand}   (its own command)")
         files = tuple(RemoteFile(name=file, url=url) for file, url in sorted(found.urls.items()))
         base = facts.peft.base_model or (job.model if job else "")
-        return Weights(model=name, files=files, base_model=base, job=job.id if job else "")
+        return TunedWeights(model=name, files=files, base_model=base, job=job.id if job else "")
 
 
 def job_request(order: JobOrder, wandb_key: str | None) -> dict[str, Any]:

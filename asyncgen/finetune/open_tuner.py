@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from asyncgen.finetune.api import FileApi, JobApi, ModelApi, Tuner, WeightApi
-from asyncgen.finetune.fetch import Fetcher
+from asyncgen.finetune.fetch import Downloader
 from asyncgen.finetune.fireworks import (
     ACCOUNT_VARIABLE,
     FireworksAccount,
@@ -56,7 +56,7 @@ async def open_tuner(
             account = FireworksAccount(calls, endpoint.base_url, os.environ.get(ACCOUNT_VARIABLE) or None)
             files, jobs = FireworksFiles(account), FireworksJobs(account, finetuning, wandb_key)
             models, weights = FireworksModels(account), FireworksWeights(account)
-        fetcher = Fetcher(endpoint, calls.pacing)
+        fetcher = Downloader(endpoint, calls.pacing)
         yield Tuner(endpoint.profile, place_of(endpoint), files, jobs, models, weights, fetcher)
 
 

@@ -24,8 +24,8 @@ from asyncgen.finetune.api import (
     ModelFacts,
     RemoteFile,
     StoredFile,
+    TunedWeights,
     TuningJob,
-    Weights,
 )
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
 from asyncgen.providers.openai_client import upload
@@ -241,7 +241,7 @@ class OpenaiWeights:
         self._files = files
         self._jobs = jobs
 
-    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
         refusal = AbsentError(f"there are no weights of {model}", help_text="asyncgen finetune list   (shows the jobs)")
         if step is None and model is not None:
             try:
@@ -261,12 +261,12 @@ class OpenaiWeights:
             for file in found
         )
         facts = {"checkpoint": checkpoint.id, "step": checkpoint.step or None}
-        return Weights(model=model or job.id, files=tuple(files), base_model=job.model, job=job.id, facts=facts)
+        return TunedWeights(model=model or job.id, files=tuple(files), base_model=job.model, job=job.id, facts=facts)
 
-    async def _adapter(self, model: str) -> Weights:
+    async def _adapter(self, model: str) -> TunedWeights:
         at = f"models/{segment(model)}"
         card = await self._calls.get(f"/{at}/card", _Card, f"read the card of {model}")
-        return Weights(
+        return TunedWeights(
             model=card.id,
             files=(RemoteFile(name="adapter.gguf", url=f"{at}/adapter", bytes=card.bytes, sha256=card.sha256),),
             base_model=card.base_model,

@@ -25,8 +25,8 @@ from asyncgen.finetune.api import (
     JobError,
     RemoteFile,
     StoredFile,
+    TunedWeights,
     TuningJob,
-    Weights,
 )
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
 from asyncgen.finetune.openai_shape import JobPage, OpenaiFiles
@@ -184,7 +184,7 @@ class TogetherWeights:
     signed address.
     """
 
-    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> Weights:
+    async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
         if job is None:
             raise AbsentError(
                 f"no job at Together has made {model}", help_text="asyncgen finetune list   (shows the jobs)"
@@ -197,7 +197,7 @@ class TogetherWeights:
         name = "model.tar" if is_full else "adapter.tar"
         file = RemoteFile(name=name, url=f"finetune/download?{urlencode(query)}")
         tokens = {"trained tokens": job.trained_tokens, "step": step}
-        return Weights(model=model or job.id, files=(file,), base_model=job.model, job=job.id, facts=tokens)
+        return TunedWeights(model=model or job.id, files=(file,), base_model=job.model, job=job.id, facts=tokens)
 
 
 def job_request(order: JobOrder, wandb_key: str | None) -> dict[str, Any]:

@@ -15,13 +15,12 @@ import msgspec
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.run.whole_file import explained
 from asyncgen.serve.stores.files import Shelf, file_stem
+from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.wire import Clock, new_id, no_such
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    from asyncgen.serve.training.config import Hyperparameters
 
 
 Level = Literal["info", "warn", "error"]
