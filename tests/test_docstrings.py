@@ -147,14 +147,19 @@ def missing(used: Used) -> list[str]:
     takes = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)} - {"self", "cls"}
     if takes and "Args:" not in text:
         found.append("Args")
-    gives = node.returns is not None and ast.unparse(node.returns) not in {"None", "NoReturn"}
+    gives = node.returns is not None and ast.unparse(node.returns) not in {
+        "None",
+        "NoReturn",
+        "Iterator[None]",
+        "AsyncIterator[None]",
+    }
     if takes and gives and not re.search(r"(?m)^(Return|Yield|Whether)|^(Returns|Yields):$", text):
         found.append("Returns")
     raises = text.partition("Raises:")[2]
     return found + [f"Raises {name}" for name in sorted(set(raised_by(node))) if not re.search(rf"\b{name}\b", raises)]
 
 
-PACKAGES = ["api"]
+PACKAGES = ["api", "run"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -40,11 +40,11 @@ _PAUSE_S = 0.02
 
 
 class FolderLock:
-    """A folder's lock, as its holder has it.
+    """The lock of a folder, held by this process.
 
     Args:
-        path: the lock's file.
-        descriptor: of it, locked.
+        path: the lock file.
+        descriptor: its open, locked file descriptor.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -52,7 +52,7 @@ class FolderLock:
         self._descriptor = descriptor
 
     def check(self) -> None:
-        """See that nobody else took the folder, after somebody removed the lock's file.
+        """Check that the lock file is still ours; somebody may have removed it.
 
         Raises:
             RunInUseError: another process holds a lock of that name now.
@@ -67,15 +67,18 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: Path, name: str = LOCK_NAME) -> Iterator[FolderLock]:
-    """Be the only writer of `folder`, or of a part of it, until the block ends.
+    """Hold the lock of a folder, or of a part of it, until the block ends.
 
     Args:
-        folder: of the run.
-        name: of the lock's file.
+        folder: the run directory.
+        name: name of the lock file.
+
+    Yields:
+        The lock.
 
     Raises:
-        RunInUseError: another process writes it.
-        DiskError: the file system cannot lock, or the lock's file cannot be opened.
+        RunInUseError: another process holds it.
+        DiskError: the file system cannot lock, or the lock file cannot be opened.
     """
     path = folder / name
     descriptor = _opened(path)
@@ -87,12 +90,16 @@ def locked(folder: Path, name: str = LOCK_NAME) -> Iterator[FolderLock]:
             raise _refusal(path, error, "") from error
         yield FolderLock(path, descriptor)
     finally:
-        with suppress(OSError):  # the lock is released nevertheless
+        with suppress(OSError):  # closing releases the lock even if it fails
             os.close(descriptor)
 
 
 def lock_file(descriptor: int, path: Path) -> None:
-    """Lock an open file itself until it is closed; a file system that cannot is passed over.
+    """Lock an open file until it is closed. Does nothing on a file system without locks.
+
+    Args:
+        descriptor: of the open file.
+        path: its path, for the message.
 
     Raises:
         RunInUseError: another process has locked it.
@@ -109,7 +116,7 @@ def lock_file(descriptor: int, path: Path) -> None:
 
 
 def _opened(path: Path) -> int:
-    """A descriptor of the lock's file, locked while it has its name."""
+    """Open the lock file, and lock it; the descriptor is that of the file at `path`."""
     for _ in range(_TRIES):
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -134,10 +141,17 @@ def _is_named(path: Path, descriptor: int) -> bool:
 
 
 def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
-    """Is some process writing `folder`, or the part of it that the lock `name` is for, now? Changes nothing.
+    """Check for a writer, without changing anything.
+
+    Args:
+        folder: the run directory.
+        name: name of the lock file.
+
+    Returns:
+        Whether some process holds the lock now.
 
     Raises:
-        DiskError: the lock's file cannot be read.
+        DiskError: the lock file cannot be read.
     """
     try:
         descriptor = open_regular(folder / name, os.O_RDONLY)
@@ -165,7 +179,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """The process number that the holder wrote; "" when it cannot be read."""
+    """The process id that the holder wrote; "" if it cannot be read."""
     try:
         return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
     except OSError:
@@ -204,11 +218,11 @@ _PART_FILE = re.compile(r"(?:records|failures|replaced|run)(?P<part>-(?P<index>\
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The names of a run's files; reading them is always possible, also while another process writes.
+    """The paths of a run's files. They can be read at any time, also while another process writes them.
 
     Attributes:
-        path: of the folder.
-        part: ends the names of the files that a shard has of its own, such as "-0-of-4"; "" for the run itself.
+        path: the run directory.
+        part: suffix of a shard's file names, such as "-0-of-4"; "" for the run itself.
     """
 
     path: Path
@@ -216,68 +230,81 @@ class RunDirectory:
 
     @property
     def job(self) -> Path:
+        """The job file, as the run was begun with it."""
         return self.path / "job.toml"
 
     @property
     def records(self) -> Path:
+        """The settled answers."""
         return self.path / f"records{self.part}.jsonl"
 
     @property
     def failures(self) -> Path:
+        """The requests given up on."""
         return self.path / f"failures{self.part}.jsonl"
 
     @property
     def state(self) -> Path:
+        """The file that `read_state` reads."""
         return self.path / f"run{self.part}.json"
 
     @property
     def live(self) -> Path:
+        """The figures of a run under way, for readers."""
         return self.path / f"live{self.part}.json"
 
     @property
     def lock_name(self) -> str:
+        """Name of the lock file."""
         return f"{LOCK_NAME}{self.part}"
 
     @property
     def plan(self) -> Path:
+        """The list of shards."""
         return self.path / PLAN_NAME
 
     @property
     def train(self) -> Path:
+        """The training split of the dataset."""
         return self.path / "train.jsonl"
 
     @property
     def validation(self) -> Path:
+        """The validation split of the dataset."""
         return self.path / "validation.jsonl"
 
     @property
     def rejected(self) -> Path:
+        """The records that `prepare` rejected, with reasons."""
         return self.path / "rejected.jsonl"
 
     @property
     def replaced(self) -> Path:
+        """Records whose rows are asked for again."""
         return self.path / f"replaced{self.part}.jsonl"
 
     @property
     def events(self) -> Path:
+        """The events of the fine-tuning jobs."""
         return self.path / "events.jsonl"
 
     @property
     def batches(self) -> Path:
+        """The folder with the files of batches."""
         return self.path / BATCHES_NAME
 
     def read_state(self) -> RunState:
-        """What `run.json` says now; raises as `run_state.read_state` does."""
+        """Read `run.json`; raises as `state.read_state`."""
         return read_state(self.state)
 
     def read_total(self) -> RunState:
-        """As `read_state`, with what shards that are not merged yet have spent and tried."""
+        """Read `run.json`, and add spend and attempts of shards that are not merged yet; raises as `read_state`."""
         state = self.read_state()
         parts = [shard.read_state() for shard in self._readable_shards() if shard.state.exists()]
         return with_shards(state, parts) if parts else state
 
     def shards(self) -> list[RunDirectory]:
-        """The shards that have files which are not merged yet, by their numbers; none of a shard."""
+        """The shards whose files are not merged yet, in order; empty for a shard."""
         if self.part:
             return []
         with explained(f"{self.path} could not be read"):
@@ -286,23 +313,23 @@ class RunDirectory:
         return [RunDirectory(self.path, part) for _, part in sorted(parts.items())]
 
     def record_files(self) -> list[Path]:
-        """Every file that holds answers of the run: `records.jsonl`, and those of shards that are not merged yet.
+        """Every file with answers of the run: `records.jsonl`, and those of shards that are not merged yet.
 
         Raises:
-            RunInUseError: a merge is under way, or was cut short: answers stand in two files for a moment.
+            RunInUseError: a merge is under way or was cut short, so answers may be in two files.
             DiskError: the folder or `run.json` cannot be read.
         """
         return [self.records, *(shard.records for shard in self._readable_shards())]
 
     def failure_files(self) -> list[Path]:
-        """As `record_files`, of the requests given up on."""
+        """Every file with failures of the run; raises as `record_files`."""
         return [self.failures, *(shard.failures for shard in self._readable_shards())]
 
     def _readable_shards(self) -> list[RunDirectory]:
         shards = self.shards()
         if shards and (fold := self.read_state().fold) is not None:
             if fold.done:
-                return []  # all of them stand in the run's own files
+                return []  # the run's own files have all of their lines
             raise RunInUseError(
                 f"the shards of {self.path} are being merged",
                 help_text=f"give the command again in a moment; asyncgen merge {shlex.quote(str(self.path))} ends a "
@@ -319,11 +346,16 @@ def _names_in(folder: Path) -> list[str]:
 
 
 class RunWriter:
-    """A run directory that this process alone may write; made by `open_run`.
+    """A run directory that this process alone may write. Made by `open_run`.
+
+    Args:
+        directory: the run's paths.
+        state: the content of `run.json`.
+        lock: the folder's lock, held by this process.
 
     Attributes:
-        directory: where its files stand.
-        lock: of this process.
+        directory: the run's paths.
+        lock: the folder's lock.
     """
 
     def __init__(self, directory: RunDirectory, state: RunState, lock: FolderLock) -> None:
@@ -334,14 +366,20 @@ class RunWriter:
 
     @property
     def state(self) -> RunState:
-        """What `run.json` says."""
+        """The content of `run.json`."""
         return self._state
 
     def update(self, change: Callable[[RunState], RunState]) -> RunState:
-        """Rewrite `run.json` with what `change` makes of the present state; any thread may.
+        """Change `run.json`. Thread-safe.
+
+        Args:
+            change: maps the present state to the new one.
+
+        Returns:
+            The new state.
 
         Raises:
-            DiskError: it could not be written; file and state are as they were.
+            DiskError: it could not be written; file and state are unchanged.
         """
         with self._turn:
             changed = msgspec.structs.replace(change(self._state), version=VERSION, asyncgen=__version__)
@@ -351,7 +389,7 @@ class RunWriter:
             return changed
 
     def rewrite(self) -> None:
-        """Write `run.json` though nothing in it changed: what cannot be written now could not be later.
+        """Write `run.json` unchanged, to find out before anything is sent that the disk is full.
 
         Raises:
             DiskError: it could not be written.
@@ -360,23 +398,27 @@ class RunWriter:
             write_state(self.directory.state, self._state)
 
     def check_lock(self) -> None:
-        """See that this process is still the only one that may write the run.
+        """Check that this process still holds the run's lock.
 
         Raises:
-            RunInUseError: another one has taken it.
+            RunInUseError: another process has taken it.
         """
         self.lock.check()
 
 
 def find_run(path: Path | None, *, root: Path) -> RunDirectory:
-    """The run that a command is to read.
+    """Find the run that a command reads.
 
     Args:
-        path: a run directory, or the job file that made one; None stands for the newest one.
-        root: where the runs stand, such as `runs`.
+        path: a run directory, or the job file that made one; None for the newest run.
+        root: the folder of the runs, such as `runs`.
+
+    Returns:
+        The run's paths.
 
     Raises:
-        UsageError: there is none, or `path` is not one.
+        UsageError: there is no run, or `path` is not one.
+        DiskError: the folder cannot be read.
     """
     if path is None:
         return newest_run(root)
@@ -390,7 +432,14 @@ def find_run(path: Path | None, *, root: Path) -> RunDirectory:
 
 
 def is_job_file(path: Path) -> bool:
-    """Whether an argument that stands for a run names a job file instead; asks nothing of the file but to be one."""
+    """Check, by its name alone, whether an argument is a job file and not a run directory.
+
+    Args:
+        path: the argument.
+
+    Returns:
+        Whether it ends in `.toml` and is no folder.
+    """
     return path.suffix.lower() == ".toml" and not path.is_dir()
 
 
@@ -437,10 +486,17 @@ def _is_of_job(folder: Path, name: str) -> bool:
 
 
 def newest_run(root: Path) -> RunDirectory:
-    """The run under `root` that was written last.
+    """Find the run that was written last.
+
+    Args:
+        root: the folder of the runs.
+
+    Returns:
+        The run's paths.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no run.
+        DiskError: the folder cannot be read.
     """
     with explained(f"{root} could not be read"):
         states = [(state.stat().st_mtime_ns, state.parent) for state in root.glob(f"*/{STATE_NAME}")]
@@ -454,10 +510,16 @@ def newest_run(root: Path) -> RunDirectory:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that the user names, to write to; as `whole_file.replacing`, but no file of a run.
+    """Open a file that the user named for writing, as `whole_file.replacing` does, unless it belongs to a run.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The open file. It replaces `path` when the block ends without an error.
 
     Raises:
-        UsageError: it is one, perhaps by way of a link.
+        UsageError: the file belongs to a run, perhaps through a link.
         DiskError: as `replacing`.
     """
     refuse_run_file(path)
@@ -466,7 +528,10 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def refuse_run_file(path: Path) -> None:
-    """See that an output does not take the place of what a run keeps.
+    """Check that writing to a path would not overwrite a file of a run.
+
+    Args:
+        path: the output that the user named.
 
     Raises:
         UsageError: it would.
@@ -486,17 +551,20 @@ def refuse_run_file(path: Path) -> None:
 
 @contextmanager
 def open_run(path: Path, *, job_name: str | None = None) -> Iterator[RunWriter]:
-    """The run at `path`, locked for writing until the block ends; made when a job is named.
+    """Open a run for writing, locked until the block ends.
 
     Args:
-        path: the run directory.
-        job_name: the job that is to be run there; None takes whatever job is there.
+        path: the run directory; created if a job is named.
+        job_name: the job to run there; None to open an existing run of any job.
+
+    Yields:
+        The writer.
 
     Raises:
-        UsageError: it is no run directory, or one of another job.
+        UsageError: it is not a run directory, or belongs to another job.
         RunInUseError: another process writes it.
         AsyncgenError: it was written by a newer release.
-        DiskError: it cannot be made, read or written.
+        DiskError: it cannot be created, read or written.
     """
     directory = RunDirectory(path)
     missing = _missing_folders(path)
@@ -512,12 +580,12 @@ def open_run(path: Path, *, job_name: str | None = None) -> Iterator[RunWriter]:
 
 
 def _missing_folders(path: Path) -> list[Path]:
-    """The folders that are to be made for a run, the innermost first."""
+    """The folders that must be created for a run, innermost first."""
     return [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
 
 
 def _is_untouched(directory: RunDirectory) -> bool:
-    """Whether nothing came of a run: no answer, no failure, nothing sent."""
+    """Whether the run has no answer, no failure and nothing sent."""
     try:
         state = directory.read_state()
         names = {entry.name: entry.stat().st_size for entry in os.scandir(directory.path)}
@@ -528,7 +596,7 @@ def _is_untouched(directory: RunDirectory) -> bool:
 
 
 def _remove_folders(folders: list[Path]) -> None:
-    """Remove what a refused command made; what is not empty then is somebody else's and stays."""
+    """Remove the folders that a refused command created; those that are not empty stay."""
     with suppress(OSError):
         for entry in folders[0].iterdir():
             entry.unlink()
@@ -537,12 +605,12 @@ def _remove_folders(folders: list[Path]) -> None:
 
 
 def _claim(directory: RunDirectory, *, create: bool) -> None:
-    """See that the folder is a run of ours, or may become one; nothing in it is touched."""
+    """Check that the folder is a run or may become one, without touching what is in it."""
     path = directory.path
     try:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(exist_ok=True, mode=0o700)  # prompts and answers may be of people
+            path.mkdir(exist_ok=True, mode=0o700)  # prompts and answers may be personal data
         names = {entry.name for entry in os.scandir(path)}
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{path} is not a folder", help_text="choose another place with --out") from error

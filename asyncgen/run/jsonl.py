@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# No line of ours comes near it: answers are cut off at 16 MiB before they are decoded.
+# No line comes near it: answers are limited to 16 MiB before they are decoded.
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 64 * 1024
 _BLOCK_READ_BYTES = 256 * 1024
@@ -34,11 +34,11 @@ Row = TypeVar("Row")
 
 
 class BadLineError(DiskError):
-    """A line, not the last, that is not what it should be.
+    """An invalid line that is not the last one of its file.
 
     Args:
         path: the file.
-        number: 1-based.
+        number: line number, from 1.
         cause: what is wrong with it.
     """
 
@@ -54,32 +54,37 @@ class BadLineError(DiskError):
 
 
 class NotSafeError(DiskError):
-    """Lines that were written may not survive a power loss: an fsync failed, or somebody changed the file."""
+    """Lines that were written may not survive a power loss: an fsync failed, or another program changed the file."""
 
     code = "not_safe"
 
 
 class SeveralRowsError(DiskError):
-    """What stands after the last line break is more than one row: no crash leaves that, and it is not cut off."""
+    """More than one row follows the last line break. No crash causes that, so it is not cut off."""
 
     code = "lines_lost"
 
 
 def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The file in blocks of whole lines, each with the number of its first line, from 1.
+    """Read a file in blocks of whole lines. The file may grow meanwhile.
 
-    The file may grow meanwhile. A last line without its newline counts when it is whole JSON otherwise: a
-    proper prefix of a JSON object never is. A missing file has no blocks.
+    A last line without a newline counts if it is whole JSON: no proper prefix of a JSON object is.
+
+    Args:
+        path: the file; a missing one has no blocks.
+
+    Yields:
+        Line number of a block's first line, from 1, and the block.
 
     Raises:
-        BadLineError: a line is longer than any of ours.
+        BadLineError: a line is longer than 64 MiB.
         DiskError: the file cannot be read.
     """
     try:
         descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    number, begun = 1, bytearray()  # the line that is begun, and what was read of it
+    number, begun = 1, bytearray()  # number and beginning of the line that is not complete yet
     with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=0) as file:
         while piece := file.read(_BLOCK_READ_BYTES):
             end = piece.rfind(b"\n") + 1
@@ -97,27 +102,49 @@ def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line with its number; blank ones are left out. Otherwise as `read_blocks`.
+    """Read a file line by line, without blank lines.
+
+    Args:
+        path: the file; a missing one has no lines.
+
+    Yields:
+        Line number, from 1, and the line without its newline.
 
     Raises:
-        BadLineError, DiskError: as `read_blocks`.
+        BadLineError: as `read_blocks`.
+        DiskError: as `read_blocks`.
     """
     for first, block in read_blocks(path):
         yield from lines_of(first, block)
 
 
 def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines of a block whose first line has the number `first`; blank ones are left out."""
+    """Split a block into lines, without blank ones.
+
+    Args:
+        first: line number of the block's first line.
+        block: whole lines.
+
+    Yields:
+        Line number and line, without its newline.
+    """
     for number, line in enumerate(io.BytesIO(block), first):
         if not line.isspace():
             yield number, line
 
 
 def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
-    """Every line of `path` as `decode` reads it, with its number; otherwise as `read_lines`.
+    """Read and decode a file line by line, without blank lines.
+
+    Args:
+        path: the file; a missing one has no rows.
+        decode: parses a line; raises `NotJsonError` if it is invalid.
+
+    Yields:
+        Line number, from 1, and the decoded row.
 
     Raises:
-        BadLineError: `decode` raised `NotJsonError`.
+        BadLineError: a line is invalid or too long.
         DiskError: the file cannot be read.
     """
     for first, block in read_blocks(path):
@@ -125,14 +152,39 @@ def read_rows(path: Path, decode: Callable[[bytes], Row]) -> Iterator[tuple[int,
 
 
 def rows_in(paths: Iterable[Path], decode: Callable[[bytes], Row]) -> Iterator[Row]:
-    """The rows of several files, one after the other; otherwise as `read_rows`."""
+    """Read and decode several files, one after the other.
+
+    Args:
+        paths: the files; missing ones have no rows.
+        decode: parses a line; raises `NotJsonError` if it is invalid.
+
+    Yields:
+        The decoded rows.
+
+    Raises:
+        BadLineError: a line is invalid or too long.
+        DiskError: a file cannot be read.
+    """
     for path in paths:
         for _, row in read_rows(path, decode):
             yield row
 
 
 def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]) -> Iterator[tuple[int, Row]]:
-    """The rows of a block of `path`; otherwise as `read_rows`."""
+    """Decode the lines of a block.
+
+    Args:
+        path: the file, for the message.
+        first: line number of the block's first line.
+        block: whole lines.
+        decode: parses a line; raises `NotJsonError` if it is invalid.
+
+    Yields:
+        Line number and decoded row.
+
+    Raises:
+        BadLineError: a line is invalid.
+    """
     for number, line in lines_of(first, block):
         try:
             row = decode(line)
@@ -142,15 +194,15 @@ def rows_of(path: Path, first: int, block: bytes, decode: Callable[[bytes], Row]
 
 
 def follow_lines(path: Path, offset: int, most_bytes: int = 1 << 20) -> tuple[int, list[bytes]]:
-    """The whole lines of a growing file from a place on.
+    """Read the whole lines that were added to a growing file.
 
     Args:
-        path: of the file, which need not be there yet.
+        path: the file; it may be missing yet.
         offset: bytes that were read before; 0 for the beginning.
-        most_bytes: to be read at once, unless a single line is longer.
+        most_bytes: maximum bytes to read at once, unless a single line is longer.
 
     Returns:
-        The offset to go on from, and the lines without their ends.
+        The offset to continue from, and the lines without their newlines.
 
     Raises:
         DiskError: the file cannot be read.
@@ -180,22 +232,22 @@ def _is_whole(line: bytes) -> bool:
 
 
 class LineFile:
-    """A file that grows by whole lines. The caller holds the run's lock: nobody else writes it.
+    """An append-only file of whole lines. The caller holds the run's lock, so nobody else writes it.
 
-    Opening mends the end that a crash left: a torn last line is moved to `*.torn`, a missing newline added. The lines
-    found are made safe from a power loss, since others will be written that build on them. The file itself is locked
-    too: the run's lock is a name that somebody may have removed.
+    Opening repairs the end that a crash left: a torn last line is moved to `*.torn`, and a missing newline added. The
+    lines found are synced, because later lines build on them. The file itself is locked too, because somebody may
+    remove the run's lock file.
 
     Args:
-        path: created when it is not there.
+        path: the file; created if it is missing.
 
     Attributes:
-        torn_bytes: how much was moved to `*.torn`; 0 when nothing was.
+        torn_bytes: bytes that were moved to `*.torn`.
 
     Raises:
         RunInUseError: another process has it open for writing.
-        SeveralRowsError: its end is no torn line.
-        DiskError: it cannot be opened, read or mended.
+        SeveralRowsError: its end is more than one torn line.
+        DiskError: it cannot be opened, read or repaired.
     """
 
     def __init__(self, path: Path) -> None:
@@ -217,11 +269,14 @@ class LineFile:
         self._safe_size = self._size
 
     def append(self, lines: bytes) -> None:
-        """Write one or more lines, each with its newline; they survive the death of the process from then on.
+        """Write one or more lines. Once this returns they survive the death of the process, not yet a power loss.
+
+        Args:
+            lines: each with its newline, 64 MiB at most together.
 
         Raises:
-            DiskError: they could not be written. What had been written of them was cut off again, so that later
-                lines may be tried; where even that failed, every later line is refused.
+            DiskError: they could not be written. A part that was written is cut off again, so that later lines may be
+                tried; if even that failed, every later line is refused.
         """
         if self._unusable is not None:
             raise self._unusable
@@ -230,7 +285,7 @@ class LineFile:
         self._reach = max(self._reach, self._size + len(lines))
         try:
             written = os.write(self._descriptor, lines)
-            while written < len(lines):  # a disk that is getting full takes a part
+            while written < len(lines):  # a nearly full disk writes a part
                 written += os.write(self._descriptor, lines[written:])
         except OSError as error:
             failure = disk_error(f"{self.path} could not be written", error)
@@ -239,23 +294,23 @@ class LineFile:
         self._size += written
 
     def fsync(self) -> None:
-        """Make all lines survive a power loss. May be called from another thread than `append`.
+        """Sync all lines to disk, so that they survive a power loss. May be called from another thread than `append`.
 
         Raises:
-            NotSafeError: it failed, now or before. It is never tried again: the system may have dropped what it
-                could not write, and would then report success.
+            NotSafeError: it failed, now or earlier. It is never retried: the system may have dropped the data, and
+                would then report success.
         """
         self._unsafe = self._unsafe or self._fsync()
         if self._unsafe is not None:
             raise self._unsafe
 
     def sync(self) -> None:
-        """As `fsync`, and see that these lines are those that others find under the file's name.
+        """Sync all lines to disk, and check that the file under this name is still the one that was opened.
 
         Raises:
-            NotSafeError: as `fsync`; or somebody replaced or shortened the file.
+            NotSafeError: the sync failed, or the file was replaced or shortened.
         """
-        self._unsafe = self._unsafe or self._fsync() or self._look()
+        self._unsafe = self._unsafe or self._fsync() or self._check_identity()
         if self._unsafe is not None:
             raise self._unsafe
 
@@ -270,13 +325,13 @@ class LineFile:
         self._safe_size = expected_size
         return None
 
-    def _look(self) -> NotSafeError | None:
+    def _check_identity(self) -> NotSafeError | None:
         try:
             there = os.lstat(self.path)
         except OSError as error:
             return self._not_safe(error)
         is_ours = (there.st_dev, there.st_ino) == self._identity
-        if is_ours and self._safe_size <= there.st_size <= self._reach:  # looked at after the size: it only grows
+        if is_ours and self._safe_size <= there.st_size <= self._reach:  # read after the size, since it only grows
             return None
         how = "was extended" if is_ours and there.st_size > self._reach else "was replaced or shortened"
         return NotSafeError(
@@ -289,10 +344,10 @@ class LineFile:
         return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
 
     def close(self) -> None:
-        """Let go of the file.
+        """Close the file.
 
         Raises:
-            DiskError: the system tells only now of a write that failed, as network file systems do.
+            DiskError: the system reports an earlier write as failed only now, as network file systems do.
         """
         with explained(f"{self.path} could not be closed"):
             os.close(self._descriptor)
@@ -309,7 +364,7 @@ class LineFile:
     def _cut_back(self, failure: DiskError) -> None:
         try:
             os.ftruncate(self._descriptor, self._size)
-        except OSError:  # the torn line stays, and the next start mends it
+        except OSError:  # the torn line stays; the next start repairs it
             self._unusable = failure
 
     def _mend(self) -> int:
@@ -343,7 +398,7 @@ class LineFile:
 
 
 def _holds_several_rows(descriptor: int, start: int, end: int) -> bool:
-    """Does more than one row begin between two offsets? Within a JSON text these bytes cannot stand."""
+    """Whether more than one row begins between two offsets. Inside a JSON text these bytes cannot occur."""
     rows, before = 0, b""
     for at in range(start, end, _BLOCK_BYTES):
         block = before + os.pread(descriptor, min(_BLOCK_BYTES, end - at), at)
@@ -355,7 +410,7 @@ def _holds_several_rows(descriptor: int, start: int, end: int) -> bool:
 
 
 def _end_of_last_line(descriptor: int, size: int) -> int:
-    """The offset after the last newline; 0 where there is none."""
+    """The offset after the last newline; 0 if there is none."""
     end = size
     while end > 0:
         start = max(end - _BLOCK_BYTES, 0)

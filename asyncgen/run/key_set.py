@@ -20,10 +20,10 @@ _first_bits: Callable[[bytes], tuple[int]] = Struct(">Q8x").unpack  # half the t
 
 
 class KeySet:
-    """Keys that were added, never removed.
+    """A set of keys that only grows.
 
     Args:
-        expected: how many keys will come; more may.
+        expected: number of keys to make room for; more can be added.
     """
 
     __slots__ = ("_capacity", "_count", "_room", "_slots")
@@ -39,7 +39,14 @@ class KeySet:
         return self.has(number_of(key))
 
     def has(self, number: int) -> bool:
-        """True if the set contains a key whose first 64 bits are `number`."""
+        """Check for a key by its number.
+
+        Args:
+            number: first 64 bits of the key, as `number_of` gives them.
+
+        Returns:
+            Whether a key with these bits was added.
+        """
         slots, capacity = self._slots, self._capacity
         number = number or 1  # 0 marks an empty slot, here and below
         slot = number % capacity
@@ -50,8 +57,15 @@ class KeySet:
         return False
 
     def add(self, key: bytes) -> bool:
-        """Add a key of 16 bytes; False when it was there already."""
-        slots, capacity = self._slots, self._capacity  # as `add_number`, in one step: it is asked of every row
+        """Add a key.
+
+        Args:
+            key: 16 bytes.
+
+        Returns:
+            False if it was already there.
+        """
+        slots, capacity = self._slots, self._capacity  # `add_number` inlined: called for every row
         (number,) = _first_bits(key)
         number = number or 1
         slot = number % capacity
@@ -66,8 +80,15 @@ class KeySet:
         return True
 
     def add_number(self, number: int) -> bool:
-        """Add a key by its first 64 bits; False when it was there already."""
-        slots, capacity = self._slots, self._capacity  # in one step, too: it is asked of every sample
+        """Add a key by its number.
+
+        Args:
+            number: first 64 bits of the key, as `number_of` gives them.
+
+        Returns:
+            False if it was already there.
+        """
+        slots, capacity = self._slots, self._capacity  # inlined too: called for every sample
         number = number or 1
         slot = number % capacity
         while found := slots[slot]:
@@ -81,7 +102,14 @@ class KeySet:
         return True
 
     def add_all(self, numbers: Sequence[int]) -> bool:
-        """Add many keys at half the cost of one at a time; False, with a part of them added, when one was there."""
+        """Add many keys, in half the time of one at a time.
+
+        Args:
+            numbers: first 64 bits of each key.
+
+        Returns:
+            False if one was already there; the others may then be added in part.
+        """
         if self._count + len(numbers) > self._room:
             self._make_room(len(numbers) + self._count // 4)
         return self._fill(numbers)
@@ -114,6 +142,10 @@ class KeySet:
 
 
 def number_of(key: bytes) -> int:
-    """The first 64 bits of a key of 16 bytes."""
+    """Return the first 64 bits of a key.
+
+    Args:
+        key: 16 bytes.
+    """
     (number,) = _first_bits(key)
     return number

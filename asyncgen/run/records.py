@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the provider counted them; cached and reasoning tokens are parts of prompt and completion.
+    """Tokens as the provider counted them.
 
     Attributes:
-        cost_usd: what the provider says that it charged; unset, and not in a line, where it says nothing.
+        prompt_tokens: tokens of the prompt, cached ones included.
+        cached_tokens: part of the prompt tokens.
+        completion_tokens: tokens of the answer, reasoning included.
+        reasoning_tokens: part of the completion tokens.
+        cost_usd: what the provider says it charged; unset, and not in the line, if it says nothing.
     """
 
     prompt_tokens: int = 0
@@ -60,7 +64,14 @@ def _sum_of_costs(one: float | UnsetType, other: float | UnsetType) -> float | U
 
 
 def sum_of(usages: Iterable[Usage]) -> Usage:
-    """All of them together; much quicker than adding one by one."""
+    """Add up usages, much faster than with `+` one by one.
+
+    Args:
+        usages: any number of them.
+
+    Returns:
+        Their sum. Its cost is unset if every cost is.
+    """
     prompt = cached = completion = reasoning = 0
     cost_usd: float | UnsetType = UNSET
     for usage in usages:
@@ -91,7 +102,14 @@ _FINISH_REASONS = {
 
 
 def finish_reason_of(given: str) -> str:
-    """The finish reason by the name that OpenAI's API has for it; one that is not known, as it was given."""
+    """Translate a provider's finish reason to its name in OpenAI's API.
+
+    Args:
+        given: as the provider sent it.
+
+    Returns:
+        The name in OpenAI's API; an unknown reason unchanged.
+    """
     return _FINISH_REASONS.get(given.strip().casefold().replace("-", "_"), given)
 
 
@@ -153,10 +171,10 @@ class FailureError(msgspec.Struct, frozen=True, kw_only=True):
     """Why a request was given up on.
 
     Attributes:
-        type: our own class of failure, such as "bad_request", "refusal", "timeout".
-        code: the API's `error.code`, where there was one.
-        status: the HTTP status, where there was one.
-        message: the API's message, cleaned and cut; ours where it gave none.
+        type: asyncgen's class of the failure, such as "bad_request", "refusal" or "timeout".
+        code: the API's `error.code`; None if it sent none.
+        status: the HTTP status; None if there was no response.
+        message: the API's message, without control characters and shortened; ours if it sent none.
     """
 
     type: str
@@ -209,16 +227,28 @@ _decode_failure = decoder(Failure)
 
 
 def encode_line(row: Record | Failure) -> bytes:
-    """One JSON line, newline included.
+    """Encode a row as one JSON line, newline included.
+
+    Args:
+        row: a record or failure.
+
+    Returns:
+        The line in UTF-8.
 
     Raises:
-        ValueError: a text holds a lone surrogate, which UTF-8 cannot carry.
+        ValueError: a text has a lone surrogate, which UTF-8 cannot encode.
     """
     return _encode(row) + b"\n"
 
 
 def decode_record(line: bytes) -> Record:
-    """Read one line of `records.jsonl`.
+    """Parse a line of `records.jsonl`.
+
+    Args:
+        line: one line, with or without its newline.
+
+    Returns:
+        The record. Unknown fields are ignored.
 
     Raises:
         NotJsonError: the line is not JSON, or not a record.
@@ -227,5 +257,15 @@ def decode_record(line: bytes) -> Record:
 
 
 def decode_failure(line: bytes) -> Failure:
-    """Read one line of `failures.jsonl`; raises as `decode_record` does."""
+    """Parse a line of `failures.jsonl`.
+
+    Args:
+        line: one line, with or without its newline.
+
+    Returns:
+        The failure. Unknown fields are ignored.
+
+    Raises:
+        NotJsonError: the line is not JSON, or not a failure.
+    """
     return _decode_failure(line)

@@ -31,10 +31,11 @@ class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One decision on any number of answers: a line of `reviewed.jsonl`.
 
     Attributes:
-        id: names the line, so that it can be undone.
+        id: identifies the line, so that it can be undone.
         created: Unix seconds.
-        answers: key of a row to the digest of the answer that was judged.
-        of: the id of the line that an "undo" takes back.
+        action: what was decided.
+        answers: key of each row to the digest of the answer that was judged.
+        of: id of the line that an "undo" cancels; "" for other actions.
     """
 
     id: str
@@ -46,11 +47,11 @@ class Review(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Reviews:
-    """Where all decisions led to.
+    """The result of all decisions.
 
     Attributes:
-        rejected: key to the digest of the answer that was rejected.
-        seen: likewise, of answers that somebody looked at.
+        rejected: key of a row to the digest of its rejected answer.
+        seen: key of a row to the digest of its answer that somebody looked at.
         undoable: ids of the lines that can be undone, oldest first.
     """
 
@@ -59,7 +60,15 @@ class Reviews:
     undoable: tuple[str, ...] = ()
 
     def is_rejected(self, key: str, completion: str) -> bool:
-        """Whether somebody rejected this answer of the row."""
+        """Check whether somebody rejected an answer.
+
+        Args:
+            key: of the row.
+            completion: the answer; another answer to the same row is judged anew.
+
+        Returns:
+            Whether the last decision on this answer rejects it.
+        """
         found = self.rejected.get(key)
         return found is not None and found == answer_digest(completion)
 
@@ -71,22 +80,39 @@ _encode = msgspec.json.Encoder().encode
 
 
 def answer_digest(completion: str) -> str:
-    """What names an answer among those that a row may have had."""
+    """Return a short hash of an answer, which tells the answers of one row apart.
+
+    Args:
+        completion: the answer.
+    """
     return blake2b(completion.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def read_reviews(folder: Path) -> Reviews:
-    """What was decided in the run at `folder`; nothing where nobody looked yet.
+    """Read the decisions on a run.
+
+    Args:
+        folder: the run directory; without `reviewed.jsonl` there are no decisions.
+
+    Returns:
+        The last decision on each answer.
 
     Raises:
-        BadLineError: a line is no review.
+        BadLineError: a line is not a review.
         DiskError: the file cannot be read.
     """
     return folded(review for _, review in read_rows(folder / REVIEWED_NAME, decode_review))
 
 
 def folded(reviews: Iterable[Review]) -> Reviews:
-    """The last decision on each answer, without those that were undone."""
+    """Apply decisions in order.
+
+    Args:
+        reviews: the lines of the file.
+
+    Returns:
+        The last decision on each answer, without those that were undone.
+    """
     lines = list(reviews)
     undone = {review.of for review in lines if review.action == "undo"}
     rejected: dict[str, str] = {}
@@ -108,10 +134,14 @@ def folded(reviews: Iterable[Review]) -> Reviews:
 
 
 def add_review(folder: Path, review: Review) -> None:
-    """Append a decision; it is safe from a power loss when this returns.
+    """Append a decision, and sync it to disk.
+
+    Args:
+        folder: the run directory.
+        review: the decision.
 
     Raises:
-        RunInUseError: another page writes it at this moment.
+        RunInUseError: another page is writing the file at this moment.
         DiskError: it could not be written.
     """
     with closing(LineFile(folder / REVIEWED_NAME)) as file:

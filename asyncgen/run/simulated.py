@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 
 def count_simulated(path: Path) -> int:
-    """How many of the records in a file a simulation made up.
+    """Count the simulated records of a file, without decoding it.
+
+    Args:
+        path: a `records.jsonl`; a missing one has none.
+
+    Returns:
+        The number of simulated records.
 
     Raises:
-        BadLineError: a line is longer than any of ours.
+        BadLineError: a line is longer than 64 MiB.
         DiskError: the file cannot be read.
     """
     return sum(block.count(SIMULATED_MARK) for _, block in read_blocks(path))
@@ -32,18 +38,28 @@ def count_simulated(path: Path) -> int:
 
 @dataclass(slots=True)
 class SimulationCheck:
-    """Looks at records on their way to somebody else.
+    """Counts simulated records that pass through, and stops at the first unless they are allowed.
 
     Attributes:
-        allowed: made-up answers are wanted: this is a rehearsal.
-        found: made-up ones so far.
+        allowed: whether simulated answers may be passed on, as in a rehearsal.
+        found: simulated records so far.
     """
 
     allowed: bool
     found: int = 0
 
     def passing(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records, as they are; raises as `refuse_simulated` does when one was made up and is not wanted."""
+        """Pass records through.
+
+        Args:
+            records: any records.
+
+        Yields:
+            The same records.
+
+        Raises:
+            UsageError: a record is simulated, and that is not allowed (code `simulated`).
+        """
         rest = iter(records)
         for record in rest:
             if record.simulated:
@@ -54,14 +70,14 @@ class SimulationCheck:
 
 
 def refuse_simulated(made_up: int, *, allowed: bool) -> None:
-    """See that made-up answers are handed on only where that is wanted.
+    """Refuse to pass simulated answers on, unless that is allowed.
 
     Args:
-        made_up: how many of the answers are.
-        allowed: they are wanted: this is a rehearsal.
+        made_up: number of simulated answers.
+        allowed: whether they may be passed on.
 
     Raises:
-        UsageError: with the code "simulated"; they are not wanted.
+        UsageError: there are some, and it is not allowed (code `simulated`).
     """
     if made_up and not allowed:
         raise UsageError(

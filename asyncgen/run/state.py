@@ -35,15 +35,15 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     """The job that the rows belong to.
 
     Attributes:
-        name: the job's name; "" where it is not known (the file was rebuilt by `repair`).
-        folder: relative paths in `job.toml` start here.
-        file: the job file itself; "" for the built-in job.
+        name: the job's name; "" if it is unknown because `repair` rebuilt the file.
+        folder: folder that relative paths in `job.toml` start from.
+        file: path of the job file; "" for the built-in job.
         command: the command that resumes the run.
         generation_provider: the provider that answered last; selects the overlay of the generate tables.
         tuning_provider: the provider that tunes; selects the overlay of [dataset] and [finetune].
-        model: the one that answers.
+        model: the model that answers.
         fingerprint: part of the job to a short hash, to name what changed.
-        requests: rows of the job; 0 where generation never began.
+        requests: rows of the job; 0 if generation never began.
         twins: of `requests`, duplicates of another row, counted when the job was last enumerated completely.
         stale: records that are no longer in the job.
         stale_failures: failures that are no longer in the job.
@@ -69,10 +69,10 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens and USD of a run, over all invocations.
 
     Attributes:
-        usage: tokens, of records and of failures that were paid for.
-        cost_usd: at the prices known when the answers came.
-        unpriced: answers of a model without a known price, not in `cost_usd`.
-        unanswered_usd: upper bound of what attempts without an answer were charged; counts for the budget.
+        usage: tokens of records, and of failures that were paid for.
+        cost_usd: cost at the prices known when the answers arrived.
+        unpriced: answers of models without a known price, not in `cost_usd`.
+        unanswered_usd: upper bound of what attempts without an answer cost; counts towards the budget.
         records: lines of `records.jsonl` that are counted here; after a crash, the next start counts the rest.
     """
 
@@ -96,11 +96,11 @@ class MoveState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FoldState(msgspec.Struct, frozen=True, kw_only=True):
-    """Shards that are being merged, so that a crash meanwhile neither doubles a line nor counts its cost twice.
+    """A merge of shards under way, noted so that a crash neither doubles a line nor counts its cost twice.
 
     Attributes:
-        sizes: bytes that the run's own line files had before, by their names.
-        done: their lines and their spend are the run's now; what is left is to remove the shards' files.
+        sizes: name of each of the run's own line files to its size in bytes before the merge.
+        done: whether lines and spend are merged; only the shards' files are left to remove.
     """
 
     sizes: dict[str, int]
@@ -108,12 +108,12 @@ class FoldState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerState(msgspec.Struct, frozen=True, kw_only=True):
-    """A server that was asked for rows of the run.
+    """A server that answered rows of the run.
 
     Attributes:
-        provider: its profile.
-        host: of its address, with the port; "" for the local server that asyncgen starts itself.
-        simulated: its answers say that they are made up.
+        provider: name of its profile.
+        host: host and port of its address; "" for the local server that asyncgen starts itself.
+        simulated: whether it is a simulation.
     """
 
     provider: str
@@ -122,12 +122,12 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The attempts of a row that has no line yet, so that retry limits hold across invocations.
+    """The attempts of a row that has no line yet, kept so that retry limits hold across invocations.
 
     Attributes:
         attempts: HTTP calls.
         failed: attempts without an answer, except those refused by a rate limit.
-        maybe_paid: failed attempts for which the provider may have charged.
+        maybe_paid: failed attempts that the provider may have charged for.
         forgiven: of `maybe_paid`, those excused by --retry-failed.
     """
 
@@ -141,7 +141,14 @@ UNTRIED = Tried(attempts=0)
 
 
 class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that `prepare` wrote."""
+    """A file that `prepare` wrote.
+
+    Attributes:
+        name: file name in the run directory.
+        sha256: hexadecimal hash of its content.
+        samples: number of lines.
+        bytes: size.
+    """
 
     name: str
     sha256: str
@@ -155,15 +162,15 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         files: `train.jsonl`, and `validation.jsonl` if there is one.
         format: "chat" or "completion".
-        separator: ends every prompt of the completion format, so that `complete` can add it.
-        ending: ends every completion of the completion format: the stop.
-        system: the first message of every chat sample, so that `complete` can add it.
-        validation: share of the combinations on the validation side, from 0 to 1.
-        seed: of the split.
+        separator: ends every prompt of the completion format; `complete` adds it to prompts.
+        ending: ends every completion of the completion format; `complete` sends it as the stop sequence.
+        system: first message of every chat sample; None if there is none.
+        validation: share of the combinations in the validation split, from 0 to 1.
+        seed: seed of the split.
         turn: number of the start that the split uses; see `dataset.split`.
-        ranks: the values of each axis in the order in which the split first met them, so that no sample changes
-            its side when values are added.
-        simulated: samples that a simulation made up.
+        ranks: values of each axis in the order in which the split first met them, so that added values move no sample
+            to the other split.
+        simulated: number of simulated samples.
     """
 
     files: list[DatasetFile]
@@ -179,7 +186,15 @@ class DatasetState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UploadState(msgspec.Struct, frozen=True, kw_only=True):
-    """A file at a provider; not uploaded again for the same bytes."""
+    """A file at a provider, noted so that the same bytes are uploaded once.
+
+    Attributes:
+        provider: name of the profile.
+        base_url: the provider's address.
+        sha256: hexadecimal hash of the content.
+        file_id: the provider's id.
+        purpose: as in the API.
+    """
 
     provider: str
     base_url: str
@@ -193,10 +208,17 @@ class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         intent: our own id, sent as the job's metadata or suffix, to find the job after a crash.
-        job_id: None between the intent and the answer.
+        provider: name of the profile.
+        base_url: the provider's address.
+        model: the model that is tuned.
+        training_file: the provider's id of the file.
+        validation_file: the provider's id of the file; None if there is none.
+        suffix: part of the tuned model's name; None for the provider's choice.
+        created: Unix seconds.
+        job_id: the provider's id; None until its answer arrives.
         status: as the provider's API names it; "" before the first answer.
-        last_event: the id of the newest event in `events.jsonl`.
-        tuned_model: once it succeeded.
+        last_event: id of the newest event in `events.jsonl`; None before the first.
+        tuned_model: its name; None until the job succeeds.
         order: hash of the order, files included, so that the same job is not created twice.
     """
 
@@ -216,21 +238,23 @@ class FinetuningState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchState(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch of requests at a provider; its files are in `batches/`, named by its intent.
+    """A batch of requests at a provider. Its files are in `batches/`, named by its intent.
 
     Attributes:
         intent: our own id, sent as metadata, to find the batch after a crash.
-        model: that is asked.
+        provider: name of the profile.
+        base_url: the provider's address.
+        model: the model that is asked.
         requests: number of requests.
         created: Unix seconds at which its files were written.
-        held_usd: reserved from the budget, if there is one.
-        file_id: its input at the provider; None before the upload was answered.
-        batch_id: None between the intent and the answer.
-        status: as the provider's API names it; "" before the first answer; `FOUND_AGAIN` where `repair` made the
-            note from the batch's files, `UNNOTED` where a start did: the batch may have been sent, or not.
+        held_usd: USD reserved from the budget; 0 without a budget.
+        file_id: the provider's id of the input file; None before it is uploaded.
+        batch_id: the provider's id; None until its answer arrives.
+        status: as the provider's API names it; "" before the first answer. `FOUND_AGAIN` if `repair`, and `UNNOTED` if
+            a start, made this note from the batch's files: the batch may have been sent, or not.
         answered: requests that the provider has answered so far.
-        failed: requests that the provider could not answer, so far.
-        collected: its answers are in `records.jsonl` and `failures.jsonl`, and its keys are released.
+        failed: requests that the provider could not answer so far.
+        collected: whether its answers are in `records.jsonl` and `failures.jsonl`, and its keys released.
     """
 
     intent: str
@@ -249,17 +273,21 @@ class BatchState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole of `run.json`; change it with `msgspec.structs.replace`.
+    """The whole of `run.json`. Change it with `msgspec.structs.replace`.
 
     Attributes:
-        version: of this form.
-        asyncgen: the release that wrote it last.
-        tried: key of a row that has no line yet to what was done for it.
-        servers: that were asked, the newest last.
-        move: of records, where one was begun and not ended.
-        fold: of shards, likewise.
-        finetuning: jobs, the newest last.
-        batches: the newest last.
+        version: version of the file format.
+        asyncgen: release that wrote it last.
+        job: the job that the rows belong to.
+        spend: tokens and USD, over all invocations.
+        tried: key of a row without a line to its attempts.
+        servers: servers that were asked, newest last.
+        move: a move of records under way; None if there is none.
+        fold: a merge of shards under way; None if there is none.
+        dataset: the dataset as prepared last; None before `prepare`.
+        uploads: files at providers.
+        finetuning: fine-tuning jobs, newest last.
+        batches: batches, newest last.
     """
 
     version: int = VERSION
@@ -277,7 +305,15 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_shards(state: RunState, shards: Sequence[RunState]) -> RunState:
-    """The state of a run with that of its shards added: what was spent, twins, what was tried, and who was asked."""
+    """Add the states of shards to that of their run.
+
+    Args:
+        state: of the run.
+        shards: states of shards that are not merged yet.
+
+    Returns:
+        The run's state with the spend, duplicates, attempts and servers of all.
+    """
     spend, twins, tried = state.spend, state.job.twins, dict(state.tried)
     servers = {(each.provider, each.host): each for each in state.servers}
     for shard in shards:
@@ -312,12 +348,18 @@ _decode_state = decoder(RunState)
 
 
 def read_state(path: Path) -> RunState:
-    """The state in the file `path`.
+    """Read a `run.json`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
 
     Raises:
-        FileNotFoundError: there is none.
-        AsyncgenError: it is not ours, is damaged, or was written by a newer release.
-        DiskError: it cannot be read.
+        FileNotFoundError: there is no such file.
+        AsyncgenError: it was written by a newer release.
+        DiskError: it is damaged, was not written by asyncgen, or cannot be read.
     """
     content = read_whole(path, _MAX_BYTES)
     try:
@@ -336,10 +378,10 @@ def read_state(path: Path) -> RunState:
 
 
 def _sound(state: RunState) -> RunState:
-    """The state, when everything in it can be; types and ranges were looked at before.
+    """Return the state if its parts fit together; types and ranges have been checked before.
 
     Raises:
-        NotJsonError: it cannot.
+        NotJsonError: they do not.
     """
     usage = state.spend.usage
     if min(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, usage.reasoning_tokens) < 0:
@@ -351,10 +393,14 @@ def _sound(state: RunState) -> RunState:
 
 
 def write_state(path: Path, state: RunState) -> None:
-    """Put `state` in the place of what the file holds, in one step.
+    """Replace a `run.json` atomically.
+
+    Args:
+        path: the file.
+        state: its new content.
 
     Raises:
-        DiskError: it could not be written; the file is as it was.
+        DiskError: it could not be written; the file is unchanged.
     """
     with replacing(path) as file:
         file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")

@@ -20,7 +20,7 @@ from asyncgen.errors import DiskError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_LONGEST_NAME = 230  # bytes, of the 255 that file systems take
+_LONGEST_NAME = 230  # bytes, of the 255 that file systems allow
 _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[0-9]+\.tmp")
 
 _NEXT_STEP = {
@@ -35,11 +35,14 @@ _NEXT_STEP = {
 
 
 def disk_error(doing: str, error: OSError) -> DiskError:
-    """The operating system's refusal in our form.
+    """Turn an error of the operating system into a DiskError.
 
     Args:
-        doing: what could not be done, such as "runs/x/records.jsonl could not be written".
-        error: what the system answered.
+        doing: what failed, such as "runs/x/records.jsonl could not be written".
+        error: the system's error.
+
+    Returns:
+        The error with the system's reason, and a next step for the common ones.
     """
     help_text = _NEXT_STEP.get(error.errno or 0)
     return DiskError(doing, cause=error.strerror or str(error), help_text=help_text)
@@ -47,13 +50,14 @@ def disk_error(doing: str, error: OSError) -> DiskError:
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Turn what the operating system refuses in the block into our form.
+    """Turn an OSError of the block into a DiskError.
 
     Args:
-        doing: what then could not be done, as for `disk_error`.
+        doing: what then failed, as for `disk_error`.
+
 
     Raises:
-        DiskError: the system refused something.
+        DiskError: the system reported an error.
     """
     try:
         yield
@@ -62,14 +66,21 @@ def explained(doing: str) -> Iterator[None]:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of a regular file; created with the user's mask when `flags` say so.
+    """Open a regular file, and nothing else.
+
+    Args:
+        path: the file.
+        flags: as for `os.open`; a created file gets the permissions of the user's mask.
+
+    Returns:
+        Its descriptor.
 
     Raises:
-        FileNotFoundError: it is not there, and `flags` do not create it.
-        DiskError: it is a link, a pipe, a folder or a device, or may not be opened.
+        FileNotFoundError: it is missing, and `flags` do not create it.
+        DiskError: it is a link, a pipe, a folder or a device, or cannot be opened.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe would wait for its other end for ever.
+        # Without O_NONBLOCK, opening a pipe would wait for its other end forever.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:
         raise
@@ -97,10 +108,17 @@ def _irregular(path: Path) -> DiskError:
 
 
 def read_whole(path: Path, max_bytes: int) -> bytes:
-    """The content of a small regular file.
+    """Read a small regular file.
+
+    Args:
+        path: the file.
+        max_bytes: maximum size.
+
+    Returns:
+        Its content.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it is missing.
         DiskError: it is not a regular file, is larger than `max_bytes`, or cannot be read.
     """
     descriptor = open_regular(path, os.O_RDONLY)
@@ -112,10 +130,13 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
 
 
 def make_safe(path: Path) -> None:
-    """Make what a file holds survive a power loss; one that is not there needs nothing.
+    """Sync a file to disk, so that it survives a power loss.
+
+    Args:
+        path: the file; a missing one is ignored.
 
     Raises:
-        DiskError: it cannot be opened, or made safe.
+        DiskError: it cannot be opened or synced.
     """
     try:
         descriptor = open_regular(path, os.O_RDONLY)
@@ -129,7 +150,11 @@ def make_safe(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names created or renamed in `folder` survive a power loss."""
+    """Sync a folder to disk, so that names created or renamed in it survive a power loss.
+
+    Args:
+        folder: the folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -139,13 +164,19 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; it takes the place of `path` in one step when the block ends without an error.
+    """Write a file that replaces `path` atomically when the block ends without an error.
 
-    Until then, and whenever the process dies, `path` holds what it held before. A link stays one: the file that it
-    leads to is replaced.
+    Until then, and if the process dies, `path` keeps its content. If it is a link, the file that it leads to is
+    replaced.
+
+    Args:
+        path: the file to replace or create.
+
+    Yields:
+        The open file, for the new content.
 
     Raises:
-        DiskError: it is a pipe, a folder or a device, or could not be written; what was there is unchanged.
+        DiskError: `path` is a pipe, a folder or a device, or could not be written; its content is unchanged.
     """
     path = _replaceable(path)
     temporary = temporary_for(path)
@@ -164,30 +195,33 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _replaceable(path: Path) -> Path:
-    """The regular file that `path` is or leads to, or that is to be made.
+    """The regular file that `path` is or leads to, or that is to be created.
 
     Raises:
-        DiskError: something else stands there.
+        DiskError: it is not a regular file.
     """
     with explained(f"{path} could not be written"):
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise _irregular(path)
         except FileNotFoundError:
-            pass  # a link that leads nowhere yet may lead to a new file
+            pass  # the target of a dangling link may be created
         return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextmanager
 def replacing_together(paths: Sequence[Path], before: Callable[[], object]) -> Iterator[list[BinaryIO]]:
-    """As `replacing`, of several files in one folder: all of them are whole before the first takes its place.
+    """Write several files of one folder; all of them are complete before the first is replaced.
 
     Args:
-        paths: what is replaced.
-        before: called when all are whole; notes, where somebody keeps a note of them, that they are about to change.
+        paths: the files to replace or create.
+        before: called when all are complete and none is replaced yet, to note that they are about to change.
+
+    Yields:
+        The open files, in the order of `paths`.
 
     Raises:
-        DiskError: as `replacing`; what could not be written any more is unchanged.
+        DiskError: as `replacing`; files that were not replaced yet keep their content.
     """
     paths = [_replaceable(path) for path in paths]
     temporaries = [temporary_for(path) for path in paths]
@@ -215,22 +249,29 @@ def replacing_together(paths: Sequence[Path], before: Callable[[], object]) -> I
 
 
 def temporary_for(path: Path) -> Path:
-    """Where the new content of `path` stands until it is whole; two processes do not share one."""
+    """Name the temporary file for the new content of a file. No two processes share one.
+
+    Args:
+        path: the file that will be replaced.
+
+    Returns:
+        A path in the same folder.
+    """
     name = path.name
-    if len(name.encode()) > _LONGEST_NAME:  # with what is added it would be too long for a file's name
+    if len(name.encode()) > _LONGEST_NAME:  # with prefix and suffix it would be too long
         name = blake2b(name.encode(), digest_size=16).hexdigest()
     return path.with_name(f".{name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
-    """Remove temporary files of processes that were killed; only for the holder of the folder's lock.
+    """Remove temporary files of processes that were killed. Only for the holder of the folder's lock.
 
     Args:
-        folder: a real one; where a link stands nothing is removed.
-        is_ours: is this the name of a file that asyncgen writes there? Those of others are left alone.
+        folder: the folder; if it is a link nothing is removed.
+        is_ours: whether a name is that of a file that asyncgen writes there; other files are left alone.
 
     Raises:
-        DiskError: the folder cannot be read, or a file in it not be removed.
+        DiskError: the folder cannot be read, or a file cannot be removed.
     """
     if folder.is_symlink():
         return
