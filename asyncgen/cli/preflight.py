@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import JobOrder, check_order, with_defaults
-from asyncgen.finetune.source import model_to_tune
+from asyncgen.finetune.source import model_to_tune, order_of
 from asyncgen.providers.choose import Where, addressed_endpoint, named_address
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 
@@ -45,15 +45,7 @@ class Ahead:
     def order(self) -> JobOrder:
         """The fine-tuning job that will be asked for; raises UsageError where no model is known."""
         settings = self.opened.file.job(self.generation.profile.name, self.tuning.profile.name).finetune
-        return JobOrder(
-            model=model_to_tune(self.tuning, self.model or settings.model),
-            method=settings.method,
-            suffix=settings.suffix,
-            seed=settings.seed,
-            hyperparameters=settings.hyperparameters,
-            metadata=settings.metadata,
-            integrations=settings.integrations,
-        )
+        return order_of(model_to_tune(self.tuning, self.model or settings.model), settings)
 
 
 def tuning_where(opened: OpenedJob, where: Where) -> Where:

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 _TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
 
+def order_of(model: str, settings: FinetuneSettings) -> JobOrder:
+    """The job that tunes `model` by the settings of [finetune]."""
+    return JobOrder(
+        model=model,
+        method=settings.method,
+        suffix=settings.suffix,
+        seed=settings.seed,
+        hyperparameters=settings.hyperparameters,
+        metadata=settings.metadata,
+        integrations=settings.integrations,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TuningSource:
     """A dataset, and what is known of the job to create from it.
@@ -48,15 +61,7 @@ class TuningSource:
 
     def order(self, settings: FinetuneSettings) -> JobOrder:
         """The job to be created, by these settings."""
-        return JobOrder(
-            model=self.model,
-            method=settings.method,
-            suffix=settings.suffix,
-            seed=settings.seed,
-            hyperparameters=settings.hyperparameters,
-            metadata=settings.metadata,
-            integrations=settings.integrations,
-        )
+        return order_of(self.model, settings)
 
 
 def find_source(
