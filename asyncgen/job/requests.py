@@ -25,6 +25,7 @@ import msgspec
 import orjson
 
 from asyncgen.job.answers import AS_TEXT, AnswerItem, AnswerReader
+from asyncgen.job.cells import stable_json
 from asyncgen.job.template import ANSWER, Placeholder, Template, field_of, parse
 from asyncgen.json_text import NotJsonError, decode_json, decoder
 from asyncgen.run.jsonl import rows_in
@@ -471,7 +472,7 @@ def _literal(template: Template, example: Example) -> Template:
 
 
 def _json(value: object) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return stable_json(value, sort_keys=True)
 
 
 def fingerprint(job: Job, model: str, combinations: Combinations) -> dict[str, str]:
