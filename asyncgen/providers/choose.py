@@ -75,7 +75,7 @@ def choose_generation(
     Args:
         where: the flags.
         named_in_job: `generate.provider` of the job file; "auto" if it names none.
-        environment: contains keys, and addresses of providers.
+        environment: environment variables, with keys and addresses.
         profiles: the known providers; None for the built-in ones and the user's own in this folder.
 
     Returns:
@@ -129,7 +129,15 @@ def _own_places(profile: Profile, environment: Mapping[str, str]) -> set[tuple[s
 
 
 def is_same_place(address: str, other: str) -> bool:
-    """True if both addresses have the same host and port."""
+    """Compare two addresses by host and port.
+
+    Args:
+        address: a URL.
+        other: another one.
+
+    Returns:
+        Whether both lead to the same host and port; False if one has no host.
+    """
     return host_and_port(address) == host_and_port(other) != ("", None)
 
 
@@ -175,11 +183,14 @@ def choose_tuner(
 
     Args:
         where: the flags.
-        environment: contains keys, and addresses of providers.
+        environment: environment variables, with keys and addresses.
         profiles: the known providers; None for the built-in ones and the user's own in this folder.
 
+    Returns:
+        The choice, with the reason for it.
+
     Raises:
-        UsageError: it does not tune.
+        UsageError: the named provider does not tune.
     """
     profiles = profiles_here(environment) if profiles is None else profiles
     choice = choose_generation(where, AUTO, environment, profiles)
@@ -196,15 +207,32 @@ def _that_tunes(choice: ProviderChoice, profiles: Mapping[str, Profile]) -> Prov
 
 
 def profiles_here(environment: Mapping[str, str] = os.environ) -> Mapping[str, Profile]:
-    """The built-in profiles and the user's own in this folder, for commands without a job file."""
+    """Load the built-in profiles and the user's own in this folder, for commands without a job file.
+
+    Args:
+        environment: for XDG_CONFIG_HOME and HOME.
+
+    Returns:
+        Name to profile.
+
+    Raises:
+        UsageError: a `providers.toml` cannot be read or is wrong.
+    """
     return load_profiles(Path(), environment)
 
 
 def named_profile(name: str, profiles: Mapping[str, Profile] | None = None) -> Profile:
-    """The profile of that name.
+    """Find a profile by its name.
+
+    Args:
+        name: of the provider.
+        profiles: the known providers; None for the built-in ones and the user's own in this folder.
+
+    Returns:
+        The profile.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none of that name; the message suggests the nearest one.
     """
     profiles = profiles_here() if profiles is None else profiles
     if name not in profiles:
@@ -217,7 +245,15 @@ def named_profile(name: str, profiles: Mapping[str, Profile] | None = None) -> P
 
 
 def named_address(profile: Profile, where: Where, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The first address of a provider: from the flag, its variable or its profile; None if there is none yet.
+    """Find the first address of a provider: from the flag, its variable, or its profile.
+
+    Args:
+        profile: of the provider.
+        where: the flags.
+        environment: environment variables.
+
+    Returns:
+        The address, normalised; None if none is set, as for the local server before it starts.
 
     Raises:
         UsageError: the text given is not an address.
@@ -235,7 +271,7 @@ def _addresses(profile: Profile, where: Where, environment: Mapping[str, str]) -
 
 
 def _ending_in(address: Address, path: str) -> Address:
-    """The address completed to the path in which all addresses of this provider end."""
+    """Complete the address to the path in which all addresses of this provider end."""
     if not path or address.base_url.endswith(path):
         return address
     first = path.split("/")[1]
@@ -245,17 +281,20 @@ def _ending_in(address: Address, path: str) -> Address:
 def addressed_endpoint(
     choice: ProviderChoice, where: Where, model: str, environment: Mapping[str, str] = os.environ
 ) -> Endpoint:
-    """The endpoint of a provider that has an address.
+    """Make the endpoint of a provider that has an address.
 
     Args:
         choice: the provider.
         where: the flags.
-        model: to ask.
-        environment: contains keys, and addresses of providers.
+        model: the model to ask; "" if none is asked.
+        environment: environment variables, with keys and addresses.
+
+    Returns:
+        The endpoint. Nothing has been connected.
 
     Raises:
-        UsageError: there is no address, or a key may not be sent to it.
-        AuthError: there is no key where one is needed, or it cannot be sent.
+        UsageError: there is no address, or the key must not be sent to it unencrypted.
+        AuthError: a key is needed and missing, or contains characters that no header can carry.
     """
     profile = choice.profile
     found = _addresses(profile, where, environment)
@@ -291,7 +330,7 @@ def _key(profile: Profile, where: Where, addresses: Sequence[str], environment: 
 
 
 def _headers_of_openai(profile: Profile, addresses: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """What OpenAI's own clients read from the environment: for OpenAI's addresses alone.
+    """The headers that OpenAI's own clients take from the environment, for OpenAI's addresses alone.
 
     Source: openai-python, `lib/_client_auth.py`: OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_CUSTOM_HEADERS.
     """
@@ -309,7 +348,15 @@ def _headers_of_openai(profile: Profile, addresses: Sequence[str], environment: 
 
 
 def requested_model(profile: Profile, named: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The model to ask: the one named, else the provider's default.
+    """Choose the model to ask.
+
+    Args:
+        profile: of the provider.
+        named: by a flag or the job file; None for the provider's default.
+        environment: for ASYNCGEN_MODEL_PATH.
+
+    Returns:
+        The name of the model.
 
     Raises:
         UsageError: none was named, and the provider has no default.
@@ -324,7 +371,15 @@ def requested_model(profile: Profile, named: str | None, environment: Mapping[st
 
 
 def own_local_model(profile: Profile, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The name of the user's own model on the local server; None if that serves the small model."""
+    """Find the name of the user's own model on the local server.
+
+    Args:
+        profile: of the provider.
+        environment: for ASYNCGEN_MODEL_PATH.
+
+    Returns:
+        The name; None if the provider is not `local`, or serves the small model.
+    """
     path = environment.get("ASYNCGEN_MODEL_PATH")
     if profile.name != LOCAL or not path:
         return None
@@ -337,17 +392,21 @@ def own_local_model(profile: Profile, environment: Mapping[str, str] = os.enviro
 async def open_endpoint(
     choice: ProviderChoice, where: Where, model: str, say: Callable[[str], None]
 ) -> AsyncIterator[Endpoint]:
-    """Open the endpoint of a stage; the local server is kept running until the block ends.
+    """Open the endpoint of a stage. The local server is started if necessary, and kept running until the block ends.
 
     Args:
         choice: the provider that answers or tunes.
         where: the flags.
-        model: to ask; "" if no model is asked.
+        model: the model to ask; "" if none is asked.
         say: called with what was chosen and why, and with remarks for the user.
 
+    Yields:
+        The endpoint.
+
     Raises:
-        UsageError: there is no address, or a key may not be sent to it.
-        AuthError: there is no key where one is needed.
+        UsageError: there is no address, or the key must not be sent to it unencrypted.
+        AuthError: a key is needed and missing.
+        AsyncgenError: the local server does not start.
     """
     if choice.profile.name == LOCAL and named_address(choice.profile, where) is None:
         from asyncgen.providers.local_server import local_server  # noqa: PLC0415 - needs aiohttp

@@ -30,7 +30,7 @@ _REDACTED = "***"
 
 
 class Secret:
-    """A string whose repr and str never show it; `reveal` is called where it goes on the wire, nowhere else.
+    """A string that its repr and str never show.
 
     Args:
         value: the secret itself.
@@ -41,15 +41,16 @@ class Secret:
 
     def __init__(self, value: str, source: str) -> None:
         self._value = value
-        # Plain, percent-encoded as in URLs, and escaped as in JSON; mostly all the same.
+        # Plain, percent-encoded as in URLs, and escaped as in JSON; usually all the same.
         self._forms = {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]} if value else set()
         self.source = source
 
     def reveal(self) -> str:
+        """The secret itself. Called only where it is put into a request."""
         return self._value
 
     def hint(self) -> str:
-        """Enough to tell two keys apart: the last four characters of a long one."""
+        """The last four characters of a long secret, to tell two keys apart; "" for a short one."""
         return f"…{self._value[-4:]}" if len(self._value) >= 12 else "(short)"  # noqa: PLR2004 - shorter keys would be half shown
 
     def __repr__(self) -> str:
@@ -62,16 +63,16 @@ class Secret:
 
 
 def redacted(text: str, secret: Secret | None) -> str:
-    """A text from outside without the secret that it may quote.
+    """Remove a secret from a text from outside, which may quote it.
 
-    To be called on the whole text, before it is cut: a part of a secret that a cut leaves would not be found any more.
+    Call it on the whole text before shortening it: a secret that was cut in two would not be found.
 
     Args:
-        text: of a reply or a header, as it came.
-        secret: None where none was sent.
+        text: a reply or a header.
+        secret: the secret that was sent; None if none was.
 
     Returns:
-        The text, the secret replaced as it is, percent-encoded (as an address holds it) and escaped (as JSON holds it).
+        The text with the secret replaced, whether plain, percent-encoded (as in URLs) or escaped (as in JSON).
     """
     if secret is not None:
         for form in secret._forms:  # noqa: SLF001 - no other module is to see them
@@ -97,12 +98,13 @@ class Endpoint:
     """An address with everything that a request to it needs.
 
     Attributes:
-        profile: of its provider.
+        profile: of the provider.
         base_url: up to and including the version, without a trailing slash.
-        key: None if none is needed.
+        key: the API key; None if none is sent.
+        model: the model to ask; "" if none is asked.
         why: the reason for the choice, for the first line on stderr.
-        remarks: on address and key, for the user, a sentence each.
-        headers: sent with every request, beside the key's.
+        remarks: sentences for the user about address and key.
+        headers: sent with every request, in addition to the key's.
         others: further addresses of the same provider, among which requests of a generation are balanced.
     """
 
@@ -117,7 +119,7 @@ class Endpoint:
 
     @property
     def place(self) -> str:
-        """The provider or host, for questions and messages."""
+        """Name of the provider, or of the host, for questions and messages."""
         return place_words(self.profile, self.base_url)
 
 
@@ -130,7 +132,15 @@ class Address:
 
 
 def place_words(profile: Profile, base_url: str | None) -> str:
-    """Who is asked: a provider by its title where its own host is asked, else the host."""
+    """Name the server that is asked, for messages.
+
+    Args:
+        profile: of the provider.
+        base_url: its address; None for that of the profile.
+
+    Returns:
+        The provider's title if the address is its own, else the host.
+    """
     if base_url is None or profile.name == LOCAL:
         return profile.title
     if profile.base_url and host_and_port(profile.base_url) == host_and_port(base_url):
@@ -148,20 +158,30 @@ def host_and_port(address: str) -> tuple[str, int | None]:
 
 
 def is_loopback(base_url: str) -> bool:
-    """True if the address is literally this machine's; a name is never resolved, since its address may change."""
+    """Check whether an address is this machine's, without resolving names, which may change.
+
+    Args:
+        base_url: the address.
+
+    Returns:
+        Whether its host is `localhost`, a loopback address, or unspecified (`0.0.0.0`, `::`).
+    """
     host, _ = host_and_port(base_url)
     return is_loopback_host(host) or host in _UNSPECIFIED
 
 
 def read_address(text: str, given_by: str = "--base-url") -> Address:
-    """An address as a user gives it.
+    """Parse and normalise an address that a user typed.
 
     Args:
-        text: with or without blanks around it, a slash or an endpoint at its end.
-        given_by: the flag, variable or file that gave it, for messages.
+        text: the address; blanks, a trailing slash and a pasted endpoint such as `/chat/completions` are removed.
+        given_by: the flag, variable or file that it is from, for messages.
+
+    Returns:
+        The address, and a remark if it was changed.
 
     Raises:
-        UsageError: it is no address of an API, or carries a user name, a password or a query.
+        UsageError: it is not the address of an API, or has a user name, a password or a query.
     """
     text = text.strip()
     parts = _split(text, given_by)
@@ -186,7 +206,7 @@ def _split(text: str, given_by: str) -> SplitResult:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        # Without the @, a password is in the place of the port.
+        # Without the @, a password is where the port should be.
         raise _no_address("", given_by, "its host or its port cannot be") from None
     if parts.scheme not in _DEFAULT_PORTS:
         if _looks_bare(text):
@@ -229,7 +249,7 @@ def _no_address(text: str, given_by: str, cause: str | None = None, suggestion: 
 
 
 def _shown(text: str) -> str:
-    """An address that is none, without what may be a secret in it."""
+    """A text that is not an address, without what may be a secret in it."""
     if not re.search(r"[./:]", text):
         return "what is there"  # a single word may be a key in the wrong place
     without_user = re.sub(r"^.*@", "***@", text, flags=re.DOTALL)
@@ -237,12 +257,19 @@ def _shown(text: str) -> str:
 
 
 def _looks_bare(text: str) -> bool:
-    """A host with or without port and path, and nothing else."""
+    """Whether the text is a host, with or without port and path."""
     return bool(_BARE.fullmatch(text))
 
 
 def near_address(base_url: str) -> str | None:
-    """The address that was probably meant, for one that answers but is no API; None without a good guess."""
+    """Guess the right address, for one that answers but is not that of an API.
+
+    Args:
+        base_url: the address that was used.
+
+    Returns:
+        A suggestion for the user; None without a good guess.
+    """
     if not re.search(r"/v\d", base_url):  # as in nearly all API addresses
         return f"--base-url {base_url}/v1 may be meant"
     if _ENDPOINTS.search(base_url):
@@ -263,6 +290,10 @@ def header_fault(name: str, value: str) -> str | None:
 
 def refuse_clear_key(base_url: str, profile: Profile) -> None:
     """Check that a key does not leave this machine unencrypted, unless the user's profile allows it.
+
+    Args:
+        base_url: the address.
+        profile: of the provider.
 
     Raises:
         UsageError: it would.
@@ -290,10 +321,17 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def key_from_variable(profile: Profile, environment: Mapping[str, str]) -> Secret | None:
-    """The key in the provider's variable; None where there is none.
+    """Read the key from the provider's environment variable.
+
+    Args:
+        profile: of the provider.
+        environment: environment variables.
+
+    Returns:
+        The key; None if the variable is not set.
 
     Raises:
-        AuthError: what is there cannot be sent.
+        AuthError: the value cannot be a key.
     """
     variable = profile.key_variable
     value = environment.get(variable, "").strip() if variable else ""
@@ -301,10 +339,16 @@ def key_from_variable(profile: Profile, environment: Mapping[str, str]) -> Secre
 
 
 def key_from_file(path: Path) -> Secret:
-    """The key in a file, alone or with blanks around it.
+    """Read a key from a file that contains nothing else but blanks around it.
+
+    Args:
+        path: the file, in UTF-8.
+
+    Returns:
+        The key.
 
     Raises:
-        AuthError: it cannot be read, or holds no key.
+        AuthError: the file cannot be read, or does not contain a key.
     """
     help_text = "a key file holds the key alone, on one line"
     try:
@@ -326,7 +370,17 @@ def key_from_file(path: Path) -> Secret:
 
 
 def key_file_warning(path: Path) -> str | None:
-    """What is to be said of a key file that others on this machine can read; None where they cannot."""
+    """Check that only the user can read a key file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A warning for the user; None if nobody else can read the file.
+
+    Raises:
+        OSError: the file is missing.
+    """
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
         return f"warning: others on this machine can read {path}; `chmod 600 {path}`"
@@ -334,11 +388,14 @@ def key_file_warning(path: Path) -> str | None:
 
 
 def checked_key(value: str, source: str) -> Secret:
-    """A key that a header can carry.
+    """Check that a header can carry a key.
 
     Args:
-        value: without blanks around it.
+        value: the key, without blanks around it.
         source: where it was found, for messages.
+
+    Returns:
+        The key.
 
     Raises:
         AuthError: a header cannot carry it, or it is plainly more than a key.
@@ -367,7 +424,15 @@ def _no_key(source: str, what: str, help_text: str) -> AuthError:
 
 
 def missing_key(profile: Profile, environment: Mapping[str, str] = os.environ) -> AuthError:
-    """The error for a key that is needed and not there, with the variable that was probably meant for it."""
+    """Make the error for a missing key. It names the variable that was probably misspelt.
+
+    Args:
+        profile: of the provider.
+        environment: environment variables.
+
+    Returns:
+        The error, to be raised.
+    """
     variable = profile.key_variable
     near = nearly_named(profile, environment)
     hint = f"{near} is set: did you mean it? export {variable}=${near}" if near else f"export {variable}=..."
@@ -379,7 +444,15 @@ def missing_key(profile: Profile, environment: Mapping[str, str] = os.environ) -
 
 
 def nearly_named(profile: Profile, environment: Mapping[str, str]) -> str | None:
-    """A variable that is set and named nearly as the provider's key variable; None where there is none."""
+    """Find a variable whose name is nearly that of the provider's key variable.
+
+    Args:
+        profile: of the provider.
+        environment: environment variables.
+
+    Returns:
+        Its name; None if there is none.
+    """
     known = {each.key_variable for each in PROFILES.values()}
     others = [name for name, value in environment.items() if value.strip() and name not in known]
     telling = [name for name in others if re.search(r"KEY|TOKEN|SECRET", name.upper())]

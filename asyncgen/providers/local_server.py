@@ -31,7 +31,7 @@ _QUANTISATION = re.compile(r"[.-](?:i?q\d\w*|f16|f32|bf16)$", re.IGNORECASE)
 _SIMULATED = "simulated"
 _START_S = 900.0  # the first start downloads the model
 _TICK_S = 0.05
-_LEAVING_S = 2.0  # until a server notices that its last client left
+_LEAVING_S = 2.0  # time for a server to notice that its last client left
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,9 +39,12 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         base_url: up to and including `/v1`.
-        model: the base model's name.
-        model_path: the file that it was told to serve; "" for the small model, and for a simulation.
-        until_idle: ends by itself when no client is attached.
+        pid: process id.
+        version: release of asyncgen.
+        engine: "llama" or "simulated".
+        model: name of the base model.
+        model_path: the model file; "" for the small model, and for a simulation.
+        until_idle: whether it ends by itself when no client is attached.
     """
 
     base_url: str
@@ -59,7 +62,14 @@ def default_data_folder() -> Path:
 
 
 def server_info(folder: Path) -> ServerInfo | None:
-    """What `server.json` says; None when there is none. A server that was killed leaves its file behind."""
+    """Read `server.json`. A server that was killed leaves its file behind.
+
+    Args:
+        folder: the server's data folder.
+
+    Returns:
+        Its content; None if the file is missing or damaged.
+    """
     try:
         return decode_json((folder / "server.json").read_bytes(), ServerInfo)
     except (FileNotFoundError, NotJsonError):
@@ -73,19 +83,29 @@ def wanted_model_path(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def model_name_of_file(path: Path) -> str:
-    """The name that clients use for a model file: the file's, in lower case, without how its numbers are stored."""
+    """Derive the name under which a model file is served.
+
+    Args:
+        path: the GGUF file.
+
+    Returns:
+        The file's name in lower case, without suffix and quantisation.
+    """
     return _QUANTISATION.sub("", path.stem).lower()
 
 
 @asynccontextmanager
 async def local_server(say: Say) -> AsyncIterator[str]:
-    """The base URL of the user's local server, which is kept running until the block ends.
+    """Start the user's local server or find it running, and keep it running until the block ends.
 
     Args:
         say: called with the server's output while it starts.
 
+    Yields:
+        Its base URL.
+
     Raises:
-        AsyncgenError: it does not start; the cause is the server's own last words.
+        AsyncgenError: it does not start; the cause is the last output of the server.
     """
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
         start = _Start(default_data_folder(), say)
@@ -101,7 +121,7 @@ class _Start:
 
     Args:
         folder: the server's data folder.
-        say: is told what the server says.
+        say: called with the server's output.
     """
 
     def __init__(self, folder: Path, say: Say) -> None:
@@ -144,7 +164,7 @@ class _Start:
         return (info.base_url, response) if response.status == HTTPStatus.OK else None
 
     async def _check_leaving(self, session: aiohttp.ClientSession, info: ServerInfo, root: str) -> None:
-        """A server of another model may stay only until it has ended by itself, which it does once nobody uses it.
+        """Check that a server of another model is about to end by itself, which it does once nobody uses it.
 
         Raises:
             AsyncgenError: somebody uses it, or it was started to stay.
@@ -181,11 +201,11 @@ class _Start:
         command = [sys.executable, "-m", "asyncgen", "serve", "--until-idle", "--port", "0"]
         with self._open_log() as log:
             self._told = 0
-            # A session of its own, so that Ctrl-C on this terminal does not reach the server.
+            # A new session, so that Ctrl-C on this terminal does not reach the server.
             server = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        # It may end long after this call: a program that lives on reaps it then.
+        # It may end long after this call; a program that still runs reaps it then.
         threading.Thread(target=server.wait, name="asyncgen-local-server", daemon=True).start()
         return server
 
@@ -201,7 +221,7 @@ class _Start:
             ) from error
 
     def _tell(self) -> None:
-        """Pass on the server's new output: the first start takes a while, and says why."""
+        """Pass on the server's new output: the first start takes minutes, and says why."""
         if self._server is None:
             return
         with self._log.open("rb") as log:

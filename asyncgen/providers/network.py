@@ -36,8 +36,8 @@ class Proxy:
     """A proxy.
 
     Attributes:
-        url: with the user name and password that the variable gives.
-        variable: that named it.
+        url: with the user name and password of the variable.
+        variable: the environment variable that named it.
     """
 
     url: str
@@ -49,14 +49,26 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The way to an address; `certificates` is None where the address needs none."""
+    """How an address is reached.
+
+    Attributes:
+        proxy: the proxy; None for a direct connection.
+        certificates: trusted authorities; None for an address without TLS.
+    """
 
     proxy: Proxy | None
     certificates: ssl.SSLContext | None
 
 
 def route_to(endpoint: Endpoint, environment: Mapping[str, str] = os.environ) -> Route:
-    """The way to an endpoint.
+    """Find proxy and certificates for an endpoint.
+
+    Args:
+        endpoint: its address and key; a key that is sent unencrypted goes through no proxy.
+        environment: HTTPS_PROXY and the like, SSL_CERT_FILE and SSL_CERT_DIR.
+
+    Returns:
+        How to reach it.
 
     Raises:
         UsageError: a variable names a proxy or certificates that cannot be used.
@@ -68,7 +80,14 @@ def route_to(endpoint: Endpoint, environment: Mapping[str, str] = os.environ) ->
 
 
 def proxy_for(base_url: str, environment: Mapping[str, str] = os.environ) -> Proxy | None:
-    """The proxy for an address; None where there is none, or none may be used.
+    """Find the proxy for an address.
+
+    Args:
+        base_url: the address.
+        environment: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case.
+
+    Returns:
+        The proxy; None for a direct connection, always so on this machine.
 
     Raises:
         UsageError: the variable names a proxy that cannot be used.
@@ -101,7 +120,7 @@ def _is_exempt(base_url: str, environment: Mapping[str, str]) -> bool:
 
 
 def _covers(entry: str, base_url: str) -> bool:
-    """Does an entry of NO_PROXY mean this address? It is *, a host or a domain, with or without port, or a network."""
+    """Whether an entry of NO_PROXY means this address. It is *, a host, a domain or a network, with or without port."""
     host, port = host_and_port(base_url)
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
@@ -113,10 +132,16 @@ def _covers(entry: str, base_url: str) -> bool:
 
 
 def trusted_certificates(environment: Mapping[str, str] = os.environ) -> ssl.SSLContext:
-    """The authorities that are trusted: the system's, or those of SSL_CERT_FILE and SSL_CERT_DIR.
+    """Load the trusted authorities: those of SSL_CERT_FILE and SSL_CERT_DIR, else the system's.
+
+    Args:
+        environment: environment variables.
+
+    Returns:
+        A context for TLS clients.
 
     Raises:
-        UsageError: a variable names a file or folder that is not there, or is no file of certificates.
+        UsageError: a variable names a missing path, or a file without certificates.
     """
     file, folder = environment.get("SSL_CERT_FILE") or None, environment.get("SSL_CERT_DIR") or None
     if file is not None and not Path(file).is_file():
@@ -141,7 +166,14 @@ def _no_certificates(variable: str, cause: str) -> UsageError:
 
 
 def headers_for(endpoint: Endpoint) -> dict[str, str]:
-    """The headers of every request to an endpoint, but for those that its body needs."""
+    """Build the headers of every request to an endpoint, except those that describe the body.
+
+    Args:
+        endpoint: its key and headers.
+
+    Returns:
+        Name to value, with the key in clear text.
+    """
     own = {name.lower() for name in endpoint.headers}
     headers = {} if "user-agent" in own else {"User-Agent": f"asyncgen/{__version__}"}
     if endpoint.key is not None:
@@ -150,12 +182,26 @@ def headers_for(endpoint: Endpoint) -> dict[str, str]:
 
 
 def speaks_no_tls(error: BaseException) -> bool:
-    """True if the server does not speak TLS on this port: https was used for an http port."""
+    """Check whether a connection failed because https was used for an http port.
+
+    Args:
+        error: the error of the connection.
+
+    Returns:
+        Whether the server does not speak TLS on this port.
+    """
     return any(getattr(each, "reason", None) in _NO_TLS for each in _causes(error))
 
 
 def certificate_words(error: BaseException) -> str:
-    """Why a server's certificate is not trusted, in the words of TLS."""
+    """Find the reason why a server's certificate is not trusted.
+
+    Args:
+        error: the error of the connection.
+
+    Returns:
+        OpenSSL's reason, or a general one.
+    """
     for each in _causes(error):
         if words := getattr(each, "verify_message", None):
             return str(words)
@@ -163,7 +209,7 @@ def certificate_words(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it was made of."""
+    """An error and the errors that caused it."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
@@ -175,5 +221,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def shown_target(location: str) -> str:
-    """Where a redirect leads, without a query or a user that it may carry."""
+    """Clean the target of a redirect for a message.
+
+    Args:
+        location: the `Location` header.
+
+    Returns:
+        The URL without user name, password, query and fragment.
+    """
     return re.sub(r"//[^/]*@", "//", location).partition("?")[0].partition("#")[0]

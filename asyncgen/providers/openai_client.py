@@ -64,10 +64,16 @@ _LOST = (openai.APIConnectionError, httpx2.TransportError)
 
 @asynccontextmanager
 async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
-    """A client for `endpoint`, closed at the end of the block.
+    """Open the official SDK's client, closed at the end of the block.
 
-    The SDK's own retries are off (`retrying` owns them), and what it reads from the environment (keys, organization)
-    is not sent.
+    The SDK's own retries are off (`retrying` owns them), and what it reads from the environment (keys, organization) is
+    not sent.
+
+    Args:
+        endpoint: address, key and headers.
+
+    Yields:
+        The client.
 
     Raises:
         UsageError: a variable names a proxy or certificates that cannot be used.
@@ -83,10 +89,15 @@ async def open_client(endpoint: Endpoint) -> AsyncIterator[AsyncOpenAI]:
 
 
 def open_http(endpoint: Endpoint) -> httpx2.AsyncClient:
-    """The connections to `endpoint`, to be closed: headers and way are those of `network`, as for every other client.
+    """Open connections with the headers, proxy and certificates of `network`, as every other client has them.
 
-    Redirects are not followed (they could carry the data elsewhere), and proxies and headers of the environment are
-    not used.
+    Redirects are not followed, because they could send the data elsewhere.
+
+    Args:
+        endpoint: address, key and headers.
+
+    Returns:
+        The connections, to be closed by the caller.
 
     Raises:
         UsageError: a variable names a proxy or certificates that cannot be used.
@@ -110,7 +121,14 @@ def open_http(endpoint: Endpoint) -> httpx2.AsyncClient:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """Retry settings: number of attempts, sleep, clock (Unix seconds) and randomness."""
+    """Retry settings.
+
+    Attributes:
+        attempts: maximum number of calls.
+        sleep: waits for a number of seconds.
+        now: Unix seconds.
+        rng: randomness of the jitter.
+    """
 
     attempts: int = 5
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -119,16 +137,21 @@ class Pacing:
 
 
 async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: bool = False) -> T:
-    """Await `call()`, and retry after transient errors: after the server's wait, or back off with full jitter.
+    """Await a call, and retry it after transient errors.
+
+    Waits as long as the server says, else backs off exponentially with full jitter.
 
     Args:
         call: makes a new awaitable for each attempt.
         pacing: retry settings.
         unsafe: the call is not idempotent (a POST): retry only what surely was not processed.
 
+    Returns:
+        The result of the call.
+
     Raises:
         openai.APIError: the last error, when attempts are used up or a retry is useless.
-        httpx2.TransportError: likewise, during a streamed download.
+        httpx2.TransportError: the same, during a streamed download.
     """
     for attempt in range(pacing.attempts - 1):
         try:
@@ -142,7 +165,15 @@ async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: 
 
 
 def passes(error: Exception, *, unsafe: bool = False) -> bool:
-    """True if a retry may help; if `unsafe`, only for a request that surely was not processed."""
+    """Decide whether an error is transient.
+
+    Args:
+        error: of the SDK or its transport.
+        unsafe: the call is not idempotent: only errors of requests that surely were not processed count.
+
+    Returns:
+        Whether a retry may help.
+    """
     if isinstance(error, _LOST):
         return not unsafe
     if not isinstance(error, openai.APIStatusError) or is_billing_code(error.code):
@@ -161,7 +192,7 @@ def _wait_s(error: Exception, attempt: int, pacing: Pacing) -> float:
 
 
 class _CountedFile(io.FileIO):
-    """A file that tells how much of it was read; the SDK takes nothing but real files for streaming."""
+    """A file that reports how much of it was read. The SDK streams real files only."""
 
     def __init__(self, path: Path, on_progress: Callable[[int, int], None]) -> None:
         super().__init__(path, "rb")
@@ -187,11 +218,22 @@ async def upload(
     filename: str | None = None,
     on_progress: OnProgress = lambda _sent, _size: None,
 ) -> str:
-    """Upload a file, streaming, and give its id; `filename` is its name there, else that of `path`.
+    """Upload a file as a stream.
+
+    Args:
+        client: of the provider.
+        path: the file.
+        purpose: as in the API.
+        pacing: retry settings.
+        filename: its name at the provider; None for that of `path`.
+        on_progress: called with bytes sent and bytes in total.
+
+    Returns:
+        The provider's id of the file.
 
     Raises:
-        openai.APIError: as `retrying` does.
-        AsyncgenError: the answer is no file object.
+        openai.APIError: as `retrying`.
+        AsyncgenError: the answer is not a file object.
         DiskError: the file cannot be read.
     """
 
@@ -202,12 +244,21 @@ async def upload(
 
 
 async def sending(path: Path, send: Callable[[BinaryIO], Awaitable[T]], pacing: Pacing, on_progress: OnProgress) -> T:
-    """Await `send(file)` with the file at `path`, from its beginning again after a broken connection.
+    """Send a file, from its beginning again after a broken connection.
 
     A second copy on the server costs nothing.
 
+    Args:
+        path: the file.
+        send: gets the open file, and sends it.
+        pacing: retry settings.
+        on_progress: called with bytes sent and bytes in total.
+
+    Returns:
+        The result of `send`.
+
     Raises:
-        openai.APIError: as `retrying` does.
+        openai.APIError: as `retrying`.
         DiskError: the file cannot be read.
     """
 
@@ -220,7 +271,7 @@ async def sending(path: Path, send: Callable[[BinaryIO], Awaitable[T]], pacing: 
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """What goes wrong inside is the disk's: the SDK and its transport raise no `OSError`."""
+    """Turn an OSError of the block into a DiskError: the SDK and its transport raise none."""
     try:
         yield
     except OSError as error:
@@ -228,10 +279,17 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing) -> None:
-    """Stream a stored file to `path`, where it appears complete and fsynced, or not at all.
+    """Download a stored file as a stream. It appears at `path` complete and synced, or not at all.
+
+    Args:
+        client: of the provider.
+        file_id: the provider's id of the file.
+        path: where to save it.
+        pacing: retry settings.
 
     Raises:
-        openai.APIError, httpx2.TransportError: as `retrying` does.
+        openai.APIError: as `retrying`.
+        httpx2.TransportError: as `retrying`.
         DiskError: `path` cannot be written.
     """
 
@@ -245,12 +303,17 @@ async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing
 
 
 def answered_id(answer: object, what: str, secret: Secret | None = None) -> str:
-    """The `id` of an object that the SDK gives; it checks nothing, and passes a proxy's HTML on as a string.
+    """Read the `id` of an object that the SDK returned.
+
+    The SDK validates nothing, and returns a proxy's HTML as a string.
 
     Args:
-        answer: of the SDK.
-        what: it should be, in words.
-        secret: that was sent, and may be quoted.
+        answer: as the SDK returned it.
+        what: what it should be, such as "a file".
+        secret: the key that was sent, which the answer may quote; None if none was.
+
+    Returns:
+        The id.
 
     Raises:
         AsyncgenError: there is no such id.
@@ -268,15 +331,15 @@ def answered_id(answer: object, what: str, secret: Secret | None = None) -> str:
 
 @contextmanager
 def reported(doing: str) -> Iterator[None]:
-    """Turn the SDK's errors into ours.
+    """Turn the SDK's errors in the block into ours.
 
     Args:
-        doing: what could not be done, such as "upload train.jsonl".
+        doing: what failed, such as "upload train.jsonl".
 
     Raises:
-        AuthError: 401, 403.
+        AuthError: status 401 or 403.
         QuotaError: the account is empty or a spending limit is reached.
-        AsyncgenError: everything else that an API answers, and no answer at all.
+        AsyncgenError: any other status, or no answer.
     """
     try:
         yield
@@ -285,7 +348,15 @@ def reported(doing: str) -> Iterator[None]:
 
 
 def api_error(error: openai.APIError | httpx2.TransportError, doing: str) -> AsyncgenError:
-    """The error of ours that stands for one of the SDK's; `code` is the API's own where it gave one."""
+    """Turn an error of the SDK into ours.
+
+    Args:
+        error: of the SDK or its transport.
+        doing: what failed, such as "upload train.jsonl".
+
+    Returns:
+        The error, to be raised. Its `code` is the API's own if it sent one.
+    """
     what, secret = f"could not {doing}", _secret_sent(error)
     if not isinstance(error, openai.APIStatusError):
         silence, remedy = _silence(error)
@@ -299,7 +370,11 @@ def api_error(error: openai.APIError | httpx2.TransportError, doing: str) -> Asy
 
 
 def secret_of(client: AsyncOpenAI) -> Secret | None:
-    """The key that a client of `open_client` sends."""
+    """Return the key that a client of `open_client` sends; None if it sends none.
+
+    Args:
+        client: of `open_client`.
+    """
     return Secret(client.api_key, "the client") if client.api_key != _NO_KEY else None
 
 

@@ -24,17 +24,17 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class TokenRates:
-    """USD for a million tokens.
+    """Prices in USD per million tokens.
 
-    Tokens written to a cache, which some models charge at a quarter more, are not told apart by the usage that
-    we keep, and count as ordinary input.
+    Some models charge more for writing to the cache. The usage that is kept does not show those tokens, so they count
+    as ordinary input.
 
     Attributes:
         input: prompt tokens that were not cached.
         cached: prompt tokens read from the provider's cache.
         output: completion tokens.
-        reasoning: hidden reasoning tokens, a part of the completion's; None: as output.
-        steps: rates for long prompts, ascending: those of the highest step that the prompt's tokens exceed.
+        reasoning: hidden reasoning tokens, a part of the completion's; None for the price of output.
+        steps: rates for long prompts, ascending, each with the number of prompt tokens above which it applies.
     """
 
     input: float
@@ -44,7 +44,14 @@ class TokenRates:
     steps: tuple[tuple[int, TokenRates], ...] = ()
 
     def cost_usd(self, usage: Usage) -> float:
-        """USD for the tokens of one call; figures that cannot be (negative, parts over wholes) are cut."""
+        """Cost of one call.
+
+        Args:
+            usage: its tokens; impossible figures (negative, parts above wholes) are clipped.
+
+        Returns:
+            USD.
+        """
         rates = self._for_prompt(usage.prompt_tokens)
         prompt, completion = max(usage.prompt_tokens, 0), max(usage.completion_tokens, 0)
         cached = min(max(usage.cached_tokens, 0), prompt)
@@ -58,7 +65,14 @@ class TokenRates:
         ) / _MILLION
 
     def cost_of_all_usd(self, usages: Sequence[Usage]) -> float:
-        """USD for the tokens of many calls; much quicker than one by one, where their sum says as much."""
+        """Cost of many calls, faster than one by one if no rate depends on the single call.
+
+        Args:
+            usages: the tokens of each call.
+
+        Returns:
+            USD.
+        """
         is_sum_enough = not self.steps and self.reasoning is None and all(map(_is_plain, usages))
         return self.cost_usd(sum_of(usages)) if is_sum_enough else sum(map(self.cost_usd, usages))
 
@@ -71,7 +85,7 @@ class TokenRates:
 
 
 def _is_plain(usage: Usage) -> bool:
-    """True if nothing has to be cut."""
+    """Whether nothing has to be clipped."""
     return 0 <= usage.cached_tokens <= usage.prompt_tokens and usage.completion_tokens >= 0
 
 
@@ -80,9 +94,9 @@ class Price:
     """What a model costs at a provider.
 
     Attributes:
-        tiers: rates by tier; "standard" is always there.
-        source: where the rates were found, in words for the user.
-        as_of: the day of the rates, as far as the source tells it.
+        tiers: rates by tier; "standard" is always present.
+        source: where the rates are from, for the user.
+        as_of: day of the rates; None if the source has no date.
     """
 
     tiers: Mapping[str, TokenRates]
@@ -90,15 +104,39 @@ class Price:
     as_of: date | None
 
     def rates(self, tier: str = STANDARD) -> TokenRates:
-        """The tier's rates, or the standard ones where the source has none: too much rather than too little."""
+        """Look up the rates of a tier.
+
+        Args:
+            tier: "standard", "batch", "flex" or "priority".
+
+        Returns:
+            Its rates; the standard ones if the source has none for it, so that estimates are too high rather than too
+            low.
+        """
         return self.tiers.get(tier, self.tiers[STANDARD])
 
     def cost_usd(self, usage: Usage, tier: str = STANDARD) -> float:
-        """USD for the tokens of one call."""
+        """Cost of one call.
+
+        Args:
+            usage: its tokens.
+            tier: as for `rates`.
+
+        Returns:
+            USD.
+        """
         return self.rates(tier).cost_usd(usage)
 
     def cost_of_all_usd(self, usages: Sequence[Usage], tier: str = STANDARD) -> float:
-        """USD for the tokens of many calls."""
+        """Cost of many calls.
+
+        Args:
+            usages: the tokens of each call.
+            tier: as for `rates`.
+
+        Returns:
+            USD.
+        """
         return self.rates(tier).cost_of_all_usd(usages)
 
 
@@ -106,5 +144,9 @@ FREE = Price({STANDARD: TokenRates(0.0, 0.0, 0.0), BATCH: TokenRates(0.0, 0.0, 0
 
 
 def tier_of(parameters: Mapping[str, object]) -> str:
-    """The tier that a request's `service_tier` asks for."""
+    """Return the price tier that a request's `service_tier` asks for.
+
+    Args:
+        parameters: of the request.
+    """
     return _SERVICE_TIERS.get(str(parameters.get("service_tier")), STANDARD)

@@ -7,10 +7,10 @@ small table of tuned models; the published prices of a library. A model without 
 
     [openai."gpt-6-luna"]                   # provider, model; USD per million tokens
     input = 0.10
-    cached = 0.01                           # left out: as input
+    cached = 0.01                           # default: as input
     output = 0.50
-    reasoning = 0.50                        # left out: as output
-    batch = { input = 0.05, output = 0.25 } # likewise flex and priority
+    reasoning = 0.50                        # default: as output
+    batch = { input = 0.05, output = 0.25 } # also flex and priority
     training = 5.0
     tuned = { input = 0.20, output = 1.00 } # calls to models tuned from this one
 
@@ -45,11 +45,14 @@ ANY_MODEL = "*"
 
 @dataclass(frozen=True, slots=True)
 class OwnPrice:
-    """An entry of the user's: a price, a training price, or both.
+    """An entry of the user's price file: a price, a training price, or both.
 
     Attributes:
-        training: USD per million trained tokens.
-        tuned: rates of models tuned from this one.
+        tiers: rates by tier; empty if it has none.
+        training: USD per million trained tokens; None if it has none.
+        tuned: rates of models tuned from this one; None if it has none.
+        source: the file.
+        as_of: the date in the file; None if it has none.
     """
 
     tiers: Mapping[str, TokenRates]
@@ -64,25 +67,37 @@ class PriceList:
     """All prices that can be looked up.
 
     Attributes:
-        own: the user's entries by provider and model; they win over everything but this machine's zero.
+        own: the user's entries by provider and model. They take precedence over everything but the local server's zero.
     """
 
     own: Mapping[tuple[str, str], OwnPrice] = field(default_factory=dict)
 
     def price(self, provider: str, base_url: str | None, model: str) -> Price | None:
-        """The price of calls to `model`; None where nobody knows it.
+        """Look up the price of calls to a model.
 
         Args:
-            provider: a profile's name.
-            base_url: the address in use; another one than the profile's decides whose prices are published.
-            model: as it is named in requests.
+            provider: name of a profile.
+            base_url: the address in use; None for that of the profile. Another host's published prices are used for
+                another address.
+            model: as named in requests.
+
+        Returns:
+            The price; None if it is unknown.
         """
         if provider == LOCAL:
             return FREE
         return self._own_price(provider, model) or self._known_price(provider, base_url, model)
 
     def training(self, provider: str, model: str) -> TunedModelName | None:
-        """What tuning `model` costs, and calls to the result; None where nobody knows it."""
+        """Look up the price of tuning a model.
+
+        Args:
+            provider: name of a profile.
+            model: the base model.
+
+        Returns:
+            The price of the training and of calls to the tuned model; None if it is unknown.
+        """
         own = self.own.get((provider, model))
         known = tuned_model(provider, model)
         if own is None or own.training is None:
@@ -113,7 +128,15 @@ class PriceList:
 
 
 def is_at_home(provider: str, base_url: str | None) -> bool:
-    """True if the address is the provider's own, and not one that the user gave."""
+    """Check whether an address is the provider's own.
+
+    Args:
+        provider: name of a profile.
+        base_url: the address in use; None for that of the profile.
+
+    Returns:
+        Whether the provider itself is asked.
+    """
     profile = PROFILES.get(provider)
     return base_url is None or (profile is not None and profile.base_url in {None, base_url})
 
@@ -141,16 +164,19 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_price_list(job_folder: Path | None, environ: Mapping[str, str]) -> PriceList:
-    """The price list with the user's entries, of which those beside the job file win.
+    """Load the user's prices. Those beside the job file take precedence over those in the configuration folder.
 
-    An entry for a model goes before the price of a provider in `providers.toml`.
+    An entry for a model takes precedence over the price of a provider in `providers.toml`.
 
     Args:
-        job_folder: where the job file stands; None for the built-in job.
+        job_folder: folder of the job file; None for the built-in job.
         environ: for XDG_CONFIG_HOME and HOME.
 
+    Returns:
+        The price list.
+
     Raises:
-        UsageError: a file that is there cannot be read, or is no price file.
+        UsageError: a file cannot be read, or is not a price file.
     """
     given = load_user_providers(job_folder, environ)
     own = {
@@ -198,7 +224,7 @@ def _table(value: object, place: str) -> dict[str, Any]:
 def _entry(value: object, place: str) -> _Entry:
     try:
         return msgspec.convert(value, _Entry)
-    except msgspec.ValidationError as error:  # knows the place within the entry only
+    except msgspec.ValidationError as error:  # has the path within the entry only
         raise msgspec.ValidationError(f"{error} of `{place}`") from error
 
 

@@ -19,21 +19,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _USUAL = 3
-# Of samples seen, each counted as often as it is gone through: with fewer than the first number there are more epochs
-# than usual, but not more than the last one; with more than the second there are fewer.
+# Samples times epochs: below the first number there are more epochs than usual, up to the third; above the second there
+# are fewer.
 _FEWEST, _MOST, _MOST_EPOCHS = 100, 25_000, 25
 _FEWEST_LOCAL, _MOST_LOCAL, _MOST_EPOCHS_LOCAL = 300, 6000, 10  # a sample takes about a quarter of a second
 
 
 def usual_epochs(samples: int) -> int:
-    """The rule of OpenAI's data preparation notebook."""
+    """Default number of epochs by OpenAI's rule, from its data preparation notebook.
+
+    Args:
+        samples: size of the training set.
+
+    Returns:
+        The number of epochs, at least 1.
+    """
     if samples * _USUAL < _FEWEST:
         return min(_MOST_EPOCHS, _FEWEST // max(samples, 1))
     return min(_USUAL, max(1, _MOST // samples))
 
 
 def local_epochs(samples: int) -> int:
-    """The rule of the trainer on this machine; it rounds up where the other rounds down."""
+    """Default number of epochs of the trainer on this machine. It rounds up where OpenAI's rule rounds down.
+
+    Args:
+        samples: size of the training set.
+
+    Returns:
+        The number of epochs, 1 to 10.
+    """
     if samples * _USUAL < _FEWEST_LOCAL:
         return min(_MOST_EPOCHS_LOCAL, -(-_FEWEST_LOCAL // max(samples, 1)))
     return min(_USUAL, max(1, _MOST_LOCAL // samples))
@@ -53,33 +67,31 @@ class Finetuning:
     """How a provider tunes.
 
     Attributes:
-        api: "openai" for `/files` and `/fine_tuning/jobs`; "together" and "fireworks" for these providers'
-            own paths.
-        default_model: tuned when the job names none.
-        new_customers: may somebody who never tuned there start a job today?
-        until: the last day on which jobs can be created, where one is announced.
-        outcomes: the states in which a job has ended, and how; any other one, known or not, is still running.
-        methods: the methods taken, by our names.
-        hyperparameters_in: where they stand in the request: under the method, or at the top and no method at all.
-        hyperparameters: the names taken; empty where they are not known, and any is passed on.
-        default_hyperparameters: sent unless the job says otherwise, where the provider's own default would not do.
-        fields: further fields of the request with our values; a hyperparameter of that name replaces the value.
-        default_epochs: where the job says nothing; None: chosen by the number of samples.
-        epochs_by_samples: that choice; OpenAI's, unless another one is known.
-        metadata: jobs keep what is sent as metadata and show it again.
-        byte_order_mark: the training file must begin with one; elsewhere it must not.
-        suffix_pattern: a regular expression that a suffix must match as a whole.
-        suffix_rule: the same in words.
-        formats: the training formats taken, by our names for them.
-        message_fields: further fields of an assistant's message that are taken, such as reasoning.
-        min_samples: fewer are refused.
-        max_bytes: of a training file.
-        max_sample_tokens: what goes beyond it in a sample is cut off before training, without a word; None where
-            the limit is not known.
-        next_step: what the user must do after success before the model answers, with the places `{job}` and
-            `{model}`; "" when it answers at once.
-        free: a job costs nothing.
-        gives_weights: may the weights of a tuned model be downloaded?
+        api: "openai" for `/files` and `/fine_tuning/jobs`; "together" and "fireworks" for these providers' own paths.
+        default_model: the model to tune if the job names none; None if the provider has no default.
+        new_customers: whether somebody who never tuned there can start a job today.
+        until: last day on which jobs can be created; None if no end is announced.
+        outcomes: final state of a job to its outcome. Any other state, known or not, means that the job still runs.
+        methods: accepted training methods, by our names.
+        hyperparameters_in: where they are in the request: under the method, or at the top level without a method.
+        hyperparameters: accepted names; empty if they are not known, and all are passed on.
+        default_hyperparameters: sent unless the job sets them, because the provider's own defaults do not suit.
+        fields: further fields of the request. A hyperparameter of the same name replaces the value.
+        default_epochs: number of epochs if the job sets none; None to choose it by the number of samples.
+        epochs_by_samples: number of samples to number of epochs.
+        metadata: whether jobs keep the metadata that is sent, and return it.
+        byte_order_mark: whether the training file must begin with one; otherwise it must not.
+        suffix_pattern: regular expression that a suffix must match as a whole.
+        suffix_rule: the pattern in plain words, for messages.
+        formats: accepted dataset formats, by our names.
+        message_fields: further accepted fields of an assistant message, such as the reasoning.
+        min_samples: smallest accepted training set.
+        max_bytes: largest accepted training file.
+        max_sample_tokens: tokens after which a sample is truncated without notice; None if the limit is unknown.
+        next_step: what the user must do after success before the model answers, with the placeholders `{job}` and
+            `{model}`; "" if it answers at once.
+        free: whether a job costs nothing.
+        gives_weights: whether the weights of a tuned model can be downloaded.
     """
 
     api: Literal["openai", "together", "fireworks"] = "openai"
@@ -110,29 +122,31 @@ class Finetuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One provider of the OpenAI shape.
+    """A provider with an OpenAI-compatible API.
 
     Attributes:
-        base_url: up to and including the version, without a trailing slash; None where each user has their own.
-        other_urls: further addresses, which take their part of the requests of generation.
-        key_variable: the environment variable that holds the key; None where no key is needed.
-        key_optional: without a key, requests are sent without one.
-        base_url_variable: the environment variable that gives or replaces the address.
-        base_url_path: what the address ends in; added to the variable's value where it is missing.
-        default_model: answers when the job names none.
-        max_tokens_name: the parameter that bounds a chat's answer.
-        continues_assistant: a last assistant message is taken as the beginning of the answer.
-        headers: go out with every request; never the key.
-        allow_http: the owner of the address wrote that a key may go there unencrypted.
-        batch: the Batch API is there.
-        request_limit_header: tells requests a minute, where that is not the usual header.
-        token_limit_header: likewise, tokens a minute.
-        concurrency: requests in flight to begin with, where the usual number is too many; None for that.
-        by_name_only: chosen when it is named, never because its key happens to be set.
-        starts_within_s: seconds that its server is waited for at the beginning of a run; None: by its address.
-        flex: `service_tier = "flex"` is there, at half the price.
-        finetuning: how it tunes; None where it does not.
-        notes: what a user should know, in a sentence.
+        name: as in job files and flags.
+        title: as in messages.
+        base_url: up to and including the version, without a trailing slash; None if each user has their own.
+        key_variable: environment variable of the API key; None if no key is needed.
+        key_optional: whether requests can be sent without a key.
+        base_url_variable: environment variable that sets or replaces the address; None if there is none.
+        base_url_path: end of every address; appended to the variable's value if it is missing.
+        other_urls: further addresses, which share the requests of a generation.
+        headers: sent with every request; never the key.
+        allow_http: whether the user allowed to send the key unencrypted.
+        default_model: the model to ask if the job names none; None if the provider has no default.
+        max_tokens_name: the parameter that limits the tokens of an answer.
+        starts_within_s: seconds to wait for its server at the start of a run; None to decide by its address.
+        continues_assistant: whether a last assistant message is taken as the beginning of the answer.
+        batch: whether it has the Batch API.
+        flex: whether it has `service_tier = "flex"`, at half the price.
+        request_limit_header: header with the requests per minute; None for the usual one.
+        token_limit_header: header with the tokens per minute; None for the usual one.
+        concurrency: requests in flight at the start; None for the usual number.
+        by_name_only: whether it is chosen only when it is named, never because its key is set.
+        finetuning: how it tunes; None if it does not.
+        notes: a sentence for the user.
     """
 
     name: str
@@ -160,7 +174,7 @@ class Profile:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All addresses of its own, the first one first."""
+        """All addresses in the profile, the main one first."""
         return (self.base_url, *self.other_urls) if self.base_url else ()
 
 
@@ -238,12 +252,12 @@ _PROFILES = (
                 "weight_decay",
                 "max_grad_norm",
             ),
-            # Without it the whole model is trained, and only adapters can be served without a machine of one's own.
+            # Otherwise the whole model is trained, and only adapters can be served without dedicated hardware.
             default_hyperparameters={"lora": True},
             default_epochs=3,
             formats=("chat", "completion"),
             max_bytes=5 * 1024 * _MEGABYTE,
-            max_sample_tokens=8192,  # the hyperparameter context_length, which is this unless the job says otherwise
+            max_sample_tokens=8192,  # the default of the hyperparameter context_length
             next_step="register a checkpoint of {job} as a model (POST https://api.tokenfactory.nebius.com/v0/models "
             'with {{"source": "{job}:CHECKPOINT", "base_model": ..., "name": ...}}); it then answers under the name '
             "that the registration gives",
@@ -316,7 +330,7 @@ _PROFILES = (
         batch=True,
         finetuning=Finetuning(
             formats=("chat", "completion"),
-            message_fields=("reasoning_content", "thinking"),  # it depends on the model, and the server says
+            message_fields=("reasoning_content", "thinking"),  # depends on the model; the server refuses others
             metadata=False,
             min_samples=1,
         ),
@@ -336,13 +350,13 @@ _PROFILES = (
             hyperparameters=("n_epochs", "batch_size", "learning_rate_multiplier"),
             epochs_by_samples=local_epochs,
             formats=("chat", "completion"),
-            max_sample_tokens=1024,  # in the model's own tokens; less where it was made for fewer
+            max_sample_tokens=1024,  # in the model's own tokens; fewer if its context is shorter
             free=True,
         ),
         notes="Needs no key and costs nothing; started when it is needed.",
     ),
-    # The following are chosen by name only. None has a default model: the names of models change within weeks, and
-    # `asyncgen doctor` lists those that an address has.
+    # The following are chosen by name only. None has a default model: model names change within weeks, and
+    # `asyncgen doctor` lists those of an address.
     # openrouter.ai/docs: api-reference/errors (errors within a 200, `metadata`), use-cases/usage-accounting (`cost` in
     # every usage), api-reference/limits (no headers of limits).
     Profile(
@@ -546,7 +560,12 @@ PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _PROFILE
 
 @dataclass(frozen=True, slots=True)
 class ProviderChoice:
-    """The profile chosen, and the reason in a few words, for the first line on stderr."""
+    """The chosen provider.
+
+    Attributes:
+        profile: its profile.
+        why: the reason in a few words, for the first line on stderr.
+    """
 
     profile: Profile
     why: str = field(compare=False)

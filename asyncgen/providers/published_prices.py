@@ -1,6 +1,6 @@
 """Published prices, from the data in the genai-prices package.
 
-Converts that library's entries to `Rates`. The data is offline and as old as the installed package. Importing this
+Converts that library's entries to `TokenRates`. The data is offline and as old as the installed package. Importing this
 module imports the library, which costs a quarter of a second of CPU.
 """
 
@@ -31,12 +31,15 @@ _CONTEXTS = {
 
 @cache
 def published_price(provider: str | None, base_url: str | None, model: str) -> Price | None:
-    """The published price of `model`; None where the library knows no such model or provider.
+    """Look up the published price of a model.
 
     Args:
-        provider: the provider's name; None to go by the address.
-        base_url: the address, where no provider is named.
-        model: as it is named in requests.
+        provider: name of the provider; None to go by the address.
+        base_url: the address, if no provider is named.
+        model: as named in requests.
+
+    Returns:
+        The price; None if the library does not know the model or the provider.
     """
     try:
         found, entry = get_snapshot().find_provider_model(model, None, provider, base_url)
@@ -59,7 +62,7 @@ def _has_variant(entry: ModelInfo, context: dict[str, str]) -> bool:
 
 
 def _rates(price: ModelPrice) -> TokenRates | None:
-    """The library's prices as ours; None for models that are not sold by the token."""
+    """Convert the library's prices; None for models that are not priced per token."""
     if price.input_mtok is None or price.output_mtok is None:
         return None
     starts = sorted({tier.start for each in _tiered(price) for tier in each.tiers})
@@ -73,7 +76,7 @@ def _tiered(price: ModelPrice) -> list[TieredPrices]:
 
 
 def _rates_above(price: ModelPrice, tokens: int) -> TokenRates:
-    """The rates of a prompt of just more than `tokens` tokens."""
+    """The rates of a prompt just longer than `tokens` tokens."""
     uncached = _usd(price.input_mtok, tokens)
     cached = uncached if price.cache_read_mtok is None else _usd(price.cache_read_mtok, tokens)
     reasoning = getattr(price, "output_reasoning_mtok", None)
@@ -96,7 +99,7 @@ def _usd(price: Decimal | TieredPrices | None, tokens: int) -> float:
 
 
 def _newest_entry(provider: Provider, today: date) -> date | None:
-    """The youngest day in the provider's entries: the data is at least as new as that."""
+    """The latest date in the provider's entries: the data is at least that recent."""
     dated = [
         constraint.start_date
         for model in provider.models

@@ -22,24 +22,39 @@ _SANE_RATIO = (0.05, 20.0)
 
 
 def estimate_text(text: str) -> int:
-    """Tokens of a bare text: its UTF-8 bytes over four, rounded up.
+    """Estimate the tokens of a bare text: its UTF-8 bytes over four, rounded up.
 
-    Counting bytes rather than characters follows the vocabularies in use, which spend more tokens on a
-    character outside ASCII.
+    Bytes follow the vocabularies better than characters: a character outside ASCII takes more tokens.
+
+    Args:
+        text: the text.
+
+    Returns:
+        Tokens.
     """
     return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
 
 
 def estimate_messages(contents: Iterable[str]) -> int:
-    """Prompt tokens of a chat with these message texts, the reply's primer included."""
+    """Estimate the prompt tokens of a chat, with the overhead of its messages.
+
+    Args:
+        contents: texts of the messages.
+
+    Returns:
+        Tokens.
+    """
     return _PER_REPLY + sum(estimate_text(content) + _PER_MESSAGE for content in contents)
 
 
 def estimate_body(body: bytes) -> int:
-    """Prompt tokens of a request body for `/chat/completions` or `/completions`.
+    """Estimate the prompt tokens of a request body for `/chat/completions` or `/completions`.
 
     Args:
-        body: the JSON that is posted; it is our own, so what is no such body is a bug (`KeyError`).
+        body: the JSON that is sent. It is made by asyncgen, so anything else is a bug (`KeyError`).
+
+    Returns:
+        Tokens.
     """
     request: Mapping[str, Any] = orjson.loads(body)
     if "messages" not in request:
@@ -48,16 +63,16 @@ def estimate_body(body: bytes) -> int:
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> str:
-    if isinstance(content, list):  # parts, as a job's parameters may not make them, but other callers may
+    if isinstance(content, list):  # content parts, which a job's own columns may hold
         return "".join(part.get("text", "") for part in content)
     return content or ""
 
 
 class TokenEstimate:
-    """The running ratio of counted to estimated tokens, for requests that are alike.
+    """The running ratio of counted to estimated tokens, for similar requests.
 
-    One for each model and direction. It starts at 1, follows the first answer at once, and after some ten of
-    them leans on the last twenty, so that it is right for the job at hand and follows when the rows change.
+    Use one per model and direction. It starts at 1, takes the first answer as it is, and after some ten answers
+    averages over about the last twenty, so it follows when the rows change.
     """
 
     __slots__ = ("_counted", "_estimated")
@@ -68,14 +83,19 @@ class TokenEstimate:
 
     @property
     def ratio(self) -> float:
-        """Counted tokens to one estimated; 1 before anything was observed."""
+        """Counted tokens per estimated token; 1 before the first answer."""
         if not self._estimated:
             return 1.0
         low, high = _SANE_RATIO
         return min(max(self._counted / self._estimated, low), high)
 
     def observe(self, estimated: int, counted: int) -> None:
-        """Learn from one answer; counts that no provider can mean (zero, negative) are left out."""
+        """Take one answer into account.
+
+        Args:
+            estimated: tokens before the request.
+            counted: tokens as the provider counted them; 0 or less is ignored, and absurd counts are clipped.
+        """
         if estimated <= 0 or counted <= 0:
             return
         low, high = _SANE_RATIO
@@ -84,5 +104,12 @@ class TokenEstimate:
         self._estimated = self._estimated * _FORGET + estimated
 
     def corrected(self, estimated: int) -> int:
-        """The estimate for one more request of the same kind."""
+        """Correct an estimate by the ratio.
+
+        Args:
+            estimated: tokens of a similar request.
+
+        Returns:
+            Tokens to expect.
+        """
         return round(estimated * self.ratio)

@@ -31,10 +31,12 @@ class TunedModelName:
     """The price of tuning a model.
 
     Attributes:
-        low: USD per million trained tokens (tokens of the training file times epochs), the cheapest method.
-        high: the dearest method.
-        rates: of calls to the result; None where unknown or not by the token.
-        note: what else is charged; "" when nothing.
+        low: USD per million trained tokens (tokens of the training file times epochs), by the cheapest method.
+        high: the same, by the most expensive method.
+        rates: of calls to the tuned model; None if unknown or not priced per token.
+        source: where the price is from, for the user.
+        as_of: day of the price; None if unknown.
+        note: what else is charged; "" if nothing.
     """
 
     low: float
@@ -45,7 +47,14 @@ class TunedModelName:
     note: str = ""
 
     def cost_usd(self, tokens: int) -> tuple[float, float]:
-        """USD for so many trained tokens, lowest and highest."""
+        """Cost of a training.
+
+        Args:
+            tokens: trained tokens, epochs included.
+
+        Returns:
+            USD, lowest and highest.
+        """
         return tokens * self.low / 1_000_000, tokens * self.high / 1_000_000
 
 
@@ -64,7 +73,7 @@ _FIREWORKS = "Fireworks' price list"
 _READ_FIREWORKS = date(2026, 10, 7)
 _BY_THE_SECOND = "calls need a dedicated deployment, billed by the second"
 
-# Adapters of this model are served at the base model's price, of which several are told: the highest.
+# Adapters of this model are served at the base model's price; of several published prices, the highest.
 _LLAMA_8B_AT_NEBIUS = TunedModelName(0.40, 0.40, TokenRates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
 
 _BY_NAME = {
@@ -81,7 +90,7 @@ _BY_NAME = {
     },
 }
 
-# Billions of parameters (up to and including) to the price; the span is that of the methods.
+# Billions of parameters (up to and including) to the price; low and high differ by method.
 _BY_SIZE: dict[str, tuple[tuple[float, TunedModelName], ...]] = {
     "fireworks": (
         (16, TunedModelName(0.50, 0.50, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
@@ -103,12 +112,13 @@ _BY_SIZE: dict[str, tuple[tuple[float, TunedModelName], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class HostingPrice:
-    """What it costs to keep a tuned model running where it answers on hardware of its own, called or not.
+    """What it costs to keep a tuned model running on dedicated hardware, whether it is called or not.
 
     Attributes:
-        usd_per_hour: of the least hardware that holds the model.
+        usd_per_hour: price of the smallest hardware that holds the model.
         hardware: that hardware.
-        as_of: the day on which the price was read.
+        source: where the price is from, for the user.
+        as_of: day on which the price was read.
     """
 
     usd_per_hour: float
@@ -117,7 +127,7 @@ class HostingPrice:
     as_of: date
 
 
-# Providers that answer with every tuned model on a dedicated endpoint alone: USD an hour for one GPU of 80 GB.
+# Providers that serve every tuned model on a dedicated endpoint: USD per hour of one GPU with 80 GB.
 # Nebius serves adapters of some models at their own price, and publishes no price of its dedicated endpoints. Azure
 # answers on a deployment with a fee by the hour and calls by the token; its price page shows no figures by itself.
 _BY_THE_HOUR = {
@@ -128,7 +138,15 @@ _GIGABYTES, _BYTES_A_PARAMETER, _BESIDE_WEIGHTS = 80, 2, 1.2
 
 
 def hosting_price(provider: str, model: str) -> HostingPrice | None:
-    """The price of the endpoint that a tuned `model` needs at `provider`; None where it needs none or none is known."""
+    """Look up the price of the dedicated endpoint that a tuned model needs.
+
+    Args:
+        provider: name of a profile.
+        model: the base model; its size is read from the name.
+
+    Returns:
+        The price; None if no such endpoint is needed, or its price is unknown.
+    """
     known = _BY_THE_HOUR.get(provider)
     size = _BILLIONS.search(model)
     if known is None or size is None:
@@ -140,7 +158,15 @@ def hosting_price(provider: str, model: str) -> HostingPrice | None:
 
 
 def tuned_model(provider: str, model: str) -> TunedModelName | None:
-    """The price of tuning `model` at `provider`, a profile's name; None where the table has none."""
+    """Look up the price of tuning a model in the table.
+
+    Args:
+        provider: name of a profile.
+        model: the base model.
+
+    Returns:
+        The price; None if the table has none.
+    """
     undated = re.sub(r"-20\d\d-\d\d-\d\d$", "", model)
     named = _BY_NAME.get(provider, {}).get(undated)
     return named or _by_size(provider, model)
@@ -155,13 +181,29 @@ def _by_size(provider: str, model: str) -> TunedModelName | None:
 
 
 def base_model(model: str) -> str | None:
-    """The model that `model` was tuned from, where its name tells it."""
+    """Find the base of a tuned model by its name.
+
+    Args:
+        model: name of any model.
+
+    Returns:
+        The base model; None if the name does not contain it.
+    """
     tuned = _TUNED_NAME.match(model)
     return tuned["base"] if tuned else None
 
 
 def epochs_of(samples: int, hyperparameters: Mapping[str, Any], finetuning: Finetuning) -> int:
-    """How often a training goes over its samples: as the job says, else the provider, else by their number."""
+    """Find the number of epochs of a training: the job's, else the provider's default, else by the number of samples.
+
+    Args:
+        samples: size of the training set.
+        hyperparameters: of the job.
+        finetuning: how the provider tunes.
+
+    Returns:
+        The number of epochs.
+    """
     given = hyperparameters.get("n_epochs")
     return given if isinstance(given, int) else finetuning.default_epochs or finetuning.epochs_by_samples(samples)
 
@@ -190,9 +232,14 @@ _SNAPSHOT = re.compile(r"-(20\d\d-\d\d-\d\d|\d{4})$")
 
 
 def shutdown_date(provider: str, model: str) -> date | None:
-    """The day from which `model` is gone at a provider (a profile's name); a tuned model goes with its base.
+    """Look up the day from which a model is no longer available. A tuned model goes with its base.
 
-    None where no day is announced, or known here.
+    Args:
+        provider: name of a profile.
+        model: as named in requests.
+
+    Returns:
+        The day; None if none is announced or known here.
     """
     if provider != "openai":
         return None

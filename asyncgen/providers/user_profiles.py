@@ -2,7 +2,7 @@
 
     [gpu-box]
     base_url = "http://vllm.internal:8000/v1"   # or base_urls = [...]: several servers, which share the requests
-    key_variable = "VLLM_KEY"                   # the variable that holds the key; left out: no key is sent
+    key_variable = "VLLM_KEY"                   # environment variable of the key; default: no key is sent
     allow_http = true                           # the key may go there unencrypted
     max_tokens_name = "max_tokens"
     headers = { x-team = "data" }               # go out with every request
@@ -38,17 +38,17 @@ _RESERVED = frozenset({"auto", "local"})
 
 
 class _WrongError(ValueError):
-    """What is wrong with a value, in words."""
+    """What is wrong with a value, for the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserProviders:
-    """What the files say.
+    """The content of the user's files.
 
     Attributes:
-        profiles: the known ones, as changed, and the user's own.
-        prices: by provider; of any model there.
-        sources: the file that gave each price.
+        profiles: the known providers, as changed, and the user's own.
+        prices: provider to the price of all its models.
+        sources: provider to the file with its price.
     """
 
     profiles: Mapping[str, Profile]
@@ -57,28 +57,49 @@ class UserProviders:
 
 
 def configuration_folder(environ: Mapping[str, str]) -> Path | None:
-    """The user's configuration folder of asyncgen, by the XDG rules; None where there is no home."""
+    """Find the user's configuration folder by the XDG rules.
+
+    Args:
+        environ: for XDG_CONFIG_HOME and HOME.
+
+    Returns:
+        asyncgen's folder in it, which may not exist; None if there is no home.
+    """
     given = environ.get("XDG_CONFIG_HOME", "")
-    if Path(given).is_absolute():  # the rules say that a relative one is to be ignored
+    if Path(given).is_absolute():  # the XDG rules ignore a relative path
         return Path(given) / "asyncgen"
     home = environ.get("HOME")
     return Path(home) / ".config" / "asyncgen" if home else None
 
 
 def load_profiles(folder: Path | None, environ: Mapping[str, str]) -> Mapping[str, Profile]:
-    """The profiles that can be named; raises as `load_user_providers` does."""
+    """Load the profiles that can be named.
+
+    Args:
+        folder: folder of the job file; None for the configuration folder alone.
+        environ: for XDG_CONFIG_HOME and HOME.
+
+    Returns:
+        Name to profile.
+
+    Raises:
+        UsageError: a file cannot be read or is wrong; the message lists every problem.
+    """
     return load_user_providers(folder, environ).profiles
 
 
 def load_user_providers(folder: Path | None, environ: Mapping[str, str]) -> UserProviders:
-    """The known providers with the user's own, of which those beside the job file win.
+    """Load the known providers and the user's own. A file beside the job file takes precedence.
 
     Args:
-        folder: where the job file stands; None for nowhere.
+        folder: folder of the job file; None for the configuration folder alone.
         environ: for XDG_CONFIG_HOME and HOME.
 
+    Returns:
+        Profiles and prices.
+
     Raises:
-        UsageError: a file that is there cannot be read, or is wrong; with every problem found.
+        UsageError: a file cannot be read or is wrong; the message lists every problem.
     """
     profiles, prices, sources = dict(PROFILES), dict[str, TokenRates](), dict[str, str]()
     for place in (configuration_folder(environ), folder):
@@ -107,11 +128,11 @@ def _read(path: Path) -> str | None:
 
 
 class _File:
-    """One file, and what is wrong in it.
+    """One file, and the problems found in it.
 
     Args:
         label: its path, for messages.
-        text: of it.
+        text: its content.
     """
 
     def __init__(self, label: str, text: str) -> None:
@@ -138,7 +159,7 @@ class _File:
     def provider(
         self, name: str, table: dict[str, Any], known: Profile | None
     ) -> tuple[Profile | None, TokenRates | None]:
-        """The profile and the price that a table gives; None where it is wrong, or gives none."""
+        """Read the profile and the price of a table; each is None if it is wrong or missing."""
         count = len(self._problems)
         fields: dict[str, Any] = {}
         for key, value in table.items():
@@ -163,7 +184,7 @@ class _File:
         return profile, rates
 
     def _refuse_foreign_key(self, profile: Profile) -> None:
-        """A key goes to the hosts of the provider it belongs to."""
+        """Check that a key is sent only to the hosts of its provider."""
         for owner in PROFILES.values():
             if owner.key_variable is None or owner.key_variable != profile.key_variable:
                 continue
