@@ -22,7 +22,7 @@ EACH = "each"
 MESSAGES = "messages"
 MISSING = "missing: "
 
-# A fence that holds the whole answer, as models put around JSON; hidden reasoning that a server left in the text.
+# A code fence around the whole answer, as models put around JSON; reasoning that a server left in the text.
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)\r?\n?```", re.DOTALL)
 _THOUGHTS = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.DOTALL)
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -33,9 +33,10 @@ class AnswerItem:
     """One item of an answer, from which a sample is made.
 
     Attributes:
-        text: fills `{answer}`: the answer without blanks around it; of a list named by `each`, the item.
-        fields: fill `{answer.FIELD}`: of the item over those of the whole answer; nested values are JSON text.
-        turns: the conversation to learn from, where `[answer] messages` names one; else None.
+        text: value of `{answer}`: the answer without blanks around it, or the item of a list named by `each`.
+        fields: values of `{answer.FIELD}`: those of the item override those of the whole answer; nested values are JSON
+            text.
+        turns: the conversation to learn from, if `[answer] messages` names one; else None.
     """
 
     text: str
@@ -53,9 +54,9 @@ class ReadAnswer:
     """A parsed answer.
 
     Attributes:
-        items: a sample is made of each; empty where `failures` says why.
-        failures: what is wrong with the answer, by the names in this module; empty where nothing is.
-        fenced: the JSON stood in a code fence, which was taken off.
+        items: each gives a sample; empty if there are failures.
+        failures: what is wrong with the answer, by the names in this module; empty if it is valid.
+        fenced: whether the JSON was in a code fence, which was removed.
     """
 
     items: tuple[AnswerItem, ...]
@@ -64,15 +65,15 @@ class ReadAnswer:
 
 
 class AnswerReader:
-    """Reads the answers of one job.
+    """Parses the answers of one job.
 
     Args:
         settings: the table [answer].
-        schema: a JSON Schema that answers must keep to; None for none.
-        needed: fields that a template of the job names; an answer without one fails.
+        schema: the JSON Schema of answers; None if there is none.
+        needed: fields that a template of the job uses; an answer without one of them fails.
 
     Raises:
-        ValueError: the schema is none; says what is wrong in it.
+        ValueError: the schema is invalid; the message says why.
     """
 
     def __init__(
@@ -84,7 +85,14 @@ class AnswerReader:
         self._is_valid = _validator(schema) if schema is not None else None
 
     def read(self, completion: str) -> ReadAnswer:
-        """Parse one answer; never raises."""
+        """Parse one answer. Never raises.
+
+        Args:
+            completion: the answer as it is in the record.
+
+        Returns:
+            Its items, or the reasons why it has none.
+        """
         if not self.reads_json:
             return ReadAnswer((AnswerItem(completion.strip()),))
         text, fenced = _bare_json(completion)
@@ -126,7 +134,14 @@ AS_TEXT = AnswerReader(AnswerSettings())
 
 
 def conversation(value: Any) -> list[dict[str, Any]] | None:
-    """A list of chat turns, as `{role, content}` or as ShareGPT has them; None where it is none."""
+    """Parse a list of chat turns, as `{role, content}` or in ShareGPT's form.
+
+    Args:
+        value: decoded JSON.
+
+    Returns:
+        The turns as `{role, content}`; None if it is not such a list.
+    """
     if not isinstance(value, list) or not value:
         return None
     turns = [_turn(each) for each in value]
@@ -134,10 +149,7 @@ def conversation(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _to_learn(turns: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The turns up to the last one of the assistant: what comes behind it teaches nothing.
-
-    Nothing where nobody is answered.
-    """
+    """The turns up to the last one of the assistant; later ones teach nothing. Empty if there is none."""
     said = [place for place, turn in enumerate(turns or ()) if turn["role"] == "assistant"]
     learnt = turns[: said[-1] + 1] if turns and said else []
     return learnt if any(turn["role"] == "user" for turn in learnt) else []
@@ -158,12 +170,20 @@ def _turn(value: Any) -> dict[str, Any] | None:
 
 
 def is_fenced(completion: str) -> bool:
-    """Whether the whole answer stands in a code fence, thoughts before it aside."""
+    """Whether a whole answer is in a code fence. Reasoning before it is ignored.
+
+    Args:
+        completion: the answer.
+    """
     return _bare_json(completion)[1]
 
 
 def response_schema(job: Job) -> Any:
-    """The JSON Schema in the parameter `response_format`; None where there is none."""
+    """Return the JSON Schema in the parameter `response_format`; None if there is none.
+
+    Args:
+        job: with its overlay applied.
+    """
     response_format = job.generate.parameters.get("response_format")
     named = response_format.get("json_schema") if isinstance(response_format, dict) else None
     return named.get("schema") if isinstance(named, dict) else None
@@ -181,7 +201,7 @@ def _text_of(value: Any) -> str:
     try:
         return value_text(value)
     except NoTextError:
-        return ""  # nothing that was decoded comes here
+        return ""  # unreachable for decoded JSON
 
 
 def _validator(schema: Any) -> Callable[[Any], bool]:
@@ -195,7 +215,7 @@ def _validator(schema: Any) -> Callable[[Any], bool]:
     def is_valid(value: Any) -> bool:
         try:
             return bool(validator.is_valid(value))
-        except ValueError:  # too deep for it
+        except ValueError:  # nested too deeply for the validator
             return False
 
     return is_valid
@@ -212,7 +232,14 @@ Variables = Mapping[str, str]
 
 
 def count_sentences(text: str) -> int:
-    """Number of sentences in `text`; a last one without a full stop counts."""
+    """Count sentences. A last one without a full stop counts.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The number of sentences.
+    """
     ends = list(_SENTENCE_END.finditer(text))
     unfinished = bool(text[ends[-1].end() if ends else 0 :].strip())
     return len(ends) + unfinished
@@ -222,14 +249,14 @@ class AnswerChecks:
     """A job's checks, compiled once.
 
     Args:
-        checks: the table of the job file; its patterns were found valid when it was loaded.
-        answers: reads the job's answers; one that is not of the job's form fails a check, too.
+        checks: the table [checks], whose patterns were validated when the job was loaded.
+        answers: parses the job's answers; one in another form fails a check, too.
     """
 
     def __init__(self, checks: Checks, answers: AnswerReader = AS_TEXT) -> None:
         self.attempts = checks.attempts
         self._answers = answers
-        # A check's name, and whether a text fails it; in the order of the job file.
+        # Name of each check, and its test for failure; in the order of the job file.
         self._fails: list[tuple[str, Callable[[str, Variables], object]]] = []
         self._add_limit("max_sentences", count_sentences, checks.max_sentences)
         self._add_limit("max_words", _count_words, checks.max_words)
@@ -244,11 +271,14 @@ class AnswerChecks:
             self._add_unwanted(pattern)
 
     def failures(self, text: str, variables: Variables) -> list[str]:
-        """The names of the checks that `text` does not pass; empty when it passes all.
+        """Check one answer.
 
         Args:
-            text: the answer as it is.
-            variables: of its row.
+            text: the answer as it is in the record.
+            variables: variables of its row.
+
+        Returns:
+            Names of the checks that it does not pass; empty if it passes all.
         """
         failed = list(self._answers.read(text).failures) if self._answers.reads_json else []
         if self._fails:

@@ -27,34 +27,47 @@ if TYPE_CHECKING:
 
 
 class NoTextError(ValueError):
-    """A value that has no form as text; says why in our words."""
+    """A value that cannot be converted to text. The message says why, without Python terms."""
 
 
-# A string, or the exponent of a number that has no sign.
+# A string, or the exponent of a number without a sign.
 _UNSIGNED_EXPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|(?<=\de)(?=\d)')
 
 
 def stable_json(value: Any, *, sort_keys: bool = False) -> str:
-    """A value as compact JSON text, the same with every release of the library: keys of rows are made of it.
+    """Encode a value as compact JSON, the same with every release of the library: keys of rows are hashes of it.
 
     Releases of orjson before 3.12 write 1e22, later ones 1e+22.
 
+    Args:
+        value: decoded JSON.
+        sort_keys: sort the keys of objects.
+
+    Returns:
+        The JSON text.
+
     Raises:
-        TypeError: the value holds what orjson does not encode, such as whole numbers beyond 64 bits.
+        TypeError: orjson does not encode the value, such as an integer beyond 64 bits.
     """
     text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None).decode()
     return _UNSIGNED_EXPONENT.sub(lambda found: found[0] or "+", text) if "e" in text else text
 
 
 def json_text(value: Any) -> str:
-    """A value as compact JSON text, in the order of its keys.
+    """Encode a value as compact JSON, with keys in their order.
+
+    Args:
+        value: decoded JSON.
+
+    Returns:
+        The JSON text.
 
     Raises:
-        NoTextError: it is nested too deeply, or holds what JSON has no word for.
+        NoTextError: it is nested too deeply, or contains something that JSON cannot represent.
     """
     try:
         return stable_json(value)
-    except TypeError:  # whole numbers beyond 64 bits, too
+    except TypeError:  # includes integers beyond 64 bits
         pass
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -65,7 +78,13 @@ def json_text(value: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as a prompt shows it: text as it is, a number as JSON writes it, anything else as JSON text.
+    """Convert a value to text for a prompt: text unchanged, a number as in JSON, anything else as JSON.
+
+    Args:
+        value: a value of a job file, a table or an answer.
+
+    Returns:
+        The text.
 
     Raises:
         NoTextError: a number is not finite or too long, or the value is nested too deeply.
@@ -77,7 +96,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         try:
             return str(value)
-        except ValueError:  # Python does not convert them, since it takes quadratic time
+        except ValueError:  # Python refuses very long integers, which take quadratic time
             raise NoTextError("a number of more than 4,300 digits") from None
     return json_text(value)
 
@@ -87,8 +106,8 @@ class TableError(ValueError):
 
     Args:
         message: what is wrong, without the file's name.
-        line: 1-based, of the file's lines; None where it is not known.
-        row: 1-based, of the rows of a file without lines.
+        line: line number, from 1; None if unknown.
+        row: row number, from 1, in a file without lines; None if unknown.
     """
 
     def __init__(self, message: str, line: int | None = None, row: int | None = None) -> None:
@@ -97,9 +116,16 @@ class TableError(ValueError):
 
 
 def cell_text(value: Any, column: str) -> str | None:
-    """A cell as text; None where it is empty.
+    """Convert a cell to text.
 
-    Text is taken as it is, numbers as JSON writes them, dates and times in ISO's form, lists and tables as JSON text.
+    Text is unchanged, numbers are as in JSON, dates and times in ISO format, lists and tables as JSON.
+
+    Args:
+        value: of the cell.
+        column: name of its column, for the message.
+
+    Returns:
+        The text; None if the cell is empty.
 
     Raises:
         TableError: it is a number that cannot be written, or binary data.
@@ -113,7 +139,19 @@ def cell_text(value: Any, column: str) -> str | None:
 
 
 def needed_cell(value: Any, *, column: str, blanks: bool) -> str:
-    """The text of a cell that has to be there, unless `blanks` may be; raises as `cell_text` does."""
+    """Convert a required cell to text.
+
+    Args:
+        value: of the cell.
+        column: name of its column, for the message.
+        blanks: accept an empty cell as "".
+
+    Returns:
+        The text.
+
+    Raises:
+        TableError: the cell is empty, or cannot be converted.
+    """
     text = cell_text(value, column)
     if text is None and not blanks:
         raise TableError(f"column {column!r} is empty")
@@ -121,7 +159,7 @@ def needed_cell(value: Any, *, column: str, blanks: bool) -> str:
 
 
 def spare_cell(value: Any, *, column: str, blanks: bool) -> str:  # noqa: ARG001 - called as `needed_cell` is
-    """The text of a cell that nothing depends on: "" where it has none."""
+    """Convert a cell that no template uses to text; "" if that is impossible."""
     try:
         return cell_text(value, column) or ""
     except TableError:
@@ -129,10 +167,16 @@ def spare_cell(value: Any, *, column: str, blanks: bool) -> str:  # noqa: ARG001
 
 
 def plain(value: Any) -> Any:
-    """A value in the types that JSON has, as far as it has a form in them.
+    """Convert a value to the types of JSON, as far as they can represent it.
+
+    Args:
+        value: of a table.
+
+    Returns:
+        The converted value.
 
     Raises:
-        NoTextError: binary data.
+        NoTextError: it is binary data.
     """
     if isinstance(value, datetime | date | time):
         return value.isoformat()
@@ -161,12 +205,18 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def open_file(path: Path) -> BufferedReader:
     """Open a regular file, or a link to one.
 
+    Args:
+        path: the file.
+
+    Returns:
+        The open file.
+
     Raises:
-        TableError: it is a folder, a pipe or a device, or its name cannot be one.
-        OSError: it is not there, or may not be read.
+        TableError: it is a folder, a pipe or a device, or the name is invalid.
+        OSError: it is missing or cannot be read.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe would wait for its other end for ever.
+        # Without O_NONBLOCK, opening a pipe would wait for its other end forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError:
         raise TableError("no file can have this name: it holds a NUL character") from None
@@ -178,10 +228,17 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def read_text(path: Path, *, most_bytes: int = LONGEST_LINE_BYTES) -> str:
-    """A whole file as text, without a byte order mark.
+    """Read a whole file as text, without a byte order mark.
+
+    Args:
+        path: the file, in UTF-8.
+        most_bytes: maximum size.
+
+    Returns:
+        Its content.
 
     Raises:
-        TableError: it is too large, no UTF-8, or not a regular file.
+        TableError: it is too large, not UTF-8, or not a regular file.
         OSError: as `open_file`.
     """
     with open_file(path) as handle:
@@ -192,14 +249,17 @@ def read_text(path: Path, *, most_bytes: int = LONGEST_LINE_BYTES) -> str:
 
 
 def decoded(raw: bytes, number: int) -> str:
-    """Bytes as text; a byte order mark in line 1 is taken off.
+    """Decode UTF-8, and remove a byte order mark from line 1.
 
     Args:
         raw: one line, or several.
-        number: of its first line.
+        number: line number of the first one.
+
+    Returns:
+        The text.
 
     Raises:
-        TableError: they are not UTF-8; tells the line.
+        TableError: the bytes are not UTF-8; names the line.
     """
     if number == 1 and raw.startswith(_UTF_16):
         raise TableError("UTF-16, expected UTF-8: save it as UTF-8", 1)
@@ -214,7 +274,13 @@ def decoded(raw: bytes, number: int) -> str:
 
 
 def raw_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:
-    r"""Lines with the offset at which each begins, their ends included: "\n", "\r\n" or "\r".
+    r"""Split a file into lines that end in "\n", "\r\n" or "\r".
+
+    Args:
+        handle: the open file.
+
+    Yields:
+        Offset at which a line begins, and the line with its end.
 
     Raises:
         TableError: a line is longer than `LONGEST_LINE_BYTES`.
@@ -222,7 +288,7 @@ def raw_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:
     offset, rest = handle.tell(), b""
     while block := handle.read(_BLOCK_BYTES):
         lines = (rest + block).splitlines(keepends=True)
-        rest = b"" if lines[-1].endswith(b"\n") else lines.pop()  # a "\r" at its end may be half of "\r\n"
+        rest = b"" if lines[-1].endswith(b"\n") else lines.pop()  # a trailing "\r" may be half of "\r\n"
         for line in lines:
             yield offset, line
             offset += len(line)
@@ -233,7 +299,13 @@ def raw_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file with their numbers from 1, without their ends.
+    """Read a file line by line.
+
+    Args:
+        path: the file, in UTF-8.
+
+    Yields:
+        Line number, from 1, and the line without its end.
 
     Raises:
         TableError: as `open_file`, `raw_lines` and `decoded`.

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Exclusions:
-    """Combinations that are left out: those that agree with one of the entries in all that it names.
+    """Combinations that are left out: those that match one of the entries in every variable that it names.
 
     Args:
-        entries: variable to value, each.
-        names: of the variables, in the order of a combination.
+        entries: each maps variables to values.
+        names: the variables, in the order of a combination.
     """
 
     def __init__(self, entries: Iterable[Mapping[str, str]], names: Sequence[str]) -> None:
@@ -39,11 +39,14 @@ class Exclusions:
         return any(all(values[at] == value for at, value in entry.items()) for entry in self._entries)
 
     def count(self, rows: Iterable[Row], axes: Sequence[Sequence[str]]) -> int:
-        """How many combinations of these rows and axes are left out.
+        """Count the excluded combinations without enumerating the axes.
 
         Args:
-            rows: the table's; one empty row where there is none.
-            axes: the values of each.
+            rows: of the table; one empty row if there is no table.
+            axes: the values of each axis.
+
+        Returns:
+            How many of their combinations are left out.
         """
         found: dict[frozenset[int], int] = {}
         total = 0
@@ -60,7 +63,7 @@ class Exclusions:
         return total
 
     def _count(self, axes: Sequence[Sequence[str]], width: int, active: frozenset[int], at: int) -> int:
-        """Combinations of the axes from `at` on that one of the active entries takes, given the earlier values."""
+        """Combinations of the axes from `at` on that match one of the active entries, given the earlier values."""
         if not active:
             return 0
         if any(all(place < width + at for place in self._entries[number]) for number in active):
@@ -88,12 +91,12 @@ def _mix(value: int) -> int:
 
 
 class SubsetChoice:
-    """`size` places of `range(count)`.
+    """A seeded choice of places from `range(count)`.
 
     Args:
-        count: how many places there are.
+        count: number of places.
         size: how many are chosen, at most `count`.
-        seed: decides which.
+        seed: another seed gives another choice.
     """
 
     def __init__(self, count: int, size: int, seed: int) -> None:
@@ -154,15 +157,15 @@ class Combinations:
     """The Cartesian product of a table's rows and of axes, without what is excluded, or a seeded subset of it.
 
     Args:
-        axes: axis name to its values, each value once.
+        axes: axis name to its values, without duplicates.
         table: rows multiplied with the axes; None for the axes alone.
-        subset: (size, seed) of the choice; None for all. A size above the number of combinations takes them all.
-        exclude: variable to value; combinations that agree with all of one of them are left out.
-        telling: columns of the table by which a row is found again; None for all.
+        subset: (size, seed) of the choice; None for all. A size above the number of combinations takes all.
+        exclude: each maps variables to values; combinations that match all of one entry are left out.
+        telling: columns of the table that identify a row; None for all.
 
     Attributes:
-        names: of the variables: the table's columns, then the axes.
-        count: how many combinations there are.
+        names: the variables: the table's columns, then the axes.
+        count: number of combinations.
         excluded: how many are left out by `exclude`.
     """
 
@@ -191,14 +194,15 @@ class Combinations:
 
     @property
     def has_table(self) -> bool:
-        """True if there is a table, which may contain a row twice."""
+        """Whether there is a table, which may contain a row twice."""
         return self._table is not None
 
     def contents(self) -> dict[str, object]:
         """What the combinations are made of, by the job's names: the values of each axis, a digest of the rows.
 
         Raises:
-            TableError, OSError: the rows cannot be read.
+            TableError: a row cannot be read.
+            OSError: the table cannot be read.
         """
         axes = self.names[len(self.names) - len(self._axes) :]
         contents: dict[str, object] = {f"grid.{name}": values for name, values in zip(axes, self._axes, strict=True)}
@@ -207,7 +211,12 @@ class Combinations:
         return contents
 
     def values_of(self, name: str, most: int) -> list[str]:
-        """At most so many different values of a variable, in the order of the table or of the axis."""
+        """Return different values of a variable, in the order of the table or of the axis.
+
+        Args:
+            name: of the variable.
+            most: maximum number of values.
+        """
         place = self.names.index(name) - (len(self.names) - len(self._axes))
         column = self.names.index(name)
         values = self._axes[place] if place >= 0 else (row[column] for row in self._table or ())
@@ -219,12 +228,19 @@ class Combinations:
         return list(found)
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
-        """Places and combinations; a subset's come in the order of its choice."""
+        """Places and combinations, in order; those of a subset in the order of its choice."""
         every = self._every()
         return filter(self._is_kept, every) if self._exclusions else every
 
     def encoded(self, form: Callable[[str], Form]) -> Iterator[tuple[int, Row, tuple[Form, ...]]]:
-        """As iteration, with a form of each value beside it, which is made once for each value of an axis."""
+        """Iterate with a converted form of each value, which is made once per value of an axis.
+
+        Args:
+            form: converts a value.
+
+        Yields:
+            Place, combination, and its converted values.
+        """
         if self._subset or self._table is not None:
             return ((place, values, tuple(map(form, values))) for place, values in self)
         forms = (map(form, axis) for axis in self._axes)
@@ -241,7 +257,11 @@ class Combinations:
         return (*(self._table[row] if self._table is not None else ()), *reversed(values))
 
     def sample(self, most: int) -> Iterator[tuple[int, Row]]:
-        """At most so many places and combinations, spread over all of them, the first one included."""
+        """Yield places and combinations, evenly spaced over all of them, including the first.
+
+        Args:
+            most: maximum number of combinations.
+        """
         if self.count <= most:
             return iter(self)
         if self._subset:  # its order is shuffled already
@@ -262,7 +282,10 @@ class Combinations:
         """Upper bound on the sum of weights over a combination's values; exact without a subset.
 
         Args:
-            weight: of a value at a position of `names`.
+            weight: weight of a value at a position of `names`.
+
+        Returns:
+            The bound.
         """
         first = len(self.names) - len(self._axes)
         axes = sum(max((weight(first + n, value) for value in axis), default=0) for n, axis in enumerate(self._axes))
@@ -286,7 +309,7 @@ class Combinations:
         return combination[1] not in self._exclusions
 
     def _chosen(self, whole: int, size: int, seed: int) -> SubsetChoice:
-        """The subset in which `size` combinations are left when the excluded ones are taken out."""
+        """The subset that leaves `size` combinations after the excluded ones are removed."""
         if not self._exclusions:
             return SubsetChoice(whole, size, seed)
         every = SubsetChoice(whole, whole, seed)
@@ -308,7 +331,7 @@ class Combinations:
         return place
 
     def _row_place(self, row: Row) -> int | None:
-        """Where a row stands in the table; the look-up is made when it is first asked for, by a changed job only."""
+        """The place of a row in the table. The index is built on first use, which only a changed job needs."""
         assert self._table is not None
         if self._row_places is None:
             self._row_places = {}

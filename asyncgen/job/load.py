@@ -44,7 +44,16 @@ _TAKEN_AS_THEY_ARE = ("generate", "parameters")  # below this key, a table is th
 
 
 def laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:
-    """The job's tables with the overlays: of `tuning` for the stage of tuning, of `generation` for the rest."""
+    """Apply the overlays of the chosen providers.
+
+    Args:
+        raw: tables of the job file.
+        generation: the provider that answers; its overlay applies to all tables but those of tuning.
+        tuning: the provider that tunes; its overlay applies to [dataset], [finetune] and the short prompt.
+
+    Returns:
+        The tables, without `on`.
+    """
     base = {key: value for key, value in raw.items() if key != "on"}
     overlays = table_in(raw, "on")
     first, _ = _by_stage(table_in(overlays, generation))
@@ -63,9 +72,17 @@ def _by_stage(overlay: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Tables are merged key by key; `false` takes away what is below; anything else replaces it.
+    """Merge tables key by key: `false` removes what is below, anything else replaces it.
 
-    Inside the value of a parameter `false` is a value like any other.
+    Inside the value of a parameter, `false` is an ordinary value.
+
+    Args:
+        below: the lower table.
+        above: the overlay.
+        path: keys that lead to this table.
+
+    Returns:
+        The merged table.
     """
     result = dict(below)
     is_value = path[: len(_TAKEN_AS_THEY_ARE)] == _TAKEN_AS_THEY_ARE and len(path) > len(_TAKEN_AS_THEY_ARE)
@@ -81,7 +98,12 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any], path: tuple[str, 
 
 
 def table_in(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The table of that name; an empty one where there is none."""
+    """Return the table of that name; an empty one if there is none.
+
+    Args:
+        raw: tables of the job file.
+        key: name of the table.
+    """
     value = raw.get(key, {})
     return value if isinstance(value, dict) else {}
 
@@ -92,15 +114,15 @@ _LARGEST_JOB_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A job file that holds a checked job for every provider it names.
+    """A job file that has been checked for every provider it names.
 
     Attributes:
-        path: None for the built-in job.
-        folder: relative paths in the file start here.
-        text: the file as it is, without a byte order mark.
+        path: the file; None for the built-in job.
+        folder: folder that relative paths in the file start from.
+        text: its content, without a byte order mark.
         raw: its tables.
-        sources: the files that it names, opened when they are asked for.
-        profiles: the providers that can be named, the user's own among them.
+        sources: the files that it names, opened on first use.
+        profiles: the providers that can be named, the user's own included.
     """
 
     path: Path | None
@@ -116,18 +138,23 @@ class JobFile:
 
     @property
     def generation_provider(self) -> str:
-        """`generate.provider` as the file has it."""
+        """`generate.provider`, as in the file."""
         return str(table_in(self.raw, "generate").get("provider", "auto"))
 
     @property
     def tuning_provider(self) -> str:
-        """`finetune.provider` as the file has it."""
+        """`finetune.provider`, as in the file."""
         return str(table_in(self.raw, "finetune").get("provider", "auto"))
 
     def job(self, generation: str, tuning: str) -> Job:
-        """The job with the `[on.NAME]` overlays.
+        """Build the job with the overlays of the chosen providers.
 
-        Of `tuning` for [dataset], [finetune] and the tuned model's short prompt; of `generation` for the rest.
+        Args:
+            generation: the provider that answers.
+            tuning: the provider that tunes: its overlay applies to [dataset], [finetune] and the short prompt.
+
+        Returns:
+            The job.
         """
         problems: list[Problem] = []
         job = typed_job(laid_over(self.raw, generation, tuning), problems)
@@ -137,7 +164,7 @@ class JobFile:
 
 
 def built_in_text() -> str:
-    """The built-in job file, comments and all."""
+    """The text of the built-in job file, with its comments."""
     return resources.files("asyncgen.job").joinpath("direct_marketing.toml").read_text(encoding="utf-8")
 
 
@@ -145,13 +172,16 @@ def read_job_file(path: Path | None, folder: Path | None = None, *, following: t
     """Read and check a job file.
 
     Args:
-        path: None for the built-in job.
-        folder: where relative paths start; the file's own folder when None.
+        path: the file; None for the built-in job.
+        folder: folder that relative paths start from; None for that of the file.
         following: run directories whose rows lead to this file; a job must not follow itself.
+
+    Returns:
+        The job file.
 
     Raises:
         UsageError: the file cannot be read.
-        JobFileError: it is wrong, with every problem found.
+        JobFileError: it has mistakes; `problems` lists all of them.
     """
     text = _read(path) if path else built_in_text()
     label = str(path) if path else BUILT_IN_NAME
@@ -169,16 +199,20 @@ def read_job_file(path: Path | None, folder: Path | None = None, *, following: t
 
 
 def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestGrid:
-    """The requests of `job` for a model.
+    """Compile a job to its requests for a model.
 
     Args:
-        file: where the job came from, for paths and places.
-        job: as `file` gives it for the providers chosen.
+        file: the job file, for paths and line numbers.
+        job: as `file.job` returns it for the chosen providers.
         profile: of the provider that answers.
-        model: named in every request.
+        model: the model to ask.
+
+    Returns:
+        The requests.
 
     Raises:
-        JobFileError: a file of values is wrong, the model refuses a parameter, or the provider cannot begin answers.
+        JobFileError: a file of values is wrong, the model refuses a parameter, or the provider cannot continue an
+            opening.
     """
     problems: list[Problem] = []
     if job.prompt.openings and not profile.continues_assistant:
@@ -221,7 +255,15 @@ def _excluded(job: Job) -> list[dict[str, str]]:
 
 
 def with_max_tokens(job: Job, profile: Profile) -> Job:
-    """The job with `generate.max_tokens` among its parameters, under the name that the provider knows."""
+    """Move `generate.max_tokens` into the parameters, under the provider's name for it.
+
+    Args:
+        job: with its overlay applied.
+        profile: of the provider that answers.
+
+    Returns:
+        The changed job; the same one if it sets no limit.
+    """
     generate = job.generate
     if generate.max_tokens is None:
         return job
@@ -230,7 +272,16 @@ def with_max_tokens(job: Job, profile: Profile) -> Job:
 
 
 def answer_reader(file: JobFile, job: Job, problems: list[Problem]) -> AnswerReader:
-    """What reads the job's answers; a schema that cannot be used is a problem."""
+    """Build the parser of a job's answers.
+
+    Args:
+        file: the job file, for the path of the schema.
+        job: with its overlay applied.
+        problems: gets a problem if the schema cannot be used.
+
+    Returns:
+        The parser.
+    """
     if job.answer.format != "json":
         return AS_TEXT
     key, schema = "generate.parameters.response_format", response_schema(job)
@@ -249,7 +300,12 @@ def answer_reader(file: JobFile, job: Job, problems: list[Problem]) -> AnswerRea
 
 
 def job_file_error(file: JobFile, problems: list[Problem]) -> JobFileError:
-    """The error for these problems, each with its file and line."""
+    """Return the error for these problems, each with its file and line.
+
+    Args:
+        file: the job file.
+        problems: at least one.
+    """
     placed = tuple(
         replace(each, file=each.file or file.label, line=each.line or line_of(file.text, each.key)) for each in problems
     )
@@ -289,7 +345,7 @@ def _job_files(folder: Path) -> list[str]:
 
 
 def _all_problems(file: JobFile) -> Iterator[Problem]:
-    """Problems of the tables as they stand, then those that only an overlay brings."""
+    """Problems of the tables themselves, then those that only an overlay causes."""
     raw = {key: value for key, value in file.raw.items() if key != "on"}
     yield from (plain := _problems(file, raw))
     overlays = file.raw.get("on", {})
@@ -317,7 +373,7 @@ def _problems(file: JobFile, raw: dict[str, Any]) -> list[Problem]:
 
 
 def _problems_of(file: JobFile, job: Job) -> list[Problem]:
-    """What is wrong in a typed job, the columns of its rows known."""
+    """Problems of a typed job whose columns are known."""
     problems: list[Problem] = []
     source = file.sources.rows(job, problems)
     if problems:
@@ -327,7 +383,7 @@ def _problems_of(file: JobFile, job: Job) -> list[Problem]:
 
 
 def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
-    """The rows of another run, its answers read as its own job does.
+    """Open the rows of another run, whose answers are parsed as its own job does.
 
     Raises:
         TableError: there is no run, its job cannot be opened, or it follows itself.

@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 
 
 def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Iterator[str]:
-    """The remarks, a sentence each.
+    """Find what is valid in a job but may not do what its author means.
 
     Args:
         job: with the overlays of the chosen providers.
         grid: its requests.
-        profile: who answers.
-        model: that is asked.
+        profile: of the provider that answers.
+        model: the model that is asked.
+
+    Yields:
+        Remarks for the user, one sentence each.
     """
     yield from _unnamed(job, grid)
     if grid.answer_is_variable:
@@ -55,7 +58,7 @@ def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Ite
 
 
 def _unnamed(job: Job, grid: RequestGrid) -> Iterator[str]:
-    """Axes, and rows, that no prompt tells apart."""
+    """Axes and rows that no prompt uses."""
     asked = named_in(job).asked
     templates = [job.prompt.user, job.prompt.system or "", *job.prompt.openings]
     for name in job.grid:
@@ -88,11 +91,13 @@ class OpenedJob:
     """A job with the overlays of the chosen providers, and its requests.
 
     Attributes:
-        file: where it came from.
-        generation: the provider that answers.
-        tuning: the provider that tunes.
+        file: the job file.
+        job: the job.
+        grid: its requests.
+        generation: name of the provider that answers.
+        tuning: name of the provider that tunes.
         model: the model that answers.
-        remarks: what the user should know of the job, a sentence each.
+        remarks: sentences for the user about the job.
     """
 
     file: JobFile
@@ -105,7 +110,20 @@ class OpenedJob:
 
 
 def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> OpenedJob:
-    """Lay the job over for these providers and open its grid; raises as `open_grid` does."""
+    """Apply the overlays of these providers, and open the grid.
+
+    Args:
+        file: the job file.
+        generation: name of the provider that answers.
+        tuning: name of the provider that tunes.
+        model: the model to ask.
+
+    Returns:
+        The job and its requests.
+
+    Raises:
+        JobFileError: as `open_grid`.
+    """
     job = file.job(generation, tuning)
     grid = open_grid(file, job, named_profile(generation, file.profiles), model)
     profile = named_profile(generation, file.profiles)
@@ -117,19 +135,19 @@ def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> Open
 def open_named_job(
     path: Path | None, where: Where, *, finetune_provider: str | None = None
 ) -> tuple[OpenedJob, ProviderChoice, ProviderChoice]:
-    """Read a job and open its grid for the providers chosen.
+    """Read a job, choose the providers, and open its grid.
 
     Args:
         path: the job file; None for the built-in one.
-        where: what the flags say of the generating stage.
-        finetune_provider: named for the tuning stage.
+        where: the flags of the generation stage.
+        finetune_provider: name of the provider that tunes; None for the job's.
 
     Returns:
-        The job, who answers, and who tunes.
+        The job, the provider that answers, and the provider that tunes.
 
     Raises:
         JobFileError: the file has mistakes.
-        UsageError: there is no such provider, or no model of its own choice.
+        UsageError: the provider is unknown, or has no default model and none was named.
     """
     file = read_job_file(path)
     generation = choose_generation(where, file.generation_provider, os.environ, file.profiles)
@@ -141,14 +159,14 @@ def open_named_job(
 
 
 def keep_job(run: RunWriter, opened: OpenedJob, *, command: str = "") -> None:
-    """Note in the run which job is run, so that later commands make the same requests and samples.
+    """Save the job in the run, so that later commands make the same requests and samples.
+
+    The counts of stale rows and the fingerprint are left to the journal, which compares with them.
 
     Args:
         run: open for writing.
         opened: the job.
-        command: goes on where this one stops; "" leaves what is noted.
-
-    The counts of stale rows and the fingerprint are the journal's to change: it compares with them.
+        command: the command that resumes the run; "" to keep the one that is noted.
 
     Raises:
         DiskError: it could not be written.
@@ -179,14 +197,33 @@ def keep_job(run: RunWriter, opened: OpenedJob, *, command: str = "") -> None:
 
 
 def job_in(path: Path, directory: RunDirectory) -> OpenedJob:
-    """A job file as it is now, for the run that it made; raises as `open_job` does."""
+    """Open a job file as it is now, with the providers and the model of the run that it made.
+
+    Args:
+        path: the job file.
+        directory: of the run.
+
+    Returns:
+        The job and its requests.
+
+    Raises:
+        JobFileError: the file has mistakes.
+        UsageError: it cannot be read.
+    """
     state: JobState = directory.read_state().job
     file = read_job_file(path)
     return open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
 
 
 def changed_job_file(directory: RunDirectory) -> Path | None:
-    """The job file that made the run, where it has changed since; None where it has not, or is not to be found."""
+    """Find the job file that made the run, if it has changed since.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        Its path; None if it has not changed, or is gone.
+    """
     job = directory.read_state().job
     with contextlib.suppress(OSError, UsageError):
         path = Path(job.file)
@@ -196,11 +233,17 @@ def changed_job_file(directory: RunDirectory) -> Path | None:
 
 
 def job_of_run(directory: RunDirectory) -> OpenedJob:
-    """The job as it was run last.
+    """Open the job as it was run last.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The job and its requests.
 
     Raises:
-        UsageError: the run keeps no job.
-        JobFileError: a file that the job names is gone or changed.
+        UsageError: the run directory has no job.
+        JobFileError: a file that the job names is missing or changed.
     """
     state: JobState = directory.read_state().job
     if not directory.job.exists() or not state.model:
@@ -208,7 +251,7 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
             f"{directory.path} does not say which job it belongs to",
             help_text=f"asyncgen generate FILE --out {directory.path}   (writes it there)",
         )
-    os.close(open_regular(directory.job, os.O_RDONLY))  # anything else there is a disk error, not a job error
+    os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
     file = read_job_file(directory.job, Path(state.folder))
     opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
     if may_be_foreign(state, opened.grid):

@@ -75,7 +75,7 @@ random_seed = 7
 ```""",
 }
 
-# Key to what it is for, and an example of its value ("" where the table's own example shows it).
+# Key to its purpose and an example of its value ("" if the table's example shows it).
 _KEYS: dict[str, tuple[str, str]] = {
     "name": ("The name of the run's folder, `runs/NAME`.", '"direct-marketing"'),
     "rows.file": ("A table: .csv, .jsonl or .parquet; also any file that asyncgen wrote.", '"stores.csv"'),
@@ -220,7 +220,7 @@ def reference() -> str:
 
 
 def documented_keys() -> dict[str, str]:
-    """Every key of the job file that a user may write, to the example of its value."""
+    """Every key of the job file, with an example of its value."""
     keys = [key for table in _TABLES for key, _, _ in _keys_of(table)]
     return {key: _KEYS[key][1] if key in _KEYS else "" for key in keys}
 
@@ -232,7 +232,7 @@ def _entry(key: str, kind: str, default: str, words: str, example: str) -> str:
 
 
 def _keys_of(table: str) -> Iterator[tuple[str, str, str]]:
-    """The keys of a table: dotted name, type and default, in words."""
+    """The keys of a table: dotted name, type and default, for the reader."""
     struct = _struct_of(table)
     if struct is None:
         return

@@ -49,7 +49,7 @@ _CACHED_VALUES = 100_000  # cached JSON forms of values; free text of a table wo
 
 
 class Keyed(Protocol):
-    """What tells which row of a job a record or a failure is."""
+    """A record or failure, by the fields that identify its row."""
 
     @property
     def key(self) -> str: ...
@@ -68,7 +68,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):  # for every row: a quarte
     """One rendered prompt with its parameters.
 
     Attributes:
-        index: its place in the grid, repeats counted.
+        index: its place in the grid, repeats included.
         repeat: 0 for the first repeat of a combination.
         values: the combination, in the order of `RequestGrid.names`.
         key: 16 bytes that identify it.
@@ -89,8 +89,8 @@ class SampleParts:
     Attributes:
         prompt: the rendered `prompt.sample`.
         target: the rendered `prompt.target`; the answer by default.
-        turns: the whole conversation, in place of the two texts above, if the job asks for one with `[answer] messages`
-            or `[prompt] messages`; else None.
+        turns: the whole conversation, in place of the two texts above, if `[answer] messages` or `[prompt] messages`
+            asks for one; else None.
     """
 
     prompt: str
@@ -104,7 +104,7 @@ class RequestGrid:
     Args:
         job: checked by the loader; `generate.max_tokens` is among its parameters, under the provider's name for it.
         combinations: of its rows and axes.
-        model: named in every request.
+        model: the model to ask.
         answers: parses the answers by the table [answer].
         sample_names: the variables of the samples' prompt if the job does not write one; None for all.
         answer_is_variable: `{answer}` in `prompt.sample` is a variable of the job, not the answer.
@@ -167,7 +167,7 @@ class RequestGrid:
         return bool({"tools", "functions"} & self.parameters.keys())
 
     def longest_body(self) -> int:
-        """An upper bound on the bytes of a request's body, computed without making any; seldom above the longest."""
+        """Upper bound on the size of a request's body in bytes, computed without making any; usually exact."""
         names = self.names
         bodies = range(len(self._openings)) if self._openings else [None]
         longest = 0
@@ -189,7 +189,12 @@ class RequestGrid:
         return self._repeats
 
     def values_of(self, name: str, most: int) -> list[str]:
-        """At most `most` different values of a variable, in job order."""
+        """Return different values of a variable, in job order.
+
+        Args:
+            name: of the variable.
+            most: maximum number of values.
+        """
         return self._combinations.values_of(name, most)
 
     def requests(self) -> Iterator[Request]:
@@ -197,24 +202,37 @@ class RequestGrid:
         return self.wanted(lambda key: True)  # noqa: ARG005 - all of them
 
     def sample_evenly(self, most: int) -> Iterator[Request]:
-        """The first repeat of at most `most` combinations, evenly sampled from the grid."""
+        """Yield the first repeat of some combinations, evenly spaced over the grid.
+
+        Args:
+            most: maximum number of requests.
+        """
         for place, values in self._combinations.sample(most):
             body = self._body_of(values, 0)
             yield Request(place * self._repeats, 0, values, _key(body, 0), body)
 
     def wanted(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request]:
-        """The requests with a key for which `is_wanted` is true, in order.
+        """Make the requests that the caller wants, in order.
 
         Args:
-            is_wanted: called once for the key of every request of the grid.
+            is_wanted: called once with the key of every request of the grid.
+
+        Returns:
+            The requests for which it is true.
         """
         return (request for request in self.walk(is_wanted) if isinstance(request, Request))
 
     def walk(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request | int]:
-        """As `wanted`, and between them the number of requests skipped since the last item, at least every few hundred.
+        """Make the requests that the caller wants, and report how many were skipped.
 
-        A resumed run skips millions of settled rows; these pauses keep the event loop responsive, for example to
+        A resumed run skips millions of settled rows; these items let the event loop run in between, for example for
         Ctrl-C.
+
+        Args:
+            is_wanted: called once with the key of every request of the grid.
+
+        Yields:
+            A request; or the number of requests skipped since the last item, at least every few hundred.
         """
         repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
         bodies, new_digest = self._bodies, blake2b(digest_size=_KEY_BYTES).copy
@@ -222,7 +240,7 @@ class RequestGrid:
         for place, values, escaped in self._combinations.encoded(self._escape):
             for repeat, tail in repeats:
                 body = bodies[self._turn(values, repeat) if len(bodies) > 1 else 0](escaped)
-                digest = new_digest()  # a copy of an empty one costs less than a new one
+                digest = new_digest()  # copying an empty one is cheaper than making one
                 digest.update(body + tail)
                 key = digest.digest()
                 if is_wanted(key):
@@ -239,11 +257,22 @@ class RequestGrid:
             yield passed
 
     def variables(self, request: Request) -> dict[str, str]:
-        """The variables of a request, name to value."""
+        """Return the variables of a request, name to value.
+
+        Args:
+            request: of this grid.
+        """
         return dict(zip(self.names, request.values, strict=True))
 
     def prompt(self, request: Request) -> str:
-        """The short prompt that the tuned model will be given, as far as it is known before the answer."""
+        """Render the short prompt for the tuned model, as far as it is known before the answer.
+
+        Args:
+            request: of this grid.
+
+        Returns:
+            The prompt; placeholders of the answer are left as they are.
+        """
         variables = self.variables(request)
         if self._turns_at is not None and self._job.prompt.sample is None:
             return _last_words(self._turns(variables))
@@ -252,9 +281,14 @@ class RequestGrid:
         return self.sample.render(variables)
 
     def prompt_of(self, variables: Mapping[str, str], completion: str) -> str:
-        """The prompt of a record: that of the first sample which its answer gives.
+        """Render the prompt of a record: that of the first sample from its answer.
 
-        What an answer that cannot be read leaves open is "" in it.
+        Args:
+            variables: of the row.
+            completion: the answer.
+
+        Returns:
+            The prompt; placeholders of an answer that cannot be parsed are "".
         """
         if self._turns_at is None and not self.prompt_needs_answer:
             return self.sample.render(variables)
@@ -262,11 +296,14 @@ class RequestGrid:
         return (read or self._unread(variables, completion)).prompt
 
     def samples(self, variables: Mapping[str, str], completion: str) -> Iterator[SampleParts]:
-        """What there is to learn from an answer; nothing where it is not of the job's form.
+        """Make what there is to learn from an answer.
 
         Args:
             variables: of its row.
             completion: the answer as it is in the record.
+
+        Returns:
+            One item per sample; none if the answer is not in the job's form.
         """
         return (self._parts(variables, item) for item in self.answers.read(completion).items)
 
@@ -289,7 +326,7 @@ class RequestGrid:
         return {**answer, **variables} if self.answer_is_variable else {**variables, **answer}
 
     def _turns(self, variables: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The turns that are sent for a row."""
+        """The chat turns that are sent for a row."""
         try:
             turns = decode_json(variables.get(str(self._job.prompt.messages), ""))
         except NotJsonError:  # a row of an earlier version of the job
@@ -297,15 +334,24 @@ class RequestGrid:
         return turns if isinstance(turns, list) else []
 
     def opening(self, request: Request) -> str:
-        """The first words that the request gives the answer; "" for none."""
+        """Return the first words of the answer that the request contains; "" if there are none.
+
+        Args:
+            request: of this grid.
+        """
         if not self._openings:
             return ""
         return self._openings[self._turn(request.values, request.repeat)].render(self.variables(request))
 
     def key_of(self, variables: Mapping[str, str], repeat: int) -> bytes | None:
-        """The key of a combination; None if it is not in the grid.
+        """Compute the key of a combination.
 
-        Variables that the job does not have are ignored: no request contains them.
+        Args:
+            variables: name to value; variables that the job does not have are ignored, since no request contains them.
+            repeat: 0 for the first repeat.
+
+        Returns:
+            The key of 16 bytes; None if the combination is not in the grid.
         """
         if repeat >= self._repeats or not all(name in variables for name in self.names):
             return None
@@ -315,7 +361,15 @@ class RequestGrid:
         return _key(self._body_of(values, repeat), repeat)
 
     def request_of(self, variables: Mapping[str, str], repeat: int) -> Request | None:
-        """A combination's request as it is sent, its place not looked up (0); None when the grid does not hold it."""
+        """Make the request of a combination, without looking up its place.
+
+        Args:
+            variables: name to value.
+            repeat: 0 for the first repeat.
+
+        Returns:
+            The request, with index 0; None if the combination is not in the grid.
+        """
         key = self.key_of(variables, repeat)
         if key is None:
             return None
@@ -323,19 +377,25 @@ class RequestGrid:
         return Request(0, repeat, values, key, self._body_of(values, repeat))
 
     def recognise(self, keys: Collection[bytes]) -> None:
-        """Look for rows by their keys, so that `own` knows them whatever their variables are.
+        """Search the grid for rows by their keys, so that `own` knows them whatever their variables are.
 
-        A job of more than `MOST_ENUMERATED` rows is not gone over: there rows are known by their variables alone.
+        A job of more than `MOST_ENUMERATED` requests is not searched; its rows are known by their variables alone.
+
+        Args:
+            keys: of 16 bytes.
         """
         if keys and self.count <= MOST_ENUMERATED:
             for request in self.wanted(keys.__contains__):
                 self._recognised.setdefault(request.key, request.index)
 
     def own(self, row: Kept) -> Kept | None:
-        """The row with the job's present variables; None if it is no longer in the job.
+        """Give a row the job's present variables.
 
         Args:
-            row: a record or failure; `recognise` has seen its key, or its variables are the job's.
+            row: a record or failure; `recognise` has searched for its key, or its variables are the job's.
+
+        Returns:
+            The row; None if it is no longer in the job.
         """
         key = self.key_of(row.variables, row.repeat)
         if key is not None and key.hex() == row.key:
@@ -348,7 +408,11 @@ class RequestGrid:
         return cast("Kept", msgspec.structs.replace(named, **{k: v for k, v in fields.items() if hasattr(row, k)}))
 
     def variables_at(self, index: int) -> dict[str, str]:
-        """The variables of the request at a place in the grid."""
+        """Return the variables of the request at a place in the grid.
+
+        Args:
+            index: the place, repeats included.
+        """
         return dict(zip(self.names, self._combinations[index // self._repeats], strict=True))
 
     def twins(self) -> dict[bytes, list[int]]:
@@ -368,7 +432,10 @@ class RequestGrid:
 
     @property
     def _may_have_twins(self) -> bool:
-        """May two rows have one request? Values that meet in a text can, but hardly among very many rows."""
+        """Whether two rows can have the same request.
+
+        Concatenated values can coincide, but hardly among very many rows.
+        """
         named = {
             part.name
             for _, template in _messages(self._job, None)
@@ -381,9 +448,10 @@ class RequestGrid:
         return self._bodies[self._turn(values, repeat)](tuple(map(self._escape, values)))
 
     def _turn(self, values: Row, repeat: int) -> int:
-        """Which opening: the repeats of a combination take them in turn, from one that its values decide.
+        """Number of the opening. The repeats of a combination use them in turn; its values decide which one is first.
 
-        The place in the grid would not do: it moves when an axis grows, and every answer would have to be paid again.
+        The place in the grid must not decide it: it changes when an axis grows, and every answer would be paid for
+        again.
         """
         if len(self._bodies) == 1:
             return 0
@@ -391,7 +459,7 @@ class RequestGrid:
 
 
 class _Escaped(dict[str, bytes]):
-    """Values to how they stand within a JSON string, made when they are first asked for."""
+    """Values to their form in a JSON string, made on first use."""
 
     def __missing__(self, value: str) -> bytes:
         escaped = orjson.dumps(value)[1:-1]
@@ -418,7 +486,7 @@ def _renderer(
     """
     if turns_at is not None:
         before, after = (str(part).encode() for part in body)
-        # The value is escaped for a JSON string; parsing it as one gives the list again.
+        # The value is escaped for a JSON string; parsing it as one restores the list.
         return lambda escaped: b"".join((before, orjson.loads(b'"%b"' % escaped[turns_at]).encode(), after))
     places = [names.index(part.name) for part in body if isinstance(part, Placeholder)]
     form = b"".join(b"%b" if isinstance(part, Placeholder) else part.encode().replace(b"%", b"%%") for part in body)
@@ -440,7 +508,7 @@ def _tail(repeat: int) -> bytes:
 def _body(job: Job, model: str, opening: int | None) -> list[str | Placeholder]:
     """The canonical body: model, messages, then the parameters in alphabetical order.
 
-    Messages that a column holds are left out: they stand between the two parts that there are then.
+    Messages from a column are left out; they go between the two parts that are then returned.
     """
     parameters = "".join(f",{_json(name)}:{_json(value)}" for name, value in sorted(job.generate.parameters.items()))
     if job.prompt.messages:
@@ -476,9 +544,17 @@ def _json(value: object) -> str:
 
 
 def fingerprint(job: Job, model: str, combinations: Combinations) -> dict[str, str]:
-    """Part of the job to a short hash of it, for every part that a key or the set of rows depends on.
+    """Hash every part of a job that a key or the set of rows depends on.
 
-    Values that stand in files count by their content: a file can change while the job that names it does not.
+    Values in files count by their content: a file can change while the job that names it does not.
+
+    Args:
+        job: with its overlay applied.
+        model: the model that is asked.
+        combinations: of the job.
+
+    Returns:
+        Name of the part to a short hash.
     """
     prompt = job.prompt
     parts: dict[str, object] = {
@@ -513,22 +589,37 @@ _decode_row = decoder(_Row)
 
 
 def may_be_foreign(job: JobState, grid: RequestGrid) -> bool:
-    """True if the run may contain rows of an earlier version of the job; if not, no row has to be looked up."""
+    """Check whether a run may contain rows of an earlier version of the job.
+
+    Args:
+        job: as noted in the run.
+        grid: requests of the job as it is now.
+
+    Returns:
+        Whether rows have to be looked up by `recognise_rows`.
+    """
     return bool(job.stale or job.renamed) or job.fingerprint != grid.fingerprint
 
 
 def count_twins(grid: RequestGrid, is_settled: Callable[[bytes], bool]) -> int:
-    """How many rows of a job share the answer of another row; see `RequestGrid.twins`.
+    """Count the rows of a job that share the answer of another row; see `RequestGrid.twins`.
 
     Args:
-        grid: the job's rows.
-        is_settled: True if the request of a key has an answer.
+        grid: requests of the job.
+        is_settled: whether the request with a key has an answer.
+
+    Returns:
+        The number of such rows.
     """
     return sum(len(rows) for key, rows in grid.twins().items() if is_settled(key))
 
 
 def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
     """Find the run's rows that have other variables than the present job, for `grid.own`.
+
+    Args:
+        directory: of the run.
+        grid: requests of the job as it is now.
 
     Raises:
         BadLineError: a line is not a record or failure.

@@ -45,14 +45,14 @@ _PASSED_OVER: Mapping[str, Mapping[str, str]] = {
         "max_completion_tokens": "is passed over, so that answers have no bound; set generate.max_tokens instead",
     },
 }
-_HIGHEST_TEMPERATURE = 1.0  # that Anthropic takes; a higher one is taken for it
+_HIGHEST_TEMPERATURE = 1.0  # Anthropic's maximum, which replaces a higher one
 
 _SAMPLING = ("temperature", "top_p", "logprobs", "top_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """Models whose names match, and the reasoning efforts they take; none: the parameter itself is refused."""
+    """Models whose names match, and the reasoning efforts that they accept; none if they refuse the parameter."""
 
     pattern: re.Pattern[str]
     efforts: tuple[str, ...]
@@ -74,7 +74,15 @@ _FAMILIES = (
 
 
 def parameter_problems(model: str, parameters: Mapping[str, Any]) -> list[Problem]:
-    """What `model` is known to refuse of these parameters; nothing for a model that is not known."""
+    """Find the parameters that a model is known to refuse.
+
+    Args:
+        model: as named in requests.
+        parameters: of the requests.
+
+    Returns:
+        The problems; none for a model that is not known.
+    """
     family = next((each for each in _FAMILIES if each.pattern.match(model)), None)
     if family is None:
         return []
@@ -109,17 +117,24 @@ def _reasoning_problems(model: str, family: _Family, parameters: Mapping[str, An
 
 
 def parameters_are_known(profile: Profile) -> bool:
-    """Whether a model's name says at this provider which parameters it takes; elsewhere names are aliases."""
+    """Whether the model's name determines at this provider which parameters it accepts; elsewhere names are aliases.
+
+    Args:
+        profile: of the provider.
+    """
     return profile.name == "openai"
 
 
 def provider_remarks(job: Job, profile: Profile, model: str) -> Iterator[str]:
-    """What the job asks for, and the provider is not known to do.
+    """Find what the job asks for and the provider is not known to do.
 
     Args:
         job: with the provider's overlay; `generate.max_tokens` is among its parameters.
-        profile: who answers.
-        model: that is asked.
+        profile: of the provider that answers.
+        model: the model that is asked.
+
+    Yields:
+        Remarks for the user, one sentence each.
     """
     parameters = job.generate.parameters
     for name, what in _PASSED_OVER.get(profile.name, {}).items():
@@ -149,8 +164,8 @@ class Columns:
     """The columns of [rows].
 
     Attributes:
-        names: in the order of the source; some may be empty, or stand twice.
-        source: what the job file calls the source; "" where there is none.
+        names: in the order of the source; some may be empty or occur twice.
+        source: name of the source in the job file; "" if there is none.
     """
 
     names: tuple[str, ...] = ()
@@ -158,12 +173,15 @@ class Columns:
 
 
 def problems_of(job: Job, columns: Columns, providers: Collection[str]) -> list[Problem]:
-    """Everything wrong in the job.
+    """Find everything wrong in a job.
 
     Args:
         job: typed.
         columns: of its [rows].
-        providers: the names that a provider can have.
+        providers: known names of providers.
+
+    Returns:
+        The problems.
     """
     names = (*(name for name in columns.names if name.isidentifier()), *job.grid)
     rules: tuple[Iterable[Problem], ...] = (
@@ -343,10 +361,10 @@ def _examples(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
 
 
 def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Values that are held out exist, and the short prompt tells them apart from those that are trained on."""
+    """Check that held-out values exist, and that the short prompt distinguishes them from the others."""
     in_prompt = _fields_named(job.prompt.sample) if job.prompt.sample else names
     if any(name == ANSWER or field_of(name) for name in in_prompt):
-        in_prompt = ()  # every answer is a prompt of its own
+        in_prompt = ()  # every answer gives a different prompt
     for name, values in job.dataset.hold_out.items():
         key = f"dataset.hold_out.{name}"
         if name not in names:

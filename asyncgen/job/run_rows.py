@@ -33,7 +33,7 @@ _LOOKED_AT = 200  # rows inspected to find the columns
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A usable record: where its line begins, and what it says."""
+    """A usable record, and the offset at which its line begins."""
 
     offset: int
     record: Record
@@ -41,17 +41,17 @@ class _Found:
 
 
 class RunRows:
-    """The records of a run, not read yet but for the first ones.
+    """The settled rows of a run. Only the first ones are read before `table` is called.
 
     Args:
         path: of `records.jsonl`.
-        answers: reads the answers as the run's own job does.
-        is_stale: the run's job does not ask for the record any more.
+        answers: parses the answers as the run's own job does.
+        is_stale: whether the run's job no longer asks for a record.
 
     Attributes:
         columns: its variables, `source`, `prompt`, `answer`, and the fields of the first answers.
-        variables: those of them that are the run's own variables.
-        left_out: reason to how many records are no rows; known when the table was made.
+        variables: those that are the run's own variables.
+        left_out: reason to number of records that give no row; known once the table is made.
 
     Raises:
         TableError: a line is damaged, or no row is settled yet.
@@ -83,14 +83,14 @@ class RunRows:
         self.left_out.clear()
         with open_file(self.path) as handle:
             for number, (offset, line) in enumerate(raw_lines(handle), 1):
-                if line.isspace() or not line.endswith(b"\n"):  # a line without its end is still being written
+                if line.isspace() or not line.endswith(b"\n"):  # a line without a newline is still being written
                     continue
                 record = _record(line, number)
                 if items := self.items(record):
                     yield _Found(offset, record, items)
 
     def items(self, record: Record) -> tuple[AnswerItem, ...]:
-        """What the rows of a record are made of; none where it is not used."""
+        """The items of a record that give rows; none if the record is not used."""
         if record.check_failures:
             self.left_out["failed their checks"] += 1
             return ()
@@ -108,7 +108,7 @@ class RunRows:
 
 
 class _RunTable:
-    """Rows of a run, found again by where their record begins, and by the number of the item."""
+    """Rows of a run, found by the offset of their record and the number of the item."""
 
     def __init__(self, run: RunRows, columns: Sequence[str], needed: Collection[str]) -> None:
         self.columns = tuple(columns)
@@ -142,7 +142,7 @@ class _RunTable:
         return row
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows that were there when the table was made."""
+        """The rows that were present when the table was made."""
         last = len(self) - 1
         place = 0
         for found in self._run.found():
@@ -157,7 +157,7 @@ class _RunTable:
         return self._digest
 
     def _row(self, record: Record, item: AnswerItem) -> Row | None:
-        """The values of the columns; None where one that is needed is not there."""
+        """The values of the columns; None if a required one is missing."""
         values = {**item.fields, **record.variables, SOURCE: record.key, PROMPT: record.prompt, ANSWER: item.text}
         if any(name not in values for name in self._needed):
             return None

@@ -23,7 +23,15 @@ _64_BITS = range(-(1 << 63), 1 << 63)
 
 
 def typed_job(raw: dict[str, Any], problems: list[Problem]) -> Job | None:
-    """The job that the tables give; None when a problem leaves no job to look at."""
+    """Convert tables to a typed job.
+
+    Args:
+        raw: tables of the job file, with overlays applied.
+        problems: gets every problem found.
+
+    Returns:
+        The job; None if the problems leave none that can be checked further.
+    """
     if _is_deeper(raw, _DEEPEST):
         problems.append(Problem("", f"nested more than {_DEEPEST} levels deep"))
         return None
@@ -36,7 +44,7 @@ def typed_job(raw: dict[str, Any], problems: list[Problem]) -> Job | None:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether tables and lists are nested deeper; looked at level by level, since a call for each might not end."""
+    """Whether tables and lists are nested deeper. Works level by level, since recursion might not end."""
     level: list[Any] = [value]
     for _ in range(levels):
         level = [
@@ -92,7 +100,7 @@ def _value(wanted: Any, raw: Any, key: str, problems: list[Problem]) -> Any:
 
 
 def _checked(wanted: Any, raw: Any, key: str, problems: list[Problem]) -> Any:
-    """A value of a plain type; what is wrong in it stands in `problems`."""
+    """A value of a simple type; problems with it are added to `problems`."""
     kinds = [each for each in get_args(wanted) if get_origin(each) is (list if isinstance(raw, list) else dict)]
     if get_origin(wanted) in {Union, types.UnionType} and len(kinds) == 1 and isinstance(raw, list | dict):
         wanted = kinds[0]
@@ -130,7 +138,7 @@ def _check_number(raw: float, key: str, problems: list[Problem]) -> None:
 
 
 def _fits(wanted: Any, raw: Any) -> bool:
-    """Whether the value is of the type; what stands in lists and tables is looked at by `_checked`."""
+    """Whether the value is of the type; contents of lists and tables are checked by `_checked`."""
     origin = get_origin(wanted)
     if origin in {Union, types.UnionType}:
         return any(_fits(each, raw) for each in get_args(wanted))
@@ -148,7 +156,14 @@ _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 def type_in_words(wanted: Any) -> str:
-    """A type of `model` in words."""
+    """Describe a type of `model` for the reader.
+
+    Args:
+        wanted: the type.
+
+    Returns:
+        Such as "a list".
+    """
     origin = get_origin(wanted)
     if origin in {Union, types.UnionType}:
         kinds = [each for each in get_args(wanted) if each is not type(None)]
@@ -165,7 +180,14 @@ def _shown(wanted: Any, raw: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a TOML value is, in words."""
+    """Describe the type of a TOML value for the reader.
+
+    Args:
+        value: as parsed.
+
+    Returns:
+        Such as "a list".
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime | date | time):

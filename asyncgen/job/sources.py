@@ -37,12 +37,15 @@ _NOT_TEXT = frozenset({".pdf", ".docx", ".pptx", ".xlsx", ".odt", ".epub"})
 
 
 def parts_of(text: str, split_words: int | None, overlap_words: int = 0) -> list[str]:
-    """A text in parts of about so many words.
+    """Split a text at paragraphs into parts of about the same number of words.
 
     Args:
         text: of a file.
-        split_words: a part has at most so many, unless one paragraph alone has more; None: the text is one part.
-        overlap_words: each part but the first begins with so many words of the one before.
+        split_words: maximum words of a part, unless a single paragraph has more; None for one part.
+        overlap_words: words that each part but the first repeats from the end of the one before.
+
+    Returns:
+        The parts.
     """
     paragraphs = [each.strip("\n") for each in _BLANK_LINES.split(text.strip()) if each.strip()]
     if split_words is None or not paragraphs:
@@ -63,7 +66,7 @@ def parts_of(text: str, split_words: int | None, overlap_words: int = 0) -> list
 
 
 def _headings_at_end(group: list[str]) -> list[str]:
-    """Take the headings off the end of a part, but leave something in it."""
+    """Move headings from the end of a part to the next one, but leave something in it."""
     moved: list[str] = []
     while len(group) > 1 and group[-1].startswith("#") and "\n" not in group[-1]:
         moved.insert(0, group.pop())
@@ -76,16 +79,16 @@ def _last_words(text: str, count: int) -> str:
 
 
 class Documents:
-    """The parts of all files that match a pattern, in the order of the files' names.
+    """The parts of all files that match a pattern, sorted by file name.
 
     Args:
-        folder: where a relative pattern starts.
+        folder: folder that a relative pattern starts from.
         pattern: such as `docs/**/*.md`.
-        split_words: see `parts_of`.
-        overlap_words: likewise.
+        split_words: as for `parts_of`.
+        overlap_words: as for `parts_of`.
 
     Raises:
-        TableError: no file matches, none holds text, or one cannot be read; tells which.
+        TableError: no file matches, all are empty, or one cannot be read; names the file.
     """
 
     columns: tuple[str, ...] = COLUMNS
@@ -156,12 +159,12 @@ OpenRun = Callable[[str], RunRows]
 
 @dataclass(frozen=True, slots=True)
 class RowsFrom:
-    """A source of rows: what it is called in the job file, and its columns.
+    """A source of rows.
 
     Attributes:
-        key: of the job file.
-        name: as the job file writes it.
-        file: opened, its rows not read.
+        key: its key in the job file.
+        name: its value in the job file.
+        file: the open source, whose rows are not read yet.
     """
 
     key: str
@@ -174,14 +177,14 @@ class RowsFrom:
 
 
 class Sources:
-    """The files that one job file names; each is opened once.
+    """The files that a job file names. Each is opened once.
 
     Args:
-        folder: where relative paths start.
+        folder: folder that relative paths start from.
         open_run: opens the rows of another run by its path; raises TableError, OSError or UsageError.
 
     Attributes:
-        remarks: what the user should know of what was read, each once.
+        remarks: sentences for the user about what was read, without duplicates.
     """
 
     def __init__(self, folder: Path, open_run: OpenRun) -> None:
@@ -193,7 +196,15 @@ class Sources:
         self._axes: dict[ValuesFile, list[str]] = {}
 
     def rows(self, job: Job, problems: list[Problem]) -> RowsFrom | None:
-        """The source that [rows] names, its columns known; None where there is none, or it cannot be opened."""
+        """Open the source of [rows], up to its columns.
+
+        Args:
+            job: with its overlay applied.
+            problems: gets a problem if it cannot be opened.
+
+        Returns:
+            The source; None if there is none, or it cannot be opened.
+        """
         rows = job.rows
         if rows is None or (found := _named_source(rows)) is None:
             return None
@@ -207,7 +218,15 @@ class Sources:
         return self._opened[rows]
 
     def table(self, job: Job, problems: list[Problem]) -> Table | None:
-        """The rows that [rows] names, all looked at; None where there are none, or they cannot be read."""
+        """Read the rows of [rows].
+
+        Args:
+            job: with its overlay applied.
+            problems: gets a problem if they cannot be read.
+
+        Returns:
+            The table, in which every row has been checked; None if there is none, or it cannot be read.
+        """
         source = self.rows(job, problems)
         if source is None or job.rows is None:
             return None
@@ -226,7 +245,16 @@ class Sources:
             return None
 
     def axis(self, name: str, values: list[Any] | ValuesFile, problems: list[Problem]) -> list[str]:
-        """An axis' values; a file's are taken once each, in the order in which they come first."""
+        """Read the values of an axis.
+
+        Args:
+            name: of the axis.
+            values: the values, or the file that contains them.
+            problems: gets a problem if they cannot be read.
+
+        Returns:
+            The values; those of a file without duplicates, in their order.
+        """
         key = f"grid.{name}"
         if isinstance(values, list):
             return [cell_text(value, name) or "" for value in values]
@@ -272,7 +300,7 @@ class Sources:
 
 
 class _NoColumn(Exception):  # noqa: N818 - caught where it is raised; no error of the user's sight
-    """A file of an axis has not the column that the job names, or it names none."""
+    """The file of an axis lacks the column that the job names, or the job names none."""
 
     def __init__(self, message: str, suggestion: str | None = None) -> None:
         super().__init__(message)
@@ -297,7 +325,7 @@ def _refuse_twins(columns: Iterable[str], named: Collection[str]) -> None:
 
 
 def _named_source(rows: Rows) -> tuple[str, str] | None:
-    """The key and the name of the one source; the rules tell when there is not exactly one."""
+    """The key and the name of the one source; the rules report it if there is not exactly one."""
     given = [(f"rows.{key}", name) for key in ("file", "run", "files") if (name := getattr(rows, key)) is not None]
     return given[0] if len(given) == 1 else None
 
@@ -326,7 +354,7 @@ def _needed(job: Job, named: Named, columns: Collection[str], in_sample: Iterabl
 
 
 class _ChatTable:
-    """A table one column of which holds chat turns: they come as JSON, up to the last one that is to be answered."""
+    """A table with a column of chat turns, which are given as JSON up to the last turn that is to be answered."""
 
     def __init__(self, table: Table, column: str) -> None:
         self.columns = table.columns
@@ -360,12 +388,21 @@ class _ChatTable:
         except NotJsonError:
             return None
         while turns and turns[-1]["role"] == "assistant":
-            turns.pop()  # the model answers it anew
+            turns.pop()  # the model answers it again
         return json_text(turns) if turns else None
 
 
 def file_problem(key: str, name: str, error: OSError | TableError) -> Problem:
-    """What is wrong with a file that the job names at `key`."""
+    """Describe an error of a file that the job names.
+
+    Args:
+        key: key in the job file.
+        name: the file, as the job file names it.
+        error: the error.
+
+    Returns:
+        The problem.
+    """
     if isinstance(error, TableError):
         place = f"{name}:{error.line}" if error.line else name
         return Problem(key, f"{place}: {error}")

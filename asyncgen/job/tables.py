@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
-_OTHER_DELIMITERS = (";", "\t", "|")  # as spreadsheets write them where the comma is the decimal sign
+_OTHER_DELIMITERS = (";", "\t", "|")  # as spreadsheets use them where the comma is the decimal sign
 
 
 class Table(Protocol):
@@ -41,16 +41,16 @@ class Table(Protocol):
     def __iter__(self) -> Iterator[Row]: ...
 
     def digest(self) -> str:
-        """Changes when what the rows are made of changes."""
+        """A hash that changes when the content of the rows changes."""
         ...
 
 
 class TableFile(Protocol):
-    """A file of rows whose columns are known, and whose rows were not read yet.
+    """A source of rows whose columns are known, and whose rows are not read yet.
 
     Attributes:
-        columns: as the file names them; some may be empty, or stand twice.
-        nested: columns that hold lists or tables in the first row.
+        columns: as the file names them; some may be empty or occur twice.
+        nested: columns that contain lists or tables in the first row.
     """
 
     path: Path
@@ -58,12 +58,15 @@ class TableFile(Protocol):
     nested: frozenset[str]
 
     def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:
-        """The rows, all of them looked at once.
+        """Read and check all rows.
 
         Args:
-            columns: to be read.
-            needed: a cell of these that is missing, or cannot be text, is an error; elsewhere it is "".
-            blanks: a cell may be missing in these, too.
+            columns: the columns to read.
+            needed: columns whose cells must be present and convertible to text; elsewhere such a cell is "".
+            blanks: allow missing cells in these, too.
+
+        Returns:
+            The rows.
 
         Raises:
             TableError: a row cannot be read.
@@ -72,10 +75,16 @@ class TableFile(Protocol):
 
 
 def open_table(path: Path) -> TableFile:
-    """Open a table by its ending: .csv, .jsonl or .parquet.
+    """Open a table by its suffix: .csv, .jsonl or .parquet.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The file, whose rows are not read yet.
 
     Raises:
-        TableError: the ending is another one, or the content is not what the ending says.
+        TableError: the suffix is another one, or the content does not match it.
         OSError: the file cannot be read.
     """
     suffix = path.suffix.lower()
@@ -92,12 +101,12 @@ _Rows = Callable[[Iterator[tuple[int, str]]], Iterator[Row]]
 
 
 class _LineTable:
-    """Rows of a text file, found again by where their first line begins.
+    """Rows of a text file, found by the offset of their first line.
 
     Args:
         path: the file.
-        columns: of the rows that `rows` gives.
-        start: where the first row begins, and the number of its line.
+        columns: of the rows that `rows` yields.
+        start: offset and line number of the first row.
         rows: makes rows of numbered lines.
     """
 
@@ -132,7 +141,7 @@ class _LineTable:
         return handle
 
     def _index(self) -> Iterator[int]:
-        """Read the file once: where each row begins, and that all of them are whole."""
+        """Read the file once: note where each row begins, and check that all are complete."""
         begins: list[int] = []
         with self._at_start() as handle:
             for _ in self._rows(_numbered(handle, self._start[1], begins)):
@@ -141,7 +150,7 @@ class _LineTable:
 
 
 def _numbered(handle: BufferedReader, first: int, begins: list[int] | None = None) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, blank ones left out between rows; notes in `begins` where each one begins."""
+    """Lines with their numbers, without blank ones between rows; the offset of each is added to `begins`."""
     for number, (offset, raw) in enumerate(raw_lines(handle), first):
         if begins is not None:
             if not begins and raw.isspace():
@@ -151,7 +160,7 @@ def _numbered(handle: BufferedReader, first: int, begins: list[int] | None = Non
 
 
 class _CsvFile:
-    """A CSV file: its first row that is not blank names the columns."""
+    """A CSV file. Its first row that is not blank names the columns."""
 
     nested: frozenset[str] = frozenset()
 
@@ -184,7 +193,7 @@ class _CsvFile:
 
 
 class _CsvLines:
-    """The lines for `csv.reader`; knows the number of the last one given."""
+    """Lines for `csv.reader` that remembers the number of the last one."""
 
     def __init__(self, source: Iterator[tuple[int, str]]) -> None:
         self.source = source
@@ -192,7 +201,7 @@ class _CsvLines:
         self._ahead: list[tuple[int, str]] = []
 
     def delimiter(self) -> str:
-        """The comma, unless the first line has none and another one that is usual; `sep=;` names it, too."""
+        """The comma, unless the first line has none but another usual one; `sep=;` sets it, too."""
         first = next(self.source, None)
         if first is None:
             return ","
@@ -211,7 +220,7 @@ class _CsvLines:
 
 
 def _csv_cells(lines: _CsvLines, delimiter: str) -> Iterator[Row]:
-    """Rows that are not blank, as CSV has them."""
+    """The cells of rows that are not blank."""
     try:
         for row in csv.reader(lines, delimiter=delimiter, strict=True):
             if any(cell.strip() for cell in row):
@@ -228,9 +237,9 @@ def _size(handle: BufferedReader) -> int:
 
 
 class _JsonlFile:
-    """A file of JSON objects, a line each; the first one names the columns.
+    """A file with a JSON object per line. The first one names the columns.
 
-    A record of a run has its variables as columns, too.
+    The variables of a run's record are columns, too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -261,7 +270,7 @@ def _objects(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, dict[str, 
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, with the variables of a record beside its own columns."""
+    """The row, with the variables of a record next to its own columns."""
     variables = row.get("variables")
     return {**variables, **row} if isinstance(variables, dict) else row
 
@@ -309,7 +318,7 @@ class ParquetFile:
 
 
 class ParquetTable:
-    """Rows of a Parquet file. Of a row group that is looked into, the columns stay in memory as Arrow holds them."""
+    """Rows of a Parquet file. The columns of the row group that is being read stay in memory in Arrow's form."""
 
     def __init__(
         self, path: Path, file: Any, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False

@@ -20,12 +20,12 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class TemplateError(ValueError):
-    """A brace that is neither a placeholder nor doubled.
+    """A brace that is neither part of a placeholder nor doubled.
 
     Args:
         message: what is wrong.
-        line: 1-based within the template.
-        name: what stands between the braces, where there are two.
+        line: line number within the template, from 1.
+        name: the text between the braces; None if there is only one brace.
     """
 
     def __init__(self, message: str, line: int, name: str | None = None) -> None:
@@ -36,14 +36,18 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """Where a variable's value goes."""
+    """The place of a variable's value."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A parsed template: literal text and placeholders, in turn."""
+    """A parsed template.
+
+    Attributes:
+        parts: literal texts and placeholders, in order.
+    """
 
     parts: tuple[str | Placeholder, ...]
     _pattern: str = field(init=False, repr=False, compare=False)
@@ -54,11 +58,17 @@ class Template:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variables it needs, each once, in the order in which they come first."""
+        """The variables that it uses, without duplicates, in order of appearance."""
         return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, Placeholder)))
 
     def render(self, variables: Mapping[str, str]) -> str:
-        """The text with every placeholder filled.
+        """Fill every placeholder.
+
+        Args:
+            variables: name to value; others than those in `names` are ignored.
+
+        Returns:
+            The text.
 
         Raises:
             KeyError: a variable is missing.
@@ -66,7 +76,7 @@ class Template:
         return self._pattern % variables
 
 
-ANSWER = "answer"  # the name under which `sample` and `target` have the answer
+ANSWER = "answer"  # name of the answer in `sample` and `target`
 _FIELD = "answer."
 
 
@@ -74,11 +84,14 @@ def parse(text: str, *, answer_fields: bool = False) -> Template:
     """Parse a template.
 
     Args:
-        text: as the job file has it.
+        text: as in the job file.
         answer_fields: `{answer.FIELD}` is a placeholder.
 
+    Returns:
+        The template.
+
     Raises:
-        TemplateError: a single brace, or braces around something that is no identifier.
+        TemplateError: a single brace, or braces around something that is not an identifier.
     """
     parts: list[str | Placeholder] = []
     literal: list[str] = []
@@ -99,7 +112,11 @@ def parse(text: str, *, answer_fields: bool = False) -> Template:
 
 
 def field_of(name: str) -> str | None:
-    """The answer's field that a placeholder names; None for any other name."""
+    """Return the answer's field that a placeholder names; None for any other placeholder.
+
+    Args:
+        name: of the placeholder.
+    """
     return name.removeprefix(_FIELD) if _is_field(name) else None
 
 
@@ -115,12 +132,12 @@ def _what_is_wrong(token: str, name: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The variables that a job names.
+    """The variables that a job's templates use.
 
     Attributes:
-        asked: in what is sent; of openings, only those that every one names.
-        used: anywhere at all: a value that is missing there cannot be left out.
-        fields: of the answer, in `sample`, `target` and the dataset's `system`.
+        asked: variables in what is sent; of openings, only those that all of them use.
+        used: variables in any template; their values must not be missing.
+        fields: fields of the answer in `sample`, `target` and the dataset's `system`.
     """
 
     asked: frozenset[str]
@@ -129,7 +146,11 @@ class Named:
 
 
 def named_in(job: Job) -> Named:
-    """What the job's templates name."""
+    """Return what the job's templates use.
+
+    Args:
+        job: with its overlay applied.
+    """
     prompt = job.prompt
     asked = {*_names(prompt.user), *_names(prompt.system)}
     if prompt.messages:
@@ -146,13 +167,16 @@ def named_in(job: Job) -> Named:
 
 
 def sample_names(job: Job, table_columns: Iterable[str], axes: Iterable[str], *, all_columns: bool) -> tuple[str, ...]:
-    """The variables that stand in the samples' prompt when the job does not write it.
+    """Choose the variables of the samples' prompt for a job that does not write one.
 
     Args:
-        job: says what it asks for.
+        job: with its overlay applied.
         table_columns: of [rows].
         axes: of [grid].
-        all_columns: take every column that can be named; else those that the job asks for.
+        all_columns: take every column that can be named; False for those that the prompt uses.
+
+    Returns:
+        The variables, in order.
     """
     asked = named_in(job).asked
     columns = [name for name in table_columns if name.isidentifier() and (all_columns or name in asked)]
@@ -160,7 +184,12 @@ def sample_names(job: Job, table_columns: Iterable[str], axes: Iterable[str], *,
 
 
 def answer_is_variable(job: Job, columns: Iterable[str]) -> bool:
-    """Whether `{answer}` in the sample means a variable, since an axis or a column of a table has that name."""
+    """Whether `{answer}` in the sample is a variable, because an axis or a column has that name.
+
+    Args:
+        job: with its overlay applied.
+        columns: axes, and columns of [rows].
+    """
     from_table = job.rows is not None and job.rows.file is not None and ANSWER in columns
     return from_table or ANSWER in job.grid
 
@@ -173,5 +202,9 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def values_named(entries: Iterable[Mapping[str, object]]) -> frozenset[str]:
-    """The variables that some tables of values name, such as those of `exclude`."""
+    """Return the variables that tables such as those of `exclude` name.
+
+    Args:
+        entries: each maps variables to values.
+    """
     return frozenset(name for entry in entries for name in entry)

@@ -22,7 +22,7 @@ _ITEM = re.compile(r"(.*)\[(\d+)\](.*)")
 _POSITION = re.compile(r"\(at (?:line (\d+), column (\d+)|end of document)\)")
 _SHOWN_WIDTH = 100
 
-# The beginning of the parser's text to ours, and what helps.
+# Beginning of the parser's message to ours, and the remedy.
 _WORDS = (
     ("Unclosed array", "a list that begins above is not closed: a ] is missing"),
     ("Unclosed inline table", "a table that begins above is not closed: a } is missing"),
@@ -51,7 +51,14 @@ _TWICE = ("Cannot overwrite", "Duplicate inline table key", "Cannot declare", "C
 
 
 def parse_toml(text: str) -> dict[str, Any] | Problem:
-    """The tables of a TOML text, or what is wrong with it: its line, in our words, with the line and a caret."""
+    """Parse a TOML text.
+
+    Args:
+        text: without a byte order mark.
+
+    Returns:
+        The tables; or the problem, with its line and a caret below the column.
+    """
     text = text.replace("\r\n", "\n")
     try:
         return tomllib.loads(text)
@@ -75,7 +82,7 @@ def _explained(text: str, message: str) -> Problem:
         and _KEY.match(lines[line - 1])
         and not lines[line - 1][: column - 1].strip()
     ):
-        message = "Unclosed array"  # a list goes on to here, and the next key is no value of it
+        message = "Unclosed array"  # a list was not closed before the next key
     words = next((ours for theirs, ours in _WORDS if message.startswith(theirs)), "this is not TOML")
     if message.startswith(_TWICE):
         words = "a key or a table stands here twice"
@@ -94,7 +101,7 @@ def _shown(lines: list[str], line: int, column: int) -> str:
 
 
 def _last_opened(lines: list[str], line: int, bracket: str) -> tuple[int, int]:
-    """The last line up to `line` that opens a bracket behind a key."""
+    """The last line up to `line` that opens a bracket after a key."""
     for number in range(min(line, len(lines)), 0, -1):
         if (key := _KEY.match(lines[number - 1])) and (at := lines[number - 1].find(bracket, key.end())) >= 0:
             return number, at + 1
@@ -102,7 +109,7 @@ def _last_opened(lines: list[str], line: int, bracket: str) -> tuple[int, int]:
 
 
 def _stands_twice(text: str, line: int) -> tuple[str, tuple[int, int]] | None:
-    """The key, or the table, that stands on this line, or above it, for the second time."""
+    """The key or table that is defined for the second time on this line or above it."""
     seen: dict[str, int] = {}
     for number, key in _keys(text):
         if key in seen and number <= line + 1:
@@ -112,11 +119,14 @@ def _stands_twice(text: str, line: int) -> tuple[str, tuple[int, int]] | None:
 
 
 def line_of(text: str, key: str) -> int | None:
-    """The 1-based line of a dotted key, or of the nearest table around it; None when neither is found.
+    """Find the line of a dotted key.
 
     Args:
         text: the TOML document.
         key: such as `grid.city`, or `prompt.examples[2].size` for the second table of an array.
+
+    Returns:
+        The line number, from 1, of the key or of the nearest table around it; None if neither is found.
     """
     places: dict[str, int] = {}
     for number, found in _keys(text):
@@ -130,7 +140,7 @@ def line_of(text: str, key: str) -> int | None:
 
 
 def _keys(text: str) -> Iterator[tuple[int, str]]:
-    """The lines on which tables and keys stand, and their dotted names; arrays of tables are numbered."""
+    """The lines of tables and keys, with their dotted names; arrays of tables are numbered."""
     counts: dict[str, int] = {}
     table, fence = "", ""
     for number, line in enumerate(text.split("\n"), 1):

@@ -50,7 +50,7 @@ class Secret:
         return self._value
 
     def hint(self) -> str:
-        """The last four characters of a long secret, to tell two keys apart; "" for a short one."""
+        """The last four characters of a long secret, to tell two keys apart; "(short)" for a short one."""
         return f"…{self._value[-4:]}" if len(self._value) >= 12 else "(short)"  # noqa: PLR2004 - shorter keys would be half shown
 
     def __repr__(self) -> str:
