@@ -40,19 +40,19 @@ class GenerateOptions:
     Attributes:
         where: provider, address, model and key.
         out: the run directory; None for `runs/<job name>`.
-        concurrency: maximum number of requests in flight.
-        rpm: requests per minute.
-        tpm: tokens per minute.
-        max_cost: USD, over all invocations of the run.
-        limit: maximum number of requests of this invocation.
+        concurrency: maximum requests in flight; None for the job's.
+        rpm: maximum requests per minute; None for the job's.
+        tpm: maximum tokens per minute; None for the job's.
+        max_cost: maximum USD, over all invocations of the run; None for the job's.
+        limit: maximum number of requests of this invocation; None for all.
         spread: sample these evenly from the grid, the same ones each time.
         retry_failed: request failed rows again.
         retry_rejected: request rows again whose answers `prepare` rejected.
         fsync_each: fsync each answer at once.
-        finetune_provider: tunes later; selects the job file's overlay.
+        finetune_provider: name of the provider that tunes later; selects the job file's overlay.
         batch: use the Batch API.
         cost_is_agreed: the caller has asked about the cost, as part of a larger sum.
-        shard: work on this part of what is left; None for all of it.
+        shard: the part of the open rows to work on; None for all of them.
     """
 
     where: Where = field(default_factory=Where)
@@ -73,13 +73,27 @@ class GenerateOptions:
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:
-        """Sort named options into these fields and those of `Where`; others are left out."""
+        """Build options from named values.
+
+        Args:
+            options: names of these fields and of those of `Where`; others are ignored.
+
+        Returns:
+            The options.
+        """
         where = {name: options[name] for name in Where.__dataclass_fields__ if name in options}
         rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
         return cls(where=Where(**where), **rest)
 
     def limits(self, limits: Limits) -> Limits:
-        """The job's limits, with these in their places."""
+        """Override the job's limits with those of the options that are set.
+
+        Args:
+            limits: of the job.
+
+        Returns:
+            The limits to use.
+        """
         given = {
             "concurrency": self.concurrency,
             "requests_per_minute": self.rpm,
@@ -97,14 +111,14 @@ class Session:
         run: open for writing.
         opened: the job and its requests.
         endpoint: the provider that answers.
-        journal: tells which rows are settled; records and failures are written there.
-        progress: counts, raised by the engine.
+        journal: knows which rows are settled, and takes records and failures.
+        progress: counts, updated by the engine.
         limits: the user's limits.
-        spending: way of purchase, and price.
-        budget: None for no budget.
+        spending: price and price tier.
+        budget: limit in USD; None for none.
         options: of this invocation.
-        observer: is told, and interrupts.
-        share: of what servers tell of their limits, which is for all processes that work on the run.
+        observer: gets reports, gives consent, and interrupts.
+        share: this process's part of the rate limits that servers report, from 0 to 1.
     """
 
     run: RunWriter
@@ -129,7 +143,7 @@ class Session:
         return BudgetGate(self.budget, self.opened.grid.max_output_tokens) if self.budget else None
 
     def spent(self) -> str:
-        """Tokens and USD of this invocation so far, as a text."""
+        """Tokens and USD of this invocation so far, for the screen."""
         lately = self.journal.spend.lately
         return used(lately, has_price=self.spending.price is not None or lately.cost_usd > 0)
 
@@ -162,7 +176,15 @@ class Engine(Protocol):
 
 
 def used(spend: Spend, *, has_price: bool) -> str:
-    """Tokens, and money where the price is known, in words."""
+    """Format a spend: tokens, and USD if the price is known.
+
+    Args:
+        spend: of an invocation or a run.
+        has_price: whether the model's price is known.
+
+    Returns:
+        A short text.
+    """
     usage = spend.usage
     tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
     return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens

@@ -42,16 +42,20 @@ class LiveState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a running generation.
 
     Attributes:
-        updated: Unix seconds, likewise `began`.
-        requests: rows of the job, and of them those done, failed and left.
+        updated: Unix seconds of this state.
+        began: Unix seconds of the start.
+        requests: rows of the job.
+        done: rows that have an answer.
+        failed: rows given up on.
+        left: rows still to be asked for.
         in_flight: HTTP calls without an outcome.
-        waits_for: the limits that requests wait for now; "" where none does.
-        concurrency: maximum number of requests in flight.
-        per_second: rows finished a second, over the last moments.
-        eta_s: seconds until the end at this rate; None when nothing moves.
+        waits_for: the limits that requests wait for now; "" if they wait for none.
+        concurrency: maximum requests in flight.
+        per_second: rows finished per second, over the last ten seconds.
+        eta_s: seconds until the end at this rate; None if the rate is 0.
         retries: HTTP calls for rows that were attempted before.
         rate_limited: calls refused for a rate limit or overload.
-        pauses: the newest ones, oldest first.
+        pauses: the latest pauses, oldest first.
     """
 
     updated: float
@@ -75,11 +79,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LiveFile:
-    """Writes the file; a disk error here does not end the run.
+    """Writes the file. A disk error here does not end the run.
 
     Args:
-        folder: of the run.
-        name: of the file, which a shard has of its own.
+        folder: the run directory.
+        name: name of the file; a shard has its own.
     """
 
     def __init__(self, folder: Path, name: str = LIVE_NAME) -> None:
@@ -100,12 +104,15 @@ class LiveFile:
 
 
 def read_live(folder: Path, now: Callable[[], float] = time.time, name: str = LIVE_NAME) -> LiveState | None:
-    """The state of the process that generates the run, or the shard; None if there is none.
+    """Read the state of the process that generates a run or a shard.
 
     Args:
-        folder: of the run.
+        folder: the run directory.
         now: Unix seconds.
-        name: of the file.
+        name: name of the file.
+
+    Returns:
+        The state; None if no process is running.
     """
     try:
         state = _decode((folder / name).read_bytes()[:_MAX_BYTES])
@@ -115,7 +122,14 @@ def read_live(folder: Path, now: Callable[[], float] = time.time, name: str = LI
 
 
 def sum_of_live(states: Sequence[LiveState]) -> LiveState:
-    """Several processes that work on one run, as one; there is at least one."""
+    """Add up the states of several processes that work on one run.
+
+    Args:
+        states: at least one.
+
+    Returns:
+        Their sum, with the latest time and the earliest start.
+    """
     per_second = sum(state.per_second for state in states)
     left = sum(state.left for state in states)
     pauses = sorted((note for state in states for note in state.pauses), key=lambda note: note.began)
@@ -142,10 +156,10 @@ async def kept_live(folder: Path, progress: Progress, concurrency: int, name: st
     """Write the file each second while the block runs, and remove it at its end.
 
     Args:
-        folder: of the run.
-        progress: raised by the pool.
+        folder: the run directory.
+        progress: updated by the pool.
         concurrency: maximum number of requests in flight.
-        name: of the file.
+        name: name of the file.
     """
     file, ended = LiveFile(folder, name), asyncio.Event()
     writing = asyncio.create_task(_write_each_second(file, progress, concurrency, ended))
@@ -174,7 +188,7 @@ class Pauses:
     """The pauses of a run, detected from its counts.
 
     Attributes:
-        newest: oldest first.
+        newest: the latest pauses, oldest first.
     """
 
     def __init__(self) -> None:
@@ -182,11 +196,11 @@ class Pauses:
         self._until = 0.0
 
     def look(self, progress: Progress, now_s: float, wall_s: float) -> None:
-        """Note a new pause, or an extended one.
+        """Note a new pause, or extend the last one.
 
         Args:
             progress: the counts.
-            now_s: seconds of the loop's clock, likewise `progress.paused_until`.
+            now_s: seconds of the loop's clock, which `progress.paused_until` uses.
             wall_s: Unix seconds.
         """
         if progress.paused_until <= max(self._until, now_s):

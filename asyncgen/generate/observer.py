@@ -27,8 +27,8 @@ class Interrupt:
 
     Attributes:
         stop: set it to drain.
-        abandon: set it to drop requests in flight.
-        exit_code: of the process after a signal; None if there was none.
+        abandon: set it to abandon the requests in flight.
+        exit_code: exit code of the process after a signal; None if there was none.
     """
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -37,7 +37,7 @@ class Interrupt:
 
 
 class Observer(Protocol):
-    """Is told what happens, gives consent, and interrupts."""
+    """Gets reports, gives consent, and interrupts."""
 
     @property
     def agrees_to_all(self) -> bool:
@@ -48,13 +48,17 @@ class Observer(Protocol):
         """The command that resumes a stopped run; "" if there is none."""
 
     def say(self, text: str) -> None:
-        """Report one line for a person."""
+        """Report something.
+
+        Args:
+            text: one line, for the user.
+        """
 
     def agree(self, question: str, *, why: str) -> None:
         """Ask for consent before money is spent or rows become stale.
 
         Args:
-            question: to be answered with yes or no.
+            question: a question to answer with yes or no.
             why: the reason, for the error if nobody can be asked.
 
         Raises:
@@ -62,29 +66,55 @@ class Observer(Protocol):
         """
 
     def offer(self, question: str) -> bool:
-        """Ask whether to do something optional; False if nobody can be asked."""
-
-    def interruptible(self, on_first: Callable[[], None]) -> AbstractAsyncContextManager[Interrupt]:
-        """An interrupt for the duration of the block.
+        """Ask whether to do something optional.
 
         Args:
-            on_first: called when it is first set, to say what happens now.
+            question: a question to answer with yes or no.
+
+        Returns:
+            The answer; False if nobody can be asked.
+        """
+
+    def interruptible(self, on_first: Callable[[], None]) -> AbstractAsyncContextManager[Interrupt]:
+        """Listen for interruptions during the block.
+
+        Args:
+            on_first: called at the first one, to say what happens now.
+
+        Returns:
+            A context manager that yields the interrupt.
         """
 
     def watching(self, progress: Progress, spent: Callable[[], str]) -> AbstractAsyncContextManager[None]:
-        """Show the counts of online requests for the duration of the block.
+        """Show the counts of online requests during the block.
 
         Args:
-            progress: raised by the pool.
+            progress: updated by the pool.
             spent: returns tokens and USD so far as a text.
+
+        Returns:
+            A context manager.
         """
 
     def watching_batches(self, progress: Progress) -> AbstractContextManager[Watcher]:
-        """Show batches for the duration of the block; `progress` has the counts of collected answers."""
+        """Show batches during the block.
+
+        Args:
+            progress: the counts of collected answers.
+
+        Returns:
+            A context manager that yields the watcher of the batches.
+        """
 
 
 async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
-    """Await `work` unless interrupted: the first signal cancels it and waits for its end, the second does not wait.
+    """Await `work` unless it is interrupted.
+
+    The first signal cancels it and waits for its end, the second does not wait.
+
+    Args:
+        work: the coroutine.
+        interrupt: the signals.
 
     Returns:
         The result; None if it was interrupted.

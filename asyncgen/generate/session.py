@@ -65,6 +65,14 @@ class OnlineEngine:
         self._completer = completer
 
     async def run(self, session: Session) -> EngineResult:
+        """Send the session's open rows; see `Engine.run`.
+
+        Args:
+            session: the running generation.
+
+        Returns:
+            The outcome.
+        """
         observer, progress = session.observer, session.progress
 
         def on_first() -> None:

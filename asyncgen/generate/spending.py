@@ -90,10 +90,19 @@ class Spending:
 
 
 def spending_of(opened: OpenedJob, generation: ProviderChoice, where: Where, *, in_batch: bool) -> Spending:
-    """The way of purchase and the price of a job's rows.
+    """Find price and price tier of a job's rows.
+
+    Args:
+        opened: the job.
+        generation: the provider that answers.
+        where: the flags.
+        in_batch: use the Batch API's price.
+
+    Returns:
+        Price and tier.
 
     Raises:
-        UsageError: a price file of the user's is wrong.
+        UsageError: a price file of the user is invalid.
     """
     prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
     address = named_address(generation.profile, where)
@@ -103,7 +112,12 @@ def spending_of(opened: OpenedJob, generation: ProviderChoice, where: Where, *, 
 
 
 def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> None:
-    """Ask for consent if rows may cost more than a small sum.
+    """Ask for consent if rows may cost more than 1 USD.
+
+    Args:
+        estimate: USD; None if the price is unknown, and nothing is asked.
+        rows: number of rows.
+        observer: is asked.
 
     Raises:
         UsageError: nobody can be asked, or the answer is no.

@@ -91,6 +91,7 @@ class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_ended(self) -> bool:
+        """Whether the provider is done with it: by its status, or because every request has an outcome."""
         return self.status in ENDED or (self.status not in _RUNNING and self._is_answered)
 
     @property
@@ -114,12 +115,34 @@ class BatchApi:
         self._pacing = pacing or Pacing()
 
     async def upload(self, path: Path, on_progress: OnProgress) -> str:
-        """Upload an input file; gives its id."""
+        """Upload an input file as a stream.
+
+        Args:
+            path: the file.
+            on_progress: called with bytes sent and bytes in total.
+
+        Returns:
+            The provider's id of the file.
+
+        Raises:
+            AsyncgenError: it could not be uploaded.
+        """
         with reported(f"upload {path.name}"):
             return await upload(self._client, path, "batch", self._pacing, on_progress=on_progress)
 
     async def create(self, file_id: str, intent: str) -> RemoteBatch:
-        """Create a batch of an uploaded file. Where it fails, the batch may be there all the same: see `find`."""
+        """Create a batch of an uploaded file. If this fails, the batch may exist nevertheless: see `find`.
+
+        Args:
+            file_id: the provider's id of the input file.
+            intent: our own id, sent as metadata.
+
+        Returns:
+            The batch.
+
+        Raises:
+            AsyncgenError: it could not be created, or no answer arrived.
+        """
         body = {
             "input_file_id": file_id,
             "endpoint": URL,
@@ -134,12 +157,18 @@ class BatchApi:
             return self._read(await retrying(once, self._pacing, unsafe=True))
 
     async def find(self, file_id: str | None, intent: str, created: int) -> RemoteBatch | None:
-        """The batch that was created for `intent` or of this file, and has not failed; None when there is none.
+        """Find the batch that was created for an intent or of a file, and has not failed.
 
         Args:
-            file_id: its input; None where that is not known.
-            intent: sent as metadata.
-            created: Unix seconds of our clock; older ones are not looked at.
+            file_id: the provider's id of its input; None if unknown.
+            intent: our own id, sent as metadata.
+            created: Unix seconds of our clock; older batches are not searched.
+
+        Returns:
+            The batch; None if there is none.
+
+        Raises:
+            AsyncgenError: the provider's batches could not be listed.
         """
         after: str | None = None
         while True:
@@ -168,10 +197,17 @@ class BatchApi:
         return [batch for each in found if (batch := read_batch(each))] if isinstance(found, list) else []
 
     async def retrieve(self, batch_id: str) -> RemoteBatch:
-        """The batch as it is now; patient, since it is asked for all day.
+        """Fetch a batch, with more retries than other calls, because it is polled all day.
+
+        Args:
+            batch_id: the provider's id.
+
+        Returns:
+            The batch as it is now.
 
         Raises:
             GoneError: the provider does not know it.
+            AsyncgenError: it could not be fetched.
         """
         patient = replace(self._pacing, attempts=max(self._pacing.attempts, _PATIENT_ATTEMPTS))
         with reported(f"look at batch {batch_id}"):
@@ -181,15 +217,32 @@ class BatchApi:
                 raise _gone(f"the provider does not know batch {batch_id}", batch_id) from error
 
     async def cancel(self, batch_id: str) -> RemoteBatch:
-        """Ask the provider to stop the batch; what it has answered is kept, and can be collected once it ended."""
+        """Ask the provider to stop a batch. Its answers so far can be collected once it has ended.
+
+        Args:
+            batch_id: the provider's id.
+
+        Returns:
+            The batch as it is now.
+
+        Raises:
+            AsyncgenError: the provider refuses or cannot be reached.
+        """
         with reported(f"cancel batch {batch_id}"):
             return self._read(await retrying(lambda: self._cancel(batch_id), self._pacing))
 
     async def download(self, batch_id: str, file_id: str, path: Path) -> None:
-        """Stream an output or error file of a batch to `path`.
+        """Download an output or error file of a batch as a stream.
+
+        Args:
+            batch_id: the provider's id, for messages.
+            file_id: the provider's id of the file.
+            path: where to save it.
 
         Raises:
-            GoneError: the provider keeps it no longer.
+            GoneError: the provider no longer has it.
+            AsyncgenError: it could not be downloaded.
+            DiskError: `path` cannot be written.
         """
         with reported(f"download {file_id}, the answers of batch {batch_id}"):
             try:
@@ -204,10 +257,10 @@ class BatchApi:
         return await self._client.post(f"/batches/{quote(batch_id, safe='')}/cancel", cast_to=httpx2.Response)
 
     def _read(self, answer: httpx2.Response) -> RemoteBatch:
-        """The batch that a reply tells of.
+        """Parse the batch in a reply.
 
         Raises:
-            AsyncgenError: of none.
+            AsyncgenError: there is none.
         """
         if batch := read_batch(self._value_of(answer)):
             return batch
@@ -219,7 +272,7 @@ class BatchApi:
         )
 
     def _value_of(self, answer: httpx2.Response) -> Any:
-        """The JSON of a reply; None where it holds none."""
+        """The decoded JSON of a reply; None if it is not JSON."""
         try:
             return read_body(self._content_of(answer), answer.headers.get("content-type", ""))
         except UnreadableBodyError:
@@ -243,7 +296,14 @@ def _gone(what: str, batch_id: str) -> GoneError:
 
 
 def read_batch(value: Any) -> RemoteBatch | None:
-    """A batch from decoded JSON, None where it is none: id and status make one, in whatever form the rest comes."""
+    """Parse a batch. Only id and status are required, whatever form the other fields have.
+
+    Args:
+        value: decoded JSON.
+
+    Returns:
+        The batch; None if it is not one.
+    """
     if not isinstance(value, dict):
         return None
     identifier, status = _text(value.get("id")), _text(value.get("status"))
@@ -264,7 +324,7 @@ def read_batch(value: Any) -> RemoteBatch | None:
 
 
 def _text(value: Any) -> str | None:
-    """A name as text; None where there is none."""
+    """A name as text; None if there is none."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value.strip() or None if isinstance(value, str) else None
@@ -290,7 +350,7 @@ def _count(value: Any) -> int:
 
 
 def _unix_seconds(value: Any) -> int | None:
-    """A moment as Unix seconds, or in ISO 8601."""
+    """A time given as Unix seconds or in ISO 8601."""
     if isinstance(value, str):
         with suppress(ValueError, OverflowError):
             return int(datetime.fromisoformat(value).timestamp())

@@ -31,10 +31,10 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request's answer needs to become a record: one line of `batches/INTENT.rows.jsonl`.
 
     Attributes:
-        opening: the words that the request gave the answer to begin with.
-        attempts: made for this request before the batch.
-        maybe_paid: those of them that may have been charged for.
-        failed: those of them that gave no answer.
+        opening: first words of the answer that the request contains.
+        attempts: HTTP calls for this request before the batch.
+        maybe_paid: attempts that the provider may have charged for.
+        failed: attempts without an answer.
         forgiven: of `maybe_paid`, those that the user agreed to.
     """
 
@@ -61,11 +61,17 @@ def rows_path(directory: RunDirectory, intent: str) -> Path:
 
 
 def read_batch_rows(path: Path) -> Iterator[BatchRow]:
-    """The rows of a batch, in the order of its input.
+    """Read the rows of a batch, in the order of its input.
+
+    Args:
+        path: from `rows_path`.
+
+    Yields:
+        Each row.
 
     Raises:
-        BadLineError: a line is no such row.
-        DiskError: the file is gone or cannot be read.
+        BadLineError: a line is not such a row.
+        DiskError: the file is missing or cannot be read.
     """
     if not path.exists():
         raise DiskError(
@@ -77,9 +83,18 @@ def read_batch_rows(path: Path) -> Iterator[BatchRow]:
 
 
 def batches_by_files(directory: RunDirectory) -> list[BatchState]:
-    """The batches whose files are there, as notes for a run that has lost its own.
+    """Find batches by their files, for a run whose `run.json` was lost.
 
-    Where they were sent to is not known any more; the provider is asked for the intent.
+    The provider that they were sent to is unknown then; it is asked for the intent.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        Notes for `run.json`.
+
+    Raises:
+        DiskError: the folder cannot be read.
     """
     found = sorted(path for path in directory.batches.glob("*.rows.jsonl") if _OWN_FILE.fullmatch(path.name))
     return [_noted_again(path) for path in found]
@@ -129,11 +144,17 @@ class BatchedKeys:
 
 
 def open_batched_keys(run: RunWriter) -> BatchedKeys:
-    """The keys in all batches of a run that are not collected; files of others, left by a crash, are removed.
+    """Read the keys of all batches of a run that are not collected, and remove files that a crash left.
+
+    Args:
+        run: open for writing.
+
+    Returns:
+        The keys.
 
     Raises:
         BadLineError: the rows of a batch cannot be read.
-        DiskError: they are gone, or a link stands where their folder is expected.
+        DiskError: they are missing, or a link is in place of their folder.
     """
     _refuse_link(run.directory.batches)
     _note_unnoted(run)
@@ -143,9 +164,9 @@ def open_batched_keys(run: RunWriter) -> BatchedKeys:
 
 
 def _note_unnoted(run: RunWriter) -> None:
-    """Note batches that only their files tell of: `run.json` was put back from an earlier copy, or the process died.
+    """Note batches that only have files: `run.json` was restored from a copy, or the process died.
 
-    They may be at work at the provider, and are not to be paid for twice.
+    The provider may be processing them, and they must not be paid for twice.
     """
     noted = {batch.intent for batch in run.state.batches}
     found = [batch for batch in batches_by_files(run.directory) if batch.intent not in noted]
@@ -171,7 +192,7 @@ def _refuse_link(folder: Path) -> None:
 
 
 def _remove_strangers(folder: Path, open_batches: list[str]) -> None:
-    """Remove what collected batches left; only files of the names that batches have here."""
+    """Remove the files that collected batches left; other names are left alone."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():

@@ -46,10 +46,10 @@ class BatchCollector:
 
     Args:
         run: locked by this process.
-        journal: records and failures are written there.
+        journal: takes records and failures.
         api: of the provider.
-        joiner: of answers with their rows.
-        budget: gets back what was held; None for no budget.
+        joiner: joins answers and rows.
+        budget: gets unused reservations back; None for no budget.
         now: Unix seconds.
     """
 
@@ -71,12 +71,19 @@ class BatchCollector:
         self._now = now
 
     async def collect(self, batch: BatchState, remote: RemoteBatch) -> Joined:
-        """Download and keep whatever the batch answered; rows without an outcome are open again.
+        """Download and keep what the batch answered; rows without an outcome are open again.
+
+        Args:
+            batch: as noted in the run.
+            remote: as the provider describes it.
+
+        Returns:
+            Counts of answers and failures.
 
         Raises:
-            GoneError: the provider keeps the answers no longer.
+            GoneError: the provider no longer has the answers.
             AsyncgenError: they could not be downloaded.
-            DiskError: they could not be kept.
+            DiskError: they could not be saved.
         """
         files = BatchFiles(self._run.directory, batch.intent)
         for file_id, path in ((remote.output_file_id, files.output), (remote.error_file_id, files.errors)):
@@ -104,6 +111,11 @@ class BatchCollector:
 def release_batch(run: RunWriter, batch: BatchState, status: str) -> None:
     """Note that a batch is collected, and remove its files.
 
+    Args:
+        run: open for writing.
+        batch: as noted in the run.
+        status: its final status.
+
     Raises:
         DiskError: it could not be noted.
     """
@@ -119,7 +131,7 @@ class BatchPace:
     """The polling interval: short after a change, then growing.
 
     Attributes:
-        sleep: waits a number of seconds.
+        sleep: waits for a number of seconds.
     """
 
     first_s: float = 0.5
@@ -129,16 +141,16 @@ class BatchPace:
 
 
 class BatchLoop:
-    """The second engine; made by `open_batch_loop`.
+    """Sends and collects batches until every row is settled. Made by `open_batch_loop`.
 
     Args:
-        sender: brings batches to the provider.
-        collector: brings answers into the journal.
+        sender: sends batches to the provider.
+        collector: writes answers to the journal.
         ledger: the batches of the run.
         api: of the provider.
-        allowance: what may be sent.
-        watcher: is told what happens.
-        pace: how often to look.
+        allowance: limits on what may be sent.
+        watcher: gets reports.
+        pace: the polling interval.
     """
 
     def __init__(
@@ -164,9 +176,11 @@ class BatchLoop:
     async def run(self) -> Outcome:
         """Send and collect until every row is settled, or nothing more can be sent.
 
+        Returns:
+            The outcome.
+
         Raises:
-            AsyncgenError: the provider cannot be reached or refuses; all that was noted stays, and can be gone on
-                from.
+            AsyncgenError: the provider cannot be reached or refuses; the run can be resumed.
             DiskError: the run cannot be written.
         """
         wait_s = self._pace.first_s
@@ -181,7 +195,7 @@ class BatchLoop:
                 return self._outcome()
 
     async def _send(self) -> bool:
-        """Bring one batch to the provider, unless one waits to be accepted or the queue is full."""
+        """Send one batch, unless one waits to be accepted or the provider's queue is full."""
         course = self._course
         is_waiting = any(each.batch_id and each.status in _NOT_ACCEPTED_YET for each in self._ledger.open)
         if is_waiting or course.queue_is_full:
@@ -314,7 +328,7 @@ _REASONS = ((AuthError, StopReason.AUTH), (QuotaError, StopReason.QUOTA), (DiskE
 
 
 class BatchEngine:
-    """All rows in batches, at half the price; answers within a day."""
+    """Gets all answers through batches, at half the price and within a day. Implements `Engine`."""
 
     async def run(self, session: Session) -> EngineResult:
         """Send and collect batches until there are none."""

@@ -44,7 +44,15 @@ _OK = 200
 
 
 def input_line(key: bytes, body: bytes) -> bytes:
-    """The line that asks for one request; its key comes back with the answer."""
+    """Encode the line of an input file that asks for one request.
+
+    Args:
+        key: identifies the request; the provider returns it with the answer.
+        body: the request body, as JSON.
+
+    Returns:
+        The line, newline included.
+    """
     return b'{"custom_id":"%s","method":"POST","url":"%s","body":%s}\n' % (key.hex().encode(), URL.encode(), body)
 
 
@@ -55,7 +63,7 @@ class _Response(msgspec.Struct):
 
 
 class _OutputLine(msgspec.Struct):
-    """An answer in the form of the API's reference, as nearly all are: read in one step."""
+    """An answer in the form of the API's reference, as nearly all are: decoded in one step."""
 
     response: _Response
     error: None = None
@@ -73,7 +81,14 @@ _STATUS = re.compile(r"([1-5]\d\d)(\.0*)?\b.*")
 
 
 def key_of_line(line: bytes) -> bytes | None:
-    """The key of the request that a line of an output or error file answers; None when it is no such line."""
+    """Find the key of the request that a line of an output or error file answers.
+
+    Args:
+        line: the line, in any form.
+
+    Returns:
+        The key of 16 bytes; None if it contains none.
+    """
     try:
         return bytes.fromhex(_decode_id(line).custom_id)
     except ValueError:
@@ -82,12 +97,15 @@ def key_of_line(line: bytes) -> bytes | None:
 
 
 def read_output_line(line: bytes, *, secret: Secret | None = None, sends_tools: bool = True) -> Answer | AttemptError:
-    """The outcome of a request; `ErrorClass.RETRY` without `maybe_paid` if it was never processed.
+    """Read the outcome of a request.
 
     Args:
-        line: of an output or error file, in any form that servers give it.
-        secret: taken out of all that is kept but the model's own words.
-        sends_tools: the requests name tools, so that calling them is an answer.
+        line: of an output or error file, in any form that servers use.
+        secret: removed from everything that is kept except the model's own text; None for no secret.
+        sends_tools: the requests offer tools, so that a tool call is an answer.
+
+    Returns:
+        The answer or error; `ErrorClass.RETRY` without `maybe_paid` if the request was never processed.
     """
     try:
         plain = _decode(line).response
@@ -110,7 +128,7 @@ _Told = tuple[int, str | None, bytes]  # status (0: no reply), the server's requ
 
 
 def _read_closely(line: bytes) -> _Told:
-    """The reply that a line tells of, if it has something odd about it."""
+    """The reply in a line that is in some way unusual."""
     try:
         whole = read_body(line)
     except UnreadableBodyError:
@@ -136,7 +154,7 @@ def _read_closely(line: bytes) -> _Told:
 
 
 def _unwrapped(value: Any) -> Any:
-    """A value that came as a text of JSON, or as it is."""
+    """A value that may be encoded as JSON text."""
     if isinstance(value, str):
         with suppress(UnreadableBodyError):
             return read_body(value.encode())
@@ -155,7 +173,7 @@ def _as_json(value: Any) -> bytes:
 
 
 def _status(given: Any) -> int:
-    """A status in whatever form; 0 where there is none."""
+    """A status in any form; 0 if there is none."""
     found = _STATUS.fullmatch(str(given))
     return int(found[1]) if found else 0
 
@@ -168,9 +186,17 @@ def _not_done(body: bytes, secret: Secret | None) -> AttemptError:
 
 
 def belongs_to(batch: BatchState, provider: str, base_url: str) -> bool:
-    """True if the batch was created at this endpoint; the local server has another address each time.
+    """Check whether a batch was created at an endpoint. The local server has another address each time.
 
-    A batch that only its files tell of (`run.json` was lost, and made anew) may have been made at any.
+    A batch that is known by its files only (`run.json` was lost) may belong to any endpoint.
+
+    Args:
+        batch: as noted in the run.
+        provider: name of the endpoint's profile.
+        base_url: the endpoint's address.
+
+    Returns:
+        Whether it does.
     """
     if batch.status in {FOUND_AGAIN, UNNOTED}:
         return True

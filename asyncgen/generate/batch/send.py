@@ -35,15 +35,30 @@ class Watcher(Protocol):
     """Is notified of events of batches; must not raise."""
 
     def uploading(self, batch: BatchState, sent: int, size: int) -> None:
-        """`sent` of the `size` bytes of its input were read."""
+        """The input file of a batch is being uploaded.
+
+        Args:
+            batch: as noted in the run.
+            sent: bytes sent.
+            size: bytes in total.
+        """
         ...
 
     def changed(self, batch: BatchState) -> None:
-        """Its status or counts changed."""
+        """The status or the counts of a batch changed.
+
+        Args:
+            batch: as noted in the run.
+        """
         ...
 
     def collected(self, batch: BatchState, joined: Joined) -> None:
-        """Its answers are in the journal."""
+        """The answers of a batch are in the journal.
+
+        Args:
+            batch: as noted in the run.
+            joined: counts of answers and failures.
+        """
         ...
 
 

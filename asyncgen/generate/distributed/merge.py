@@ -51,19 +51,27 @@ _NONE = Merged(0, 0, 0)
 
 
 def no_price(_usages: object, _in_batch: bool) -> None:
-    """The cost of answers where the job can no longer tell their price."""
+    """A `CostOf` for runs whose job can no longer say the price of answers.
+
+    Args:
+        _usages: ignored.
+        _in_batch: ignored.
+    """
 
 
 def merge_shards(run: RunWriter, cost_of: CostOf) -> Merged:
-    """Fold the shards of a run into it; none is a matter of course.
+    """Merge the shards of a run into its own files. A run without shards is left unchanged.
 
     Args:
         run: open for writing, its journal not open yet.
         cost_of: prices answers that a killed shard had not counted yet.
 
+    Returns:
+        Counts of what was merged.
+
     Raises:
         RunInUseError: a shard is being worked on.
-        BadLineError: a line is damaged, or its key stands in another file too; nothing was changed.
+        BadLineError: a line is damaged, or its key occurs in another file too; nothing was changed.
         DiskError: a file cannot be read or written.
     """
     refuse_running(run.directory)

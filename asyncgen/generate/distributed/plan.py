@@ -51,14 +51,17 @@ class Shard:
 
 
 def parse_shard(text: str, environ: Mapping[str, str] = os.environ) -> Shard:
-    """The shard that --shard names.
+    """Parse the value of --shard.
 
     Args:
         text: `I/N`; `/N` takes the number from the job array or indexed job; "" takes both from the job array.
         environ: SLURM_ARRAY_TASK_ID with _COUNT, _MIN and _MAX, or JOB_COMPLETION_INDEX.
 
+    Returns:
+        The shard.
+
     Raises:
-        UsageError: it is no shard, or the environment does not tell what is missing.
+        UsageError: it is not a shard, or the environment lacks what is missing.
     """
     index, slash, count = text.strip().rpartition("/")
     if (text.strip() and not slash) or not all(part.isdecimal() for part in (index, count) if part):

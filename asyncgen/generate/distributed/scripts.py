@@ -87,14 +87,17 @@ spec:
 
 
 def shard_script(kind: str, arguments: Sequence[str], count: int, *, job: str, name: str) -> str:
-    """The script that submits all shards of a run.
+    """Write the script that submits all shards of a run.
 
     Args:
         kind: `slurm` or `k8s`.
         arguments: of `asyncgen`, without those that name a shard.
-        count: of shards.
-        job: the job file, to be named in a comment.
-        name: of the job.
+        count: number of shards.
+        job: the job file, for a comment.
+        name: name of the job.
+
+    Returns:
+        The script.
     """
     name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50].strip("-") or "job"
     words = ["asyncgen", *arguments, "--shard"]

@@ -47,6 +47,7 @@ class ShardStatus:
 
     @property
     def left(self) -> int:
+        """Rows still to be asked for."""
         return max(self.rows - self.done - self.failed, 0)
 
 

@@ -34,18 +34,23 @@ _DONE = "[DONE]"
 
 
 class UnreadableBodyError(ValueError):
-    """The body holds no JSON; the text says where it stops being one."""
+    """The body contains no JSON; the message says where parsing failed."""
 
 
 def read_body(content: bytes, content_type: str = "") -> Any:
-    """The value that a body holds; an event stream comes joined, as the object it would have been without streaming.
+    """Decode the body of a reply.
+
+    The chunks of an event stream are joined to the object that it would be without streaming.
 
     Args:
-        content: as it came, decompressed.
-        content_type: the header, for its charset; looked at only where the bytes are not UTF-8.
+        content: the decompressed body.
+        content_type: the header, for its charset, which is used only if the bytes are not UTF-8.
+
+    Returns:
+        The decoded JSON.
 
     Raises:
-        UnreadableBodyError: there is no JSON in it, or it is nested too deeply.
+        UnreadableBodyError: it contains no JSON, or is nested too deeply.
     """
     content = content.removeprefix(codecs.BOM_UTF8).strip()
     if content.startswith(_EVENTS):
@@ -57,7 +62,14 @@ def read_body(content: bytes, content_type: str = "") -> Any:
 
 
 def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for halves of a surrogate pair, which UTF-8 cannot carry."""
+    """Replace halves of surrogate pairs, which UTF-8 cannot encode, with U+FFFD.
+
+    Args:
+        text: any text.
+
+    Returns:
+        A text that can be encoded.
+    """
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
@@ -77,7 +89,7 @@ def _whole_number(digits: str) -> int | float:
 
 
 def _no_number(_: str) -> None:
-    """NaN and the infinities, which JSON does not have."""
+    """NaN and the infinities, which JSON does not have, become null."""
 
 
 _decoder = json.JSONDecoder(strict=False, parse_constant=_no_number, parse_int=_whole_number)
@@ -107,9 +119,9 @@ def _mended(value: Any) -> Any:
 
 
 def _joined(text: str) -> Any:
-    """The object that an event stream of `chat.completion.chunk`s, or of one whole object, stands for.
+    """Join an event stream of `chat.completion.chunk`s, or of one whole object.
 
-    As the API's reference describes streaming: pieces of the message in `choices[0].delta`, usage in the last chunk.
+    The API's reference describes streaming: parts of the message are in `choices[0].delta`, usage is in the last chunk.
     """
     chunks, is_complete = [], False
     for line in text.split("\n"):  # not `splitlines`: JSON may hold U+2028 as it is
@@ -149,7 +161,7 @@ def _sum_of_chunks(chunks: list[dict[str, Any]], *, is_complete: bool) -> dict[s
 
 
 def _append(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a chunk's piece of the message: texts are joined, calls by their `index`, other values replaced."""
+    """Add a chunk's part of the message: texts are joined, calls merged by their `index`, other values replaced."""
     for name, value in delta.items():
         before = message.get(name)
         if name == "tool_calls" and isinstance(value, list):
@@ -199,17 +211,17 @@ _LOWEST, _HIGHEST = 300, 600  # statuses that tell of no success
 
 @dataclass(frozen=True, slots=True)
 class ServerWords:
-    """An error in the server's words; nothing is cut or cleaned yet.
+    """An error as the server described it, not shortened or cleaned yet.
 
     Attributes:
-        message: for people; "" where there is none.
-        code: the first code that is named, as text.
-        names: codes and types, in the order in which they count.
-        param: the parameter that is complained of.
-        status: that the error stands for by its own account.
-        wait_s: seconds that its details ask to wait.
+        message: for people; "" if there is none.
+        code: the first code, as text; None if there is none.
+        names: codes and types, in order of precedence.
+        param: the rejected parameter; None if none is named.
+        status: HTTP status that the error itself names; None if it names none.
+        wait_s: seconds that its details ask to wait; None if they name no time.
         is_moderated: this very prompt was flagged.
-        is_daily: a limit of the day is used up.
+        is_daily: a daily limit is used up.
     """
 
     message: str = ""
@@ -223,7 +235,14 @@ class ServerWords:
 
 
 def read_words(body: Any) -> ServerWords:
-    """The words of a decoded error body."""
+    """Read the error in a decoded body.
+
+    Args:
+        body: decoded JSON.
+
+    Returns:
+        What it says.
+    """
     if isinstance(body, str):
         inner = _within_text(body)
         return ServerWords(message=body) if inner is None else read_words(inner)
@@ -243,7 +262,14 @@ def read_words(body: Any) -> ServerWords:
 
 
 def is_error(value: Any) -> bool:
-    """Does the `error` of a reply tell of one? Some servers send it empty, or with the code 0, beside an answer."""
+    """Check whether the `error` of a reply is one. Some servers send it empty, or with the code 0, next to an answer.
+
+    Args:
+        value: of the field.
+
+    Returns:
+        Whether it describes an error.
+    """
     if isinstance(value, dict):
         code = value.get("code")
         return bool(_message([value])) or bool(code and code != "0")
@@ -251,7 +277,7 @@ def is_error(value: Any) -> bool:
 
 
 def _levels(value: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """The objects that a body consists of, the most precise one first."""
+    """The objects nested in a body, the most precise one first."""
     if depth > _DEEPEST:
         return
     if isinstance(value, list):
@@ -270,7 +296,7 @@ def _levels(value: Any, depth: int) -> Iterator[dict[str, Any]]:
 
 
 def _within_text(text: str) -> Any:
-    """The object that a text consists of; None where it is only a text."""
+    """The JSON object that a text consists of; None for any other text."""
     if text.lstrip()[:1] not in {"{", "["}:
         return None
     try:

@@ -167,7 +167,7 @@ class HttpCompleter:
         return self._explained(reply, response)
 
     async def sweep(self) -> None:
-        """Cancel requests that exceed the timeout; runs for ever.
+        """Cancel requests that exceed the timeout, forever.
 
         One timer for all requests is cheaper than one for each. Time in which this process was suspended does not
         count: the answers may be in the sockets.
@@ -215,7 +215,7 @@ class HttpCompleter:
         return replace(error, kind=ErrorClass.WAIT, type="starting", message=message, retry_after_s=_STARTING_S)
 
     def _is_no_endpoint(self, error: AttemptError) -> bool:
-        """True for a server that answers 200 to every path, with a body that says that it has no such endpoint."""
+        """Whether a server that answers 200 to every path says in the body that it has no such endpoint."""
         is_new = error.status == _OK and not self._has_worked and near_address(self._base_url) is not None
         return is_new and "endpoint" in error.message.lower()
 
@@ -310,6 +310,9 @@ async def open_completer(
         say: called when one of several servers is taken out, or is back.
         path: `CHATS`, or `COMPLETIONS` for bodies with a bare prompt.
 
+    Yields:
+        The completer.
+
     Raises:
         UsageError: the system does not allow as many connections, or an environment variable names an invalid proxy or
             certificate file.
@@ -346,7 +349,14 @@ async def _at_one(
 
 @asynccontextmanager
 async def open_session(endpoint: Endpoint, *, concurrency: int) -> AsyncIterator[tuple[aiohttp.ClientSession, Route]]:
-    """Open an aiohttp session with the endpoint's headers, proxy and certificates; yields the session and its route.
+    """Open an aiohttp session with the endpoint's headers, proxy and certificates.
+
+    Args:
+        endpoint: address, key and headers.
+        concurrency: size of the connection pool.
+
+    Yields:
+        The session, and its proxy and certificates.
 
     Raises:
         UsageError: an environment variable names an invalid proxy or certificate file.

@@ -39,11 +39,11 @@ class StopReason(Enum):
 
 
 class RateLimits(msgspec.Struct, frozen=True, gc=False):
-    """Rate limits from a server's headers; None for one that it does not tell.
+    """Rate limits from a server's headers; None for a limit that it does not report.
 
     Attributes:
-        requests_per_minute: requests allowed a minute.
-        tokens_per_minute: tokens allowed a minute.
+        requests_per_minute: allowed requests per minute.
+        tokens_per_minute: allowed tokens per minute.
     """
 
     requests_per_minute: float | None = None

@@ -272,7 +272,7 @@ def read_reply(
 
 
 def _shown(text: str, secret: Secret | None, width: int = _NAME_WIDTH) -> str:
-    """A text of the reply, to be kept: without the secret, on one line, and cut only then."""
+    """Clean a text of the reply that will be kept: without the secret, on one line, and then shortened."""
     text = redacted(text, secret)
     is_plain = len(text) <= width and text.isascii() and text.isprintable()  # as nearly all ids and names are
     return text if is_plain else one_line(text, width)
@@ -356,7 +356,10 @@ class _Reply:
     def _unusable(
         self, refusal: Any, finish: str, usage: Usage, *, has_calls: bool, has_reasoning: bool
     ) -> AttemptError:
-        """The error for an answer that was paid for but is unusable; mostly the same prompt would give the same."""
+        """The error for an answer that was paid for but is unusable.
+
+        Usually the same prompt would give the same answer.
+        """
         kind, remedy = ErrorClass.ROW, None
         if refusal or finish == "refusal":
             name, message = "refusal", refusal if isinstance(refusal, str) else "the model refused"
@@ -387,9 +390,9 @@ class _Reply:
         )
 
     def _error_within(self, error: Any, *, is_part_paid: bool) -> AttemptError:
-        """The error within a reply of status 200: classified by the status that it names.
+        """The error within a reply of status 200, classified by the status that it names.
 
-        A refusal costs nothing. A broken off answer, or an unspecific failure, may have been charged.
+        A refusal costs nothing. An incomplete answer, or an unspecific failure, may have been charged.
         """
         inner = read_words(error).status
         return self._named(inner or _SERVER_ERROR, error, is_within=True, is_part_paid=is_part_paid)
@@ -473,14 +476,14 @@ def _text_and_thoughts(content: Any) -> tuple[str, str | None]:
 
 
 def _joined_text(value: Any) -> str:
-    """A text, or the texts of a list of parts, as Mistral gives a thought."""
+    """A text, or the texts of a list of parts, as Mistral sends reasoning."""
     if isinstance(value, list):
         return "".join(_joined_text(part.get("text")) for part in value if isinstance(part, dict))
     return without_surrogates(value) if isinstance(value, str) else ""
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """The reasoning beside the content: by the names of DeepSeek, vLLM and OpenRouter, and Anthropic's blocks."""
+    """The reasoning next to the content, by the names of DeepSeek, vLLM and OpenRouter, and Anthropic's blocks."""
     for name in ("reasoning_content", "reasoning"):
         value = message.get(name)
         if isinstance(value, str) and value:
@@ -502,7 +505,7 @@ def _calls(message: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _is_plain_json(value: Any, deepest: int) -> bool:
-    """Can it be written to a line and read again? Infinite numbers and bottomless nesting cannot."""
+    """Whether a value can be written to a line and read again. Infinite numbers and endless nesting cannot."""
     if isinstance(value, float):
         return math.isfinite(value)
     if not isinstance(value, dict | list):
@@ -521,7 +524,14 @@ def _usage_of(counts: _Usage) -> Usage:
 
 
 def read_usage(raw: Any) -> Usage:
-    """Token counts of an answer; a missing, negative or absurd count is 0."""
+    """Read the token counts of an answer, by the names of several providers.
+
+    Args:
+        raw: the decoded `usage`.
+
+    Returns:
+        The counts; a missing, negative or absurd one is 0.
+    """
     if not isinstance(raw, dict):
         return NO_USAGE
     prompt, completion = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
@@ -536,7 +546,7 @@ def read_usage(raw: Any) -> Usage:
 
 
 def _number(value: Any) -> float | None:
-    """A count in any type that servers give it in; a boolean is none."""
+    """A count in any numeric type that servers use; None for a boolean."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -550,6 +560,6 @@ def _count(value: Any) -> int:
 
 
 def _cost_usd(value: Any) -> float | UnsetType:
-    """USD, as OpenRouter and others tell it beside the counts."""
+    """USD, as OpenRouter and others report it next to the counts."""
     number = _number(value)
     return UNSET if number is None or number > _MOST_USD else float(number)

@@ -51,10 +51,10 @@ class _Server:
     """One server: its health, and its rate limits.
 
     Attributes:
-        failures: since its last answer.
+        failures: failures since its last answer.
         absences: how often in sequence it was taken out.
-        absent_until_s: taken out until then; then one probe.
-        resting_until_s: it asked to back off until then.
+        absent_until_s: end of the time for which it is taken out; then it gets one probe.
+        resting_until_s: end of the time for which it asked to back off.
     """
 
     name: str
@@ -99,9 +99,9 @@ class ServerSpread:
     """A completer over several servers.
 
     Args:
-        servers: completers, each with a name for people.
+        servers: completers, each with a name for messages.
         clock: monotonic seconds.
-        sleep: waits a number of seconds.
+        sleep: waits for a number of seconds.
         say: called when a server is taken out, or is back.
     """
 
@@ -201,7 +201,7 @@ class ServerSpread:
         server.absent_until_s = now_s + absence_s
 
     def _remember(self, row: int, server: _Server) -> None:
-        """Note that the row's next attempt goes to another server; the oldest of many rows is forgotten."""
+        """Note that the row's next attempt goes to another server; of too many rows the oldest is forgotten."""
         self._failed_at.pop(row, None)
         self._failed_at[row] = server
         if len(self._failed_at) > _REMEMBERED:

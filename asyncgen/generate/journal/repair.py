@@ -216,12 +216,18 @@ class RunRepair:
 
 
 def repair_run(path: Path) -> RunRepair:
-    """Repair the files of the run at `path`; an undamaged file is not changed.
+    """Repair the files of a run. Undamaged files are not changed.
+
+    Args:
+        path: the run directory.
+
+    Returns:
+        What was repaired in each file.
 
     Raises:
-        UsageError: it is no run.
+        UsageError: it is not a run.
         RunInUseError: another process writes it.
-        DiskError: a file cannot be read or written; what is there is as it was, or mended.
+        DiskError: a file cannot be read or written; each file is either unchanged or repaired.
     """
     directory = RunDirectory(path)
     with explained(f"{path} could not be read"):

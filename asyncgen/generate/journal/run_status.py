@@ -49,7 +49,13 @@ class RunStatus:
 
 
 def run_status(directory: RunDirectory) -> RunStatus:
-    """Count what a run holds.
+    """Count the rows of a run.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The counts, with the content of `run.json`.
 
     Raises:
         AsyncgenError: `run.json` was written by a newer release.

@@ -87,15 +87,18 @@ def trainings(
     chosen: Profile,
     within_reach: Sequence[str],
 ) -> list[Training]:
-    """The training at the provider chosen, and at every other within reach; the chosen one first.
+    """Estimate the training at the chosen provider, and at every other within reach.
 
     Args:
-        jobs: name of a tuning provider to the job with its overlay.
-        rows: that become samples.
+        jobs: maps a tuning provider's name to the job with its overlay.
+        rows: number of rows that become samples.
         tokens: of a row.
-        prices: where they are looked up.
-        chosen: the profile of the tuning stage. The job's model is its; the others tune their default one.
-        within_reach: names of providers for which there is a key, or none is needed.
+        prices: all prices.
+        chosen: profile of the tuning provider. The job's model is its model; the others tune their default one.
+        within_reach: names of providers that have a key or need none.
+
+    Returns:
+        The trainings, that of the chosen provider first.
     """
     others = [PROFILES[name] for name in within_reach if name != chosen.name]
     found = []

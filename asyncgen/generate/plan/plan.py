@@ -168,9 +168,15 @@ def _shutdowns(place: PlanTarget, found: Sequence[Training]) -> tuple[tuple[str,
 
 
 def compare_with_tuning(plan: Plan, prices: PriceList) -> tuple[list[BreakEven], list[str]]:
-    """From how many calls on each training pays, and what that takes for granted.
+    """Compare the price of calls to the large model with that of tuning a small one.
 
-    The list is empty where the price of the model that answers is not known: there is nothing to compare with.
+    Args:
+        plan: with its trainings.
+        prices: all prices.
+
+    Returns:
+        The number of calls from which each training is cheaper, and the assumptions. Both are empty if the large
+        model's price is unknown.
     """
     if plan.price is None:
         return [], []
@@ -179,7 +185,15 @@ def compare_with_tuning(plan: Plan, prices: PriceList) -> tuple[list[BreakEven],
 
 
 def plan_as_json(plan: Plan, compared: tuple[list[BreakEven], list[str]] | None) -> dict[str, Any]:
-    """The plan for `--json`; spans are `{"low": x, "high": y}`, what is not known is null."""
+    """Convert a plan for `--json`.
+
+    Args:
+        plan: the plan.
+        compared: from `compare_with_tuning`; None to leave it out.
+
+    Returns:
+        The fields; ranges are `{"low": x, "high": y}`, unknown values None.
+    """
     tokens, there = plan.tokens, plan.there
     answer: dict[str, Any] = {
         "provider": plan.provider,
@@ -245,7 +259,14 @@ def _break_even(compared: BreakEven) -> dict[str, Any]:
 
 
 def tuners_within_reach(profiles: Mapping[str, Profile]) -> list[str]:
-    """Providers that tune, and for which there is a key or none is needed."""
+    """List the providers that tune and have a key in the environment or need none.
+
+    Args:
+        profiles: the known providers.
+
+    Returns:
+        Their names.
+    """
     return [
         name
         for name, profile in profiles.items()

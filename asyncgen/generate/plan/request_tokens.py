@@ -75,7 +75,14 @@ class RowsThere:
 
 
 def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
-    """Count and measure the rows of `grid` in a run; a missing run has none.
+    """Count and measure the rows of a grid in a run.
+
+    Args:
+        directory: of the run, which need not exist.
+        grid: the job's requests.
+
+    Returns:
+        Counts and measured tokens.
 
     Raises:
         BadLineError: a line is not a record or failure.
@@ -141,6 +148,7 @@ class Span:
 
     @property
     def middle(self) -> float:
+        """The mean of both ends."""
         return (self.low + self.high) / 2
 
     def rounded(self) -> dict[str, float]:
@@ -211,7 +219,16 @@ class RequestTokens:
 
 
 def tokens_of_a_request(job: Job, grid: RequestGrid, there: RowsThere) -> RequestTokens:
-    """Tokens of one row of `grid`, measured in the run or estimated by rules of thumb."""
+    """Find the tokens of a row: measured in the run, or estimated by rules of thumb if too few rows are settled.
+
+    Args:
+        job: with its overlay applied.
+        grid: its requests.
+        there: what was measured in the run.
+
+    Returns:
+        Tokens of prompt and answer.
+    """
     sampled = list(grid.sample_evenly(_SAMPLED_REQUESTS))
     question = mean(estimate_body(request.body) for request in sampled) if sampled else 0.0
     system = [job.dataset.system] if job.dataset.system and job.dataset.format == "chat" else []

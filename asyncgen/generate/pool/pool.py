@@ -71,10 +71,10 @@ class Stop:
     """Why the pool left OPEN; all fields are None while it is open, or if it ended by itself.
 
     Attributes:
-        reason: its kind, for the summary.
-        error: an error that every other row would have, too.
+        reason: kind of reason, for the summary.
+        error: an error that every other row would get, too.
         refused: a request that can never be sent, or a run whose answers are all useless.
-        bug: an exception that no code expected.
+        bug: an unexpected exception.
     """
 
     reason: StopReason | None = None

@@ -22,34 +22,34 @@ _CUT_OFF = "is cut off at the token limit"
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of a generation, raised by the engine.
+    """Counts of a generation, updated by the engine.
 
     Attributes:
         requests: number of rows in the job.
-        already_done: settled in earlier invocations.
+        already_done: rows settled in earlier invocations.
         settled: answers of this invocation.
         failed: rows given up on in this invocation.
         failed_before: rows given up on earlier, and not asked for again.
-        twins: duplicates, rows with the same request as another row; they share its answer.
+        twins: duplicates: rows that share the answer of another row with the same request.
         sent: HTTP calls.
-        ended: of these, the ones with an outcome.
-        paused_until: seconds of the loop's clock, before which nothing is sent; 0 for none.
-        pause_cause: why, for people.
-        sent_at: seconds of the loop's clock at which the last request went; 0 before the first.
-        waits_for: the limits that requests wait for now; "" where none does.
-        began_at: seconds of the loop's clock at which sending began; 0 where that is not known.
+        ended: HTTP calls that have an outcome.
+        paused_until: seconds of the loop's clock before which nothing is sent; 0 for no pause.
+        pause_cause: why sending is paused, for the user.
+        sent_at: seconds of the loop's clock at which the last request was sent; 0 before the first.
+        waits_for: the limits that requests wait for now; "" if they wait for none.
+        began_at: seconds of the loop's clock at which sending began; 0 if unknown.
         trouble: the error of the last attempts, which are retried; "" after an answer.
-        trouble_since: seconds of the loop's clock.
-        latest: the last answer that was settled.
+        trouble_since: seconds of the loop's clock at which these errors began.
+        latest: the last answer that was settled; None before the first.
         retries: HTTP calls for rows that were attempted before.
         rate_limited: calls refused for a rate limit or overload.
         maybe_paid_twice: rows sent again though the provider may have charged for the call before.
         check_failures: answers that failed the job's checks.
         usable: answers of this invocation that a dataset can take.
-        failed_checks: names of checks, and how many answers failed them.
-        unusable: why settled answers cannot be used, and how many.
-        failures: why rows were given up on, and how many.
-        remedies: what the user can do, by such reasons.
+        failed_checks: name of a check to the number of answers that failed it.
+        unusable: reason to the number of settled answers that cannot be used.
+        failures: reason to the number of rows given up on.
+        remedies: reason to what the user can do about it.
     """
 
     requests: int = 0
@@ -81,18 +81,25 @@ class Progress:
 
     @property
     def in_flight(self) -> int:
+        """Requests sent and not answered yet."""
         return self.sent - self.ended
 
     @property
     def done(self) -> int:
+        """Rows that have an answer, duplicates and those of earlier invocations included."""
         return self.already_done + self.settled + self.twins
 
     @property
     def left(self) -> int:
+        """Rows still to be asked for."""
         return max(self.requests - self.done - self.failed - self.failed_before, 0)
 
     def count_answer(self, record: Record) -> None:
-        """An answer was settled."""
+        """Count a settled answer as usable or not.
+
+        Args:
+            record: the answer.
+        """
         self.latest = record
         if not record.check_failures and record.finish_reason in _WHOLE:
             self.usable += 1
@@ -105,12 +112,20 @@ class Progress:
             self.remedies[reason] = "raise max_completion_tokens under [generate.parameters]"
 
     def count_check_failures(self, record: Record) -> None:
-        """An answer failed checks, and may be asked for again."""
+        """Count an answer that failed checks, whether it is asked for again or not.
+
+        Args:
+            record: the answer.
+        """
         self.check_failures += 1
         self.failed_checks.update(record.check_failures)
 
     def count_failure(self, error: AttemptError) -> None:
-        """A row was given up on."""
+        """Count a row that was given up on.
+
+        Args:
+            error: of its last attempt.
+        """
         self.failed += 1
         reason = error.message or error.type
         if len(self.failures) >= _MOST_REASONS and reason not in self.failures:
@@ -120,16 +135,32 @@ class Progress:
             self.remedies[reason] = error.remedy
 
     def note_trouble(self, cause: str, now_s: float) -> None:
-        """An attempt failed, and is made again."""
+        """Note that an attempt failed and will be retried.
+
+        Args:
+            cause: the error, for the user.
+            now_s: seconds of the loop's clock.
+        """
         self.trouble_since = self.trouble_since if self.trouble else now_s
         self.trouble = cause
 
     def are_useless(self, count: int) -> bool:
-        """True if the first `count` answers all failed their checks."""
+        """Return whether the first answers all failed their checks.
+
+        Args:
+            count: number of first answers.
+        """
         return self.check_failures >= count and not self.usable
 
     def per_second(self, now_s: float) -> float:
-        """Rows finished a second, over the last moments; call it a few times a second at most."""
+        """Compute the rows finished per second, over the last ten seconds. Call it a few times a second at most.
+
+        Args:
+            now_s: seconds of the loop's clock.
+
+        Returns:
+            The rate; 0 at the first call.
+        """
         finished = self.settled + self.failed
         self._recent.append((now_s, finished))
         while len(self._recent) > 2 and self._recent[1][0] < now_s - _RECENT_S:  # noqa: PLR2004 - two make a span
@@ -138,6 +169,13 @@ class Progress:
         return (finished - before) / (now_s - began_s) if now_s > began_s else 0.0
 
     def eta_s(self, per_second: float) -> float | None:
-        """Seconds until the end at this rate; None when nothing moves, or too little is known for a guess."""
+        """Estimate the time that is left.
+
+        Args:
+            per_second: rows finished per second.
+
+        Returns:
+            Seconds; None if the rate is 0, or too few rows are finished for an estimate.
+        """
         is_early = self.settled + self.failed < min(_ENOUGH_ROWS, self.requests)
         return None if is_early or per_second <= 0 else self.left / per_second

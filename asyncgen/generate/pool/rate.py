@@ -122,7 +122,7 @@ class TokenRate:
         return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + (self._max_output_tokens or 0)
 
     def exceeds_a_minute(self, body_bytes: int) -> bool:
-        """True if the request is larger than the limit, and would wait for ever."""
+        """Whether the request is larger than the limit, and would wait forever."""
         return self.pace.per_minute is not None and self.at_least(body_bytes) > self.pace.per_minute
 
     async def acquire(self, body: bytes) -> int:
