@@ -19,6 +19,7 @@ from asyncgen.finetune.api import AbsentError, OutageError, as_kind
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.endpoint import redacted
 from asyncgen.providers.openai_client import api_error, passes, retrying, secret_of
+from asyncgen.providers.reply_body import is_error, read_words
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -122,7 +123,13 @@ def decoded(content: bytes, kind: type[Answer], doing: str) -> Answer:
         value = _without_nulls(decode_json(content))
     except NotJsonError as error:
         raise _bad_answer(doing, _shown(content)) from error
-    return parsed(value, kind, doing)
+    try:
+        return parsed(value, kind, doing)
+    except OutageError:
+        words = read_words(value) if isinstance(value, dict) and is_error(value.get("error")) else None
+        if words is None or not words.message:
+            raise
+        raise _bad_answer(doing, one_line(words.message, _SHOWN)) from None
 
 
 def parsed(value: Any, kind: type[Answer], doing: str) -> Answer:

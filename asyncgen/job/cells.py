@@ -200,6 +200,7 @@ def _real(value: Decimal) -> str | float:
 LONGEST_LINE_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 256 * 1024
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ZEROS = 0.8  # of every second byte, in UTF-16 of most alphabets
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -261,7 +262,7 @@ def decoded(raw: bytes, number: int) -> str:
     Raises:
         TableError: the bytes are not UTF-8; names the line.
     """
-    if number == 1 and raw.startswith(_UTF_16):
+    if number == 1 and (raw.startswith(_UTF_16) or _has_utf16_zeros(raw)):
         raise TableError("UTF-16, expected UTF-8: save it as UTF-8", 1)
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -271,6 +272,11 @@ def decoded(raw: bytes, number: int) -> str:
         column = len(before) - max(before.rfind(b"\n"), before.rfind(b"\r"))
         text = f"not UTF-8 at byte {column} of the line ({raw[error.start]:#04x}): save it as UTF-8"
         raise TableError(text, line) from None
+
+
+def _has_utf16_zeros(raw: bytes) -> bool:
+    """Whether nearly every second byte is zero, as UTF-16 has most letters; such bytes are valid UTF-8, too."""
+    return any(len(part) > 1 and part.count(0) > _ZEROS * len(part) for part in (raw[:512:2], raw[1:512:2]))
 
 
 def raw_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:

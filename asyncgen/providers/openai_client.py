@@ -15,16 +15,15 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import httpx2
 import openai
-import orjson
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from asyncgen.backoff import full_jitter_s, is_billing_code, server_wait_s
+from asyncgen.backoff import full_jitter_s, server_wait_s
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.providers.endpoint import Secret, redacted
 from asyncgen.providers.network import (
@@ -35,6 +34,7 @@ from asyncgen.providers.network import (
     shown_target,
     speaks_no_tls,
 )
+from asyncgen.providers.reply_body import ServerWords, UnreadableBodyError, read_body, read_words
 from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import one_line
 
@@ -176,7 +176,7 @@ def passes(error: Exception, *, unsafe: bool = False) -> bool:
     """
     if isinstance(error, _LOST):
         return not unsafe
-    if not isinstance(error, openai.APIStatusError) or is_billing_code(error.code):
+    if not isinstance(error, openai.APIStatusError) or _words(error).is_billing:
         return False
     if unsafe:
         return error.status_code == 429  # noqa: PLR2004 - refused before it was done; a 5xx may come after
@@ -362,10 +362,12 @@ def api_error(error: openai.APIError | httpx2.TransportError, doing: str) -> Asy
         silence, remedy = _silence(error)
         silence = one_line(redacted(silence, secret), _MESSAGE_WIDTH)
         return AsyncgenError(what, cause=silence, help_text=remedy, code="unreachable")
-    said = one_line(redacted(_message(error), secret), _MESSAGE_WIDTH)
-    cause = f"the server answered {error.status_code}" + (f": {said}" if said else "")
-    code = one_line(redacted(str(error.code or error.type or f"http_{error.status_code}"), secret), _MESSAGE_WIDTH)
-    kind, help_text = _remedy(error)
+    words = _words(error)
+    status = _status(error, words)
+    said = one_line(redacted(_message(error, words), secret), _MESSAGE_WIDTH)
+    cause = f"the server answered {status}" + (f": {said}" if said else "")
+    code = one_line(redacted(next(iter(words.names), f"http_{status}"), secret), _MESSAGE_WIDTH)
+    kind, help_text = _remedy(error, words)
     return kind(what, cause=cause, help_text=help_text, code=code)
 
 
@@ -397,21 +399,32 @@ def _silence(error: Exception) -> tuple[str, str]:
     return words or type(root).__name__, "check the network, the address and a proxy; asyncgen doctor looks at them"
 
 
-def _message(error: openai.APIStatusError) -> str:
+def _words(error: openai.APIStatusError) -> ServerWords:
+    """What the server says of an error, in whatever shape."""
+    content = error.response.content
+    text = content.decode("utf-8", "replace")
+    try:
+        words = read_words(read_body(content, error.response.headers.get("content-type", "")))
+    except UnreadableBodyError:
+        return ServerWords(message="a web page" if text.lstrip()[:1] == "<" else text)
+    return words if words.message else replace(words, message=text)
+
+
+def _status(error: openai.APIStatusError, words: ServerWords) -> int:
+    """The status that an error stands for: its own account counts where the reply's status says little."""
+    return words.status if words.status is not None and error.status_code in {400, 500} else error.status_code
+
+
+def _message(error: openai.APIStatusError, words: ServerWords) -> str:
     if target := error.response.headers.get("Location"):
         return f"the address sends on to {shown_target(target)}; give that one to --base-url"
-    body = error.body
-    if isinstance(body, dict):
-        said: object = body.get("message") or body.get("detail") or body.get("error") or ""
-        return said if isinstance(said, str) else orjson.dumps(said, default=str).decode()
-    text = str(body or "")
-    return "a web page" if text.lstrip()[:1] == "<" else text
+    return words.message
 
 
-def _remedy(error: openai.APIStatusError) -> tuple[type[AsyncgenError], str | None]:
-    if is_billing_code(error.code):
+def _remedy(error: openai.APIStatusError, words: ServerWords) -> tuple[type[AsyncgenError], str | None]:
+    if words.is_billing:
         return QuotaError, "add credit or raise the limit at the provider, then run the same command again"
-    match error.status_code:
+    match _status(error, words):
         case 401:
             return AuthError, "check the key in the provider's environment variable"
         case 403:

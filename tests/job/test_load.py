@@ -198,6 +198,7 @@ def test_a_job_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         ("t.txt", " \n\n", "t.txt has no values"),
         ("t.txt", "Köln".encode("latin-1"), "t.txt:1: not UTF-8 at byte 2"),
         ("t.txt", "Bonn\n".encode("utf-16"), "t.txt:1: UTF-16, expected UTF-8"),
+        ("t.txt", "Bonn\nOslo\n".encode("utf-16-le"), "t.txt:1: UTF-16, expected UTF-8"),
     ],
 )
 def test_a_file_of_an_axis_that_is_no_list_of_values_is_told(

@@ -210,6 +210,8 @@ def test_a_record_has_its_variables_as_columns(tmp_path: Path) -> None:
         ("t.csv", "a,b\n1,2\n3\n", 3, "1 cells, expected 2"),
         ("t.csv", b"a,b\n1,\xff\n", 2, "not UTF-8 at byte 3 of the line"),
         ("t.csv", "x\ny\n".encode("utf-16"), 1, "UTF-16"),
+        ("t.csv", "city,n\nBonn,1\n".encode("utf-16-be"), 1, "UTF-16"),
+        ("t.jsonl", '{"city": "Bonn"}\n'.encode("utf-16-le"), 1, "UTF-16"),
         ("t.csv", 'a\n"x"y\n', 2, "not CSV"),
         ("t.csv", 'a\nx\n"y\n', 3, "a quote is not closed"),
         ("t.csv", "a,b\n", None, "no rows"),

@@ -307,3 +307,61 @@ def test_html_from_a_proxy_is_no_object(server: Server) -> None:
         assert "\x1b" not in (caught.value.cause or "")
 
     run(scenario())
+
+
+def refuses(status: int, body: Any) -> Answer:
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response(body, status=status)
+
+    return answer
+
+
+def told(server: Server, answer: Answer) -> AsyncgenError:
+    found: list[AsyncgenError] = []
+
+    async def scenario() -> None:
+        server.answers = [answer]
+        async with server.client() as client:
+            with pytest.raises(AsyncgenError) as raised, reported("look at a batch"):
+                await retrying(lambda: client.batches.retrieve("b"), server.pacing())
+        found.append(raised.value)
+
+    run(scenario())
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [{"error": {"message": "no such thing"}}],
+        {"errors": [{"message": "no such thing"}]},
+        {"msg": "no such thing"},
+        {"Message": "no such thing"},
+        {"error": "x", "error_description": "no such thing"},
+        {"base_resp": {"status_msg": "no such thing"}},
+        {"detail": {"error": {"msg": "no such thing"}}},
+        {"error": {"message": '{"error": {"message": "no such thing"}}'}},
+        {"reason": {"why": "no such thing"}},
+    ],
+)
+def test_the_servers_words_are_shown_whatever_shape_they_have(server: Server, body: Any) -> None:
+    assert "no such thing" in str(told(server, refuses(400, body)).cause)
+
+
+def test_an_error_within_another_one_counts_as_the_status_that_it_names(server: Server) -> None:
+    inner = '{"error": {"message": "API key expired", "code": 401}}'
+    assert isinstance(told(server, refuses(400, {"error": {"message": inner}})), AuthError)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (429, {"error": {"message": "no", "type": "exceeded_current_quota_error"}}),
+        (429, {"error": {"message": "no", "code": 1113}}),
+        (400, {"error": {"message": "Your credit balance is too low.", "type": "invalid_request_error"}}),
+    ],
+)
+def test_an_empty_account_is_told_at_once_in_any_makers_words(server: Server, status: int, body: Any) -> None:
+    assert isinstance(told(server, refuses(status, body)), QuotaError)
+    assert len(server.seen) == 1

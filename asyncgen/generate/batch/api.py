@@ -20,9 +20,9 @@ from openai import AsyncOpenAI, NotFoundError
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.files import URL
-from asyncgen.generate.http.body import UnreadableBodyError, read_body, read_words
 from asyncgen.providers.endpoint import redacted
 from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, secret_of, upload
+from asyncgen.providers.reply_body import UnreadableBodyError, read_body, read_words
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:

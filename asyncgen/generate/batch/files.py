@@ -19,13 +19,13 @@ import orjson
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.batched_keys import BatchRow, rows_path
-from asyncgen.generate.http.body import UnreadableBodyError, is_error, read_body, read_words
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply
 from asyncgen.job.requests import Request
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.providers.endpoint import Endpoint, Secret, redacted
 from asyncgen.providers.profiles import LOCAL
+from asyncgen.providers.reply_body import UnreadableBodyError, is_error, read_body, read_words
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState, RunState
 from asyncgen.run.whole_file import disk_error, replacing
 from asyncgen.terminal import one_line

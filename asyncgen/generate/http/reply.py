@@ -1,10 +1,10 @@
 """Read a server's reply as an answer or an error: the one place where replies are judged.
 
 Covers what makes an answer, its token counts, the rate limits in `x-ratelimit-*` headers, and the class of an error
-(retry, wait, row, stop), from two tables. An error's code decides before its HTTP status. Its message never decides:
-messages change, and may quote the prompt. Absent, zero and negative limits mean that the server tells none. The
-remaining counts are not used, because they are shared by all clients of an account; the reset only serves to tell a
-daily limit from one per minute.
+(retry, wait, row, stop), from two tables. An error's code decides before its HTTP status. Its message does not decide,
+as messages change, and may quote the prompt; `reply_body` names the one exception. Absent, zero and negative limits
+mean that the server tells none. The remaining counts are not used, because they are shared by all clients of an
+account; the reset only serves to tell a daily limit from one per minute.
 
 Pure: status, headers and bytes in, an outcome out, whatever the bytes are. Connections and retries are left to others.
 """
@@ -21,15 +21,22 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from multidict import istr
 
-from asyncgen.backoff import BILLING_CODES, server_wait_s
-from asyncgen.generate.http.body import UnreadableBodyError, is_error, read_body, read_words, without_surrogates
+from asyncgen.backoff import server_wait_s
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
 from asyncgen.providers.endpoint import Secret, redacted
+from asyncgen.providers.reply_body import (
+    ServerWords,
+    UnreadableBodyError,
+    is_error,
+    read_body,
+    read_words,
+    without_surrogates,
+)
 from asyncgen.run.records import NO_USAGE, SIMULATED_FINGERPRINT, Usage, finish_reason_of
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 # Looked up for every answer: these take half the time that plain strings do.
 _REQUESTS = istr("x-ratelimit-limit-requests")
@@ -94,10 +101,9 @@ _DAILY = Verdict(ErrorClass.STOP, "daily_limit", StopReason.QUOTA)
 _LOADING = Verdict(ErrorClass.RETRY, "loading")
 
 # Codes and types, in lower case, of OpenAI and of those who copied its errors, of Google (API_KEY_INVALID), MiniMax
-# (2049), and llama.cpp's server (unavailable_error: it loads its model). The billing codes come with status 429 as a
-# passing rate limit does; a refused parameter is in every request of the job.
+# (2049), and llama.cpp's server (unavailable_error: it loads its model). A refused parameter is in every request of the
+# job. The billing codes, which come with status 429 as a passing rate limit does, are those of `backoff`.
 _BY_NAME = {
-    **dict.fromkeys(BILLING_CODES, _QUOTA),
     **dict.fromkeys(("invalid_api_key", "api_key_invalid", "account_deactivated", "unauthenticated", "2049"), _AUTH),
     "unsupported_country_region_territory": Verdict(ErrorClass.STOP, "permission", StopReason.AUTH),
     **dict.fromkeys(("model_not_found", "model_not_available", "deployment_not_found", "deploymentnotfound"), _MODEL),
@@ -129,21 +135,21 @@ _BY_STATUS = {
 _MAYBE_PAID = frozenset({408, 504, 524})
 
 
-def verdict_on(status: int, names: Iterable[str], *, is_moderated: bool = False, is_daily: bool = False) -> Verdict:
+def verdict_on(status: int, words: ServerWords) -> Verdict:
     """Classify an error.
 
     Args:
         status: HTTP status, or the one that the error itself names.
-        names: codes and types of the error, in order of precedence.
-        is_moderated: the error says that this prompt was flagged.
-        is_daily: the error says that a daily limit is used up.
+        words: the error in the server's words.
     """
-    if is_daily:
+    if words.is_daily:
         return _DAILY
-    named = next((verdict for name in names if (verdict := _BY_NAME.get(name.casefold()))), None)
+    if words.is_billing:
+        return _QUOTA
+    named = next((verdict for name in words.names if (verdict := _BY_NAME.get(name.casefold()))), None)
     if named is not None:
         return named
-    if is_moderated:
+    if words.is_moderated:
         return Verdict(ErrorClass.ROW, "moderation")
     return _BY_STATUS.get(status) or _by_range(status)
 
@@ -401,7 +407,7 @@ class _Reply:
         words = read_words(body)
         if status in _UNSAID and words.status is not None:
             status = words.status
-        kind, name, stop = verdict_on(status, words.names, is_moderated=words.is_moderated, is_daily=words.is_daily)
+        kind, name, stop = verdict_on(status, words)
         if kind is ErrorClass.RETRY and self.headers.get("x-should-retry") == "false":
             kind = ErrorClass.ROW
         wait_s = server_wait_s(self.headers, now=time.time())

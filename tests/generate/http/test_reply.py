@@ -583,6 +583,14 @@ def test_a_billing_refusal_in_other_makers_words_stops_the_run(status: int, fiel
     assert (reply.kind, reply.stop, reply.message) == (ErrorClass.STOP, StopReason.QUOTA, "no")
 
 
+def test_an_empty_account_without_a_code_of_its_own_is_known_by_its_first_words() -> None:
+    words = "Your credit balance is too low to access the API."
+    refused = failed({"error": {"type": "invalid_request_error", "message": words}}, 400)
+    assert refused.stop is StopReason.QUOTA
+    quoting = failed({"error": {"type": "invalid_request_error", "message": f"invalid prompt: {words}"}}, 400)
+    assert quoting.kind is ErrorClass.ROW
+
+
 CANARY = Secret("sk-canary-0123456789abcdef", "TEST")
 
 

@@ -4,12 +4,12 @@ Tolerates a byte order mark, broken encodings, lone surrogates, NaN, raw control
 not requested, and `data: [DONE]` after a complete object. Each of these was seen from servers that call themselves
 OpenAI-compatible, and the answer inside was paid for.
 
-Of an error, reads message, code and type: lists of one, errors within errors, and JSON within a message. Only codes,
-types and numbers are used to decide; the message is for people. Shapes as found in the API references of OpenAI, Google
-(google.rpc.Status and its details), Alibaba, Zhipu, MiniMax and OAuth 2 (RFC 6749, section 5.2), and in the replies of
-FastAPI servers, gateways and proxies.
+Of an error, reads message, code and type: lists of one, errors within errors, and JSON within a message. Codes, types
+and numbers decide; a message is for people, but for the one refusal that has no code of its own. Shapes as found in the
+API references of OpenAI, Google (google.rpc.Status and its details), Alibaba, Zhipu, MiniMax and OAuth 2 (RFC 6749,
+section 5.2), and in the replies of FastAPI servers, gateways and proxies.
 
-Pure. What the JSON means is left to `reply`.
+Pure. What the JSON means is left to the callers: `generate.http.reply` for answers, `openai_client` for files and jobs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from asyncgen.backoff import is_billing_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,6 +204,9 @@ _TYPE_NAMES = ("type", "error_type", "status", "reason", "error", "__type")
 # Where an error is nested: what is more precise than its surroundings comes before them, what explains it after.
 _WITHIN = ("error", "errors", "Error", "fault", "base_resp", "detail")
 _BESIDE = ("details", "metadata", "violations", "innererror", "response")
+# Anthropic refuses an empty account as an `invalid_request_error`, the type of a wrong parameter: only the words tell,
+# and a message that quotes the prompt does not begin with them.
+_EMPTY_ACCOUNT = "your credit balance is too low"
 _DEEPEST = 8
 _MOST_ITEMS = 8
 _NAME = re.compile(r"[\w.:-]{1,80}")
@@ -222,6 +227,7 @@ class ServerWords:
         wait_s: seconds that its details ask to wait; None if they name no time.
         is_moderated: this very prompt was flagged.
         is_daily: a daily limit is used up.
+        is_billing: the account is empty, or a spending limit is reached.
     """
 
     message: str = ""
@@ -232,6 +238,7 @@ class ServerWords:
     wait_s: float | None = None
     is_moderated: bool = False
     is_daily: bool = False
+    is_billing: bool = False
 
 
 def read_words(body: Any) -> ServerWords:
@@ -249,15 +256,17 @@ def read_words(body: Any) -> ServerWords:
     levels = list(_levels(body, 0))
     codes = [code for level in levels for code in _texts(level, _CODE_NAMES)]
     types = [name for level in levels for name in _texts(level, _TYPE_NAMES) if _NAME.fullmatch(name)]
+    message, names = _message(levels), tuple(dict.fromkeys((*codes, *types)))
     return ServerWords(
-        message=_message(levels),
+        message=message,
         code=next((code for code in codes if _NAME.fullmatch(code)), None),
-        names=tuple(dict.fromkeys((*codes, *types))),
+        names=names,
         param=next((param for level in levels if (param := _param(level))), None),
         status=next((int(code) for code in codes if _is_status(code)), None),
         wait_s=next((wait_s for level in levels if (wait_s := _wait_s(level)) is not None), None),
         is_moderated=any(level.get("reasons") or level.get("flagged_input") for level in levels),
         is_daily=any("perday" in str(level.get("quotaId", "")).casefold() for level in levels),
+        is_billing=any(map(is_billing_code, names)) or message.casefold().startswith(_EMPTY_ACCOUNT),
     )
 
 
