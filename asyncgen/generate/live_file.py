@@ -168,7 +168,7 @@ async def kept_live(folder: Path, progress: Progress, concurrency: int, name: st
     finally:
         ended.set()
         try:
-            await writing  # a file that is being written would come back after it was removed
+            await writing  # a write under way would restore the removed file
         finally:
             file.remove()
 
@@ -181,7 +181,7 @@ async def _write_each_second(file: LiveFile, progress: Progress, concurrency: in
             return
         pauses.look(progress, clock(), time.time())
         state = _state_of(progress, concurrency, began, pauses.newest)
-        await asyncio.to_thread(file.write, state)  # a folder on a network may take its time
+        await asyncio.to_thread(file.write, state)  # a network folder may be slow
 
 
 class Pauses:

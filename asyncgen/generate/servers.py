@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asyncgen.run.state import RunState
 
 
-_SIMULATION_OWNER = "asyncgen-simulation"  # as `asyncgen serve --engine simulated` names the owner of its models
+_SIMULATION_OWNER = "asyncgen-simulation"  # owner of the models of `asyncgen serve --engine simulated`
 _ATTEMPTS = 5
 _ANSWER_S = 10.0
 _MOST_BYTES = 4 * 1024 * 1024
@@ -58,7 +58,7 @@ async def is_simulation(choice: ProviderChoice, where: Where, model: str) -> boo
     if choice.profile.name == LOCAL and named_address(choice.profile, where) is None:
         info = server_info(default_data_folder())
         if info is None:
-            return False  # the one that is started for the command has a model
+            return False  # the server that is started for the command has a model
         endpoint = Endpoint(choice.profile, info.base_url, None, model, choice.why)
         return _SIMULATION_OWNER in (await _owners(endpoint) or ())
     endpoint = addressed_endpoint(choice, where, model)
@@ -76,7 +76,7 @@ async def is_simulation(choice: ProviderChoice, where: Where, model: str) -> boo
 async def _owners(endpoint: Endpoint) -> set[str] | None:
     """Who a server's models belong to, as it says; None where it does not answer."""
     async with open_session(endpoint, concurrency=1) as (session, _):
-        for _attempt in range(_ATTEMPTS):  # a simulation may be told to fail now and then
+        for _attempt in range(_ATTEMPTS):  # a simulation may be set to fail at random
             with suppress(aiohttp.ClientError, TimeoutError, OSError):
                 async with session.get(
                     f"{endpoint.base_url}/models",
@@ -129,7 +129,7 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
 
 def note_simulation(run: RunWriter, server: ServerState) -> bool:
     """Note of a server that answered just now whether it makes its answers up, and tell; raises `DiskError`."""
-    made_up = count_simulated(run.directory.records) > 0  # those of an earlier simulation were set aside before
+    made_up = count_simulated(run.directory.records) > 0  # those of an earlier simulation were already set aside
 
     def change(state: RunState) -> RunState:
         servers = [

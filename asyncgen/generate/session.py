@@ -393,7 +393,7 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
                         share=1 / shard.shard.count if shard else 1.0,
                     )  # fmt: skip
                     result = await work.engine.run(session)
-                if opened.grid.count <= MOST_ENUMERATED:  # the pass may have ended early, or met rows that failed
+                if opened.grid.count <= MOST_ENUMERATED:  # the pass may have ended early, or found failed rows
                     progress.twins = count_twins(
                         opened.grid, lambda key: journal.has_record(key) and not journal.is_left(key)
                     )
@@ -405,7 +405,9 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
             if progress.settled and not (lately.usage.prompt_tokens or lately.usage.completion_tokens):
                 observer.say("the server counts no tokens: what was used is not known")
     except DiskError:
-        if not isinstance(result.outcome.error, DiskError):  # else that one tells more: how many paid answers are lost
+        if not isinstance(
+            result.outcome.error, DiskError
+        ):  # otherwise that error says more: how many paid answers are lost
             raise
     elapsed_s = time.monotonic() - began
     code = result.exit_code or _exit_code(result.outcome, progress)
@@ -422,7 +424,7 @@ def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
     counted = run.state.spend.records
     what = f"{lost:,} of {counted:,} records that run.json counts are gone from {run.directory.records}"
     observer.say(f"{what}; their rows are asked for, and paid for, again")
-    if lost > GROUP_ROWS:  # more than a power loss takes
+    if lost > GROUP_ROWS:  # more than a power loss can cost
         observer.agree("Go on, and pay for them again?", why=what)
 
 

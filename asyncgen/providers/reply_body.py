@@ -82,7 +82,7 @@ def _decoded(content: bytes, content_type: str) -> str:
         named = _CHARSET.search(content_type)
     try:
         return content.decode(named[1] if named else "utf-8", "replace")
-    except (LookupError, UnicodeError):  # no such charset, or one that is no text encoding
+    except (LookupError, UnicodeError):  # unknown charset, or not a text encoding
         return content.decode("utf-8", "replace")
 
 
@@ -201,7 +201,7 @@ _MESSAGE_NAMES = (
 )  # fmt: skip
 _CODE_NAMES = ("code", "error_code", "errorCode", "err_code", "Code", "status_code", "statusCode", "status")
 _TYPE_NAMES = ("type", "error_type", "status", "reason", "error", "__type")
-# Where an error is nested: what is more precise than its surroundings comes before them, what explains it after.
+# Fields with nested errors: more precise ones come before their surroundings, explanations after.
 _WITHIN = ("error", "errors", "Error", "fault", "base_resp", "detail")
 _BESIDE = ("details", "metadata", "violations", "innererror", "response")
 # Anthropic refuses an empty account as an `invalid_request_error`, the type of a wrong parameter: only the words tell,
@@ -211,7 +211,7 @@ _DEEPEST = 8
 _MOST_ITEMS = 8
 _NAME = re.compile(r"[\w.:-]{1,80}")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")  # a google.protobuf.Duration in JSON
-_LOWEST, _HIGHEST = 300, 600  # statuses that tell of no success
+_LOWEST, _HIGHEST = 300, 600  # statuses other than success
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +343,7 @@ def _param(level: dict[str, Any]) -> str | None:
     param, place = level.get("param"), level.get("loc")
     if isinstance(param, str) and param:
         return param
-    if isinstance(place, list):  # as pydantic names it: ["body", "temperature"]
+    if isinstance(place, list):  # pydantic's form: ["body", "temperature"]
         return ".".join(part for part in place if isinstance(part, str) and part != "body") or None
     return None
 

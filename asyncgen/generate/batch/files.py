@@ -75,7 +75,7 @@ class _Id(msgspec.Struct):
 
 _decode = decoder(_OutputLine)
 _decode_id = decoder(_Id)
-# Of lines that are no JSON: within a text of JSON the quotes would have backslashes.
+# For lines that are not JSON; inside a JSON string the quotes would be escaped.
 _ID_WITHIN = re.compile(rb'"custom_id"\s*:\s*"([0-9A-Fa-f]{32})"')
 _STATUS = re.compile(r"([1-5]\d\d)(\.0*)?\b.*")
 
@@ -163,7 +163,7 @@ def _unwrapped(value: Any) -> Any:
 
 def _as_json(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace")  # a page, or an error's words
+        return value.encode("utf-8", "replace")  # an HTML page, or an error message
     try:
         return orjson.dumps(value)
     except TypeError:  # numbers beyond 64 bits, deep nesting

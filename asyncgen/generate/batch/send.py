@@ -62,8 +62,8 @@ class Watcher(Protocol):
         ...
 
 
-_MOST_PASSES = MAX_FAILED  # passes over the grid, so that rows that are always refused are not sent for ever
-_QUEUE_CODES = frozenset({"token_limit_exceeded"})  # OpenAI's word for too many enqueued tokens
+_MOST_PASSES = MAX_FAILED  # passes over the grid, so that rows that are always refused are not sent forever
+_QUEUE_CODES = frozenset({"token_limit_exceeded"})  # OpenAI's code for too many enqueued tokens
 _SHOWN_PROBLEMS = 3
 
 

@@ -164,7 +164,7 @@ def _caught_up(run: RunWriter, cost_of: CostOf) -> RunState:
 def _note_sizes(run: RunWriter) -> None:
     for path in _line_files(run.directory):
         if path.exists():
-            LineFile(path).close()  # mends the end, so that what is added begins a line
+            LineFile(path).close()  # repairs the end, so that what is appended begins a line
     sizes = {path.name: path.stat().st_size for path in _line_files(run.directory) if path.exists()}
     run.update(lambda state: msgspec.structs.replace(state, fold=FoldState(sizes=sizes)))
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 CHATS, COMPLETIONS = "/chat/completions", "/completions"
 MAX_REPLY_BYTES = 16 * 1024 * 1024
-_OTHERS = 128  # open files beside the connections in use: the run's, the event loop's, closing connections
+_OTHERS = 128  # open files besides the connections in use: the run's, the event loop's, closing connections
 _CHUNK_BYTES = 64 * 1024
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 15.0  # shorter than servers keep idle connections, so that no request meets a closed one
@@ -139,7 +139,7 @@ class HttpCompleter:
             return self._unless_starting(self._broken(error, perf_counter() - began))
         except asyncio.CancelledError:
             if task in in_flight or task.uncancel() > 0:
-                raise  # cancelled by someone else than `sweep`
+                raise  # cancelled by something other than `sweep`
             return self._broken(TimeoutError(), perf_counter() - began)
         finally:
             in_flight.pop(task, None)

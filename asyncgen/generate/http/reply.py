@@ -38,16 +38,16 @@ from asyncgen.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Looked up for every answer: these take half the time that plain strings do.
+# Looked up for every answer: `istr` takes half the time of a plain string.
 _REQUESTS = istr("x-ratelimit-limit-requests")
 _TOKENS = istr("x-ratelimit-limit-tokens")
-# Some accounts have a limit a project, or by usage, beside the account's own or in its place; the smallest one counts.
+# Some accounts have a limit per project, or by usage, besides the account's or instead of it; the smallest one counts.
 _PROJECT_TOKENS = istr("x-ratelimit-limit-project-tokens")
 _TOKENS_BY_USAGE = istr("x-ratelimit-limit-tokens_usage_based")
-# Groq's limit of requests is one of a day. What takes longer than a minute to come back is no limit of a minute, and
-# says nothing about how many requests may go at once.
+# Groq's limit of requests is daily. A limit whose reset takes longer than a minute is not one per minute, and says
+# nothing about how many requests may be sent at once.
 _RESET_REQUESTS = istr("x-ratelimit-reset-requests")
-_MINUTE_S = 61.0  # a moment more, for clocks that differ
+_MINUTE_S = 61.0  # one second more, for clocks that differ
 _DURATION = re.compile(r"(\d{1,9}(\.\d{1,9})?(ms|[dhms]))+")
 _PART = re.compile(r"(?P<count>\d+(\.\d+)?)(?P<unit>ms|[dhms])")
 
@@ -131,7 +131,7 @@ _BY_STATUS = {
     529: _OVERLOADED,
 }
 
-# The server, or a gateway before it, gave up waiting: whoever did the work may still have finished it.
+# The server, or a gateway before it, stopped waiting; the work may have been finished nevertheless.
 _MAYBE_PAID = frozenset({408, 504, 524})
 
 
@@ -168,19 +168,21 @@ def _by_range(status: int) -> Verdict:
 
 
 _MESSAGE_WIDTH = 500
-_NAME_WIDTH = 200  # of what is no text: ids, codes, names of models
-_RAW_WIDTH = 200  # of a body that is shown as it came, for want of words in it
+_NAME_WIDTH = 200  # maximum characters of ids, codes and model names
+_RAW_WIDTH = 200  # maximum characters of a raw body that has no message
 _OK, _NO_LONGER_OK = 200, 300
-_UNSAID = frozenset({400, 500})  # statuses that say so little that an error's own account of itself says more
-_REQUEST_ID = istr("x-request-id")  # looked up in half the time that a string takes
+_UNSAID = frozenset({400, 500})  # unspecific statuses, which the status in the error body overrides
+_REQUEST_ID = istr("x-request-id")  # looked up in half the time of a string
 _SERVER_ERROR = 500
-_MOST_TOKENS = 100_000_000  # a count beyond it is nonsense, and must not upset the accounts
-_MOST_USD = 10_000.0  # likewise, for one answer
+_MOST_TOKENS = 100_000_000  # a larger count is nonsense, and must not distort the sums
+_MOST_USD = 10_000.0  # the same, for one answer
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
 _Nothing = Annotated[str, msgspec.Meta(max_length=0)] | Annotated[list[Any], msgspec.Meta(max_length=0)] | None
 _DEEPEST_CALL = 64
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
-_WITHHELD = frozenset({"content_filter", "error", "refusal"})  # finish reasons of what is no answer, text or not
+_WITHHELD = frozenset(
+    {"content_filter", "error", "refusal"}
+)  # finish reasons of unusable answers, with or without text
 _ERROR_NAMES = frozenset({"code", "message", "msg", "type", "detail", "error_code", "error_msg", "Message"})
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _MOST_FAILURES = 3
 _FIRST_ABSENCE_S, _LONGEST_ABSENCE_S = 5.0, 60.0
-_REST_S = 1.0  # where a server asks for less and does not say for how long
+_REST_S = 1.0  # if a server asks to back off and names no time
 _LONGEST_SLEEP_S = 5.0
 _REMEMBERED = 10_000
-_MOMENT_S = 0.001  # so that what was waited for is there, whatever was rounded
-_BURST_S = 6.0  # of a limit a minute, so much may go at once
+_MOMENT_S = 0.001  # margin for rounding
+_BURST_S = 6.0  # seconds of a limit per minute that may be sent at once
 
 
 @dataclass
@@ -154,7 +154,7 @@ class ServerSpread:
             if tried:
                 return None
             present = [waits[index] for index, server in enumerate(self._all) if server.absent_until_s <= now_s]
-            if not any(present):  # all are left out, or are being tried: who is back first is asked
+            if not any(present):  # all are taken out or probed: ask the one that is back first
                 return min(self._all, key=lambda server: (server.absent_until_s, server.in_flight))
             wait_s = min(filter(None, present))
             if wait_s > _LONGEST_SLEEP_S:

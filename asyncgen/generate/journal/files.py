@@ -57,7 +57,7 @@ class GroupSync:
         self._marks_flushed = 0
         self._marks_to_look_at = rows
         self._failure: Exception | None = None
-        # Its `get` waits outside the interpreter, where a condition would take turns with the event loop.
+        # Its `get` waits without the interpreter lock; a condition would compete with the event loop.
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
         self._thread = threading.Thread(target=self._work, name="asyncgen-sync", daemon=True)
         self._thread.start()
@@ -86,7 +86,7 @@ class GroupSync:
     def _look(self) -> None:
         self._marks_to_look_at = self._marks + self._rows
         self._wakes.put(item=False)
-        if self._failure is not None:  # looked at after the line above: the thread sets both, in the other order
+        if self._failure is not None:  # read after the line above: the thread sets both, in the other order
             self._marks_to_look_at = 0
             raise self._failure
 
@@ -121,7 +121,7 @@ class LockLostError(NotSafeError):
     code = RunInUseError.code
 
 
-_NOTE_S = 1.0  # the spend in run.json may be behind by this: the next start counts what a crash left out
+_NOTE_S = 1.0  # run.json's spend may lag by this; the next start counts what a crash left out
 
 
 class JournalFiles:
@@ -170,7 +170,7 @@ class JournalFiles:
         Raises:
             DiskError: it could not be made safe.
         """
-        # Both are taken first: what is counted must be safe in the files, and a note must not go before its line is.
+        # Copied before the sync: only synced lines may be counted, and a note must stay until its line is synced.
         tried, spend = dict(self._tried), self._spend.total
         self.records.sync()
         self.failures.sync()

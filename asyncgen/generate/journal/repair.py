@@ -108,7 +108,7 @@ def read_rejected(path: Path) -> KeySet:
     """
     rejected = KeySet()
     for number, row in read_rows(path, _decode_rejected):
-        if row.reason != "stale":  # nobody asks for these any more
+        if row.reason != "stale":  # not used any more
             rejected.add_number(checked_number(path, number, row.key))
     return rejected
 
@@ -182,11 +182,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    Judge = Callable[[bytes], str | None]  # what is wrong with a line; None when nothing is
+    Judge = Callable[[bytes], str | None]  # returns what is wrong with a line; None if it is valid
 
 _ROW_START = b'{"key":"'
 _KEY_BYTES = 16
-_BETWEEN = b"\0\x1a \t\r\n"  # what a disk or an editor may leave around a row
+_BETWEEN = b"\0\x1a \t\r\n"  # bytes that a disk or an editor may leave around a row
 _MOST_JOB_BYTES = 64 * 1024 * 1024
 
 
@@ -397,7 +397,7 @@ def _divided(line: bytes, judge: Judge) -> tuple[bytes, bytes, str]:
     cause = judge(line)
     if cause is None:
         return line, b"", ""
-    # Whole rows may stand in a line, behind zeros, half a row or other line ends; in a JSON text these bytes cannot.
+    # A line may contain whole rows after zeros, half a row or other line ends; these bytes cannot occur in JSON.
     good = [row for row in _pieces(line) if judge(row) is None]
     if not good:
         return b"", line, cause

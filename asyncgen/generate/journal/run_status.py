@@ -71,7 +71,7 @@ def run_status(directory: RunDirectory) -> RunStatus:
     done = settled - stale + (_twins(directory, state, keys) if settled else 0)
     failed = max(len(keys.failed) - state.job.stale_failures, 0)
     left = max(state.job.requests - done - failed, 0)
-    is_moving = being_written or state.move is not None  # then the two are not of one moment
+    is_moving = being_written or state.move is not None  # then files and counts are not of the same moment
     lost = 0 if is_moving else max(state.spend.records - settled, 0)
     return RunStatus(state, done, failed, left, stale, keys.simulated, lost, being_written, shards)
 

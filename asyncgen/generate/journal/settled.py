@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _HEX_DIGITS = 32
 _SAMPLE_BYTES = 256 * 1024
-_LINE_BEGINS = b'\n{"key":"'  # as ours do; longer to write than the brace alone, but searched for twice as fast
-_ROOM_AT_MOST = 1_000_000  # a job may name more rows than will ever be asked for
+_LINE_BEGINS = b'\n{"key":"'  # as ours do; searching for it is twice as fast as for the brace alone
+_ROOM_AT_MOST = 1_000_000  # a job may have more rows than will ever be requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class _Head(msgspec.Struct, gc=False):
 
 
 _heads = msgspec.json.Decoder(_Head)
-# Fields that a record cannot be without, as they stand in a line: within a JSON text these bytes do not occur.
+# Required fields of a record, as bytes of its line; inside a JSON string they do not occur.
 _FIELDS = (b',"variables":{', b',"completion":"', b',"usage":{', b',"created":')
 
 
@@ -131,10 +131,10 @@ def _read_records(paths: Sequence[Path], expected: int) -> tuple[KeySet, int]:
 def _numbers_at_once(block: bytes) -> array[int] | None:
     """The keys of a block's lines as numbers, at a third of the cost; None where not every line is plainly good."""
     try:
-        block.decode()  # fields that are passed over are looked at by nobody else
+        block.decode()  # msgspec does not validate the fields that it skips
         keys = [head.key for head in _heads.decode_lines(block)]
         whole = bytes.fromhex("".join(keys))
-    except (ValueError, RecursionError):  # msgspec's own errors among them
+    except (ValueError, RecursionError):  # includes msgspec's errors
         return None
     is_one_a_line = len(keys) == block.count(b"\n") == (b"\n" + block).count(_LINE_BEGINS)
     if any(block.count(field) < len(keys) for field in _FIELDS):
@@ -191,11 +191,11 @@ def checked_number(path: Path, number: int, key: str) -> int:
         BadLineError: it is no key.
     """
     try:
-        whole = bytes.fromhex(key)  # `key_number` would take signs and underscores
+        whole = bytes.fromhex(key)  # `key_number` would accept signs and underscores
         if len(whole) * 2 == len(key) == _HEX_DIGITS:
             return int.from_bytes(whole[:8], "big")
     except ValueError:
-        pass  # as a key of another length
+        pass  # such as a key of another length
     raise BadLineError(path, number, f"its key {key[:_HEX_DIGITS]!r} is not {_HEX_DIGITS} hexadecimal digits")
 
 
@@ -207,7 +207,7 @@ def _expected_rows(path: Path) -> int:
             size = os.fstat(descriptor).st_size
             sample = file.read(_SAMPLE_BYTES)
     except (OSError, DiskError):
-        return 0  # a guess only; reading the file tells what is wrong with it
+        return 0  # only an estimate; reading the file reports its errors
     return size * sample.count(b"\n") // max(len(sample), 1)
 
 

@@ -69,7 +69,7 @@ def find_stale(run: RunWriter, grid: RequestGrid) -> Stale:
     if not changed:
         return Stale(job.stale, job.stale_failures, 0, (), job.renamed)
     for path in (run.directory.records, run.directory.failures):
-        make_safe(path)  # what is counted here is kept, so the rows must not be lost while it stays
+        make_safe(path)  # run.json will keep this count, so the rows must be synced first
     recognise_rows(run.directory, grid)
     left_behind = KeySet()
     records, renamed = _add_stale(left_behind, run.directory.records, grid)

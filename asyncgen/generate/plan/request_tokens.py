@@ -179,7 +179,7 @@ def duration(rows: int, tokens: RequestTokens, there: RowsThere, limits: Limits)
             Duration(rows * 60 / limits.requests_per_minute, f"{limits.requests_per_minute:,.0f} requests a minute")
         )
     if limits.tokens_per_minute:
-        # Providers admit a request by its prompt and the most that it may answer.
+        # Providers count a request as its prompt plus its maximum answer.
         held = tokens.prompt.middle + tokens.completion.high
         bounds.append(
             Duration(rows * held * 60 / limits.tokens_per_minute, f"{limits.tokens_per_minute:,.0f} tokens a minute")

@@ -21,7 +21,7 @@ from asyncgen.run.records import Usage
 if TYPE_CHECKING:
     from asyncgen.providers.price import Price, TokenRates
 
-_PROMPT_MARGIN = 1.25  # estimates of prompts run up to so much low before answers have corrected them
+_PROMPT_MARGIN = 1.25  # estimates of prompts may be this much too low before answers correct them
 _UNBOUNDED_OUTPUT = 1000
 
 
@@ -95,7 +95,7 @@ class Budget:
 
     def release(self, held_usd: float) -> None:
         """Return a reservation that was not charged."""
-        # Sums of fractions drift; below nothing there is nothing.
+        # Sums of floats drift below zero.
         self.in_flight_usd = max(self.in_flight_usd - held_usd, 0.0)
 
     def count_as_spent(self, held_usd: float) -> None:
@@ -191,7 +191,7 @@ class BudgetGate:
         elif isinstance(outcome, AttemptError) and not outcome.maybe_paid:
             self._budget.release(held_usd)
         else:
-            self._budget.count_as_spent(held_usd)  # broken off, lost on the way, or answered without a count
+            self._budget.count_as_spent(held_usd)  # cancelled, lost, or answered without a count
         self._wake()
 
     def _is_untold(self, outcome: Answer | AttemptError) -> bool:
@@ -215,7 +215,7 @@ class BudgetGate:
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting:  # each looks for itself whether there is enough now
+        while self._waiting:  # each checks again whether the budget suffices
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)

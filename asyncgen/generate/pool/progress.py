@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _RECENT_S = 10.0
 _MOST_REASONS = 50
-_ENOUGH_ROWS = 5  # before that a time left would be a wild guess
+_ENOUGH_ROWS = 5  # with fewer, the time left cannot be estimated
 _WHOLE = frozenset({"stop", "tool_calls", ""})  # finish reasons of answers that are not cut off
 _CUT_OFF = "is cut off at the token limit"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MINUTE_S = 60.0
 _BURST_S = 0.1  # an event loop is seldom this late
-# Slow rates need a longer moment, or the first requests trickle; servers that refill steadily hold about a second's.
+# Slow rates need a larger burst, or the first requests trickle; servers that refill steadily allow about a second's.
 _SLOW_BURST_S = 0.9
 _SLOW_BURST = 9.0
 _BURST_TOKENS_S = 0.9
@@ -106,9 +106,9 @@ class TokenRate:
         self.pace = RatePace(per_minute, _token_burst)
         self._max_output_tokens = max_output_tokens
         self._estimate = TokenEstimate()
-        self._outputs = TokenEstimate()  # of a guess at what an answer takes, where no parameter bounds it
-        self._share_given_back = 1.0  # of what was reserved and not used
-        self._owed = 0.0  # to be taken from the bucket; below 0, more was taken than was used
+        self._outputs = TokenEstimate()  # of answers, if no parameter limits them
+        self._share_given_back = 1.0  # of unused reservations
+        self._owed = 0.0  # tokens still to take from the bucket; negative if too many were taken
         self._turn = asyncio.Lock()
 
     def reservation(self, body_bytes: int) -> int:
@@ -133,13 +133,13 @@ class TokenRate:
             reserved = self.reservation(len(body))
             self._owed += reserved
             try:
-                while self._owed > 0:  # in parts, since answers that come meanwhile change it
+                while self._owed > 0:  # in parts, since answers that arrive meanwhile change it
                     part = min(self._owed, self.pace.burst)
                     self._owed -= part
                     try:
                         await self.pace.acquire(part)
                     except BaseException:
-                        self._owed += part  # it was waited for, and not taken
+                        self._owed += part  # the wait was cancelled before these were taken
                         raise
             except BaseException:
                 self.give_back(reserved)
@@ -192,7 +192,7 @@ class RequestRates:
         self.tokens = TokenRate(tokens_per_minute, max_output_tokens)
         self._learns_requests = requests_per_minute is None
         self._learns_tokens = tokens_per_minute is None
-        self._doubted: float | None = None  # tokens a minute, as told by a server that answered a request beyond it
+        self._doubted: float | None = None  # tokens per minute, reported by a server that answered a larger request
 
     @property
     def are_known(self) -> bool:
