@@ -159,7 +159,7 @@ def missing(used: Used) -> list[str]:
     return found + [f"Raises {name}" for name in sorted(set(raised_by(node))) if not re.search(rf"\b{name}\b", raises)]
 
 
-PACKAGES = ["api", "run", "providers", "job", "generate"]
+PACKAGES = ["api", "run", "providers", "job", "generate", "dataset", "finetune"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

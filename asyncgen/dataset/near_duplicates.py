@@ -46,7 +46,14 @@ class NearDuplicate:
 
 
 def shingles(text: str) -> frozenset[int]:
-    """The text's pairs of neighbouring words, as 64-bit hashes."""
+    """Hash the pairs of adjacent words of a text.
+
+    Args:
+        text: any text.
+
+    Returns:
+        64-bit hashes; of single words if there is no pair.
+    """
     words = words_of(text)
     return frozenset(map(hash, pairwise(words))) or frozenset(map(hash, words))
 
@@ -59,7 +66,15 @@ def words_of(text: str) -> list[bytes]:
 
 
 def similarity(left: frozenset[int], right: frozenset[int]) -> float:
-    """Shared members over all members, from 0 to 1."""
+    """Jaccard similarity of two sets.
+
+    Args:
+        left: from `shingles`.
+        right: from `shingles`.
+
+    Returns:
+        From 0 to 1.
+    """
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared) if shared else 0.0
 
@@ -99,14 +114,17 @@ class AnswersByPrompt:
 
 
 def similar(numbers: Sequence[int], text: Callable[[int], str]) -> Iterator[NearDuplicate]:
-    """Every text that is nearly an earlier one; a text found is no example for others.
+    """Find texts that are nearly the same as an earlier one. A text that is found is not compared with later ones.
 
-    None is missed among up to `LARGEST_GROUP` texts, or as many as have a million pairs of words together, unless
-    hundreds of different ones share the very pairs that are rarest in them.
+    The search is exhaustive among up to `LARGEST_GROUP` texts, or as many as have a million word pairs together, unless
+    hundreds of different texts share the pairs that are rarest in them.
 
     Args:
         numbers: of the texts.
         text: fetches a text by its number.
+
+    Yields:
+        Each near duplicate, with the earlier text.
     """
     if len(numbers) > 1:
         for window in _windows(numbers, text):

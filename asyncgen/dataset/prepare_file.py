@@ -68,18 +68,21 @@ class PreparedFile:
 def prepare_file(
     path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile, wanted: Wanted | None = None
 ) -> PreparedFile:
-    """Make a training file of a file of samples in any form, or find that it can be used as it is.
+    """Make a training file from a file of samples in any known form, or find that it can be used as it is.
 
     Args:
-        path: of any kind that `files.rows` reads; it is only read.
-        dialogue: hears what is found and answers what is recommended.
+        path: a file of any kind that `files.rows` reads; it is not changed.
+        dialogue: shows findings, and answers questions about recommended changes.
         settings: system message, validation share and seed.
-        provider: who will train; its rules hold.
-        wanted: the columns to take, where the user named them.
+        provider: the provider that will train, whose rules apply.
+        wanted: the columns that the user named; None for none.
+
+    Returns:
+        The files written, and what was changed.
 
     Raises:
-        AsyncgenError: the file cannot be read, or the provider would refuse the result; with the first findings, each
-            with its place.
+        AsyncgenError: the file cannot be read, or the provider would refuse the result; the cause lists the first
+            findings with their lines.
         DiskError: the result could not be written.
     """
     wanted = wanted or Wanted()

@@ -59,7 +59,14 @@ _REFUSAL = re.compile(
 
 
 def unusable(record: Record) -> str | None:
-    """Why the answer, for itself, is no example to learn from; None where it is one."""
+    """Check whether an answer by itself can be a sample.
+
+    Args:
+        record: the answer.
+
+    Returns:
+        The reason why it cannot; None if it can.
+    """
     finish = finish_reason_of(record.finish_reason)  # older records hold it as the server gave it
     calls_are_lost = finish == "tool_calls" and not record.tool_calls  # by a release that did not keep them
     if finish not in _FINISHED or calls_are_lost:
@@ -71,12 +78,22 @@ def unusable(record: Record) -> str | None:
 
 
 def may_be_stale(job: JobState, grid: RequestGrid) -> bool:
-    """Whether the run may hold rows that the job does not ask for; where not, none needs to be looked up."""
+    """Return whether a run may contain rows that the job no longer asks for; if not, none needs to be looked up.
+
+    Args:
+        job: as noted in the run.
+        grid: requests of the job as it is now.
+    """
     return may_be_foreign(job, grid)
 
 
 def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
-    """Whether the job, as it is now, does not ask for this row any more."""
+    """Return whether the job, as it is now, no longer asks for a row.
+
+    Args:
+        record: the row's record or failure.
+        grid: requests of the job as it is now.
+    """
     return grid.own(record) is None
 
 

@@ -117,19 +117,26 @@ class SplitPlan:
 
 
 def known_plan(state: RunState) -> SplitPlan | None:
-    """How the run's dataset was split last; None where none was made."""
+    """Return how the run's dataset was split last; None if it has no dataset.
+
+    Args:
+        state: content of `run.json`.
+    """
     made = state.dataset
     return SplitPlan(made.validation, made.seed, made.turn, made.ranks) if made is not None else None
 
 
 def plan_split(grid: RequestGrid, settings: DatasetSettings, known: SplitPlan | None) -> SplitPlan:
-    """How the combinations of a job are split.
+    """Decide how the combinations of a job are split.
 
     Args:
-        grid: the job's rows and its short prompt.
-        settings: the job's; share, seed and what is held out count.
-        known: what an earlier call gave for the run. Its values keep their ranks, and a variable without values stays
-            so; with share and seed as they were, no combination changes its side.
+        grid: the job's requests and its short prompt.
+        settings: share, seed, and held-out values.
+        known: the run's earlier plan; None if there is none. Its values keep their ranks, and a variable without values
+            stays so: with the same share and seed, no combination changes its side.
+
+    Returns:
+        The plan, to be noted in the run.
     """
     named = [name for name in grid.names if name in grid.sample.names] or list(grid.names)
     ranks = known.ranks if known else {}
@@ -191,11 +198,19 @@ class Split:
         self._held = {name: frozenset(map(str, values)) for name, values in (hold_out or {}).items()}
 
     def holds_out(self, variables: Mapping[str, str]) -> bool:
-        """Whether the combination has a value that is held out whole."""
+        """Return whether a combination has a held-out value.
+
+        Args:
+            variables: name to value.
+        """
         return any(variables.get(name) in values for name, values in self._held.items())
 
     def validates(self, variables: Mapping[str, str]) -> bool:
-        """Whether the samples of this combination are for validation."""
+        """Return whether the samples of a combination are in the validation split.
+
+        Args:
+            variables: name to value.
+        """
         if self._held and self.holds_out(variables):
             return True
         if not self._share:

@@ -65,11 +65,14 @@ class TokenCounter:
 
 
 def token_counter(model: str | None, ratio: float = 1.0) -> TokenCounter:
-    """The best counter at hand.
+    """Choose the best available token counter for a model.
 
     Args:
-        model: to be trained; None where it is not known.
-        ratio: counted tokens to one estimated, as this run's answers showed; for the estimate only.
+        model: the model to be trained; None if unknown.
+        ratio: counted tokens per estimated token, as measured in this run; used by the estimate only.
+
+    Returns:
+        The counter: exact with the extra `tokens` and a known model, else an estimate.
     """
     try:
         from toktok import batch_count  # noqa: PLC0415 - an extra
@@ -139,14 +142,17 @@ class TrainingCost:
 def training_costs(
     tokens: Histogram, chosen: Profile, model: str | None, hyperparameters: Mapping[str, Any], prices: PriceList
 ) -> list[TrainingCost]:
-    """The provider chosen first, then every other whose price is known, with the model that it trains by default.
+    """Compute the cost of training at the chosen provider, and at every other whose price is known.
 
     Args:
         tokens: of the training samples.
-        chosen: the provider of the job.
-        model: trained there; None for its default.
-        hyperparameters: the job's, of which `n_epochs` counts.
-        prices: where they are looked up.
+        chosen: profile of the job's provider.
+        model: the model to train there; None for its default. The others train their default.
+        hyperparameters: of the job; `n_epochs` is used.
+        prices: all prices.
+
+    Returns:
+        The costs, that of the chosen provider first.
     """
     others = [profile for profile in PROFILES.values() if profile.name != chosen.name]
     costs = [_cost(tokens, chosen, model, hyperparameters, prices)]
@@ -202,19 +208,39 @@ class Histogram:
         self.counts: Counter[int] = Counter()
 
     def add(self, numbers: Iterable[int]) -> None:
+        """Count numbers.
+
+        Args:
+            numbers: any number of them.
+        """
         self.counts.update(numbers)
 
     def above(self, limit: int) -> int:
-        """How many numbers are larger than `limit`."""
+        """Return how many numbers are above a limit.
+
+        Args:
+            limit: not counted itself.
+        """
         return sum(count for number, count in self.counts.items() if number > limit)
 
     def clipped_total(self, limit: int | None) -> int:
-        """The sum of all numbers, each taken for `limit` at most."""
+        """Return the sum of all numbers, each clipped to a limit.
+
+        Args:
+            limit: maximum; None for no clipping.
+        """
         most = limit if limit is not None else max(self.counts, default=0)
         return sum(min(number, most) * count for number, count in self.counts.items())
 
     def bins(self, most: int) -> list[tuple[int, int, int]]:
-        """At most so many bins of one width: first number, last number, how many came."""
+        """Group the numbers into bins of equal width.
+
+        Args:
+            most: maximum number of bins.
+
+        Returns:
+            First number, last number, and count of each bin.
+        """
         if not self.counts:
             return []
         first, last = min(self.counts), max(self.counts)

@@ -36,12 +36,17 @@ _OWN_PAIR = 1
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """A fine-tuning job to be created.
+    """A fine-tuning job to create.
 
     Attributes:
-        training_file: the provider's id of the file; "" until it is uploaded, likewise `validation_file`.
-        hyperparameters: under the provider's own names.
-        metadata: pairs that the job keeps.
+        model: the model to tune.
+        training_file: the provider's id of the file; "" until it is uploaded.
+        validation_file: the provider's id of the file; "" until it is uploaded; None if there is none.
+        method: training method, by our names.
+        suffix: part of the tuned model's name; None for the provider's choice.
+        seed: seed of the training; None for the provider's choice.
+        hyperparameters: by the provider's names.
+        metadata: name to value, which the job keeps.
         integrations: in OpenAI's form, `{"type": "wandb", "wandb": {"project": ...}}`.
     """
 
@@ -57,7 +62,15 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_defaults(order: JobOrder, finetuning: Finetuning) -> JobOrder:
-    """The order with the hyperparameters that the provider's profile puts in the place of its own defaults."""
+    """Add the default hyperparameters of the provider's profile to an order.
+
+    Args:
+        order: the job to create.
+        finetuning: how the provider tunes.
+
+    Returns:
+        The order; hyperparameters that it sets are kept.
+    """
     chosen = {**finetuning.default_hyperparameters, **order.hyperparameters}
     return msgspec.structs.replace(order, hyperparameters=chosen)
 
@@ -70,10 +83,14 @@ def fingerprint(order: JobOrder, *sha256s: str) -> str:
 
 
 def check_order(order: JobOrder, profile: Profile) -> None:
-    """See that the provider can take the order.
+    """Check that the provider accepts an order.
+
+    Args:
+        order: the job to create.
+        profile: of a provider that tunes.
 
     Raises:
-        UsageError: with everything that is wrong.
+        UsageError: it would refuse the order; the cause lists every problem.
     """
     assert profile.finetuning is not None, "the choice of a provider sees to it"
     problems = [*_problems(order, profile.finetuning)]
@@ -129,13 +146,13 @@ Kind = TypeVar("Kind", bound=AsyncgenError)
 
 
 class OutageError(AsyncgenError):
-    """The provider could not be asked, or did not answer in its own form."""
+    """The provider cannot be reached, or did not answer in its own format. Trying again later may help."""
 
     code = "unreachable"
 
 
 class AbsentError(AsyncgenError):
-    """The provider has no such thing."""
+    """The provider has no such job, file or model."""
 
     code = "not_found"
 
@@ -144,7 +161,9 @@ class TrainingClosedError(AuthError):
     """The account may not create jobs.
 
     Args:
-        file_ids: what was uploaded for the job and is of no use there now.
+        profile: of the provider.
+        said: the provider's message; None if it sent none.
+        file_ids: files that were uploaded for the job, which are of no use there now.
     """
 
     code = "training_not_available"
@@ -187,7 +206,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a job failed, in the provider's words."""
+    """Why a job failed, as the provider describes it."""
 
     code: str = ""
     message: str = ""
@@ -195,17 +214,23 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A fine-tuning job.
+    """A fine-tuning job, as the provider described it last.
 
     Attributes:
+        id: the provider's id.
         status: as the provider names it.
-        outcome: how it ended; None while it has not, whatever its status is called.
-        model: the one that is tuned.
-        tuned_model: once it succeeded.
-        created: Unix seconds, likewise `finished` and `estimated_finish`.
-        result_files: ids of the files that hold its metrics.
-        trained_tokens: what is billed, once it is known.
-        raw: the provider's object as it came.
+        outcome: how it ended; None while it runs, whatever its status is called.
+        model: the model that is tuned.
+        tuned_model: name of the tuned model; None until the job succeeds.
+        created: Unix seconds; 0 if unknown.
+        finished: Unix seconds; None while it runs.
+        estimated_finish: Unix seconds; None if unknown.
+        training_file: the provider's id of the file.
+        result_files: ids of the files with its metrics.
+        trained_tokens: tokens that are billed; None until they are known.
+        metadata: as it was sent.
+        error: why it failed; None if it did not.
+        raw: the provider's object, unchanged.
     """
 
     id: str
@@ -225,13 +250,16 @@ class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a job told: one line of `events.jsonl`, under the names of OpenAI's API.
+    """An event of a job: one line of `events.jsonl`, with the names of OpenAI's API.
 
     Attributes:
         job: the job's id.
+        id: the provider's id of the event.
         created_at: Unix seconds.
+        level: "info", "warn" or "error".
+        message: for the user.
         type: "message" or "metrics".
-        data: the figures of a "metrics" event.
+        data: the values of a "metrics" event.
     """
 
     job: str
@@ -251,11 +279,15 @@ class EventPage(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as it was during the training.
+    """The model at one step of the training.
 
     Attributes:
-        model: its name where it can be asked, else where it lies.
-        files: ids of the files that hold its weights, where the provider keeps them as files.
+        id: the provider's id.
+        created_at: Unix seconds.
+        step: number of the training step.
+        model: its name if it can be asked, else the location of its weights.
+        metrics: as the provider reports them.
+        files: ids of the files with its weights; empty if the provider does not keep them as files.
     """
 
     id: str
@@ -267,7 +299,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that the provider holds."""
+    """A file at the provider."""
 
     id: str
     filename: str = ""
@@ -275,7 +307,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that the provider lists; `shutdown` is the day from which it is gone, where one is announced."""
+    """A model that the provider lists; `shutdown` is the announced day from which it is gone, else None."""
 
     id: str
     shutdown: date | None = None
@@ -285,9 +317,10 @@ class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file that can be downloaded.
 
     Attributes:
-        name: a path of its own within a folder.
-        url: its address, in full or below the provider's.
-        bytes: its size, where it is known; likewise `sha256`, in hexadecimal.
+        name: path within a folder.
+        url: address, in full or relative to the provider's.
+        bytes: size; None if unknown.
+        sha256: hexadecimal hash; None if unknown.
     """
 
     name: str
@@ -297,14 +330,15 @@ class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TunedWeights(msgspec.Struct, frozen=True, kw_only=True):
-    """A tuned model's files.
+    """The files of a tuned model.
 
     Attributes:
         model: its name.
+        files: the files to download.
         base_model: the model that it was tuned from, by the provider's name.
-        base_path: that model's file on the server's machine, where an adapter fits that file alone.
-        job: that made it.
-        facts: what else is told of its training, by name.
+        job: id of the job that made it.
+        base_path: path of that model's file on the server's machine, if an adapter fits that file alone; else None.
+        facts: further details of its training, by name.
     """
 
     model: str
@@ -316,90 +350,197 @@ class TunedWeights(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileApi(Protocol):
-    """The provider's files. All raise OutageError, AbsentError, AuthError, QuotaError, AsyncgenError."""
+    """The provider's files.
+
+    Every method may raise OutageError, AbsentError, AuthError, QuotaError and AsyncgenError.
+    """
 
     async def upload(self, path: Path, filename: str, on_progress: OnProgress) -> str:
-        """Store the file for fine-tuning under `filename`; gives its id."""
+        """Store a file for fine-tuning.
+
+        Args:
+            path: the file.
+            filename: its name at the provider.
+            on_progress: called with bytes sent and bytes in total.
+
+        Returns:
+            The provider's id of the file.
+        """
         ...
 
-    async def get(self, file_id: str) -> StoredFile: ...
+    async def get(self, file_id: str) -> StoredFile:
+        """Fetch what the provider knows of a file.
+
+        Args:
+            file_id: the provider's id.
+
+        Returns:
+            Name, size and status.
+        """
 
     def all(self) -> AsyncIterator[StoredFile]:
-        """Those for fine-tuning."""
+        """List the files for fine-tuning."""
         ...
 
-    async def content(self, file_id: str) -> bytes: ...
+    async def content(self, file_id: str) -> bytes:
+        """Download a file into memory.
 
-    async def delete(self, file_id: str) -> None: ...
+        Args:
+            file_id: the provider's id.
+
+        Returns:
+            Its content.
+        """
+
+    async def delete(self, file_id: str) -> None:
+        """Delete a file.
+
+        Args:
+            file_id: the provider's id.
+        """
 
 
 class JobApi(Protocol):
-    """The provider's fine-tuning jobs; raises as `FileApi` does."""
+    """The provider's fine-tuning jobs. Raises as `FileApi`."""
 
     async def create(self, order: JobOrder) -> TuningJob:
-        """Ask for a job, once. An OutageError leaves open whether there is one now."""
+        """Create a job with one call. After an OutageError the job may exist or not.
+
+        Args:
+            order: the job, with the ids of its files.
+
+        Returns:
+            The job.
+        """
         ...
 
-    async def get(self, job_id: str) -> TuningJob: ...
+    async def get(self, job_id: str) -> TuningJob:
+        """Fetch a job.
+
+        Args:
+            job_id: the provider's id.
+
+        Returns:
+            The job as it is now.
+        """
 
     def all(self) -> AsyncIterator[TuningJob]:
-        """The newest first."""
+        """List the jobs, newest first."""
         ...
 
     async def events(self, job_id: str, after: str | None) -> EventPage:
-        """A page of events; the one behind the event `after`."""
+        """Fetch a page of a job's events.
+
+        Args:
+            job_id: the provider's id.
+            after: id of the last event of the page before; None for the first page.
+
+        Returns:
+            The page.
+        """
         ...
 
-    async def checkpoints(self, job_id: str) -> list[Checkpoint]: ...
+    async def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """Fetch a job's checkpoints.
 
-    async def cancel(self, job_id: str) -> TuningJob: ...
+        Args:
+            job_id: the provider's id.
+
+        Returns:
+            The checkpoints; empty if the provider keeps none.
+        """
+
+    async def cancel(self, job_id: str) -> TuningJob:
+        """Cancel a job.
+
+        Args:
+            job_id: the provider's id.
+
+        Returns:
+            The job as it is now.
+        """
 
     async def metrics(self, job: TuningJob) -> bytes | None:
-        """The job's metrics as a CSV table; None where there are none."""
+        """Fetch a job's metrics.
+
+        Args:
+            job: a job that has ended.
+
+        Returns:
+            A CSV table; None if there is none.
+        """
         ...
 
 
 class ModelApi(Protocol):
-    """The provider's models; raises as `FileApi` does."""
+    """The provider's models. Raises as `FileApi`."""
 
-    async def get(self, name: str) -> ModelFacts: ...
+    async def get(self, name: str) -> ModelFacts:
+        """Fetch what the provider knows of a model.
 
-    async def delete(self, name: str) -> None: ...
+        Args:
+            name: of the model.
+
+        Returns:
+            Owner, date and shutdown date.
+        """
+
+    async def delete(self, name: str) -> None:
+        """Delete a tuned model.
+
+        Args:
+            name: of the model.
+        """
 
 
 class WeightApi(Protocol):
-    """The weights of tuned models; raises as `FileApi` does."""
+    """The weights of tuned models. Raises as `FileApi`."""
 
     async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
-        """Where the weights of a model are.
+        """Find the weights of a model.
 
         Args:
-            model: its name; None where the job has made none under a name.
-            job: that made it; None where it is not known.
-            step: that of one of the job's checkpoints; None for the finished model.
+            model: its name; None if the job has not named one.
+            job: the job that made it; None if unknown.
+            step: step of one of the job's checkpoints; None for the finished model.
+
+        Returns:
+            The files, with their addresses.
 
         Raises:
-            AbsentError: the provider gives no such weights out; its help names what does.
+            AbsentError: the provider does not hand out these weights; the help says what it does hand out.
         """
         ...
 
 
 class FileFetcher(Protocol):
-    """The way to the disk of what `WeightApi` finds."""
+    """Downloads the files that `WeightApi` finds."""
 
     async def fetch(self, file: RemoteFile, path: Path, on_progress: OnProgress) -> None:
-        """Stream a file to `path`, where it appears whole or not at all; raises as `FileApi` does, and DiskError."""
+        """Download a file as a stream. It appears at `path` complete, or not at all.
+
+        Raises as `FileApi`, and DiskError.
+
+        Args:
+            file: the file.
+            path: where to save it.
+            on_progress: called with bytes received and bytes in total, 0 if unknown.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tuner:
-    """A provider, open for calls; made by `open_tuner`.
+    """A provider, open for calls. Made by `open_tuner`.
 
     Attributes:
+        profile: of the provider.
+        place: identifies the server in `run.json`: its address, or "" for this user's own server, whose port changes.
+        files: the provider's files.
+        jobs: the provider's fine-tuning jobs.
+        models: the provider's models.
+        weights: the weights of tuned models.
         fetcher: downloads files.
-        place: tells two servers apart in `run.json`: the address, or "" for this user's own server, whose port
-            changes.
     """
 
     profile: Profile

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asyncgen.run.records import Usage
 
 _NO_WORD_AT_THE_END = re.compile(r"\W*\Z")
-# Endings without a line break that the legacy preparation tool offered; another one may well be a natural full stop.
+# Endings without a line break that the legacy preparation tool offered; any other may be a natural full stop.
 _ENDINGS = frozenset({" END", " [END]", "***", "+++", "&&&", "$$$", "@@@", "%%%"})
 
 
@@ -91,7 +91,7 @@ def ending_in(suffix: str) -> str:
 
 
 _AT_ONCE = 8
-# `/completions` stops after 16 tokens by itself, in the middle of a sentence.
+# `/completions` stops after 16 tokens by default, in the middle of a sentence.
 _COMPLETION_TOKENS = 256
 
 
@@ -101,9 +101,9 @@ class PromptForm:
 
     Attributes:
         format: "chat" or "completion".
-        system: the first message of a chat.
-        separator: ends the prompt of a completion.
-        stop: where the answer ends; the server leaves it out.
+        system: first message of a chat; None for none.
+        separator: end of the prompt of a completion.
+        stop: texts at which the answer ends, which the server leaves out.
     """
 
     format: Literal["chat", "completion"] = "chat"
@@ -113,7 +113,11 @@ class PromptForm:
 
 
 def form_of(dataset: DatasetState) -> PromptForm:
-    """The form in which the dataset's samples are."""
+    """Return the form of a dataset's samples.
+
+    Args:
+        dataset: as noted in the run.
+    """
     if dataset.format == "completion":
         return PromptForm(
             format="completion", separator=dataset.separator, stop=(dataset.ending,) if dataset.ending else ()
@@ -123,11 +127,14 @@ def form_of(dataset: DatasetState) -> PromptForm:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered.
+    """A model's answer.
 
     Attributes:
-        model: as the answer names it.
-        text: as it came, but for the blank that completions are taught to begin with.
+        prompt: the short prompt.
+        model: the model as the server named it.
+        text: the answer, without the blank that completions are trained to begin with.
+        finish_reason: by its name in OpenAI's API.
+        usage: token counts.
     """
 
     prompt: str
@@ -139,7 +146,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """A prompt without an answer, and why."""
+    """A prompt without an answer.
+
+    Attributes:
+        prompt: the short prompt.
+        model: the model that was asked.
+        error: why there is no answer.
+    """
 
     prompt: str
     model: str
@@ -148,9 +161,11 @@ class Unanswered:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What is the same for all prompts.
+    """What all prompts have in common.
 
     Attributes:
+        model: the model to ask.
+        form: the form of its prompts.
         parameters: passed to the API as they are.
     """
 
@@ -160,17 +175,35 @@ class Asking:
 
 
 class Calls(Protocol):
-    """The one call that is needed; `json_calls.JsonCalls` has it."""
+    """The one call that is needed. Implemented by `json_calls.JsonCalls`."""
 
     async def post_for_content(self, path: str, doing: str, body: Mapping[str, Any]) -> bytes:
-        """POST and the body of the answer, as it came."""
+        """POST a JSON body.
+
+        Args:
+            path: of the API call.
+            doing: what is done, for the error message.
+            body: the JSON.
+
+        Returns:
+            The body of the answer.
+        """
         ...
 
 
 async def ask_all(
     calls: Calls, asking: Asking, prompts: Sequence[str]
 ) -> AsyncGenerator[Completion | Unanswered, None]:
-    """Ask every prompt, some at a time; what comes back is in the order of the prompts, as soon as it can be."""
+    """Ask several prompts at once.
+
+    Args:
+        calls: of the endpoint.
+        asking: model, form and parameters.
+        prompts: short prompts.
+
+    Yields:
+        The answer or error of each prompt, in their order, as early as possible.
+    """
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def one(prompt: str) -> Completion | Unanswered:
@@ -192,8 +225,16 @@ async def ask_all(
 async def ask(calls: Calls, asking: Asking, prompt: str) -> Completion:
     """Ask one prompt.
 
+    Args:
+        calls: of the endpoint.
+        asking: model, form and parameters.
+        prompt: a short prompt.
+
+    Returns:
+        The answer.
+
     Raises:
-        AsyncgenError: of the kind that the server's error has, or there is no text in the answer.
+        AsyncgenError: the server refuses or cannot be reached, or the answer has no text.
     """
     path = "/completions" if asking.form.format == "completion" else "/chat/completions"
     content = await calls.post_for_content(path, f"ask {asking.model}", request_body(asking, prompt))
@@ -201,7 +242,15 @@ async def ask(calls: Calls, asking: Asking, prompt: str) -> Completion:
 
 
 def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
-    """The JSON to POST."""
+    """Build the request for one prompt.
+
+    Args:
+        asking: model, form and parameters.
+        prompt: a short prompt; the separator is appended unless it is there.
+
+    Returns:
+        The JSON to POST.
+    """
     form = asking.form
     body: dict[str, Any] = {"model": asking.model}
     if form.format == "completion":
@@ -215,7 +264,16 @@ def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
 
 
 def answer_limit(profile: Profile, form: PromptForm, tokens: int) -> dict[str, int]:
-    """The parameter that bounds an answer, under the name that the provider has for it."""
+    """Name the parameter that limits an answer.
+
+    Args:
+        profile: of the provider.
+        form: of the prompts.
+        tokens: maximum tokens of an answer.
+
+    Returns:
+        The provider's name for it, and the limit.
+    """
     return {"max_tokens" if form.format == "completion" else profile.max_tokens_name: tokens}
 
 

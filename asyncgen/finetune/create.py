@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The files to train on and to measure by."""
+    """The files to train on and to validate with."""
 
     training: Path
     validation: Path | None = None
@@ -73,7 +73,13 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Time and chance: Unix seconds, sleep, and a word that nobody used before."""
+    """Clock and randomness.
+
+    Attributes:
+        now: Unix seconds.
+        sleep: waits for a number of seconds.
+        new_word: returns a random id that was not used before.
+    """
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -183,9 +189,17 @@ async def recover(tuner: Tuner, notes: Notes) -> dict[str, TuningJob]:
 
 
 async def find_intended(tuner: Tuner, notes: Notes, intent: FinetuningState) -> TuningJob | None:
-    """The provider's job that was asked for under this intent; None where there is none.
+    """Find the provider's job that was created for an intent.
 
-    It is known by the intent in its metadata; where the provider keeps none, by its training file and its time.
+    It is identified by the intent in its metadata; if the provider keeps none, by its training file and time.
+
+    Args:
+        tuner: the provider.
+        notes: of the run.
+        intent: as noted.
+
+    Returns:
+        The job; None if there is none.
     """
     known = {noted.job_id for noted in notes.state.finetuning}
     oldest = intent.created - _CLOCKS_DIFFER_S
@@ -214,7 +228,7 @@ async def _same_job(tuner: Tuner, notes: Notes, digest: str) -> TuningJob | None
 
 
 class _Submission:
-    """One job being asked for."""
+    """The creation of one job."""
 
     def __init__(self, tuner: Tuner, notes: Notes, world: World) -> None:
         self._tuner = tuner
@@ -235,7 +249,7 @@ class _Submission:
         return job
 
     async def _asked_for(self, order: JobOrder, intent: FinetuningState) -> TuningJob:
-        """POST; after an answer that was lost, look for the job before the next POST."""
+        """POST the order; after a lost answer, search for the job before the next POST."""
         for attempt in range(1, _ATTEMPTS):
             try:
                 return await self._tuner.jobs.create(order)
@@ -285,7 +299,7 @@ async def _note(notes: Notes, change: Callable[..., object]) -> None:
 
 
 async def _to_its_end(work: Awaitable[T]) -> T:
-    """Await `work`, and when cancelled meanwhile still see it to its end."""
+    """Await `work`; if this task is cancelled meanwhile, wait for its end nevertheless."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -25,25 +25,28 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 _ADAPTER_CONFIG = "adapter_config.json"
-# How archives begin, and what they are then called; `tar -xf` reads them all.
+# Magic bytes of archives and their suffixes; `tar -xf` reads them all.
 _ENDINGS = ((b"\x28\xb5\x2f\xfd", ".zst"), (b"\x1f\x8b", ".gz"))
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]")
 _LONGEST_NAME = 200
-_USUAL_RANK = 16  # vLLM takes larger ones only when told
+_USUAL_RANK = 16  # vLLM accepts larger ranks only with an option
 
 
 async def find_weights(tuner: Tuner, *, job_id: str | None, model: str | None, step: int | None) -> TunedWeights:
-    """The weights that a job made, or those of a model by its name.
+    """Find the weights that a job made, or those of a model.
 
     Args:
         tuner: the provider.
-        job_id: None where it is not known: then the provider's list is searched for the model.
-        model: None for whatever model the job has made.
-        step: that of one of the job's checkpoints; None for the finished model.
+        job_id: the provider's id of the job; None to search the provider's jobs for the model.
+        model: name of the model; None for the one that the job made.
+        step: step of one of the job's checkpoints; None for the finished model.
+
+    Returns:
+        The files, with their addresses.
 
     Raises:
-        UsageError: the job has made no model.
-        AbsentError: the provider gives no such weights out.
+        UsageError: the job has not made a model.
+        AbsentError: the provider does not hand out these weights.
     """
     if not tuner.finetuning.gives_weights:
         raise gives_none(tuner, model or job_id or "the model")
@@ -58,13 +61,13 @@ async def _maker(tuner: Tuner, model: str | None) -> TuningJob | None:
         async for job in tuner.jobs.all():
             if job.tuned_model == model:
                 return job
-    except AbsentError:  # a server may answer with models, and list no jobs
+    except AbsentError:  # some servers have models but no list of jobs
         pass
     return None
 
 
 def gives_none(tuner: Tuner, what: str) -> AbsentError:
-    """The refusal of a provider that keeps its weights."""
+    """Make the error of a provider that does not hand out weights."""
     able = [
         profile.name
         for profile in PROFILES.values()
@@ -78,17 +81,32 @@ def gives_none(tuner: Tuner, what: str) -> AbsentError:
 
 
 def folder_name(weights: TunedWeights, step: int | None) -> str:
-    """The folder's name where none is given: the model's; never a job's id alone, which other commands take."""
+    """Choose a folder name for weights, which is never a job's id alone: other commands would take it for the job.
+
+    Args:
+        weights: the model's files.
+        step: step of the checkpoint; None for the finished model.
+
+    Returns:
+        A name that is safe on every file system.
+    """
     name = _UNSAFE.sub("_", weights.model.rpartition("/")[2])[:_LONGEST_NAME].lstrip(".") or "model"
     name = f"weights-{name}" if weights.model == weights.job else name
     return f"{name}-step-{step}" if step is not None else name
 
 
 def target_paths(weights: TunedWeights, folder: Path) -> list[Path]:
-    """Where each file goes, in the order of the weights' files: the folders that all of them share are left out.
+    """Choose the local path of each file. Folders that all files share are left out.
+
+    Args:
+        weights: the model's files.
+        folder: where to save them.
+
+    Returns:
+        A path for each of `weights.files`, in their order.
 
     Raises:
-        UsageError: a name leads to a file of a run, or to the same place as another one.
+        UsageError: a name leads to a file of a run, or two files have the same path.
     """
     parts = [_safe_parts(file.name) for file in weights.files]
     while all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
@@ -107,7 +125,15 @@ def _safe_parts(name: str) -> list[str]:
 
 
 def in_the_way(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """The files that would be replaced."""
+    """List the files that would be overwritten.
+
+    Args:
+        paths: from `target_paths`.
+        folder: where to save them.
+
+    Returns:
+        Those that exist.
+    """
     wanted = [path for path in paths if path.suffix == ".tar"]
     archives = [path.with_name(path.name + ending) for path in wanted for _, ending in _ENDINGS]
     return [path for path in (*paths, *archives, folder / CARD) if path.exists()]
@@ -118,14 +144,21 @@ Bar = Callable[[str], AbstractContextManager["OnProgress"]]
 
 
 async def download(tuner: Tuner, weights: TunedWeights, folder: Path, paths: Sequence[Path], bar: Bar) -> list[Path]:
-    """Fetch all files, and write the card.
+    """Download all files, and write the card.
+
+    Args:
+        tuner: the provider.
+        weights: the model's files.
+        folder: where to save them.
+        paths: from `target_paths`.
+        bar: opens a progress bar for a file name.
 
     Returns:
-        The files, by the names that they have now: archives end as what they are.
+        The files. Archives have got the suffix of their format.
 
     Raises:
-        AsyncgenError: as `Downloader.fetch`; what arrived stays for the next attempt.
-        DiskError: the folder cannot be made.
+        AsyncgenError: as `Downloader.fetch`; what was received is kept for the next attempt.
+        DiskError: the folder cannot be created.
     """
     done = []
     for file, path in zip(weights.files, paths, strict=True):
@@ -151,7 +184,16 @@ def _with_ending(path: Path) -> Path:
 
 
 def serving_commands(weights: TunedWeights, folder: Path, files: Sequence[Path]) -> list[str]:
-    """What to type so that the model answers, OpenAI-compatible, by llama.cpp (port 8080) or vLLM (port 8000)."""
+    """Write the commands that serve the model with llama.cpp (port 8080) or vLLM (port 8000).
+
+    Args:
+        weights: the model's files.
+        folder: where they are.
+        files: from `download`.
+
+    Returns:
+        Command lines, in order.
+    """
     name = _UNSAFE.sub("_", weights.model.rpartition("/")[2])
     if gguf := next((file for file in files if file.suffix == ".gguf"), None):
         base = weights.base_path or weights.base_model
@@ -184,7 +226,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def card_text(weights: TunedWeights, folder: Path, files: Sequence[Path], provider: str) -> str:
-    """The README beside the files."""
+    """The README of the folder."""
     base = f"{weights.base_model} ({weights.base_path})" if weights.base_path else weights.base_model
     facts = {"tuned model": weights.model, "base model": base, "fine-tuning job": weights.job, **weights.facts}
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]

@@ -49,11 +49,11 @@ _STATUS_ERRORS: dict[int, type[openai.APIStatusError]] = {404: openai.NotFoundEr
 
 
 class Downloader:
-    """Files of an endpoint, and of the addresses that it names.
+    """Downloads files of an endpoint, and of addresses that it names. Implements `FileFetcher`.
 
     Args:
-        endpoint: whose key is sent to its own host, and nowhere else.
-        pacing: of what is repeated.
+        endpoint: its key is sent to its own host only.
+        pacing: retry settings.
     """
 
     def __init__(self, endpoint: Endpoint, pacing: Pacing) -> None:
@@ -61,19 +61,21 @@ class Downloader:
         self._pacing = pacing
 
     async def fetch(self, file: RemoteFile, path: Path, on_progress: OnProgress) -> None:
-        """Stream a file to `path`, where it appears whole, checked and fsynced, or not at all.
+        """Download a file as a stream. It appears at `path` complete, checked and synced, or not at all.
 
         Args:
-            file: what is fetched.
-            path: replaced if it is there. `path.part` beside it stays when this is interrupted, and the next call
-                goes on from there as long as the server still has the same version of the file.
-            on_progress: told of the bytes there and all of them, 0 where that is not known.
+            file: the file.
+            path: where to save it; replaced if it exists. If this is interrupted, `path.part` stays, and the next call
+                resumes it while the server has the same version of the file.
+            on_progress: called with bytes received and bytes in total, 0 if unknown.
 
         Raises:
-            OutageError: no whole answer, even when asked again.
-            AbsentError, AuthError, AsyncgenError: the server refuses, or what arrived is not what was announced.
-            RunInUseError: another process fetches to the same place.
-            DiskError: it cannot be written, or the disk has no room for it.
+            OutageError: no complete answer, even after retries.
+            AbsentError: the server does not have the file.
+            AuthError: the server refuses the key.
+            AsyncgenError: the server refuses, or the content does not match what was announced.
+            RunInUseError: another process downloads to the same path.
+            DiskError: it cannot be written, or the disk is too small for it.
         """
         with _locked_part(path) as part:
             await self._stream(file, part, on_progress)
@@ -90,7 +92,7 @@ class Downloader:
                 try:
                     return await retrying(once, self._pacing)
                 except httpx2.TransportError:
-                    if not part.tag or part.size <= before:  # as long as something arrives, it is worth going on
+                    if not part.tag or part.size <= before:  # keep trying as long as bytes arrive
                         raise
 
     async def _attempt(self, file: RemoteFile, part: _Part, on_progress: OnProgress) -> None:
@@ -102,7 +104,7 @@ class Downloader:
                 raise httpx2.RemoteProtocolError("the server does not go on from there")
             total = part.begin(response)
             on_progress(part.size, total)
-            async for chunk in response.aiter_raw():  # as it comes: what is gathered first is lost with the connection
+            async for chunk in response.aiter_raw():  # unbuffered: buffered bytes would be lost with the connection
                 part.append(chunk)
                 on_progress(part.size, total)
             if total and part.size != total:
@@ -110,7 +112,7 @@ class Downloader:
 
     @asynccontextmanager
     async def _opened(self, address: str, headers: dict[str, str]) -> AsyncIterator[httpx2.Response]:
-        """The answer to a GET, after redirects. Raises openai.APIStatusError for a refusal."""
+        """The response to a GET, after redirects. Raises openai.APIStatusError for a refusal."""
         url, endpoint = urljoin(f"{self._endpoint.base_url}/", address), self._endpoint
         for _ in range(_MOST_REDIRECTS):
             endpoint = self._for(url, endpoint)
@@ -149,7 +151,7 @@ def _scheme(endpoint: Endpoint) -> str:
 
 
 async def _refuse(response: httpx2.Response, *, has_key: bool) -> None:
-    """Raise what an answer that holds no file means."""
+    """Raise the error of a response that contains no file."""
     status = response.status_code
     if status in {_OK, _PART, _BEYOND}:
         return
@@ -192,16 +194,16 @@ def _locked_part(path: Path) -> Iterator[_Part]:
         try:
             yield found
         finally:
-            if found.size == 0:  # nothing to go on with
+            if found.size == 0:  # nothing to resume
                 found.remove()
 
 
 class _Part:
-    """What has arrived of a file, and the server's name for that version of it, in `NAME.part.tag`.
+    """The received part of a file, and the server's name for that version of it, in `NAME.part.tag`.
 
     Attributes:
-        size: bytes that are there.
-        tag: a strong ETag, or the time of the last change; "" where the server names none: then nothing is resumed.
+        size: bytes received.
+        tag: a strong ETag, or the time of the last change; "" if the server sends neither, and nothing is resumed.
     """
 
     def __init__(self, path: Path, part: Path, file: BufferedRandom) -> None:
@@ -212,7 +214,7 @@ class _Part:
         self.tag = self._tag_file.read_text("utf-8") if self._tag_file.exists() else ""
 
     def range_headers(self) -> dict[str, str]:
-        whole = {"Accept-Encoding": "identity"}  # a part of something compressed is of no use
+        whole = {"Accept-Encoding": "identity"}  # part of a compressed file is useless
         if not self.size or not self.tag:
             return whole
         return {**whole, "Range": f"bytes={self.size}-", "If-Range": self.tag}

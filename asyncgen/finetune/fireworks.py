@@ -45,10 +45,10 @@ _NAME = re.compile(r"accounts/[\w-]+/[A-Za-z]+/[\w.-]+")
 _ACCOUNT = re.compile(r"[\w-]+")
 _NOT_IN_IDS = re.compile(r"[^a-z0-9]+")
 _PAGE = 200
-_MOST_PAGES = 1000  # more come only from a server that never ends
-_LOOKS, _LOOK_S = 60, 5.0  # at a dataset that is being taken in
+_MOST_PAGES = 1000  # more mean a server whose pages never end
+_LOOKS, _LOOK_S = 60, 5.0  # polls of a dataset that is being processed
 _READY = "READY"
-# Our names of hyperparameters to those of its API.
+# Our names of hyperparameters to its own.
 _FIELDS = {
     "n_epochs": "epochs",
     "learning_rate": "learningRate",
@@ -111,12 +111,12 @@ class _StoredModel(msgspec.Struct, kw_only=True):
 
 
 class FireworksAccount:
-    """Whose things are asked for, and where.
+    """The account whose objects are used.
 
     Args:
         calls: of the endpoint, whose address is that of the OpenAI-compatible API.
         base_url: that address.
-        account: its id; None asks the provider for it, once.
+        account: the account's id; None to ask the provider for it, once.
     """
 
     def __init__(self, calls: JsonCalls, base_url: str, account: str | None) -> None:
@@ -125,11 +125,19 @@ class FireworksAccount:
         self._account = account
 
     async def path(self, collection: str) -> str:
-        """The address of everything of a kind that the account has.
+        """Build the path of a collection of the account.
+
+        Args:
+            collection: such as "datasets".
+
+        Returns:
+            The path.
 
         Raises:
-            UsageError: it is not clear which account.
-            OutageError, AuthError, AsyncgenError: the accounts could not be listed.
+            UsageError: the key has several accounts, and none was chosen.
+            OutageError: the accounts could not be listed.
+            AuthError: the key is refused.
+            AsyncgenError: the provider refuses.
         """
         if self._account is None:
             found = await self.calls.get(f"{self._root}/accounts", _Accounts, "list the accounts of the key")
@@ -144,10 +152,17 @@ class FireworksAccount:
         return f"{self._root}/accounts/{self._account}/{collection}"
 
     async def address(self, name: str, collection: str) -> str:
-        """The address of one thing, by its full name or the last part of it.
+        """Build the path of one object, from its full name or the last part of it.
+
+        Args:
+            name: of the object.
+            collection: such as "datasets".
+
+        Returns:
+            The path.
 
         Raises:
-            UsageError: it is no such name; otherwise as `path`.
+            UsageError: it is not such a name; otherwise as `path`.
         """
         full = name if "/" in name else (await self.path(collection)).removeprefix(f"{self._root}/") + f"/{name}"
         if not _NAME.fullmatch(full) or f"/{collection}/" not in full or ".." in full:
@@ -155,7 +170,15 @@ class FireworksAccount:
         return f"{self._root}/{full}"
 
     async def listed(self, collection: str, doing: str) -> AsyncIterator[dict[str, Any]]:
-        """Everything of a kind, the newest first."""
+        """List a collection, newest first.
+
+        Args:
+            collection: such as "datasets".
+            doing: what is done, for the error message.
+
+        Yields:
+            The objects, as decoded JSON.
+        """
         address, token = await self.path(collection), ""
         for _ in range(_MOST_PAGES):
             query = {"pageSize": _PAGE, "orderBy": "createTime desc", **({"pageToken": token} if token else {})}
@@ -169,7 +192,7 @@ class FireworksAccount:
 
 
 class FireworksFiles:
-    """Datasets; a `FileApi`. Their ids are their full names."""
+    """Datasets, whose ids are their full names. Implements `FileApi`."""
 
     def __init__(self, account: FireworksAccount) -> None:
         self._account = account
@@ -204,7 +227,7 @@ class FireworksFiles:
             await sending(path, send, calls.pacing, on_progress)
 
     async def _taken_in(self, address: str, doing: str) -> None:
-        """Wait until the dataset can be trained on: a job that asks for it sooner fails."""
+        """Wait until the dataset can be trained on. A job that is created earlier fails."""
         state = ""
         for _ in range(_LOOKS):
             found = await self._calls.get(address, _StoredDataset, doing)
@@ -242,10 +265,14 @@ class FireworksFiles:
 
 
 class FireworksJobs:
-    """Supervised fine-tuning jobs; a `JobApi`. Their ids are their full names; the last part of one will do.
+    """Supervised fine-tuning jobs. Implements `JobApi`.
+
+    Their ids are their full names; the last part of one is accepted too.
 
     Args:
-        wandb_key: for a job that reports to Weights & Biases.
+        account: whose jobs they are.
+        finetuning: how the provider tunes.
+        wandb_key: for a job that reports to Weights & Biases; None for none.
     """
 
     def __init__(self, account: FireworksAccount, finetuning: Finetuning, wandb_key: Secret | None) -> None:
@@ -268,7 +295,7 @@ class FireworksJobs:
             yield self._job(raw)
 
     async def events(self, job_id: str, after: str | None) -> EventPage:
-        """What its state says now; the API keeps no events."""
+        """Make events of the job's present state; the API keeps none."""
         job = await self.get(job_id)
         found = parsed(job.raw, _Job, f"list the events of {job_id}")
         done = f", epoch {found.progress.epoch}, {found.progress.percent} %" if found.progress.percent else ""
@@ -310,7 +337,7 @@ class FireworksJobs:
 
 
 class FireworksModels:
-    """Models of the account, and Fireworks' own; a `ModelApi`."""
+    """Models of the account, and Fireworks' own. Implements `ModelApi`."""
 
     def __init__(self, account: FireworksAccount) -> None:
         self._account = account
@@ -326,7 +353,7 @@ class FireworksModels:
 
 
 class FireworksWeights:
-    """A model's files at signed addresses; a `WeightApi`.
+    """A model's files at signed addresses. Implements `WeightApi`.
 
     From Fireworks' API reference, page "Get Model Download Endpoint", November 2026.
     """

@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EventLog(Protocol):
-    """The memory of one job's follower."""
+    """Keeps the events of one job."""
 
     @property
     def history(self) -> tuple[Event, ...]:
@@ -52,7 +52,7 @@ class EventLog(Protocol):
 
 
 class MemoryLog:
-    """An `EventLog` for a job that belongs to no run: forgotten with the process."""
+    """The log of a job that belongs to no run; lost with the process. Implements `EventLog`."""
 
     def __init__(self, history: tuple[Event, ...] = ()) -> None:
         self.history = history
@@ -65,7 +65,7 @@ class MemoryLog:
 
 
 class RunLog:
-    """An `EventLog` in a run's directory.
+    """The log in a run directory. Implements `EventLog`.
 
     Args:
         run: open for writing.
@@ -96,10 +96,18 @@ class RunLog:
 
 @contextmanager
 def open_run_log(run: RunWriter, job_id: str) -> Iterator[RunLog]:
-    """The log of one of the run's jobs; on the disk for good when the block ends.
+    """Open the log of one of the run's jobs. It is synced when the block ends.
+
+    Args:
+        run: open for writing.
+        job_id: one of the run's jobs.
+
+    Yields:
+        The log.
 
     Raises:
-        DiskError: it cannot be read or written; BadLineError: a line of it is damaged.
+        BadLineError: a line is damaged.
+        DiskError: it cannot be read or written.
     """
     with closing(LineFile(run.directory.events)) as file:
         yield RunLog(run, file, job_id)
@@ -107,7 +115,14 @@ def open_run_log(run: RunWriter, job_id: str) -> Iterator[RunLog]:
 
 
 def past_events(path: Path, job_id: str) -> tuple[Event, ...]:
-    """The job's events in an `events.jsonl`, oldest first; none where there is no file.
+    """Read the job's events from an `events.jsonl`.
+
+    Args:
+        path: the file; a missing one has none.
+        job_id: of the job.
+
+    Returns:
+        The events, oldest first.
 
     Raises:
         BadLineError: a line is damaged.
@@ -121,18 +136,30 @@ _OUTAGE_BASE_S = 2.0
 
 
 class TrainingWatcher(Protocol):
-    """Who is told; called from the loop, and must not block."""
+    """Gets reports of a training. Called from the event loop, so it must not block."""
 
     def told(self, event: Event) -> None:
-        """The job told something; oldest first, each once."""
+        """Report an event. Events come oldest first, each once.
+
+        Args:
+            event: the event.
+        """
         ...
 
     def seen(self, job: TuningJob) -> None:
-        """The job as it is now; after its events."""
+        """Report the job's present state, after its events.
+
+        Args:
+            job: the job.
+        """
         ...
 
     def missed(self, error: AsyncgenError) -> None:
-        """The provider could not be asked; it will be asked again."""
+        """Report that the provider could not be reached; it will be asked again.
+
+        Args:
+            error: the error.
+        """
         ...
 
 
@@ -186,7 +213,18 @@ async def follow(
 
 
 async def all_events(jobs: JobApi, job_id: str) -> list[Event]:
-    """All that the job told so far, oldest first; raises as the provider does."""
+    """Fetch all events of a job so far.
+
+    Args:
+        jobs: the provider's jobs.
+        job_id: the provider's id.
+
+    Returns:
+        The events, oldest first.
+
+    Raises:
+        AsyncgenError: as `JobApi.events`.
+    """
     return await _events_unless_told(jobs, job_id, frozenset())
 
 
@@ -221,7 +259,7 @@ class _Following:
             await self._pace.sleep(wait_s)
 
     async def _turn(self) -> tuple[TuningJob, bool]:
-        """Ask once. The job comes before its events: once it has ended, no event is missed."""
+        """Ask once. The job is fetched before its events, so that none is missed after it has ended."""
         job = await self._jobs.get(self._job_id)
         before, self.last = self.last, self.last or job
         events = await _events_unless_told(self._jobs, self._job_id, self._told)
@@ -241,10 +279,10 @@ class _Following:
 
 
 async def _events_unless_told(jobs: JobApi, job_id: str, told: AbstractSet[str]) -> list[Event]:
-    """Events not told yet, oldest first.
+    """Fetch the events that are not known yet, oldest first.
 
-    Pages come newest first, so that asking ends at one that closes with an event already told. Where the times say
-    that a server lists the oldest first, all its pages are read.
+    Pages come newest first, so fetching stops at a page that ends with a known event. If the times show that a server
+    lists the oldest first, all its pages are read.
     """
     found: dict[str, Event] = {}
     after, newest_first = None, True
@@ -269,7 +307,7 @@ def _oldest_first(events: list[Event]) -> list[Event]:
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
-    """What `work` gives, or None when `stop` is set before; the work is given up then."""
+    """The result of `work`; None if `stop` is set earlier, and the work is then cancelled."""
     task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stop.wait())
     try:

@@ -31,21 +31,20 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 _SHOWN = 120
-# After a laptop's sleep the connection is dead without notice: detect that soon.
+# After a laptop's sleep the connection is dead without notice; detect that soon.
 _QUICK_S = 60.0
 
 
 class JsonCalls:
-    """An open client and its pace.
+    """Calls of an API through an open client.
+
+    Every method may raise OutageError (no answer, a transient error, or an unexpected form), AbsentError (404), and
+    AuthError, QuotaError and AsyncgenError as `openai_client.api_error`. `doing` completes the "could not ..." of the
+    message.
 
     Args:
         client: of the endpoint.
-        pacing: of what is repeated.
-
-    Every method raises, with `doing` in the error's words:
-        OutageError: no answer, one that asks to come again, or none of the expected form.
-        AbsentError: 404.
-        AuthError, QuotaError, AsyncgenError: as `openai_client.api_error` says.
+        pacing: retry settings.
     """
 
     def __init__(self, client: AsyncOpenAI, pacing: Pacing) -> None:
@@ -53,12 +52,30 @@ class JsonCalls:
         self.pacing = pacing
 
     async def get(self, path: str, kind: type[Answer], doing: str, query: Mapping[str, Any] | None = None) -> Answer:
-        """GET, repeated while errors pass."""
+        """GET an object; transient errors are retried.
+
+        Args:
+            path: of the API call.
+            kind: type of the answer.
+            doing: what is done, for the error message.
+            query: parameters of the URL; None for none.
+
+        Returns:
+            The decoded answer.
+        """
         options: RequestOptions = {"params": dict(query or {}), "timeout": _QUICK_S}
         return self.decoded(await self._got(path, doing, options), kind, doing)
 
     async def content(self, path: str, doing: str) -> bytes:
-        """GET of a file, which may take its time."""
+        """GET a file, without a short timeout; transient errors are retried.
+
+        Args:
+            path: of the API call.
+            doing: what is done, for the error message.
+
+        Returns:
+            The file's content.
+        """
         return await self._got(path, doing, {})
 
     async def _got(self, path: str, doing: str, options: RequestOptions) -> bytes:
@@ -69,11 +86,30 @@ class JsonCalls:
             return (await retrying(once, self.pacing)).content
 
     async def post(self, path: str, kind: type[Answer], doing: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """POST, repeated only where the server surely did nothing."""
+        """POST a JSON body; retried only if the server surely did nothing.
+
+        Args:
+            path: of the API call.
+            kind: type of the answer.
+            doing: what is done, for the error message.
+            body: the JSON; None for an empty object.
+
+        Returns:
+            The decoded answer.
+        """
         return self.decoded(await self.post_for_content(path, doing, body or {}), kind, doing)
 
     def decoded(self, content: bytes, kind: type[Answer], doing: str) -> Answer:
-        """An answer's body as the type that it should have, without the key that it may quote."""
+        """Decode the body of an answer, without the key that it may quote.
+
+        Args:
+            content: the body.
+            kind: type of the answer.
+            doing: what is done, for the error message.
+
+        Returns:
+            The decoded answer.
+        """
         return decoded(self._without_key(content), kind, doing)
 
     def _without_key(self, content: bytes) -> bytes:
@@ -83,7 +119,16 @@ class JsonCalls:
         return redacted(content.decode("utf-8", "replace"), secret).encode()
 
     async def post_for_content(self, path: str, doing: str, body: Mapping[str, Any]) -> bytes:
-        """As `post`, for an answer that is read elsewhere."""
+        """POST a JSON body, and leave decoding to the caller; retried only if the server surely did nothing.
+
+        Args:
+            path: of the API call.
+            doing: what is done, for the error message.
+            body: the JSON.
+
+        Returns:
+            The body of the answer.
+        """
 
         async def once() -> httpx2.Response:
             return await self.client.post(path, cast_to=httpx2.Response, body=dict(body))
@@ -92,7 +137,12 @@ class JsonCalls:
             return self._without_key((await retrying(once, self.pacing, unsafe=True)).content)
 
     async def delete(self, path: str, doing: str) -> None:
-        """DELETE, repeated while errors pass."""
+        """DELETE an object; transient errors are retried.
+
+        Args:
+            path: of the API call.
+            doing: what is done, for the error message.
+        """
 
         async def once() -> httpx2.Response:
             return await self.client.delete(path, cast_to=httpx2.Response)
@@ -103,7 +153,16 @@ class JsonCalls:
 
 @contextmanager
 def in_our_words(doing: str) -> Iterator[None]:
-    """Turn the SDK's errors into ours; `doing` completes "could not"."""
+    """Turn the SDK's errors in the block into ours.
+
+    Args:
+        doing: completes the "could not ..." of the message.
+
+    Raises:
+        OutageError: the error is transient.
+        AbsentError: 404.
+        AsyncgenError: any other error, of the kind of `openai_client.api_error`.
+    """
     try:
         yield
     except (openai.APIError, httpx2.TransportError) as error:

@@ -26,7 +26,7 @@ _STEP = ("step", "global_step", "train/global_step")
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The figures of a step; None where one was not measured."""
+    """The metrics of a step; None for one that was not measured."""
 
     step: int
     train_loss: float | None = None
@@ -34,17 +34,31 @@ class Point:
 
 
 def points_of_events(events: Iterable[Event]) -> list[Point]:
-    """The steps that events tell of, in their order."""
+    """Read the steps from "metrics" events.
+
+    Args:
+        events: of a job.
+
+    Returns:
+        The steps, in the events' order.
+    """
     found = (_point(event.data) for event in events)
     return [point for point in found if point is not None]
 
 
 def points_of_table(content: bytes) -> list[Point]:
-    """The steps of a CSV table of metrics; lines that hold no step are passed over."""
+    """Read the steps from a CSV table of metrics.
+
+    Args:
+        content: the table; lines without a step are skipped.
+
+    Returns:
+        The steps; empty if it is not a table.
+    """
     rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
     try:
         found = [_point(row) for row in rows]
-    except csv.Error:  # no table at all
+    except csv.Error:  # not a table
         return []
     return [point for point in found if point is not None]
 
@@ -67,7 +81,15 @@ def _figure(figures: dict[str, object] | dict[str, str], names: Sequence[str]) -
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The values as a line of at most `width` bars, each the mean of its share; "" for none."""
+    """Draw values as one line of bars.
+
+    Args:
+        values: in order.
+        width: maximum characters; with more values each bar is the mean of its share.
+
+    Returns:
+        The line; "" for no values.
+    """
     means = _means(values, width)
     if not means:
         return ""
@@ -78,12 +100,15 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def chart(values: Sequence[float], width: int, height: int) -> list[str]:
-    """The values as lines of bars from zero up, with a scale on the left; none for no values.
+    """Draw values as bars from zero up, with a scale on the left.
 
     Args:
-        values: of 0 or more; others are drawn as 0.
-        width: characters for the bars; the scale comes on top.
-        height: lines.
+        values: 0 or more; others are drawn as 0.
+        width: characters for the bars, without the scale.
+        height: number of lines.
+
+    Returns:
+        The lines; empty for no values.
     """
     means = _means(values, width)
     if not means:

@@ -35,12 +35,18 @@ if TYPE_CHECKING:
 async def open_tuner(
     endpoint: Endpoint, *, wandb_key: Secret | None = None, pacing: Pacing | None = None
 ) -> AsyncIterator[Tuner]:
-    """The endpoint's files, jobs and models; the connection is closed at the end of the block.
+    """Open the files, jobs and models of an endpoint; the connection is closed at the end of the block.
 
     Args:
         endpoint: of a provider that tunes.
-        wandb_key: of Weights & Biases, which some providers want with a job that reports there.
-        pacing: of what is repeated; None for the usual.
+        wandb_key: API key of Weights & Biases, which some providers need for jobs that report there; None for none.
+        pacing: retry settings; None for the defaults.
+
+    Yields:
+        The open provider.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
     """
     finetuning = endpoint.profile.finetuning
     assert finetuning is not None, "the choice of a provider sees to it"
@@ -62,11 +68,22 @@ async def open_tuner(
 
 @asynccontextmanager
 async def open_calls(endpoint: Endpoint, *, pacing: Pacing | None = None) -> AsyncIterator[JsonCalls]:
-    """Calls of the endpoint's API; the connection is closed at the end of the block."""
+    """Open calls of an endpoint's API; the connection is closed at the end of the block.
+
+    Args:
+        endpoint: address, key and headers.
+        pacing: retry settings; None for the defaults.
+
+    Yields:
+        The calls.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
+    """
     async with open_client(endpoint) as client:
         yield JsonCalls(client, pacing or Pacing())
 
 
 def place_of(endpoint: Endpoint) -> str:
-    """What `run.json` keeps of the address: nothing for this user's own server, whose port changes."""
+    """The address as `run.json` keeps it: "" for this user's own server, whose port changes."""
     return "" if endpoint.profile.name == LOCAL else endpoint.base_url

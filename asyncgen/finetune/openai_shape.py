@@ -67,7 +67,7 @@ Item = TypeVar("Item")
 _JOBS = "/fine_tuning/jobs"
 _FILES_A_PAGE = 1000
 _PAGE = 100
-_MOST_PAGES = 1000  # more come only from a server that never ends
+_MOST_PAGES = 1000  # more mean a server whose pages never end
 
 
 class _Job(msgspec.Struct, kw_only=True):
@@ -130,7 +130,7 @@ class JobPage(msgspec.Struct, Generic[Item], kw_only=True):
 
 
 class OpenaiFiles:
-    """`/files`; a `FileApi`."""
+    """`/files`. Implements `FileApi`."""
 
     def __init__(self, calls: JsonCalls) -> None:
         self._calls = calls
@@ -157,7 +157,7 @@ class OpenaiFiles:
 
 
 class OpenaiJobs:
-    """`/fine_tuning/jobs`; a `JobApi`."""
+    """`/fine_tuning/jobs`. Implements `JobApi`."""
 
     def __init__(self, calls: JsonCalls, finetuning: Finetuning) -> None:
         self._calls = calls
@@ -216,7 +216,7 @@ class OpenaiJobs:
 
 
 class OpenaiModels:
-    """`/models`; a `ModelApi`."""
+    """`/models`. Implements `ModelApi`."""
 
     def __init__(self, calls: JsonCalls) -> None:
         self._calls = calls
@@ -230,10 +230,10 @@ class OpenaiModels:
 
 
 class OpenaiWeights:
-    """An adapter that asyncgen's own server made, or the files of a job's checkpoint; a `WeightApi`.
+    """An adapter from asyncgen's own server, or the files of a job's checkpoint. Implements `WeightApi`.
 
-    Checkpoints with files are Nebius': a checkpoint's `result_files` are ids of the Files API, as its cookbook
-    downloads them (nebius/token-factory-cookbook, distillation/distillation-1/2_training.ipynb, November 2026).
+    Nebius has checkpoints with files: a checkpoint's `result_files` are ids of the Files API, as its cookbook downloads
+    them (nebius/token-factory-cookbook, distillation/distillation-1/2_training.ipynb, November 2026).
     """
 
     def __init__(self, calls: JsonCalls, files: FileApi, jobs: JobApi) -> None:
@@ -292,7 +292,17 @@ class OpenaiWeights:
 
 
 async def paged(calls: JsonCalls, path: str, doing: str, query: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """Every object of a list, over all its pages; a server that repeats a page is not asked again."""
+    """List all objects over all pages. A server that repeats a page is not asked again.
+
+    Args:
+        calls: of the endpoint.
+        path: of the API call.
+        doing: what is done, for the error message.
+        query: parameters of the URL.
+
+    Yields:
+        The objects, as decoded JSON.
+    """
     after: dict[str, str] = {}
     seen: set[str] = set()
     for _ in range(_MOST_PAGES):

@@ -56,29 +56,39 @@ _FINDINGS_SHOWN = 20
 
 
 class TuningObserver(Observer, Protocol):
-    """An observer that is also told of uploads and trainings."""
+    """An observer that also gets reports of uploads and trainings."""
 
     def uploading(self) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Something to call with the bytes sent and the size, while the block runs."""
+        """Show an upload during the block.
+
+        Returns:
+            A context manager that yields a function to call with bytes sent and bytes in total.
+        """
 
     def watching_training(self, history: Iterable[Event]) -> AbstractAsyncContextManager[TrainingWatcher]:
-        """Show a training while the block runs.
+        """Show a training during the block.
 
         Args:
-            history: events that were told by an earlier command; not shown again.
+            history: events that an earlier command has reported; not shown again.
+
+        Returns:
+            A context manager that yields the watcher of the training.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedTuning:
-    """A job that is to exist.
+    """A job to create, or to find if it exists.
 
     Attributes:
-        order: without the ids of its files.
-        is_file: the dataset is a file of somebody's, and its form is still to be noted in the run.
-        another: also when the same job exists.
-        simulated: also on answers that a simulation made up.
-        price_folder: where the user's prices stand beside those of the configuration; None for nowhere.
+        choice: the provider that tunes.
+        where: the flags.
+        order: the job, without the ids of its files.
+        dataset: its files.
+        is_file: whether the dataset is the user's own file, whose form must still be noted in the run.
+        another: create a new job although the same one exists.
+        simulated: accept answers of a simulation.
+        price_folder: folder with the user's prices, besides the configuration folder; None for none.
     """
 
     choice: ProviderChoice
@@ -112,14 +122,16 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
     Args:
         run: open for writing; job and events are noted in it.
         wanted: the job.
-        observer: is told, gives consent, and interrupts.
-        following: False to return as soon as the job exists.
+        observer: gets reports, gives consent, and interrupts.
+        following: False returns as soon as the job exists.
 
     Returns:
-        The job and how it came about.
+        The job, and whether it is new.
 
     Raises:
-        AsyncgenError: of any kind; the job's own failure is an IncompleteError.
+        UsageError: the provider would refuse the order or a file, or consent is needed.
+        IncompleteError: the job failed or was cancelled.
+        AsyncgenError: it could not be created or followed.
     """
     if not wanted.is_file and run.state.dataset is not None:
         refuse_simulated(run.state.dataset.simulated, allowed=wanted.simulated)
@@ -160,10 +172,21 @@ def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Obse
 async def follow_job(
     choice: ProviderChoice, where: Where, job_id: str, log: EventLog, observer: TuningObserver
 ) -> Tuned:
-    """Follow a job that exists.
+    """Follow an existing job to its end.
+
+    Args:
+        choice: the provider that tunes.
+        where: the flags.
+        job_id: the provider's id.
+        log: keeps the events.
+        observer: gets reports, and interrupts.
+
+    Returns:
+        The job as it was last.
 
     Raises:
-        AsyncgenError: of any kind; the job's own failure is an IncompleteError.
+        IncompleteError: the job failed or was cancelled.
+        AsyncgenError: it could not be followed.
     """
     async with open_endpoint(choice, where, "", observer.say) as endpoint, open_tuner(endpoint) as tuner:
         async with observer.interruptible(lambda: None) as interrupt:
@@ -175,7 +198,7 @@ async def follow_job(
 
 
 def pace_of(base_url: str) -> FollowPace:
-    """The polling interval: several times a second on this machine; elsewhere growing while nothing happens."""
+    """The polling interval: several times a second on this machine; elsewhere growing while nothing changes."""
     return FollowPace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else FollowPace()
 
 
@@ -204,7 +227,7 @@ def _checked(wanted: WantedTuning, observer: Observer) -> Extent:
 
 def _refuse_faulty(files: list[CheckedFile], profile: Profile, observer: Observer) -> None:
     found = [finding for file in files for finding in file.findings.fatal]
-    for file in files[1:]:  # few examples are enough to measure by
+    for file in files[1:]:  # a few examples are enough to validate with
         found = [finding for finding in found if (finding.file, finding.fault.rule) != (file.path, "too_few")]
     for remark in [finding for file in files for finding in file.findings.remarks][:_FINDINGS_SHOWN]:
         observer.say(f"warning: {remark}")

@@ -27,7 +27,15 @@ _TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
 
 def order_of(model: str, settings: FinetuneSettings) -> JobOrder:
-    """The job that tunes `model` by the settings of [finetune]."""
+    """Build the order of a job from the table [finetune].
+
+    Args:
+        model: the model to tune.
+        settings: of the job.
+
+    Returns:
+        The order, without the ids of its files.
+    """
     return JobOrder(
         model=model,
         method=settings.method,
@@ -44,10 +52,14 @@ class TuningSource:
     """A dataset, and what is known of the job to create from it.
 
     Attributes:
-        run: in which the job is noted.
+        run: the run that the job is noted in.
         new_run_name: name of the run to create for a file; None if the run exists.
+        dataset: the files.
         settings: [finetune] of the run's job; the defaults for a file.
-        model: to tune.
+        choice: the provider that tunes.
+        where: the flags.
+        model: the model to tune.
+        price_folder: folder with the user's prices, besides the configuration folder; None for none.
     """
 
     run: Path
@@ -60,7 +72,14 @@ class TuningSource:
     price_folder: Path | None = None
 
     def order(self, settings: FinetuneSettings) -> JobOrder:
-        """The job to be created, by these settings."""
+        """Build the order of the job from settings.
+
+        Args:
+            settings: those of the run's job, perhaps changed by flags.
+
+        Returns:
+            The order, without the ids of its files.
+        """
         return order_of(self.model, settings)
 
 
@@ -157,7 +176,14 @@ def _for_file(where: Where) -> ProviderChoice:
 
 
 def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
-    """The model to tune: the one named, else the provider's default.
+    """Choose the model to tune.
+
+    Args:
+        choice: the provider that tunes.
+        named: by a flag or the job file; None for the provider's default.
+
+    Returns:
+        The name of the model.
 
     Raises:
         UsageError: none was named, and the provider has no default.

@@ -30,10 +30,11 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A job and where it is.
+    """A job and where it runs.
 
     Attributes:
-        run: the run that the job belongs to; None for one that was created elsewhere.
+        job_id: the provider's id.
+        run: the run that it belongs to; None if it was created elsewhere.
         choice: the provider.
         where: the flags, with the address that the run notes.
     """
@@ -45,12 +46,15 @@ class Target:
 
 
 def find_target(argument: str | None, where: Where, environment: Mapping[str, str] = os.environ) -> Target:
-    """The job that the argument means.
+    """Find the job that a command's argument means.
 
     Args:
-        argument: None for the newest run's newest job; a run directory for its newest job; else a job's id.
-        where: the flags; a provider named there goes before the one that the run notes.
+        argument: a run directory for its newest job, or a job's id; None for the newest job of the newest run.
+        where: the flags; a provider named there takes precedence over the one that the run notes.
         environment: for the provider of a job that no run knows.
+
+    Returns:
+        The job, its provider and its run.
 
     Raises:
         UsageError: there is no run, or the run has no job.
@@ -87,13 +91,16 @@ def _run_of(job_id: str) -> tuple[RunDirectory, FinetuningState] | None:
 
 
 def newest_tuned_model(path: Path | None) -> str:
-    """The model that a run tuned last.
+    """Find the model that a run tuned last.
 
     Args:
-        path: of the run; None for the newest run.
+        path: the run directory; None for the newest run.
+
+    Returns:
+        Name of the model.
 
     Raises:
-        UsageError: there is no run, or none of its jobs has made a model yet.
+        UsageError: there is no run, or none of its jobs has succeeded yet.
     """
     run = find_run(path, root=RUNS)
     tuned = [noted.tuned_model for noted in run.read_state().finetuning if noted.tuned_model]
@@ -106,7 +113,15 @@ def newest_tuned_model(path: Path | None) -> str:
 
 
 def owner_of_model(model: str, where: Where) -> Target | None:
-    """The job of a run that made the model; None where no run knows it."""
+    """Find the job that made a model, among the runs here.
+
+    Args:
+        model: name of the model.
+        where: the flags.
+
+    Returns:
+        The job; None if no run knows the model.
+    """
     for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):
         run = RunDirectory(path.parent)
         for noted in run.read_state().finetuning:
@@ -116,7 +131,12 @@ def owner_of_model(model: str, where: Where) -> Target | None:
 
 
 def note_state(target: Target, job: TuningJob) -> None:
-    """Note the job's state in its run, unless it has none or another process writes it and will see for itself."""
+    """Note the job's state in its run. Does nothing without a run, or while another process writes it.
+
+    Args:
+        target: the job.
+        job: its present state.
+    """
     if target.run is None:
         return
     with suppress(RunInUseError), open_run(target.run.path) as run, open_run_log(run, target.job_id) as log:
@@ -125,11 +145,15 @@ def note_state(target: Target, job: TuningJob) -> None:
 
 @contextmanager
 def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
-    """The memory of the target's follower: the run's, unless it has none or another process writes it.
+    """Open the log of the target's events.
 
+    It is the run's; in memory if there is no run, or while another process writes it.
     Args:
-        target: whose events are followed.
-        say: is told that events are not kept.
+        target: the job.
+        say: called to report that events are not kept.
+
+    Yields:
+        The log.
     """
     if target.run is None:
         yield MemoryLog()

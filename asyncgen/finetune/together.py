@@ -82,7 +82,7 @@ class _Metrics(msgspec.Struct, kw_only=True):
 
 
 class TogetherFiles(OpenaiFiles):
-    """`/files`, where only the upload is Together's own; a `FileApi`."""
+    """`/files`, where only the upload differs. Implements `FileApi`."""
 
     async def upload(self, path: Path, filename: str, on_progress: OnProgress) -> str:
         form = {"purpose": "fine-tune", "file_name": filename, "file_type": "jsonl"}
@@ -103,10 +103,12 @@ class TogetherFiles(OpenaiFiles):
 
 
 class TogetherJobs:
-    """`/fine-tunes`; a `JobApi`.
+    """`/fine-tunes`. Implements `JobApi`.
 
     Args:
-        wandb_key: for a job that reports to Weights & Biases.
+        calls: of the endpoint.
+        finetuning: how the provider tunes.
+        wandb_key: for a job that reports to Weights & Biases; None for none.
     """
 
     def __init__(self, calls: JsonCalls, finetuning: Finetuning, wandb_key: Secret | None) -> None:
@@ -177,10 +179,10 @@ class TogetherJobs:
 
 
 class TogetherWeights:
-    """`/finetune/download`, one archive; a `WeightApi`.
+    """`/finetune/download`, one archive. Implements `WeightApi`.
 
     From Together's API reference (page "Download model") and its Python package 3.1.1, November 2026: `checkpoint` is
-    `adapter` or `merged` for LoRA, `model_output_path` for a training of all weights; the answer may send on to a
+    `adapter` or `merged` for LoRA, `model_output_path` for a training of all weights; the answer may redirect to a
     signed address.
     """
 

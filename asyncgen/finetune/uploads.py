@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Notes(Protocol):
-    """A state that outlives the process."""
+    """A state that outlives the process, such as `run.json`."""
 
     @property
     def state(self) -> RunState:
@@ -105,10 +105,13 @@ _NAMED_BY = 16  # hexadecimal digits: no two files of one account share them
 
 @dataclass(frozen=True, slots=True)
 class UploadSource:
-    """A file as it is to be sent.
+    """A file as it will be sent.
 
     Attributes:
-        filename: its name at the provider, which carries its hash: a file of that name holds these bytes.
+        path: the file.
+        sha256: hexadecimal hash of its content.
+        bytes: size.
+        filename: its name at the provider, which contains the hash.
     """
 
     path: Path
@@ -155,11 +158,23 @@ def _as_wanted(path: Path, folder: Path, *, byte_order_mark: bool) -> Path:
 
 
 async def upload_once(tuner: Tuner, notes: Notes, source: UploadSource, on_progress: OnProgress) -> str:
-    """The id of the file at the provider; it is sent only when the provider does not hold these bytes.
+    """Upload a file, unless the provider already has these bytes.
+
+    Args:
+        tuner: the provider.
+        notes: of the run.
+        source: the file.
+        on_progress: called with bytes sent and bytes in total.
+
+    Returns:
+        The provider's id of the file.
 
     Raises:
-        OutageError, AuthError, QuotaError, AsyncgenError: the provider's.
-        DiskError: the file cannot be read, or the id not be noted.
+        OutageError: the provider cannot be reached.
+        AuthError: the provider refuses the key.
+        QuotaError: the account is empty.
+        AsyncgenError: the provider refuses the file.
+        DiskError: the file cannot be read, or the id cannot be noted.
     """
     file_id = await _held(tuner, notes, source)
     if file_id is None:
@@ -181,7 +196,7 @@ async def _held(tuner: Tuner, notes: Notes, source: UploadSource) -> str | None:
                 return file.id
     except AbsentError:  # a server that stores files, but does not list them
         return None
-    except AsyncgenError as error:  # likewise; the list only saves an upload
+    except AsyncgenError as error:  # without the list the file is uploaded again
         if error.code not in _NO_SUCH_METHOD:
             raise
     return None

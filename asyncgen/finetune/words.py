@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What is going to be trained.
+    """The size and cost of a training.
 
     Attributes:
-        counted: how the tokens were.
-        cost: None where the provider's model is not known.
+        samples: size of the training set.
+        counted: how the tokens were counted.
+        cost: tokens and USD; None if the provider's model is unknown.
     """
 
     samples: int

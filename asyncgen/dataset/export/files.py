@@ -37,14 +37,17 @@ _decode_place = decoder(_Place)
 
 
 def ordered_records(paths: Sequence[Path], grid: RequestGrid | None) -> Iterator[Record]:
-    """Every record by its place in the grid; of the same place, the earlier one first.
+    """Read records sorted by their place in the grid; of the same place, the earlier one first.
 
     Args:
-        paths: of the records; lines that are appended meanwhile are left out.
-        grid: records that it does not hold are left out; None takes all.
+        paths: files of records; lines that are appended meanwhile are left out.
+        grid: records that are not in it are left out; None to keep all.
+
+    Yields:
+        Each record, with the job's present variables.
 
     Raises:
-        BadLineError: a line is no record.
+        BadLineError: a line is not a record.
         DiskError: a file cannot be read.
     """
     rows = RowFile(paths, _decode_place)
@@ -90,16 +93,19 @@ class CsvStyle:
 
 
 def export_file(path: Path, records: Iterable[Record], csv: CsvStyle) -> Exported:
-    """Write the records in the form that the file's extension tells.
+    """Write records in the format of the file's extension.
 
     Args:
-        path: .csv, .jsonl or .parquet.
-        records: in the order wanted.
-        csv: for that format alone.
+        path: a .csv, .jsonl or .parquet file.
+        records: in the order to write.
+        csv: style of that format alone.
+
+    Returns:
+        Counts of what was written.
 
     Raises:
         UsageError: another extension, or Parquet without pyarrow.
-        DiskError: the file could not be written; what stood there is unchanged.
+        DiskError: the file could not be written; its content is unchanged.
     """
     write = _WRITERS.get(path.suffix.lower())
     if write is None:

@@ -57,18 +57,21 @@ _COLUMNS = (
 def export_folder(
     path: Path, records: Iterable[Record], opened: OpenedJob, plan: SplitPlan, reviews: Reviews = NO_REVIEWS
 ) -> Exported:
-    """Write the folder; only records that are samples go in.
+    """Write a Hugging Face dataset folder. Records that are not samples are left out.
 
     Args:
-        path: where it is to stand; an earlier export there is replaced.
-        records: in the order wanted.
+        path: the folder; an earlier export there is replaced.
+        records: in the order to write.
         opened: the run's job.
-        plan: of the run's split, so that samples come to the sides where `prepare` put them.
-        reviews: what a person rejected.
+        plan: how `prepare` split the run.
+        reviews: decisions of a person on answers.
+
+    Returns:
+        Counts of what was written.
 
     Raises:
-        UsageError: something else stands there, or there is no sample.
-        DiskError: it could not be written; what stood there is unchanged.
+        UsageError: something else is at `path`, or there is no sample.
+        DiskError: it could not be written; what was there is unchanged.
     """
     with whole_folder(path, {CARD, JOB_COPY, *_NAMES.values()}) as new:
         return _fill(new, records, opened, plan, reviews)

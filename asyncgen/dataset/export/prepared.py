@@ -68,20 +68,23 @@ class ExportedForTrainer:
 def export_for_trainer(
     path: Path, trainer: str, directory: RunDirectory, opened: OpenedJob, records: Iterable[Record], model: str | None
 ) -> ExportedForTrainer:
-    """Write the prepared dataset with all that a trainer needs.
+    """Write the prepared dataset with the configuration of a trainer.
 
     Args:
         path: the folder; an earlier export there is replaced.
         trainer: a name of `TRAINERS`.
         directory: of the run.
-        opened: its job: model, suffix and hyperparameters are its.
-        records: the run's, for what the card says of models, days and variables.
-        model: to be trained, on the Hub or a folder; None for the job's.
+        opened: the run's job, with model, suffix and hyperparameters.
+        records: of the run, for models, dates and variables on the card.
+        model: the model to train, a name on the Hub or a folder; None for the job's.
+
+    Returns:
+        Counts, the command to type, and remarks.
 
     Raises:
-        UsageError: the run has no dataset, the trainer cannot learn from it, the model is not one to be had, or
-            something else stands at `path`.
-        DiskError: it could not be written; what stood there is unchanged.
+        UsageError: the run has no dataset, the trainer cannot learn from it, the model is not available, or something
+            else is at `path`.
+        DiskError: it could not be written; what was there is unchanged.
     """
     kind = TRAINERS[trainer]
     dataset = noted_dataset(directory)
@@ -104,9 +107,22 @@ def export_for_trainer(
 def export_prepared_folder(
     path: Path, directory: RunDirectory, opened: OpenedJob, records: Iterable[Record]
 ) -> ExportedForTrainer:
-    """Write the prepared dataset as a dataset folder of the Hub; arguments and errors as `export_for_trainer` has.
+    """Write the prepared dataset as a Hugging Face folder.
 
-    For preferences and samples chosen by scores, which are no rows of the run but come of several of them.
+    For preferences and samples chosen by scores, each of which comes from several rows of the run.
+
+    Args:
+        path: the folder; an earlier export there is replaced.
+        directory: of the run.
+        opened: the run's job.
+        records: of the run, for models, dates and variables on the card.
+
+    Returns:
+        Counts and remarks.
+
+    Raises:
+        UsageError: the run has no dataset, or something else is at `path`.
+        DiskError: it could not be written; what was there is unchanged.
     """
     dataset = noted_dataset(directory)
     names = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}

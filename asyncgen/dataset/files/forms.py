@@ -96,13 +96,21 @@ class Wanted:
     completion: str | None = None
 
     def is_known(self, name: str) -> bool:
-        """Whether a column is one of a form's."""
+        """Return whether a column belongs to a known form.
+
+        Args:
+            name: of the column.
+        """
         if self.prompt is not None or self.completion is not None:
             return name in self.names().values()
         return name.strip().lower() in _KNOWN
 
     def is_header(self, cells: Sequence[str]) -> bool:
-        """Whether these cells name the columns of a form."""
+        """Return whether cells are the column names of a known form.
+
+        Args:
+            cells: of the first row.
+        """
         if self.prompt is not None or self.completion is not None:
             return set(self.names().values()) <= set(cells)
         return bool(form_of({cell.lower() for cell in cells}))
@@ -112,7 +120,14 @@ class Wanted:
         return {PROMPT: self.prompt or PROMPT, COMPLETION: self.completion or COMPLETION}
 
     def layout(self, names: Iterable[str]) -> Layout:
-        """The form of rows with these names."""
+        """Find the form of rows.
+
+        Args:
+            names: names of their fields.
+
+        Returns:
+            The form, "" if unknown, and the fields that it uses.
+        """
         if self.prompt is not None or self.completion is not None:
             given = {name: column for name, column in self.names().items() if column in set(names)}
             return Layout(PAIR if given else "", given, ())

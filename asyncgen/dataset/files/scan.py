@@ -297,10 +297,18 @@ class FileScan:
 
 
 def first_form(path: Path, wanted: Wanted) -> str:
-    """The form of a file by its first row that is in one; "" where the first rows tell none.
+    """Find the form of a file by its first row that has a known one.
+
+    Args:
+        path: the file.
+        wanted: the columns that the user named.
+
+    Returns:
+        The form; "" if the first rows have none.
 
     Raises:
-        UsageError, AsyncgenError: as `open_rows` and its rows do.
+        UsageError: as `open_rows`.
+        AsyncgenError: as `open_rows` and its rows.
     """
     if path.suffix.lower() not in {".json", ".jsonl"}:
         return PAIR  # the legacy tool's business, which has its own errors

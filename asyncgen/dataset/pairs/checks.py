@@ -167,7 +167,11 @@ class Case:
 
 
 def visible(text: str) -> str:
-    """Line breaks and tabs as they are written in source."""
+    """Return a text with line breaks and tabs escaped as in source code.
+
+    Args:
+        text: any text.
+    """
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 

@@ -239,17 +239,20 @@ def prepare_pairs(
     ending: str = AUTO,
     columns: Mapping[str, str] | None = None,
 ) -> PreparedPairs:
-    """Make a file of prompts and completions fit for training on prompts and completions.
+    """Prepare a file of prompts and completions for training in the completion format.
 
     Args:
-        path: the file; it is only read.
-        dialogue: hears what is found and answers what is recommended.
-        separator: what prompts are to end in; "auto" for the legacy tool's choice.
-        ending: what completions are to end in, likewise.
-        columns: the names of the columns for `prompt` and `completion`, where the user gave some.
+        path: the file; it is not changed.
+        dialogue: shows findings, and answers questions about recommended changes.
+        separator: end of every prompt; "auto" for the legacy tool's choice.
+        ending: end of every completion; "auto" for the legacy tool's choice.
+        columns: names of the columns for `prompt` and `completion` that the user gave; None for none.
+
+    Returns:
+        The files written, and what was changed.
 
     Raises:
-        AsyncgenError: the file cannot be made fit; tells the line where there is one.
+        AsyncgenError: the file cannot be used; names the line if there is one.
         DiskError: the result could not be written.
     """
     plan = _look_at(path, dialogue, separator, ending, columns)

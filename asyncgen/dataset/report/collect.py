@@ -125,23 +125,25 @@ class Report:
     """What a run's answers are like.
 
     Attributes:
-        run: the directory.
-        job: its name.
-        coverage: of all rows together.
-        axes: of each axis.
-        rejected: reason to how many answers cannot be samples for it.
-        failures: kind of failure to how many rows were given up on for it.
-        finish_reasons: as the provider named them.
-        models: that answered.
-        checks: name of a check to how many answers do not pass it; an answer may fail several.
-        duplicates: answers that stood before, to the same prompt.
-        near_duplicates: answers that are nearly an earlier one to the same prompt.
-        words: of each usable answer.
-        characters: likewise.
-        openings: the commonest first words, and how many answers begin so.
-        latency_ms: of each answer.
-        usage: tokens, as `run.json` has them; failures that were paid for are in it.
-        cost_usd: likewise.
+        run: the run directory.
+        job: name of the job.
+        coverage: counts of all rows.
+        axes: counts by value, for each axis.
+        rejected: reason to number of answers that cannot be samples.
+        failures: kind of failure to number of rows given up on.
+        finish_reasons: finish reason to number of answers.
+        models: model to number of answers.
+        checks: name of a check to number of answers that fail it; an answer may fail several.
+        duplicates: answers equal to an earlier one to the same prompt.
+        near_duplicates: answers nearly the same as an earlier one to the same prompt.
+        words: number of words of each usable answer.
+        characters: number of characters of each usable answer.
+        openings: most common first words, with the number of answers that begin with them.
+        diversity: how different the answers are.
+        quality: further findings on the answers.
+        latency_ms: milliseconds of each answer.
+        usage: tokens as in `run.json`, including failures that were paid for.
+        cost_usd: USD as in `run.json`, including failures that were paid for.
         unpriced: answers of unknown price, not in `cost_usd`.
     """
 

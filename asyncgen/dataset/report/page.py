@@ -117,7 +117,14 @@ _MOST_COLUMNS = 48
 
 
 def report_page(report: Report) -> str:
-    """The page as text."""
+    """Render a report as one HTML page without scripts and external files.
+
+    Args:
+        report: of a run.
+
+    Returns:
+        The page.
+    """
     style = resources.files("asyncgen.dataset.report").joinpath("page.css").read_text(encoding="utf-8")
     title = f"{clean(report.job)}: report"
     return (

@@ -219,15 +219,18 @@ def identity_of(example: Any) -> int | None:
 
 
 def check_training_file(path: Path, profile: Profile, counter: TokenCounter) -> CheckedFile:
-    """Check a file of training lines by the rules of a provider; findings are in the answer, and not raised.
+    """Check a training file by the rules of a provider.
 
     Args:
         path: the file.
-        profile: whose rules hold.
+        profile: of the provider whose rules apply.
         counter: counts the tokens of each example.
 
+    Returns:
+        Counts and findings; findings are not raised.
+
     Raises:
-        UsageError: there is no such file, or it is of another kind, which has to be prepared first.
+        UsageError: the file is missing, or is of a kind that must be prepared first.
         AsyncgenError: a line is too long or not UTF-8.
     """
     checked = CheckedFile(path, size=_size(path))
