@@ -15,6 +15,7 @@ from threading import Thread
 
 import msgspec
 
+from asyncgen.errors import DiskError
 from asyncgen.serve.training.config import TrainingError, read_config
 from asyncgen.serve.training.messages import Failed, TrainerMessage
 
@@ -35,8 +36,9 @@ def main(arguments: list[str]) -> int:
         return 1
     except BrokenPipeError:  # nobody listens any more
         return 1
-    except OSError as error:
-        emit(Failed(code="io_error", message=f"the training met a disk error: {error.strerror or error}"))
+    except (OSError, DiskError) as error:
+        why = error.cause if isinstance(error, DiskError) else error.strerror
+        emit(Failed(code="io_error", message=f"the training met a disk error: {why or error}"))
         return 1
     return 0
 

@@ -9,7 +9,6 @@ in version 3, whole or not at all.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asyncgen.run.whole_file import replacing
 from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes
 from asyncgen.serve.training.gguf import ALIGNMENT, ARRAY, BOOL, F32, I32, MAGIC, SCALARS, STRING, U32
 
@@ -44,21 +44,17 @@ class NewTensor:
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Writable], tensors: Mapping[str, NewTensor]) -> None:
-    """Write a file in one go: to a neighbouring file first, which then takes its name.
+    """Write a file, whole or not at all.
 
     All numbers are written in 32 bits; integers without a sign, in (non-empty) lists with one, as llama.cpp has them.
 
     Raises:
-        OSError: it could not be written.
+        DiskError: it could not be written.
     """
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as file:
         file.write(_padded(_header(metadata, tensors)))
         for tensor in tensors.values():
             file.write(_padded(tensor.data))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _header(metadata: Mapping[str, Writable], tensors: Mapping[str, NewTensor]) -> bytes:
@@ -187,10 +183,15 @@ def project_backward(
 
 
 def save_adapter(path: Path, adapter: Adapter, *, architecture: Architecture, alpha: float) -> None:
-    """Write the adapter as llama.cpp loads it: alpha as metadata, the rank to be seen from the shapes.
+    """Write the adapter as `write_adapter` does."""
+    write_adapter(path, adapter.tensors, architecture=architecture, alpha=alpha)
+
+
+def write_adapter(path: Path, tensors: Mapping[str, Array], *, architecture: Architecture, alpha: float) -> None:
+    """Write matrices as llama.cpp loads them: alpha as metadata, the rank to be seen from the shapes.
 
     Raises:
-        OSError: it could not be written.
+        DiskError: it could not be written.
     """
     metadata: dict[str, Writable] = {
         "general.architecture": architecture.name,
@@ -198,5 +199,5 @@ def save_adapter(path: Path, adapter: Adapter, *, architecture: Architecture, al
         "adapter.type": "lora",
         "adapter.lora.alpha": float(alpha),
     }
-    tensors = {name: NewTensor(view.shape, 0, view.astype("<f4").tobytes()) for name, view in adapter.tensors.items()}
-    write_gguf(path, metadata, tensors)
+    written = {name: NewTensor(each.shape, 0, each.astype("<f4").tobytes()) for name, each in tensors.items()}
+    write_gguf(path, metadata, written)

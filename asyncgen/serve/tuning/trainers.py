@@ -187,12 +187,19 @@ class OtherTrainer:
     async def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
         folder = task.folder / "trainer"
         await asyncio.to_thread(_lay_out, folder, task)
+        base = self._base(task.model)
         command = (*_CHILD, *self.command, str(folder))
         yield TrainingProgress(message=f"Training with: {shlex.join(self.command)}")
         messages = trainer_messages(command, farewell_s=_COMMAND_FAREWELL_S, chatty=True)
         async with contextlib.aclosing(messages):
             async for message in messages:
-                yield await asyncio.to_thread(_settled, message, folder)
+                for settled in await asyncio.to_thread(_settled, message, folder, base):
+                    yield settled
+
+    def _base(self, model: str) -> Path | None:
+        """The file of the model that is tuned, where it is the one that answers here."""
+        traits = self.traits
+        return Path(traits.base_path) if traits.base_path and model == traits.base_model else None
 
 
 def _lay_out(folder: Path, task: TrainingTask) -> None:
@@ -212,19 +219,45 @@ def _lay_out(folder: Path, task: TrainingTask) -> None:
     (folder / "job.json").write_bytes(msgspec.json.encode(job))
 
 
-def _settled(message: TrainerMessage, folder: Path) -> TrainerMessage:
-    """With the paths that it names absolute and in the job's folder, where they are adapters that can be served."""
+def _settled(message: TrainerMessage, folder: Path, base: Path | None) -> list[TrainerMessage]:
+    """With the paths that it names absolute and in the job's folder, where they are adapters that can be served.
+
+    Args:
+        message: of the trainer.
+        folder: that it was given.
+        base: the model that answers here, where that is the one that was tuned: PEFT's adapters of it are converted.
+    """
     if not isinstance(message, TrainedCheckpoint | End) or message.path is None:
-        return message
+        return [message]
     path = folder / message.path  # an absolute one stays as it is
     if not path.exists():
-        return Failed(code="trainer_error", message=f"The trainer named {message.path}, and there is no such file.")
+        why = f"The trainer named {message.path}, and there is no such file."
+        return [Failed(code="trainer_error", message=why)]
+    own = folder / (f"step-{message.step}.gguf" if isinstance(message, TrainedCheckpoint) else "final.gguf")
+    told: list[TrainerMessage] = []
+    if base is not None and is_peft(path):
+        told, path = _converted(path, base, own)
+    elif path.is_file() and is_adapter(path) and not path.resolve().is_relative_to(folder.resolve()):
+        path = Path(shutil.copyfile(path, own))
     if path.is_dir() or not is_adapter(path):
-        return msgspec.structs.replace(message, path=str(path.absolute()))
-    if not path.resolve().is_relative_to(folder.resolve()):
-        step = f"step-{message.step}" if isinstance(message, TrainedCheckpoint) else "final"
-        path = Path(shutil.copyfile(path, folder / f"{step}.gguf"))
-    return msgspec.structs.replace(message, path=str(path))
+        path = path.absolute()
+    return [*told, msgspec.structs.replace(message, path=str(path))]
+
+
+def _converted(path: Path, base: Path, target: Path) -> tuple[list[TrainerMessage], Path]:
+    """The adapter for llama.cpp, and what there is to say of it; the folder as it is where it cannot be converted."""
+    from asyncgen.serve.training.peft import convert_peft  # noqa: PLC0415 - imports numpy
+
+    try:
+        convert_peft(path, base, target)
+    except TrainingError as error:
+        return [TrainingProgress(message=f"{path} is not served here: {error.sentence}")], path
+    return [TrainingProgress(message=f"Converted for llama.cpp: {path}")], target
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether a folder is an adapter as the PEFT library saves it."""
+    return (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file()
 
 
 def is_adapter(path: Path) -> bool:
