@@ -166,7 +166,8 @@ def _curl(info: ServerInfo, key_file: Path | None) -> str:
 def _export(info: ServerInfo, key_file: Path | None) -> str:
     """What makes this server the one that the other commands of the same shell ask."""
     key = f" ASYNCGEN_API_KEY_FILE={shlex.quote(str(key_file.absolute()))}" if key_file else ""
-    return f"export ASYNCGEN_BASE_URL={info.base_url} ASYNCGEN_MODEL={shlex.quote(info.model)}{key}"
+    model = shlex.quote(info.model)
+    return f"export ASYNCGEN_BASE_URL={info.base_url} ASYNCGEN_MODEL={model} ASYNCGEN_FINETUNE_MODEL={model}{key}"
 
 
 async def _abandoning(server: asyncio.Task[None], interrupt: Interrupt) -> None:

@@ -152,7 +152,7 @@ def test_banner_has_a_command_that_can_be_copied_and_the_line_for_other_commands
             process.kill()
     address = serves.rpartition(" ")[2]
     assert f"ASYNCGEN_BASE_URL={address} " in export
-    assert "ASYNCGEN_MODEL=simulated" in export
+    assert " ASYNCGEN_MODEL=simulated ASYNCGEN_FINETUNE_MODEL=simulated " in export
     assert "Ctrl-C" in export
 
 
