@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from asyncgen.cli.options import (
-    RUNS,
-    api_key_file_option,
-    base_url_option,
-    output_options,
-    run_argument,
-    run_directory,
-    with_run,
-    yes_option,
-)
+from asyncgen.cli.arguments import RUNS, run_directory, with_run
+from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
 from asyncgen.cli.output import confirm, error_console, is_live, json_result, result, say, table
 from asyncgen.errors import UsageError
 from asyncgen.providers.choose import Where, named_profile, open_endpoint

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncgen.cli.options import output_options, run_argument, run_directory
+from asyncgen.cli.arguments import run_directory
+from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.export.files import CsvStyle, Exported, export_file, ordered_records
 from asyncgen.dataset.export.folder import export_folder

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from asyncgen.cli.arguments import with_run
 from asyncgen.cli.options import (
     api_key_file_option,
     base_url_option,
@@ -24,7 +25,6 @@ from asyncgen.cli.options import (
     output_options,
     provider_option,
     verbose_option,
-    with_run,
     yes_option,
 )
 from asyncgen.cli.output import confirm, json_result, result, say, table

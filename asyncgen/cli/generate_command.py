@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncgen.cli.arguments import given_words, job_file, next_command
 from asyncgen.cli.options import (
     endpoint_options,
     file_argument,
-    given_words,
-    job_file,
     limit_option,
     limit_options,
-    next_command,
     out_option,
     output_options,
     retry_failed_option,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncgen.cli.options import output_options, run_argument, run_directory
+from asyncgen.cli.arguments import run_directory
+from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.distributed.merge import merge_shards, no_price

@@ -1,27 +1,16 @@
-"""Options and arguments shared by several commands: names, help texts, environment variables, and what they mean.
+"""Options and arguments shared by several commands: names, help texts and environment variables.
 
-Resolves FILE and RUN arguments, chooses the job file if none is named, and decides which options belong to the command
-line of a next step. The layout of a run is left to `run.directory`.
+What they do is left to each command.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
-
-from asyncgen.errors import UsageError, nearest
-from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, is_job_file
-
-if TYPE_CHECKING:
-    from asyncgen.run.state import JobState
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -170,137 +159,3 @@ endpoint_options: Callable[[Command], Command] = _all(
     provider_option, base_url_option, model_option, api_key_file_option
 )
 limit_options: Callable[[Command], Command] = _all(concurrency_option, rpm_option, tpm_option, max_cost_option)
-
-
-RUNS = Path("runs")
-_JOB_TABLES = re.compile(r"^\s*\[\s*(prompt|grid|rows)\s*\]", re.MULTILINE)
-_LARGEST_BYTES = 16 * 1024 * 1024
-
-
-def job_file(given: Path | None, *, built_in: bool) -> Path | None:
-    """The job file that a command is about.
-
-    Args:
-        given: FILE; None where it was left out.
-        built_in: the command takes the built-in job where FILE was left out.
-
-    Returns:
-        None for the built-in job.
-
-    Raises:
-        UsageError: there is no such file, or none was named and it is not clear which is meant.
-    """
-    if given is None:
-        return None if built_in else _only_job_file()
-    if not str(given).strip() or given == Path():
-        raise UsageError("a job file is needed, and this is a folder", help_text=_which(job_files(Path())))
-    if given.is_dir():
-        own = given / "job.toml"
-        if (given / STATE_NAME).exists() and own.exists():
-            raise UsageError(
-                f"{given} is a run, and a job file is needed", help_text=f"asyncgen status {given}   (how far it is)"
-            )
-        raise UsageError(f"{given} is a folder, and a job file is needed", help_text=_which(job_files(given)))
-    if not os.path.lexists(given):
-        near = nearest(given.name, [path.name for path in job_files(given.parent)])
-        meant = f" (did you mean {given.parent / near}?)" if near else ""
-        raise UsageError(f"there is no file {given}{meant}", help_text=_which(job_files(given.parent)))
-    return given
-
-
-def job_files(folder: Path) -> list[Path]:
-    """The job files in a folder: TOML files with a table of prompts or of rows."""
-    try:
-        return sorted(path for path in folder.glob("*.toml") if path.is_file() and _looks_like_job(path))
-    except OSError:
-        return []
-
-
-def _looks_like_job(path: Path) -> bool:
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            return False
-        return _JOB_TABLES.search(path.read_text(encoding="utf-8", errors="replace")) is not None
-    except OSError:
-        return False
-
-
-def _only_job_file() -> Path:
-    found = job_files(Path())
-    if len(found) == 1:
-        return found[0]
-    what = "which job file is meant?" if found else "there is no job file here"
-    raise UsageError(what, help_text=_which(found), code="no_job_file")
-
-
-def _which(found: list[Path]) -> str:
-    if found:
-        return "name one of " + ", ".join(map(str, found))
-    return "asyncgen init my-job.toml   (writes one), or asyncgen run   (the built-in example)"
-
-
-def run_directory(given: Path | None) -> RunDirectory:
-    """The run that a command is about: a run directory, or the job file that made it; the newest one for None.
-
-    Raises:
-        UsageError: there is none.
-    """
-    return find_run(given, root=RUNS)
-
-
-def with_run(given: str | Path | None) -> Path | None:
-    """An argument that may be a run or something else, with a job file turned into the run that it made."""
-    if given is None:
-        return None
-    return run_directory(Path(given)).path if is_job_file(Path(given)) else Path(given)
-
-
-def job_file_of(run: RunDirectory, job: JobState) -> str:
-    """The job file to name in a command about a run, relative to this folder where it lies below it."""
-    path = Path(job.file) if job.file and Path(job.file).is_file() else run.job
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...] = ()) -> str:
-    """A command to be copied, with those options of the present command that it needs too.
-
-    Args:
-        name: of the command, without `asyncgen`.
-        arguments: of it; None is left out.
-        keep: names of this command's parameters, such as "base_url"; only what was given on the command line counts,
-            for a variable of the environment is still there.
-    """
-    given = [str(argument) for argument in arguments if argument is not None]
-    return shlex.join(["asyncgen", *name.split(), *given, *_kept(keep)])
-
-
-def given_words(left_out: set[str]) -> list[str]:
-    """The options of this command as they were given on the command line, but for some by their parameters' names."""
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return []
-    return _kept(tuple(name for option in context.command.params if (name := option.name or "") not in left_out))
-
-
-def _kept(names: tuple[str, ...]) -> list[str]:
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return []
-    options = {option.name: option for option in context.command.params if isinstance(option, click.Option)}
-    words: list[str] = []
-    for name in names:
-        if name in options and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            words += _words(options[name], context.params)
-    return words
-
-
-def _words(option: click.Option, values: Mapping[str, object]) -> list[str]:
-    flag = max(option.opts, key=len)
-    value = values.get(option.name or "")
-    if option.is_flag:
-        return [flag]
-    several = value if isinstance(value, tuple | list) else (value,)
-    return [word for each in several for word in (flag, str(each))]

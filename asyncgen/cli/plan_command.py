@@ -14,12 +14,11 @@ import click
 import msgspec
 import orjson
 
+from asyncgen.cli.arguments import job_file, next_command
 from asyncgen.cli.options import (
     concurrency_option,
     endpoint_options,
     file_argument,
-    job_file,
-    next_command,
     out_option,
     output_options,
     rpm_option,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
-from asyncgen.cli.options import output_options, run_directory, yes_option
+from asyncgen.cli.arguments import run_directory
+from asyncgen.cli.options import output_options, yes_option
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.files.forms import PAIR, Wanted
 from asyncgen.dataset.files.scan import first_form

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asyncgen.cli.options import output_options, run_argument, run_directory, with_run
+from asyncgen.cli.arguments import run_directory, with_run
+from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.repair import FileRepair, RunRepair, repair_run
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from asyncgen.cli.options import job_file_of, next_command, output_options, run_argument, run_directory
+from asyncgen.cli.arguments import job_file_of, next_command, run_directory
+from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from asyncgen.cli.arguments import job_file
 from asyncgen.cli.options import (
     endpoint_options,
     file_argument,
-    job_file,
     limit_options,
     out_option,
     output_options,

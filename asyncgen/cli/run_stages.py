@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from asyncgen.cli.arguments import next_command
 from asyncgen.cli.evaluate_command import small_lines
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
-from asyncgen.cli.options import next_command
 from asyncgen.cli.output import is_verbose, result, say, this_command
 from asyncgen.cli.preflight import Ahead, problems_ahead, refuse_problems, tuning_where
 from asyncgen.cli.prepare_command import run_lines, run_object

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from asyncgen.cli.options import RUNS, next_command, output_options, run_argument, run_directory
+from asyncgen.cli.arguments import RUNS, next_command, run_directory
+from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say, table
 from asyncgen.errors import AsyncgenError, UsageError, nearest
 from asyncgen.generate.journal.run_status import RunStatus, run_status

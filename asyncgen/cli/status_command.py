@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from asyncgen.cli.options import job_file_of, next_command, output_options, run_argument, run_directory
+from asyncgen.cli.arguments import job_file_of, next_command, run_directory
+from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.run.directory import RunDirectory

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asyncgen.cli.arguments import RUNS, run_directory
 from asyncgen.cli.loop import interruptible
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.options import (
-    RUNS,
     api_key_file_option,
     base_url_option,
     debug_option,
     provider_option,
     quiet_option,
     run_argument,
-    run_directory,
 )
 from asyncgen.cli.output import result, say
 from asyncgen.errors import UsageError
