@@ -12,7 +12,6 @@ import click
 
 from asyncgen.cli.output import result
 from asyncgen.errors import UsageError, nearest
-from asyncgen.job.reference import reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -296,6 +295,8 @@ def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
         result(parent.get_help())
         return
     if topic == (_JOB,):
+        from asyncgen.job.reference import reference  # noqa: PLC0415 - imports msgspec
+
         result(reference().rstrip())
         return
     command: click.Command = parent.command

@@ -148,6 +148,7 @@ def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
     """Open the log of the target's events.
 
     It is the run's; in memory if there is no run, or while another process writes it.
+
     Args:
         target: the job.
         say: called to report that events are not kept.
