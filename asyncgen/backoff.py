@@ -45,16 +45,26 @@ BILLING_CODES = frozenset(
 
 
 def is_billing_code(code: object) -> bool:
-    """True if the code or type of an error means that a retry is useless; letter case is ignored."""
+    """Check whether an error means that a retry is useless until somebody pays.
+
+    Args:
+        code: code or type of the error, in any letter case.
+
+    Returns:
+        Whether it is one of `BILLING_CODES`.
+    """
     return isinstance(code, str) and code.casefold() in BILLING_CODES
 
 
 def server_wait_s(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Seconds that the server asks to wait, from `retry-after-ms` or `retry-after`; None where it names none.
+    """Read how long the server asks to wait, from `retry-after-ms` or `retry-after`.
 
     Args:
-        headers: with lower-case names, or a mapping that does not care.
-        now: Unix seconds, to which a date is compared.
+        headers: with lower-case names, or a case-insensitive mapping.
+        now: Unix seconds, to compare with a date.
+
+    Returns:
+        Seconds; None if neither header is usable.
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
@@ -80,8 +90,15 @@ def _until(value: str, now: float) -> float | None:
 
 
 def full_jitter_s(attempt: int, rng: Random, *, base_s: float = 0.5, cap_s: float = 60.0) -> float:
-    """Seconds drawn evenly from zero to the doubled base, so that clients do not come back in step.
+    """Draw a wait from zero to the exponentially growing limit, so that clients do not retry in step.
 
-    `attempt` is 0 after the first failed one.
+    Args:
+        attempt: 0 after the first failed attempt.
+        rng: randomness.
+        base_s: limit of the first wait in seconds.
+        cap_s: largest limit in seconds.
+
+    Returns:
+        Seconds.
     """
     return rng.uniform(0.0, min(base_s * 2.0 ** min(attempt, 30), cap_s))

@@ -73,13 +73,17 @@ def decode_json(text: bytes | str, kind: type[Kind]) -> Kind: ...
 
 
 def decode_json(text: bytes | str, kind: Any = Any) -> Any:
-    """Read JSON once; see `decoder` for many texts of one form.
+    """Decode one JSON text; see `decoder` for many of one type.
+
+    Args:
+        text: JSON in UTF-8.
+        kind: type of the value; anything by default.
+
+    Returns:
+        The value.
 
     Raises:
-        NotJsonError: it is no JSON, or of another form.
-
-    >>> decode_json(b'{"rows": 3}')
-    {'rows': 3}
+        NotJsonError: it is not JSON, or not of that type.
     """
     try:
         return msgspec.json.decode(text, type=kind)
@@ -88,10 +92,16 @@ def decode_json(text: bytes | str, kind: Any = Any) -> Any:
 
 
 def decode_loosely(text: bytes | str) -> Any:
-    """As `decode_json` of any form, but whole numbers too large for 64 bits are read as real ones.
+    """Decode a JSON text of any type. Integers beyond 64 bits become floats.
+
+    Args:
+        text: JSON in UTF-8.
+
+    Returns:
+        The value.
 
     Raises:
-        NotJsonError: it is no JSON, or a number is too large for a real one too.
+        NotJsonError: it is not JSON, or a number is too large for a float.
     """
     try:
         return orjson.loads(text)

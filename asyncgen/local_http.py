@@ -41,7 +41,11 @@ def is_loopback_host(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Whether it is a literal address, IPv4 or IPv6, without brackets."""
+    """Return whether a host is a literal IPv4 or IPv6 address, without brackets.
+
+    Args:
+        host: a host name or address.
+    """
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -90,7 +94,14 @@ class RequestGuard:
     option: str = "--allow-host"
 
     def check(self, request: web.Request) -> None:
-        """Raises ForeignRequestError."""
+        """Check that a request comes from an allowed host and page.
+
+        Args:
+            request: the request.
+
+        Raises:
+            ForeignRequestError: it does not.
+        """
         authority = self._check_host(request)
         origins = request.headers.getall("Origin", [])
         if self.allows_origin(request):
@@ -102,7 +113,11 @@ class RequestGuard:
             raise ForeignRequestError(403, "invalid_origin", "Pages of other sites may not use this server.")
 
     def allows_origin(self, request: web.Request) -> bool:
-        """Whether it comes from a page of one of the allowed origins."""
+        """Return whether a request comes from a page of one of the allowed origins.
+
+        Args:
+            request: the request.
+        """
         origins = request.headers.getall("Origin", [])
         return len(origins) == 1 and origins[0].lower() in self.allowed_origins
 
@@ -141,10 +156,16 @@ class RequestGuard:
 
 
 def checked_host(text: str) -> str:
-    """A name for `RequestGuard.allowed_hosts` in the form that it compares.
+    """Parse a host for `RequestGuard.allowed_hosts`.
+
+    Args:
+        text: `NAME` or `NAME:PORT`.
+
+    Returns:
+        The host, normalised for comparison.
 
     Raises:
-        UsageError: it is no name.
+        UsageError: it is not a host.
     """
     match = _AUTHORITY.fullmatch(text)
     if match is None:
@@ -154,10 +175,16 @@ def checked_host(text: str) -> str:
 
 
 def checked_origin(text: str) -> str:
-    """An origin for `RequestGuard.allowed_origins` in the form that it compares.
+    """Parse an origin for `RequestGuard.allowed_origins`.
+
+    Args:
+        text: `SCHEME://HOST[:PORT]`.
+
+    Returns:
+        The origin, normalised for comparison.
 
     Raises:
-        UsageError: it is no origin.
+        UsageError: it is not an origin.
     """
     if _ORIGIN.fullmatch(text.removesuffix("/")) is None:
         raise UsageError(f"{text!r} is no origin", help_text="give SCHEME://HOST[:PORT], such as http://localhost:3000")
@@ -165,15 +192,18 @@ def checked_origin(text: str) -> str:
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> str:
-    """Listen, and tell the address: `http://HOST:PORT`.
+    """Start listening.
 
     Args:
-        runner: set up.
-        host: an address, or a name of this machine.
-        port: 0 takes a free one.
+        runner: of the application, already set up.
+        host: an address or a name of this machine.
+        port: 0 for a free one.
+
+    Returns:
+        The address, such as `http://127.0.0.1:8080`.
 
     Raises:
-        AsyncgenError: the port is taken (its code is "port_taken"), or the host is not this machine's.
+        AsyncgenError: the port is taken (code `port_taken`), or the host is not this machine's.
     """
     from aiohttp import web  # noqa: PLC0415 - slow to import; the loopback test needs none of it
 
@@ -194,7 +224,16 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> str:
 
 
 def json_response(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An answer with this value's JSON; structs are values too."""
+    """Build a response with a JSON body.
+
+    Args:
+        value: anything that msgspec encodes, structs included.
+        status: HTTP status.
+        headers: further headers; None for none.
+
+    Returns:
+        The response.
+    """
     from aiohttp import web  # noqa: PLC0415 - as in listen
 
     return web.Response(

@@ -21,21 +21,42 @@ _UNSAFE = re.compile(
 
 
 def clean(text: str) -> str:
-    """Take control characters, bidirectional overrides and lone surrogates out of `text`.
+    """Remove control characters, bidirectional overrides and lone surrogates.
 
-    What a model or a server sends could otherwise move the cursor, set the window's title or hide words.
+    The text of a model or server could otherwise move the cursor, set the window's title or hide words.
+
+    Args:
+        text: any text.
+
+    Returns:
+        A text that is safe to print.
     """
     return _UNSAFE.sub("", text)
 
 
 def one_line(text: str, width: int) -> str:
-    """`text`, cleaned, on one line of at most `width` characters."""
+    """Clean a text, and shorten it to one line.
+
+    Args:
+        text: any text.
+        width: maximum characters.
+
+    Returns:
+        The line, with an ellipsis if it was shortened.
+    """
     line = " ".join(clean(text).split())
     return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
 
 
 def cells(text: str) -> int:
-    """How many columns a terminal needs for `text`: two for a wide character, none for one that joins the last."""
+    """Count the columns of a text on a terminal.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Columns: 2 for a wide character, 0 for a combining one.
+    """
     return sum(_cells_of(character) for character in text)
 
 
@@ -46,12 +67,15 @@ def _cells_of(character: str) -> int:
 
 
 def folded(text: str, width: int, hang: int = 2) -> str:
-    """`text` with each line broken at words, so that none is wider than `width` where its words allow it.
+    """Wrap lines at words.
 
     Args:
-        text: lines; the blanks that a line begins with stay.
-        width: columns.
-        hang: by how much what goes on is set in, beyond the line's own beginning.
+        text: lines; their indentation is kept.
+        width: maximum columns, at least 20; a longer word is not broken.
+        hang: additional indentation of continuation lines, in columns.
+
+    Returns:
+        The wrapped text.
     """
     return "\n".join(part for line in text.split("\n") for part in _folded_line(line, max(width, 20), hang))
 
@@ -73,12 +97,28 @@ def _folded_line(line: str, width: int, hang: int) -> Iterator[str]:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: `1 answer`, `2,000 answers`."""
+    """Format a number with its noun: `1 answer`, `2,000 answers`.
+
+    Args:
+        count: the number.
+        noun: singular.
+        plural: plural; "" to append an s.
+
+    Returns:
+        The text.
+    """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def in_units(bytes_: float) -> str:
-    """Bytes in the unit in which a person says them."""
+    """Format a size: `512 bytes`, `1.5 kB`, `20 MB`.
+
+    Args:
+        bytes_: the size.
+
+    Returns:
+        The text.
+    """
     amount, unit = float(bytes_), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if amount < 999.5:  # noqa: PLR2004 - else it would be shown as 1,000
@@ -90,7 +130,14 @@ def in_units(bytes_: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format a duration: `3.2 s`, `2 min 05 s`, `1 h 02 min`.
+
+    Args:
+        seconds: the duration.
+
+    Returns:
+        The text.
+    """
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"  # noqa: PLR2004
     minutes, rest = divmod(round(seconds), 60)
@@ -99,7 +146,14 @@ def duration(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago something was, in its largest unit."""
+    """Format how long ago something was, in its largest unit: `2 hours ago`.
+
+    Args:
+        seconds: the time since then.
+
+    Returns:
+        The text.
+    """
     for length, noun in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= length:
             return f"{counted(int(seconds // length), noun)} ago"
@@ -107,12 +161,26 @@ def age(seconds: float) -> str:
 
 
 def money(usd: float) -> str:
-    """USD with as many digits as small sums need."""
+    """Format a price compactly: `$12.00`, `$0.0012`.
+
+    Args:
+        usd: USD.
+
+    Returns:
+        The text.
+    """
     return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
 
 
 def usd(amount: float) -> str:
-    """An amount with as many decimals as it takes to see two figures."""
+    """Format an amount with two significant digits at least: `0.0012 USD`.
+
+    Args:
+        amount: USD.
+
+    Returns:
+        The text.
+    """
     if amount == 0:
         return "0 USD"
     decimals = max(2, 1 - math.floor(math.log10(abs(amount))))
@@ -120,7 +188,15 @@ def usd(amount: float) -> str:
 
 
 def local_time(unix_s: int | None, form: str = "%Y-%m-%d %H:%M") -> str:
-    """Unix seconds in the user's time zone; "" for none, or for a number that is no time."""
+    """Format a time in the user's time zone.
+
+    Args:
+        unix_s: Unix seconds; None for none.
+        form: as for `strftime`.
+
+    Returns:
+        The text; "" if there is no time, or the number is not one.
+    """
     try:
         return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime(form) if unix_s else ""
     except (OSError, OverflowError, ValueError):  # a server may send any number

@@ -35,15 +35,28 @@ _LONE_RETURN = re.compile(r"(?<=\r)(?!\n)(?!\Z)")
 
 
 def bad_line(path: Path, line: int, what: str, *, help_text: str | None = None) -> AsyncgenError:
-    """The error for line number `line` of `path`."""
+    """Return the error for a line of a file, to be raised.
+
+    Args:
+        path: the file.
+        line: line number, from 1.
+        what: what is wrong with it.
+        help_text: the next step; None if there is none.
+    """
     return AsyncgenError(f"{path}:{line}: {what}", help_text=help_text, code="bad_data")
 
 
 def open_input(path: Path) -> IO[bytes]:
-    """Open a file that the user named; links are followed, pipes and devices refused.
+    """Open a file that the user named. Links are followed; pipes and devices are refused.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The open file.
 
     Raises:
-        UsageError: there is no such file, it is a directory, a pipe or a device, or it may not be read.
+        UsageError: it is missing, is not a regular file, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its other end
@@ -65,11 +78,17 @@ def open_input(path: Path) -> IO[bytes]:
 
 
 def is_utf16(path: Path) -> bool:
-    """Whether a file begins with a byte order mark of UTF-16.
+    """Check whether a file begins with a byte order mark of UTF-16.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Whether it does.
 
     Raises:
-        UsageError: as `open_input` does.
-        AsyncgenError: it is UTF-16 or UTF-32 in a form that has to be converted; tells the command.
+        UsageError: as `open_input`.
+        AsyncgenError: it is UTF-16 or UTF-32 in a form that must be converted; the help is the command.
     """
     with open_input(path) as file:
         beginning = file.read(_LOOKED_AT)
@@ -95,11 +114,17 @@ def _conversion(path: Path, encoding: str) -> str:
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line as UTF-8 bytes with its number from 1, its ending included.
+    """Read a file line by line as UTF-8 bytes. UTF-16 with a byte order mark is converted.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Line number, from 1, and the line with its ending.
 
     Raises:
-        AsyncgenError: a line is longer than `LONGEST_LINE_BYTES`, or as `is_utf16` does.
-        UsageError: as `open_input` does.
+        UsageError: as `open_input`.
+        AsyncgenError: a line is longer than `LONGEST_LINE_BYTES`, or as `is_utf16`.
     """
     utf16 = is_utf16(path)
     with open_input(path) as file:
@@ -129,10 +154,18 @@ def _utf16_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
 
 
 def decode(path: Path, number: int, line: bytes) -> str:
-    """The text of a line.
+    """Decode a line.
+
+    Args:
+        path: the file, for the message.
+        number: line number, for the message.
+        line: the bytes.
+
+    Returns:
+        The text.
 
     Raises:
-        AsyncgenError: the bytes are not UTF-8; tells at which byte.
+        AsyncgenError: the bytes are not UTF-8; names the column.
     """
     try:
         return line.decode("utf-8")
@@ -146,14 +179,18 @@ def decode(path: Path, number: int, line: bytes) -> str:
 
 
 def text_lines(path: Path, *, byte_order_mark: bool = False) -> Iterator[tuple[int, str]]:
-    """Every line as text with its number from 1, its ending included: LF, CR LF or CR alone.
+    """Read a file line by line. Lines end in LF, CR LF or CR.
 
     Args:
         path: the file.
-        byte_order_mark: take one off the beginning; else it is an error.
+        byte_order_mark: accept and remove a byte order mark; False to refuse it.
+
+    Yields:
+        Line number, from 1, and the line with its ending.
 
     Raises:
-        AsyncgenError: not UTF-8, a line that is too long, a byte order mark that is not wanted.
+        UsageError: as `open_input`.
+        AsyncgenError: not UTF-8, a line that is too long, or an unwanted byte order mark.
     """
     returns = 0
     for number, line in raw_lines(path):
@@ -210,14 +247,17 @@ class DelimitedRow(NamedTuple):
 
 
 def delimited_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator[DelimitedRow]:
-    """The rows of numbered lines; a cell may hold as many bytes as a line may.
+    """Parse delimited rows.
 
     Args:
-        lines: with their ends, as `text_lines` has them.
+        lines: line numbers and lines with their endings, as `text_lines` yields them.
         delimiter: one character.
 
+    Yields:
+        The rows, with the number of their first line. A cell may be as long as a line.
+
     Raises:
-        DelimitedError: a quote is not closed, or takes in more than a cell may hold.
+        DelimitedError: a quote is not closed, or encloses more than a cell may contain.
     """
     source = _Lines(lines)
     csv.field_size_limit(LONGEST_LINE_BYTES)  # the module's own bound is 128 KiB; it is the whole process's
@@ -272,18 +312,28 @@ class _Lines:
 
 
 def declared_delimiter(line: str) -> str:
-    """The delimiter that a first line `sep=;` tells, as spreadsheets write and read it; "" where it is another line."""
+    """Read the delimiter from a first line `sep=;`, as spreadsheets write it.
+
+    Args:
+        line: the first line of a file.
+
+    Returns:
+        The delimiter; "" if it is another line.
+    """
     word, _, delimiter = line.rstrip("\r\n").strip('"').partition("=")
     return delimiter if word.lower() == "sep" and delimiter in DELIMITERS else ""
 
 
 def delimiter_of(header: str, usual: str, is_header: Callable[[Sequence[str]], bool]) -> str:
-    """The delimiter of a file by its first line.
+    """Find the delimiter of a file by its first line.
 
     Args:
         header: the line.
-        usual: the one that the file's name tells; taken where no other one makes a header of the line.
-        is_header: whether cells, without blanks around them, are names that are looked for.
+        usual: the delimiter that the file's suffix suggests; used if no other one makes a header of the line.
+        is_header: whether cells, stripped of blanks, are known column names.
+
+    Returns:
+        The delimiter.
     """
     for delimiter in (usual, *DELIMITERS):
         rows = csv.reader([header], delimiter=delimiter)

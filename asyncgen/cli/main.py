@@ -82,7 +82,11 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Never:
-    """Run the command line and exit; see the README for the exit codes."""
+    """Run the command line and exit; see the README for the exit codes.
+
+    Args:
+        arguments: without the program's name; None for those of the process.
+    """
     _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments

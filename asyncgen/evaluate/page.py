@@ -55,6 +55,7 @@ class Agreement:
     kappa: float | None
 
     def as_json(self) -> dict[str, Any]:
+        """The fields for `--json`."""
         return {"tally": dict(self.tally), "compared": self.compared, "kappa": self.kappa}
 
 
@@ -63,7 +64,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 def write_page(evaluation: Evaluation, path: Path) -> None:
-    """Write the page.
+    """Write an evaluation as one HTML page without external files.
+
+    Args:
+        evaluation: its results.
+        path: where to write it.
 
     Raises:
         UsageError: the path is a file of a run.

@@ -76,7 +76,14 @@ class Evaluation:
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation as `evaluate --json` ends with it; shares from 0 to 1, what is not known null."""
+    """Convert an evaluation for `evaluate --json`.
+
+    Args:
+        evaluation: its results.
+
+    Returns:
+        The fields; shares are from 0 to 1, unknown values None.
+    """
     return {
         "name": evaluation.path.name,
         "path": str(evaluation.path),

@@ -72,10 +72,16 @@ class RowChoice:
 
 
 def parse_axes(given: Iterable[str]) -> dict[str, list[str]]:
-    """Axes to values outside the grid, from texts such as `sector=Hotel,Bakery`.
+    """Parse the values of --axis.
+
+    Args:
+        given: texts such as `sector=Hotel,Bakery`.
+
+    Returns:
+        Axis name to values, without duplicates.
 
     Raises:
-        UsageError: a text has not that form.
+        UsageError: a text does not have that form.
     """
     axes: dict[str, list[str]] = {}
     for text in given:

@@ -116,17 +116,22 @@ class Evaluated:
 async def evaluate_run(
     directory: RunDirectory, wanted: WantedEvaluation, observer: Observer, *, engine: EngineOf = engine_of
 ) -> Evaluated:
-    """Ask every contestant the rows held out, and compare the answers. The same call goes on where it stopped.
+    """Send held-out prompts to every contestant, and compare the answers.
+
+    The same call resumes an interrupted evaluation.
 
     Args:
-        directory: of the run, which has a dataset.
+        directory: of a run with a dataset.
         wanted: contestants, rows and bounds.
-        observer: is told and asked.
-        engine: how a contestant is asked.
+        observer: gets reports, gives consent, and interrupts.
+        engine: makes the engine that asks a contestant.
+
+    Returns:
+        The evaluation, or the reason why there is none yet.
 
     Raises:
-        UsageError: there is nothing to ask, or it needs a yes.
-        AsyncgenError: what ended it; answers that were paid for are kept.
+        UsageError: there is no prompt to send, or consent is needed.
+        AsyncgenError: it could not go on; answers that were paid for are kept.
     """
     opened = job_of_run(directory)
     dataset = _dataset_of(directory)

@@ -63,6 +63,7 @@ class PairResult:
 
     @property
     def discordant(self) -> float:
+        """Share of the pairs in which exactly one of the two passes, from 0 to 1."""
         return (self.only_a + self.only_b) / self.pairs if self.pairs else 0.0
 
 

@@ -72,10 +72,16 @@ class SeenAt:
 
     @classmethod
     def of(cls, text: str) -> SeenAt:
-        """Read `http://localhost:8080`, or `localhost:8080`.
+        """Parse `http://localhost:8080`, or `localhost:8080`.
+
+        Args:
+            text: as the user typed it.
+
+        Returns:
+            The address.
 
         Raises:
-            UsageError: it is no such address.
+            UsageError: it is not an address.
         """
         origin = checked_origin(text if "://" in text else f"http://{text}")
         parts = urlsplit(origin)
@@ -112,6 +118,7 @@ class PageAccess:
 
     @property
     def cookie(self) -> str:
+        """Name of the cookie."""
         # Cookies of one host are shared by all its ports: without the port in the name two pages would log each
         # other out.
         return f"asyncgen_{self.port}"

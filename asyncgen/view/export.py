@@ -35,14 +35,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 def export_run(directory: RunDirectory, target: Path) -> Path:
-    """Write the page of a run into a folder; returns the page to open.
+    """Write the page of a run into a folder.
 
     Args:
         directory: of the run.
-        target: a new or empty folder, or one that an export is in already, which is replaced.
+        target: a new or empty folder, or an earlier export, which is replaced.
+
+    Returns:
+        The page to open.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder contains something else.
         AsyncgenError: the run cannot be read.
         DiskError: the folder cannot be written.
     """

@@ -266,7 +266,13 @@ class Runs:
         return sorted(found, key=lambda run: (-run[2], run[0]))
 
     def view(self, name: str) -> RunView:
-        """The reader of a run.
+        """Open a run for reading. It stays open for later calls.
+
+        Args:
+            name: of its directory.
+
+        Returns:
+            The reader.
 
         Raises:
             UsageError: there is no run of that name.

@@ -232,10 +232,16 @@ FAULT_NAMES = (*_STATUS, *_WIRE, *ANSWER_FAULTS)
 
 
 def parse_faults(texts: Iterable[str]) -> dict[str, float]:
-    """Read `NAME=PROBABILITY` texts.
+    """Parse the values of --fault.
+
+    Args:
+        texts: in the form `NAME=PROBABILITY`.
+
+    Returns:
+        Name of the fault to its probability, from 0 to 1.
 
     Raises:
-        UsageError: an unknown name, no probability, or more than 1 in all.
+        UsageError: an unknown name, no probability, or a sum above 1.
     """
     chances = dict(_parsed(text) for text in texts)
     if sum(chances.values()) > 1:

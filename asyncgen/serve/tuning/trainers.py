@@ -49,10 +49,16 @@ _CHILD = (sys.executable, "-m", "asyncgen.serve.tuning.child")
 
 
 def trainer_command(text: str) -> tuple[str, ...] | None:
-    """What `--trainer` says: None for the built-in trainer, else the command, to which the folder is added.
+    """Parse the value of --trainer.
+
+    Args:
+        text: "numpy" (the built-in trainer), "trl", or a command line.
+
+    Returns:
+        The command, to which the job's folder is appended; None for the built-in trainer.
 
     Raises:
-        UsageError: it is no command, or the preset's packages are not there.
+        UsageError: it is not a command, or the preset's packages are missing.
     """
     if text == BUILT_IN:
         return None
