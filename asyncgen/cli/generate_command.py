@@ -14,6 +14,7 @@ from asyncgen.cli.options import (
     limit_options,
     out_option,
     output_options,
+    ray_option,
     retry_failed_option,
     shard_option,
     yes_option,
@@ -50,6 +51,7 @@ _REASON_WIDTH = 160
 @click.option(
     "--shard-script", type=click.Choice(["slurm", "k8s"]), help="Print a script that submits N shards (--shard N)."
 )
+@ray_option
 @click.option("--fsync-each", is_flag=True, help="Make every answer safe from a power loss at once; slower.")
 @yes_option
 @output_options

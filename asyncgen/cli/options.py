@@ -111,6 +111,12 @@ shard_option = click.option(
     metavar="[I/N]",
     help="Work on one of N parts of what is left, counted from 0; for job arrays. Alone: as the array's variables say.",
 )
+ray_option = click.option(
+    "--ray",
+    envvar="ASYNCGEN_RAY",
+    metavar="ADDRESS|local",
+    help="Send the requests from the nodes of a Ray cluster: HOST:PORT, auto, or local to try it on this machine.",
+)
 retry_failed_option = click.option("--retry-failed", is_flag=True, help="Ask again for rows that were given up on.")
 yes_option = click.option("--yes", "-y", is_flag=True, envvar="ASYNCGEN_YES", help="Answer every question with yes.")
 json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")

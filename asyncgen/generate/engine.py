@@ -6,23 +6,26 @@ An engine gets an answer for each open row of a session and settles it in the se
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from asyncgen.generate.http.completer import StopReason
+from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.providers.choose import Where
 from asyncgen.terminal import money
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from asyncgen.generate.distributed.plan import Shard
     from asyncgen.generate.journal.journal import Journal
-    from asyncgen.generate.observer import Observer
+    from asyncgen.generate.observer import Interrupt, Observer
     from asyncgen.generate.pool.pool import Outcome
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.generate.spending import Spending
@@ -53,6 +56,7 @@ class GenerateOptions:
         batch: use the Batch API.
         cost_is_agreed: the caller has asked about the cost, as part of a larger sum.
         shard: the part of the open rows to work on; None for all of them.
+        ray: address of a Ray cluster whose nodes send the requests, or "local"; None for this process alone.
     """
 
     where: Where = field(default_factory=Where)
@@ -70,6 +74,7 @@ class GenerateOptions:
     batch: bool = False
     cost_is_agreed: bool = False
     shard: Shard | None = None
+    ray: str | None = None
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> GenerateOptions:
@@ -173,6 +178,38 @@ class Engine(Protocol):
         Returns:
             The outcome. What stops the engine (a refused key, a full disk, an interruption) is in it, and not raised.
         """
+
+
+@asynccontextmanager
+async def watched(session: Session, concurrency: int) -> AsyncIterator[Interrupt]:
+    """Show a generation of online requests, and let signals interrupt it, for the duration of the block.
+
+    Args:
+        session: the running generation.
+        concurrency: maximum number of requests in flight.
+    """
+    observer, progress = session.observer, session.progress
+
+    def on_first() -> None:
+        observer.say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
+
+    async with (
+        observer.interruptible(on_first) as interrupt,
+        observer.watching(progress, session.spent),
+        kept_live(session.run.directory.path, progress, concurrency, session.run.directory.live.name),
+    ):
+        yield interrupt
+
+
+def result_of(session: Session, outcome: Outcome, interrupt: Interrupt) -> EngineResult:
+    """The result of an engine of online requests; says how an interrupted run goes on."""
+    if outcome.stopped is not StopReason.INTERRUPTED:
+        return EngineResult(outcome)
+    observer = session.observer
+    dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
+    go_on = f" To go on: {observer.resume_command}" if observer.resume_command else ""
+    observer.say(f"stopped{dropped}.{go_on}")
+    return EngineResult(outcome, interrupt.exit_code or 0)
 
 
 def used(spend: Spend, *, has_price: bool) -> str:

@@ -13,6 +13,7 @@ import time
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,13 @@ import msgspec
 from asyncgen.errors import DiskError, IncompleteError, UsageError
 from asyncgen.generate.distributed.merge import merge_shards
 from asyncgen.generate.distributed.shards import OpenShard, open_shard
-from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
+from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session, result_of, watched
 from asyncgen.generate.http.client import open_completer
-from asyncgen.generate.http.completer import Completer, StopReason
+from asyncgen.generate.http.completer import Completer
 from asyncgen.generate.journal.files import GROUP_ROWS
 from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
-from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
@@ -73,35 +73,21 @@ class OnlineEngine:
         Returns:
             The outcome.
         """
-        observer, progress = session.observer, session.progress
-
-        def on_first() -> None:
-            observer.say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
-
         concurrency = session.limits.concurrency or session.endpoint.profile.concurrency or DEFAULT_CONCURRENCY
         limits = msgspec.structs.replace(session.limits, concurrency=concurrency)
-        async with (
-            observer.interruptible(on_first) as interrupt,
-            self._opened(session, concurrency) as completer,
-            observer.watching(progress, session.spent),
-            kept_live(session.run.directory.path, progress, concurrency, session.run.directory.live.name),
-        ):
+        async with self._opened(session, concurrency) as completer, watched(session, concurrency) as interrupt:
             with _collecting_seldom():
                 outcome = await generate_grid(
                     session.opened.grid, session.journal, completer, limits=limits, checks=session.checks,
-                    stops_when_useless=not observer.agrees_to_all,
-                    progress=progress, stop=interrupt.stop, abandon=interrupt.abandon, limit=session.options.limit,
+                    stops_when_useless=not session.observer.agrees_to_all,
+                    progress=session.progress, stop=interrupt.stop, abandon=interrupt.abandon,
+                    limit=session.options.limit,
                     spread=session.options.spread,
                     budget=session.gate(),
                     endpoint=session.endpoint,
                     share=session.share,
                 )  # fmt: skip
-        if outcome.stopped is not StopReason.INTERRUPTED:
-            return EngineResult(outcome)
-        dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
-        go_on = f" To go on: {observer.resume_command}" if observer.resume_command else ""
-        observer.say(f"stopped{dropped}.{go_on}")
-        return EngineResult(outcome, interrupt.exit_code or 0)
+        return result_of(session, outcome, interrupt)
 
     @asynccontextmanager
     async def _opened(self, session: Session, concurrency: int) -> AsyncIterator[Completer]:
@@ -110,7 +96,9 @@ class OnlineEngine:
             return
         timeout_s = session.limits.timeout_s
         say = session.observer.say
-        async with open_completer(session.endpoint, concurrency=concurrency, timeout_s=timeout_s, say=say) as completer:
+        async with open_completer(
+            session.endpoint, concurrency=concurrency, timeout_s=timeout_s, say=say, share=session.share
+        ) as completer:
             yield completer
 
 
@@ -241,6 +229,9 @@ async def generate_opened(
     for remark in opened.remarks:
         observer.say(f"note: {remark}")
     path = options.out or RUNS / opened.job.name
+    if options.ray is not None and (options.batch or options.shard is not None):
+        flag = "--batch" if options.batch else "--shard"
+        raise UsageError(f"{flag} does not go with --ray", help_text=f"leave out --ray or {flag}")
     if options.batch:
         refuse_without_batches(generation.profile)
     address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)
@@ -341,6 +332,14 @@ def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
 
 
 def _engine_of(options: GenerateOptions) -> Engine:
+    if options.ray is not None:
+        if find_spec("ray") is None:
+            raise UsageError(
+                "--ray needs Ray, which is not installed", help_text="pip install 'asyncgen[ray]'", code="no_extra"
+            )
+        from asyncgen.generate.distributed.ray_engine import RayEngine  # noqa: PLC0415 - imports Ray, an extra
+
+        return RayEngine(options.ray)
     if not options.batch:
         return OnlineEngine()
     from asyncgen.generate.batch.engine import BatchEngine  # noqa: PLC0415 - imports the SDK

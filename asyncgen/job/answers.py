@@ -81,8 +81,12 @@ class AnswerReader:
     ) -> None:
         self.reads_json = settings.format == "json"
         self._settings = settings
+        self._schema = schema
         self._needed = tuple(needed)
         self._is_valid = _validator(schema) if schema is not None else None
+
+    def __reduce__(self) -> tuple[type[AnswerReader], tuple[Any, ...]]:
+        return AnswerReader, (self._settings, self._schema, self._needed)  # a compiled schema cannot be sent
 
     def read(self, completion: str) -> ReadAnswer:
         """Parse one answer. Never raises.

@@ -26,6 +26,7 @@ import orjson
 
 from asyncgen.job.answers import AS_TEXT, AnswerItem, AnswerReader
 from asyncgen.job.cells import stable_json
+from asyncgen.job.combinations import Combinations
 from asyncgen.job.template import ANSWER, Placeholder, Template, field_of, parse
 from asyncgen.json_text import NotJsonError, decode_json, decoder
 from asyncgen.run.jsonl import rows_in
@@ -34,7 +35,6 @@ from asyncgen.run.key_set import KeySet
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from asyncgen.job.combinations import Combinations
     from asyncgen.job.model import Example, Job
     from asyncgen.job.tables import Row
     from asyncgen.run.directory import RunDirectory
@@ -141,10 +141,12 @@ class RequestGrid:
         self.fingerprint = fingerprint(job, model, combinations)
         self._combinations = combinations
         self._repeats = job.generate.repeats
-        default = ", ".join(f"{{{name}}}" for name in (self.names if sample_names is None else sample_names))
+        self._sample_names = self.names if sample_names is None else tuple(sample_names)
+        default = ", ".join(f"{{{name}}}" for name in self._sample_names)
         self.sample = parse(job.prompt.sample or default, answer_fields=True)
         self.target = parse(job.prompt.target or "{answer}", answer_fields=True)
         self.answer_is_variable = answer_is_variable and ANSWER in self.sample.names
+        self._has_answer_variable = answer_is_variable
         fields = [name for name in self.sample.names if name == ANSWER or field_of(name)]
         self.prompt_needs_answer = bool(fields) and not (answer_is_variable and fields == [ANSWER])
         self._turns_at = self.names.index(job.prompt.messages) if job.prompt.messages else None
@@ -154,6 +156,17 @@ class RequestGrid:
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
         self._bodies = [_renderer(self.names, _body(job, model, opening), self._turns_at) for opening in bodies]
+
+    @property
+    def form(self) -> GridForm:
+        """What another process needs to make the same requests of the rows that it is sent."""
+        job = msgspec.structs.replace(self._job, grid={}, rows=None, subset=None)
+        return GridForm(job, self.names, self.model, self.answers, self._sample_names, self._has_answer_variable)
+
+    def request_at(self, index: int, repeat: int, values: Row) -> Request:
+        """The request of a row whose values are given."""
+        body = self._body_of(values, repeat)
+        return Request(index, repeat, values, _key(body, repeat), body)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -466,6 +479,38 @@ class _Escaped(dict[str, bytes]):
         if len(self) < _CACHED_VALUES:
             self[value] = escaped
         return escaped
+
+
+@dataclass(frozen=True, slots=True)
+class GridForm:
+    """A grid without its rows: it makes the request of any row that is sent to it. Can be pickled.
+
+    Attributes:
+        job: without grid, rows and subset.
+        names: the variables, in order.
+        model: named in every request.
+        answers: parses the answers.
+        sample_names: the variables of the samples' prompt if the job does not write one.
+        answer_is_variable: `{answer}` in `prompt.sample` is a variable of the job.
+    """
+
+    job: Job
+    names: tuple[str, ...]
+    model: str
+    answers: AnswerReader
+    sample_names: tuple[str, ...]
+    answer_is_variable: bool
+
+    def grid(self) -> RequestGrid:
+        """The grid, without rows."""
+        return RequestGrid(
+            self.job,
+            Combinations(dict.fromkeys(self.names, ())),
+            self.model,
+            answers=self.answers,
+            sample_names=self.sample_names,
+            answer_is_variable=self.answer_is_variable,
+        )
 
 
 def _last_words(turns: Sequence[Mapping[str, Any]]) -> str:

@@ -298,6 +298,7 @@ async def open_completer(
     timeout_s: float | None = None,
     say: Callable[[str], None] = lambda _: None,
     path: str = CHATS,
+    share: float = 1.0,
 ) -> AsyncIterator[Completer]:
     """Open a completer for an endpoint; its connections are closed at the end of the block.
 
@@ -309,6 +310,7 @@ async def open_completer(
         timeout_s: seconds for a whole answer; None to adapt to the answers.
         say: called when one of several servers is taken out, or is back.
         path: `CHATS`, or `COMPLETIONS` for bodies with a bare prompt.
+        share: this process's part of the limits that each of several servers tells.
 
     Yields:
         The completer.
@@ -328,7 +330,7 @@ async def open_completer(
             )
             for address in (endpoint.base_url, *endpoint.others)
         ]
-        yield ServerSpread(opened, say=say) if endpoint.others else opened[0][1]
+        yield ServerSpread(opened, say=say, share=share) if endpoint.others else opened[0][1]
 
 
 @asynccontextmanager

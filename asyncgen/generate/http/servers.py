@@ -80,14 +80,15 @@ class _Server:
         """True while a probe is in flight."""
         return self.absences > 0 and self.in_flight > 0
 
-    def learn(self, limits: RateLimits, now_s: float) -> None:
-        self.requests = _learnt(self.requests, limits.requests_per_minute, now_s)
-        self.tokens = _learnt(self.tokens, limits.tokens_per_minute, now_s)
+    def learn(self, limits: RateLimits, share: float, now_s: float) -> None:
+        self.requests = _learnt(self.requests, limits.requests_per_minute, share, now_s)
+        self.tokens = _learnt(self.tokens, limits.tokens_per_minute, share, now_s)
 
 
-def _learnt(known: _Bucket | None, a_minute: float | None, now_s: float) -> _Bucket | None:
+def _learnt(known: _Bucket | None, a_minute: float | None, share: float, now_s: float) -> _Bucket | None:
     if a_minute is None:
         return known
+    a_minute *= share
     if known is None:
         return _Bucket(a_minute, max(a_minute * _BURST_S / 60, 1.0), now_s)
     known.a_minute = a_minute
@@ -103,12 +104,14 @@ class ServerSpread:
         clock: monotonic seconds.
         sleep: waits for a number of seconds.
         say: called when a server is taken out, or is back.
+        share: this process's part of the limits that servers tell.
     """
 
     servers: Sequence[tuple[str, Completer]]
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     say: Callable[[str], None] = lambda _: None
+    share: float = 1.0
     _failed_at: dict[int, _Server] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -171,7 +174,7 @@ class ServerSpread:
             outcome = await server.completer.complete(body)
         finally:
             server.in_flight -= 1
-        server.learn(outcome.limits, self.clock())
+        server.learn(outcome.limits, self.share, self.clock())
         if server.tokens is not None:
             server.tokens.left -= outcome.usage.prompt_tokens + outcome.usage.completion_tokens
         self._judge(server, outcome)

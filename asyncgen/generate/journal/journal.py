@@ -128,14 +128,33 @@ class Journal:
             NotSafeError: the records were written, but they or earlier lines may not survive a power loss.
             DiskError: none of the records could be written.
         """
-        self.files.records.append(b"".join(map(encode_line, records)))
-        self._settled_count += len(records)
+        lines = b"".join(map(encode_line, records))
+        self.settle_lines(lines, [record.key for record in records], [record.usage for record in records], in_batch)
+
+    def settle_lines(self, lines: bytes, keys: Sequence[str], usages: Sequence[Usage], in_batch: bool = False) -> None:
+        """Write records that another process has encoded already, as `settle` does.
+
+        Args:
+            lines: of whole records.
+            keys: of the records, in their order.
+            usages: likewise.
+            in_batch: the answers were bought through the Batch API.
+
+        Raises:
+            NotSafeError, DiskError: as `settle`.
+        """
+        self.files.records.append(lines)
+        self._settled_count += len(keys)
         if self._tried or self._failed_count:
-            for record in records:
-                self._tried.pop(record.key, None)
-                self._failed_count -= self._keys.failed.has(key_number(record.key))
-        self.spend.add([record.usage for record in records], in_batch=in_batch, is_record=True)
-        self.files.wrote(len(records))
+            for key in keys:
+                self._tried.pop(key, None)
+                self._failed_count -= self._keys.failed.has(key_number(key))
+        self.spend.add(usages, in_batch=in_batch, is_record=True)
+        self.files.wrote(len(keys))
+
+    def note_usage(self, usage: Usage) -> None:
+        """Count what was charged for a row without a line of its own for it: its answer came twice."""
+        self.spend.add([usage], in_batch=False, is_record=False)
 
     def fail(self, failure: Failure, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
         """Write the failure of a request.

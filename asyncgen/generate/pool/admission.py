@@ -76,6 +76,16 @@ class Admission:
     def ever_succeeded(self) -> bool:
         return self._breaker.ever_succeeded
 
+    @property
+    def slots(self) -> int:
+        """How many requests may be in flight now."""
+        return self._limit.limit
+
+    def pause(self, seconds: float, cause: str) -> None:
+        """Send nothing for so long, as the server asked another process."""
+        self._is_in_doubt = True
+        self._pause_for(cause, asyncio.get_running_loop().time(), seconds)
+
     def acquire_at_once(self, body: bytes) -> Ticket | None:
         """A ticket without waiting, at a fraction of the cost of `acquire`; None if waiting may be necessary.
 

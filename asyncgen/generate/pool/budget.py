@@ -63,13 +63,14 @@ class Budget:
         Returns:
             USD reserved, for `settle`, `release` or `count_as_spent`; None if that might exceed the budget.
         """
-        held_usd = self._most_usd(prompt_tokens, max_output_tokens)
+        held_usd = self.most_usd(prompt_tokens, max_output_tokens)
         if held_usd is None or self.spent_usd + self.in_flight_usd + held_usd > self.max_cost_usd:
             return None
         self.in_flight_usd += held_usd
         return held_usd
 
-    def _most_usd(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
+    def most_usd(self, prompt_tokens: int, max_output_tokens: int | None) -> float | None:
+        """The most that one attempt may cost, as far as is known; None where nothing may be sent for that."""
         if self.rates is not None:
             output = max(self._largest_output, _UNBOUNDED_OUTPUT) if max_output_tokens is None else max_output_tokens
             most = Usage(prompt_tokens=round(prompt_tokens * _PROMPT_MARGIN), completion_tokens=output)
@@ -80,6 +81,11 @@ class Budget:
         if self._dearest_usd is None:
             return left_usd if left_usd > 0 else None
         return self._dearest_usd if left_usd > 0 else None
+
+    @property
+    def dearest_usd(self) -> float:
+        """What the dearest answer cost of those whose cost was told."""
+        return self._dearest_usd or 0.0
 
     def settle(self, held_usd: float, usage: Usage) -> None:
         """Replace a reservation by what `usage` cost."""
@@ -97,6 +103,16 @@ class Budget:
         """Return a reservation that was not charged."""
         # Sums of floats drift below zero.
         self.in_flight_usd = max(self.in_flight_usd - held_usd, 0.0)
+
+    def used_up(self) -> QuotaError:
+        """The error that explains why no other request can be paid for."""
+        if self.is_blind and self.must_know:
+            return QuotaError(
+                "the server does not tell what its answers cost, and no price of this model is known",
+                help_text="name its price in prices.toml beside the job file, or leave --max-cost out",
+                code="no_price",
+            )
+        return budget_used_up()
 
     def count_as_spent(self, held_usd: float) -> None:
         """Count a reservation as spent: it may have been charged, and the cost will never be known.
@@ -155,7 +171,7 @@ class BudgetGate:
     """
 
     def __init__(self, budget: Budget, max_output_tokens: int | None) -> None:
-        self._budget = budget
+        self.budget = budget
         self._max_output_tokens = max_output_tokens
         self._estimate = TokenEstimate()
         self._held = 0
@@ -167,7 +183,7 @@ class BudgetGate:
         Returns:
             USD reserved, for `settle` or `release`; None if the budget is used up.
         """
-        while (held_usd := self._budget.hold(self._prompt_tokens(body), self._max_output_tokens)) is None:
+        while (held_usd := self.budget.hold(self._prompt_tokens(body), self._max_output_tokens)) is None:
             if not self._held:
                 return None
             turn = asyncio.get_running_loop().create_future()
@@ -186,32 +202,22 @@ class BudgetGate:
         """
         self._held -= 1
         if outcome is not None and (outcome.usage != Usage() or self._is_untold(outcome)):
-            self._budget.settle(held_usd, outcome.usage)
+            self.budget.settle(held_usd, outcome.usage)
             self._estimate.observe(estimate_body(body), outcome.usage.prompt_tokens)
         elif isinstance(outcome, AttemptError) and not outcome.maybe_paid:
-            self._budget.release(held_usd)
+            self.budget.release(held_usd)
         else:
-            self._budget.count_as_spent(held_usd)  # cancelled, lost, or answered without a count
+            self.budget.count_as_spent(held_usd)  # cancelled, lost, or answered without a count
         self._wake()
 
     def _is_untold(self, outcome: Answer | AttemptError) -> bool:
         """True for an answer of unknown cost."""
-        return self._budget.rates is None and isinstance(outcome, Answer)
-
-    def used_up(self) -> QuotaError:
-        """The error that explains why no other request can be paid for."""
-        if self._budget.is_blind and self._budget.must_know:
-            return QuotaError(
-                "the server does not tell what its answers cost, and no price of this model is known",
-                help_text="name its price in prices.toml beside the job file, or leave --max-cost out",
-                code="no_price",
-            )
-        return budget_used_up()
+        return self.budget.rates is None and isinstance(outcome, Answer)
 
     def release(self, held_usd: float) -> None:
         """Return the USD of a request that was not sent."""
         self._held -= 1
-        self._budget.release(held_usd)
+        self.budget.release(held_usd)
         self._wake()
 
     def _wake(self) -> None:
@@ -219,6 +225,12 @@ class BudgetGate:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
+
+    def price_of(self, body: bytes) -> float:
+        """USD that an attempt may cost at most, as far as is known."""
+        if self.budget.rates is None:
+            return self.budget.dearest_usd
+        return self.budget.most_usd(self._prompt_tokens(body), self._max_output_tokens) or 0.0
 
     def _prompt_tokens(self, body: bytes) -> int:
         return self._estimate.corrected(estimate_body(body))

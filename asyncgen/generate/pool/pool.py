@@ -42,12 +42,13 @@ from asyncgen.generate.pool.admission import Admission, Ticket
 from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.retry import RowInWork, may_retry, note_error, retry_wait_s
 from asyncgen.generate.pool.settle import FailurePolicy, RowSettler, SettlingJournal
-from asyncgen.generate.pool.source import ResumableJournal, RowQueue, RowSource
+from asyncgen.generate.pool.source import Later, ResumableJournal, RowQueue, RowSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asyncgen.generate.pool.budget import BudgetGate
+    from asyncgen.errors import DiskError
+    from asyncgen.generate.pool.budget import Budget, BudgetGate
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.job.answers import AnswerChecks
     from asyncgen.job.model import Limits
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Endpoint
     from asyncgen.run.records import Record
 
-_USELESS = 20  # answers that all fail their checks, before the run stops
+USELESS = 20  # answers that all fail their checks, before the run stops
 
 
 class PoolState(Enum):
@@ -110,7 +111,7 @@ class Pool:
 
     def __init__(
         self,
-        rows: Iterator[RowInWork | None],
+        rows: Iterator[RowInWork | Later | None],
         grid: RequestGrid,
         journal: SettlingJournal,
         completer: Completer,
@@ -180,6 +181,19 @@ class Pool:
             task.cancel()
         self._postpone_waiting()
         self._plan_round()
+
+    def look_again(self) -> None:
+        """The source that had no row may have one now."""
+        self._plan_round()
+
+    def pause(self, seconds: float, cause: str) -> None:
+        """Send nothing for so long: the server asked another process of the run to slow down."""
+        self._admission.pause(seconds, cause)
+
+    @property
+    def slots(self) -> int:
+        """How many requests may be in flight now."""
+        return self._admission.slots
 
     def _fail(self, bug: Exception) -> None:
         self.stop.bug = self.stop.bug or bug
@@ -342,8 +356,8 @@ class Pool:
         record = self.settler.record(row)
         if record.check_failures:
             self._progress.count_check_failures(record)
-            if self._stops_when_useless and self._progress.are_useless(_USELESS):
-                self.stop.refused = self.stop.refused or useless_answers(self._progress, _USELESS)
+            if self._stops_when_useless and self._progress.are_useless(USELESS):
+                self.stop.refused = self.stop.refused or useless_answers(self._progress, USELESS)
                 self.drain(None)
             if row.asked < self._checks.attempts and self.state is PoolState.OPEN:
                 self._put_back(row, 0.0)
@@ -491,7 +505,16 @@ async def generate(
     finally:
         await _let_go(work, pool)
     _raise_plainly(work)
-    return Outcome(_reason(pool, source, progress), _error(pool, endpoint, budget), pool.dropped)
+    return outcome_of(
+        pool.stop,
+        left=progress.left,
+        is_cut=source.is_cut and not pool.draining.is_set(),
+        dropped=pool.dropped,
+        disk=pool.settler.disk,
+        unsaved=pool.settler.unsaved,
+        endpoint=endpoint,
+        budget=budget.budget if budget else None,
+    )
 
 
 async def _until_done(work: asyncio.Task[None], pool: Pool, stop: asyncio.Event, abandon: asyncio.Event) -> None:
@@ -528,21 +551,39 @@ def _raise_plainly(work: asyncio.Task[None]) -> None:
         raise error
 
 
-def _reason(pool: Pool, source: RowSource, progress: Progress) -> StopReason | None:
-    if pool.stop.reason is StopReason.INTERRUPTED and not progress.left:
-        return None  # the drain finished every row
-    if source.is_cut and not pool.draining.is_set():
-        return StopReason.LIMIT
-    return pool.stop.reason
+def outcome_of(
+    stop: Stop,
+    *,
+    left: int,
+    is_cut: bool,
+    dropped: int = 0,
+    disk: DiskError | None = None,
+    unsaved: int = 0,
+    endpoint: Endpoint | None = None,
+    budget: Budget | None = None,
+) -> Outcome:
+    """How a run ended, for the user.
 
-
-def _error(pool: Pool, endpoint: Endpoint | None, budget: BudgetGate | None) -> AsyncgenError | None:
-    """The error that ended the run, for the user; None if there was none."""
-    stop = pool.stop
-    if pool.settler.disk is not None:
-        return disk_error(pool.settler.disk, pool.settler.unsaved)
-    if stop.refused is not None:
-        return stop.refused
-    if stop.reason is StopReason.BUDGET and budget is not None:
-        return budget.used_up()
-    return None if stop.error is None else provider_error(stop.error, stop.reason, endpoint)
+    Args:
+        stop: why it left the state OPEN.
+        left: rows without an answer.
+        is_cut: the run ended at the limit of `--limit`.
+        dropped: number of requests cancelled in flight.
+        disk: the journal's first error.
+        unsaved: paid answers that could not be written.
+        endpoint: named in error messages.
+        budget: None for no budget.
+    """
+    error: AsyncgenError | None = None
+    if disk is not None:
+        error = disk_error(disk, unsaved)
+    elif stop.refused is not None:
+        error = stop.refused
+    elif stop.reason is StopReason.BUDGET and budget is not None:
+        error = budget.used_up()
+    elif stop.error is not None:
+        error = provider_error(stop.error, stop.reason, endpoint)
+    reason = StopReason.LIMIT if is_cut else stop.reason
+    if stop.reason is StopReason.INTERRUPTED and not left:
+        reason = None  # the drain finished every row
+    return Outcome(reason, error, dropped)

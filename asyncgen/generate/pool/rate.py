@@ -59,6 +59,11 @@ class RatePace:
         """The maximum burst."""
         return self._bucket.max_rate if self._bucket else float("inf")
 
+    def use_up(self) -> None:
+        """Count the whole burst as used."""
+        if self._bucket is not None:
+            self._taken_before = self._bucket.max_rate
+
     def learn(self, per_minute: float, sent: float, seconds: float) -> None:
         """Set a limit that became known during the run.
 
@@ -225,7 +230,7 @@ class RequestRates:
 
         A limit from the server's headers counts only once the server has refused the request.
         """
-        limit = self.tokens.pace.per_minute if self._doubted is None else self._doubted
+        limit = self._most_of_one
         if limit is None or self.tokens.at_least(len(body)) <= limit:
             return None
         whose = "the server's" if self._learns_tokens else "the"
@@ -235,6 +240,11 @@ class RequestRates:
             help_text="lower max_completion_tokens or shorten the prompt"
             + ("" if self._learns_tokens else ", or raise tokens_per_minute"),
         )
+
+    @property
+    def _most_of_one(self) -> float | None:
+        """Tokens a minute that no single request may exceed."""
+        return self.tokens.pace.per_minute if self._doubted is None else self._doubted
 
     @property
     def in_words(self) -> str:

@@ -7,6 +7,7 @@ ahead: a fresh row is made when a worker asks for one. Timers and sending are le
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from asyncgen.generate.pool.retry import RowInWork, row_again
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from asyncgen.run.state import Tried
 
 
+class Later(Enum):
+    """What a source gives that has no row now, and says itself when to look again (`Pool.look_again`)."""
+
+    LATER = "later"
+
+
 class RowQueue:
     """A queue of rows to retry, over a lazy source of fresh rows.
 
@@ -32,7 +39,7 @@ class RowQueue:
         is_looking: the source returned None last.
     """
 
-    def __init__(self, fresh: Iterator[RowInWork | None]) -> None:
+    def __init__(self, fresh: Iterator[RowInWork | Later | None]) -> None:
         self._fresh = fresh
         self._again: deque[RowInWork] = deque()
         self._delayed: dict[RowInWork, asyncio.TimerHandle] = {}
@@ -58,7 +65,7 @@ class RowQueue:
                 return None
             raise
         self.is_looking = row is None
-        return row
+        return None if row is Later.LATER else row
 
     def put_back(self, row: RowInWork) -> None:
         """Queue a row for a retry, behind the others."""
