@@ -20,7 +20,7 @@ LAYERS = [
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS, 1) for room in rooms}
-HEAVY = {"aiohttp", "openai", "rich", "numpy", "xllamacpp", "pyarrow", "genai_prices", "uvloop", "openpyxl"}
+HEAVY = {"aiohttp", "openai", "rich", "numpy", "xllamacpp", "pyarrow", "genai_prices", "uvloop", "openpyxl", "ray"}
 
 
 def room_of(parts: tuple[str, ...]) -> str:

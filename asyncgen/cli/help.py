@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "generate": (
         ("asyncgen generate job.toml", "asks for what is missing"),
         ("asyncgen generate job.toml --max-cost 5", "and stops at 5 USD"),
+        ("asyncgen generate job.toml --ray auto", "from every node of a Ray cluster"),
     ),
     "batch": (("asyncgen batch list", "batches of the newest run"), ("asyncgen batch show", "the newest one")),
     "batch list": (("asyncgen batch list", "of the newest run"), ("asyncgen batch list runs/job", "of this one")),

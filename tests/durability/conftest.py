@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -132,6 +134,9 @@ class CountingServer:
         answers: requests after so many are left without an answer; None: all are answered.
         received: bodies and how often each came.
         answered: how many answers went out whole.
+        per_second: requests beyond this rate, and the requests of one second, are refused; None: none is.
+        refused: how many were.
+        keys: that came, as the header has them.
         base_url: up to and including `/v1`.
     """
 
@@ -140,8 +145,13 @@ class CountingServer:
     answers: int | None = None
     received: Counter[bytes] = field(default_factory=Counter)
     answered: int = 0
+    per_second: float | None = None
+    refused: int = 0
+    keys: set[str] = field(default_factory=set)
     base_url: str = ""
     changed: threading.Condition = field(default_factory=threading.Condition)
+    _level: float = 0.0
+    _filled_at: float = 0.0
 
     def wait_for(self, met: Callable[[CountingServer], bool], timeout_s: float = 30) -> bool:
         with self.changed:
@@ -151,11 +161,28 @@ class CountingServer:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-                await self._answer(await reader.readexactly(length), writer)
+                body = await reader.readexactly(length)
+                if key := re.search(rb"\r\nauthorization: *([^\r]+)", head, re.IGNORECASE):
+                    self.keys.add(key[1].decode())
+                if self._may_come():
+                    await self._answer(body, writer)
+                else:
+                    self.refused += 1
+                    writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}")
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client died, as it should
         finally:
             writer.close()
+
+    def _may_come(self) -> bool:
+        """A bucket that holds a second's requests, and is refilled all the time."""
+        if self.per_second is None:
+            return True
+        now = time.monotonic()
+        level = min(self._level + (now - self._filled_at) * self.per_second, self.per_second)
+        may_come = level >= 1
+        self._level, self._filled_at = level - may_come, now
+        return may_come
 
     @cached_property
     def _reply(self) -> bytes:

@@ -24,11 +24,11 @@ import msgspec
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.generate.distributed.leases import LeaseBook, Need
 from asyncgen.generate.distributed.messages import (
-    Counts,
-    End,
-    Order,
-    Report,
     SentRow,
+    WorkerCounts,
+    WorkerEnd,
+    WorkerReport,
+    WorkOrder,
     WorkSpec,
     decode_report,
     encode,
@@ -95,7 +95,7 @@ class _Worker:
     session: str = ""
     rows: dict[bytes, RowInWork] = field(default_factory=dict)
     orders: int = 0
-    report: Report = Report(session="")  # noqa: RUF009 - it is frozen
+    report: WorkerReport = WorkerReport(session="")  # noqa: RUF009 - it is frozen
     heard_at: float = 0.0
     is_lost: bool = True
     finished: int = 0
@@ -121,14 +121,19 @@ class _Worker:
         """No more of its rows can have been sent without an answer that is written."""
         return min(len(self.rows), self.spec.concurrency)
 
-    def room(self) -> int:
-        """How many more rows it should have."""
+    def room(self, most_per_second: float | None) -> int:
+        """How many more rows it should have.
+
+        Args:
+            most_per_second: requests by its share of the rate; None for no limit.
+        """
         report = self.report
         in_flight = report.counts.sent - report.counts.ended
-        block = min(math.ceil(self.per_second * _BLOCK_S), _LARGEST_BLOCK)
-        if report.waits:
-            return in_flight + _BLOCKS * max(block, 1) - len(self.rows)
-        return max(in_flight, report.slots) + _BLOCKS * max(block, _FIRST_BLOCK) - len(self.rows)
+        if most_per_second is not None:
+            block = max(math.ceil(min(most_per_second * _BLOCK_S, self.spec.concurrency)), 1)
+            return in_flight + _BLOCKS * block - len(self.rows)
+        block = min(max(math.ceil(self.per_second * _BLOCK_S), _FIRST_BLOCK), _LARGEST_BLOCK)
+        return max(in_flight, report.slots) + _BLOCKS * block - len(self.rows)
 
     def measure(self, now: float) -> None:
         """Follow how much it answers, a few times a second."""
@@ -264,7 +269,7 @@ class Dispatcher:
             self._fail(bug)
             self._lose(worker)
 
-    async def _opened(self, worker: _Worker) -> Report | None:
+    async def _opened(self, worker: _Worker) -> WorkerReport | None:
         """The first report of a worker that was started; None if the run is over before."""
         while not self._over.is_set():
             opening = asyncio.ensure_future(worker.port.open(worker.spec))
@@ -281,10 +286,10 @@ class Dispatcher:
         worker.starts += 1
         worker.session, worker.is_lost = session, False
         worker.orders = 0
-        worker.report, worker.per_second, worker.measured_at = Report(session=session), 0.0, 0.0
+        worker.report, worker.per_second, worker.measured_at = WorkerReport(session=session), 0.0, 0.0
         self._book.enter(worker.name)
 
-    async def _exchanged(self, worker: _Worker, order: Order) -> Report | None:
+    async def _exchanged(self, worker: _Worker, order: WorkOrder) -> WorkerReport | None:
         """The report that follows an order; None if the worker was started anew meanwhile, or is given up."""
         message, ends = encode(order), self._clock() + LEASE_S
         while not (self._over.is_set() and worker.is_lost):
@@ -342,20 +347,22 @@ class Dispatcher:
 
     # Orders.
 
-    async def _order(self, worker: _Worker) -> Order:
-        rows = await self._take(worker.room())
-        worker.rows.update((row.request.key, row) for row in rows)
-        self._look_for_the_end()
-        now = self._clock()
+    async def _order(self, worker: _Worker) -> WorkOrder:
+        now, most_holders = self._clock(), self._most_holders()
         self._note_need(worker, now)
         worker.orders += 1
-        lease = self._book.lease(worker.name, worker.orders, worker.heard_at, now, most_holders=self._most_holders())
+        lease = self._book.lease(worker.name, worker.orders, worker.heard_at, now, most_holders=most_holders)
         if self._book.is_spent(now):
             self._drain(StopReason.BUDGET)
+        a_minute = self._rates.requests.per_minute
+        most = None if a_minute is None else a_minute * lease.share / _SECONDS
+        rows = await self._take(worker.room(most) if lease.share else 0)
+        worker.rows.update((row.request.key, row) for row in rows)
+        self._look_for_the_end()
         pause_s = 0.0
         if self._pause_until > max(now, worker.told_pause_until):
             pause_s, worker.told_pause_until = self._pause_until - now, self._pause_until
-        return Order(
+        return WorkOrder(
             session=worker.session,
             number=worker.orders,
             written=worker.report.number,
@@ -413,11 +420,11 @@ class Dispatcher:
         )
         need = Need(
             waits=report.waits or not worker.measured_at,
-            is_idle=not worker.rows,
+            is_idle=not worker.rows and self._is_used_up and not self._returned,
             used=max((per_second * _SECONDS / limit for per_second, limit in limits if limit), default=0.0),
             spent_usd=report.spent_usd,
             in_flight_usd=report.in_flight_usd,
-            wants_usd=report.next_usd * len(worker.rows),
+            wants_usd=report.next_usd * (len(worker.rows) + report.slots),
             next_usd=report.next_usd,
         )
         if (budget := self._session.budget) is not None and budget.rates is None and worker.rows:
@@ -437,7 +444,7 @@ class Dispatcher:
 
     # Reports.
 
-    def _heard(self, worker: _Worker, report: Report) -> bool:
+    def _heard(self, worker: _Worker, report: WorkerReport) -> bool:
         """Take in a report; returns True while the worker goes on."""
         before, worker.report = worker.report, report
         worker.heard_at = now = self._clock()
@@ -456,7 +463,7 @@ class Dispatcher:
         self._look_for_the_end()
         return report.end is None
 
-    def _settle(self, worker: _Worker, report: Report) -> None:
+    def _settle(self, worker: _Worker, report: WorkerReport) -> None:
         """Write the records of a report, but for those that came before."""
         if not report.settled:
             return
@@ -529,7 +536,7 @@ class Dispatcher:
         self._disk = self._disk or error
         self._drain(StopReason.IO)
 
-    def _count(self, before: Counts, now: Counts) -> None:
+    def _count(self, before: WorkerCounts, now: WorkerCounts) -> None:
         """Raise the counts of the run by what a worker's have grown."""
         progress = self._progress
         if now.sent > before.sent:
@@ -547,7 +554,7 @@ class Dispatcher:
             self._stop.refused = useless_answers(progress, USELESS)
             self._drain(None)
 
-    def _learn(self, worker: _Worker, before: Report, report: Report, now: float) -> None:
+    def _learn(self, worker: _Worker, before: WorkerReport, report: WorkerReport, now: float) -> None:
         """Take in what the worker was told by the server: limits, pauses, troubles."""
         progress, loop_now = self._progress, asyncio.get_running_loop().time()
         if report.limits != NO_LIMITS:
@@ -571,7 +578,7 @@ class Dispatcher:
             if budget.must_know:
                 self._drain(StopReason.BUDGET)
 
-    def _ended(self, worker: _Worker, end: End) -> None:
+    def _ended(self, worker: _Worker, end: WorkerEnd) -> None:
         """A worker has ended: by itself, for a reason of its own, or because the run drains."""
         self._dropped += end.dropped
         self._returned.extend(worker.rows.values())

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 _STEADY = 0.1  # a share that would change by less stays as it is: a change costs the holder what its bucket has saved
 _ROOM = 1.5  # times what a holder uses, where it does not wait for more
 _LEAST = 0.02
+_NOTHING_USD = 1e-9  # sums of fractions leave some dust
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class LeaseBook:
         spent = need.spent_usd + need.in_flight_usd
         free = self._budget_usd - sum(other.usd(now) for other in self._others(name)) - spent
         lacks = free <= 0 or free < need.next_usd
-        holder.is_stuck = lacks and not need.in_flight_usd
+        holder.is_stuck = lacks and need.in_flight_usd < _NOTHING_USD
         # Who cannot pay for a request with all that is free gives back what it has: it may do for another holder.
         return spent if lacks else spent + min(free, max(need.wants_usd, need.next_usd))
 

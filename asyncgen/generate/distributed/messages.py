@@ -64,11 +64,11 @@ class SentRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tried: Tried | None = None
 
 
-class Order(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class WorkOrder(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """From the driver to a worker.
 
     Attributes:
-        session: of the worker, from `Report.session`; another one means that it was started anew.
+        session: of the worker, from `WorkerReport.session`; another one means that it was started anew.
         number: counted from 1; an order that comes twice is followed once. It is the number of its lease.
         written: number of the last report that is in the journal.
         share: of the rates.
@@ -96,7 +96,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     pause_cause: str = ""
 
 
-class Counts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class WorkerCounts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A worker's counts since it began, by the names of `Progress`."""
 
     sent: int = 0
@@ -133,7 +133,7 @@ def told(error: AsyncgenError) -> Told:
     return Told(type(error).__name__, error.what, error.cause, error.help_text, error.code)
 
 
-class End(msgspec.Struct, frozen=True, array_like=True):
+class WorkerEnd(msgspec.Struct, frozen=True, array_like=True):
     """How a worker ended.
 
     Attributes:
@@ -149,7 +149,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     dropped: int = 0
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class WorkerReport(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """From a worker to the driver.
 
     Attributes:
@@ -187,7 +187,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     settled: tuple[tuple[bytes, Usage], ...] = ()
     failed: tuple[tuple[Failure, Usage], ...] = ()
     postponed: tuple[tuple[bytes, Tried, Usage], ...] = ()
-    counts: Counts = Counts()
+    counts: WorkerCounts = WorkerCounts()
     slots: int = 0
     waits: bool = False
     limits: RateLimits = NO_LIMITS
@@ -200,9 +200,9 @@ class Report(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     next_usd: float = 0.0
     is_blind: bool = False
     said: tuple[str, ...] = ()
-    end: End | None = None
+    end: WorkerEnd | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_order = msgspec.msgpack.Decoder(Order).decode
-decode_report = msgspec.msgpack.Decoder(Report).decode
+decode_order = msgspec.msgpack.Decoder(WorkOrder).decode
+decode_report = msgspec.msgpack.Decoder(WorkerReport).decode

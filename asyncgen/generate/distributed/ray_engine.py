@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -36,6 +37,7 @@ LOCAL = "local"
 _LOCAL_WORKERS = 2
 _OBJECT_STORE_BYTES = 100_000_000  # of the local cluster: messages are small, and most never get there
 _PATIENCE_S = 10.0
+_ANSWERS_WITHIN_S = 5.0
 
 
 class RayEngine:
@@ -117,6 +119,8 @@ def _cluster(address: str) -> Iterator[_Cluster]:
 def _join(address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        if ":" in address:
+            _knock(address)
         if address == LOCAL:
             os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
             ray.init(
@@ -134,10 +138,19 @@ def _join(address: str) -> None:
         raise AsyncgenError(
             what,
             cause=str(error).strip().split("\n")[0],
-            help_text=f"ray status --address {address}; driver and nodes need the same Ray ({ray.__version__}) and "
-            f"Python ({version})",
+            help_text="ray start --head begins one; the driver and all nodes need the same Ray "
+            f"({ray.__version__}) and Python ({version})",
             code="no_cluster",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """See that something listens at HOST:PORT: Ray itself would go on trying for minutes; raises `OSError`."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ValueError(f"{address} is not HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN_S):
+        pass
 
 
 def _refuse_unreachable(session: Session, cluster: _Cluster) -> None:

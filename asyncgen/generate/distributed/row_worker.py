@@ -23,11 +23,11 @@ from random import Random
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.distributed.messages import (
-    Counts,
-    End,
-    Order,
-    Report,
     SentRow,
+    WorkerCounts,
+    WorkerEnd,
+    WorkerReport,
+    WorkOrder,
     WorkSpec,
     decode_order,
     encode,
@@ -98,7 +98,7 @@ class LeasedRates(RequestRates):
     def has_lease(self) -> bool:
         return asyncio.get_running_loop().time() < self._until
 
-    def renew(self, order: Order) -> None:
+    def renew(self, order: WorkOrder) -> None:
         """Keep to a new lease from now on."""
         self._until = order.until if order.share > 0 else 0.0
         self._whole_tokens = order.tokens_per_minute
@@ -271,7 +271,7 @@ class RowWorker:
         self._feed = _Feed(self._may_begin)
         self._rates = LeasedRates(spec)
         self._gate = self._budget_gate()
-        self._end: End | None = None
+        self._end: WorkerEnd | None = None
         self._bug: Exception | None = None
         self._pool: Pool | None = None
         opened = asyncio.Event()
@@ -287,7 +287,7 @@ class RowWorker:
         """
         order = decode_order(message)
         if order.session != self._session:
-            return encode(Report(session=self._session, place=self._place))
+            return encode(WorkerReport(session=self._session, place=self._place))
         self._follow(order)
         if not order.is_last or self._end is None:
             await self._gathered()
@@ -304,7 +304,7 @@ class RowWorker:
 
     # What orders change.
 
-    def _follow(self, order: Order) -> None:
+    def _follow(self, order: WorkOrder) -> None:
         if order.written == self._reports:
             self._results.forget(*self._sent_home)
             self._sent_home = (0, 0, 0)
@@ -343,12 +343,12 @@ class RowWorker:
                 opened.set()
                 await self._run(pool)
         except AsyncgenError as error:
-            self._end = End(refused=told(error))
+            self._end = WorkerEnd(refused=told(error))
         except Exception as error:  # noqa: BLE001 - raised where the driver hears of it
             self._bug = error
         finally:
             opened.set()
-            self._end = self._end or End()
+            self._end = self._end or WorkerEnd()
             self._news.set()
 
     async def _run(self, pool: Pool) -> None:
@@ -361,7 +361,7 @@ class RowWorker:
             self._bug = bug if isinstance(bug, Exception) else None
         stop = pool.stop
         refused = told(stop.refused) if stop.refused is not None else None
-        self._end = End(stop.reason.value if stop.reason else None, stop.error, refused, pool.dropped)
+        self._end = WorkerEnd(stop.reason.value if stop.reason else None, stop.error, refused, pool.dropped)
 
     def _budget_gate(self) -> LeasedGate | None:
         spec = self._spec
@@ -405,7 +405,7 @@ class RowWorker:
         now = asyncio.get_running_loop().time()
         budget = self._gate.budget if self._gate else Budget(None, 0.0, 0.0)
         return encode(
-            Report(
+            WorkerReport(
                 session=self._session,
                 place=self._place,
                 number=self._reports,
@@ -433,5 +433,5 @@ class RowWorker:
         )
 
 
-def _counts(progress: Progress) -> Counts:
-    return Counts(**{name: getattr(progress, name) for name in Counts.__struct_fields__})
+def _counts(progress: Progress) -> WorkerCounts:
+    return WorkerCounts(**{name: getattr(progress, name) for name in WorkerCounts.__struct_fields__})

@@ -1,0 +1,50 @@
+"""What `generate --ray` refuses before anything is begun. Runs on Ray are in tests/durability/test_ray.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncgen.generate import session
+
+Here = Any
+GENERATE = ("generate", "job.toml", "--base-url", "http://127.0.0.1:9/v1", "--model", "m")
+
+
+@pytest.fixture
+def job(here: Here, tmp_path: Path) -> Path:
+    path = tmp_path / "work" / "job.toml"
+    path.write_text('name = "job"\n[grid]\nrow = ["a"]\n[prompt]\nuser = "About {row}."\n', encoding="utf-8")
+    return path
+
+
+def error(done: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.out.splitlines()[-1])["error"]
+    return found
+
+
+def test_without_ray_the_error_names_the_command_that_installs_it(
+    here: Here, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "find_spec", lambda _name: None)
+    done = here(*GENERATE, "--ray", "auto", "--json")
+    assert done.code == 2
+    assert (error(done)["code"], error(done)["help"]) == ("no_extra", "pip install 'asyncgen[ray]'")
+    assert not (job.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("other", ["--batch", "--shard=0/2"])
+def test_ray_goes_with_neither_batches_nor_shards(here: Here, job: Path, other: str) -> None:
+    done = here(*GENERATE, "--ray=local", other)
+    assert done.code == 2
+    assert "does not go with --ray" in done.err
+
+
+def test_an_address_of_ray_client_is_refused_with_the_way_that_works(here: Here, job: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'asyncgen[ray]'")
+    done = here(*GENERATE, "--ray", "ray://head:1")
+    assert done.code == 2
+    assert "ray job submit" in done.err
