@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sys
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FAREWELL_S = 2.0
+# llama.cpp's threads wait for one another thousands of times a second, by default in busy loops. On busy processors that
+# made two threads 4 to 10 times slower; threads that sleep while they wait cost at most 5 % more on idle ones. Read by
+# OpenMP as it is loaded.
+_SLEEPING_THREADS = {"OMP_WAIT_POLICY": "passive"}
 
 
 class LoadError(Exception):
@@ -88,6 +93,7 @@ class LlamaProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "asyncgen.serve.llama.child",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+            env=_SLEEPING_THREADS | os.environ,
         )  # fmt: skip
         try:
             address = await _address(process, settings, adapters, key)
