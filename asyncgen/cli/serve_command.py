@@ -95,7 +95,7 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
     "--threads",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="llama: processor threads.  [default: all to train, all but one to answer]",
+    help="llama: processor threads.  [default: all]",
 )
 @click.option(
     "--lora-rank",

@@ -27,7 +27,7 @@ from asyncgen.serve.data_folder import DataFolder, open_data_folder
 from asyncgen.serve.guard import RequestLines, ServerAccess, request_log
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
-from asyncgen.serve.llama.process import LlamaSettings
+from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaSettings
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 from asyncgen.serve.simulation.faults import SimulatedLimits, faulty
 from asyncgen.serve.simulation.values import prompt_tokens
@@ -139,7 +139,7 @@ class ServeSettings:
         trainer: a command that trains, as `tuning.trainers` gives it; None for the engine's own trainer.
         model_path: a GGUF file; None for the small model, fetched once.
         slots: answers at the same time.
-        threads: of the processor; None for all in a training, and for all but one otherwise.
+        threads: of the processor; None for all.
         lora_rank: of the adapters that fine-tuning makes.
         lora_layers: how many of the model's last layers are tuned; all, where it has no more.
     """
@@ -257,16 +257,15 @@ async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[Mo
 
 
 def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
-    """The share of the processor that answering and training have.
+    """The share of the processors that answering and training have: each has all, and a training goes first.
 
-    Only those that nobody uses as it starts answer: llama.cpp's threads wait for one another in tight loops, and one
-    that has to share its processor holds up all (measured on two busy ones: two threads took three times as long as
-    one; on two quiet ones, 37 s for what one does in 60).
+    Where llama.cpp's threads wait in tight loops, only the processors that nobody uses as it starts answer: one thread
+    that has to share its processor holds up all.
     """
     return LlamaSettings(
         model=model,
         slots=settings.slots,
-        threads=settings.threads or _idle_processors(),
+        threads=settings.threads or (_processors() if THREADS_SLEEP else _idle_processors()),
         training_threads=settings.threads or _processors(),
         lora_rank=settings.lora_rank,
         lora_layers=settings.lora_layers,

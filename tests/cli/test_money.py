@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -180,3 +182,43 @@ def test_rows_with_the_same_request_are_done_with_one_answer(
     assert (done.returncode, answer(done)["done"], answer(done)["left"]) == (0, 3, 0), done.stderr
     assert answer(asyncgen("status", "--json"))["left"] == 0
     assert answer(asyncgen("batch", "list", "--json"))["batches"][0]["requests"] == 2
+
+
+@pytest.mark.parametrize(
+    ("usage", "is_counted"),
+    [
+        ({}, False),
+        ({"usage": None}, False),
+        ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, False),
+        ({"usage": {"prompt_tokens": 7, "completion_tokens": 3}}, True),
+    ],
+)
+def test_a_server_that_counts_no_tokens_is_told_of(
+    asyncgen: Run, write: Callable[..., None], usage: dict[str, Any], *, is_counted: bool
+) -> None:
+    write(None)
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
+    body = json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], **usage}).encode()
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, args=(0.01,)).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        done = asyncgen("generate", "job.toml", "--base-url", address, "--provider", "custom", "--model", "m", "--json")
+        server.shutdown()
+    assert answer(done)["done"] == 12, done.stderr
+    assert ("counts no tokens" in done.stderr) is not is_counted

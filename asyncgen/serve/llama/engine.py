@@ -17,7 +17,7 @@ from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.local_server import model_name_of_file
 from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, TrainingTask, Traits
-from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings, LoadError
+from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
 from asyncgen.serve.training.messages import End
@@ -63,13 +63,24 @@ class ProcessSwitch:
         with self._process.in_use() as process:
             yield process
 
-    def give_way(self) -> None:
-        """Leave the processor to a training: from the next request on, one thread answers, with little priority.
+    @asynccontextmanager
+    async def process_at_hand(self) -> AsyncIterator[LlamaProcess]:
+        """Any process, for what costs it next to nothing: a change of priority is not worth loading the model."""
+        if self._process.is_alive:
+            with self._process.in_use() as process:
+                yield process
+        else:
+            async with self.process_for(None) as process:
+                yield process
 
-        Several threads of llama.cpp wait for one another in tight loops, and would take from the training many times
-        what they need.
+    def give_way(self) -> None:
+        """Leave the processor to a training: from the next answer on, llama.cpp has little priority.
+
+        Where its threads wait for one another in tight loops it has only one: several would take from the training many
+        times what they need.
         """
-        self._wanted = replace(self._settings, threads=1, niceness=_NICENESS)
+        threads = self._settings.threads if THREADS_SLEEP else 1
+        self._wanted = replace(self._settings, threads=threads, niceness=_NICENESS)
 
     def take_back(self) -> None:
         """The training is over: from the next request on, all is as before."""
@@ -217,7 +228,7 @@ class LlamaEngine:
         await self._switch.close()
 
     async def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        async with self._switch.process_for(None) as process:
+        async with self._switch.process_at_hand() as process:
             return await process.ask(path, body)
 
 

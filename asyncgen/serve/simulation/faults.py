@@ -47,17 +47,17 @@ class Bucket:
         self.noun = noun
         self.per_minute = per_minute
         self._rate = per_minute / _MINUTE_S
-        self._capacity = max(1.0, per_minute)
-        self._level = self._capacity
+        self.capacity = max(1.0, per_minute)  # the allowance of a minute, which may be used at once
+        self._level = self.capacity
         self._clock = clock
         self._filled_at = clock()
 
     def wait_for(self, amount: float) -> float:
         """Seconds until the amount can be taken, 0 for now; what is larger than the bucket needs it full."""
         now = self._clock()
-        self._level = min(self._capacity, self._level + (now - self._filled_at) * self._rate)
+        self._level = min(self.capacity, self._level + (now - self._filled_at) * self._rate)
         self._filled_at = now
-        missing = min(amount, self._capacity) - self._level
+        missing = min(amount, self.capacity) - self._level
         return max(0.0, missing / self._rate)
 
     def take(self, amount: float) -> None:
@@ -66,9 +66,9 @@ class Bucket:
 
     def headers(self) -> dict[str, str]:
         """Limit, what remains of it, and the time until all of it is back."""
-        missing = self._capacity - self._level
+        missing = self.capacity - self._level
         return {
-            f"x-ratelimit-limit-{self.noun}": str(round(self.per_minute)),
+            f"x-ratelimit-limit-{self.noun}": f"{self.per_minute:.12g}",
             f"x-ratelimit-remaining-{self.noun}": str(max(0, int(self._level))),
             f"x-ratelimit-reset-{self.noun}": go_duration(missing / self._rate),
         }
@@ -101,7 +101,7 @@ class SimulatedLimits:
         headers = {name: text for bucket, _ in costs for name, text in bucket.headers().items()}
         for bucket, cost in costs:
             wait_s = bucket.wait_for(cost)
-            if cost > bucket.per_minute or wait_s:
+            if cost > bucket.capacity or wait_s:
                 raise _refusal(model, bucket, cost, wait_s, headers)
         for bucket, cost in costs:
             bucket.take(cost)
@@ -118,8 +118,8 @@ def go_duration(seconds: float) -> str:
 
 
 def _refusal(model: str, bucket: Bucket, cost: float, wait_s: float, headers: dict[str, str]) -> ApiError:
-    limit = f"Limit {round(bucket.per_minute)}, Requested {round(cost)}"
-    if cost > bucket.per_minute:
+    limit = f"Limit {bucket.per_minute:.12g}, Requested {round(cost)}"
+    if cost > bucket.capacity:
         message = f"Request too large for {model} (simulated) on {bucket.noun} per min: {limit}."
         return ApiError(429, message, kind=bucket.noun, code="rate_limit_exceeded", headers=headers)
     milliseconds = math.ceil(wait_s * 1000)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ import pytest
 
 from asyncgen.cli.main import main
 from asyncgen.errors import AsyncgenError
+from asyncgen.serve.llama.engine import ProcessSwitch
+from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings
 from asyncgen.serve.server import ServeSettings
 
 if TYPE_CHECKING:
@@ -259,6 +263,44 @@ def test_cancelled_training_ends_its_process_within_two_seconds(
     assert f"{job.id}/config.json" not in trainers
     assert ask(llama).choices[0].message.content is not None
     until(lambda: {os.getpriority(os.PRIO_PROCESS, pid) for pid in children()} == {own})
+
+
+def test_small_requests_start_no_process_beside_a_training_and_answers_do(tiny_model: Path) -> None:
+    async def scenario() -> None:
+        settings = LlamaSettings(model=tiny_model, slots=1, threads=2, training_threads=1, context=512)
+        first = await LlamaProcess.start(settings, ())
+        switch = ProcessSwitch(settings, first)
+        try:
+            switch.give_way()
+            async with switch.process_at_hand() as process:
+                assert process is first
+            async with switch.process_for(None) as process:
+                assert process.settings.niceness > 0
+            async with switch.process_at_hand() as again:
+                assert again is process
+            await process.close()  # as if it had died
+            async with switch.process_at_hand() as again:
+                assert again is not process
+                assert again.is_alive
+        finally:
+            await switch.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("own", [None, "active"])
+def test_threads_of_llama_cpp_sleep_while_they_wait_unless_the_environment_says_otherwise(
+    settings: ServeSettings, running: Any, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    before = set(children())
+    with running(settings):
+        [pid] = set(children()) - before
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert f"OMP_WAIT_POLICY={own or 'passive'}".encode() in variables
 
 
 def test_llama_cpp_that_dies_is_started_again(llama: openai.OpenAI, until: Any) -> None:

@@ -67,6 +67,40 @@ def test_burst_is_a_minutes_worth_and_the_headers_say_what_is_left() -> None:
     assert error.headers["x-ratelimit-reset-requests"] == "1m0s"
 
 
+def test_headers_after_one_request_are_those_that_the_api_documents() -> None:
+    """Its guide shows them for 60 requests a minute: 59 are left, and the one that was taken is back after 1 s."""
+    headers = SimulatedLimits(60, None, Clock()).admit("m", 1)
+    assert headers == {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "59",
+        "x-ratelimit-reset-requests": "1s",
+    }
+
+
+def test_what_remains_is_let_in_at_once_and_no_more() -> None:
+    clock = Clock()
+    limits = SimulatedLimits(60, None, clock)
+    for _ in range(50):
+        limits.admit("m", 1)
+    clock.now = 7.5
+    for _ in range(int(limits.admit("m", 1)["x-ratelimit-remaining-requests"])):
+        headers = limits.admit("m", 1)
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert refusal(limits).headers["retry-after-ms"] == "500"
+
+
+@pytest.mark.parametrize("rpm", [0.5, 0.01, 1.5])
+def test_a_limit_below_one_request_a_minute_lets_one_in_at_a_time(rpm: float) -> None:
+    clock = Clock()
+    limits = SimulatedLimits(rpm, None, clock)
+    assert limits.admit("m", 1)["x-ratelimit-limit-requests"] == str(rpm)
+    for _ in range(3):
+        error = refusal(limits)
+        assert "too large" not in str(error)
+        clock.now += int(error.headers["retry-after-ms"]) / 1000
+        limits.admit("m", 1)
+
+
 def test_tokens_are_limited_on_their_own() -> None:
     clock = Clock()
     limits = SimulatedLimits(None, 6000, clock)
