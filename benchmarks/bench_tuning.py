@@ -117,7 +117,7 @@ def train(client: openai.OpenAI, file: str, seed: int, options: argparse.Namespa
         training_file=file,
         seed=seed,
         suffix="bench",
-        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[arg-type,typeddict-item,misc]
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[arg-type]
     )
     while job.status not in {"succeeded", "failed", "cancelled"}:
         time.sleep(TICK_S)

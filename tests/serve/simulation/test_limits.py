@@ -83,7 +83,8 @@ def test_what_remains_is_let_in_at_once_and_no_more() -> None:
     for _ in range(50):
         limits.admit("m", 1)
     clock.now = 7.5
-    for _ in range(int(limits.admit("m", 1)["x-ratelimit-remaining-requests"])):
+    headers = limits.admit("m", 1)
+    for _ in range(int(headers["x-ratelimit-remaining-requests"])):
         headers = limits.admit("m", 1)
     assert headers["x-ratelimit-remaining-requests"] == "0"
     assert refusal(limits).headers["retry-after-ms"] == "500"
