@@ -10,6 +10,7 @@ import msgspec
 from asyncgen.cli.arguments import job_file_of, next_command, run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
+from asyncgen.generate.distributed.shard_status import slowest_first
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.run.directory import RunDirectory
 
@@ -88,8 +89,7 @@ def _shard_lines(found: RunStatus) -> list[tuple[str, str]]:
         return []
     running, ended = sum(each.is_running for each in found.shards), sum(not each.left for each in found.shards)
     lines = [("shards", f"{len(found.shards):,}: {running:,} at work, {ended:,} done; not merged yet")]
-    shown = sorted(found.shards, key=lambda each: (not each.is_straggler, not each.left, each.shard.index))
-    shown = sorted(shown[:_SHARDS_SHOWN], key=lambda each: each.shard.index)
+    shown = slowest_first(found.shards, _SHARDS_SHOWN)
     lines += [("", _shard_text(each)) for each in shown]
     if more := len(found.shards) - len(shown):
         lines.append(("", f"and {more:,} more"))
@@ -159,7 +159,7 @@ def _step_of_training(path: Path, found: RunStatus) -> str:
 def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:
     state = found.state
     spend = state.spend
-    shards = {"shards": [_shard_object(shard) for shard in found.shards]} if found.shards else {}
+    shards = {"shards": [shard.as_json() for shard in found.shards]} if found.shards else {}
     return {
         "run": str(path),
         "job": state.job.name,
@@ -180,17 +180,4 @@ def _as_json(path: Path, found: RunStatus) -> dict[str, Any]:
         "finetuning": msgspec.to_builtins(state.finetuning),
         "batches": msgspec.to_builtins(state.batches),
         **shards,
-    }
-
-
-def _shard_object(shard: ShardStatus) -> dict[str, Any]:
-    return {
-        "shard": str(shard.shard),
-        "rows": shard.rows,
-        "done": shard.done,
-        "failed": shard.failed,
-        "left": shard.left,
-        "running": shard.is_running,
-        "per_second": shard.per_second,
-        "straggler": shard.is_straggler,
     }

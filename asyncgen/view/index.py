@@ -146,10 +146,15 @@ LATENCY_EDGES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 @dataclass(slots=True)
 class _Source:
-    """One of the files, and how far it was read."""
+    """One of the files, and how far it was read.
+
+    Attributes:
+        rows: of it, without those of failures that tell nothing any more.
+    """
 
     path: Path
     is_failures: bool
+    rows: int = 0
     offset: int = 0
     line: int = 0
     identity: tuple[int, int] = (0, 0)
@@ -273,7 +278,7 @@ class RowIndex:
             set_bit(self._is_unusable, place)
         self.latency[next((n for n, edge in enumerate(LATENCY_EDGES_S) if record.latency_s < edge), -1)] += 1
         if (failed := self._failed_at.pop(key, None)) is not None:
-            set_bit(self._is_superseded, failed)
+            self._supersede(failed)
 
     def _add_failure_line(self, where: tuple[int, int], line: bytes) -> None:
         failure = decode_failure(line)
@@ -288,11 +293,15 @@ class RowIndex:
         set_bit(self._is_failure, place)
         self._facet("error").add(place, failure.error.type)
         if is_settled:
-            set_bit(self._is_superseded, place)
+            self._supersede(place)
             return
         if earlier is not None:
-            set_bit(self._is_superseded, earlier)
+            self._supersede(earlier)
         self._failed_at[key] = place
+
+    def _supersede(self, place: int) -> None:
+        set_bit(self._is_superseded, place)
+        self._sources[self._source_of[place]].rows -= 1
 
     def _add_row(self, where: tuple[int, int], row: Record | Failure) -> int:
         place = len(self.offsets)
@@ -300,6 +309,7 @@ class RowIndex:
         if len(key) != _KEY_BYTES:
             raise ValueError(f"its key {row.key[:40]!r} is not 32 hexadecimal digits")
         self._source_of.append(where[0])
+        self._sources[where[0]].rows += 1
         self.offsets.append(where[1])
         self.keys += key
         self._places[key] = place
@@ -310,6 +320,11 @@ class RowIndex:
             self._facet(f"axis.{name}").add(place, value)
         self._facet("repeat").add(place, str(row.repeat))
         return place
+
+    def ended_in(self, directory: RunDirectory) -> tuple[int, int]:
+        """Of the run or a shard of it: rows with an answer, and rows given up on, as far as was read."""
+        rows = {source.path: source.rows for source in self._sources}
+        return rows.get(directory.records, 0), rows.get(directory.failures, 0)
 
     def _facet(self, name: str) -> Facet:
         found = self.facets.get(name)

@@ -14,6 +14,7 @@ import msgspec
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.api import Event
 from asyncgen.finetune.loss_curve import Point, points_of_events
+from asyncgen.generate.distributed.shard_status import shard_statuses, slowest_first
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows
 from asyncgen.view.index import LATENCY_EDGES_S, RowIndex, places_in
@@ -29,6 +30,7 @@ _MOST_VALUES = 70
 _BUCKETS = 90
 _IN_A_BUCKET = 4  # fewer, and the curve would jump between none and one
 _BREAK_S = 600
+_MOST_SHARDS = 100
 OTHERS = "(others)"
 
 
@@ -95,7 +97,21 @@ def overview(view: RunView) -> dict[str, Any]:
         "latency": {"edges_s": list(LATENCY_EDGES_S), "counts": index.latency},
         "timeline": timeline(index),
         "dataset": None if state.dataset is None else msgspec.to_builtins(state.dataset),
+        "shards": _shards(view),
         "job_problem": _problem(job) if isinstance(job, AsyncgenError) else None,
+    }
+
+
+def _shards(view: RunView) -> dict[str, Any] | None:
+    """The shards of the run that are not merged yet, the slow ones if they are many; None where there are none."""
+    found = shard_statuses(view.directory, view.index.ended_in)
+    if not found:
+        return None
+    return {
+        "count": len(found),
+        "running": sum(each.is_running for each in found),
+        "done": sum(not each.left for each in found),
+        "shown": [each.as_json() for each in slowest_first(found, _MOST_SHARDS)],
     }
 
 

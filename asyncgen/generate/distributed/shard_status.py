@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import median_low
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.generate.distributed.plan import Shard, ShardPlan, read_plan
 from asyncgen.generate.journal.settled import read_settled
@@ -16,7 +16,12 @@ from asyncgen.generate.live_file import read_live
 from asyncgen.run.directory import is_held
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from asyncgen.run.directory import RunDirectory
+
+    # Of a shard's directory: rows with an answer, rows given up on.
+    Ended = Callable[[RunDirectory], tuple[int, int]]
 
 _STRAGGLES = 2.0  # times as long as half of the shards need at most
 
@@ -50,9 +55,26 @@ class ShardStatus:
         """Rows still to be asked for."""
         return max(self.rows - self.done - self.failed, 0)
 
+    def as_json(self) -> dict[str, Any]:
+        """The shard in the answers of `status --json` and of the page."""
+        return {
+            "shard": str(self.shard),
+            "rows": self.rows,
+            "done": self.done,
+            "failed": self.failed,
+            "left": self.left,
+            "running": self.is_running,
+            "per_second": self.per_second,
+            "straggler": self.is_straggler,
+        }
 
-def shard_statuses(directory: RunDirectory) -> tuple[ShardStatus, ...]:
+
+def shard_statuses(directory: RunDirectory, ended: Ended | None = None) -> tuple[ShardStatus, ...]:
     """Every shard of the run's plan, those that were never begun included; none where nothing is to be merged.
+
+    Args:
+        directory: of the run.
+        ended: tells of a shard how many rows have an answer, and how many were given up on; None to read its files.
 
     Raises:
         BadLineError: a line is not a record or failure.
@@ -61,15 +83,26 @@ def shard_statuses(directory: RunDirectory) -> tuple[ShardStatus, ...]:
     plan = read_plan(directory)
     if plan is None or plan.merged:
         return ()
-    found = [_status(directory, plan, Shard(index, plan.shards)) for index in range(plan.shards)]
+    ended = ended or _read_ended
+    found = [_status(directory, plan, Shard(index, plan.shards), ended) for index in range(plan.shards)]
     usual_s = median_low([each.eta_s for each in found])
     return tuple(replace(each, is_straggler=each.eta_s > _STRAGGLES * usual_s) for each in found)
 
 
-def _status(run: RunDirectory, plan: ShardPlan, shard: Shard) -> ShardStatus:
-    directory = shard.directory(run)
+def slowest_first(shards: Sequence[ShardStatus], most: int) -> list[ShardStatus]:
+    """At most so many shards, in their order; of more, those that hold the others up, and those that are not done."""
+    shown = sorted(shards, key=lambda each: (not each.is_straggler, not each.left, each.shard.index))
+    return sorted(shown[:most], key=lambda each: each.shard.index)
+
+
+def _read_ended(directory: RunDirectory) -> tuple[int, int]:
     keys = read_settled(directory)
-    rows, done, failed = plan.rows_of[shard.index], len(keys.settled), len(keys.failed)
+    return len(keys.settled), len(keys.failed)
+
+
+def _status(run: RunDirectory, plan: ShardPlan, shard: Shard, ended: Ended) -> ShardStatus:
+    directory = shard.directory(run)
+    rows, (done, failed) = plan.rows_of[shard.index], ended(directory)
     twins = directory.read_state().job.twins if directory.state.exists() else 0
     live = read_live(directory.path, name=directory.live.name)
     is_running = is_held(directory.path, directory.lock_name)

@@ -33,6 +33,7 @@
         : html`<${ag.Empty} title="No answers yet">
             <p class="muted">They appear here as they come. <code>asyncgen generate</code> asks for them.</p>
           <//>`}
+      ${found.shards ? html`<${Shards} shards=${found.shards} run=${found.run} />` : null}
       <div class="columns">
         <${Timeline} timeline=${found.timeline} />
         <${Latency} latency=${found.latency} />
@@ -198,6 +199,34 @@
       </ol>
     </section>`;
   };
+
+  const SHARD_STATES = { straggler: "straggler", running: "at work", done: "done", idle: "nobody works on it" };
+
+  // What a shard is doing, in the words of `asyncgen status`; one that holds the others up first.
+  const shardState = (shard) =>
+    shard.straggler ? "straggler" : !shard.left ? "done" : shard.running ? "running" : "idle";
+
+  const Shards = ({ shards, run }) => html`<section class="panel" aria-labelledby="shards-title">
+    <h2 id="shards-title">Shards</h2>
+    <p class="muted">${ag.count(shards.count)} shards, ${ag.count(shards.running)} at work,
+      ${" "}${ag.count(shards.done)} done. When all have ended: <code>asyncgen merge ${ag.plain(run)}</code></p>
+    <div class="scrolls"><table class="plain">
+      <thead><tr><th>Shard</th><th class="number">Done</th><th class="number">Failed</th><th class="number">Left</th>
+        <th class="number">Rate <span class="unit">rows/min</span></th><th>State</th></tr></thead>
+      <tbody>
+        ${shards.shown.map(
+          (shard) => html`<tr><th scope="row">${shard.shard}</th>
+            <td class="number">${ag.count(shard.done)}</td><td class="number">${ag.count(shard.failed)}</td>
+            <td class="number">${ag.count(shard.left)}</td>
+            <td class="number">${shard.per_second === null ? "–" : ag.decimal(shard.per_second * 60)}</td>
+            <td class=${shardState(shard)}>${SHARD_STATES[shardState(shard)]}</td></tr>`,
+        )}
+      </tbody>
+    </table></div>
+    ${shards.count > shards.shown.length
+      ? html`<p class="muted">and ${ag.count(shards.count - shards.shown.length)} more</p>`
+      : null}
+  </section>`;
 
   const Pauses = ({ live }) => html`<section class="panel" aria-labelledby="pauses-title">
     <h2 id="pauses-title">Pauses</h2>
