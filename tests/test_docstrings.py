@@ -151,6 +151,7 @@ def missing(used: Used) -> list[str]:
         found.append("Args")
     gives = node.returns is not None and ast.unparse(node.returns) not in {
         "None",
+        "Never",
         "NoReturn",
         "Iterator[None]",
         "AsyncIterator[None]",
