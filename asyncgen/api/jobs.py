@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncgen.generate.plan.plan import Plan, PlanTarget, make_plan, tuners_within_reach
-from asyncgen.generate.plan.request_tokens import rows_there
+from asyncgen.generate.plan.request_tokens import measure_run
 from asyncgen.generate.session import RUNS
 from asyncgen.job.of_run import OpenedJob, open_named_job
-from asyncgen.providers.choose import Where, named_address
+from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
 
@@ -40,7 +40,7 @@ class LoadedJob:
     opened: OpenedJob
     generation: ProviderChoice
     tuning: ProviderChoice
-    where: Where
+    where: EndpointFlags
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ def load_job(
         >>> job.name, len(job)
         ('direct-marketing', 162)
     """
-    where = Where(provider, base_url, model, Path(api_key_file) if api_key_file is not None else None)
+    where = EndpointFlags(provider, base_url, model, Path(api_key_file) if api_key_file is not None else None)
     opened, generation, tuning = open_named_job(
         Path(path) if path is not None else None, where, finetune_provider=finetune_provider
     )
@@ -118,7 +118,7 @@ def plan(job: LoadedJob | str | os.PathLike[str], *, out: str | os.PathLike[str]
     """
     loaded = loaded_job(job)
     opened = loaded.opened
-    there = rows_there(RunDirectory(Path(out) if out is not None else RUNS / loaded.name), opened.grid)
+    there = measure_run(RunDirectory(Path(out) if out is not None else RUNS / loaded.name), opened.grid)
     generation = loaded.generation.profile
     place = PlanTarget(
         generation,

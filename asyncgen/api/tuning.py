@@ -17,7 +17,7 @@ from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.finetune.target import owner_of_model
 from asyncgen.job.of_run import job_of_run
-from asyncgen.providers.choose import Where, open_endpoint
+from asyncgen.providers.choose import EndpointFlags, open_endpoint
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import RunDirectory
@@ -116,7 +116,7 @@ def finetune(
         >>> job.outcome, job.tuned_model
         ('succeeded', 'ft:smollm2-135m-instruct:...')
     """
-    where = Where(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
+    where = EndpointFlags(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
     source = find_source(_path(run), None, None, where, model)
     wanted = WantedTuning(
         choice=source.choice,
@@ -171,7 +171,7 @@ def complete(
         >>> answers[0].finish_reason, answers[0].usage.completion_tokens > 0
         ('stop', True)
     """
-    where = Where(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
+    where = EndpointFlags(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
     named = model or _newest_model(_path(run))
     owner = owner_of_model(named, where)
     if owner is None or owner.run is None:

@@ -25,7 +25,7 @@ from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswere
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
-from asyncgen.providers.choose import AUTO, Where, choose_generation, open_endpoint
+from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.terminal import clean, money
@@ -130,12 +130,12 @@ class Question:
 
     models: tuple[str, ...]
     choice: ProviderChoice
-    where: Where
+    where: EndpointFlags
     form: PromptForm
 
     @classmethod
     def of(
-        cls, model: str, compared: str | None, where: Where, run: Path | None, environment: Mapping[str, str]
+        cls, model: str, compared: str | None, where: EndpointFlags, run: Path | None, environment: Mapping[str, str]
     ) -> Question:
         """Find the run that tuned the model, and with it form and provider.
 

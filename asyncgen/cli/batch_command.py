@@ -17,7 +17,7 @@ from asyncgen.cli.arguments import RUNS, run_directory, with_run
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
 from asyncgen.cli.output import confirm, error_console, is_live, json_result, result, say, table
 from asyncgen.errors import UsageError
-from asyncgen.providers.choose import Where, named_profile, open_endpoint
+from asyncgen.providers.choose import EndpointFlags, named_profile, open_endpoint
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, open_run
 from asyncgen.terminal import clean, counted, in_units, local_time
@@ -162,7 +162,7 @@ def show(batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     _, noted = _target(batch)
-    remote = run_loop(_look(noted, Where(base_url=base_url, api_key_file=api_key_file)))
+    remote = run_loop(_look(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
     if as_json:
         json_result({**msgspec.to_builtins(remote), "rows": noted.requests, "collected": noted.collected})
         return
@@ -202,7 +202,7 @@ def cancel(
     directory, noted = _target(batch)
     if noted.collected:
         raise UsageError(f"batch {noted.batch_id} was collected already", help_text="asyncgen batch list   (tells so)")
-    status = run_loop(_cancel(noted, Where(base_url=base_url, api_key_file=api_key_file)))
+    status = run_loop(_cancel(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
     if status is None:
         _give_up(directory, noted, yes=yes)
         status = "given up"
@@ -248,14 +248,14 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
     )
 
 
-async def _look(noted: BatchState, where: Where) -> RemoteBatch:
+async def _look(noted: BatchState, where: EndpointFlags) -> RemoteBatch:
     if noted.batch_id is None:
         raise UsageError(f"batch {noted.intent} was not sent yet", help_text="asyncgen generate --batch   (sends it)")
     async with _api(noted, where) as api:
         return await api.retrieve(noted.batch_id)
 
 
-async def _cancel(noted: BatchState, where: Where) -> str | None:
+async def _cancel(noted: BatchState, where: EndpointFlags) -> str | None:
     """The batch's new state; None where the provider does not know it."""
     from asyncgen.generate.batch.api import GoneError  # noqa: PLC0415 - imports the SDK
 
@@ -278,7 +278,7 @@ async def _found(api: BatchApi, noted: BatchState) -> RemoteBatch | None:
 
 
 @asynccontextmanager
-async def _api(noted: BatchState, where: Where) -> AsyncIterator[BatchApi]:
+async def _api(noted: BatchState, where: EndpointFlags) -> AsyncIterator[BatchApi]:
     from asyncgen.generate.batch.api import BatchApi  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - likewise
 

@@ -11,7 +11,7 @@ from asyncgen.cli.options import endpoint_options, file_argument, output_options
 from asyncgen.cli.output import json_result, result
 from asyncgen.errors import AsyncgenError
 from asyncgen.job.of_run import open_named_job
-from asyncgen.providers.choose import Where, addressed_endpoint
+from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.providers.profiles import LOCAL
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @output_options
 def doctor(file: Path | None, as_json: bool, **where: Any) -> int:
     """Check versions, disk, key, address, TLS, clock and model for FILE; pays nothing."""
-    findings = _findings(file, Where(**where))
+    findings = _findings(file, EndpointFlags(**where))
     failed = any(finding.level == "fail" for finding in findings)
     if as_json:
         json_result({"ok": not failed, "checks": [finding.as_json() for finding in findings]})
@@ -36,7 +36,7 @@ def doctor(file: Path | None, as_json: bool, **where: Any) -> int:
     return int(failed)
 
 
-def _findings(file: Path | None, where: Where) -> list[Finding]:
+def _findings(file: Path | None, where: EndpointFlags) -> list[Finding]:
     from asyncgen.cli import doctor_checks as checks  # noqa: PLC0415 - imports aiohttp
 
     runs = Path("runs")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from asyncgen.evaluate.result import Evaluation
     from asyncgen.evaluate.small import Comparison
     from asyncgen.evaluate.statistics import Interval
-    from asyncgen.evaluate.verdict import PairResult, PaysFrom
+    from asyncgen.evaluate.verdict import PairResult, TuningBreakEven
 
 
 _HEADERS = (
@@ -235,7 +235,7 @@ def _votes_line(agreement: Agreement) -> str:
     return f"votes: {counted}; agreement with the judge on {agreement.compared} rows: kappa {agreement.kappa:.2f}"
 
 
-def _pays_line(pays: PaysFrom) -> Iterator[str]:
+def _pays_line(pays: TuningBreakEven) -> Iterator[str]:
     note = f" ({pays.note})" if pays.note else ""
     if pays.calls is None or pays.outlay_usd is None or pays.outlay_usd.high == 0:
         return  # not known, or nothing to pay back

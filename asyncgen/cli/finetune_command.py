@@ -32,7 +32,7 @@ from asyncgen.errors import AsyncgenError, AuthError, UsageError
 from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
-from asyncgen.providers.choose import Where, choose_tuner
+from asyncgen.providers.choose import EndpointFlags, choose_tuner
 from asyncgen.run.directory import is_job_file, output_file
 from asyncgen.terminal import local_time
 
@@ -67,9 +67,11 @@ def _job_or_run(argument: str | None) -> str | None:
     return None if argument is None else str(with_run(argument))
 
 
-def where_of(options: dict[str, Any]) -> Where:
+def where_of(options: dict[str, Any]) -> EndpointFlags:
     """The flags of `place_options`."""
-    return Where(provider=options["provider"], base_url=options["base_url"], api_key_file=options["api_key_file"])
+    return EndpointFlags(
+        provider=options["provider"], base_url=options["base_url"], api_key_file=options["api_key_file"]
+    )
 
 
 def job_lines(job: TuningJob) -> list[tuple[str, str]]:
@@ -240,7 +242,7 @@ def list_jobs(as_json: bool, limit: int, **options: Any) -> None:
         result(line)
 
 
-async def _newest(where: Where, limit: int) -> list[TuningJob]:
+async def _newest(where: EndpointFlags, limit: int) -> list[TuningJob]:
     found: list[TuningJob] = []
     async with opened(Target("", None, choose_tuner(where), where)) as tuner:
         async for job in tuner.jobs.all():
@@ -452,7 +454,7 @@ def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
         result(f"deleted the {doomed.kind} {doomed.name}")
 
 
-async def _deleted(what: str, where: Where, *, yes: bool) -> _Named:
+async def _deleted(what: str, where: EndpointFlags, *, yes: bool) -> _Named:
     async with opened(_owner(what, where)) as tuner:
         doomed = await _named(tuner, what)
         question = f"Delete the {doomed.kind} {doomed.name} at {tuner.words}?"
@@ -464,7 +466,7 @@ async def _deleted(what: str, where: Where, *, yes: bool) -> _Named:
         return doomed
 
 
-def _owner(what: str, where: Where) -> Target:
+def _owner(what: str, where: EndpointFlags) -> Target:
     if _is_job(what):
         return find_target(what, where)
     return owner_of_model(what, where) or Target("", None, choose_tuner(where), where)
@@ -541,7 +543,9 @@ class _Downloaded:
     next_steps: list[str]
 
 
-async def _downloaded(what: str, where: Where, output: Path | None, step: int | None, *, yes: bool) -> _Downloaded:
+async def _downloaded(
+    what: str, where: EndpointFlags, output: Path | None, step: int | None, *, yes: bool
+) -> _Downloaded:
     from asyncgen.cli.finetune_display import download_bar  # noqa: PLC0415 - with the next, of this command alone
     from asyncgen.finetune import download as downloads  # noqa: PLC0415
 

@@ -53,12 +53,12 @@ def _cost_of(directory: RunDirectory) -> CostOf:
     """What answers cost that a killed shard had not counted; a job that cannot be opened any more has no prices."""
     from asyncgen.generate.spending import spending_of  # noqa: PLC0415 - imports the prices
     from asyncgen.job.of_run import job_of_run  # noqa: PLC0415 - likewise
-    from asyncgen.providers.choose import Where, named_profile  # noqa: PLC0415 - likewise
+    from asyncgen.providers.choose import EndpointFlags, named_profile  # noqa: PLC0415 - likewise
     from asyncgen.providers.profiles import ProviderChoice  # noqa: PLC0415 - likewise
 
     try:
         opened = job_of_run(directory)
         profile = named_profile(opened.generation, opened.file.profiles)
-        return spending_of(opened, ProviderChoice(profile, "asked by the run"), Where(), in_batch=False).cost_of
+        return spending_of(opened, ProviderChoice(profile, "asked by the run"), EndpointFlags(), in_batch=False).cost_of
     except AsyncgenError:
         return no_price

@@ -35,9 +35,9 @@ from asyncgen.generate.plan.plan import (
     plan_as_json,
     tuners_within_reach,
 )
-from asyncgen.generate.plan.request_tokens import Span, rows_there
+from asyncgen.generate.plan.request_tokens import Span, measure_run
 from asyncgen.job.of_run import open_named_job
-from asyncgen.providers.choose import Where, named_address
+from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.price import FREE
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
@@ -213,10 +213,10 @@ def plan(
     Prices are published ones, unless $XDG_CONFIG_HOME/asyncgen/prices.toml (or one beside the job file) names yours.
     """
     job = job_file(file, built_in=True)
-    flags = Where(**where)
+    flags = EndpointFlags(**where)
     opened, generation, tuning = open_named_job(job, flags, finetune_provider=finetune_provider)
     prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
-    there = rows_there(RunDirectory(out or Path("runs", opened.job.name)), opened.grid)
+    there = measure_run(RunDirectory(out or Path("runs", opened.job.name)), opened.grid)
     place = PlanTarget(
         generation.profile,
         named_address(generation.profile, flags),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import JobOrder, check_order, with_defaults
 from asyncgen.finetune.source import model_to_tune, order_of
-from asyncgen.providers.choose import Where, addressed_endpoint, named_address
+from asyncgen.providers.choose import EndpointFlags, addressed_endpoint, named_address
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Ahead:
 
     opened: OpenedJob
     generation: ProviderChoice
-    generation_where: Where
+    generation_where: EndpointFlags
     tuning: ProviderChoice
-    tuning_where: Where
+    tuning_where: EndpointFlags
     model: str | None
     yes: bool
 
@@ -48,10 +48,10 @@ class Ahead:
         return order_of(model_to_tune(self.tuning, self.model or settings.model), settings)
 
 
-def tuning_where(opened: OpenedJob, where: Where) -> Where:
+def tuning_where(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
     """Where the tuning stage goes: the address given for the answers is the tuner's too where both are the same."""
     same = opened.tuning == opened.generation
-    return Where(
+    return EndpointFlags(
         provider=opened.tuning,
         base_url=where.base_url if same else None,
         api_key_file=where.api_key_file if same else None,
@@ -116,7 +116,7 @@ def _in_words(error: AsyncgenError) -> str:
     return error.what + (f" ({error.cause})" if error.cause else "")
 
 
-def _see_endpoint(choice: ProviderChoice, where: Where, model: str) -> None:
+def _see_endpoint(choice: ProviderChoice, where: EndpointFlags, model: str) -> None:
     if choice.profile.name != LOCAL or named_address(choice.profile, where) is not None:
         addressed_endpoint(choice, where, model)
 

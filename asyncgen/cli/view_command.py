@@ -30,7 +30,7 @@ from asyncgen.errors import UsageError
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from asyncgen.providers.choose import Where
+    from asyncgen.providers.choose import EndpointFlags
     from asyncgen.providers.endpoint import Endpoint
     from asyncgen.providers.profiles import ProviderChoice
     from asyncgen.run.directory import RunDirectory
@@ -69,7 +69,7 @@ def view(
     The page is live while the run goes on, and only this user's browser can open it: the link works once. The
     playground asks whoever made or tuned the run, unless --provider or --base-url names another server.
     """
-    from asyncgen.providers.choose import Where  # noqa: PLC0415 - the command line comes up without it
+    from asyncgen.providers.choose import EndpointFlags  # noqa: PLC0415 - the command line comes up without it
     from asyncgen.view.access import PageAccess, SeenAt  # noqa: PLC0415 - imports aiohttp
     from asyncgen.view.runs import Runs  # noqa: PLC0415 - with it
 
@@ -82,7 +82,7 @@ def view(
         return 0
     directory = _named(run)
     access = PageAccess(SeenAt.of(as_seen_at) if as_seen_at else None)
-    return run_loop(_serve(Runs(RUNS, directory), access, _opening(Where(**where)), port, opens=not no_browser))
+    return run_loop(_serve(Runs(RUNS, directory), access, _opening(EndpointFlags(**where)), port, opens=not no_browser))
 
 
 def _named(run: Path | None) -> RunDirectory | None:
@@ -109,7 +109,7 @@ async def _serve(runs: Runs, access: PageAccess, open_endpoint: OpenEndpoint, po
         return interrupt.exit_code or 0
 
 
-def _opening(where: Where) -> OpenEndpoint:
+def _opening(where: EndpointFlags) -> OpenEndpoint:
     """Who answers for a model: the server named by flags, else who tuned it or answered the run."""
     from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - not needed to look at a run
 
@@ -120,8 +120,8 @@ def _opening(where: Where) -> OpenEndpoint:
     return open_for
 
 
-def _place_of(directory: RunDirectory, model: str, where: Where) -> tuple[ProviderChoice, Where]:
-    from asyncgen.providers.choose import Where, choose_generation, named_profile  # noqa: PLC0415 - as above
+def _place_of(directory: RunDirectory, model: str, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
+    from asyncgen.providers.choose import EndpointFlags, choose_generation, named_profile  # noqa: PLC0415 - as above
     from asyncgen.providers.profiles import ProviderChoice  # noqa: PLC0415 - as above
 
     if where.provider or where.addresses:
@@ -130,7 +130,7 @@ def _place_of(directory: RunDirectory, model: str, where: Where) -> tuple[Provid
     for job in reversed(state.finetuning):
         if model in (job.tuned_model, job.model):
             profile = named_profile(job.provider)
-            return ProviderChoice(profile, "the run's job is there"), Where(
+            return ProviderChoice(profile, "the run's job is there"), EndpointFlags(
                 base_url=job.base_url or None, api_key_file=where.api_key_file
             )
     if model == state.job.model and state.job.generation_provider:

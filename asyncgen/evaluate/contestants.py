@@ -20,7 +20,7 @@ from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
 from asyncgen.evaluate.taught import NearestExamples, TaughtSample, seeded_examples
 from asyncgen.job.load import read_job_file, with_max_tokens
 from asyncgen.job.of_run import OpenedJob, open_job
-from asyncgen.providers.choose import Where, named_profile, requested_model
+from asyncgen.providers.choose import EndpointFlags, named_profile, requested_model
 from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.run.whole_file import replacing
 
@@ -141,7 +141,7 @@ class Entry:
     contestant: Contestant
     opened: OpenedJob
     choice: ProviderChoice
-    where: Where
+    where: EndpointFlags
     is_bare: bool = False
 
 
@@ -217,7 +217,7 @@ def open_entry(
         model=contestant.model,
     )
     choice = ProviderChoice(named_profile(contestant.provider, opened.file.profiles), f"contestant {contestant.name}")
-    where = Where(contestant.provider, contestant.base_url, contestant.model, api_key_file)
+    where = EndpointFlags(contestant.provider, contestant.base_url, contestant.model, api_key_file)
     return Entry(contestant, found, choice, where, is_bare)
 
 

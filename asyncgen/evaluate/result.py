@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from asyncgen.evaluate.judge import JudgedPair, Judging
     from asyncgen.evaluate.measures import Answers, Standing
     from asyncgen.evaluate.statistics import Interval
-    from asyncgen.evaluate.verdict import PairResult, PaysFrom
+    from asyncgen.evaluate.verdict import PairResult, TuningBreakEven
     from asyncgen.generate.plan.request_tokens import Span
 
 FOLDER, SUMMARY = "evaluations", "evaluation.json"
@@ -67,7 +67,7 @@ class Evaluation:
     use: str | None = None
     more_rows: int | None = None
     judging: Judging | None = None
-    pays: tuple[PaysFrom, ...] = ()
+    pays: tuple[TuningBreakEven, ...] = ()
     notes: tuple[str, ...] = ()
     answers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     passed: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -177,7 +177,7 @@ def _judged(pair: JudgedPair) -> dict[str, Any]:
     }
 
 
-def _pays(pays: PaysFrom) -> dict[str, Any]:
+def _pays(pays: TuningBreakEven) -> dict[str, Any]:
     never = pays.calls is not None and math.isinf(pays.calls.low)
     return {
         "tuned": pays.tuned,

@@ -24,7 +24,7 @@ from asyncgen.evaluate.statistics import (
     units_needed,
 )
 from asyncgen.generate.plan.costs import trainings
-from asyncgen.generate.plan.request_tokens import Span, rows_there, tokens_of_a_request
+from asyncgen.generate.plan.request_tokens import Span, measure_run, tokens_of_a_request
 from asyncgen.providers.choose import named_profile
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _share(standing: Standing) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class PaysFrom:
+class TuningBreakEven:
     """A tuned contestant against another one.
 
     Attributes:
@@ -264,7 +264,7 @@ class PaysFrom:
 
 def pays_from(
     opened: OpenedJob, directory: RunDirectory, found: Sequence[Standing], prices: PriceList
-) -> Iterator[PaysFrom]:
+) -> Iterator[TuningBreakEven]:
     """Every tuned contestant against every one that is not.
 
     Args:
@@ -276,7 +276,7 @@ def pays_from(
     tuned = [each for each in found if each.contestant.technique == "tuned" and each.n]
     if not tuned:
         return
-    tokens = tokens_of_a_request(opened.job, opened.grid, rows_there(directory, opened.grid))
+    tokens = tokens_of_a_request(opened.job, opened.grid, measure_run(directory, opened.grid))
     profile = named_profile(opened.tuning, opened.file.profiles)
     training = next(
         iter(trainings(lambda _: opened.job, opened.grid.count, tokens, prices, chosen=profile, within_reach=())), None
@@ -289,7 +289,9 @@ def pays_from(
         for other in found:
             if other.n and other.contestant.technique != "tuned":
                 note = training.note if training is not None else ""
-                yield PaysFrom(one.contestant.name, other.contestant.name, outlay, _calls(one, other, outlay), note)
+                yield TuningBreakEven(
+                    one.contestant.name, other.contestant.name, outlay, _calls(one, other, outlay), note
+                )
 
 
 def _calls(tuned: Standing, other: Standing, outlay: Span | None) -> Span | None:

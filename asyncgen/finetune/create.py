@@ -72,7 +72,7 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ClockAndEntropy:
     """Clock and randomness.
 
     Attributes:
@@ -83,7 +83,7 @@ class World:
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    new_word: Callable[[], str] = field(default=lambda: f"asyncgen-{secrets.token_hex(8)}")
+    new_intent: Callable[[], str] = field(default=lambda: f"asyncgen-{secrets.token_hex(8)}")
 
 
 async def create(
@@ -94,7 +94,7 @@ async def create(
     *,
     another: bool = False,
     on_upload: OnProgress = lambda _sent, _size: None,
-    world: World | None = None,
+    clock: ClockAndEntropy | None = None,
 ) -> Created:
     """Create a job, or find it if it was created before. Idempotent.
 
@@ -107,7 +107,7 @@ async def create(
         dataset: its files, already validated.
         another: create a new one although the same job exists and has not failed.
         on_upload: called with the bytes sent and the size.
-        world: clock and randomness; None for the real ones.
+        clock: clock and randomness; None for the real ones.
 
     Returns:
         The job, and whether it is new.
@@ -129,7 +129,7 @@ async def create(
             return existing
         ids = [await upload_once(tuner, notes, source, on_upload) for source in sources]
     order = replace(order, training_file=ids[0], validation_file=ids[1] if len(ids) > 1 else None)
-    submission = _Submission(tuner, notes, world or World())
+    submission = _Submission(tuner, notes, clock or ClockAndEntropy())
     return Created(await _to_its_end(submission.submitted(order, digest)), "new")
 
 
@@ -230,10 +230,10 @@ async def _same_job(tuner: Tuner, notes: Notes, digest: str) -> TuningJob | None
 class _Submission:
     """The creation of one job."""
 
-    def __init__(self, tuner: Tuner, notes: Notes, world: World) -> None:
+    def __init__(self, tuner: Tuner, notes: Notes, clock: ClockAndEntropy) -> None:
         self._tuner = tuner
         self._notes = notes
-        self._world = world
+        self._clock = clock
 
     async def submitted(self, order: JobOrder, digest: str) -> TuningJob:
         intent = self._intent(order, digest)
@@ -254,7 +254,7 @@ class _Submission:
             try:
                 return await self._tuner.jobs.create(order)
             except OutageError:
-                await self._world.sleep(_WAIT_S * attempt)
+                await self._clock.sleep(_WAIT_S * attempt)
                 job = await find_intended(self._tuner, self._notes, intent)
                 if job is not None:
                     return job
@@ -262,14 +262,14 @@ class _Submission:
 
     def _intent(self, order: JobOrder, digest: str) -> FinetuningState:
         return FinetuningState(
-            intent=self._world.new_word(),
+            intent=self._clock.new_intent(),
             provider=self._tuner.profile.name,
             base_url=self._tuner.place,
             model=order.model,
             training_file=order.training_file,
             validation_file=order.validation_file,
             suffix=order.suffix,
-            created=int(self._world.now()),
+            created=int(self._clock.now()),
             order=digest,
         )
 

@@ -34,7 +34,7 @@ from asyncgen.finetune.words import (
     trained_cost,
 )
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
-from asyncgen.providers.choose import Where, named_address, open_endpoint
+from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
 from asyncgen.providers.prices import is_at_home, load_price_list
 from asyncgen.providers.training_prices import shutdown_date
@@ -92,7 +92,7 @@ class WantedTuning:
     """
 
     choice: ProviderChoice
-    where: Where
+    where: EndpointFlags
     order: JobOrder
     dataset: Dataset
     is_file: bool = False
@@ -170,7 +170,7 @@ def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Obse
 
 
 async def follow_job(
-    choice: ProviderChoice, where: Where, job_id: str, log: EventLog, observer: TuningObserver
+    choice: ProviderChoice, where: EndpointFlags, job_id: str, log: EventLog, observer: TuningObserver
 ) -> Tuned:
     """Follow an existing job to its end.
 

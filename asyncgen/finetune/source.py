@@ -16,7 +16,7 @@ from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.target import RUNS
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.of_run import OpenedJob, job_of_run
-from asyncgen.providers.choose import AUTO, Where, choose_tuner, choose_tuning, named_profile, own_local_model
+from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 
@@ -67,7 +67,7 @@ class TuningSource:
     dataset: Dataset
     settings: FinetuneSettings
     choice: ProviderChoice
-    where: Where
+    where: EndpointFlags
     model: str
     price_folder: Path | None = None
 
@@ -84,7 +84,7 @@ class TuningSource:
 
 
 def find_source(
-    argument: Path | None, validation: Path | None, out: Path | None, where: Where, model: str | None
+    argument: Path | None, validation: Path | None, out: Path | None, where: EndpointFlags, model: str | None
 ) -> TuningSource:
     """Resolve the argument of a tuning command to a dataset.
 
@@ -125,7 +125,7 @@ def find_source(
     )
 
 
-def _of_run(directory: RunDirectory, where: Where, model: str | None) -> TuningSource:
+def _of_run(directory: RunDirectory, where: EndpointFlags, model: str | None) -> TuningSource:
     dataset = _dataset_of(directory)
     if not directory.job.exists():
         settings, choice, folder = FinetuneSettings(), _for_file(where), None
@@ -159,7 +159,7 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
     return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
 
 
-def _for_run(where: Where, opened: OpenedJob) -> ProviderChoice:
+def _for_run(where: EndpointFlags, opened: OpenedJob) -> ProviderChoice:
     """Who tunes a run: the flags, else the job file, else as was chosen when the run began."""
     profiles = opened.file.profiles
     if where.provider or where.addresses:
@@ -169,7 +169,7 @@ def _for_run(where: Where, opened: OpenedJob) -> ProviderChoice:
     return ProviderChoice(named_profile(opened.tuning, profiles), "chosen when the run began")
 
 
-def _for_file(where: Where) -> ProviderChoice:
+def _for_file(where: EndpointFlags) -> ProviderChoice:
     """Who tunes a file: the flags, else the provider with a key if it tunes for new customers, else this machine."""
     choice = choose_tuner(where)
     return choice if where.provider or where.addresses else choose_tuning(choice)

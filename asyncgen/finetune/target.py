@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import RunInUseError, UsageError
 from asyncgen.finetune.follow import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.uploads import newest_job, noted_job
-from asyncgen.providers.choose import Where, choose_tuner, is_same_place, named_profile
+from asyncgen.providers.choose import EndpointFlags, choose_tuner, is_same_place, named_profile
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
 
@@ -42,10 +42,10 @@ class Target:
     job_id: str
     run: RunDirectory | None
     choice: ProviderChoice
-    where: Where
+    where: EndpointFlags
 
 
-def find_target(argument: str | None, where: Where, environment: Mapping[str, str] = os.environ) -> Target:
+def find_target(argument: str | None, where: EndpointFlags, environment: Mapping[str, str] = os.environ) -> Target:
     """Find the job that a command's argument means.
 
     Args:
@@ -73,7 +73,7 @@ def find_target(argument: str | None, where: Where, environment: Mapping[str, st
     return Target(argument, found[0], *_noted_place(found[1], where))
 
 
-def _noted_place(noted: FinetuningState, where: Where) -> tuple[ProviderChoice, Where]:
+def _noted_place(noted: FinetuningState, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
     if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
     return ProviderChoice(named_profile(noted.provider), "the run's job is there"), replace(
@@ -112,7 +112,7 @@ def newest_tuned_model(path: Path | None) -> str:
     return tuned[-1]
 
 
-def owner_of_model(model: str, where: Where) -> Target | None:
+def owner_of_model(model: str, where: EndpointFlags) -> Target | None:
     """Find the job that made a model, among the runs here.
 
     Args:

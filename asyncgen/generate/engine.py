@@ -16,7 +16,7 @@ from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.answers import AnswerChecks
-from asyncgen.providers.choose import Where
+from asyncgen.providers.choose import EndpointFlags
 from asyncgen.terminal import money
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class GenerateOptions:
         ray: address of a Ray cluster whose nodes send the requests, or "local"; None for this process alone.
     """
 
-    where: Where = field(default_factory=Where)
+    where: EndpointFlags = field(default_factory=EndpointFlags)
     out: Path | None = None
     concurrency: int | None = None
     rpm: float | None = None
@@ -81,14 +81,14 @@ class GenerateOptions:
         """Build options from named values.
 
         Args:
-            options: names of these fields and of those of `Where`; others are ignored.
+            options: names of these fields and of those of `EndpointFlags`; others are ignored.
 
         Returns:
             The options.
         """
-        where = {name: options[name] for name in Where.__dataclass_fields__ if name in options}
+        where = {name: options[name] for name in EndpointFlags.__dataclass_fields__ if name in options}
         rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
-        return cls(where=Where(**where), **rest)
+        return cls(where=EndpointFlags(**where), **rest)
 
     def limits(self, limits: Limits) -> Limits:
         """Override the job's limits with those of the options that are set.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncgen.generate.observer import Observer
-    from asyncgen.providers.choose import Where
+    from asyncgen.providers.choose import EndpointFlags
     from asyncgen.providers.profiles import ProviderChoice
     from asyncgen.run.directory import RunWriter
     from asyncgen.run.state import RunState
@@ -46,7 +46,7 @@ def server_of(provider: str, base_url: str | None) -> ServerState:
     return ServerState(provider=provider, host=urlsplit(base_url or "").netloc)
 
 
-async def is_simulation(choice: ProviderChoice, where: Where, model: str) -> bool:
+async def is_simulation(choice: ProviderChoice, where: EndpointFlags, model: str) -> bool:
     """Whether the server that is to be asked makes its answers up, by its own word in its list of models.
 
     Its address is no sign: a simulation started again has another port, and another server may have its old one.

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.plan.costs import cost_of_rows
-from asyncgen.generate.plan.request_tokens import RowsThere, Span, tokens_of_a_request
+from asyncgen.generate.plan.request_tokens import RunMeasurements, Span, tokens_of_a_request
 from asyncgen.generate.pool.budget import Budget, open_budget
-from asyncgen.providers.choose import Where, named_address
+from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.price import BATCH, STANDARD, Price, tier_of
 from asyncgen.providers.prices import load_price_list
@@ -54,7 +54,7 @@ class Spending:
         """Estimated USD for `rows` rows; None for an unknown price."""
         if self.price is None or not rows:
             return None
-        tokens = tokens_of_a_request(opened.job, opened.grid, RowsThere())
+        tokens = tokens_of_a_request(opened.job, opened.grid, RunMeasurements())
         tier = BATCH if self.in_batch else self.tier
         return cost_of_rows(rows, tokens, self.price, tier) or cost_of_rows(rows, tokens, self.price, STANDARD)
 
@@ -89,7 +89,7 @@ class Spending:
         return open_budget(self.price, tier, max_cost_usd, spent_usd=spent_usd, in_flight_usd=in_flight_usd)
 
 
-def spending_of(opened: OpenedJob, generation: ProviderChoice, where: Where, *, in_batch: bool) -> Spending:
+def spending_of(opened: OpenedJob, generation: ProviderChoice, where: EndpointFlags, *, in_batch: bool) -> Spending:
     """Find price and price tier of a job's rows.
 
     Args:

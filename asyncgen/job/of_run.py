@@ -20,7 +20,7 @@ from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.requests import RequestGrid, may_be_foreign, recognise_rows
 from asyncgen.job.rules import provider_remarks
 from asyncgen.job.template import ANSWER, named_in
-from asyncgen.providers.choose import Where, choose_generation, choose_tuning, named_profile, requested_model
+from asyncgen.providers.choose import EndpointFlags, choose_generation, choose_tuning, named_profile, requested_model
 from asyncgen.run.whole_file import open_regular, read_whole, replacing
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def open_job(file: JobFile, *, generation: str, tuning: str, model: str) -> Open
 
 
 def open_named_job(
-    path: Path | None, where: Where, *, finetune_provider: str | None = None
+    path: Path | None, where: EndpointFlags, *, finetune_provider: str | None = None
 ) -> tuple[OpenedJob, ProviderChoice, ProviderChoice]:
     """Read a job, choose the providers, and open its grid.
 

@@ -61,7 +61,7 @@ class Keyed(Protocol):
     def variables(self) -> dict[str, str]: ...
 
 
-Kept = TypeVar("Kept", bound=Keyed)
+KeyedRow = TypeVar("KeyedRow", bound=Keyed)
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):  # for every row: a quarter of a dataclass's time
@@ -401,7 +401,7 @@ class RequestGrid:
             for request in self.wanted(keys.__contains__):
                 self._recognised.setdefault(request.key, request.index)
 
-    def own(self, row: Kept) -> Kept | None:
+    def own(self, row: KeyedRow) -> KeyedRow | None:
         """Give a row the job's present variables.
 
         Args:
@@ -418,7 +418,7 @@ class RequestGrid:
             return None
         fields = {"variables": self.variables_at(index), "index": index}
         named: Any = row
-        return cast("Kept", msgspec.structs.replace(named, **{k: v for k, v in fields.items() if hasattr(row, k)}))
+        return cast("KeyedRow", msgspec.structs.replace(named, **{k: v for k, v in fields.items() if hasattr(row, k)}))
 
     def variables_at(self, index: int) -> dict[str, str]:
         """Return the variables of the request at a place in the grid.

@@ -42,7 +42,7 @@ OPENAI = "openai"
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class EndpointFlags:
     """Flags that select the provider of one stage; None for a flag that was not given.
 
     Attributes:
@@ -65,7 +65,7 @@ class Where:
 
 
 def choose_generation(
-    where: Where,
+    where: EndpointFlags,
     named_in_job: str = AUTO,
     environment: Mapping[str, str] = os.environ,
     profiles: Mapping[str, Profile] | None = None,
@@ -177,7 +177,7 @@ def choose_tuning(
 
 
 def choose_tuner(
-    where: Where, environment: Mapping[str, str] = os.environ, profiles: Mapping[str, Profile] | None = None
+    where: EndpointFlags, environment: Mapping[str, str] = os.environ, profiles: Mapping[str, Profile] | None = None
 ) -> ProviderChoice:
     """Choose the provider whose fine-tuning jobs a command is about, without a run or job file.
 
@@ -244,7 +244,7 @@ def named_profile(name: str, profiles: Mapping[str, Profile] | None = None) -> P
     return profiles[name]
 
 
-def named_address(profile: Profile, where: Where, environment: Mapping[str, str] = os.environ) -> str | None:
+def named_address(profile: Profile, where: EndpointFlags, environment: Mapping[str, str] = os.environ) -> str | None:
     """Find the first address of a provider: from the flag, its variable, or its profile.
 
     Args:
@@ -261,7 +261,7 @@ def named_address(profile: Profile, where: Where, environment: Mapping[str, str]
     return next((address.base_url for address in _addresses(profile, where, environment)), None)
 
 
-def _addresses(profile: Profile, where: Where, environment: Mapping[str, str]) -> list[Address]:
+def _addresses(profile: Profile, where: EndpointFlags, environment: Mapping[str, str]) -> list[Address]:
     if where.addresses:
         return [read_address(each) for each in where.addresses]
     variable = profile.base_url_variable
@@ -279,7 +279,7 @@ def _ending_in(address: Address, path: str) -> Address:
 
 
 def addressed_endpoint(
-    choice: ProviderChoice, where: Where, model: str, environment: Mapping[str, str] = os.environ
+    choice: ProviderChoice, where: EndpointFlags, model: str, environment: Mapping[str, str] = os.environ
 ) -> Endpoint:
     """Make the endpoint of a provider that has an address.
 
@@ -320,7 +320,9 @@ def addressed_endpoint(
     )
 
 
-def _key(profile: Profile, where: Where, addresses: Sequence[str], environment: Mapping[str, str]) -> Secret | None:
+def _key(
+    profile: Profile, where: EndpointFlags, addresses: Sequence[str], environment: Mapping[str, str]
+) -> Secret | None:
     if where.api_key_file:
         return key_from_file(where.api_key_file)
     key = key_from_variable(profile, environment)
@@ -390,7 +392,7 @@ def own_local_model(profile: Profile, environment: Mapping[str, str] = os.enviro
 
 @asynccontextmanager
 async def open_endpoint(
-    choice: ProviderChoice, where: Where, model: str, say: Callable[[str], None]
+    choice: ProviderChoice, where: EndpointFlags, model: str, say: Callable[[str], None]
 ) -> AsyncIterator[Endpoint]:
     """Open the endpoint of a stage. The local server is started if necessary, and kept running until the block ends.
 

@@ -31,7 +31,7 @@ from asyncgen.errors import UsageError
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.price import BATCH, FLEX, FREE, STANDARD, Price, TokenRates
 from asyncgen.providers.profiles import LOCAL, PROFILES
-from asyncgen.providers.training_prices import TunedModelName, base_model, tuned_model
+from asyncgen.providers.training_prices import TuningPrice, base_model, tuned_model
 from asyncgen.providers.user_profiles import configuration_folder, load_user_providers
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class PriceList:
             return FREE
         return self._own_price(provider, model) or self._known_price(provider, base_url, model)
 
-    def training(self, provider: str, model: str) -> TunedModelName | None:
+    def training(self, provider: str, model: str) -> TuningPrice | None:
         """Look up the price of tuning a model.
 
         Args:
@@ -103,7 +103,7 @@ class PriceList:
         if own is None or own.training is None:
             return known
         rates = own.tuned or (known.rates if known else None)
-        return TunedModelName(own.training, own.training, rates, own.source, own.as_of, "")
+        return TuningPrice(own.training, own.training, rates, own.source, own.as_of, "")
 
     def _own_price(self, provider: str, model: str) -> Price | None:
         own = self.own.get((provider, model)) or self.own.get((provider, ANY_MODEL))

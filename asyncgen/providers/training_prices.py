@@ -27,7 +27,7 @@ _BILLIONS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)b(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class TunedModelName:
+class TuningPrice:
     """The price of tuning a model.
 
     Attributes:
@@ -58,8 +58,8 @@ class TunedModelName:
         return tokens * self.low / 1_000_000, tokens * self.high / 1_000_000
 
 
-def _openai(training: float, input_: float, cached: float, output: float) -> TunedModelName:
-    return TunedModelName(training, training, TokenRates(input_, cached, output), _OPENAI, _READ_OPENAI)
+def _openai(training: float, input_: float, cached: float, output: float) -> TuningPrice:
+    return TuningPrice(training, training, TokenRates(input_, cached, output), _OPENAI, _READ_OPENAI)
 
 
 _NEBIUS = "a third party's note on Nebius"
@@ -74,7 +74,7 @@ _READ_FIREWORKS = date(2026, 10, 7)
 _BY_THE_SECOND = "calls need a dedicated deployment, billed by the second"
 
 # Adapters of this model are served at the base model's price; of several published prices, the highest.
-_LLAMA_8B_AT_NEBIUS = TunedModelName(0.40, 0.40, TokenRates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
+_LLAMA_8B_AT_NEBIUS = TuningPrice(0.40, 0.40, TokenRates(0.03, 0.03, 0.09), _NEBIUS, _READ_NEBIUS)
 
 _BY_NAME = {
     # developers.openai.com/api/docs/pricing, table "Finetuning"; models already shut down are left out.
@@ -91,21 +91,21 @@ _BY_NAME = {
 }
 
 # Billions of parameters (up to and including) to the price; low and high differ by method.
-_BY_SIZE: dict[str, tuple[tuple[float, TunedModelName], ...]] = {
+_BY_SIZE: dict[str, tuple[tuple[float, TuningPrice], ...]] = {
     "fireworks": (
-        (16, TunedModelName(0.50, 0.50, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
-        (80, TunedModelName(3.00, 3.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
-        (300, TunedModelName(6.00, 6.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
-        (math.inf, TunedModelName(10.00, 10.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (16, TuningPrice(0.50, 0.50, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (80, TuningPrice(3.00, 3.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (300, TuningPrice(6.00, 6.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
+        (math.inf, TuningPrice(10.00, 10.00, None, _FIREWORKS, _READ_FIREWORKS, _BY_THE_SECOND)),
     ),
     "nebius": (
-        (20, TunedModelName(0.40, 0.40, None, _NEBIUS, _READ_NEBIUS)),
-        (1000, TunedModelName(2.80, 2.80, None, _NEBIUS, _READ_NEBIUS)),
+        (20, TuningPrice(0.40, 0.40, None, _NEBIUS, _READ_NEBIUS)),
+        (1000, TuningPrice(2.80, 2.80, None, _NEBIUS, _READ_NEBIUS)),
     ),
     "together": (
-        (16, TunedModelName(0.48, 1.35, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
-        (69, TunedModelName(1.50, 4.12, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
-        (100, TunedModelName(2.90, 8.00, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (16, TuningPrice(0.48, 1.35, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (69, TuningPrice(1.50, 4.12, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
+        (100, TuningPrice(2.90, 8.00, None, _TOGETHER, _READ_TOGETHER, _BY_THE_MINUTE)),
     ),
 }
 
@@ -157,7 +157,7 @@ def hosting_price(provider: str, model: str) -> HostingPrice | None:
     return HostingPrice(usd * gpus, f"{gpus}x {gpu}", source, as_of)
 
 
-def tuned_model(provider: str, model: str) -> TunedModelName | None:
+def tuned_model(provider: str, model: str) -> TuningPrice | None:
     """Look up the price of tuning a model in the table.
 
     Args:
@@ -172,7 +172,7 @@ def tuned_model(provider: str, model: str) -> TunedModelName | None:
     return named or _by_size(provider, model)
 
 
-def _by_size(provider: str, model: str) -> TunedModelName | None:
+def _by_size(provider: str, model: str) -> TuningPrice | None:
     size = _BILLIONS.search(model)
     if size is None:
         return None

@@ -23,7 +23,7 @@ import orjson
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.json_text import NotJsonError, decode_loosely, decoder
 from asyncgen.run.whole_file import explained
-from asyncgen.serve.stores.files import Shelf, file_stem
+from asyncgen.serve.stores.files import JsonStore, file_stem
 from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class BatchStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._batches = Shelf(
+        self._batches = JsonStore(
             folder,
             "*/batch.json",
             Batch,

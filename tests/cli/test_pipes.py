@@ -60,12 +60,12 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(
 def made_run(here: Callable[..., Any], tmp_path: Path) -> Path:
     """A run of which nothing is answered: nobody listens."""
     from asyncgen.job.of_run import keep_job, open_named_job  # noqa: PLC0415 - once the keys are out of the environment
-    from asyncgen.providers.choose import Where  # noqa: PLC0415 - likewise
+    from asyncgen.providers.choose import EndpointFlags  # noqa: PLC0415 - likewise
     from asyncgen.run.directory import open_run  # noqa: PLC0415 - likewise
 
     job = tmp_path / "work" / "job.toml"
     job.write_text(JOB)
-    opened, _, _ = open_named_job(job, Where("custom", "http://127.0.0.1:9/v1", "m"))
+    opened, _, _ = open_named_job(job, EndpointFlags("custom", "http://127.0.0.1:9/v1", "m"))
     folder = tmp_path / "work" / "runs" / "ads"
     with open_run(folder, job_name="ads") as run:
         keep_job(run, opened)

@@ -10,7 +10,7 @@ import pytest
 
 from asyncgen.finetune.api import AbsentError, JobOrder, OutageError
 from asyncgen.finetune.complete import Asking, Completion, PromptForm, ask_all
-from asyncgen.finetune.create import Created, Dataset, World, create
+from asyncgen.finetune.create import ClockAndEntropy, Created, Dataset, create
 from asyncgen.finetune.follow import FollowPace, follow, open_run_log
 from asyncgen.finetune.loss_curve import points_of_table
 from asyncgen.finetune.open_tuner import open_calls, open_tuner
@@ -62,7 +62,7 @@ async def tuned(tuner: Tuner, run: RunWriter, training: Path) -> tuple[Created, 
         await asyncio.sleep(0)
 
     listener = Listener()
-    created = await in_the_end(lambda: create(tuner, run, ORDER, Dataset(training), world=World(sleep=quick)))
+    created = await in_the_end(lambda: create(tuner, run, ORDER, Dataset(training), clock=ClockAndEntropy(sleep=quick)))
     pace = FollowPace(first_s=0.02, longest_s=0.1)
     with open_run_log(run, created.job.id) as log:
         job = await in_the_end(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from asyncgen.errors import AsyncgenError, AuthError, QuotaError
 from asyncgen.finetune.api import JobOrder, OutageError, TrainingClosedError
-from asyncgen.finetune.create import INTENT_KEY, Created, Dataset, World, create
+from asyncgen.finetune.create import INTENT_KEY, ClockAndEntropy, Created, Dataset, create
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,11 +24,11 @@ JOBS = "/v1/fine_tuning/jobs$"
 PLACES = pytest.mark.parametrize("name", ["openai", "crusoe"])
 
 
-def world() -> World:
+def clock() -> ClockAndEntropy:
     async def sleep(_seconds: float) -> None:
         await asyncio.sleep(0)
 
-    return World(now=lambda: float(NOW), sleep=sleep)
+    return ClockAndEntropy(now=lambda: float(NOW), sleep=sleep)
 
 
 def make(
@@ -37,7 +37,7 @@ def make(
     async def scenario() -> Created:
         async with open_provider(name) as tuner:
             created: Created = await create(
-                tuner, run, order, Dataset(training, how.pop("validation", None)), world=world(), **how
+                tuner, run, order, Dataset(training, how.pop("validation", None)), clock=clock(), **how
             )
             return created
 
@@ -261,7 +261,7 @@ def test_a_stop_while_the_job_is_asked_for_still_notes_it(
 ) -> None:
     async def scenario() -> None:
         async with open_provider() as tuner:
-            task = asyncio.ensure_future(create(tuner, run, ORDER, Dataset(training_file), world=world()))
+            task = asyncio.ensure_future(create(tuner, run, ORDER, Dataset(training_file), clock=clock()))
             while not provider.count("POST", "/fine_tuning/jobs"):  # noqa: ASYNC110 - it is in another thread
                 await asyncio.sleep(0.001)
             task.cancel()

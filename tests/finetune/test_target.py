@@ -11,7 +11,7 @@ from asyncgen.errors import UsageError
 from asyncgen.finetune.api import TuningJob
 from asyncgen.finetune.source import find_source
 from asyncgen.finetune.target import Target, event_log, find_target, note_state, owner_of_model
-from asyncgen.providers.choose import Where, choose_tuner
+from asyncgen.providers.choose import EndpointFlags, choose_tuner
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import open_run
 from asyncgen.run.state import DatasetFile, DatasetState, FinetuningState
@@ -42,7 +42,7 @@ def make_run(path: Path, *jobs: str, provider: str = "nebius", **fields: Any) ->
 
 def test_nothing_means_the_newest_runs_newest_job(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", "ftjob-1", "ftjob-2")
-    target = find_target(None, Where())
+    target = find_target(None, EndpointFlags())
     assert (target.job_id, target.choice.profile.name, target.where.base_url) == (
         "ftjob-2",
         "nebius",
@@ -53,46 +53,46 @@ def test_nothing_means_the_newest_runs_newest_job(tmp_path: Path) -> None:
 def test_a_directory_means_its_newest_job_and_an_id_is_found_in_whatever_run(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", "ftjob-1", "ftjob-2")
     make_run(tmp_path / "runs" / "b", "ftjob-3")
-    assert find_target("runs/a", Where()).job_id == "ftjob-2"
-    found = find_target("ftjob-1", Where())
+    assert find_target("runs/a", EndpointFlags()).job_id == "ftjob-2"
+    found = find_target("ftjob-1", EndpointFlags())
     assert found.run is not None
     assert found.run.path.name == "a"
 
 
 def test_flags_go_before_what_the_run_notes(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", "ftjob-1")
-    assert find_target(None, Where(provider="crusoe")).choice.profile.name == "crusoe"
-    assert find_target(None, Where(base_url="https://elsewhere/v1")).choice.profile.name == "custom"
-    assert find_target(None, Where(base_url="https://there/v1")).choice.profile.name == "nebius"
+    assert find_target(None, EndpointFlags(provider="crusoe")).choice.profile.name == "crusoe"
+    assert find_target(None, EndpointFlags(base_url="https://elsewhere/v1")).choice.profile.name == "custom"
+    assert find_target(None, EndpointFlags(base_url="https://there/v1")).choice.profile.name == "nebius"
 
 
 def test_an_id_that_no_run_knows_is_looked_for_where_a_key_is_set() -> None:
-    target = find_target("ftjob-x", Where(), {"NEBIUS_API_KEY": "k"})
+    target = find_target("ftjob-x", EndpointFlags(), {"NEBIUS_API_KEY": "k"})
     assert (target.run, target.choice.profile.name) == (None, "nebius")
-    assert find_target("ftjob-x", Where(), {}).choice.profile.name == "local"
+    assert find_target("ftjob-x", EndpointFlags(), {}).choice.profile.name == "local"
 
 
 def test_a_run_without_a_job_says_how_to_create_one(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     with pytest.raises(UsageError, match="has no fine-tuning job") as caught:
-        find_target(None, Where())
+        find_target(None, EndpointFlags())
     assert caught.value.help_text is not None
     assert "asyncgen finetune create" in caught.value.help_text
 
 
 def test_a_tuned_model_leads_to_its_run(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", "ftjob-1")
-    owner = owner_of_model("ft:ftjob-1", Where())
+    owner = owner_of_model("ft:ftjob-1", EndpointFlags())
     assert owner is not None
     assert owner.job_id == "ftjob-1"
-    assert owner_of_model("ft:other", Where()) is None
+    assert owner_of_model("ft:other", EndpointFlags()) is None
 
 
 def test_a_run_that_is_being_written_is_followed_without_keeping_anything(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", "ftjob-1")
     line = b'{"job":"ftjob-1","id":"e1","created_at":1,"message":"m"}\n'
     (tmp_path / "runs" / "a" / "events.jsonl").write_bytes(line)
-    target = find_target(None, Where())
+    target = find_target(None, EndpointFlags())
     with open_run(tmp_path / "runs" / "a"):
         with event_log(target, lambda _: None) as log:
             assert [event.id for event in log.history] == ["e1"]
@@ -105,33 +105,35 @@ def test_a_run_that_is_being_written_is_followed_without_keeping_anything(tmp_pa
 
 
 def test_a_job_of_no_run_is_noted_nowhere() -> None:
-    target = Target("x", None, choose_tuner(Where(), {}), Where())
+    target = Target("x", None, choose_tuner(EndpointFlags(), {}), EndpointFlags())
     note_state(target, TuningJob(id="x", status="s", outcome=None))
 
 
 def test_a_file_is_tuned_on_where_new_customers_may_else_here(training_file: Path, monkeypatch: Any) -> None:
-    assert find_source(training_file, None, None, Where(), None).choice.profile.name == "local"
+    assert find_source(training_file, None, None, EndpointFlags(), None).choice.profile.name == "local"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
-    assert find_source(training_file, None, None, Where(), None).choice.profile.name == "local"
+    assert find_source(training_file, None, None, EndpointFlags(), None).choice.profile.name == "local"
     monkeypatch.setenv("TOGETHER_API_KEY", "k")
     monkeypatch.delenv("OPENAI_API_KEY")
-    source = find_source(training_file, None, None, Where(), None)
+    source = find_source(training_file, None, None, EndpointFlags(), None)
     assert source.choice.profile.name == "together"
     assert source.model == "meta-llama/Meta-Llama-3.1-8B-Instruct-Reference"
     assert source.run.as_posix() == "runs/train"
 
 
 def test_a_file_named_with_a_provider_is_tuned_on_there(training_file: Path) -> None:
-    assert find_source(training_file, None, None, Where(provider="openai"), None).choice.profile.name == "openai"
+    assert (
+        find_source(training_file, None, None, EndpointFlags(provider="openai"), None).choice.profile.name == "openai"
+    )
     with pytest.raises(UsageError, match="no model to tune was named"):
-        find_source(training_file, None, None, Where(provider="custom"), None)
+        find_source(training_file, None, None, EndpointFlags(provider="custom"), None)
 
 
 def test_a_file_inside_a_run_belongs_to_that_run(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a")
     file = tmp_path / "runs" / "a" / "train.jsonl"
     file.write_text("{}\n", encoding="utf-8")
-    source = find_source(file, None, None, Where(), None)
+    source = find_source(file, None, None, EndpointFlags(), None)
     assert (source.run, source.new_run_name) == (file.parent, None)
 
 
@@ -139,13 +141,13 @@ def test_a_run_needs_a_dataset_that_is_still_there(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "a"
     make_run(path)
     with pytest.raises(UsageError, match="has no dataset yet"):
-        find_source(None, None, None, Where(), None)
+        find_source(None, None, None, EndpointFlags(), None)
     files = [DatasetFile(name=name, sha256="", samples=3, bytes=9) for name in ("train.jsonl", "validation.jsonl")]
     make_run(path, dataset=DatasetState(files=files, format="chat"))
     with pytest.raises(UsageError, match="has no dataset yet"):
-        find_source(None, None, None, Where(), None)
+        find_source(None, None, None, EndpointFlags(), None)
     (path / "train.jsonl").write_text("{}\n", encoding="utf-8")
-    source = find_source(None, None, None, Where(), None)
+    source = find_source(None, None, None, EndpointFlags(), None)
     assert source.dataset.validation is not None
     assert source.run.samefile(path)
 
@@ -154,5 +156,5 @@ def test_a_missing_source_says_how_to_make_one() -> None:
     from pathlib import Path  # noqa: PLC0415 - only here
 
     with pytest.raises(UsageError, match="no run and no file at nowhere") as caught:
-        find_source(Path("nowhere"), None, None, Where(), None)
+        find_source(Path("nowhere"), None, None, EndpointFlags(), None)
     assert "asyncgen prepare" in (caught.value.help_text or "")

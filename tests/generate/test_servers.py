@@ -11,7 +11,7 @@ from aiohttp import web
 
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
-from asyncgen.providers.choose import Where
+from asyncgen.providers.choose import EndpointFlags
 from asyncgen.providers.profiles import PROFILES, ProviderChoice
 from asyncgen.run.directory import RunWriter, open_run
 from asyncgen.run.jsonl import read_rows
@@ -140,7 +140,7 @@ def test_a_simulation_is_known_by_its_own_word(owner: str, status: int, expected
     async def ask() -> bool:
         runner, base_url = await models_of(owner, status)
         try:
-            return await is_simulation(ProviderChoice(PROFILES["custom"], ""), Where(base_url=base_url), "m")
+            return await is_simulation(ProviderChoice(PROFILES["custom"], ""), EndpointFlags(base_url=base_url), "m")
         finally:
             await runner.cleanup()
 
@@ -151,7 +151,7 @@ def test_a_server_that_does_not_answer_moves_no_rows() -> None:
     async def ask() -> bool:
         runner, base_url = await models_of("x")
         await runner.cleanup()
-        return await is_simulation(ProviderChoice(PROFILES["custom"], ""), Where(base_url=base_url), "m")
+        return await is_simulation(ProviderChoice(PROFILES["custom"], ""), EndpointFlags(base_url=base_url), "m")
 
     with pytest.raises(AsyncgenError) as raised:
         asyncio.run(ask())
@@ -160,4 +160,4 @@ def test_a_server_that_does_not_answer_moves_no_rows() -> None:
 
 def test_without_a_local_server_there_is_no_simulation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert asyncio.run(is_simulation(ProviderChoice(PROFILES["local"], ""), Where(), "m")) is False
+    assert asyncio.run(is_simulation(ProviderChoice(PROFILES["local"], ""), EndpointFlags(), "m")) is False

@@ -13,7 +13,7 @@ from asyncgen.dataset.report.collect import make_report
 from asyncgen.dataset.samples import Selection
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.stale import accept_stale, find_stale
-from asyncgen.generate.plan.request_tokens import rows_there
+from asyncgen.generate.plan.request_tokens import measure_run
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Generate, Job, Prompt
 from asyncgen.job.requests import RequestGrid
@@ -85,7 +85,7 @@ def test_a_change_that_leaves_the_requests_as_they_are_loses_nothing(
         exported = list(ordered_records(run.directory.record_files(), grid))
         assert sorted(record.completion for record in exported) == sorted(record.completion for record in records)
         assert all(record.variables.keys() == set(grid.names) for record in exported)
-        there = rows_there(run.directory, grid)
+        there = measure_run(run.directory, grid)
         assert (there.settled, there.stale, grid.count - there.twins - there.settled) == (8, 0, 0)
         coverage = make_report(run.directory, job, grid).coverage
         assert (coverage.filled, coverage.left, coverage.stale) == (grid.count, 0, 0)

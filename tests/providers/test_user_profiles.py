@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asyncgen.errors import UsageError
 from asyncgen.job.load import read_job_file
-from asyncgen.providers.choose import AUTO, Where, addressed_endpoint, choose_generation, choose_tuning
+from asyncgen.providers.choose import AUTO, EndpointFlags, addressed_endpoint, choose_generation, choose_tuning
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.providers.user_profiles import FILE_NAME, load_profiles
@@ -47,8 +47,8 @@ def wrong(folder: Path, text: str) -> str:
 
 def test_a_provider_of_ones_own_is_asked_as_a_known_one(tmp_path: Path) -> None:
     profiles = load_profiles(write(tmp_path, BOX), {})
-    choice = choose_generation(Where(provider="gpu-box"), AUTO, {}, profiles)
-    endpoint = addressed_endpoint(choice, Where(), "m", {"VLLM_KEY": "k-0123456789"})
+    choice = choose_generation(EndpointFlags(provider="gpu-box"), AUTO, {}, profiles)
+    endpoint = addressed_endpoint(choice, EndpointFlags(), "m", {"VLLM_KEY": "k-0123456789"})
     assert endpoint.base_url == "http://vllm.internal:8000/v1"
     assert endpoint.key is not None
     assert endpoint.key.source == "VLLM_KEY"
@@ -59,8 +59,8 @@ def test_a_provider_of_ones_own_is_asked_as_a_known_one(tmp_path: Path) -> None:
 
 def test_it_is_chosen_by_name_or_address_and_never_by_its_key(tmp_path: Path) -> None:
     profiles = load_profiles(write(tmp_path, BOX), {})
-    assert choose_generation(Where(), AUTO, {"VLLM_KEY": "k"}, profiles).profile.name == "local"
-    where = Where(base_url="http://vllm.internal:8000/v1")
+    assert choose_generation(EndpointFlags(), AUTO, {"VLLM_KEY": "k"}, profiles).profile.name == "local"
+    where = EndpointFlags(base_url="http://vllm.internal:8000/v1")
     assert choose_generation(where, AUTO, {}, profiles).profile.name == "gpu-box"
 
 
@@ -155,7 +155,7 @@ def test_any_text_is_read_or_refused(tmp_path: Path, text: str) -> None:
 
 def test_the_named_only_profiles_do_not_move_the_automatic_choice() -> None:
     keys = {profile.key_variable: "k" for profile in PROFILES.values() if profile.by_name_only and profile.key_variable}
-    assert choose_generation(Where(), AUTO, keys, PROFILES).profile.name == "local"
+    assert choose_generation(EndpointFlags(), AUTO, keys, PROFILES).profile.name == "local"
     assert {"openrouter", "groq", "mistral", "ollama", "vllm", "litellm"} <= {
         profile.name for profile in PROFILES.values() if profile.by_name_only
     }

@@ -107,7 +107,7 @@ def test_the_memory_that_a_training_needs_is_the_trainers_own_estimate(model: st
     assert row is not None
     settings = LlamaSettings(Path(), slots=1, threads=1, training_threads=2)
     needed = memory_needed(
-        architecture, layers=settings.lora_layers, rank=settings.lora_rank, lanes=settings.training_threads
+        architecture, layers=settings.lora_layers, rank=settings.lora_rank, threads=settings.training_threads
     )
     assert row[1] == f"{needed / 1e9:.2f}"
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
-from asyncgen.dataset.report.quality import CoverageCounts, Fate, Quality, QualityLook
+from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityLook, RowOutcome
 from asyncgen.dataset.samples import (
     CHECK,
     DUPLICATE,
@@ -276,12 +276,12 @@ class _Look:
             unsettled.discard(number)
             self._failures[failure.error.type] += 1
             own = self._grid.own(failure) or failure
-            self._cover(own, Fate.REFUSED if failure.error.type in _REFUSALS else Fate.FAILED)
+            self._cover(own, RowOutcome.REFUSED if failure.error.type in _REFUSALS else RowOutcome.FAILED)
 
-    def _cover(self, row: Record | Failure, fate: Fate) -> None:
+    def _cover(self, row: Record | Failure, fate: RowOutcome) -> None:
         """Count what became of a row, and of those that have the same request."""
         self._coverage.add(row.variables, fate)
-        if self._twins and fate is not Fate.STALE:
+        if self._twins and fate is not RowOutcome.STALE:
             for index in self._twins.get(bytes.fromhex(row.key), ()):
                 self._coverage.add(self._grid.variables_at(index), fate)
 
@@ -318,9 +318,9 @@ def _rounded_ms(seconds: float) -> int:
     return round(seconds * 1000) if seconds < 1 else round(seconds * 100) * 10
 
 
-def _fate(reason: str | None) -> Fate:
+def _fate(reason: str | None) -> RowOutcome:
     if reason is None:
-        return Fate.FILLED
+        return RowOutcome.FILLED
     if reason == STALE:
-        return Fate.STALE
-    return Fate.REFUSED if reason in {REFUSED, FILTERED} else Fate.REJECTED
+        return RowOutcome.STALE
+    return RowOutcome.REFUSED if reason in {REFUSED, FILTERED} else RowOutcome.REJECTED

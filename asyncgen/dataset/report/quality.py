@@ -274,7 +274,7 @@ def _languages(texts: Sequence[str]) -> dict[str, int]:
 MOST_VALUES = 1000
 
 
-class Fate(IntEnum):
+class RowOutcome(IntEnum):
     """What became of a row."""
 
     FILLED = 0
@@ -331,7 +331,7 @@ class CoverageCounts:
     def __init__(self) -> None:
         self._requested: dict[str, dict[str, int]] = {}
         self._fates: dict[str, dict[str, list[int]]] = {}
-        self._all = [0] * len(Fate)
+        self._all = [0] * len(RowOutcome)
         self._requests: int | None = None
 
     def request(self, variables: Mapping[str, str], count: int = 1) -> None:
@@ -342,7 +342,7 @@ class CoverageCounts:
             if value in values or len(values) <= MOST_VALUES:
                 values[value] = values.get(value, 0) + count
 
-    def add(self, variables: Mapping[str, str], fate: Fate) -> None:
+    def add(self, variables: Mapping[str, str], fate: RowOutcome) -> None:
         """Note what became of one row."""
         self._all[fate] += 1
         for name, value in variables.items():
@@ -351,7 +351,7 @@ class CoverageCounts:
             if counts is None:
                 if len(values) > MOST_VALUES:
                     continue
-                counts = values[value] = [0] * len(Fate)
+                counts = values[value] = [0] * len(RowOutcome)
             counts[fate] += 1
 
     def total(self, requests: int) -> Coverage:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from asyncgen.generate.plan.request_tokens import RequestTokens, Span
 from asyncgen.providers.price import BATCH, FLEX, STANDARD, Price
 from asyncgen.providers.profiles import PROFILES, Finetuning, Profile
-from asyncgen.providers.training_prices import HostingPrice, TunedModelName, epochs_of, hosting_price
+from asyncgen.providers.training_prices import HostingPrice, TuningPrice, epochs_of, hosting_price
 from asyncgen.run.records import Usage
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Training:
     chosen: bool
     trained: TrainedTokens
     cost_usd: Span | None
-    price: TunedModelName | None
+    price: TuningPrice | None
     note: str
 
 
@@ -118,7 +118,7 @@ def _training(
     finetuning: Finetuning,
     model: str,
     trained: TrainedTokens,
-    price: TunedModelName | None,
+    price: TuningPrice | None,
     *,
     chosen: bool,
 ) -> Training:
@@ -131,7 +131,7 @@ def _training(
     return Training(provider, model, chosen, trained, cost_usd, price, _note(finetuning, price))
 
 
-def _note(finetuning: Finetuning, price: TunedModelName | None) -> str:
+def _note(finetuning: Finetuning, price: TuningPrice | None) -> str:
     notes = [price.note] if price and price.note else []
     until = f"until {finetuning.until}" if finetuning.until else ""
     if not finetuning.new_customers:

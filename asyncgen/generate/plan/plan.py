@@ -24,7 +24,7 @@ from asyncgen.generate.plan.costs import (
 from asyncgen.generate.plan.request_tokens import (
     Duration,
     RequestTokens,
-    RowsThere,
+    RunMeasurements,
     Span,
     duration,
     tokens_of_a_request,
@@ -92,7 +92,7 @@ class Plan:
     model: str
     requests: int
     excluded: int
-    there: RowsThere
+    there: RunMeasurements
     left: int
     prompts: tuple[PlannedPrompt, ...]
     tokens: RequestTokens
@@ -113,7 +113,7 @@ class Plan:
 def make_plan(
     job: Job,
     grid: RequestGrid,
-    there: RowsThere,
+    there: RunMeasurements,
     place: PlanTarget,
     prices: PriceList,
     remarks: tuple[str, ...] = (),

@@ -48,7 +48,7 @@ class Figures:
 
 
 @dataclass(slots=True)
-class RowsThere:
+class RunMeasurements:
     """Counts and measures of a job's rows in a run.
 
     Attributes:
@@ -74,7 +74,7 @@ class RowsThere:
     latency_s: Figures = field(default_factory=Figures)
 
 
-def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
+def measure_run(directory: RunDirectory, grid: RequestGrid) -> RunMeasurements:
     """Count and measure the rows of a grid in a run.
 
     Args:
@@ -91,7 +91,7 @@ def rows_there(directory: RunDirectory, grid: RequestGrid) -> RowsThere:
     """
     recognise_rows(directory, grid)
     twins = grid.twins()
-    there = RowsThere(twins=sum(map(len, twins.values())))
+    there = RunMeasurements(twins=sum(map(len, twins.values())))
     for record in rows_in(directory.record_files(), decode_record):
         if grid.own(record) is None:
             there.stale += 1
@@ -168,7 +168,7 @@ class Duration:
     bound_by: str
 
 
-def duration(rows: int, tokens: RequestTokens, there: RowsThere, limits: Limits) -> Duration:
+def duration(rows: int, tokens: RequestTokens, there: RunMeasurements, limits: Limits) -> Duration:
     """The time that `rows` rows take at the job's limits, if the server has no lower ones."""
     latency_s = there.latency_s.mean if there.latency_s.count else _GUESSED_LATENCY_S
     concurrency = limits.concurrency or _GUESSED_CONCURRENCY
@@ -218,7 +218,7 @@ class RequestTokens:
     basis: str
 
 
-def tokens_of_a_request(job: Job, grid: RequestGrid, there: RowsThere) -> RequestTokens:
+def tokens_of_a_request(job: Job, grid: RequestGrid, there: RunMeasurements) -> RequestTokens:
     """Find the tokens of a row: measured in the run, or estimated by rules of thumb if too few rows are settled.
 
     Args:

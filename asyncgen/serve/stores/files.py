@@ -42,12 +42,12 @@ def file_stem(identifier: str) -> str:
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """The part of a file that is the shelf's; files of older servers have none."""
+    """The part of a file that the store itself needs; files of older servers lack it."""
 
     sequence: int = 0
 
 
-class Shelf(Generic[Item]):
+class JsonStore(Generic[Item]):
     """All objects of a kind.
 
     Args:
@@ -188,7 +188,7 @@ class FileStore:
         self._clock = clock
         for rest in folder.glob("*.part"):  # uploads that a crash cut off
             rest.unlink()
-        self._objects = Shelf(
+        self._objects = JsonStore(
             folder,
             "*.json",
             FileObject,

@@ -14,7 +14,7 @@ import msgspec
 
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.run.whole_file import explained
-from asyncgen.serve.stores.files import Shelf, file_stem
+from asyncgen.serve.stores.files import JsonStore, file_stem
 from asyncgen.serve.training.config import Hyperparameters
 from asyncgen.serve.wire import Clock, new_id, no_such
 
@@ -203,7 +203,7 @@ class JobStore:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self.log = JobLog(folder, clock)
-        self._kept = Shelf(
+        self._kept = JsonStore(
             folder,
             "*/job.json",
             JobEntry,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.serve.stores.files import Shelf
+from asyncgen.serve.stores.files import JsonStore
 from asyncgen.serve.wire import ApiError, new_id
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ModelStore:
     def __init__(self, root: Path, traits: Traits) -> None:
         self._root = root
         self._traits = traits
-        self._tuned = Shelf(
+        self._tuned = JsonStore(
             root / "models",
             "*.json",
             ServedModel,

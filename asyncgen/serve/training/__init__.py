@@ -1,6 +1,6 @@
 """LoRA training of a small language model, in numpy, in a process of its own.
 
-Read in this order: `train` (the whole training), `packing` and `trunk` (what makes it fast enough for two cores),
+Read in this order: `train` (the whole training), `packing` and `frozen` (what makes it fast enough for two cores),
 `model` over `block`, `layers` and `lora` (forward and backward), `loop` (schedule, optimiser, epochs). `architecture`
 over `gguf` reads what the model is, `decoding` converts its numbers. `__main__` is the process: it takes a JSON file
 and reports in JSON lines.

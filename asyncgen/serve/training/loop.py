@@ -20,10 +20,10 @@ from asyncgen.serve.training.model import Score, TunedPart
 from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
 
 if TYPE_CHECKING:
+    from asyncgen.serve.training.frozen import FrozenStates
     from asyncgen.serve.training.layers import Array
     from asyncgen.serve.training.lora import Adapter
-    from asyncgen.serve.training.memory import Lanes
-    from asyncgen.serve.training.trunk import FrozenStates
+    from asyncgen.serve.training.memory import TrainingThreads
 
 WARM_UP = 0.1  # share of all steps, but no more than:
 LONGEST_WARM_UP = 20
@@ -114,7 +114,7 @@ class Data:
     def validation(self) -> range:
         return range(self.train_count, len(self.samples))
 
-    def rows(self, numbers: Sequence[int], lanes: int) -> list[tuple[Array, PackedRow]]:
+    def rows(self, numbers: Sequence[int], threads: int) -> list[tuple[Array, PackedRow]]:
         """These samples packed, for so many threads; each row with the states that it begins with."""
         samples = [self.samples[number] for number in numbers]
         return [
@@ -122,7 +122,7 @@ class Data:
                 self.states.row([numbers[member] for member in members]),
                 pack([samples[member] for member in members], self.prefix),
             )
-            for members in share_out(samples, self.prefix, lanes)
+            for members in share_out(samples, self.prefix, threads)
         ]
 
 
@@ -147,7 +147,7 @@ class TrainingLoop:
         part: what is tuned.
         adapter: its adapter; changed in place.
         plan: epochs, steps and learning rate.
-        lanes: the threads to share each batch among.
+        threads: the threads to share each batch among.
         order: decides the order of the samples in each epoch.
         save: called after each epoch with its number, from 1; keeps the adapter and tells where.
         emit: told of each step and each checkpoint.
@@ -161,15 +161,15 @@ class TrainingLoop:
         adapter: Adapter,
         plan: TrainingPlan,
         *,
-        lanes: Lanes,
+        threads: TrainingThreads,
         order: np.random.Generator,
         save: Callable[[int], Path],
         emit: Emit,
         elapsed: Clock,
     ) -> None:
         self._data, self._part, self._plan = data, part, plan
-        self._lanes = lanes
-        self._gradients = [adapter.zeros() for _ in range(lanes.count)]
+        self._threads = threads
+        self._gradients = [adapter.zeros() for _ in range(threads.count)]
         self._numbers = adapter.numbers
         self._optimiser = AdamW(adapter.numbers)
         self._order, self._save, self._emit, self._elapsed = order, save, emit, elapsed
@@ -226,21 +226,21 @@ class TrainingLoop:
     def _score_and_gradient(self, batch: Sequence[int]) -> tuple[Score, Array]:
         """The summed loss of the batch and its gradient.
 
-        Which lane computes which row, and the order of adding up, do not depend on which is faster: the same seed
+        Which thread computes which row, and the order of the sums, do not depend on which is faster: the same seed
         gives the same numbers to the last bit.
         """
-        rows = self._data.rows(batch, self._lanes.count)
+        rows = self._data.rows(batch, self._threads.count)
 
-        def lane(number: int) -> Score:
+        def train_rows(number: int) -> Score:
             gradient = self._gradients[number]
             gradient.numbers[:] = 0
             scores = [
                 self._part.score_and_gradient(states, row, gradient)
-                for states, row in rows[number :: self._lanes.count]
+                for states, row in rows[number :: self._threads.count]
             ]
             return sum(scores, Score())
 
-        score = sum(self._lanes.each(lane, range(self._lanes.count)), Score())
+        score = sum(self._threads.each(train_rows, range(self._threads.count)), Score())
         gradient = self._gradients[0].numbers
         for other in self._gradients[1:]:
             gradient += other.numbers
@@ -280,5 +280,5 @@ class TrainingLoop:
         """The loss on some samples, without learning; None when there are none."""
         if not numbers:
             return None
-        rows = self._data.rows(numbers, self._lanes.count)
-        return sum(self._lanes.each(lambda row: self._part.score(*row), rows), Score())
+        rows = self._data.rows(numbers, self._threads.count)
+        return sum(self._threads.each(lambda row: self._part.score(*row), rows), Score())

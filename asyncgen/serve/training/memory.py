@@ -25,11 +25,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Lanes:
-    """Threads that work next to each other.
+class TrainingThreads:
+    """A pool of threads that train side by side.
 
     Args:
-        count: how many.
+        count: number of threads.
     """
 
     def __init__(self, count: int) -> None:
@@ -51,31 +51,37 @@ class Lanes:
 
 _BYTES = 4  # of a number
 _SAMPLE_BYTES = 5  # of a token of the samples: its id, and whether it is learnt
-_LANE_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
+_LONGEST_ROW_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
 _PROCESS = 100 << 20  # interpreter, numpy, and what is small
 
 
-def memory_needed(architecture: Architecture, *, layers: int, rank: int, lanes: int, sample_tokens: int = 0) -> int:
-    """Bytes, at the most.
+def memory_needed(architecture: Architecture, *, layers: int, rank: int, threads: int, sample_tokens: int = 0) -> int:
+    """Upper bound of the memory that a training needs, in bytes.
 
-    For the tokens of the samples; for the tuned blocks and the vocabulary's matrix; for the adapter, with a gradient
-    for each lane and the optimiser's means; and in each lane for what the way back needs of the way there, for the
-    logits, and for the scores of one
-    attention and their gradients. Measured with samples of 1,024 tokens in two lanes: 1.23 GB of 1.29 GB estimated.
+    It counts the tokens of the samples, the tuned blocks, the vocabulary's matrix, the optimiser's means, and for each
+    thread a gradient of the adapter, the activations that the backward pass needs, the logits, and the scores of one
+    attention with their gradients. Measured with samples of 1,024 tokens in two threads: 1.23 GB of 1.29 GB estimated.
+
+    Args:
+        architecture: of the model.
+        layers: number of tuned blocks.
+        rank: of the adapter.
+        threads: number of threads that train.
+        sample_tokens: tokens of all samples.
     """
     blocks = min(layers, architecture.blocks)
     shapes = block_shapes(architecture)
     block = sum(math.prod(shape) for shape in shapes.values())
     pairs = sum(rank * sum(shapes[f"{projection}.weight"]) for projection in PROJECTIONS)
-    adapters = blocks * pairs * (3 + lanes)
+    adapters = blocks * pairs * (3 + threads)
     vocabulary = architecture.vocabulary * architecture.width
     heads = 2 * (architecture.heads + architecture.kv_heads) * architecture.head_length
-    kept = _LANE_TOKENS * blocks * (2 * architecture.width + heads + 2 * architecture.hidden)
-    scores = 3 * architecture.heads * _LANE_TOKENS**2
+    kept = _LONGEST_ROW_TOKENS * blocks * (2 * architecture.width + heads + 2 * architecture.hidden)
+    scores = 3 * architecture.heads * _LONGEST_ROW_TOKENS**2
     samples = sample_tokens * _SAMPLE_BYTES
     return (
         samples
-        + _BYTES * (blocks * block + vocabulary + adapters + lanes * (kept + scores + LOGITS_AT_A_TIME))
+        + _BYTES * (blocks * block + vocabulary + adapters + threads * (kept + scores + LOGITS_AT_A_TIME))
         + _PROCESS
     )
 

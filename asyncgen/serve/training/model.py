@@ -1,6 +1,6 @@
 """The tuned part of a model: its last blocks, the output, the loss, and the gradient of the adapter.
 
-Hidden states come from the cache in `trunk`; the optimiser is left to `loop`.
+Hidden states come from the cache in `frozen`; the optimiser is left to `loop`.
 """
 
 from __future__ import annotations

@@ -110,15 +110,23 @@ def pack(samples: Sequence[TokenSample], prefix: int) -> PackedRow:
     )
 
 
-def share_out(samples: Sequence[TokenSample], prefix: int, lanes: int) -> list[list[int]]:
-    """Which samples come into the same row, by their numbers: one row of about the same length for each lane.
+def share_out(samples: Sequence[TokenSample], prefix: int, threads: int) -> list[list[int]]:
+    """Assign samples to rows of about the same length, one or more per thread.
 
-    Where the rows would become too long there are two for each lane, or three, and so on. The longest samples are
-    dealt out first, each to the row that is shortest so far.
+    If the rows became too long there are two per thread, or three, and so on. The longest samples are assigned first,
+    each to the row that is shortest so far.
+
+    Args:
+        samples: the samples.
+        prefix: length of their common prefix in tokens, which is not repeated in a row.
+        threads: number of threads.
+
+    Returns:
+        The numbers of the samples in each row.
     """
     own = [len(sample.inputs) - prefix for sample in samples]
-    rounds = -(-sum(own) // (lanes * ROW_TOKENS))
-    rows = [(0, number) for number in range(min(len(samples), rounds * lanes))]  # (length so far, number)
+    rounds = -(-sum(own) // (threads * ROW_TOKENS))
+    rows = [(0, number) for number in range(min(len(samples), rounds * threads))]  # (length so far, number)
     members: list[list[int]] = [[] for _ in rows]
     for number in sorted(range(len(samples)), key=lambda number: -own[number]):
         length, row = rows[0]

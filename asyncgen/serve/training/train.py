@@ -1,4 +1,4 @@
-"""A whole training: read model and samples, cache the trunk, run the epochs.
+"""A whole training: read model and samples, cache the outputs of the frozen blocks, run the epochs.
 
 Samples are one JSON object a line: {"tokens": [ids], "targets": [0 or 1 for each]}. Epochs are left to `loop`,
 tokenising to the callers.
@@ -17,15 +17,15 @@ import numpy as np
 from asyncgen.json_text import decode_json
 from asyncgen.serve.training.architecture import read_architecture
 from asyncgen.serve.training.config import Config, Decided, TrainingError, base_learning_rate
+from asyncgen.serve.training.frozen import FrozenBlocks
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.layers import Weights
 from asyncgen.serve.training.loop import Clock, Data, Emit, TrainingLoop, TrainingPlan
 from asyncgen.serve.training.lora import new_adapter, save_adapter
-from asyncgen.serve.training.memory import Lanes, check_memory, installed_memory, memory_needed
+from asyncgen.serve.training.memory import TrainingThreads, check_memory, installed_memory, memory_needed
 from asyncgen.serve.training.messages import End, Start, TrainingProgress
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import TokenSample, shared_prefix
-from asyncgen.serve.training.trunk import Trunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,10 +142,10 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     weights = _open(config)
     inputs = _read(config, weights)
     chosen = config.decided(len(inputs.train.samples))
-    lane_count = min(config.threads, chosen.batch_size)  # more would have nothing to do, and each takes its memory
+    thread_count = min(config.threads, chosen.batch_size)  # more would have nothing to do, and each takes its memory
     tokens = sum(len(sample.tokens) for sample in inputs.samples)
     needed = memory_needed(
-        weights.architecture, layers=config.layers, rank=config.rank, lanes=lane_count, sample_tokens=tokens
+        weights.architecture, layers=config.layers, rank=config.rank, threads=thread_count, sample_tokens=tokens
     )
     check_memory(needed, installed_memory())
     plan = _plan(chosen, inputs, weights)
@@ -153,12 +153,12 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     if idle := inputs.train.idle + inputs.validation.idle:
         emit(TrainingProgress(message=_left_out(idle)))
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=config.output_dir) as file, Lanes(lane_count) as lanes:
+    with TemporaryFile(dir=config.output_dir) as file, TrainingThreads(thread_count) as threads:
         prefix = shared_prefix(inputs.samples)
-        trunk = Trunk(weights, range(_first_tuned(config, weights)), lanes, _tenths(emit))
-        states = trunk.run(inputs.samples, prefix, file)
+        frozen = FrozenBlocks(weights, range(_first_tuned(config, weights)), threads, _tenths(emit))
+        states = frozen.run(inputs.samples, prefix, file)
         data = Data(inputs.samples, len(inputs.train.samples), prefix, states)
-        course = _course(config, weights, data, plan, lanes=lanes, emit=emit, elapsed=lambda: clock() - began)
+        course = _course(config, weights, data, plan, threads=threads, emit=emit, elapsed=lambda: clock() - began)
         path = course.run()
     emit(End(trained_tokens=course.trained_tokens, path=str(path), elapsed_s=clock() - began))
 
@@ -228,7 +228,14 @@ def _tenths(emit: Emit) -> Callable[[float], None]:
 
 
 def _course(
-    config: Config, weights: Weights, data: Data, plan: TrainingPlan, *, lanes: Lanes, emit: Emit, elapsed: Clock
+    config: Config,
+    weights: Weights,
+    data: Data,
+    plan: TrainingPlan,
+    *,
+    threads: TrainingThreads,
+    emit: Emit,
+    elapsed: Clock,
 ) -> TrainingLoop:
     architecture = weights.architecture
     blocks = range(_first_tuned(config, weights), architecture.blocks)
@@ -241,4 +248,4 @@ def _course(
         return path
 
     part = TunedPart(weights, blocks, adapter)
-    return TrainingLoop(data, part, adapter, plan, lanes=lanes, order=order, save=save, emit=emit, elapsed=elapsed)
+    return TrainingLoop(data, part, adapter, plan, threads=threads, order=order, save=save, emit=emit, elapsed=elapsed)

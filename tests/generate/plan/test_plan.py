@@ -11,7 +11,7 @@ import pytest
 
 from asyncgen.generate.plan.costs import trained_tokens
 from asyncgen.generate.plan.plan import Plan, PlanTarget, compare_with_tuning, make_plan, plan_as_json
-from asyncgen.generate.plan.request_tokens import RequestTokens, RowsThere, Span, duration
+from asyncgen.generate.plan.request_tokens import RequestTokens, RunMeasurements, Span, duration
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.providers.price import TokenRates
@@ -23,7 +23,7 @@ EXACT = RequestTokens(Span(1000, 1000), Span(500, 500), Span(500, 500), 1000.0, 
 CAP = "[generate.parameters]\nmax_completion_tokens = 100\n"
 
 
-def plan_of(opened: OpenedJob, there: RowsThere | None = None, prices: PriceList | None = None) -> Plan:
+def plan_of(opened: OpenedJob, there: RunMeasurements | None = None, prices: PriceList | None = None) -> Plan:
     place = PlanTarget(
         PROFILES[opened.generation],
         None,
@@ -32,7 +32,7 @@ def plan_of(opened: OpenedJob, there: RowsThere | None = None, prices: PriceList
         within_reach=["openai", "local"],
         jobs=lambda name: opened.file.job(opened.generation, name),
     )
-    return make_plan(opened.job, opened.grid, there or RowsThere(), place, prices or PriceList())
+    return make_plan(opened.job, opened.grid, there or RunMeasurements(), place, prices or PriceList())
 
 
 def own(rates: TokenRates, **more: object) -> OwnPrice:
@@ -42,14 +42,14 @@ def own(rates: TokenRates, **more: object) -> OwnPrice:
 
 def test_only_the_rows_left_are_priced(open_job: Open) -> None:
     whole = plan_of(open_job(CAP))
-    rest = plan_of(open_job(CAP), RowsThere(settled=2, failed=1))
+    rest = plan_of(open_job(CAP), RunMeasurements(settled=2, failed=1))
     assert (whole.left, rest.left) == (4, 1)
     assert whole.cost_usd is not None
     assert rest.cost_usd == whole.cost_usd * 0.25
 
 
 def test_rows_in_open_batches_are_bought_already(open_job: Open) -> None:
-    assert plan_of(open_job(CAP), RowsThere(settled=1, in_batches=2)).left == 1
+    assert plan_of(open_job(CAP), RunMeasurements(settled=1, in_batches=2)).left == 1
 
 
 def test_every_way_to_buy_is_shown_and_batch_is_half(open_job: Open) -> None:
@@ -137,13 +137,13 @@ def test_the_plan_is_json(open_job: Open) -> None:
     ],
 )
 def test_the_narrowest_limit_decides_the_time(limits: Limits, seconds: float, bound_by: str) -> None:
-    found = duration(100, EXACT, RowsThere(), limits)
+    found = duration(100, EXACT, RunMeasurements(), limits)
     assert found.seconds == pytest.approx(seconds)
     assert bound_by in found.bound_by
 
 
 def test_a_measured_latency_replaces_the_guess_and_nothing_left_takes_no_time() -> None:
-    there = RowsThere()
+    there = RunMeasurements()
     there.latency_s.add(20.0)
     assert duration(1, EXACT, there, Limits()).seconds == pytest.approx(20)
     assert "as measured" in duration(1, EXACT, there, Limits()).bound_by

@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from asyncgen.generate.plan.request_tokens import Figures, RequestTokens, RowsThere, tokens_of_a_request
+from asyncgen.generate.plan.request_tokens import Figures, RequestTokens, RunMeasurements, tokens_of_a_request
 from asyncgen.job.of_run import OpenedJob
 
 Open = Callable[..., OpenedJob]
 
 
-def tokens(opened: OpenedJob, there: RowsThere | None = None) -> RequestTokens:
-    return tokens_of_a_request(opened.job, opened.grid, there or RowsThere())
+def tokens(opened: OpenedJob, there: RunMeasurements | None = None) -> RequestTokens:
+    return tokens_of_a_request(opened.job, opened.grid, there or RunMeasurements())
 
 
-def measured(*rows: tuple[int, int]) -> RowsThere:
-    there = RowsThere(settled=len(rows))
+def measured(*rows: tuple[int, int]) -> RunMeasurements:
+    there = RunMeasurements(settled=len(rows))
     for prompt, completion in rows:
         there.prompt_tokens.add(prompt)
         there.completion_tokens.add(completion)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncgen.generate.plan.request_tokens import rows_there
+from asyncgen.generate.plan.request_tokens import measure_run
 from asyncgen.job.of_run import OpenedJob
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.directory import RunDirectory
@@ -56,7 +56,7 @@ def write(path: Path, rows: Iterable[Record | Failure]) -> None:
 
 
 def test_a_run_that_is_not_there_holds_nothing(open_job: Open, tmp_path: Path) -> None:
-    there = rows_there(RunDirectory(tmp_path / "nowhere"), open_job().grid)
+    there = measure_run(RunDirectory(tmp_path / "nowhere"), open_job().grid)
     assert (there.settled, there.failed, there.stale) == (0, 0, 0)
 
 
@@ -66,7 +66,7 @@ def test_rows_are_counted_and_measured(open_job: Open, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     write(run.records, [record(grid, first), record(grid, second, latency_s=0.0)])
     write(run.failures, [failure(grid, first), failure(grid, third), failure(grid, third)])
-    there = rows_there(run, grid)
+    there = measure_run(run, grid)
     assert (there.settled, there.failed, there.stale) == (2, 1, 0)
     assert (there.prompt_tokens.mean, there.completion_tokens.mean, there.answer_tokens.mean) == (100, 60, 30)
     assert (there.latency_s.count, there.latency_s.mean) == (1, 1.5)
@@ -77,7 +77,7 @@ def test_rows_that_the_job_no_longer_asks_for_are_counted_apart(open_job: Open, 
     run = RunDirectory(tmp_path)
     write(run.records, [record(before, request) for request in before.requests()])
     write(run.failures, [failure(before, request) for request in before.requests()])
-    there = rows_there(run, open_job("[generate.parameters]\ntemperature = 0.6", model="m").grid)
+    there = measure_run(run, open_job("[generate.parameters]\ntemperature = 0.6", model="m").grid)
     assert (there.settled, there.failed, there.stale) == (0, 0, 4)
 
 
@@ -88,11 +88,11 @@ def test_rows_in_open_batches_are_counted(open_job: Open, tmp_path: Path) -> Non
         for name, rows in (("old", 5), ("one", 2), ("two", 1))
     ]
     write_state(run.state, RunState(job=JobState(name="c"), batches=batches))
-    assert rows_there(run, open_job().grid).in_batches == 3
+    assert measure_run(run, open_job().grid).in_batches == 3
 
 
 def test_a_bad_line_is_told_with_its_number(open_job: Open, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.records.write_bytes(b"{}\n{}\n")
     with pytest.raises(BadLineError, match="line 1"):
-        rows_there(run, open_job().grid)
+        measure_run(run, open_job().grid)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def test_more_tuned_layers_need_more_until_all_are_tuned(open_model: Callable[..., Weights]) -> None:
     architecture = open_model(TinyModel()).architecture
-    needed = [memory_needed(architecture, layers=layers, rank=4, lanes=1) for layers in (1, 2, 3, 4)]
+    needed = [memory_needed(architecture, layers=layers, rank=4, threads=1) for layers in (1, 2, 3, 4)]
     assert needed[0] < needed[1] < needed[2] == needed[3]
-    assert memory_needed(architecture, layers=3, rank=5, lanes=1) > needed[2]
-    assert memory_needed(architecture, layers=3, rank=4, lanes=2) > needed[2]
-    assert memory_needed(architecture, layers=3, rank=4, lanes=1, sample_tokens=10) == needed[2] + 50
+    assert memory_needed(architecture, layers=3, rank=5, threads=1) > needed[2]
+    assert memory_needed(architecture, layers=3, rank=4, threads=2) > needed[2]
+    assert memory_needed(architecture, layers=3, rank=4, threads=1, sample_tokens=10) == needed[2] + 50
 
 
 def test_a_model_that_does_not_fit_is_refused_with_both_figures() -> None:

@@ -77,11 +77,11 @@ def test_each_target_is_predicted_from_the_token_before_it(samples: list[TokenSa
 
 
 @given(sample_lists(), st.integers(1, 5))
-def test_every_sample_comes_into_exactly_one_row(samples: list[TokenSample], lanes: int) -> None:
-    rows = share_out(samples, shared_prefix(samples), lanes)
+def test_every_sample_comes_into_exactly_one_row(samples: list[TokenSample], threads: int) -> None:
+    rows = share_out(samples, shared_prefix(samples), threads)
     assert sorted(number for row in rows for number in row) == list(range(len(samples)))
     assert all(rows)
-    assert len(rows) == min(lanes, len(samples))  # these are short enough for one row a lane
+    assert len(rows) == min(threads, len(samples))  # these are short enough for one row a lane
 
 
 def test_rows_are_of_nearly_the_same_length(sample: Callable[..., TokenSample]) -> None:

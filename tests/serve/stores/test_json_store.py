@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import DiskError
-from asyncgen.serve.stores.files import Shelf, file_stem
+from asyncgen.serve.stores.files import JsonStore, file_stem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +25,11 @@ class Thing(msgspec.Struct, frozen=True, kw_only=True):
     colour: str = ""
 
 
-def shelf(folder: Path) -> Shelf[Thing]:
-    return Shelf(folder, "*.json", Thing, identify=lambda thing: thing.id, made_at=lambda thing: thing.created_at)
+def shelf(folder: Path) -> JsonStore[Thing]:
+    return JsonStore(folder, "*.json", Thing, identify=lambda thing: thing.id, made_at=lambda thing: thing.created_at)
 
 
-def ids(things: Shelf[Thing]) -> str:
+def ids(things: JsonStore[Thing]) -> str:
     return "".join(thing.id for thing in things.newest_first())
 
 

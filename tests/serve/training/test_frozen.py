@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from asyncgen.serve.training import trunk as trunk_module
+from asyncgen.serve.training import frozen as frozen_module
 from asyncgen.serve.training.block import Block
-from asyncgen.serve.training.memory import Lanes
+from asyncgen.serve.training.frozen import FrozenBlocks, FrozenStates
+from asyncgen.serve.training.memory import TrainingThreads
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import TokenSample, pack, shared_prefix
-from asyncgen.serve.training.trunk import FrozenStates, Trunk
 
 from .tiny_models import TinyModel
 
@@ -34,9 +34,9 @@ def weights(open_model: Callable[..., Weights]) -> Weights:
 
 
 @pytest.fixture
-def lanes() -> Iterator[Lanes]:
-    with Lanes(2) as lanes:
-        yield lanes
+def threads() -> Iterator[TrainingThreads]:
+    with TrainingThreads(2) as threads:
+        yield threads
 
 
 def through_all(weights: Weights, blocks: range, samples: list[TokenSample]) -> Array:
@@ -56,12 +56,12 @@ def test_cached_states_are_those_of_a_forward_through_all_blocks(
     tokens_at_a_time: int,
     weights: Weights,
     samples: list[TokenSample],
-    lanes: Lanes,
+    threads: TrainingThreads,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However the samples are shared out, and in whatever order they are asked for."""
-    monkeypatch.setattr(trunk_module, "_TOKENS_AT_A_TIME", tokens_at_a_time)
-    states = Trunk(weights, range(count), lanes, lambda share: None).run(samples, 3, io.BytesIO())
+    monkeypatch.setattr(frozen_module, "_TOKENS_AT_A_TIME", tokens_at_a_time)
+    states = FrozenBlocks(weights, range(count), threads, lambda share: None).run(samples, 3, io.BytesIO())
     for order in ([0, 1, 2, 3, 4], [3, 1], [4]):
         expected = through_all(weights, range(count), [samples[number] for number in order])
         if len(order) > 1:
@@ -70,23 +70,23 @@ def test_cached_states_are_those_of_a_forward_through_all_blocks(
             np.testing.assert_allclose(states.row(order)[-8:], expected[-8:], rtol=1e-9, atol=1e-12)
 
 
-def test_progress_grows_to_the_end(weights: Weights, samples: list[TokenSample], lanes: Lanes) -> None:
+def test_progress_grows_to_the_end(weights: Weights, samples: list[TokenSample], threads: TrainingThreads) -> None:
     told: list[float] = []
-    Trunk(weights, range(3), lanes, told.append).run(samples, 3, io.BytesIO())
+    FrozenBlocks(weights, range(3), threads, told.append).run(samples, 3, io.BytesIO())
     assert told == sorted(told)
     assert told[-1] == 1
     assert len(told) == 3
 
 
 def test_a_full_disk_is_an_error_and_not_a_wrong_state(
-    weights: Weights, samples: list[TokenSample], lanes: Lanes
+    weights: Weights, samples: list[TokenSample], threads: TrainingThreads
 ) -> None:
     class Full(io.BytesIO):
         def write(self, data: object) -> int:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        Trunk(weights, range(1), lanes, lambda share: None).run(samples, 3, Full())
+        FrozenBlocks(weights, range(1), threads, lambda share: None).run(samples, 3, Full())
 
 
 def test_states_are_kept_on_disk_and_not_in_memory() -> None:

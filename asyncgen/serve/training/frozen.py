@@ -22,7 +22,7 @@ from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_
 
 if TYPE_CHECKING:
     from asyncgen.serve.training.layers import Array, Weights
-    from asyncgen.serve.training.memory import Lanes
+    from asyncgen.serve.training.memory import TrainingThreads
 
 _TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
 
@@ -60,20 +60,20 @@ class FrozenStates:
         return states.reshape(-1, self._prefix.shape[1])
 
 
-class Trunk:
+class FrozenBlocks:
     """The frozen blocks.
 
     Args:
         weights: the model's.
         blocks: the frozen ones, from the first; with none, the states are the embeddings.
-        lanes: the threads to share the rows among.
+        threads: the threads to share the rows among.
         on_progress: told after each block.
     """
 
-    def __init__(self, weights: Weights, blocks: range, lanes: Lanes, on_progress: OnProgress) -> None:
+    def __init__(self, weights: Weights, blocks: range, threads: TrainingThreads, on_progress: OnProgress) -> None:
         self._weights = weights
         self._blocks = blocks
-        self._lanes = lanes
+        self._threads = threads
         self._on_progress = on_progress
         self._rotations = Rotations(weights)
 
@@ -86,7 +86,7 @@ class Trunk:
         embedding = self._weights.tensor(EMBEDDING)
         kept = None
         for portion in _portions(samples):
-            members = share_out(samples[portion.start : portion.stop], prefix, self._lanes.count)
+            members = share_out(samples[portion.start : portion.stop], prefix, self._threads.count)
             rows = [pack([samples[portion[number]] for number in numbers], prefix) for numbers in members]
             states = [embedding[row.tokens] for row in rows]
             for index in self._blocks:
@@ -107,7 +107,7 @@ class Trunk:
             state, row = state_and_row
             return block.forward(state, self._rotations.geometry(row))[0]
 
-        return self._lanes.each(forward, zip(states, rows, strict=True))
+        return self._threads.each(forward, zip(states, rows, strict=True))
 
 
 def _portions(samples: Sequence[TokenSample]) -> Iterator[range]:
