@@ -42,7 +42,7 @@ from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.retry import RowInWork, row_again
 from asyncgen.generate.pool.source import Later
 from asyncgen.job.answers import AnswerChecks
-from asyncgen.providers.choose import Where, addressed_endpoint
+from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.run.records import Failure, Record, Usage, encode_line
 from asyncgen.run.state import Tried
 
@@ -61,7 +61,7 @@ async def completer_here(spec: WorkSpec, say: Callable[[str], None]) -> AsyncIte
         AuthError: there is no key here, where one is needed.
         UsageError: the system does not allow as many connections, or names an invalid proxy or certificate file.
     """
-    where = Where(base_url=spec.addresses, api_key_file=Path(spec.key_file) if spec.key_file else None)
+    where = EndpointFlags(base_url=spec.addresses, api_key_file=Path(spec.key_file) if spec.key_file else None)
     endpoint = addressed_endpoint(spec.choice, where, spec.form.model, os.environ)
     async with open_completer(
         endpoint, concurrency=spec.concurrency, timeout_s=spec.timeout_s, say=say, share=spec.part
