@@ -229,9 +229,8 @@ async def generate_opened(
     for remark in opened.remarks:
         observer.say(f"note: {remark}")
     path = options.out or RUNS / opened.job.name
-    if options.ray is not None and (options.batch or options.shard is not None):
-        flag = "--batch" if options.batch else "--shard"
-        raise UsageError(f"{flag} does not go with --ray", help_text=f"leave out --ray or {flag}")
+    if options.ray is not None and options.batch:
+        raise UsageError("--batch does not go with --ray", help_text="leave out --ray or --batch")
     if options.batch:
         refuse_without_batches(generation.profile)
     address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)

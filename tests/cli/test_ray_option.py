@@ -36,9 +36,8 @@ def test_without_ray_the_error_names_the_command_that_installs_it(
     assert not (job.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("other", ["--batch", "--shard=0/2"])
-def test_ray_goes_with_neither_batches_nor_shards(here: Here, job: Path, other: str) -> None:
-    done = here(*GENERATE, "--ray=local", other)
+def test_ray_does_not_go_with_batches(here: Here, job: Path) -> None:
+    done = here(*GENERATE, "--ray=local", "--batch")
     assert done.code == 2
     assert "does not go with --ray" in done.err
 

@@ -261,6 +261,19 @@ def test_a_cluster_for_the_time_of_the_run_asks_several_servers(
     assert min(one.received.total(), other.received.total()) >= ROWS // 4
 
 
+def test_shards_of_a_run_may_each_use_the_cluster(
+    nodes: Nodes, run: RunDirectory, begin: Callable[..., Any], counting_server: Callable[..., Any]
+) -> None:
+    nodes.have(2)
+    server = counting_server(latency_s=0.05)
+    for shard in ("0/2", "1/2"):
+        done = result(begin(server, "--ray", nodes.address, "--shard", shard))
+        assert (done["exit"], done["left"], done["shard"]) == (0, 0, shard), done
+    done = result(begin(server))
+    assert (done["exit"], done["done"], server.received.total()) == (0, ROWS, ROWS), "merged, and nothing was left"
+    assert len(set(settled(run))) == ROWS
+
+
 def test_without_a_cluster_the_error_says_so_before_anything_is_sent(
     run: RunDirectory, begin: Callable[..., Any], counting_server: Callable[..., Any]
 ) -> None:

@@ -166,7 +166,9 @@ class Dispatcher:
         self._journal = session.journal
         self._progress = session.progress
         self._clock = clock
-        self._rates = RequestRates(limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens)
+        self._rates = RequestRates(
+            limits.requests_per_minute, limits.tokens_per_minute, grid.max_output_tokens, share=session.share
+        )
         self._longest = b" " * grid.longest_body()
         self._source = RowSource(
             grid, session.journal, self._rates, session.progress, session.options.limit, spread=session.options.spread

@@ -186,7 +186,7 @@ def _workers(session: Session, cluster: _Cluster) -> list[tuple[WorkerPort, Work
             key_file=str(key_file.resolve()) if key_file else None,
             concurrency=each if most is None else most // count + (number < most % count),
             timeout_s=limits.timeout_s,
-            part=1 / count,
+            part=session.share / count,
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             has_budget=session.budget is not None,

@@ -152,6 +152,7 @@ def play(world: Any) -> Callable[..., Played]:
         choice: ProviderChoice | None = None,
         limit: int | None = None,
         checks: Checks | None = None,
+        share: float = 1.0,
     ) -> Played:
         grid, completer, limits = world.make_grid(rows), world.Completer(server), limits or Limits()
         journal = journal or Journal()
@@ -171,7 +172,7 @@ def play(world: Any) -> Callable[..., Played]:
             addresses=("http://127.0.0.1:9/v1",),
             key_file=None,
             concurrency=concurrency,
-            part=1 / workers,
+            part=share / workers,
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             has_budget=budget is not None,
@@ -179,7 +180,7 @@ def play(world: Any) -> Callable[..., Played]:
         )
         session: Any = SimpleNamespace(
             opened=SimpleNamespace(grid=grid), journal=journal, progress=progress, limits=limits, budget=budget,
-            options=GenerateOptions(limit=limit), endpoint=None,
+            options=GenerateOptions(limit=limit), endpoint=None, share=share,
             observer=SimpleNamespace(say=said.append, agrees_to_all=False),
         )  # fmt: skip
         loop = world.Loop()
@@ -302,6 +303,13 @@ def test_a_rate_that_the_server_tells_is_the_rate_of_all(play: Any, world: Any) 
     assert played.outcome == Outcome(None, None)
     assert passes([start for start in played.starts() if start > 3], 10.0) == []
     assert played.ended <= 44
+
+
+def test_a_shard_keeps_to_its_part_of_a_rate_that_the_server_tells(play: Any, world: Any) -> None:
+    limits = RateLimits(requests_per_minute=600)
+    played = play(answers(world, 0.3, limits=limits), rows=200, workers=2, concurrency=32, share=0.5)
+    assert passes([start for start in played.starts() if start > 3], 5.0) == []
+    assert 36 <= played.ended <= 44
 
 
 def test_tokens_are_shared_too(play: Any, world: Any) -> None:
