@@ -7,10 +7,9 @@ to the engine.
 
 from __future__ import annotations
 
-import gc
 import shlex
 import time
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -41,7 +40,7 @@ from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.simulated import count_simulated
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from asyncgen.generate.distributed.plan import Shard
     from asyncgen.generate.observer import Observer
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from asyncgen.run.state import ServerState
 
 RUNS = Path("runs")
-_OBJECTS_TO_COLLECT = 50_000
 
 
 class OnlineEngine:
@@ -76,17 +74,16 @@ class OnlineEngine:
         concurrency = session.limits.concurrency or session.endpoint.profile.concurrency or DEFAULT_CONCURRENCY
         limits = msgspec.structs.replace(session.limits, concurrency=concurrency)
         async with self._opened(session, concurrency) as completer, watched(session, concurrency) as interrupt:
-            with _collecting_seldom():
-                outcome = await generate_grid(
-                    session.opened.grid, session.journal, completer, limits=limits, checks=session.checks,
-                    stops_when_useless=not session.observer.agrees_to_all,
-                    progress=session.progress, stop=interrupt.stop, abandon=interrupt.abandon,
-                    limit=session.options.limit,
-                    spread=session.options.spread,
-                    budget=session.gate(),
-                    endpoint=session.endpoint,
-                    share=session.share,
-                )  # fmt: skip
+            outcome = await generate_grid(
+                session.opened.grid, session.journal, completer, limits=limits, checks=session.checks,
+                stops_when_useless=not session.observer.agrees_to_all,
+                progress=session.progress, stop=interrupt.stop, abandon=interrupt.abandon,
+                limit=session.options.limit,
+                spread=session.options.spread,
+                budget=session.gate(),
+                endpoint=session.endpoint,
+                share=session.share,
+            )  # fmt: skip
         return result_of(session, outcome, interrupt)
 
     @asynccontextmanager
@@ -100,22 +97,6 @@ class OnlineEngine:
             session.endpoint, concurrency=concurrency, timeout_s=timeout_s, say=say, share=session.share
         ) as completer:
             yield completer
-
-
-@contextmanager
-def _collecting_seldom() -> Iterator[None]:
-    """Raise the garbage collector's threshold while requests are sent: they leave no cycles, but make many objects.
-
-    Objects made at start-up are frozen, so that they are not scanned again and again.
-    """
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_TO_COLLECT)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True)

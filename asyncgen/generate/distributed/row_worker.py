@@ -33,6 +33,7 @@ from asyncgen.generate.distributed.messages import (
     encode,
     told,
 )
+from asyncgen.generate.engine import collecting_seldom
 from asyncgen.generate.http.client import open_completer
 from asyncgen.generate.http.completer import NO_LIMITS, Completer, RateLimits, StopReason
 from asyncgen.generate.pool.budget import Budget, BudgetGate
@@ -63,10 +64,10 @@ async def completer_here(spec: WorkSpec, say: Callable[[str], None]) -> AsyncIte
     """
     where = EndpointFlags(base_url=spec.addresses, api_key_file=Path(spec.key_file) if spec.key_file else None)
     endpoint = addressed_endpoint(spec.choice, where, spec.form.model, os.environ)
-    async with open_completer(
-        endpoint, concurrency=spec.concurrency, timeout_s=spec.timeout_s, say=say, share=spec.part
-    ) as completer:
-        yield completer
+    opening = open_completer(endpoint, concurrency=spec.concurrency, timeout_s=spec.timeout_s, say=say, share=spec.part)
+    async with opening as completer:
+        with collecting_seldom():
+            yield completer
 
 
 class LeasedRates(RequestRates):
