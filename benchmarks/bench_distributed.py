@@ -4,7 +4,8 @@ Two parts. Ways: one process, two shards, and Ray with one worker and with two, 
 nothing; CPU a request and requests a second, as multiples of the one process in the same round. CPU is taken while a
 run is between a tenth and nine tenths of its requests, so that starts do not count; the workers' and the driver's CPU
 stand apart. The driver alone: workers in its process whose answers cost nothing, their own time taken off; rows a
-second of one core, bytes moved and memory a row. README.md reckons with these what a large run takes.
+second of one core, bytes moved and memory a row; and what it costs to read the keys of a row again at the next start,
+and to pass over a row of the job. README.md reckons with these what a large run takes.
 
     python benchmarks/bench_distributed.py                 # needs the extra `ray`
     python benchmarks/bench_distributed.py --driver-only
@@ -42,13 +43,17 @@ from asyncgen.generate.distributed.messages import (
     decode_order,
     encode,
 )
+from asyncgen.generate.distributed.plan import missing_rows
 from asyncgen.generate.engine import EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.completer import Answer
+from asyncgen.generate.journal.settled import read_settled
 from asyncgen.generate.pool.retry import RowInWork
 from asyncgen.generate.pool.settle import RecordMaker
 from asyncgen.generate.session import generate_rows
+from asyncgen.job.of_run import open_named_job
 from asyncgen.providers.choose import Where
 from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import Usage, encode_line
 
 _TICK_S = 0.05
@@ -265,6 +270,10 @@ def driver_alone(count: int, workers: int) -> dict[str, float]:
         if done.progress.settled != count:
             sys.exit(f"{done.progress.settled} rows were written, not {count}")
         file_bytes = done.files.records.stat().st_size
+        peak = peak_bytes()
+        read_us = cpu_us(lambda: read_settled(done.files, expected=count)) / count
+        opened, _, _ = open_named_job(job, where)
+        walk_us = cpu_us(lambda: missing_rows(opened.grid, 2, KeySet(), KeySet())) / count
     free = engine.workers
     driver_s = engine.cpu_s - sum(worker.own_s for worker in free)
     return {
@@ -274,6 +283,9 @@ def driver_alone(count: int, workers: int) -> dict[str, float]:
         "bytes_to_workers_a_row": sum(worker.bytes_in for worker in free) / count,
         "bytes_home_a_row": sum(worker.bytes_out for worker in free) / count,
         "bytes_of_file_a_row": file_bytes / count,
+        "read_again_us_a_row": read_us,
+        "walk_us_a_row": walk_us,
+        "rss_bytes": peak,
         "rows_an_exchange": count / sum(worker.exchanges for worker in free),
     }
 
@@ -296,6 +308,13 @@ def in_a_process(count: int, workers: int) -> dict[str, float]:
     return found
 
 
+def cpu_us(work: Callable[[], object]) -> float:
+    """CPU of a piece of work in microseconds."""
+    began = time.process_time()
+    work()
+    return (time.process_time() - began) * 1e6
+
+
 def peak_bytes() -> int:
     import resource  # noqa: PLC0415 - not on every system
 
@@ -313,7 +332,7 @@ def main() -> None:
     parser.add_argument("--one-driver", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one_driver:
-        print(json.dumps({**driver_alone(options.one_driver, options.workers), "rss_bytes": peak_bytes()}))
+        print(json.dumps(driver_alone(options.one_driver, options.workers)))
         return
     alone = driver(options.rounds, options.rows, options.workers)
     table = {} if options.driver_only else ways(options.n, options.concurrency, options.rounds)
