@@ -42,7 +42,7 @@ Values = Mapping[str, str]
 
 
 @dataclass
-class Tally:
+class AnswerTokens:
     """Answers to one kind of prompt."""
 
     asked: int = 0
@@ -64,9 +64,9 @@ class Training:
 
     seed: int
     loss: float
-    shown: Tally
-    outside: Tally
-    held_out: Tally
+    shown: AnswerTokens
+    outside: AnswerTokens
+    held_out: AnswerTokens
     missed: list[str]
 
 
@@ -137,9 +137,11 @@ def answer(client: openai.OpenAI, model: str, prompt: str) -> str:
     return reply.choices[0].message.content or ""
 
 
-def asked(client: openai.OpenAI, model: str, opened: OpenedJob, prompts: Sequence[Values], missed: list[str]) -> Tally:
+def asked(
+    client: openai.OpenAI, model: str, opened: OpenedJob, prompts: Sequence[Values], missed: list[str]
+) -> AnswerTokens:
     """Ask for all prompts; answers that lack a value are added to `missed`."""
-    tally = Tally()
+    tally = AnswerTokens()
     checks = AnswerChecks(opened.job.checks, opened.grid.answers)
     for values in prompts:
         prompt = opened.grid.sample.render(values)

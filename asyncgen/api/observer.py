@@ -18,7 +18,7 @@ from asyncgen.generate.observer import Interrupt
 
 if TYPE_CHECKING:
     from asyncgen.finetune.api import Event, TuningJob
-    from asyncgen.generate.batch.join import Joined
+    from asyncgen.generate.batch.join import JoinResult
     from asyncgen.generate.batch.send import Watcher
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.run.state import BatchState
@@ -168,7 +168,7 @@ class _Batches:
         if self._on_progress is not None:
             self._on_progress(_snapshot(self._progress, self._began_s))
 
-    def collected(self, batch: BatchState, joined: Joined) -> None:
+    def collected(self, batch: BatchState, joined: JoinResult) -> None:
         self._progress.settled += joined.answered
         self._progress.failed += joined.failed
         self.changed(batch)

@@ -11,7 +11,7 @@ from asyncgen.api.observer import LibraryObserver
 from asyncgen.api.runs import Run, open_run
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.complete import Asking, Completion, Unanswered, answer_limit, ask_all, form_of
+from asyncgen.finetune.complete import Completion, PromptSettings, Unanswered, answer_limit, ask_all, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
@@ -182,7 +182,7 @@ def complete(
     form = form_of(dataset)
 
     async def work(_: Interrupt) -> list[Completion | Unanswered]:
-        asking = Asking(named, form, {**answer_limit(owner.choice.profile, form, max_tokens), **parameters})
+        asking = PromptSettings(named, form, {**answer_limit(owner.choice.profile, form, max_tokens), **parameters})
         async with (
             open_endpoint(owner.choice, owner.where, named, lambda _: None) as endpoint,
             open_calls(endpoint) as calls,

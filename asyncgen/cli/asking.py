@@ -21,7 +21,15 @@ import msgspec
 from asyncgen.cli.output import say
 from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError, nearest
 from asyncgen.finetune.api import AbsentError
-from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, answer_limit, ask_all, form_of
+from asyncgen.finetune.complete import (
+    Completion,
+    PromptForm,
+    PromptSettings,
+    Unanswered,
+    answer_limit,
+    ask_all,
+    form_of,
+)
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
@@ -45,7 +53,7 @@ _MODELS_SHOWN = 8
 _SHARED = (AbsentError, AuthError, QuotaError)  # what is wrong with one prompt's request for these is so with all
 
 
-def lines(asked: Sequence[Asked], prompts: Sequence[str]) -> Iterator[str]:
+def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str]:
     """The answers; tokens and cost go to stderr."""
     for place, prompt in enumerate(prompts):
         if len(prompts) > 1:
@@ -69,7 +77,7 @@ def _text(answer: Completion | Unanswered) -> str:
     return f"(no answer: {answer.error.what})"
 
 
-def _beside(asked: Sequence[Asked], answers: Sequence[Completion | Unanswered]) -> Iterator[str]:
+def _beside(asked: Sequence[ModelAnswers], answers: Sequence[Completion | Unanswered]) -> Iterator[str]:
     """Two answers in columns, or one under the other where the terminal is too narrow for that."""
     width = (shutil.get_terminal_size((100, 24)).columns - len(_GAP)) // len(asked)
     if width < _NARROWEST:
@@ -89,7 +97,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     return [line for paragraph in clean(text).split("\n") for line in textwrap.wrap(paragraph, width) or [""]]
 
 
-def _used(asked: Asked) -> str:
+def _used(asked: ModelAnswers) -> str:
     answers = [answer for answer in asked.answers if isinstance(answer, Completion)]
     tokens_in = sum(answer.usage.prompt_tokens for answer in answers)
     tokens_out = sum(answer.usage.completion_tokens for answer in answers)
@@ -97,7 +105,7 @@ def _used(asked: Asked) -> str:
     return f"{asked.model}: {tokens_in:,} tokens in, {tokens_out:,} out{cost}"
 
 
-def as_object(asked: Sequence[Asked]) -> dict[str, Any]:
+def as_object(asked: Sequence[ModelAnswers]) -> dict[str, Any]:
     """The answers as JSON, for `--json`; texts unchanged."""
     costs = [each.cost_usd for each in asked]
     return {
@@ -173,7 +181,7 @@ def _form_of_run(directory: RunDirectory, *, named: bool) -> PromptForm:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ModelAnswers:
     """What one model answered, in the order of the prompts.
 
     Attributes:
@@ -192,7 +200,7 @@ class Asked:
 
 async def ask_models(
     question: Question, form: PromptForm, prompts: Sequence[str], parameters: Mapping[str, Any], max_tokens: int | None
-) -> list[Asked]:
+) -> list[ModelAnswers]:
     """Ask each model every prompt.
 
     Args:
@@ -211,17 +219,17 @@ async def ask_models(
         open_endpoint(question.choice, question.where, question.models[0], say) as endpoint,
         open_calls(endpoint) as calls,
     ):
-        askings = [Asking(model, form, chosen) for model in question.models]
+        askings = [PromptSettings(model, form, chosen) for model in question.models]
         gathered = await asyncio.gather(*(_all(calls, endpoint, asking, prompts) for asking in askings))
         prices = load_price_list(None, os.environ)
         return [
-            Asked(model, answers, _cost(answers, prices.price(endpoint.profile.name, endpoint.base_url, model)))
+            ModelAnswers(model, answers, _cost(answers, prices.price(endpoint.profile.name, endpoint.base_url, model)))
             for model, answers in zip(question.models, gathered, strict=True)
         ]
 
 
 async def _all(
-    calls: JsonCalls, endpoint: Endpoint, asking: Asking, prompts: Sequence[str]
+    calls: JsonCalls, endpoint: Endpoint, asking: PromptSettings, prompts: Sequence[str]
 ) -> list[Completion | Unanswered]:
     """The answers to all prompts; nothing more is asked where the first one fails for a reason that all share."""
     gathered: list[Completion | Unanswered] = []

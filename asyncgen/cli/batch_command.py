@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from asyncgen.generate.batch.api import BatchApi, RemoteBatch
-    from asyncgen.generate.batch.join import Joined
+    from asyncgen.generate.batch.join import JoinResult
     from asyncgen.generate.batch.send import Watcher
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.run.state import BatchState
@@ -52,7 +52,7 @@ def watching(progress: Progress) -> Iterator[Watcher]:
         yield _Bars(progress, bars)
 
 
-def _counted(progress: Progress, batch: BatchState, joined: Joined) -> str:
+def _counted(progress: Progress, batch: BatchState, joined: JoinResult) -> str:
     """Raise the counts; what to say of it."""
     progress.settled += joined.answered
     progress.failed += joined.failed
@@ -88,7 +88,7 @@ class _Lines:
         failed = f", {batch.failed:,} failed" if batch.failed else ""
         say(f"{batch.batch_id or batch.intent}: {batch.status}, {batch.answered:,} of {batch.requests:,} done{failed}")
 
-    def collected(self, batch: BatchState, joined: Joined) -> None:
+    def collected(self, batch: BatchState, joined: JoinResult) -> None:
         say(_counted(self._progress, batch, joined))
 
 
@@ -107,7 +107,7 @@ class _Bars:
         text = f"{batch.batch_id or batch.intent}: {batch.status}"
         self._show(batch, text, batch.answered + batch.failed, batch.requests)
 
-    def collected(self, batch: BatchState, joined: Joined) -> None:
+    def collected(self, batch: BatchState, joined: JoinResult) -> None:
         if batch.intent in self._tasks:
             self._bars.remove_task(self._tasks.pop(batch.intent))
         self._bars.console.print(clean(_counted(self._progress, batch, joined)))  # above the bars

@@ -15,7 +15,7 @@ from asyncgen.cli.output import json_result, show_error
 from asyncgen.errors import IncompleteError, UsageError
 
 if TYPE_CHECKING:
-    from asyncgen.cli.asking import Asked
+    from asyncgen.cli.asking import ModelAnswers
     from asyncgen.finetune.complete import PromptForm
 
 _SAMPLING = ("temperature", "top_p", "seed")
@@ -92,7 +92,7 @@ def _parameters(options: dict[str, Any]) -> dict[str, Any]:
     return {**sampling, **json_values(options["parameters"])}
 
 
-def _exit_code(asked: list[Asked]) -> int:
+def _exit_code(asked: list[ModelAnswers]) -> int:
     """0, or 3 where some prompts have no answer; where none has, the code of the first error."""
     errors = [error for each in asked for error in each.errors]
     answers = sum(len(each.answers) for each in asked)

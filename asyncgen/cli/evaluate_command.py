@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from asyncgen.evaluate.judge import JudgedPair, Judging
-    from asyncgen.evaluate.measures import Standing
+    from asyncgen.evaluate.measures import ContestantResult
     from asyncgen.evaluate.page import Agreement
     from asyncgen.evaluate.result import Evaluation
     from asyncgen.evaluate.small import Comparison
@@ -102,7 +102,7 @@ def _figures(rows: Sequence[Sequence[str]]) -> Iterator[str]:
                 yield f"  {header:<{width}}  {cell}"
 
 
-def _cells(standing: Standing) -> list[str]:
+def _cells(standing: ContestantResult) -> list[str]:
     contestant, rate = standing.contestant, standing.pass_rate
     model = contestant.model if len(contestant.model) <= _MODEL_WIDTH else contestant.model[: _MODEL_WIDTH - 1] + "…"
     if not standing.n:
@@ -129,7 +129,7 @@ def _percent(interval: Interval | None) -> str:
     return f"{100 * interval.value:.0f} % ({100 * interval.low:.0f}..{100 * interval.high:.0f})"
 
 
-def _copied(standing: Standing) -> str:
+def _copied(standing: ContestantResult) -> str:
     """The share of answers that repeat a training sample, and how much that is above the held-out samples'."""
     if standing.copied is None:
         return ""
@@ -137,13 +137,13 @@ def _copied(standing: Standing) -> str:
     return f"{100 * standing.copied:.0f} %{beyond}"
 
 
-def _seconds(standing: Standing) -> str:
+def _seconds(standing: ContestantResult) -> str:
     if standing.latency_p50_s is None or standing.latency_p95_s is None:
         return ""
     return f"{standing.latency_p50_s:.2g}/{standing.latency_p95_s:.2g}"
 
 
-def _diversity_lines(found: Sequence[Standing]) -> Iterator[str]:
+def _diversity_lines(found: Sequence[ContestantResult]) -> Iterator[str]:
     told = [each for each in found if each.compression is not None]
     if told:
         yield ""
@@ -162,7 +162,7 @@ def _diversity_lines(found: Sequence[Standing]) -> Iterator[str]:
         yield from (f"  {line}" for line in table(headers, rows))
 
 
-def _failing(found: Sequence[Standing]) -> Iterator[str]:
+def _failing(found: Sequence[ContestantResult]) -> Iterator[str]:
     for each in found:
         if each.check_failures:
             named = ", ".join(f"{count:,} {name}" for name, count in each.check_failures.items())

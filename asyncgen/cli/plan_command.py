@@ -25,7 +25,7 @@ from asyncgen.cli.options import (
     tpm_option,
 )
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.cli.preflight import Ahead, ahead_lines, problems_ahead, tuning_where
+from asyncgen.cli.preflight import RunForecast, ahead_lines, problems_ahead, tuning_where
 from asyncgen.generate.plan.plan import (
     Plan,
     PlannedPrompt,
@@ -233,7 +233,7 @@ def plan(
     if as_json:
         json_result(plan_as_json(made, compared))
         return
-    ahead = Ahead(opened, generation, flags, tuning, tuning_where(opened, flags), None, yes=True)
+    ahead = RunForecast(opened, generation, flags, tuning, tuning_where(opened, flags), None, yes=True)
     later = labelled("then", ahead_lines(ahead, problems_ahead(ahead)))
     for line in (*plan_lines(made), *later, *(break_even_lines(*compared) if compared else ())):
         result(line)

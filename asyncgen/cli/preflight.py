@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class RunForecast:
     """What a run is going to do.
 
     Attributes:
@@ -58,7 +58,7 @@ def tuning_where(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
     )
 
 
-def problems_ahead(ahead: Ahead, *, tuning: bool = True) -> list[tuple[str, AsyncgenError]]:
+def problems_ahead(ahead: RunForecast, *, tuning: bool = True) -> list[tuple[str, AsyncgenError]]:
     """What would stop each stage, by the stage's name.
 
     Args:
@@ -92,7 +92,7 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
     )
 
 
-def ahead_lines(ahead: Ahead, found: list[tuple[str, AsyncgenError]]) -> list[str]:
+def ahead_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -> list[str]:
     """The later stages in words, for `plan`."""
     try:
         will = f"tune {ahead.order.model} at {ahead.tuning.profile.name} ({ahead.tuning.why})"
@@ -121,7 +121,7 @@ def _see_endpoint(choice: ProviderChoice, where: EndpointFlags, model: str) -> N
         addressed_endpoint(choice, where, model)
 
 
-def _see_enough_samples(ahead: Ahead) -> None:
+def _see_enough_samples(ahead: RunForecast) -> None:
     finetuning = ahead.tuning.profile.finetuning
     job, requests = ahead.opened.job, ahead.opened.grid.count
     if finetuning is None or getattr(job.answer, "each", None) or requests >= finetuning.min_samples:
@@ -134,13 +134,13 @@ def _see_enough_samples(ahead: Ahead) -> None:
     )
 
 
-def _see_order(ahead: Ahead) -> None:
+def _see_order(ahead: RunForecast) -> None:
     profile = ahead.tuning.profile
     assert profile.finetuning is not None, "the choice of a provider sees to it"
     check_order(with_defaults(ahead.order, profile.finetuning), profile)
 
 
-def _see_consent(ahead: Ahead) -> None:
+def _see_consent(ahead: RunForecast) -> None:
     finetuning = ahead.tuning.profile.finetuning
     if ahead.yes or finetuning is None or finetuning.free or (sys.stdin.isatty() and sys.stderr.isatty()):
         return

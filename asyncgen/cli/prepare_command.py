@@ -17,7 +17,7 @@ import msgspec
 from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.options import output_options, yes_option
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.dataset.files.forms import PAIR, Wanted
+from asyncgen.dataset.files.forms import PAIR, WantedColumns
 from asyncgen.dataset.files.scan import first_form
 from asyncgen.dataset.pairs.checks import AUTO, visible
 from asyncgen.dataset.pairs.prepare import prepare_pairs
@@ -273,7 +273,7 @@ def prepare(
     if source is not None and not source.is_dir() and source.suffix.lower() != ".toml":
         if drop_near_duplicates:
             raise UsageError("--drop-near-duplicates is for runs", help_text="leave it out, or name a run directory")
-        wanted = Wanted(prompt_column, completion_column)
+        wanted = WantedColumns(prompt_column, completion_column)
         _prepare_file(source, given, provider, wanted, _Questions(yes=yes), as_json=as_json)
         return
     if prompt_column is not None or completion_column is not None:
@@ -321,7 +321,13 @@ def _job(source: Path | None, directory: RunDirectory, provider: str | None) -> 
 
 
 def _prepare_file(
-    path: Path, given: dict[str, Any], provider: str | None, wanted: Wanted, questions: _Questions, *, as_json: bool
+    path: Path,
+    given: dict[str, Any],
+    provider: str | None,
+    wanted: WantedColumns,
+    questions: _Questions,
+    *,
+    as_json: bool,
 ) -> None:
     profile = named_profile(provider or "openai")
     if given.get("format") == "completion" and first_form(path, wanted) in {PAIR, ""}:
@@ -339,7 +345,9 @@ def _prepare_file(
         say(f"next: {next_step(path, written.files)}")
 
 
-def _prepare_pairs(path: Path, given: dict[str, Any], wanted: Wanted, questions: _Questions, *, as_json: bool) -> None:
+def _prepare_pairs(
+    path: Path, given: dict[str, Any], wanted: WantedColumns, questions: _Questions, *, as_json: bool
+) -> None:
     _refuse_unused(given, "completion")
     if given.get("validation"):
         raise UsageError(

@@ -19,14 +19,14 @@ from asyncgen.cli.evaluate_command import small_lines
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import is_verbose, result, say, this_command
-from asyncgen.cli.preflight import Ahead, problems_ahead, refuse_problems, tuning_where
+from asyncgen.cli.preflight import RunForecast, problems_ahead, refuse_problems, tuning_where
 from asyncgen.cli.prepare_command import run_lines, run_object
 from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
 from asyncgen.evaluate.result import as_json as as_object
 from asyncgen.evaluate.small import small_comparison
-from asyncgen.finetune.complete import Asking, Completion, answer_limit, ask, form_of
+from asyncgen.finetune.complete import Completion, PromptSettings, answer_limit, ask, form_of
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
@@ -112,7 +112,7 @@ class RunPipeline:
             self.job, self.options.where, finetune_provider=self.options.finetune_provider
         )
         where = tuning_where(opened, self.options.where)
-        ahead = Ahead(opened, generation, self.options.where, tuner, where, self.finetune_model, self.yes)
+        ahead = RunForecast(opened, generation, self.options.where, tuner, where, self.finetune_model, self.yes)
         refuse_problems(problems_ahead(ahead, tuning=tuning))
         return opened, generation
 
@@ -214,10 +214,10 @@ class RunPipeline:
         choice = ProviderChoice(profile, "it tuned the model")
         where = tuning_where(opened, self.options.where)
         async with open_endpoint(choice, where, self._tuned_model, say) as endpoint, open_calls(endpoint) as calls:
-            tuned = await ask(calls, Asking(self._tuned_model, form, parameters), prompt)
+            tuned = await ask(calls, PromptSettings(self._tuned_model, form, parameters), prompt)
             base = None
             with suppress(AsyncgenError):  # some providers serve no base model
-                base = await ask(calls, Asking(self._base_model, form, parameters), prompt)
+                base = await ask(calls, PromptSettings(self._base_model, form, parameters), prompt)
             return tuned, base
 
     def _compare(self) -> None:

@@ -70,7 +70,7 @@ def view(
     playground asks whoever made or tuned the run, unless --provider or --base-url names another server.
     """
     from asyncgen.providers.choose import EndpointFlags  # noqa: PLC0415 - the command line comes up without it
-    from asyncgen.view.access import PageAccess, SeenAt  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.view.access import BrowserAddress, PageAccess  # noqa: PLC0415 - imports aiohttp
     from asyncgen.view.runs import Runs  # noqa: PLC0415 - with it
 
     if export_to is not None:
@@ -81,7 +81,7 @@ def view(
         result(str(page))
         return 0
     directory = _named(run)
-    access = PageAccess(SeenAt.of(as_seen_at) if as_seen_at else None)
+    access = PageAccess(BrowserAddress.of(as_seen_at) if as_seen_at else None)
     return run_loop(_serve(Runs(RUNS, directory), access, _opening(EndpointFlags(**where)), port, opens=not no_browser))
 
 

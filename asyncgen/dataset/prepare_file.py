@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from asyncgen.dataset.files.forms import PAIR, Wanted
+from asyncgen.dataset.files.forms import PAIR, WantedColumns
 from asyncgen.dataset.files.rows import open_rows
 from asyncgen.dataset.files.scan import FileScan
 from asyncgen.dataset.pairs.prepare import output_paths, taken_names
@@ -66,7 +66,7 @@ class PreparedFile:
 
 
 def prepare_file(
-    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile, wanted: Wanted | None = None
+    path: Path, dialogue: Dialogue, settings: DatasetSettings, provider: Profile, wanted: WantedColumns | None = None
 ) -> PreparedFile:
     """Make a training file from a file of samples in any known form, or find that it can be used as it is.
 
@@ -85,7 +85,7 @@ def prepare_file(
             findings with their lines.
         DiskError: the result could not be written.
     """
-    wanted = wanted or Wanted()
+    wanted = wanted or WantedColumns()
     file = open_rows(path, wanted)
     for text in file.found:
         dialogue.found(text)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from asyncgen.errors import QuotaError
-from asyncgen.evaluate.contestants import Entry
+from asyncgen.evaluate.contestants import ReadyContestant
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.client import COMPLETIONS, open_completer
 from asyncgen.generate.plan.request_tokens import Span
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from asyncgen.generate.observer import Observer
 
 _INTERRUPTED = 130
-EngineOf = Callable[[Entry], Engine]
+EngineOf = Callable[[ReadyContestant], Engine]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +65,17 @@ class PlannedContestant:
         cost_usd: for them; None for an unknown price.
     """
 
-    entry: Entry
+    entry: ReadyContestant
     left: int
     cost_usd: Span | None
 
 
-def engine_of(entry: Entry) -> Engine:
+def engine_of(entry: ReadyContestant) -> Engine:
     """How a contestant is asked: by chats, or by bare completions where it was taught so."""
     return _BareEngine() if entry.is_bare else OnlineEngine()
 
 
-def planned(entries: Sequence[Entry], folder: Path) -> list[PlannedContestant]:
+def planned(entries: Sequence[ReadyContestant], folder: Path) -> list[PlannedContestant]:
     """What is left to be asked, and its price.
 
     Raises:

@@ -109,7 +109,7 @@ def default_contestants(opened: OpenedJob, state: RunState, base_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Teaching:
+class PromptMaterial:
     """What the run's dataset gives the techniques.
 
     Attributes:
@@ -128,7 +128,7 @@ class Teaching:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReadyContestant:
     """A contestant ready to be asked.
 
     Attributes:
@@ -149,12 +149,12 @@ def enter(
     contestant: Contestant,
     opened: OpenedJob,
     rows: Sequence[EvaluationRow],
-    teaching: Teaching,
+    teaching: PromptMaterial,
     folder: Path,
     *,
     parameters: Mapping[str, Any] | None = None,
     api_key_file: Path | None = None,
-) -> Entry:
+) -> ReadyContestant:
     """Write the contestant's job and table into the folder `jobs` of the evaluation, and open it.
 
     Args:
@@ -199,7 +199,7 @@ def open_entry(
     *,
     is_bare: bool = False,
     api_key_file: Path | None = None,
-) -> Entry:
+) -> ReadyContestant:
     """Write a job and its rows, and open it; errors as `enter`."""
     jobs = folder / "jobs"
     jobs.mkdir(parents=True, exist_ok=True)
@@ -218,7 +218,7 @@ def open_entry(
     )
     choice = ProviderChoice(named_profile(contestant.provider, opened.file.profiles), f"contestant {contestant.name}")
     where = EndpointFlags(contestant.provider, contestant.base_url, contestant.model, api_key_file)
-    return Entry(contestant, found, choice, where, is_bare)
+    return ReadyContestant(contestant, found, choice, where, is_bare)
 
 
 def _common(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def _columns(row: EvaluationRow) -> dict[str, Any]:
 Messages = Callable[[EvaluationRow], list[Mapping[str, Any]]]
 
 
-def _messages_for(technique: Technique, teaching: Teaching) -> Messages:
+def _messages_for(technique: Technique, teaching: PromptMaterial) -> Messages:
     """A function from a row to the messages that are sent for it."""
     if technique == "zero-shot":
         return lambda row: [*row.turns]
@@ -298,7 +298,7 @@ def _as_example(sample: TaughtSample) -> list[Mapping[str, Any]]:
     return [*sample.turns, {"role": "assistant", "content": sample.answer}]
 
 
-def _examples_for(teaching: Teaching) -> Callable[[EvaluationRow], list[TaughtSample]]:
+def _examples_for(teaching: PromptMaterial) -> Callable[[EvaluationRow], list[TaughtSample]]:
     if teaching.nearest:
         nearest = NearestExamples(teaching.samples(), teaching.seed)
         return lambda row: nearest.of(row.prompt, teaching.examples)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, planned
-from asyncgen.evaluate.contestants import Contestant, Entry, open_entry
+from asyncgen.evaluate.contestants import Contestant, ReadyContestant, open_entry
 from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
 from asyncgen.evaluate.statistics import (
     Interval,
@@ -200,7 +200,7 @@ def _matches(a: Answers, b: Answers) -> Iterator[_Match]:
 
 def _entry(
     judge: Contestant, opened: OpenedJob, matches: Sequence[_Match], folder: Path, api_key_file: Path | None
-) -> Entry | None:
+) -> ReadyContestant | None:
     """The judge's job: a row for each order of each match; None where all answers are the same."""
     table = [row for match in matches if not match.is_same for row in _rows(match, opened)]
     if not table:

@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from asyncgen.dataset.near_duplicates import similar
 from asyncgen.dataset.samples import unusable
-from asyncgen.evaluate.contestants import ROW_COLUMN, Contestant, Entry
+from asyncgen.evaluate.contestants import ROW_COLUMN, Contestant, ReadyContestant
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS, Interval, bootstrap, quantile, wilson
 from asyncgen.evaluate.taught import TaughtSample, repeating
 from asyncgen.providers.price import Price, tier_of
@@ -63,7 +63,7 @@ class Answers:
         failed: rows that were given up on.
     """
 
-    entry: Entry
+    entry: ReadyContestant
     by_row: Mapping[str, JudgedAnswer]
     failed: int
 
@@ -74,7 +74,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ContestantResult:
     """What a contestant came to.
 
     Attributes:
@@ -123,7 +123,7 @@ class Standing:
 
 
 def read_answers(
-    entry: Entry, directory: RunDirectory, rows: Sequence[EvaluationRow], checks: AnswerChecks | None
+    entry: ReadyContestant, directory: RunDirectory, rows: Sequence[EvaluationRow], checks: AnswerChecks | None
 ) -> Answers:
     """Put a contestant's records to the rows, and judge each.
 
@@ -167,7 +167,7 @@ def _plain(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
+class CopySources:
     """The texts that copying is measured by.
 
     Attributes:
@@ -180,8 +180,8 @@ class Taught:
 
 
 def standings(
-    answers: Sequence[Answers], taught: Taught, prices: Mapping[str, Price | None], *, seed: int
-) -> list[Standing]:
+    answers: Sequence[Answers], taught: CopySources, prices: Mapping[str, Price | None], *, seed: int
+) -> list[ContestantResult]:
     """The figures of all contestants, in their order.
 
     Args:
@@ -201,7 +201,7 @@ def standings(
         begin += len(own)
         beyond = None if copied is None or baseline is None else copied - baseline
         found.append(
-            Standing(
+            ContestantResult(
                 contestant=each.entry.contestant,
                 failed=each.failed,
                 simulated=each.simulated,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.evaluate.judge import JudgedPair, Judging
-    from asyncgen.evaluate.measures import Answers, Standing
+    from asyncgen.evaluate.measures import Answers, ContestantResult
     from asyncgen.evaluate.statistics import Interval
     from asyncgen.evaluate.verdict import PairResult, TuningBreakEven
     from asyncgen.generate.plan.request_tokens import Span
@@ -61,7 +61,7 @@ class Evaluation:
     cluster_name: str
     margin: float
     seed: int
-    contestants: tuple[Standing, ...]
+    contestants: tuple[ContestantResult, ...]
     comparisons: tuple[PairResult, ...]
     sentence: str
     use: str | None = None
@@ -104,7 +104,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _standing(standing: Standing) -> dict[str, Any]:
+def _standing(standing: ContestantResult) -> dict[str, Any]:
     contestant = standing.contestant
     return {
         "name": contestant.name,

@@ -28,14 +28,14 @@ from asyncgen.evaluate.contestants import (
     NAME,
     NAME_HELP,
     Contestant,
-    Entry,
-    Teaching,
+    PromptMaterial,
+    ReadyContestant,
     default_contestants,
     enter,
     parse_contestant,
 )
 from asyncgen.evaluate.judge import Judging, judge_pairs
-from asyncgen.evaluate.measures import Answers, Standing, Taught, read_answers, standings
+from asyncgen.evaluate.measures import Answers, ContestantResult, CopySources, read_answers, standings
 from asyncgen.evaluate.result import FOLDER, SUMMARY, Evaluation, write_evaluation, write_summary
 from asyncgen.evaluate.rows import EvaluationRow, RowChoice, answers_are_said, choose_rows
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
@@ -146,7 +146,7 @@ async def evaluate_run(
     with locked(folder):
         settings = _fix_settings(folder, choice, contestants, wanted)
         observer.say(f"{folder}: {len(choice.rows):,} of {choice.possible:,} rows, {choice.source}")
-        teaching = Teaching(
+        teaching = PromptMaterial(
             form_of(dataset),
             partial(read_samples, directory.train, dataset),
             wanted.examples,
@@ -207,10 +207,10 @@ def _entered(
     contestant: Contestant,
     opened: OpenedJob,
     rows: Sequence[EvaluationRow],
-    teaching: Teaching,
+    teaching: PromptMaterial,
     folder: Path,
     wanted: WantedEvaluation,
-) -> Entry:
+) -> ReadyContestant:
     key = wanted.api_key_file if contestant.provider == opened.generation else None
     return enter(contestant, opened, rows, teaching, folder, parameters=wanted.parameters, api_key_file=key)
 
@@ -269,7 +269,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read(opened: OpenedJob, entries: Sequence[Entry], folder: Path, choice: RowChoice) -> dict[str, Answers]:
+def _read(opened: OpenedJob, entries: Sequence[ReadyContestant], folder: Path, choice: RowChoice) -> dict[str, Answers]:
     checks = AnswerChecks(opened.job.checks, opened.grid.answers) if answers_are_said(opened) else None
     return {
         entry.contestant.name: read_answers(entry, RunDirectory(folder / entry.contestant.name), choice.rows, checks)
@@ -323,7 +323,7 @@ def _evaluated(
         for name, each in answers.items()
     }
     held_out = [sample.answer for sample in read_samples(directory.validation, dataset)]
-    taught = Taught(partial(read_samples, directory.train, dataset), held_out)
+    taught = CopySources(partial(read_samples, directory.train, dataset), held_out)
     found = standings(list(answers.values()), taught, priced, seed=wanted.seed)
     answered = [each for each in found if each.n]
     if not answered:
@@ -374,7 +374,9 @@ def _has_checks(opened: OpenedJob, choice: RowChoice) -> bool:
     return opened.grid.answers.reads_json or msgspec.structs.replace(opened.job.checks, attempts=1) != Checks()
 
 
-def _notes(found: Sequence[Standing], choice: RowChoice, judging: Judging | None, *, tells: bool) -> Iterator[str]:
+def _notes(
+    found: Sequence[ContestantResult], choice: RowChoice, judging: Judging | None, *, tells: bool
+) -> Iterator[str]:
     if any(each.simulated for each in found):
         yield "a simulation made these answers up: the figures say nothing about any model"
     if choice.cluster_name and choice.clusters < FEWEST_CLUSTERS:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from asyncgen.evaluate.measures import Standing
+    from asyncgen.evaluate.measures import ContestantResult
     from asyncgen.evaluate.result import Evaluation
     from asyncgen.generate.observer import Observer
     from asyncgen.run.directory import RunDirectory
@@ -57,8 +57,8 @@ class Comparison:
         evaluation: the same as a whole evaluation, for `--json` by `result.as_json`.
     """
 
-    base: Standing
-    tuned: Standing
+    base: ContestantResult
+    tuned: ContestantResult
     rows: tuple[SideBySide, ...]
     source: str
     evaluation: Evaluation

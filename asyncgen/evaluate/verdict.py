@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from asyncgen.evaluate.measures import Answers, Standing, are_clustered
+from asyncgen.evaluate.measures import Answers, ContestantResult, are_clustered
 from asyncgen.evaluate.statistics import (
     FEWEST_CLUSTERS,
     Interval,
@@ -67,12 +67,12 @@ class PairResult:
         return (self.only_a + self.only_b) / self.pairs if self.pairs else 0.0
 
 
-def best_of(found: Sequence[Standing]) -> Standing:
+def best_of(found: Sequence[ContestantResult]) -> ContestantResult:
     """The one of whom most passes; of equals the cheaper one, then the earlier one."""
     return max(found, key=lambda each: (each.pass_rate.value, -_cost(each)))
 
 
-def _cost(standing: Standing) -> float:
+def _cost(standing: ContestantResult) -> float:
     return float("inf") if standing.cost_usd_per_1000 is None else standing.cost_usd_per_1000
 
 
@@ -122,7 +122,7 @@ class Conclusion:
     more_rows: int | None = None
 
 
-def verdict_on(found: Sequence[Standing], pairs: Sequence[PairResult], margin: float, unit: str) -> Conclusion:
+def verdict_on(found: Sequence[ContestantResult], pairs: Sequence[PairResult], margin: float, unit: str) -> Conclusion:
     """The verdict by the job's checks.
 
     Args:
@@ -171,14 +171,16 @@ def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
     return Conclusion(f"the data does not tell: the judge prefers {better} to {worse} {rows}{told}", None, more)
 
 
-def _saves(other: Standing, best: Standing) -> bool:
+def _saves(other: ContestantResult, best: ContestantResult) -> bool:
     """True if the other one costs less per call, or the same and needs no training."""
     if other.contestant.technique != "tuned" and best.contestant.technique == "tuned" and _cost(other) <= _cost(best):
         return True
     return _cost(other) < _cost(best)
 
 
-def _not_worse(pair: PairResult, best: Standing, other: Standing, margin: float, unit: str) -> Conclusion:
+def _not_worse(
+    pair: PairResult, best: ContestantResult, other: ContestantResult, margin: float, unit: str
+) -> Conclusion:
     reasons = []
     if _cost(other) < _cost(best):
         reasons.append(_ratio(other, best))
@@ -206,7 +208,7 @@ def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"={value:.3f}"  # noqa: PLR2004 - three digits are shown
 
 
-def _cost_words(best: Standing, other: Standing) -> str:
+def _cost_words(best: ContestantResult, other: ContestantResult) -> str:
     if best.cost_usd_per_1000 is None or other.cost_usd_per_1000 is None:
         return ""
     if best.cost_usd_per_1000 == other.cost_usd_per_1000:
@@ -214,7 +216,7 @@ def _cost_words(best: Standing, other: Standing) -> str:
     return f" and {_ratio(best, other)}"
 
 
-def _ratio(one: Standing, other: Standing) -> str:
+def _ratio(one: ContestantResult, other: ContestantResult) -> str:
     if not one.cost_usd_per_1000:
         return "costs nothing to call"
     if not other.cost_usd_per_1000:
@@ -236,7 +238,7 @@ def _more(wanted: int | None, there: int) -> int | None:
     return None if wanted is None else max(-(-(wanted - there) // _TENS) * _TENS, _TENS)
 
 
-def _share(standing: Standing) -> str:
+def _share(standing: ContestantResult) -> str:
     rate = standing.pass_rate
     return (
         f"{standing.passed} of {standing.n} answers pass ({100 * rate.value:.0f} %, 95 % {100 * rate.low:.0f}.."
@@ -263,7 +265,7 @@ class TuningBreakEven:
 
 
 def pays_from(
-    opened: OpenedJob, directory: RunDirectory, found: Sequence[Standing], prices: PriceList
+    opened: OpenedJob, directory: RunDirectory, found: Sequence[ContestantResult], prices: PriceList
 ) -> Iterator[TuningBreakEven]:
     """Every tuned contestant against every one that is not.
 
@@ -294,7 +296,7 @@ def pays_from(
                 )
 
 
-def _calls(tuned: Standing, other: Standing, outlay: Span | None) -> Span | None:
+def _calls(tuned: ContestantResult, other: ContestantResult, outlay: Span | None) -> Span | None:
     if outlay is None or tuned.cost_usd_per_1000 is None or other.cost_usd_per_1000 is None:
         return None
     saved = (other.cost_usd_per_1000 - tuned.cost_usd_per_1000) / 1000

@@ -160,7 +160,7 @@ class Unanswered:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PromptSettings:
     """What all prompts have in common.
 
     Attributes:
@@ -192,7 +192,7 @@ class Calls(Protocol):
 
 
 async def ask_all(
-    calls: Calls, asking: Asking, prompts: Sequence[str]
+    calls: Calls, asking: PromptSettings, prompts: Sequence[str]
 ) -> AsyncGenerator[Completion | Unanswered, None]:
     """Ask several prompts at once.
 
@@ -222,7 +222,7 @@ async def ask_all(
             task.cancel()
 
 
-async def ask(calls: Calls, asking: Asking, prompt: str) -> Completion:
+async def ask(calls: Calls, asking: PromptSettings, prompt: str) -> Completion:
     """Ask one prompt.
 
     Args:
@@ -241,7 +241,7 @@ async def ask(calls: Calls, asking: Asking, prompt: str) -> Completion:
     return _read(asking, prompt, content)
 
 
-def request_body(asking: Asking, prompt: str) -> dict[str, Any]:
+def request_body(asking: PromptSettings, prompt: str) -> dict[str, Any]:
     """Build the request for one prompt.
 
     Args:
@@ -277,7 +277,7 @@ def answer_limit(profile: Profile, form: PromptForm, tokens: int) -> dict[str, i
     return {"max_tokens" if form.format == "completion" else profile.max_tokens_name: tokens}
 
 
-def _read(asking: Asking, prompt: str, content: bytes) -> Completion:
+def _read(asking: PromptSettings, prompt: str, content: bytes) -> Completion:
     answer = read_reply(200, {}, content)
     if not isinstance(answer, Answer):
         what = "refused to answer" if answer.type == "refusal" else "gave no answer"

@@ -22,7 +22,7 @@ from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow, open_run_log
 from asyncgen.finetune.open_tuner import open_tuner
 from asyncgen.finetune.words import (
-    Extent,
+    TrainingExtent,
     days_left,
     extent_words,
     how_created,
@@ -202,7 +202,7 @@ def pace_of(base_url: str) -> FollowPace:
     return FollowPace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else FollowPace()
 
 
-def _checked(wanted: WantedTuning, observer: Observer) -> Extent:
+def _checked(wanted: WantedTuning, observer: Observer) -> TrainingExtent:
     """Check the files by the provider's rules; what the training will be.
 
     Raises:
@@ -222,7 +222,7 @@ def _checked(wanted: WantedTuning, observer: Observer) -> Extent:
     cost = costs[0] if costs else None
     if cost is not None and not is_at_home(profile.name, named_address(profile, wanted.where)):
         cost = replace(cost, usd=None)  # another host has prices of its own
-    return Extent(files[0].examples, counter.label, cost)
+    return TrainingExtent(files[0].examples, counter.label, cost)
 
 
 def _refuse_faulty(files: list[CheckedFile], profile: Profile, observer: Observer) -> None:
@@ -250,7 +250,7 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
         )
 
 
-async def _consent(tuner: Tuner, wanted: WantedTuning, extent: Extent, observer: Observer) -> None:
+async def _consent(tuner: Tuner, wanted: WantedTuning, extent: TrainingExtent, observer: Observer) -> None:
     """Show model, samples, epochs, tokens, price and the tuned model's life; ask where it costs money."""
     order = wanted.order
     observer.say(f"tune {order.model} at {tuner.words} on {wanted.dataset.training}: {extent_words(extent)}")

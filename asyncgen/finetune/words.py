@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class TrainingExtent:
     """The size and cost of a training.
 
     Attributes:
@@ -36,7 +36,7 @@ class Extent:
     cost: TrainingCost | None
 
 
-def extent_words(extent: Extent) -> str:
+def extent_words(extent: TrainingExtent) -> str:
     """Samples, epochs and tokens."""
     if extent.cost is None:
         return f"{extent.samples:,} samples"

@@ -24,7 +24,7 @@ from asyncgen.job.rules import Columns, parameter_problems, parameters_are_known
 from asyncgen.job.run_rows import RunRows
 from asyncgen.job.schema import typed_job
 from asyncgen.job.sources import Sources, file_problem
-from asyncgen.job.template import answer_is_variable, named_in, sample_names
+from asyncgen.job.template import answer_is_variable, sample_names, template_variables
 from asyncgen.job.toml_lines import line_of, parse_toml
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_profile
@@ -234,7 +234,7 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
         [{name: cell_text(value, name) or "" for name, value in each.items()} for each in job.subset.exclude]
         if job.subset
         else (),
-        named_in(job).used,
+        template_variables(job).used,
     )
     if not combinations.count:
         raise job_file_error(file, [Problem("subset.exclude", "it leaves out every combination")])
@@ -289,7 +289,7 @@ def answer_reader(file: JobFile, job: Job, problems: list[Problem]) -> AnswerRea
         if job.answer.schema is not None:
             key = "answer.schema"
             schema = decode_json(read_text(file.folder / job.answer.schema))
-        return AnswerReader(job.answer, schema, named_in(job).fields)
+        return AnswerReader(job.answer, schema, template_variables(job).fields)
     except (OSError, TableError) as error:
         problems.append(file_problem(key, str(job.answer.schema), error))
     except NotJsonError as error:

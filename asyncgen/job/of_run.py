@@ -19,7 +19,7 @@ from asyncgen.errors import UsageError
 from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.requests import RequestGrid, may_be_foreign, recognise_rows
 from asyncgen.job.rules import provider_remarks
-from asyncgen.job.template import ANSWER, named_in
+from asyncgen.job.template import ANSWER, template_variables
 from asyncgen.providers.choose import EndpointFlags, choose_generation, choose_tuning, named_profile, requested_model
 from asyncgen.run.whole_file import open_regular, read_whole, replacing
 
@@ -59,7 +59,7 @@ def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Ite
 
 def _unnamed(job: Job, grid: RequestGrid) -> Iterator[str]:
     """Axes and rows that no prompt uses."""
-    asked = named_in(job).asked
+    asked = template_variables(job).asked
     templates = [job.prompt.user, job.prompt.system or "", *job.prompt.openings]
     for name in job.grid:
         if name in asked:

@@ -24,7 +24,7 @@ from asyncgen.job.answers import conversation
 from asyncgen.job.cells import TableError, cell_text, json_text, open_file, read_text, text_lines
 from asyncgen.job.run_rows import SOURCE, RunRows
 from asyncgen.job.tables import TABLE_ENDINGS, Row, Table, TableFile, open_table
-from asyncgen.job.template import Named, named_in, values_named
+from asyncgen.job.template import TemplateVariables, template_variables, values_named
 from asyncgen.json_text import NotJsonError, decode_json
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ OpenRun = Callable[[str], RunRows]
 
 
 @dataclass(frozen=True, slots=True)
-class RowsFrom:
+class JobRowSource:
     """A source of rows.
 
     Attributes:
@@ -191,11 +191,11 @@ class Sources:
         self.remarks: dict[str, None] = {}
         self._folder = folder
         self._open_run = open_run
-        self._opened: dict[Rows, RowsFrom] = {}
+        self._opened: dict[Rows, JobRowSource] = {}
         self._tables: dict[tuple[Rows, Row, frozenset[str], str | None], Table] = {}
         self._axes: dict[ValuesFile, list[str]] = {}
 
-    def rows(self, job: Job, problems: list[Problem]) -> RowsFrom | None:
+    def rows(self, job: Job, problems: list[Problem]) -> JobRowSource | None:
         """Open the source of [rows], up to its columns.
 
         Args:
@@ -211,7 +211,7 @@ class Sources:
         if rows not in self._opened:
             key, name = found
             try:
-                self._opened[rows] = RowsFrom(key, name, self._open(rows))
+                self._opened[rows] = JobRowSource(key, name, self._open(rows))
             except (OSError, TableError) as error:
                 problems.append(file_problem(key, name, error))
                 return None
@@ -289,7 +289,7 @@ class Sources:
             found = (line for _, line in text_lines(path))
         return list(dict.fromkeys(value.strip() for value in found if value.strip()))
 
-    def _remark(self, source: RowsFrom, columns: Collection[str]) -> None:
+    def _remark(self, source: JobRowSource, columns: Collection[str]) -> None:
         if isinstance(source.file, RunRows):
             for reason, count in source.file.left_out.items():
                 self.remarks[f"{source.key}: {count:,} records of {source.name} are no rows: they {reason}"] = None
@@ -330,9 +330,9 @@ def _named_source(rows: Rows) -> tuple[str, str] | None:
     return given[0] if len(given) == 1 else None
 
 
-def _columns(job: Job, source: RowsFrom) -> tuple[Row, frozenset[str]]:
+def _columns(job: Job, source: JobRowSource) -> tuple[Row, frozenset[str]]:
     """The columns that become variables, and those of them that must not be empty."""
-    named = named_in(job)
+    named = template_variables(job)
     wanted = named.used | values_named(job.subset.exclude if job.subset else ())
     if isinstance(source.file, RunRows):
         kept = {*source.file.variables, SOURCE}
@@ -348,7 +348,7 @@ def _columns(job: Job, source: RowsFrom) -> tuple[Row, frozenset[str]]:
     return columns, _needed(job, named, columns, [name for name in columns if name.isidentifier()])
 
 
-def _needed(job: Job, named: Named, columns: Collection[str], in_sample: Iterable[str]) -> frozenset[str]:
+def _needed(job: Job, named: TemplateVariables, columns: Collection[str], in_sample: Iterable[str]) -> frozenset[str]:
     is_written = job.prompt.sample is not None or job.prompt.messages is not None
     return frozenset(columns) & (named.used if is_written else named.used.union(in_sample))
 

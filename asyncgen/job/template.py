@@ -131,7 +131,7 @@ def _what_is_wrong(token: str, name: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class TemplateVariables:
     """The variables that a job's templates use.
 
     Attributes:
@@ -145,7 +145,7 @@ class Named:
     fields: tuple[str, ...]
 
 
-def named_in(job: Job) -> Named:
+def template_variables(job: Job) -> TemplateVariables:
     """Return what the job's templates use.
 
     Args:
@@ -163,7 +163,9 @@ def named_in(job: Job) -> Named:
     sides = (dataset.hold_out, dataset.chosen, dataset.rejected)
     used = asked.union(*openings, after, *sides, *map(_names, job.checks.must_contain))
     fields = dict.fromkeys(name for each in after if (name := field_of(each)) is not None)
-    return Named(frozenset(asked), frozenset(name for name in used if field_of(name) is None), tuple(fields))
+    return TemplateVariables(
+        frozenset(asked), frozenset(name for name in used if field_of(name) is None), tuple(fields)
+    )
 
 
 def sample_names(job: Job, table_columns: Iterable[str], axes: Iterable[str], *, all_columns: bool) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ def sample_names(job: Job, table_columns: Iterable[str], axes: Iterable[str], *,
     Returns:
         The variables, in order.
     """
-    asked = named_in(job).asked
+    asked = template_variables(job).asked
     columns = [name for name in table_columns if name.isidentifier() and (all_columns or name in asked)]
     return (*columns, *axes)
 

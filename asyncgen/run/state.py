@@ -121,7 +121,7 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
-class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class RowAttempts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The attempts of a row that has no line yet, kept so that retry limits hold across invocations.
 
     Attributes:
@@ -137,7 +137,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     forgiven: Count = 0
 
 
-UNTRIED = Tried(attempts=0)
+UNTRIED = RowAttempts(attempts=0)
 
 
 class DatasetFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,7 +294,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     asyncgen: str = __version__
     job: JobState
     spend: Spend = Spend()
-    tried: dict[str, Tried] = {}
+    tried: dict[str, RowAttempts] = {}
     servers: list[ServerState] = []
     move: MoveState | None = None
     fold: FoldState | None = None

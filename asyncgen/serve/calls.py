@@ -1,4 +1,4 @@
-"""Validate the JSON of a request and convert it to a `Call`.
+"""Validate the JSON of a request and convert it to a `ModelCall`.
 
 Parameters of `/chat/completions` and `/completions`: types, ranges, which are known and which are refused. Sampling
 parameters are passed on to the engine unchanged.
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from asyncgen.serve.engine import Call, Turn
+from asyncgen.serve.engine import ChatTurn, ModelCall
 from asyncgen.serve.wire import ApiError, parsed
 
 Resolve = Callable[[str], Path | None]
@@ -213,7 +213,7 @@ _INSTEAD = {
 }  # what is refused, and what there is instead
 
 
-def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Call:
+def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> ModelCall:
     """Check a body of `/chat/completions`.
 
     Args:
@@ -228,7 +228,7 @@ def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Cal
     given = parsed(body, _ChatBody)
     _check_tools(given)
     _check_format(given.response_format)
-    return Call(
+    return ModelCall(
         model=given.model,
         adapter=resolve(given.model),
         messages=tuple(_turn(message, place) for place, message in enumerate(given.messages)),
@@ -242,14 +242,14 @@ def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> Cal
     )
 
 
-def text_calls(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> list[Call]:
+def text_calls(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> list[ModelCall]:
     """Check a body of `/completions`: a call for each of its prompts; args and errors as for `chat_call`."""
     _check_names(body, strict=strict)
     given = parsed(body, _TextBody)
     adapter = resolve(given.model)
     sampling = _sampling(body)
     return [
-        Call(
+        ModelCall(
             model=given.model,
             adapter=adapter,
             prompt=prompt,
@@ -303,7 +303,7 @@ def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in _PASSED_ON & body.keys() if body[name] is not None}
 
 
-def _turn(message: _Message, place: int) -> Turn:
+def _turn(message: _Message, place: int) -> ChatTurn:
     rest: dict[str, Any] = {}
     if message.tool_calls:
         rest["tool_calls"] = [msgspec.to_builtins(call) for call in message.tool_calls]
@@ -313,7 +313,7 @@ def _turn(message: _Message, place: int) -> Turn:
     if message.content is None and message.role != "assistant":
         param = f"messages[{place}].content"
         raise ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
-    return Turn(message.role, _text(message, place), rest)
+    return ChatTurn(message.role, _text(message, place), rest)
 
 
 def _text(message: _Message, place: int) -> str:

@@ -1,7 +1,7 @@
 """The engine interface: the types between the API and what answers and trains behind it.
 
-Routes pass a `Call` and get an `Answer`; the fine-tuning queue passes a `TrainingTask` and gets the trainer's messages.
-HTTP is left to `api`, llama.cpp to `llama`.
+Routes pass a `ModelCall` and get an `Answer`; the fine-tuning queue passes a `TrainingTask` and gets the trainer's
+messages. HTTP is left to `api`, llama.cpp to `llama`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EngineName = Literal["llama", "simulated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
+class EngineTraits:
     """What an engine is, as the API shows it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Traits:
     simulated: bool = False
 
 
-class Turn(msgspec.Struct, frozen=True):
+class ChatTurn(msgspec.Struct, frozen=True):
     """One message of a chat.
 
     Attributes:
@@ -72,7 +72,7 @@ class Turn(msgspec.Struct, frozen=True):
     rest: Mapping[str, Any] = {}
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     """One request to a model, checked.
 
     Attributes:
@@ -92,7 +92,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     adapter: Path | None = None
-    messages: tuple[Turn, ...] | None = None
+    messages: tuple[ChatTurn, ...] | None = None
     prompt: str = ""
     echo: bool = False
     max_tokens: int | None = None
@@ -112,7 +112,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         return last.text if last.role == "assistant" and not last.rest.get("tool_calls") else ""
 
 
-class Tally(msgspec.Struct, frozen=True):
+class AnswerTokens(msgspec.Struct, frozen=True):
     """Tokens of one answer; the cached ones are part of the prompt, those of the reasoning part of the completion."""
 
     prompt: int
@@ -144,7 +144,7 @@ class EngineAnswer(msgspec.Struct, frozen=True):
     """All choices of a call, and what they took."""
 
     choices: tuple[EngineChoice, ...]
-    tally: Tally
+    tally: AnswerTokens
 
 
 class ToolCallPart(msgspec.Struct, frozen=True):
@@ -156,7 +156,7 @@ class ToolCallPart(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
-class Piece(msgspec.Struct, frozen=True):
+class AnswerPiece(msgspec.Struct, frozen=True):
     """A part of a streamed choice: the opening first, the one with a finish reason last."""
 
     index: int
@@ -196,18 +196,21 @@ class ModelEngine(Protocol):
     """What answers and trains."""
 
     @property
-    def traits(self) -> Traits: ...
+    def traits(self) -> EngineTraits: ...
 
-    async def complete(self, call: Call) -> EngineAnswer:
+    async def complete(self, call: ModelCall) -> EngineAnswer:
         """Answer a call. Raises ApiError."""
         ...
 
-    def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+    def stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         """Answer a call piece by piece, the tally last. Raises ApiError before the first piece."""
         ...
 
     def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
-        """Train, telling how it goes, up to `End` or `Failed`. Closing the iterator ends the training."""
+        """Train, and yield messages up to `TrainingEnded` or `TrainingFailed`.
+
+        Closing the iterator ends the training.
+        """
         ...
 
     async def untunable(self) -> str | None:

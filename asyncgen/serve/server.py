@@ -36,14 +36,14 @@ from asyncgen.serve.tuning.trainers import OtherTrainer
 
 if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Secret
-    from asyncgen.serve.engine import Call, ModelEngine, Traits
+    from asyncgen.serve.engine import EngineTraits, ModelCall, ModelEngine
 
 
 _HEARTBEAT_S = 10.0
 _TICK_S = 0.25
 
 
-class Attachment:
+class AttachedClients:
     """The clients of a server.
 
     Args:
@@ -56,7 +56,7 @@ class Attachment:
 
     def __init__(
         self,
-        traits: Traits,
+        traits: EngineTraits,
         is_busy: Callable[[], bool],
         clock: Callable[[], float],
         *,
@@ -185,7 +185,7 @@ async def serve(
         stack.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
         engine = await stack.enter_async_context(_running_engine(settings, say))
         service = build_service(engine, folder, _admission(settings.simulation), time.time)
-        attachment = Attachment(engine.traits, lambda: service.is_busy, time.monotonic)
+        attachment = AttachedClients(engine.traits, lambda: service.is_busy, time.monotonic)
         async with _first_error(), asyncio.TaskGroup() as group:
             work = [group.create_task(queue.run()) for queue in (service.tuning, service.batching)]
             async with _listening(settings, service, attachment, say) as base_url:
@@ -282,13 +282,13 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _admission(simulation: SimulationSettings | None) -> Callable[[Call], dict[str, str]]:
+def _admission(simulation: SimulationSettings | None) -> Callable[[ModelCall], dict[str, str]]:
     """What takes a call out of the limits; without limits nothing does."""
     if simulation is None or not (simulation.requests_per_minute or simulation.tokens_per_minute):
         return lambda _call: {}
     limits = SimulatedLimits(simulation.requests_per_minute, simulation.tokens_per_minute, time.monotonic)
 
-    def admit(call: Call) -> dict[str, str]:
+    def admit(call: ModelCall) -> dict[str, str]:
         return limits.admit(call.model, prompt_tokens(call) + (call.max_tokens or 0) * call.count)
 
     return admit
@@ -302,7 +302,9 @@ def _access(settings: ServeSettings) -> ServerAccess:
 
 
 @asynccontextmanager
-async def _listening(settings: ServeSettings, service: Service, attachment: Attachment, say: Say) -> AsyncIterator[str]:
+async def _listening(
+    settings: ServeSettings, service: Service, attachment: AttachedClients, say: Say
+) -> AsyncIterator[str]:
     """Listen; at the end, take no more connections and give what is in flight a few seconds."""
     simulation = settings.simulation
     weather = faulty(simulation.faults, simulation.seed) if simulation else None
@@ -323,7 +325,7 @@ async def _listening(settings: ServeSettings, service: Service, attachment: Atta
         await runner.cleanup()
 
 
-async def _ended(stop: asyncio.Event, attachment: Attachment | None) -> None:
+async def _ended(stop: asyncio.Event, attachment: AttachedClients | None) -> None:
     """Wait for the stop, or for idleness where an attachment is given."""
     waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
     if attachment:

@@ -59,7 +59,7 @@ again.</p></main></body></html>
 
 
 @dataclass(frozen=True, slots=True)
-class SeenAt:
+class BrowserAddress:
     """Where the browser finds the page, when a tunnel or a forwarded port stands between.
 
     Attributes:
@@ -71,7 +71,7 @@ class SeenAt:
     authority: str
 
     @classmethod
-    def of(cls, text: str) -> SeenAt:
+    def of(cls, text: str) -> BrowserAddress:
         """Parse `http://localhost:8080`, or `localhost:8080`.
 
         Args:
@@ -99,7 +99,7 @@ class PageAccess:
         port: where it listens; set before the first request.
     """
 
-    seen_at: SeenAt | None = None
+    seen_at: BrowserAddress | None = None
     port: int = 0
     _session: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     _writing: str = field(default_factory=lambda: secrets.token_urlsafe(32))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.complete import Asking, PromptForm, answer_limit, form_of, request_body
+from asyncgen.finetune.complete import PromptForm, PromptSettings, answer_limit, form_of, request_body
 from asyncgen.generate.http.reply import read_usage
 from asyncgen.providers.endpoint import Endpoint, redacted
 from asyncgen.providers.prices import load_price_list
@@ -130,7 +130,7 @@ async def _streamed(
     parameters: dict[str, Any] = answer_limit(endpoint.profile, form, question.max_tokens)
     if question.temperature is not None:
         parameters["temperature"] = question.temperature
-    asking = Asking(question.model, form, parameters)
+    asking = PromptSettings(question.model, form, parameters)
     body = {**request_body(asking, question.prompt), "stream": True, "stream_options": {"include_usage": True}}
     create = client.completions.create if form.format == "completion" else client.chat.completions.create
     began = time.monotonic()

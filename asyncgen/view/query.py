@@ -66,7 +66,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class QueryResult:
     """The rows of a query.
 
     Attributes:
@@ -103,13 +103,13 @@ class Searcher:
 
     def __init__(self, index: RowIndex) -> None:
         self._index = index
-        self._found: OrderedDict[tuple[object, ...], Found] = OrderedDict()
+        self._found: OrderedDict[tuple[object, ...], QueryResult] = OrderedDict()
         self._texts: OrderedDict[tuple[int, str], tuple[int, list[int]]] = OrderedDict()
         self._reviewed: tuple[object, int, int, int] | None = None
         self.reviews = NO_REVIEWS
         self.stale = 0
 
-    def find(self, query: Query) -> Found:
+    def find(self, query: Query) -> QueryResult:
         """The rows of a query.
 
         Raises:
@@ -152,7 +152,7 @@ class Searcher:
             self._reviewed = (self.reviews, self._index.version, rejected, seen)
         return self._reviewed[2], self._reviewed[3]
 
-    def _searched(self, query: Query) -> Found:
+    def _searched(self, query: Query) -> QueryResult:
         named = self._named_sets()
         shown = reduce(or_, self.statuses().values())
         if query.differ:
@@ -175,7 +175,7 @@ class Searcher:
             if len(largest) < len(counts):
                 truncated.append(name)
             facets[name] = largest
-        return Found(SORTS[query.sort](self._index, places), facets, truncated)
+        return QueryResult(SORTS[query.sort](self._index, places), facets, truncated)
 
     def _named_sets(self) -> dict[str, dict[str, int]]:
         """The facets that change after a row was found."""

@@ -24,7 +24,7 @@ from asyncgen.job.of_run import OpenedJob, job_of_run
 from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.reviews import REVIEWED_NAME, Action, Review, add_review, read_reviews
 from asyncgen.view.index import RowIndex, bits_of
-from asyncgen.view.query import Found, Query, Searcher
+from asyncgen.view.query import Query, QueryResult, Searcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,7 +136,7 @@ class RunView:
             self._totals = (job, _counted(job) if job.grid.count <= _MOST_ENUMERATED else None)
         return self._totals[1]
 
-    def find(self, query: Query) -> Found:
+    def find(self, query: Query) -> QueryResult:
         """The rows of a query; raises as `Searcher.find` does."""
         return self.searcher.find(query)
 

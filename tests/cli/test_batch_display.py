@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from asyncgen.cli.batch_command import _Lines, watching
-from asyncgen.generate.batch.join import Joined
+from asyncgen.generate.batch.join import JoinResult
 from asyncgen.generate.batch.send import Watcher
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.run.state import BatchState
@@ -32,7 +32,7 @@ def tell_a_life(watcher: Watcher) -> None:
     watcher.changed(batch("in_progress"))
     watcher.changed(batch("in_progress", 10))
     watcher.changed(batch("completed", 48, 2))
-    watcher.collected(batch("completed"), Joined(answered=48, failed=2, open=0, unread=1))
+    watcher.collected(batch("completed"), JoinResult(answered=48, failed=2, open=0, unread=1))
 
 
 def test_off_a_terminal_every_new_state_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ class Child:
         return (self.folder / "stderr").read_text(encoding="utf-8")
 
 
-Start = Callable[..., Child]
+TrainingStarted = Callable[..., Child]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
 
 
 @pytest.fixture
-def start(forker: subprocess.Popen[str], tmp_path: Path) -> Iterator[Start]:
+def start(forker: subprocess.Popen[str], tmp_path: Path) -> Iterator[TrainingStarted]:
     """Start `asyncgen ARGUMENTS` in `tmp_path`, one at a time; with `stopped`, it waits for SIGCONT first."""
     children: list[Child] = []
 

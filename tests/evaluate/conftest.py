@@ -14,7 +14,7 @@ from asyncgen.api.jobs import load_job
 from asyncgen.api.observer import LibraryObserver
 from asyncgen.api.tuning import prepare
 from asyncgen.evaluate.asking import EngineOf
-from asyncgen.evaluate.contestants import Entry
+from asyncgen.evaluate.contestants import ReadyContestant
 from asyncgen.generate.session import OnlineEngine
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.state import FinetuningState
@@ -65,7 +65,7 @@ def answering() -> Callable[[Mapping[str, Reply]], EngineOf]:
     """An engine that answers each contestant by a function of the last message and the whole request."""
 
     def engine_for(replies: Mapping[str, Reply]) -> EngineOf:
-        def engine(entry: Entry) -> OnlineEngine:
+        def engine(entry: ReadyContestant) -> OnlineEngine:
             reply = replies[entry.contestant.name]
 
             async def answer(request: Mapping[str, Any]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from asyncgen.evaluate.contestants import Contestant, Technique
 from asyncgen.evaluate.judge import JudgedPair
-from asyncgen.evaluate.measures import Standing
+from asyncgen.evaluate.measures import ContestantResult
 from asyncgen.evaluate.statistics import Interval, PairedCounts, newcombe, sign_test, wilson
 from asyncgen.evaluate.verdict import PairResult, best_of, verdict_by_judge, verdict_on
 
 
-def standing(name: str, technique: Technique, passed: int, n: int, cost: float | None) -> Standing:
-    return Standing(
+def standing(name: str, technique: Technique, passed: int, n: int, cost: float | None) -> ContestantResult:
+    return ContestantResult(
         contestant=Contestant(name, technique, "openai", "m"), n=n, failed=0, passed=passed,
         pass_rate=wilson(passed, n), cost_usd_per_1000=cost,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from asyncgen.finetune.api import AbsentError, JobOrder, OutageError
-from asyncgen.finetune.complete import Asking, Completion, PromptForm, ask_all
+from asyncgen.finetune.complete import Completion, PromptForm, PromptSettings, ask_all
 from asyncgen.finetune.create import ClockAndEntropy, Created, Dataset, create
 from asyncgen.finetune.follow import FollowPace, follow, open_run_log
 from asyncgen.finetune.loss_curve import points_of_table
@@ -89,7 +89,7 @@ def test_a_dataset_becomes_a_model_that_answers_and_is_deleted(
             assert run.state.uploads[0].base_url == ""
             assert len(points_of_table(await tuner.jobs.metrics(job) or b"")) == 6
             assert [found.step for found in await tuner.jobs.checkpoints(job.id)] == [6, 3]
-            asking = Asking(job.tuned_model, PromptForm(system="Be brief."))
+            asking = PromptSettings(job.tuned_model, PromptForm(system="Be brief."))
             (answer,) = [answer async for answer in ask_all(calls, asking, ["Hotel, New York, small"])]
             assert isinstance(answer, Completion)
             assert answer.text

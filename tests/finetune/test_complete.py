@@ -10,7 +10,15 @@ import orjson
 import pytest
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.finetune.complete import Asking, Completion, PromptForm, Unanswered, ask_all, form_of, request_body
+from asyncgen.finetune.complete import (
+    Completion,
+    PromptForm,
+    PromptSettings,
+    Unanswered,
+    ask_all,
+    form_of,
+    request_body,
+)
 from asyncgen.run.records import Usage
 from asyncgen.run.state import DatasetState
 
@@ -37,7 +45,7 @@ class Calls:
         return orjson.dumps(answer)
 
 
-def answers(calls: Calls, asking: Asking, *prompts: str) -> list[Completion | Unanswered]:
+def answers(calls: Calls, asking: PromptSettings, *prompts: str) -> list[Completion | Unanswered]:
     async def scenario() -> list[Completion | Unanswered]:
         return [answer async for answer in ask_all(calls, asking, prompts)]
 
@@ -46,7 +54,7 @@ def answers(calls: Calls, asking: Asking, *prompts: str) -> list[Completion | Un
 
 def test_a_chat_carries_the_datasets_system_message() -> None:
     form = form_of(DatasetState(files=[], format="chat", system="Write adverts.", separator=" -->", ending="\n"))
-    body = request_body(Asking("m", form, {"temperature": 0}), "Hotel, New York, small")
+    body = request_body(PromptSettings("m", form, {"temperature": 0}), "Hotel, New York, small")
     assert body == {
         "model": "m",
         "messages": [
@@ -59,13 +67,13 @@ def test_a_chat_carries_the_datasets_system_message() -> None:
 
 def test_a_completion_ends_its_prompt_and_its_answer_as_the_dataset_does() -> None:
     form = form_of(DatasetState(files=[], format="completion", separator=" -->", ending="\n"))
-    body = request_body(Asking("m", form, {"max_tokens": 100}), "Hotel, New York, small")
+    body = request_body(PromptSettings("m", form, {"max_tokens": 100}), "Hotel, New York, small")
     assert body == {"model": "m", "prompt": "Hotel, New York, small -->", "max_tokens": 100, "stop": ["\n"]}
 
 
 def test_a_completion_loses_the_blank_that_it_was_taught_to_begin_with() -> None:
     calls = Calls({"choices": [{"text": " Come in.", "finish_reason": "stop"}], "usage": {"prompt_tokens": 8}})
-    (answer,) = answers(calls, Asking("m", PromptForm(format="completion")), "Hotel")
+    (answer,) = answers(calls, PromptSettings("m", PromptForm(format="completion")), "Hotel")
     assert answer == Completion("Hotel", "m", "Come in.", "stop", Usage(prompt_tokens=8))
     assert calls.asked[0][0] == "/completions"
 
@@ -73,7 +81,7 @@ def test_a_completion_loses_the_blank_that_it_was_taught_to_begin_with() -> None
 def test_answers_come_in_the_order_of_the_prompts_and_few_are_asked_at_once() -> None:
     calls = Calls(lambda body: {**CHAT, "model": body["messages"][-1]["content"]})
     prompts = [f"p{number}" for number in range(40)]
-    found = answers(calls, Asking("m", PromptForm()), *prompts)
+    found = answers(calls, PromptSettings("m", PromptForm()), *prompts)
     assert [answer.model for answer in found] == prompts
     assert calls.most_in_flight == 8
 
@@ -81,7 +89,7 @@ def test_answers_come_in_the_order_of_the_prompts_and_few_are_asked_at_once() ->
 def test_a_prompt_that_fails_does_not_take_the_others_with_it() -> None:
     error = AsyncgenError("no")
     calls = Calls(lambda body: error if body["messages"][-1]["content"] == "bad" else CHAT)
-    first, second, third = answers(calls, Asking("m", PromptForm()), "good", "bad", "good")
+    first, second, third = answers(calls, PromptSettings("m", PromptForm()), "good", "bad", "good")
     assert isinstance(first, Completion)
     assert isinstance(third, Completion)
     assert second == Unanswered("bad", "m", error)
@@ -100,13 +108,15 @@ def test_a_prompt_that_fails_does_not_take_the_others_with_it() -> None:
     ],
 )
 def test_what_is_no_answer_is_an_error(answer: dict[str, Any], code: str) -> None:
-    (found,) = answers(Calls(answer), Asking("m", PromptForm()), "p")
+    (found,) = answers(Calls(answer), PromptSettings("m", PromptForm()), "p")
     assert isinstance(found, Unanswered)
     assert found.error.code == code
 
 
 def test_an_error_within_a_reply_of_status_200_is_told_in_the_servers_words() -> None:
-    (found,) = answers(Calls({"error": {"message": "model is asleep", "code": 503}}), Asking("m", PromptForm()), "p")
+    (found,) = answers(
+        Calls({"error": {"message": "model is asleep", "code": 503}}), PromptSettings("m", PromptForm()), "p"
+    )
     assert isinstance(found, Unanswered)
     assert found.error.cause == "model is asleep"
 
@@ -118,6 +128,6 @@ def test_an_answer_in_parts_is_read_as_generate_reads_it() -> None:
         {"type": "text", "text": "in."},
     ]
     reply = {"choices": [{"message": {"content": parts}, "finish_reason": "STOP"}]}
-    (found,) = answers(Calls(reply), Asking("m", PromptForm()), "p")
+    (found,) = answers(Calls(reply), PromptSettings("m", PromptForm()), "p")
     assert isinstance(found, Completion)
     assert (found.text, found.finish_reason) == ("Come in.", "stop")

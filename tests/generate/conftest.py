@@ -28,7 +28,7 @@ from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt
 from asyncgen.job.requests import RequestGrid
 from asyncgen.run.records import Failure, FailureError, Record, Usage
-from asyncgen.run.state import Tried
+from asyncgen.run.state import RowAttempts
 
 _TURN_S = 1e-6  # a turn of a real loop takes time too; without it, rounding may leave a timer due now for ever
 
@@ -110,7 +110,7 @@ class FakeJournal:
         self.records: dict[bytes, Record] = {}
         self.failures: dict[bytes, Failure] = {}
         self.usage = Usage()
-        self.tried: dict[bytes, Tried] = {}
+        self.tried: dict[bytes, RowAttempts] = {}
         self.earlier = set(earlier)
         self.failed_before = failed or {}
         self.writes_left: float = float("inf")
@@ -137,10 +137,10 @@ class FakeJournal:
     def tried_any(self) -> bool:
         return bool(self.tried or self.failed_before)
 
-    def tried_before(self, key: bytes) -> Tried:
+    def tried_before(self, key: bytes) -> RowAttempts:
         return self.tried.get(key) or given_up(*self.failed_before.get(key, (0, 0)))
 
-    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None:
+    def note_attempts(self, key: bytes, tried: RowAttempts, usage: Usage) -> None:
         self.tried[key] = tried
         self.usage += usage
 

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from asyncgen.local_http import RequestGuard
 from asyncgen.serve.app import build_app
 from asyncgen.serve.guard import ServerAccess
-from asyncgen.serve.server import Attachment
+from asyncgen.serve.server import AttachedClients
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 
 TRAITS = SimulatedEngine(SimulationSettings(), created=0).traits
@@ -22,7 +22,7 @@ class Service:
     def __init__(self, *, busy: bool = False) -> None:
         self.now = 0.0
         self.busy = busy
-        self.attachment = Attachment(TRAITS, lambda: self.busy, lambda: self.now)
+        self.attachment = AttachedClients(TRAITS, lambda: self.busy, lambda: self.now)
 
     def client(self) -> TestClient[Any, Any]:
         app = build_app(

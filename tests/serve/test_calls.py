@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.serve.calls import chat_call, text_calls
-from asyncgen.serve.engine import Turn
+from asyncgen.serve.engine import ChatTurn
 from asyncgen.serve.wire import ApiError
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -34,8 +34,8 @@ def test_messages_become_roles_and_texts() -> None:
         {"role": "user", "content": "Hello", "name": "Ann"},
     ]
     assert chat(messages=messages).messages == (
-        Turn("developer", "Be brief."),
-        Turn("user", "Hello", {"name": "Ann"}),
+        ChatTurn("developer", "Be brief."),
+        ChatTurn("user", "Hello", {"name": "Ann"}),
     )
 
 
@@ -143,9 +143,9 @@ def test_tools_and_their_results_are_part_of_a_chat() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     call = chat(messages=messages, tools=tools, tool_choice="auto", parallel_tool_calls=False, modalities=["text"])
     assert call.messages == (
-        Turn("user", "Hello"),
-        Turn("assistant", "", {"tool_calls": [called]}),
-        Turn("tool", "3", {"tool_call_id": "call_1"}),
+        ChatTurn("user", "Hello"),
+        ChatTurn("assistant", "", {"tool_calls": [called]}),
+        ChatTurn("tool", "3", {"tool_call_id": "call_1"}),
     )
     assert (call.tools, call.tool_choice) == (tuple(tools), "auto")
     assert call.opening == ""

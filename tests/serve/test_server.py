@@ -145,5 +145,5 @@ def test_error_of_the_work_behind_ends_the_server_as_itself(tmp_path: Path, monk
 def test_idle_server_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     from asyncgen.serve import server as attach  # noqa: PLC0415 - only here
 
-    monkeypatch.setattr(attach.Attachment.__init__, "__kwdefaults__", {"grace_s": 0.0, "linger_s": 0.0})
+    monkeypatch.setattr(attach.AttachedClients.__init__, "__kwdefaults__", {"grace_s": 0.0, "linger_s": 0.0})
     asyncio.run(serve(settings(until_idle=True), stop=asyncio.Event(), say=lambda _: None))

@@ -143,7 +143,7 @@ OpenEndpoint = Callable[[RunDirectory, str], AbstractAsyncContextManager[Endpoin
 def serving(
     root: Path, run: RunDirectory | None, open_endpoint: OpenEndpoint | None, seen_at: str | None
 ) -> Iterator[Served]:
-    from asyncgen.view.access import PageAccess, SeenAt  # noqa: PLC0415 - imports aiohttp
+    from asyncgen.view.access import BrowserAddress, PageAccess  # noqa: PLC0415 - imports aiohttp
     from asyncgen.view.runs import Runs  # noqa: PLC0415 - with it
     from asyncgen.view.server import serve_view  # noqa: PLC0415 - with it
 
@@ -156,7 +156,7 @@ def serving(
     async def live() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         stopping.set_result(lambda: loop.call_soon_threadsafe(stop.set))
-        access = PageAccess(SeenAt.of(seen_at) if seen_at else None)
+        access = PageAccess(BrowserAddress.of(seen_at) if seen_at else None)
         await serve_view(
             Runs(root, run), access, open_endpoint or nobody, port=0, stop=stop, say=lambda _: None,
             started=lambda link: started.set_result(Served(link, access.port)),

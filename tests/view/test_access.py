@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from asyncgen.errors import UsageError
-from asyncgen.view.access import SeenAt
+from asyncgen.view.access import BrowserAddress
 
 MakeRun = Callable[..., Any]
 ServePage = Callable[..., Any]
@@ -230,4 +230,4 @@ def test_a_forwarded_page_works_whole_where_it_is_seen(make_run: MakeRun, serve_
 def test_an_address_that_is_none_is_told() -> None:
     for text in ("", "http://", "ftp://x:1", "a b", "http://host:port"):
         with pytest.raises(UsageError):
-            SeenAt.of(text)
+            BrowserAddress.of(text)

@@ -84,7 +84,7 @@ class Blank:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedColumns:
     """Which columns are looked for.
 
     Attributes:
@@ -174,7 +174,7 @@ def form_words() -> str:
     )
 
 
-def no_form(path: Path, names: Sequence[str], wanted: Wanted) -> AsyncgenError:
+def no_form(path: Path, names: Sequence[str], wanted: WantedColumns) -> AsyncgenError:
     """The error for a file whose columns are those of no form."""
     missing = next(name for name in (*wanted.names().values(), PROMPT) if name not in names or name == PROMPT)
     named = ", ".join(names[:_NAMES_SHOWN]) + (" and more" if len(names) > _NAMES_SHOWN else "")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from asyncgen.dataset.files.forms import Wanted
+    from asyncgen.dataset.files.forms import WantedColumns
 
 _BATCH_ROWS = 1000
 _ADVICE = {
@@ -73,7 +73,7 @@ class SampleRows:
         return f"{self.path}:{number}" if self.place == "line" else f"{self.path}, {self.place} {number}"
 
 
-def open_rows(path: Path, wanted: Wanted) -> SampleRows:
+def open_rows(path: Path, wanted: WantedColumns) -> SampleRows:
     """Open a file by its extension.
 
     Args:
@@ -101,7 +101,7 @@ def not_read(path: Path, kinds: Sequence[str]) -> UsageError:
     )
 
 
-def _open_delimited(path: Path, wanted: Wanted) -> SampleRows:
+def _open_delimited(path: Path, wanted: WantedColumns) -> SampleRows:
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     first = next((line for _, line in text_lines(path, byte_order_mark=True) if line.strip()), "")
     delimiter = declared_delimiter(first) or delimiter_of(first, usual, wanted.is_header)
@@ -162,7 +162,7 @@ def _delimited(path: Path, delimiter: str, *, declared: bool) -> Iterator[tuple[
         raise bad_line(path, error.line, error.what, help_text=_shifted_help(delimiter)) from None
 
 
-def _refuse_twins(path: Path, names: Sequence[str], wanted: Wanted) -> None:
+def _refuse_twins(path: Path, names: Sequence[str], wanted: WantedColumns) -> None:
     twins = [name for name, count in Counter(names).items() if count > 1 and name and wanted.is_known(name)]
     if twins:
         raise AsyncgenError(
@@ -170,7 +170,7 @@ def _refuse_twins(path: Path, names: Sequence[str], wanted: Wanted) -> None:
         )
 
 
-def _open_xlsx(path: Path, wanted: Wanted) -> SampleRows:
+def _open_xlsx(path: Path, wanted: WantedColumns) -> SampleRows:
     header = next(sheet_rows(path, cell_text), None)
     if header is None:
         raise AsyncgenError(
@@ -195,7 +195,7 @@ def _open_xlsx(path: Path, wanted: Wanted) -> SampleRows:
     return SampleRows(path, "XLSX", "row", tuple(found), body)
 
 
-def _open_json(path: Path, _wanted: Wanted) -> SampleRows:
+def _open_json(path: Path, _wanted: WantedColumns) -> SampleRows:
     document = read_json(path)
     if document.lines:
         named = () if path.suffix.lower() == ".jsonl" else ("Each line of it is a JSON object",)
@@ -208,7 +208,7 @@ def _open_json(path: Path, _wanted: Wanted) -> SampleRows:
     return SampleRows(path, "JSON", "item", document.found, rows)
 
 
-def _open_text(path: Path, _wanted: Wanted) -> SampleRows:
+def _open_text(path: Path, _wanted: WantedColumns) -> SampleRows:
     def rows() -> Iterator[FileRow]:
         for number, line in text_lines(path, byte_order_mark=True):
             if line.strip():
@@ -218,7 +218,7 @@ def _open_text(path: Path, _wanted: Wanted) -> SampleRows:
     return SampleRows(path, "TXT", "line", found, rows)
 
 
-def _open_parquet(path: Path, wanted: Wanted) -> SampleRows:
+def _open_parquet(path: Path, wanted: WantedColumns) -> SampleRows:
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra, and slow to import
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -287,7 +287,7 @@ def _scalar_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-_READERS: dict[str, Callable[[Path, Wanted], SampleRows]] = {
+_READERS: dict[str, Callable[[Path, WantedColumns], SampleRows]] = {
     ".csv": _open_delimited,
     ".tsv": _open_delimited,
     ".xlsx": _open_xlsx,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from asyncgen.dataset.files.forms import Example, Layout, Wanted
+    from asyncgen.dataset.files.forms import Example, Layout, WantedColumns
     from asyncgen.dataset.files.json_rows import FileRow
     from asyncgen.dataset.files.rows import SampleRows
     from asyncgen.dataset.token_counts import TokenCounter
@@ -97,7 +97,7 @@ class FileScan:
     """
 
     def __init__(
-        self, file: SampleRows, wanted: Wanted, profile: Profile, counter: TokenCounter, system: str | None
+        self, file: SampleRows, wanted: WantedColumns, profile: Profile, counter: TokenCounter, system: str | None
     ) -> None:
         self.file = file
         self.read = 0
@@ -296,7 +296,7 @@ class FileScan:
         )
 
 
-def first_form(path: Path, wanted: Wanted) -> str:
+def first_form(path: Path, wanted: WantedColumns) -> str:
     """Find the form of a file by its first row that has a known one.
 
     Args:

@@ -148,7 +148,7 @@ class PairFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class CheckCase:
     """What the checks judge.
 
     Attributes:
@@ -186,13 +186,13 @@ def plain(remedy: Remedy) -> Callable[[bool], Remedy]:
     return lambda _: remedy
 
 
-def count(case: Case) -> PairFinding:
+def count(case: CheckCase) -> PairFinding:
     rows = case.facts.all_rows
     advice = "" if rows >= _FEW_ROWS else "; a few hundred at least are advised, and each doubling helps about as much"
     return PairFinding("count", f"There are {rows:,} pairs of prompt and completion{advice}")
 
 
-def empty(case: Case) -> PairFinding | None:
+def empty(case: CheckCase) -> PairFinding | None:
     labels = case.facts.empty
     if not labels:
         return None
@@ -203,7 +203,7 @@ def empty(case: Case) -> PairFinding | None:
     )
 
 
-def task(case: Case) -> PairFinding | None:
+def task(case: CheckCase) -> PairFinding | None:
     if case.facts.task != "classification":
         return None
     return PairFinding(
@@ -213,7 +213,7 @@ def task(case: Case) -> PairFinding | None:
     )
 
 
-def duplicates(case: Case) -> PairFinding | None:
+def duplicates(case: CheckCase) -> PairFinding | None:
     labels = case.facts.duplicates
     if not labels:
         return None
@@ -225,7 +225,7 @@ def duplicates(case: Case) -> PairFinding | None:
     )
 
 
-def long(case: Case) -> PairFinding | None:
+def long(case: CheckCase) -> PairFinding | None:
     facts = case.facts
     if not facts.long or facts.task == "open-ended generation":
         return None
@@ -243,7 +243,7 @@ def long(case: Case) -> PairFinding | None:
     )
 
 
-def _misplaced(case: Case) -> str:
+def _misplaced(case: CheckCase) -> str:
     right = {row.label for row in case.facts.long}
     if long_labels(case.facts, without_duplicates=False, numbered=case.numbered) == right:
         return ""
@@ -253,11 +253,11 @@ def _misplaced(case: Case) -> str:
     )
 
 
-def prompt_case(case: Case) -> PairFinding | None:
+def prompt_case(case: CheckCase) -> PairFinding | None:
     return _case("prompt", lower_prompt) if case.facts.prompt.mostly_upper else None
 
 
-def completion_case(case: Case) -> PairFinding | None:
+def completion_case(case: CheckCase) -> PairFinding | None:
     return _case("completion", lower_completion) if case.facts.completion.mostly_upper else None
 
 
@@ -270,7 +270,7 @@ def _case(column: str, remedy: Remedy) -> PairFinding:
     )
 
 
-def separator(case: Case) -> PairFinding | None:
+def separator(case: CheckCase) -> PairFinding | None:
     facts, prompt = case.facts, case.facts.prompt
     if facts.task == "open-ended generation":
         return None
@@ -320,7 +320,7 @@ def _common(check: str, column: str, suffix: str, choice: str, cells: Iterator[s
     return PairFinding(check, found)
 
 
-def prompt_prefix(case: Case) -> PairFinding | None:
+def prompt_prefix(case: CheckCase) -> PairFinding | None:
     prompt = case.facts.prompt
     if not prompt.prefix or prompt.all_equal:
         return None
@@ -335,7 +335,7 @@ def prompt_prefix(case: Case) -> PairFinding | None:
     )
 
 
-def completion_prefix(case: Case) -> PairFinding | None:
+def completion_prefix(case: CheckCase) -> PairFinding | None:
     completion = case.facts.completion
     prefix = completion.prefix
     if len(prefix) < _LONG_COMPLETION_PREFIX or completion.all_equal:
@@ -348,7 +348,7 @@ def completion_prefix(case: Case) -> PairFinding | None:
     )
 
 
-def ending(case: Case) -> PairFinding | None:
+def ending(case: CheckCase) -> PairFinding | None:
     facts, completion = case.facts, case.facts.completion
     if facts.task != "conditional generation":
         return None
@@ -372,7 +372,7 @@ def ending(case: Case) -> PairFinding | None:
     )
 
 
-def leading_space(case: Case) -> PairFinding | None:
+def leading_space(case: CheckCase) -> PairFinding | None:
     if case.facts.completion.all_start_with_space:
         return None
     return PairFinding(
@@ -383,7 +383,7 @@ def leading_space(case: Case) -> PairFinding | None:
     )
 
 
-Check = Callable[[Case], PairFinding | None]
+Check = Callable[[CheckCase], PairFinding | None]
 
 CHECKS: tuple[Check, ...] = (
     count,

@@ -34,7 +34,7 @@ _LOWER = bytes(range(ord("a"), ord("z") + 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Long:
+class OverlongRow:
     """A row that is too long: its label, its place among the rows, and among those that are no duplicates."""
 
     label: int
@@ -78,7 +78,7 @@ class PairFacts:
     classes: int
     empty: Sequence[int]
     duplicates: Sequence[int]
-    long: tuple[Long, ...]
+    long: tuple[OverlongRow, ...]
     prompt: ColumnFacts
     completion: ColumnFacts
 
@@ -107,7 +107,7 @@ class _Scan:
         self._rows = 0
         self._empty = array("Q")
         self._duplicates = array("Q")
-        self._long: list[Long] = []
+        self._long: list[OverlongRow] = []
         self._pairs: set[int] = set()  # 64-bit hashes: at 10^6 rows a false duplicate has odds of 1 to 10^7
         self._completions: set[int] = set()
         self._prompt = _ColumnScan(SEPARATORS)
@@ -134,7 +134,7 @@ class _Scan:
             self._pairs.add(pair)
         if len(row.prompt) + len(row.completion) > LONG_CHARACTERS:
             before = None if duplicate else self._rows - len(self._duplicates)
-            self._long.append(Long(row.label, self._rows, before))
+            self._long.append(OverlongRow(row.label, self._rows, before))
         self._rows += 1
 
     def facts(self) -> PairFacts:

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Literal, Protocol
 
 import orjson
 
-from asyncgen.dataset.pairs.checks import AUTO, CHECKS, Case
+from asyncgen.dataset.pairs.checks import AUTO, CHECKS, CheckCase
 from asyncgen.dataset.pairs.facts import gather
 from asyncgen.dataset.pairs.read import read_table
 from asyncgen.dataset.pairs.table import find_pairs
@@ -298,7 +298,7 @@ def _look_at(
     facts = gather(pairs.rows())
     if not facts.rows:
         raise _nothing_left(path, facts)
-    case = Case(facts, pairs.filled_rows, separator, ending, numbered=table.numbered)
+    case = CheckCase(facts, pairs.filled_rows, separator, ending, numbered=table.numbered)
     findings = list(_findings(case, dialogue))
     conversion = [f"Convert {table.converts} to JSONL"] if table.converts else []
     for text in (*conversion, *pairs.remedies):
@@ -317,7 +317,7 @@ def _nothing_left(path: Path, facts: PairFacts) -> AsyncgenError:
     )
 
 
-def _findings(case: Case, dialogue: Dialogue) -> Iterator[PairFinding]:
+def _findings(case: CheckCase, dialogue: Dialogue) -> Iterator[PairFinding]:
     """What the checks find, told one by one: a later check may end it all."""
     for check in CHECKS:
         finding = check(case)

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
-from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityLook, RowOutcome
+from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityScan, RowOutcome
 from asyncgen.dataset.samples import (
     CHECK,
     DUPLICATE,
@@ -186,7 +186,7 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     """
     state = directory.read_total()
     split = Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out)
-    look = _Look(job, grid, split, stale=may_be_stale(state.job, grid), reviews=read_reviews(directory.path))
+    look = _ReportScan(job, grid, split, stale=may_be_stale(state.job, grid), reviews=read_reviews(directory.path))
     unsettled = _failed_keys(directory.failure_files())
     with collector_off():
         look.requested()
@@ -211,11 +211,11 @@ def _failed_keys(paths: Sequence[Path]) -> set[int]:
     return {_number(failure.key) for failure in rows_in(paths, decode_failure)}
 
 
-class _Look:
+class _ReportScan:
     """What was seen so far."""
 
     def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool, reviews: Reviews) -> None:
-        self._quality = QualityLook(job, split)
+        self._quality = QualityScan(job, split)
         self.answers = AnswersByPrompt()
         self.maker = SampleMaker(job, grid)
         self._job = job

@@ -114,7 +114,7 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
 
 
 @dataclass(slots=True)
-class QualityLook:
+class QualityScan:
     """Looks at samples as they come.
 
     Args:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.generate.batch.api import BatchApi, RemoteBatch
 from asyncgen.generate.batch.files import BatchFiles, BatchLedger, change_batch
-from asyncgen.generate.batch.join import BatchJoiner, Joined
+from asyncgen.generate.batch.join import BatchJoiner, JoinResult
 from asyncgen.generate.batch.send import Allowance, BatchProgress, BatchSender, Watcher, is_for_a_full_queue
 from asyncgen.generate.engine import EngineResult
 from asyncgen.generate.http.completer import StopReason
@@ -70,7 +70,7 @@ class BatchCollector:
         self._budget = budget
         self._now = now
 
-    async def collect(self, batch: BatchState, remote: RemoteBatch) -> Joined:
+    async def collect(self, batch: BatchState, remote: RemoteBatch) -> JoinResult:
         """Download and keep what the batch answered; rows without an outcome are open again.
 
         Args:

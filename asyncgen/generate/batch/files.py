@@ -323,7 +323,7 @@ class BatchFiles:
             self.directory.batches.rmdir()
 
 
-class Upcoming:
+class RequestLookahead:
     """An iterator of requests with a look-ahead of one.
 
     Args:
@@ -350,7 +350,7 @@ class Upcoming:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class BatchInput:
     """What an input file holds.
 
     Attributes:
@@ -364,14 +364,14 @@ class Written:
 
 def write_batch(
     files: BatchFiles,
-    upcoming: Upcoming,
+    upcoming: RequestLookahead,
     row_of: Callable[[Request], BatchRow],
     keys: KeySet,
     *,
     most_rows: int = MOST_ROWS,
     most_bytes: int = MOST_BYTES,
     afford: Callable[[Request], float | None] = lambda _request: 0.0,
-) -> Written:
+) -> BatchInput:
     """Write requests into the files of a batch until it is full, they end, or the budget does.
 
     Args:
@@ -402,7 +402,7 @@ def write_batch(
                 file.write(line)
                 rows.write(_encode(row_of(request)) + b"\n")
                 requests, size, held_usd = requests + 1, size + len(line), held_usd + usd
-    return Written(requests, size, held_usd)
+    return BatchInput(requests, size, held_usd)
 
 
 def _refuse_too_large(line: bytes, most_bytes: int) -> None:

@@ -19,7 +19,7 @@ from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.pool.retry import is_used_up
 from asyncgen.generate.pool.settle import whole
 from asyncgen.run.records import NO_USAGE, Failure, FailureError, Record
-from asyncgen.run.state import Tried
+from asyncgen.run.state import RowAttempts
 from asyncgen.run.whole_file import disk_error, open_regular
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _UNANSWERED = AttemptError(
 
 
 @dataclass(slots=True)
-class Joined:
+class JoinResult:
     """What a batch came to.
 
     Attributes:
@@ -78,7 +78,7 @@ class BatchJoiner:
     checks: AnswerChecks
     secret: Secret | None
 
-    async def join(self, files: BatchFiles, model: str, *, now: int, is_cancelled: bool = False) -> Joined:
+    async def join(self, files: BatchFiles, model: str, *, now: int, is_cancelled: bool = False) -> JoinResult:
         """Keep every answer and error.
 
         Args:
@@ -90,7 +90,7 @@ class BatchJoiner:
         Raises:
             DiskError: the journal cannot be written, or a file not be read.
         """
-        joined = Joined()
+        joined = JoinResult()
         with ExitStack() as stack:
             try:
                 downloaded = [stack.enter_context(_open(path)) for path in _there(files)]
@@ -118,7 +118,9 @@ class BatchJoiner:
         is_undone = isinstance(outcome, AttemptError) and outcome.kind is ErrorClass.RETRY and not outcome.maybe_paid
         return None if is_undone and is_cancelled else outcome
 
-    def _keep(self, row: BatchRow, outcome: Answer | AttemptError | None, model: str, now: int, joined: Joined) -> None:
+    def _keep(
+        self, row: BatchRow, outcome: Answer | AttemptError | None, model: str, now: int, joined: JoinResult
+    ) -> None:
         key = bytes.fromhex(row.key)
         if self.journal.has_record(key):
             return
@@ -136,9 +138,9 @@ class BatchJoiner:
         else:
             self._note(row, outcome, now, joined)
 
-    def _note(self, row: BatchRow, error: AttemptError, now: int, joined: Joined) -> None:
+    def _note(self, row: BatchRow, error: AttemptError, now: int, joined: JoinResult) -> None:
         """The row has no answer: it is given up on, or open again with one more attempt to its name."""
-        tried = Tried(
+        tried = RowAttempts(
             attempts=row.attempts + 1,
             failed=row.failed + (error.kind is not ErrorClass.WAIT),
             maybe_paid=row.maybe_paid + error.maybe_paid,
@@ -186,7 +188,7 @@ def _is_final(error: AttemptError) -> bool:
     return error.kind is ErrorClass.ROW or is_unusable
 
 
-def _failure(row: BatchRow, error: AttemptError, tried: Tried, now: int) -> Failure:
+def _failure(row: BatchRow, error: AttemptError, tried: RowAttempts, now: int) -> Failure:
     return Failure(
         key=row.key,
         index=row.index,
@@ -209,7 +211,7 @@ def _open(path: Path) -> BinaryIO:
     return os.fdopen(open_regular(path, os.O_RDONLY), "rb")
 
 
-def _index(downloaded: Sequence[BinaryIO], joined: Joined) -> dict[bytes, Place]:
+def _index(downloaded: Sequence[BinaryIO], joined: JoinResult) -> dict[bytes, Place]:
     index: dict[bytes, Place] = {}
     for number, file in enumerate(downloaded):
         for offset, line in _lines(file):

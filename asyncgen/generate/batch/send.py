@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 from asyncgen.backoff import is_billing_code
 from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError, UsageError
 from asyncgen.generate.batch.batched_keys import BatchRow
-from asyncgen.generate.batch.files import MOST_BYTES, MOST_ROWS, BatchFiles, BatchLedger, Upcoming, Written, write_batch
+from asyncgen.generate.batch.files import (
+    MOST_BYTES,
+    MOST_ROWS,
+    BatchFiles,
+    BatchInput,
+    BatchLedger,
+    RequestLookahead,
+    write_batch,
+)
 from asyncgen.generate.http.completer import StopReason, provider_error
 from asyncgen.generate.pool.retry import MAX_FAILED
 from asyncgen.providers.tokens import estimate_body
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asyncgen.generate.batch.api import BatchApi, RemoteBatch
-    from asyncgen.generate.batch.join import Joined
+    from asyncgen.generate.batch.join import JoinResult
     from asyncgen.generate.journal.journal import Journal
     from asyncgen.generate.pool.budget import Budget
     from asyncgen.job.requests import Request, RequestGrid
@@ -52,7 +60,7 @@ class Watcher(Protocol):
         """
         ...
 
-    def collected(self, batch: BatchState, joined: Joined) -> None:
+    def collected(self, batch: BatchState, joined: JoinResult) -> None:
         """The answers of a batch are in the journal.
 
         Args:
@@ -97,7 +105,7 @@ class BatchProgress:
         self.passes, self.open_again = self.passes + 1, 0
         return True
 
-    def note_collected(self, batch: BatchState, remote: RemoteBatch, joined: Joined) -> None:
+    def note_collected(self, batch: BatchState, remote: RemoteBatch, joined: JoinResult) -> None:
         """Update the state by a collected batch."""
         self.open_again += joined.open
         if joined.stop is not None:
@@ -215,7 +223,7 @@ class BatchSender:
 
     def begin_again(self) -> None:
         """Start over at the beginning of the grid: unanswered rows are open again."""
-        self._upcoming = Upcoming(self._grid.walk(lambda key: not self._journal.is_settled(key)))
+        self._upcoming = RequestLookahead(self._grid.walk(lambda key: not self._journal.is_settled(key)))
 
     @property
     def has_more(self) -> bool:
@@ -302,7 +310,7 @@ class BatchSender:
         self._allowance.acquire(batch.requests)
         return batch
 
-    def _write_files(self, files: BatchFiles) -> Written:
+    def _write_files(self, files: BatchFiles) -> BatchInput:
         keys = KeySet()
         self._journal.batched.claim(files.intent, keys)
         return write_batch(

@@ -41,7 +41,7 @@ from asyncgen.generate.pool.retry import RowInWork, row_again
 from asyncgen.generate.pool.source import RowSource
 from asyncgen.run.jsonl import NotSafeError
 from asyncgen.run.records import NO_USAGE, Failure, Usage, decode_record
-from asyncgen.run.state import Tried
+from asyncgen.run.state import RowAttempts
 
 LEASE_S = 5.0
 _BLOCK_S = 0.25
@@ -526,7 +526,7 @@ class Dispatcher:
             return
         self._progress.failed += 1
 
-    def _postpone(self, worker: _Worker, key: bytes, tried: Tried, usage: Usage) -> None:
+    def _postpone(self, worker: _Worker, key: bytes, tried: RowAttempts, usage: Usage) -> None:
         """A worker that ends could not finish a row: another one goes on with it, or the next invocation."""
         row = worker.rows.pop(key, None)
         if row is None:
@@ -624,5 +624,5 @@ def _sent(row: RowInWork) -> SentRow:
     request = row.request
     tried = None
     if row.attempts:
-        tried = Tried(attempts=row.attempts, failed=row.failed, maybe_paid=row.maybe_paid, forgiven=row.forgiven)
+        tried = RowAttempts(attempts=row.attempts, failed=row.failed, maybe_paid=row.maybe_paid, forgiven=row.forgiven)
     return SentRow(request.index, request.repeat, request.values, tried)

@@ -17,7 +17,7 @@ from asyncgen.job.tables import Row
 from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.records import Failure, Usage
-from asyncgen.run.state import Tried
+from asyncgen.run.state import RowAttempts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class SentRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index: int
     repeat: int
     values: Row
-    tried: Tried | None = None
+    tried: RowAttempts | None = None
 
 
 class WorkOrder(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -186,7 +186,7 @@ class WorkerReport(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     lines: bytes = b""
     settled: tuple[tuple[bytes, Usage], ...] = ()
     failed: tuple[tuple[Failure, Usage], ...] = ()
-    postponed: tuple[tuple[bytes, Tried, Usage], ...] = ()
+    postponed: tuple[tuple[bytes, RowAttempts, Usage], ...] = ()
     counts: WorkerCounts = WorkerCounts()
     slots: int = 0
     waits: bool = False

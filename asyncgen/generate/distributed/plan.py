@@ -148,7 +148,7 @@ def write_plan(directory: RunDirectory, plan: ShardPlan) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class OpenRows:
     """The rows of a job without an answer.
 
     Attributes:
@@ -164,7 +164,7 @@ class Missing:
     found: int
 
 
-def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet) -> Missing:
+def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet) -> OpenRows:
     """Go over the job once.
 
     Args:
@@ -184,10 +184,10 @@ def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet
         return False
 
     rows = sum(passed for passed in grid.walk(look) if isinstance(passed, int))
-    return Missing(rows_of, failed_of, digest.hexdigest(), rows - sum(rows_of))
+    return OpenRows(rows_of, failed_of, digest.hexdigest(), rows - sum(rows_of))
 
 
-def new_plan(grid: RequestGrid, missing: Missing, before: ShardPlan | None) -> ShardPlan:
+def new_plan(grid: RequestGrid, missing: OpenRows, before: ShardPlan | None) -> ShardPlan:
     """The plan after another one."""
     return ShardPlan(
         generation=before.generation + 1 if before else 1,

@@ -45,7 +45,7 @@ from asyncgen.generate.pool.source import Later
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.run.records import Failure, Record, Usage, encode_line
-from asyncgen.run.state import Tried
+from asyncgen.run.state import RowAttempts
 
 REPORT_WITHIN_S = 0.5  # a worker with nothing to tell says so, and gets a new lease
 _GATHER_S = 0.01  # what ends within so long goes home together
@@ -214,7 +214,7 @@ class _Results:
     lines: list[bytes] = field(default_factory=list)
     settled: list[tuple[bytes, Usage]] = field(default_factory=list)
     failed: list[tuple[Failure, Usage]] = field(default_factory=list)
-    postponed: list[tuple[bytes, Tried, Usage]] = field(default_factory=list)
+    postponed: list[tuple[bytes, RowAttempts, Usage]] = field(default_factory=list)
 
     def settle(self, records: Sequence[Record]) -> None:
         self.lines += map(encode_line, records)
@@ -225,7 +225,7 @@ class _Results:
         self.failed.append((failure, usage))
         self._ended(1)
 
-    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None:
+    def note_attempts(self, key: bytes, tried: RowAttempts, usage: Usage) -> None:
         self.postponed.append((key, tried, usage))
         self._ended(1)
 

@@ -16,7 +16,7 @@ import msgspec
 from asyncgen.errors import DiskError, RunInUseError, UsageError
 from asyncgen.generate.distributed.merge import merge_shards, refuse_running
 from asyncgen.generate.distributed.plan import (
-    Missing,
+    OpenRows,
     Shard,
     ShardPlan,
     digest_of_job,
@@ -25,7 +25,7 @@ from asyncgen.generate.distributed.plan import (
     read_plan,
     write_plan,
 )
-from asyncgen.generate.journal.settled import CostOf, Elsewhere, key_number, read_settled
+from asyncgen.generate.journal.settled import CostOf, OtherShards, key_number, read_settled
 from asyncgen.run.directory import FolderLock, RunDirectory, RunWriter, locked, open_run
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import RunState, write_state
@@ -62,7 +62,7 @@ class OpenShard(Generic[Agreed]):
     shard: Shard
     plan: ShardPlan
     run: RunWriter
-    elsewhere: Elsewhere
+    elsewhere: OtherShards
     rows: int
     failed_before: int
     spent_usd: float
@@ -246,12 +246,12 @@ def _opened(
     missing = missing_rows(grid, shard.count, keys.settled, keys.failed)
     _refuse_other_rows(run, plan, missing)
     failed = KeySet() if retry_failed else keys.failed
-    elsewhere = Elsewhere(shard.index, shard.count, keys, failed)
+    elsewhere = OtherShards(shard.index, shard.count, keys, failed)
     failed_before = 0 if retry_failed else missing.failed_of[shard.index]
     return OpenShard(shard, plan, part, elsewhere, missing.rows_of[shard.index], failed_before, spent_usd, agreed)
 
 
-def _refuse_other_rows(run: RunDirectory, plan: ShardPlan, missing: Missing) -> None:
+def _refuse_other_rows(run: RunDirectory, plan: ShardPlan, missing: OpenRows) -> None:
     if missing.digest != plan.digest:
         raise DiskError(
             f"the {sum(missing.rows_of):,} rows that {run.path} has left are not the {plan.rows:,} of plan "

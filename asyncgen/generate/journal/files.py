@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asyncgen.generate.journal.settled import SpendCount
     from asyncgen.run.directory import RunWriter
     from asyncgen.run.jsonl import LineFile
-    from asyncgen.run.state import Spend, Tried
+    from asyncgen.run.state import RowAttempts, Spend
 
 
 GROUP_ROWS = 100
@@ -146,7 +146,7 @@ class JournalFiles:
         records: LineFile,
         failures: LineFile,
         spend: SpendCount,
-        tried: dict[str, Tried],
+        tried: dict[str, RowAttempts],
         *,
         fsync_each: bool,
     ) -> None:
@@ -216,6 +216,6 @@ class JournalFiles:
         self.records.fsync()
         self.failures.fsync()
 
-    def _note(self, spend: Spend, tried: dict[str, Tried]) -> None:
+    def _note(self, spend: Spend, tried: dict[str, RowAttempts]) -> None:
         self._run.update(lambda state: msgspec.structs.replace(state, spend=spend, tried=tried))
         self._noted_at = time.monotonic()

@@ -14,7 +14,7 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.batch.batched_keys import BatchedKeys, open_batched_keys
 from asyncgen.generate.journal.files import JournalFiles
 from asyncgen.generate.journal.repair import end_move
-from asyncgen.generate.journal.settled import CostOf, Elsewhere, SettledKeys, SpendCount, key_number, read_settled
+from asyncgen.generate.journal.settled import CostOf, OtherShards, SettledKeys, SpendCount, key_number, read_settled
 from asyncgen.generate.pool.retry import given_up
 from asyncgen.run.jsonl import LineFile
 from asyncgen.run.key_set import KeySet, number_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from asyncgen.run.directory import RunWriter
     from asyncgen.run.records import Failure, Record
-    from asyncgen.run.state import Tried
+    from asyncgen.run.state import RowAttempts
 
 
 _NOTHING = Usage()
@@ -61,10 +61,10 @@ class Journal:
         files: JournalFiles,
         spend: SpendCount,
         batched: BatchedKeys,
-        tried: dict[str, Tried],
+        tried: dict[str, RowAttempts],
         *,
         retry_failed: bool,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: OtherShards | None = None,
     ) -> None:
         self.files = files
         self._elsewhere = elsewhere
@@ -106,7 +106,7 @@ class Journal:
         """True if earlier invocations made attempts for a request that has no record."""
         return bool(self._tried or any(keys.attempts for keys in self._known))
 
-    def tried_before(self, key: bytes) -> Tried:
+    def tried_before(self, key: bytes) -> RowAttempts:
         """The attempts that earlier invocations made for a request without a record."""
         ended = max(keys.attempts_before(number_of(key)) for keys in self._known)
         return self._tried.get(key.hex()) or given_up(*ended)
@@ -177,7 +177,7 @@ class Journal:
             self.spend.add([usage], in_batch=in_batch, is_record=False)
         self.files.wrote(1)
 
-    def note_attempts(self, key: bytes, tried: Tried, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
+    def note_attempts(self, key: bytes, tried: RowAttempts, usage: Usage = _NOTHING, *, in_batch: bool = False) -> None:
         """Save the attempts of a request that has no line yet, for the next invocation.
 
         Args:
@@ -199,7 +199,7 @@ def open_journal(
     retry_failed: bool = False,
     fsync_each: bool = False,
     on_lost: Callable[[int], None] = lambda _lost: None,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: OtherShards | None = None,
 ) -> Iterator[Journal]:
     """Open the journal of `run` until the block ends; torn last lines are set aside first.
 
@@ -242,7 +242,7 @@ def open_journal(
         files.close()
 
 
-def _still_tried(tried: dict[str, Tried], keys: SettledKeys) -> dict[str, Tried]:
+def _still_tried(tried: dict[str, RowAttempts], keys: SettledKeys) -> dict[str, RowAttempts]:
     """The saved attempts of rows without a line; a crash may have left attempts of rows that have one."""
     ended = (keys.settled, keys.failed)
     return {key: each for key, each in tried.items() if not any(there.has(key_number(key)) for there in ended)}

@@ -64,7 +64,7 @@ class SettledKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class OtherShards:
     """What a shard leaves to others.
 
     Attributes:

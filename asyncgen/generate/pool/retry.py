@@ -13,7 +13,7 @@ import msgspec
 from asyncgen.backoff import full_jitter_s
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.run.records import NO_USAGE, Usage
-from asyncgen.run.state import UNTRIED, Tried
+from asyncgen.run.state import UNTRIED, RowAttempts
 
 if TYPE_CHECKING:
     from random import Random
@@ -63,7 +63,7 @@ class RowInWork(msgspec.Struct, eq=False, gc=False):  # made for every request: 
         self.may_pay_twice = False
 
 
-def row_again(request: Request, before: Tried) -> RowInWork:
+def row_again(request: Request, before: RowAttempts) -> RowInWork:
     """A row that earlier invocations attempted already."""
     return RowInWork(
         request,
@@ -76,14 +76,14 @@ def row_again(request: Request, before: Tried) -> RowInWork:
     )
 
 
-def tried_of(row: RowInWork) -> Tried | None:
+def tried_of(row: RowInWork) -> RowAttempts | None:
     """The attempts of a row to save for the next invocation; None if this one made none."""
     if row.attempts == row.attempts_before or not (row.failed or row.maybe_paid):
         return None
-    return Tried(attempts=row.attempts, failed=row.failed, maybe_paid=row.maybe_paid, forgiven=row.forgiven)
+    return RowAttempts(attempts=row.attempts, failed=row.failed, maybe_paid=row.maybe_paid, forgiven=row.forgiven)
 
 
-def given_up(attempts: int, maybe_paid: int) -> Tried:
+def given_up(attempts: int, maybe_paid: int) -> RowAttempts:
     """The attempts that count for a failed row under --retry-failed.
 
     Args:
@@ -92,7 +92,7 @@ def given_up(attempts: int, maybe_paid: int) -> Tried:
     """
     if not attempts:
         return UNTRIED
-    return Tried(attempts=attempts, maybe_paid=maybe_paid, forgiven=max(maybe_paid - MAX_MAYBE_PAID + 1, 0))
+    return RowAttempts(attempts=attempts, maybe_paid=maybe_paid, forgiven=max(maybe_paid - MAX_MAYBE_PAID + 1, 0))
 
 
 def note_error(row: RowInWork, error: AttemptError) -> None:
@@ -115,7 +115,7 @@ def is_paid_enough(row: RowInWork) -> bool:
     return row.maybe_paid - row.forgiven >= MAX_MAYBE_PAID
 
 
-def is_used_up(tried: Tried) -> bool:
+def is_used_up(tried: RowAttempts) -> bool:
     """True if earlier invocations used up a row's attempts."""
     return tried.failed >= MAX_FAILED or tried.maybe_paid - tried.forgiven >= MAX_MAYBE_PAID
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.job.answers import AnswerChecks
     from asyncgen.job.requests import RequestGrid
-    from asyncgen.run.state import Tried
+    from asyncgen.run.state import RowAttempts
 
 
 class RecordMaker:
@@ -120,7 +120,7 @@ class SettlingJournal(Protocol):
 
     def fail(self, failure: Failure, usage: Usage) -> None: ...
 
-    def note_attempts(self, key: bytes, tried: Tried, usage: Usage) -> None: ...
+    def note_attempts(self, key: bytes, tried: RowAttempts, usage: Usage) -> None: ...
 
 
 class RowSettler:

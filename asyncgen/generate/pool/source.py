@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.generate.pool.rate import RequestRates
-    from asyncgen.run.state import Tried
+    from asyncgen.run.state import RowAttempts
 
 
 class Later(Enum):
@@ -114,7 +114,7 @@ class ResumableJournal(SettlingJournal, Protocol):
     @property
     def tried_any(self) -> bool: ...
 
-    def tried_before(self, key: bytes) -> Tried: ...
+    def tried_before(self, key: bytes) -> RowAttempts: ...
 
 
 class RowSource:

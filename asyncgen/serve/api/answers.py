@@ -17,7 +17,7 @@ from aiohttp import web
 
 from asyncgen.serve.api.models import asked_remotely, passed_on
 from asyncgen.serve.calls import chat_call, text_calls, wants_stream, wants_stream_usage
-from asyncgen.serve.engine import Call, EngineAnswer, ModelEngine, Piece, Tally
+from asyncgen.serve.engine import AnswerPiece, AnswerTokens, EngineAnswer, ModelCall, ModelEngine
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, read_object
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class Shape:
     whole: str
     part: str
     choice: Callable[[int, EngineChoice], dict[str, Any]]
-    chunk: Callable[[Piece, int | None], dict[str, Any]]
+    chunk: Callable[[AnswerPiece, int | None], dict[str, Any]]
 
 
-def usage(tally: Tally) -> dict[str, Any]:
+def usage(tally: AnswerTokens) -> dict[str, Any]:
     return {
         "prompt_tokens": tally.prompt,
         "completion_tokens": tally.completion,
@@ -74,7 +74,7 @@ def _chat_choice(index: int, choice: EngineChoice) -> dict[str, Any]:
     }
 
 
-def _chat_chunk(piece: Piece, written: int | None) -> dict[str, Any]:
+def _chat_chunk(piece: AnswerPiece, written: int | None) -> dict[str, Any]:
     delta: dict[str, Any] = {"role": "assistant", "content": ""} if written is None else {}
     if piece.text:
         delta["content"] = piece.text
@@ -108,7 +108,7 @@ def _text_choice(index: int, choice: EngineChoice) -> dict[str, Any]:
     }
 
 
-def _text_chunk(piece: Piece, written: int | None) -> dict[str, Any]:
+def _text_chunk(piece: AnswerPiece, written: int | None) -> dict[str, Any]:
     return {
         "index": piece.index,
         "text": piece.text,
@@ -143,7 +143,7 @@ CHAT = Shape("chatcmpl-", "chat.completion", "chat.completion.chunk", _chat_choi
 TEXT = Shape("cmpl-", "text_completion", "text_completion", _text_choice, _text_chunk)
 
 
-Admit = Callable[[Call], dict[str, str]]
+Admit = Callable[[ModelCall], dict[str, str]]
 """Takes a call out of the limits; returns headers, or raises the 429."""
 
 CHAT_ROUTE = "/v1/chat/completions"
@@ -192,20 +192,20 @@ class AnswerRoutes:
         content = self._object(shape, calls[0].model, await self._complete(calls))
         return web.Response(body=orjson.dumps(content), headers={**_JSON, **headers})
 
-    def _read(self, route: str, body: dict[str, Any]) -> tuple[Shape, list[Call]]:
+    def _read(self, route: str, body: dict[str, Any]) -> tuple[Shape, list[ModelCall]]:
         strict = self._engine.traits.strict
         if route == CHAT_ROUTE:
             return CHAT, [chat_call(body, self._resolve, strict=strict)]
         return TEXT, text_calls(body, self._resolve, strict=strict)
 
-    async def _complete(self, calls: list[Call]) -> EngineAnswer:
+    async def _complete(self, calls: list[ModelCall]) -> EngineAnswer:
         if len(calls) == 1:
             return await self._engine.complete(calls[0])
         answers = await asyncio.gather(*(self._engine.complete(call) for call in calls))
         tallies = [answer.tally for answer in answers]
         return EngineAnswer(
             tuple(choice for answer in answers for choice in answer.choices),
-            Tally(
+            AnswerTokens(
                 prompt=sum(tally.prompt for tally in tallies),
                 completion=sum(tally.completion for tally in tallies),
                 cached=sum(tally.cached for tally in tallies),
@@ -228,7 +228,7 @@ class AnswerRoutes:
         self,
         request: web.Request,
         shape: Shape,
-        calls: list[Call],
+        calls: list[ModelCall],
         headers: dict[str, str],
         *,
         with_usage: bool,
@@ -258,19 +258,25 @@ class AnswerRoutes:
 
 
 async def _chunks(
-    shape: Shape, first: Piece | Tally, rest: AsyncIterator[Piece | Tally], *, with_usage: bool
+    shape: Shape,
+    first: AnswerPiece | AnswerTokens,
+    rest: AsyncIterator[AnswerPiece | AnswerTokens],
+    *,
+    with_usage: bool,
 ) -> AsyncIterator[dict[str, Any]]:
     written: dict[int, int] = {}
     no_usage = {"usage": None} if with_usage else {}
     async for piece in _chained(first, rest):
-        if isinstance(piece, Piece):
+        if isinstance(piece, AnswerPiece):
             yield {"choices": [shape.chunk(piece, written.get(piece.index))], **no_usage}
             written[piece.index] = written.get(piece.index, 0) + len(piece.text)
         elif with_usage:
             yield {"choices": [], "usage": usage(piece)}
 
 
-async def _chained(first: Piece | Tally, rest: AsyncIterator[Piece | Tally]) -> AsyncIterator[Piece | Tally]:
+async def _chained(
+    first: AnswerPiece | AnswerTokens, rest: AsyncIterator[AnswerPiece | AnswerTokens]
+) -> AsyncIterator[AnswerPiece | AnswerTokens]:
     yield first
     async for piece in rest:
         yield piece

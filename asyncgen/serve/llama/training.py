@@ -18,7 +18,7 @@ import msgspec
 from asyncgen.serve.llama.translate import Encoder
 from asyncgen.serve.training import TrainingError, describe
 from asyncgen.serve.training.config import Config
-from asyncgen.serve.training.messages import Failed, TrainerMessage, TrainingProgress
+from asyncgen.serve.training.messages import TrainerMessage, TrainingFailed, TrainingProgress
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
 from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
@@ -72,7 +72,7 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
             async for message in messages:
                 yield message
     except _BadSampleError as error:
-        yield Failed(code=f"invalid_{error.param}", message=str(error), param=error.param)
+        yield TrainingFailed(code=f"invalid_{error.param}", message=str(error), param=error.param)
     finally:  # what was only for the trainer can be made again from the upload
         for name in (_CONFIG, _TRAIN, _VALIDATION):
             (task.folder / name).unlink(missing_ok=True)

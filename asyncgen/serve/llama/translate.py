@@ -14,7 +14,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, ToolCall, ToolCallPart, Turn
+from asyncgen.serve.engine import (
+    AnswerPiece,
+    AnswerTokens,
+    ChatTurn,
+    EngineAnswer,
+    EngineChoice,
+    ModelCall,
+    ToolCall,
+    ToolCallPart,
+)
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample
 
 if TYPE_CHECKING:
@@ -110,7 +119,7 @@ class Encoder:
 
     async def _chat(self, messages: Sequence[Message]) -> list[Tokens]:
         samples: list[Tokens] = []
-        turns = [Turn(message.role, message.text) for message in messages]
+        turns = [ChatTurn(message.role, message.text) for message in messages]
         for place, message in enumerate(messages):
             if not message.is_learnt:
                 continue
@@ -130,13 +139,13 @@ class Encoder:
 async def _ending(ask: Ask) -> str:
     """What the template puts behind an answer, up to the end of text; that alone where it puts none there."""
     end_of_text: str = (await ask("/props", None))["eos_token"]
-    turns = [Turn("user", _QUESTION), Turn("assistant", _ANSWER), Turn("user", _NEXT_QUESTION)]
+    turns = [ChatTurn("user", _QUESTION), ChatTurn("assistant", _ANSWER), ChatTurn("user", _NEXT_QUESTION)]
     _, is_shown, rest = (await _rendered(ask, turns)).rpartition(_ANSWER)
     place = rest.partition(_NEXT_QUESTION)[0].find(end_of_text)
     return rest[:place] + end_of_text if is_shown and place >= 0 else end_of_text
 
 
-async def _rendered(ask: Ask, turns: Sequence[Turn]) -> str:
+async def _rendered(ask: Ask, turns: Sequence[ChatTurn]) -> str:
     """The conversation up to where the assistant's next answer begins."""
     answer = await ask("/apply-template", {"messages": messages_of(turns), **NO_THINKING})
     prompt: str = answer["prompt"]
@@ -151,11 +160,11 @@ NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 _OTHER_NAMES = {"repetition_penalty": "repeat_penalty"}  # vLLM's name, and llama.cpp's
 
 
-def path_of(call: Call) -> str:
+def path_of(call: ModelCall) -> str:
     return "/v1/completions" if call.messages is None else "/v1/chat/completions"
 
 
-def request_of(call: Call, adapters: Sequence[Path], choice: int) -> dict[str, Any]:
+def request_of(call: ModelCall, adapters: Sequence[Path], choice: int) -> dict[str, Any]:
     """llama.cpp's request for one choice of a call.
 
     Args:
@@ -183,7 +192,7 @@ def request_of(call: Call, adapters: Sequence[Path], choice: int) -> dict[str, A
     return body
 
 
-def messages_of(messages: Sequence[Turn]) -> list[dict[str, Any]]:
+def messages_of(messages: Sequence[ChatTurn]) -> list[dict[str, Any]]:
     """With the roles that chat templates know."""
     return [
         {"role": "system" if turn.role == "developer" else turn.role, "content": turn.text, **turn.rest}
@@ -191,13 +200,13 @@ def messages_of(messages: Sequence[Turn]) -> list[dict[str, Any]]:
     ]
 
 
-def _thinking(call: Call) -> dict[str, Any]:
+def _thinking(call: ModelCall) -> dict[str, Any]:
     wanted = call.sampling.get("chat_template_kwargs")
     thinks = call.reasoning_effort not in {None, "none"}
     return {"chat_template_kwargs": {"enable_thinking": thinks} | (wanted if isinstance(wanted, dict) else {})}
 
 
-def _tools(call: Call) -> dict[str, Any]:
+def _tools(call: ModelCall) -> dict[str, Any]:
     """llama.cpp knows "required" but no function by its name: then it gets that one alone."""
     if not call.tools:
         return {}
@@ -208,7 +217,7 @@ def _tools(call: Call) -> dict[str, Any]:
     return {"tools": named, "tool_choice": "required"}
 
 
-def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> EngineAnswer:
+def answer_of(call: ModelCall, answers: Sequence[dict[str, Any]]) -> EngineAnswer:
     """One answer from llama.cpp's, one for each choice."""
     return EngineAnswer(
         tuple(_choice(call, answer["choices"][0]) for answer in answers),
@@ -216,20 +225,22 @@ def answer_of(call: Call, answers: Sequence[dict[str, Any]]) -> EngineAnswer:
     )
 
 
-def sum_of(tallies: Sequence[Tally]) -> Tally:
+def sum_of(tallies: Sequence[AnswerTokens]) -> AnswerTokens:
     """Usage of one call over all choices: their prompt is the same and counts once, as in the API."""
     if not tallies:
-        return Tally(0, 0)
+        return AnswerTokens(0, 0)
     completion = sum(tally.completion for tally in tallies)
-    return Tally(prompt=tallies[0].prompt, completion=completion, cached=tallies[0].cached)
+    return AnswerTokens(prompt=tallies[0].prompt, completion=completion, cached=tallies[0].cached)
 
 
-async def pieces_of(index: int, opening: str, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[Piece | Tally]:
+async def pieces_of(
+    index: int, opening: str, chunks: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[AnswerPiece | AnswerTokens]:
     """One choice of a stream: its opening, which llama.cpp leaves out here, then what the events say."""
     is_first = True
     async for chunk in chunks:
         if is_first and opening:
-            yield Piece(index, opening)
+            yield AnswerPiece(index, opening)
         is_first = False
         for choice in chunk.get("choices", ()):
             piece = _piece(index, choice)
@@ -239,9 +250,9 @@ async def pieces_of(index: int, opening: str, chunks: AsyncIterator[dict[str, An
             yield _tally(chunk["usage"])
 
 
-def _piece(index: int, choice: dict[str, Any]) -> Piece:
+def _piece(index: int, choice: dict[str, Any]) -> AnswerPiece:
     delta = choice.get("delta", {})
-    return Piece(
+    return AnswerPiece(
         index,
         choice.get("text") or delta.get("content") or "",
         finish_reason=choice["finish_reason"],
@@ -257,7 +268,7 @@ def _tool_call_part(part: dict[str, Any]) -> ToolCallPart:
     return ToolCallPart(part.get("index", 0), arguments, part.get("id"), function.get("name"))
 
 
-def _choice(call: Call, choice: dict[str, Any]) -> EngineChoice:
+def _choice(call: ModelCall, choice: dict[str, Any]) -> EngineChoice:
     message = choice.get("message", {})
     text = choice["text"] if call.messages is None else message["content"] or ""
     # llama.cpp has done it both ways in chats; the API here has one rule. A bare prompt it never repeats.
@@ -287,6 +298,6 @@ def _token(token: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _tally(usage: dict[str, Any]) -> Tally:
+def _tally(usage: dict[str, Any]) -> AnswerTokens:
     cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
-    return Tally(prompt=usage["prompt_tokens"], completion=usage["completion_tokens"], cached=cached)
+    return AnswerTokens(prompt=usage["prompt_tokens"], completion=usage["completion_tokens"], cached=cached)

@@ -19,7 +19,7 @@ from asyncgen.serve.wire import ApiError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncgen.serve.engine import Call
+    from asyncgen.serve.engine import ModelCall
 
 _SENTENCES = {"minimal": 1, "low": 1, "medium": 2, "high": 4, "xhigh": 8}
 _USUAL_EFFORT = "medium"
@@ -30,7 +30,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _KEY = re.compile(r'["\'`]([A-Za-z_][\w-]*)["\'`]\s*:')
 
 
-def made_up_choice(call: Call, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:
+def made_up_choice(call: ModelCall, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:
     """One choice of the answer.
 
     Args:
@@ -57,7 +57,7 @@ def made_up_choice(call: Call, digest: bytes, repetition: int, index: int, *, re
     return EngineChoice(text, reason, reasoning=reasoning, logprobs=_logprobs(call, text, seed))
 
 
-def wanted_tools(call: Call) -> list[Mapping[str, Any]]:
+def wanted_tools(call: ModelCall) -> list[Mapping[str, Any]]:
     """The tools that the answer calls: as `tool_choice` says or, left to choose, those that the user speaks of.
 
     A user speaks of a tool by a word of its name. Its results are answered in words.
@@ -93,7 +93,7 @@ def _tool_calls(functions: list[Mapping[str, Any]], seed: bytes, left: int | Non
     return tuple(calls), "tool_calls"
 
 
-def _text(call: Call, digest: bytes, repetition: int, index: int, seed: bytes) -> str:
+def _text(call: ModelCall, digest: bytes, repetition: int, index: int, seed: bytes) -> str:
     wanted = call.sampling.get("response_format") or {}
     if call.messages is None or not isinstance(wanted, dict) or wanted.get("type", "text") == "text":
         return made_up_text(digest, repetition, index)
@@ -111,7 +111,7 @@ def _value(schema: Any, seed: bytes, param: str) -> Any:
         raise ApiError(400, f"Invalid schema in '{param}': {error}.", param=param, code="invalid_json_schema") from None
 
 
-def _reasoning(call: Call, seed: bytes, *, reasons: bool) -> tuple[str, bool]:
+def _reasoning(call: ModelCall, seed: bytes, *, reasons: bool) -> tuple[str, bool]:
     """The reasoning, and whether the token limit cut it short."""
     effort = call.reasoning_effort or (_USUAL_EFFORT if reasons else "none")
     if effort == "none" or call.messages is None:
@@ -122,7 +122,7 @@ def _reasoning(call: Call, seed: bytes, *, reasons: bool) -> tuple[str, bool]:
     return text, reason == "length"
 
 
-def _logprobs(call: Call, text: str, seed: bytes) -> dict[str, Any] | None:
+def _logprobs(call: ModelCall, text: str, seed: bytes) -> dict[str, Any] | None:
     """Made-up probabilities, a token a word, in the form of a chat's."""
     wanted = call.sampling.get("logprobs")
     if wanted is None or wanted is False:

@@ -16,11 +16,26 @@ import msgspec
 
 from asyncgen.providers.tokens import estimate_text
 from asyncgen.run.records import SIMULATED_FINGERPRINT
-from asyncgen.serve.engine import Call, EngineAnswer, EngineChoice, Piece, Tally, ToolCallPart, TrainingTask, Traits
+from asyncgen.serve.engine import (
+    AnswerPiece,
+    AnswerTokens,
+    EngineAnswer,
+    EngineChoice,
+    EngineTraits,
+    ModelCall,
+    ToolCallPart,
+    TrainingTask,
+)
 from asyncgen.serve.simulation.answers import made_up_choice
-from asyncgen.serve.simulation.faults import ANSWER_FAULTS, Draw
+from asyncgen.serve.simulation.faults import ANSWER_FAULTS, FaultDraw
 from asyncgen.serve.simulation.values import Repetitions, digest_of, prompt_tokens
-from asyncgen.serve.training.messages import End, Start, Step, TrainedCheckpoint, TrainerMessage
+from asyncgen.serve.training.messages import (
+    TrainedCheckpoint,
+    TrainerMessage,
+    TrainingEnded,
+    TrainingStarted,
+    TrainingStep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -53,25 +68,27 @@ async def made_up_training(
         yield step
         if number * start.n_epochs % start.total_steps == 0:
             yield _checkpoint(step)
-    yield End(trained_tokens=start.train_samples * start.n_epochs * _TOKENS_PER_SAMPLE)
+    yield TrainingEnded(trained_tokens=start.train_samples * start.n_epochs * _TOKENS_PER_SAMPLE)
 
 
-def _start(task: TrainingTask) -> Start:
+def _start(task: TrainingTask) -> TrainingStarted:
     wanted = task.hyperparameters
     n_epochs = _EPOCHS if wanted.n_epochs == "auto" else wanted.n_epochs
     decided = msgspec.structs.replace(wanted, n_epochs=n_epochs).decided(task.samples)
-    return Start(
+    return TrainingStarted(
         total_steps=n_epochs * math.ceil(task.samples / decided.batch_size),
         train_samples=task.samples,
         **msgspec.structs.asdict(decided),
     )
 
 
-def _step(number: int, start: Start, rng: random.Random, pause_s: float, *, with_validation: bool) -> Step:
+def _step(
+    number: int, start: TrainingStarted, rng: random.Random, pause_s: float, *, with_validation: bool
+) -> TrainingStep:
     done = number / start.total_steps
     loss = _LOSS_LAST + (_LOSS_FIRST - _LOSS_LAST) * math.exp(-5 * done) * rng.uniform(0.9, 1.1)
     ends_epoch = number * start.n_epochs % start.total_steps == 0
-    return Step(
+    return TrainingStep(
         step=number,
         total_steps=start.total_steps,
         epoch=math.ceil(done * start.n_epochs),
@@ -84,7 +101,7 @@ def _step(number: int, start: Start, rng: random.Random, pause_s: float, *, with
     )
 
 
-def _checkpoint(step: Step) -> TrainedCheckpoint:
+def _checkpoint(step: TrainingStep) -> TrainedCheckpoint:
     return TrainedCheckpoint(
         step=step.step,
         epoch=step.epoch,
@@ -137,9 +154,9 @@ class SimulatedEngine:
         self._reasons = settings.reasons
         self._training_s = settings.training_s
         faults = {name: chance for name, chance in settings.faults.items() if name in ANSWER_FAULTS}
-        self._draw = Draw(faults, settings.seed)
+        self._draw = FaultDraw(faults, settings.seed)
         self._repetitions = Repetitions()
-        self._traits = Traits(
+        self._traits = EngineTraits(
             name="simulated",
             base_model="simulated",
             any_model=True,
@@ -156,10 +173,10 @@ class SimulatedEngine:
         )
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> EngineTraits:
         return self._traits
 
-    async def complete(self, call: Call) -> EngineAnswer:
+    async def complete(self, call: ModelCall) -> EngineAnswer:
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
         digest = digest_of(call)
@@ -169,17 +186,17 @@ class SimulatedEngine:
         fault = self._draw.fault(digest) if self._draw else None
         choices = tuple(self._choice(call, digest, repetition, index, fault) for index in range(call.count))
         written, thought = sum(_tokens(call, choice) for choice in choices), sum(map(_thought, choices))
-        return EngineAnswer(choices, Tally(prompt_tokens(call), written + thought, reasoning=thought))
+        return EngineAnswer(choices, AnswerTokens(prompt_tokens(call), written + thought, reasoning=thought))
 
-    async def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+    async def stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         answer = await self.complete(call)
         for index, choice in enumerate(answer.choices):
             for piece in _pieces(index, call.opening, choice):
                 yield piece
-            yield Piece(index, "", finish_reason=choice.finish_reason, refusal=choice.refusal)
+            yield AnswerPiece(index, "", finish_reason=choice.finish_reason, refusal=choice.refusal)
         yield answer.tally
 
-    def _choice(self, call: Call, digest: bytes, repetition: int, index: int, fault: str | None) -> EngineChoice:
+    def _choice(self, call: ModelCall, digest: bytes, repetition: int, index: int, fault: str | None) -> EngineChoice:
         if fault == "refusal":
             return EngineChoice("", "stop", refusal="Simulated refusal.")
         if fault == "empty":
@@ -202,7 +219,7 @@ class SimulatedEngine:
         pass
 
 
-def _tokens(call: Call, choice: EngineChoice) -> int:
+def _tokens(call: ModelCall, choice: EngineChoice) -> int:
     called = sum(estimate_text(tool.arguments) for tool in choice.tool_calls)
     return estimate_text(choice.text[len(call.opening) :]) + called
 
@@ -211,20 +228,20 @@ def _thought(choice: EngineChoice) -> int:
     return estimate_text(choice.reasoning)
 
 
-def _pieces(index: int, opening: str, choice: EngineChoice) -> Iterator[Piece]:
+def _pieces(index: int, opening: str, choice: EngineChoice) -> Iterator[AnswerPiece]:
     """The reasoning, the opening and then the text word by word, the tool calls; nothing for an empty answer."""
     for text in _in_pieces("", choice.reasoning):
-        yield Piece(index, "", reasoning=text)
+        yield AnswerPiece(index, "", reasoning=text)
     if choice.logprobs:
         for token in choice.logprobs["content"]:
-            yield Piece(index, token["token"], logprobs={"content": [token], "refusal": None})
+            yield AnswerPiece(index, token["token"], logprobs={"content": [token], "refusal": None})
     else:
         for text in _in_pieces(opening, choice.text):
-            yield Piece(index, text)
+            yield AnswerPiece(index, text)
     for place, tool in enumerate(choice.tool_calls):
-        yield Piece(index, "", tool_calls=(ToolCallPart(place, "", tool.id, tool.name),))
+        yield AnswerPiece(index, "", tool_calls=(ToolCallPart(place, "", tool.id, tool.name),))
         for text in _in_pieces("", tool.arguments):
-            yield Piece(index, "", tool_calls=(ToolCallPart(place, text),))
+            yield AnswerPiece(index, "", tool_calls=(ToolCallPart(place, text),))
 
 
 def _in_pieces(opening: str, text: str) -> list[str]:

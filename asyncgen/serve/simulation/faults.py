@@ -262,7 +262,7 @@ def _parsed(text: str) -> tuple[str, float]:
     return name, chance
 
 
-class Draw:
+class FaultDraw:
     """The seeded choice of a fault, or of none.
 
     Args:
@@ -292,7 +292,7 @@ class Draw:
 
 def faulty(chances: Mapping[str, float], seed: int) -> Middleware | None:
     """The middleware that makes the faults of status and wire under `/v1`; None where there are none."""
-    draw = Draw({name: chance for name, chance in chances.items() if name not in ANSWER_FAULTS}, seed)
+    draw = FaultDraw({name: chance for name, chance in chances.items() if name not in ANSWER_FAULTS}, seed)
     if not draw:
         return None
 

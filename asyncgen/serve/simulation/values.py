@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import jsonschema_rs
 
-    from asyncgen.serve.engine import Call, Turn
+    from asyncgen.serve.engine import ChatTurn, ModelCall
 
 
 WORDS = (
@@ -112,14 +112,14 @@ class Repetitions:
         return before
 
 
-def digest_of(call: Call) -> bytes:
+def digest_of(call: ModelCall) -> bytes:
     """What tells two questions apart: model, texts, and the seed where one is given."""
     texts = [turn.text + _calls_in(turn) for turn in call.messages] if call.messages else [call.prompt]
     parts = "\x1e".join([call.model, str(call.sampling.get("seed", "")), *texts])
     return blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _calls_in(turn: Turn) -> str:
+def _calls_in(turn: ChatTurn) -> str:
     return "\x1d".join(f"{call['function']}" for call in turn.rest.get("tool_calls", ()))
 
 
@@ -140,7 +140,7 @@ def cut(text: str, stop: tuple[str, ...], max_tokens: int | None) -> tuple[str, 
     return text, "stop"
 
 
-def prompt_tokens(call: Call) -> int:
+def prompt_tokens(call: ModelCall) -> int:
     """The estimate that stands in for a tokenizer's count."""
     if call.messages is None:
         return estimate_text(call.prompt)

@@ -17,7 +17,7 @@ from asyncgen.serve.wire import ApiError, new_id
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.serve.engine import Traits
+    from asyncgen.serve.engine import EngineTraits
 
 TUNED = "ft:"
 _NOT_IN_A_SUFFIX = re.compile(r"[^a-z0-9_.-]+")
@@ -77,7 +77,7 @@ class ModelStore:
         traits: of the engine behind it.
     """
 
-    def __init__(self, root: Path, traits: Traits) -> None:
+    def __init__(self, root: Path, traits: EngineTraits) -> None:
         self._root = root
         self._traits = traits
         self._tuned = JsonStore(

@@ -17,7 +17,7 @@ import msgspec
 
 from asyncgen.errors import DiskError
 from asyncgen.serve.training.config import TrainingError, read_config
-from asyncgen.serve.training.messages import Failed, TrainerMessage
+from asyncgen.serve.training.messages import TrainerMessage, TrainingFailed
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -29,16 +29,18 @@ def main(arguments: list[str]) -> int:
     try:
         _train(arguments)
     except TrainingError as error:
-        emit(Failed(code=error.code, message=error.sentence, param=error.param))
+        emit(TrainingFailed(code=error.code, message=error.sentence, param=error.param))
         return 1
     except MemoryError:
-        emit(Failed(code="out_of_memory", message="there is not enough memory to tune this model", param="model"))
+        emit(
+            TrainingFailed(code="out_of_memory", message="there is not enough memory to tune this model", param="model")
+        )
         return 1
     except BrokenPipeError:  # nobody listens any more
         return 1
     except (OSError, DiskError) as error:
         why = error.cause if isinstance(error, DiskError) else error.strerror
-        emit(Failed(code="io_error", message=f"the training met a disk error: {why or error}"))
+        emit(TrainingFailed(code="io_error", message=f"the training met a disk error: {why or error}"))
         return 1
     return 0
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from asyncgen.serve.training.layers import (
     Array,
-    Attended,
     BlockWeights,
-    Normed,
     Rotation,
+    SavedAttention,
+    SavedNorm,
     TokenSpan,
     attention,
     attention_backward,
@@ -49,10 +49,10 @@ class Activations:
         head_norms: of queries and keys, where the model norms them.
     """
 
-    attn_norm: Normed
-    head_norms: Mapping[str, Normed]
-    attended: Attended
-    ffn_norm: Normed
+    attn_norm: SavedNorm
+    head_norms: Mapping[str, SavedNorm]
+    attended: SavedAttention
+    ffn_norm: SavedNorm
     gate: Array
     up: Array
     thin: Mapping[str, Array]
@@ -102,8 +102,10 @@ class Block:
         dx += d_middle
         return dx
 
-    def _attend(self, x: Array, geometry: Geometry, thin: dict[str, Array]) -> tuple[Attended, Mapping[str, Normed]]:
-        head_norms: dict[str, Normed] = {}
+    def _attend(
+        self, x: Array, geometry: Geometry, thin: dict[str, Array]
+    ) -> tuple[SavedAttention, Mapping[str, SavedNorm]]:
+        head_norms: dict[str, SavedNorm] = {}
         turned = []
         for name in ("attn_q", "attn_k"):
             heads = self._heads(self._project(name, x, thin))
@@ -128,7 +130,7 @@ class Block:
             d_normed += self._back(name, heads.reshape(len(normed), -1), normed, kept, gradient)
         return d_normed
 
-    def _norm(self, name: str, x: Array) -> tuple[Array, Normed]:
+    def _norm(self, name: str, x: Array) -> tuple[Array, SavedNorm]:
         return rms_norm(x, self.weights[f"{name}.weight"], self.architecture.norm_epsilon)
 
     def _heads(self, x: Array) -> Array:

@@ -63,7 +63,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
+class ResolvedHyperparameters(msgspec.Struct, frozen=True, kw_only=True):
     """The hyperparameters of a training, as the API names them."""
 
     n_epochs: Count
@@ -78,10 +78,10 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Count | Auto = "auto"
     learning_rate_multiplier: Positive | Auto = "auto"
 
-    def decided(self, samples: int) -> Decided:
+    def decided(self, samples: int) -> ResolvedHyperparameters:
         """Decide what was left open, for so many training samples."""
         batch = min(BATCH, max(1, samples // FEWEST_STEPS))
-        return Decided(
+        return ResolvedHyperparameters(
             n_epochs=local_epochs(samples) if self.n_epochs == "auto" else self.n_epochs,
             batch_size=batch if self.batch_size == "auto" else self.batch_size,
             learning_rate_multiplier=1.0 if self.learning_rate_multiplier == "auto" else self.learning_rate_multiplier,

@@ -66,22 +66,22 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Normed:
+class SavedNorm:
     """What `rms_norm` keeps: x divided by its root mean square, and 1 / that root, over the last axis."""
 
     unit: Array
     inverse: Array
 
 
-def rms_norm(x: Array, weight: Array, epsilon: float) -> tuple[Array, Normed]:
+def rms_norm(x: Array, weight: Array, epsilon: float) -> tuple[Array, SavedNorm]:
     """The function y = weight · x / sqrt(mean(x²) + epsilon), over the last axis."""
     square = np.einsum("...i,...i->...", x, x)[..., None]
     inverse = 1 / np.sqrt(square / x.shape[-1] + epsilon)
     unit = x * inverse
-    return unit * weight, Normed(unit, inverse)
+    return unit * weight, SavedNorm(unit, inverse)
 
 
-def rms_norm_backward(dy: Array, weight: Array, normed: Normed) -> Array:
+def rms_norm_backward(dy: Array, weight: Array, normed: SavedNorm) -> Array:
     """Its gradient: (g - u · mean(g · u)) / rms with u = x / rms, g = weight · dy; what lies along x has no effect."""
     gradient = dy * weight
     along = np.einsum("...i,...i->...", gradient, normed.unit)[..., None] / normed.unit.shape[-1]
@@ -184,7 +184,7 @@ class TokenSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class Attended:
+class SavedAttention:
     """What `attention` keeps. Keys and values have fewer heads than queries; G query heads share one of theirs.
 
     Attributes:
@@ -201,7 +201,7 @@ class Attended:
     log_sums: Sequence[Array]
 
 
-def attention(queries: Array, keys: Array, values: Array, spans: Sequence[TokenSpan]) -> Attended:
+def attention(queries: Array, keys: Array, values: Array, spans: Sequence[TokenSpan]) -> SavedAttention:
     """softmax(queries · keys / sqrt(length)) · values for each span."""
     queries = queries * queries.shape[-1] ** -0.5
     mixed = np.empty_like(queries)
@@ -214,10 +214,10 @@ def attention(queries: Array, keys: Array, values: Array, spans: Sequence[TokenS
         total = scores.sum(axis=-1, keepdims=True)
         mixed[span.own] = _by_token(scores @ _seen(values, span) / total, mixed.shape[1])
         log_sums.append(top + np.log(total))
-    return Attended(queries, keys, values, mixed, log_sums)
+    return SavedAttention(queries, keys, values, mixed, log_sums)
 
 
-def attention_backward(d_mixed: Array, kept: Attended, spans: Sequence[TokenSpan]) -> tuple[Array, Array, Array]:
+def attention_backward(d_mixed: Array, kept: SavedAttention, spans: Sequence[TokenSpan]) -> tuple[Array, Array, Array]:
     """The gradients of queries, keys and values.
 
     With p = softmax(s) and o = p · v:  dv = pᵀ · do,  ds = p · (do · vᵀ - sum(do · o)).

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asyncgen.serve.training.config import TrainingError
-from asyncgen.serve.training.messages import Step, TrainedCheckpoint, TrainerMessage
-from asyncgen.serve.training.model import Score, TunedPart
+from asyncgen.serve.training.messages import TrainedCheckpoint, TrainerMessage, TrainingStep
+from asyncgen.serve.training.model import PredictionScore, TunedPart
 from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ MEASURED_SAMPLES = 8  # at each of these
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class TrainingData:
     """All samples, and what the frozen part makes of them.
 
     Attributes:
@@ -156,7 +156,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        data: Data,
+        data: TrainingData,
         part: TunedPart,
         adapter: Adapter,
         plan: TrainingPlan,
@@ -192,10 +192,10 @@ class TrainingLoop:
             self._emit(self._checkpoint(epoch, path, score, valid))
         return path
 
-    def _epoch(self, epoch: int) -> Score:
+    def _epoch(self, epoch: int) -> PredictionScore:
         """All samples once, in a new order and in batches of nearly equal size."""
         order = self._order.permutation(self._data.train_count)
-        epoch_score = Score()
+        epoch_score = PredictionScore()
         for batch in np.array_split(order, self._plan.steps_per_epoch):
             self._steps += 1
             rate = learning_rate(self._steps, self._plan.total_steps, self._plan.peak_learning_rate)
@@ -205,7 +205,7 @@ class TrainingLoop:
             self._emit(self._told(epoch, score, gradient_norm, rate))
         return epoch_score
 
-    def _learn(self, batch: Sequence[int], rate: float) -> tuple[Score, float]:
+    def _learn(self, batch: Sequence[int], rate: float) -> tuple[PredictionScore, float]:
         """One step on the mean loss of the batch's targets; the loss before it, and the gradient's length."""
         score, gradient = self._score_and_gradient(batch)
         gradient /= score.targets
@@ -223,7 +223,7 @@ class TrainingLoop:
                 help_text="use a lower learning_rate_multiplier",
             )
 
-    def _score_and_gradient(self, batch: Sequence[int]) -> tuple[Score, Array]:
+    def _score_and_gradient(self, batch: Sequence[int]) -> tuple[PredictionScore, Array]:
         """The summed loss of the batch and its gradient.
 
         Which thread computes which row, and the order of the sums, do not depend on which is faster: the same seed
@@ -231,27 +231,27 @@ class TrainingLoop:
         """
         rows = self._data.rows(batch, self._threads.count)
 
-        def train_rows(number: int) -> Score:
+        def train_rows(number: int) -> PredictionScore:
             gradient = self._gradients[number]
             gradient.numbers[:] = 0
             scores = [
                 self._part.score_and_gradient(states, row, gradient)
                 for states, row in rows[number :: self._threads.count]
             ]
-            return sum(scores, Score())
+            return sum(scores, PredictionScore())
 
-        score = sum(self._threads.each(train_rows, range(self._threads.count)), Score())
+        score = sum(self._threads.each(train_rows, range(self._threads.count)), PredictionScore())
         gradient = self._gradients[0].numbers
         for other in self._gradients[1:]:
             gradient += other.numbers
         return score, gradient
 
-    def _told(self, epoch: int, score: Score, gradient_norm: float, rate: float) -> Step:
+    def _told(self, epoch: int, score: PredictionScore, gradient_norm: float, rate: float) -> TrainingStep:
         every = max(1, self._plan.total_steps // MEASUREMENTS)
         validation = self._data.validation
         measured = validation[:: -(-len(validation) // MEASURED_SAMPLES)] if validation else validation
         valid = self._measure(measured if self._steps % every == 0 else ())
-        return Step(
+        return TrainingStep(
             step=self._steps,
             total_steps=self._plan.total_steps,
             epoch=epoch,
@@ -265,7 +265,9 @@ class TrainingLoop:
             valid_mean_token_accuracy=valid.accuracy if valid else None,
         )
 
-    def _checkpoint(self, epoch: int, path: Path, score: Score, valid: Score | None) -> TrainedCheckpoint:
+    def _checkpoint(
+        self, epoch: int, path: Path, score: PredictionScore, valid: PredictionScore | None
+    ) -> TrainedCheckpoint:
         return TrainedCheckpoint(
             step=self._steps,
             epoch=epoch,
@@ -276,9 +278,9 @@ class TrainingLoop:
             full_valid_mean_token_accuracy=valid.accuracy if valid else None,
         )
 
-    def _measure(self, numbers: Sequence[int]) -> Score | None:
+    def _measure(self, numbers: Sequence[int]) -> PredictionScore | None:
         """The loss on some samples, without learning; None when there are none."""
         if not numbers:
             return None
         rows = self._data.rows(numbers, self._threads.count)
-        return sum(self._threads.each(lambda row: self._part.score(*row), rows), Score())
+        return sum(self._threads.each(lambda row: self._part.score(*row), rows), PredictionScore())

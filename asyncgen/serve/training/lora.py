@@ -101,7 +101,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LoraPair:
     """The two matrices of one projection: a (rank, inputs), b (outputs, rank). Or their gradients."""
 
     a: Array
@@ -122,9 +122,9 @@ class Adapter:
     tensors: Mapping[str, Array]
     scale: float
 
-    def pair(self, block: int, projection: str) -> Pair:
+    def pair(self, block: int, projection: str) -> LoraPair:
         name = f"blk.{block}.{projection}.weight.lora_"
-        return Pair(self.tensors[name + "a"], self.tensors[name + "b"])
+        return LoraPair(self.tensors[name + "a"], self.tensors[name + "b"])
 
     def zeros(self) -> Adapter:
         """An adapter of the same shape, all zero: where gradients are added up."""
@@ -162,7 +162,7 @@ def _adapter(shapes: Shapes, scale: float, precision: np.dtype[np.floating]) -> 
     return Adapter(numbers, views, scale)
 
 
-def project(x: Array, weight: Array, pair: Pair, scale: float) -> tuple[Array, Array]:
+def project(x: Array, weight: Array, pair: LoraPair, scale: float) -> tuple[Array, Array]:
     """The function x · Wᵀ + scale · (x · Aᵀ) · Bᵀ; kept for the way back is x · Aᵀ, `rank` numbers a token."""
     y = x @ weight.T
     thin = x @ pair.a.T
@@ -171,7 +171,7 @@ def project(x: Array, weight: Array, pair: Pair, scale: float) -> tuple[Array, A
 
 
 def project_backward(
-    dy: Array, x: Array, thin: Array, weight: Array, pair: Pair, scale: float, gradient: Pair
+    dy: Array, x: Array, thin: Array, weight: Array, pair: LoraPair, scale: float, gradient: LoraPair
 ) -> Array:
     """Adds to the pair's gradient, and returns dx = dy · W + scale · (dy · B) · A."""
     d_thin = dy @ (pair.b * scale)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import msgspec
 
 from asyncgen.json_text import decoder
-from asyncgen.serve.training.config import Decided
+from asyncgen.serve.training.config import ResolvedHyperparameters
 
 
-class Start(Decided, frozen=True, kw_only=True, tag="start"):
+class TrainingStarted(ResolvedHyperparameters, frozen=True, kw_only=True, tag="start"):
     """The first message: what was chosen where the job said "auto", and what there is to do."""
 
     total_steps: int
@@ -26,7 +26,7 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"
     message: str = ""
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+class TrainingStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     """One optimiser step; validation figures where this step measured them. A `total_steps` of 0 is not known."""
 
     step: int
@@ -54,7 +54,7 @@ class TrainedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoi
     full_valid_mean_token_accuracy: float | None = None
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
+class TrainingEnded(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
     """The training is done.
 
     Attributes:
@@ -70,7 +70,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
     elapsed_s: float = 0.0
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
+class TrainingFailed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     """The training is not going to end well."""
 
     message: str
@@ -78,7 +78,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
     param: str | None = None
 
 
-TrainerMessage = Start | TrainingProgress | Step | TrainedCheckpoint | End | Failed
+TrainerMessage = TrainingStarted | TrainingProgress | TrainingStep | TrainedCheckpoint | TrainingEnded | TrainingFailed
 
 _decode = decoder(TrainerMessage)
 

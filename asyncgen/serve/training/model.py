@@ -22,7 +22,7 @@ LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 M
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class PredictionScore:
     """How well the targets of a row are predicted.
 
     Attributes:
@@ -35,8 +35,8 @@ class Score:
     correct: int = 0
     targets: int = 0
 
-    def __add__(self, other: Score) -> Score:
-        return Score(self.loss + other.loss, self.correct + other.correct, self.targets + other.targets)
+    def __add__(self, other: PredictionScore) -> PredictionScore:
+        return PredictionScore(self.loss + other.loss, self.correct + other.correct, self.targets + other.targets)
 
     @property
     def mean_loss(self) -> float:
@@ -78,7 +78,7 @@ class TunedPart:
         self._output = weights.output()
         self._epsilon = architecture.norm_epsilon
 
-    def score(self, hidden: Array, row: PackedRow) -> Score:
+    def score(self, hidden: Array, row: PackedRow) -> PredictionScore:
         """Only the loss: for validation."""
         geometry = self._rotations.geometry(row)
         for block in self._blocks:
@@ -86,7 +86,7 @@ class TunedPart:
         normed, _ = rms_norm(hidden[row.predictors], self._norm, self._epsilon)
         return self._predict(normed, row.labels, None)
 
-    def score_and_gradient(self, hidden: Array, row: PackedRow, gradient: Adapter) -> Score:
+    def score_and_gradient(self, hidden: Array, row: PackedRow, gradient: Adapter) -> PredictionScore:
         """Add the gradient of the row's summed loss to `gradient`."""
         geometry = self._rotations.geometry(row)
         kept = []
@@ -102,9 +102,9 @@ class TunedPart:
             dx = block.backward(dx, kept.pop(), geometry, gradient)
         return score
 
-    def _predict(self, normed: Array, labels: Integers, d_normed: Array | None) -> Score:
+    def _predict(self, normed: Array, labels: Integers, d_normed: Array | None) -> PredictionScore:
         """Cross-entropy over the vocabulary, some predictions at a time; fills `d_normed` where it is given."""
-        score = Score()
+        score = PredictionScore()
         at_a_time = max(1, LOGITS_AT_A_TIME // len(self._output))
         for start in range(0, len(labels), at_a_time):
             part = slice(start, start + at_a_time)
@@ -112,7 +112,7 @@ class TunedPart:
             score += self._predict_part(normed[part], labels[part], gradient)
         return score
 
-    def _predict_part(self, normed: Array, labels: Integers, d_normed: Array | None) -> Score:
+    def _predict_part(self, normed: Array, labels: Integers, d_normed: Array | None) -> PredictionScore:
         """The loss log(sum(exp(z))) - z[label], with z = output · normed.
 
         Its gradient is softmax(z) · output - output[label]. In place, for it is the largest array of a step.
@@ -129,4 +129,4 @@ class TunedPart:
             np.matmul(logits, self._output, out=d_normed)
             d_normed /= total
             d_normed -= self._output[labels]
-        return Score(loss, correct, len(labels))
+        return PredictionScore(loss, correct, len(labels))

@@ -16,14 +16,14 @@ import numpy as np
 
 from asyncgen.json_text import decode_json
 from asyncgen.serve.training.architecture import read_architecture
-from asyncgen.serve.training.config import Config, Decided, TrainingError, base_learning_rate
+from asyncgen.serve.training.config import Config, ResolvedHyperparameters, TrainingError, base_learning_rate
 from asyncgen.serve.training.frozen import FrozenBlocks
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.layers import Weights
-from asyncgen.serve.training.loop import Clock, Data, Emit, TrainingLoop, TrainingPlan
+from asyncgen.serve.training.loop import Clock, Emit, TrainingData, TrainingLoop, TrainingPlan
 from asyncgen.serve.training.lora import new_adapter, save_adapter
 from asyncgen.serve.training.memory import TrainingThreads, check_memory, installed_memory, memory_needed
-from asyncgen.serve.training.messages import End, Start, TrainingProgress
+from asyncgen.serve.training.messages import TrainingEnded, TrainingProgress, TrainingStarted
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import TokenSample, shared_prefix
 
@@ -131,7 +131,7 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
 
     Args:
         config: what to train on what.
-        emit: told of each event, in order; the last is `End`.
+        emit: told of each event, in order; the last is `TrainingEnded`.
         clock: seconds; only differences count.
 
     Raises:
@@ -157,10 +157,10 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
         prefix = shared_prefix(inputs.samples)
         frozen = FrozenBlocks(weights, range(_first_tuned(config, weights)), threads, _tenths(emit))
         states = frozen.run(inputs.samples, prefix, file)
-        data = Data(inputs.samples, len(inputs.train.samples), prefix, states)
+        data = TrainingData(inputs.samples, len(inputs.train.samples), prefix, states)
         course = _course(config, weights, data, plan, threads=threads, emit=emit, elapsed=lambda: clock() - began)
         path = course.run()
-    emit(End(trained_tokens=course.trained_tokens, path=str(path), elapsed_s=clock() - began))
+    emit(TrainingEnded(trained_tokens=course.trained_tokens, path=str(path), elapsed_s=clock() - began))
 
 
 def _open(config: Config) -> Weights:
@@ -187,7 +187,7 @@ def _read(config: Config, weights: Weights) -> _Inputs:
     return _Inputs(train_file, read(config.validation, "validation_file") if config.validation else SampleFile())
 
 
-def _plan(chosen: Decided, inputs: _Inputs, weights: Weights) -> TrainingPlan:
+def _plan(chosen: ResolvedHyperparameters, inputs: _Inputs, weights: Weights) -> TrainingPlan:
     return TrainingPlan(
         epochs=chosen.n_epochs,
         steps_per_epoch=-(-len(inputs.train.samples) // chosen.batch_size),
@@ -195,8 +195,8 @@ def _plan(chosen: Decided, inputs: _Inputs, weights: Weights) -> TrainingPlan:
     )
 
 
-def _start(chosen: Decided, plan: TrainingPlan, inputs: _Inputs) -> Start:
-    return Start(
+def _start(chosen: ResolvedHyperparameters, plan: TrainingPlan, inputs: _Inputs) -> TrainingStarted:
+    return TrainingStarted(
         total_steps=plan.total_steps,
         **msgspec.structs.asdict(chosen),
         train_samples=len(inputs.train.samples),
@@ -230,7 +230,7 @@ def _tenths(emit: Emit) -> Callable[[float], None]:
 def _course(
     config: Config,
     weights: Weights,
-    data: Data,
+    data: TrainingData,
     plan: TrainingPlan,
     *,
     threads: TrainingThreads,

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.serve.stores.jobs import JobCheckpoint, ServedJobError
 from asyncgen.serve.stores.models import ServedModel, checkpoint_name
 from asyncgen.serve.training.config import Hyperparameters
-from asyncgen.serve.training.messages import End, Failed, Start, Step, TrainedCheckpoint, TrainingProgress
+from asyncgen.serve.training.messages import (
+    TrainedCheckpoint,
+    TrainingEnded,
+    TrainingFailed,
+    TrainingProgress,
+    TrainingStarted,
+    TrainingStep,
+)
 from asyncgen.serve.tuning.trainers import is_adapter
 from asyncgen.serve.wire import new_id
 
@@ -31,13 +38,13 @@ RESULT_FILENAME = "step_metrics.csv"
 _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
-def step_message(step: Step) -> str:
+def step_message(step: TrainingStep) -> str:
     validation = f", validation loss={step.valid_loss:.2f}" if step.valid_loss is not None else ""
     place = f"{step.step}/{step.total_steps}" if step.total_steps else str(step.step)
     return f"Step {place}: training loss={step.train_loss:.2f}{validation}"
 
 
-def start_message(start: Start) -> str:
+def start_message(start: TrainingStarted) -> str:
     cut = f", {start.cut_samples} of them cut to the longest that fits" if start.cut_samples else ""
     return (
         f"Training on {start.train_samples} samples{cut}: {start.n_epochs} epochs of batches of "
@@ -45,7 +52,7 @@ def start_message(start: Start) -> str:
     )
 
 
-def step_metrics(step: Step) -> dict[str, Any]:
+def step_metrics(step: TrainingStep) -> dict[str, Any]:
     """The step's figures under the API's names and ours; those that were not measured are left out."""
     figures = {
         "step": step.step,
@@ -79,7 +86,7 @@ def validation_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
     return {name: figures[name] for name in figures if name == "step" or name.startswith("full_valid")}
 
 
-def metrics_csv(steps: Iterable[Step]) -> bytes:
+def metrics_csv(steps: Iterable[TrainingStep]) -> bytes:
     """The result file: one line a step, empty where nothing was measured."""
     stream = io.StringIO(newline="")
     table = csv.writer(stream, lineterminator="\n")
@@ -125,10 +132,10 @@ class JobRecorder:
         self._models = models
         self._root = root
         self._clock = clock
-        self._steps: list[Step] = []
+        self._steps: list[TrainingStep] = []
         self._first_step_at = 0.0
 
-    def record(self, message: TrainerMessage) -> End | None:
+    def record(self, message: TrainerMessage) -> TrainingEnded | None:
         """Take in one message.
 
         Returns:
@@ -138,21 +145,21 @@ class JobRecorder:
             JobFailedError: the trainer gave up.
         """
         match message:
-            case Start():
+            case TrainingStarted():
                 self._start(message)
             case TrainingProgress():
                 self._jobs.log.tell(self._id, message.message)
-            case Step():
+            case TrainingStep():
                 self._step(message)
             case TrainedCheckpoint():
                 self._checkpoint(message)
-            case Failed():
+            case TrainingFailed():
                 raise JobFailedError(message.message, code=message.code, param=message.param)
-            case End():
+            case TrainingEnded():
                 return message
         return None
 
-    def succeed(self, end: End) -> None:
+    def succeed(self, end: TrainingEnded) -> None:
         """The model answers by now: give it its name, and end the job well."""
         name = self._add_model(self._jobs.kept(self._id).model_name, end.path, end)
         table = self._files.add(metrics_csv(self._steps), filename=RESULT_FILENAME, purpose="fine-tune-results")
@@ -168,7 +175,7 @@ class JobRecorder:
             result_files=[table.id],
         )
 
-    def _start(self, start: Start) -> None:
+    def _start(self, start: TrainingStarted) -> None:
         decided = {name: getattr(start, name) for name in Hyperparameters.__struct_fields__}
         asked = self._jobs.get(self._id).method
         kind = asked["type"]
@@ -180,7 +187,7 @@ class JobRecorder:
         )
         self._jobs.log.tell(self._id, start_message(start))
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: TrainingStep) -> None:
         self._steps.append(step)
         self._jobs.log.tell(self._id, step_message(step), metrics=step_metrics(step))
         now = self._clock()
@@ -208,7 +215,7 @@ class JobRecorder:
             self._jobs.log.tell(self._id, message, metrics=validation_metrics(checkpoint))
         self._jobs.log.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
-    def _add_model(self, name: str, path: str | None, end: End | None = None) -> str:
+    def _add_model(self, name: str, path: str | None, end: TrainingEnded | None = None) -> str:
         servable = path is not None and is_servable(path)
         self._models.add(
             ServedModel(

@@ -20,7 +20,7 @@ from asyncgen.serve.wire import ApiError, Clock
 if TYPE_CHECKING:
     from asyncgen.serve.tuning.samples import TuningWork
 
-Step = Callable[[ServedJob], Awaitable[None]]
+TrainingStep = Callable[[ServedJob], Awaitable[None]]
 
 _MOST_STARTS = 3
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class TuningQueue:
                 self._jobs.change(job.id, status="queued", estimated_finish=None)
                 self._ready.put_nowait(job.id)
 
-    async def _work_off(self, waiting: asyncio.Queue[str], step: Step) -> None:
+    async def _work_off(self, waiting: asyncio.Queue[str], step: TrainingStep) -> None:
         while True:
             identifier = await waiting.get()
             if self._jobs.get(identifier).status in ENDED:  # cancelled while it waited
@@ -120,7 +120,7 @@ class TuningQueue:
             if not task.cancelled():
                 task.result()
 
-    async def _guarded(self, identifier: str, step: Step) -> None:
+    async def _guarded(self, identifier: str, step: TrainingStep) -> None:
         starts = self._jobs.kept(identifier).starts
         try:
             self._jobs.note(identifier, starts=starts + 1)

@@ -27,10 +27,10 @@ from asyncgen.json_text import NotJsonError
 from asyncgen.serve.training import TrainingError
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.messages import (
-    End,
-    Failed,
     TrainedCheckpoint,
     TrainerMessage,
+    TrainingEnded,
+    TrainingFailed,
     TrainingProgress,
     decode_message,
 )
@@ -38,7 +38,15 @@ from asyncgen.serve.training.messages import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from asyncgen.serve.engine import Call, EngineAnswer, ModelEngine, Piece, Tally, TrainingTask, Traits
+    from asyncgen.serve.engine import (
+        AnswerPiece,
+        AnswerTokens,
+        EngineAnswer,
+        EngineTraits,
+        ModelCall,
+        ModelEngine,
+        TrainingTask,
+    )
 
 BUILT_IN = "numpy"
 _LINE_LIMIT = 1024 * 1024
@@ -91,7 +99,7 @@ def _trl() -> tuple[str, ...]:
 async def trainer_messages(
     command: Sequence[str], *, farewell_s: float = _FAREWELL_S, chatty: bool = False
 ) -> AsyncGenerator[TrainerMessage, None]:
-    """Run a trainer's process; where it ends without a last message, `Failed` says so.
+    """Run a trainer's process; where it ends without a last message, `TrainingFailed` says so.
 
     Args:
         command: what to run; its stdin stays open as long as this server lives.
@@ -120,11 +128,13 @@ async def trainer_messages(
                 others.append(line.decode("utf-8", "replace").strip())
                 continue
             yield message
-            if isinstance(message, End | Failed):
+            if isinstance(message, TrainingEnded | TrainingFailed):
                 return
         code = await process.wait()
         said = f": {' / '.join(filter(None, others))}" if any(others) else ""
-        yield Failed(code="server_error", message=f"The training process ended unexpectedly (exit {code}){said}.")
+        yield TrainingFailed(
+            code="server_error", message=f"The training process ended unexpectedly (exit {code}){said}."
+        )
     finally:
         await _end(process, farewell_s)
 
@@ -172,13 +182,13 @@ class OtherTrainer:
     command: tuple[str, ...]
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> EngineTraits:
         return replace(self.engine.traits, methods=frozenset({"supervised"}), tunes_any_model=True, notice="")
 
-    async def complete(self, call: Call) -> EngineAnswer:
+    async def complete(self, call: ModelCall) -> EngineAnswer:
         return await self.engine.complete(call)
 
-    def stream(self, call: Call) -> AsyncIterator[Piece | Tally]:
+    def stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         return self.engine.stream(call)
 
     async def untunable(self) -> str | None:
@@ -233,12 +243,12 @@ def _settled(message: TrainerMessage, folder: Path, base: Path | None) -> list[T
         folder: that it was given.
         base: the model that answers here, where that is the one that was tuned: PEFT's adapters of it are converted.
     """
-    if not isinstance(message, TrainedCheckpoint | End) or message.path is None:
+    if not isinstance(message, TrainedCheckpoint | TrainingEnded) or message.path is None:
         return [message]
     path = folder / message.path  # an absolute one stays as it is
     if not path.exists():
         why = f"The trainer named {message.path}, and there is no such file."
-        return [Failed(code="trainer_error", message=why)]
+        return [TrainingFailed(code="trainer_error", message=why)]
     own = folder / (f"step-{message.step}.gguf" if isinstance(message, TrainedCheckpoint) else "final.gguf")
     told: list[TrainerMessage] = []
     if base is not None and is_peft(path):

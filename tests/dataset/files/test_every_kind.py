@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncgen.dataset.files.forms import Wanted
+from asyncgen.dataset.files.forms import WantedColumns
 from asyncgen.dataset.files.json_rows import compact_json
 from asyncgen.dataset.prepare_file import PreparedFile, prepare_file
 from asyncgen.errors import AsyncgenError
@@ -47,7 +47,7 @@ class Yes:
         return not question
 
 
-def prepare(path: Path, *, provider: str = "custom", wanted: Wanted | None = None, **given: Any) -> PreparedFile:
+def prepare(path: Path, *, provider: str = "custom", wanted: WantedColumns | None = None, **given: Any) -> PreparedFile:
     return prepare_file(path, Yes(), DatasetSettings(**given), PROFILES[provider], wanted)
 
 
@@ -271,7 +271,7 @@ def test_columns_of_other_names_are_asked_for_and_taken_when_named(tmp_path: Pat
     path.write_text("question;answer\nq,1;a\n")
     with pytest.raises(AsyncgenError, match="has no column `prompt`"):
         prepare(path)
-    assert contents(path, wanted=Wanted("question", "answer")) == [("q,1", "a")]
+    assert contents(path, wanted=WantedColumns("question", "answer")) == [("q,1", "a")]
 
 
 def test_reasoning_is_taken_where_the_provider_takes_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from asyncgen.dataset.report.quality import QualityLook, masked
+from asyncgen.dataset.report.quality import QualityScan, masked
 from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.job.model import Example, Job, Prompt
 
@@ -12,12 +12,12 @@ CITIES = ["Bonn", "Oslo", "Rome", "Lima"]
 EXAMPLE = "Shops in Vienna can now take every card there is without any new device at all."
 
 
-def look(held: list[str] | None = None) -> QualityLook:
+def look(held: list[str] | None = None) -> QualityScan:
     prompt = Prompt(user="Write for {city}.", examples=[Example({"city": "Vienna"}, EXAMPLE)])
-    return QualityLook(Job(name="job", prompt=prompt), Split(SplitPlan(0.0, 7, 0, {"city": []}), {"city": held or []}))
+    return QualityScan(Job(name="job", prompt=prompt), Split(SplitPlan(0.0, 7, 0, {"city": []}), {"city": held or []}))
 
 
-def add(found: QualityLook, city: str, text: str, size: str = "small") -> None:
+def add(found: QualityScan, city: str, text: str, size: str = "small") -> None:
     key = hashlib.md5(f"{city}{text}{size}".encode(), usedforsecurity=False).hexdigest()
     found.add(key, f"{city}, {size}", text, {"city": city, "size": size})
 

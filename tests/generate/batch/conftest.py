@@ -20,7 +20,7 @@ from aiohttp import web
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.batch.api import BatchApi
 from asyncgen.generate.batch.engine import BatchPace, open_batch_loop
-from asyncgen.generate.batch.join import Joined
+from asyncgen.generate.batch.join import JoinResult
 from asyncgen.generate.batch.send import Allowance
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.settled import CostOf
@@ -253,7 +253,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.statuses: list[str] = []
-        self.joined: list[Joined] = []
+        self.joined: list[JoinResult] = []
         self.uploaded: list[tuple[int, int]] = []
 
     def uploading(self, batch: BatchState, sent: int, size: int) -> None:
@@ -262,7 +262,7 @@ class Seen:
     def changed(self, batch: BatchState) -> None:
         self.statuses.append(batch.status)
 
-    def collected(self, batch: BatchState, joined: Joined) -> None:
+    def collected(self, batch: BatchState, joined: JoinResult) -> None:
         self.joined.append(joined)
 
 

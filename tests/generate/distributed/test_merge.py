@@ -19,7 +19,7 @@ from asyncgen.generate.journal.run_status import run_status
 from asyncgen.run.directory import RunDirectory, RunWriter, locked, open_run
 from asyncgen.run.jsonl import BadLineError, LineFile, read_rows, rows_in
 from asyncgen.run.records import Usage, decode_failure, decode_record, encode_line
-from asyncgen.run.state import JobState, RunState, Tried, write_state
+from asyncgen.run.state import JobState, RowAttempts, RunState, write_state
 
 ROWS = range(12)
 SHARDS = 3
@@ -51,7 +51,7 @@ def fill(path: Path, make_record: Callable[..., Any], make_failure: Callable[...
             for number in ROWS[3 + index :: SHARDS]:
                 journal.settle([make_record(number)])
             journal.fail(make_failure(100 + index))
-            journal.note_attempts(bytes([index]) * 16, Tried(attempts=2), Usage())
+            journal.note_attempts(bytes([index]) * 16, RowAttempts(attempts=2), Usage())
     with closing(LineFile(part_of(path, 2).records)) as file:
         file.append(encode_line(make_record(50)))  # as if killed before its state was written
     with part_of(path, 0).records.open("ab") as torn:

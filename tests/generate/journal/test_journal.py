@@ -19,7 +19,7 @@ from asyncgen.run import directory as run_directory
 from asyncgen.run.directory import RunDirectory, locked, open_run
 from asyncgen.run.jsonl import BadLineError, NotSafeError, read_rows
 from asyncgen.run.records import Usage, decode_failure, decode_record, encode_line, sum_of
-from asyncgen.run.state import UNTRIED, Tried
+from asyncgen.run.state import UNTRIED, RowAttempts
 
 NEVER_S = 1000.0
 MANY = 10**9
@@ -190,13 +190,13 @@ def test_attempts_add_up_over_invocations(folder: Path, make_failure: MakeFailur
             assert (journal.tried_before(key_of_row(1)) == UNTRIED) == (invocation == 0)
             journal.fail(make_failure(1, attempts=attempts, maybe_paid=maybe_paid))
     with journal_in(folder, retry_failed=True) as journal:
-        assert journal.tried_before(key_of_row(1)) == Tried(attempts=12, maybe_paid=2, forgiven=1)
+        assert journal.tried_before(key_of_row(1)) == RowAttempts(attempts=12, maybe_paid=2, forgiven=1)
 
 
 def test_what_was_done_for_a_row_without_a_line_is_known_to_the_next_invocation_until_it_has_one(
     folder: Path, make_record: MakeRecord, make_failure: MakeFailure, key_of_row: KeyOfRow
 ) -> None:
-    tried = Tried(attempts=2, failed=1, maybe_paid=1)
+    tried = RowAttempts(attempts=2, failed=1, maybe_paid=1)
     charged = Usage(prompt_tokens=7)
     with journal_in(folder) as journal:
         for row in range(3):
@@ -210,14 +210,14 @@ def test_what_was_done_for_a_row_without_a_line_is_known_to_the_next_invocation_
         journal.fail(make_failure(1, attempts=3, maybe_paid=2))
     assert RunDirectory(folder).read_state().tried == {key_of_row(2).hex(): tried}
     with journal_in(folder, retry_failed=True) as journal:
-        assert journal.tried_before(key_of_row(1)) == Tried(attempts=3, maybe_paid=2, forgiven=1)
+        assert journal.tried_before(key_of_row(1)) == RowAttempts(attempts=3, maybe_paid=2, forgiven=1)
 
 
 def test_a_note_of_a_row_whose_line_was_written_before_a_crash_is_dropped(
     folder: Path, make_record: MakeRecord, key_of_row: KeyOfRow
 ) -> None:
     with journal_in(folder) as journal:
-        journal.note_attempts(key_of_row(0), Tried(attempts=1, failed=1), Usage())
+        journal.note_attempts(key_of_row(0), RowAttempts(attempts=1, failed=1), Usage())
     with RunDirectory(folder).records.open("ab") as file:
         file.write(encode_line(make_record(0)))
     with journal_in(folder):

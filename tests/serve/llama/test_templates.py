@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.engine import Call, Turn
+from asyncgen.serve.engine import ChatTurn, ModelCall
 from asyncgen.serve.llama.process import LlamaProcess, LlamaSettings
 from asyncgen.serve.llama.translate import Encoder, Tokens, path_of, request_of
 from asyncgen.serve.server import ServeSettings
@@ -60,7 +60,7 @@ def parts_of(tokens: Tokens) -> list[tuple[list[int], list[int]]]:
     return [(tokens.tokens[:start], tokens.tokens[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
-async def is_the_request(process: LlamaProcess, context: list[int], call: Call) -> bool:
+async def is_the_request(process: LlamaProcess, context: list[int], call: ModelCall) -> bool:
     """Whether llama.cpp, having read these tokens, finds nothing new in the call's prompt.
 
     It reads the last token again in any case.
@@ -92,7 +92,7 @@ def test_an_answer_is_learnt_behind_the_request_by_which_it_is_asked_for(
         parts = [part for tokens in encoded for part in parts_of(tokens)]
         assert len(parts) == len(asked)
         for place, (context, learnt) in zip(asked, parts, strict=True):
-            call = Call(model="tiny", messages=tuple(Turn(*turn) for turn in turns[:place]), max_tokens=1)
+            call = ModelCall(model="tiny", messages=tuple(ChatTurn(*turn) for turn in turns[:place]), max_tokens=1)
             assert await is_the_request(process, context, call)
             assert await text_of(process, learnt) == turns[place][1] + end
 
@@ -107,7 +107,7 @@ def test_a_completion_is_learnt_behind_its_prompt(make_tiny_model: Callable[...,
         end = (await process.ask("/props", None))["eos_token"]
         [encoded] = await (await Encoder.for_model(process.ask)).encode(sample)
         [(context, learnt)] = parts_of(encoded)
-        assert await is_the_request(process, context, Call(model="tiny", prompt=sample.prompt, max_tokens=1))
+        assert await is_the_request(process, context, ModelCall(model="tiny", prompt=sample.prompt, max_tokens=1))
         assert await text_of(process, learnt) == sample.completion + end
 
     with_llama_cpp(make_tiny_model(**FORMS[form]), scenario)

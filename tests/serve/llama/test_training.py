@@ -19,7 +19,7 @@ from asyncgen.serve.llama import training
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.training.config import Hyperparameters
-from asyncgen.serve.training.messages import End, Failed, TrainerMessage, TrainingProgress
+from asyncgen.serve.training.messages import TrainerMessage, TrainingEnded, TrainingFailed, TrainingProgress
 from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
 
@@ -83,12 +83,12 @@ def gone(pid: int) -> bool:
 
 def test_messages_are_passed_on_up_to_the_end() -> None:
     program = """print('{"type": "progress", "message": "a"}'); print('{"type": "end", "trained_tokens": 5}')"""
-    assert told(program) == [TrainingProgress(message="a"), End(trained_tokens=5)]
+    assert told(program) == [TrainingProgress(message="a"), TrainingEnded(trained_tokens=5)]
 
 
 def test_first_bad_line_of_a_file_is_named_though_a_later_one_is_found_before(tmp_path: Path) -> None:
     [failure] = asyncio.run(all_of(task(tmp_path, "good", "slow and bad", "bad")))
-    assert isinstance(failure, Failed)
+    assert isinstance(failure, TrainingFailed)
     assert (failure.code, failure.param) == ("invalid_training_file", "training_file")
     assert failure.message == "Line 2 cannot be tokenised: no such text"
     assert left_in(tmp_path / "job") == []
@@ -116,7 +116,7 @@ config = json.load(open(sys.argv[1]))
 sample = json.loads(open(config["train"]).readline())
 print(json.dumps({"type": "end", "trained_tokens": len(sample["tokens"])}))"""
     monkeypatch.setattr(training, "_TRAINER", (sys.executable, "-c", program))
-    assert asyncio.run(all_of(task(tmp_path, "Answer")))[-1] == End(trained_tokens=len("QuestionAnswer."))
+    assert asyncio.run(all_of(task(tmp_path, "Answer")))[-1] == TrainingEnded(trained_tokens=len("QuestionAnswer."))
     assert left_in(tmp_path / "job") == []
 
 
@@ -129,7 +129,7 @@ def test_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> 
 
 def test_trainers_own_failure_is_the_last_message() -> None:
     program = """print('{"type": "error", "code": "c", "message": "m", "param": "p"}'); raise SystemExit(1)"""
-    assert told(program) == [Failed(code="c", message="m", param="p")]
+    assert told(program) == [TrainingFailed(code="c", message="m", param="p")]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_trainers_own_failure_is_the_last_message() -> None:
 )
 def test_crash_is_a_failure_with_the_exit_code(program: str, exit_code: str) -> None:
     [failure] = told(program)
-    assert isinstance(failure, Failed)
+    assert isinstance(failure, TrainingFailed)
     assert failure.code == "server_error"
     assert f"exit {exit_code}" in failure.message
 

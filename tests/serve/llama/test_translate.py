@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.engine import Call, EngineChoice, Piece, Tally, ToolCall, ToolCallPart, Turn
+from asyncgen.serve.engine import AnswerPiece, AnswerTokens, ChatTurn, EngineChoice, ModelCall, ToolCall, ToolCallPart
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-CHAT = Call(model="m", messages=(Turn("developer", "Be brief."), Turn("user", "Hello"), Turn("assistant", "Well,")))
+CHAT = ModelCall(
+    model="m", messages=(ChatTurn("developer", "Be brief."), ChatTurn("user", "Hello"), ChatTurn("assistant", "Well,"))
+)
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 
 
@@ -30,24 +32,24 @@ def test_roles_are_those_that_templates_know() -> None:
 
 def test_temperature_is_the_apis_default_unless_given() -> None:
     assert request_of(CHAT, [], 0)["temperature"] == 1.0
-    assert request_of(Call(model="m", prompt="x", sampling={"temperature": 0}), [], 0)["temperature"] == 0
+    assert request_of(ModelCall(model="m", prompt="x", sampling={"temperature": 0}), [], 0)["temperature"] == 0
 
 
 def test_every_loaded_adapter_is_switched_on_or_off() -> None:
     loaded = [Path("a.gguf"), Path("b.gguf")]
-    tuned = Call(model="m", adapter=loaded[1], prompt="x")
+    tuned = ModelCall(model="m", adapter=loaded[1], prompt="x")
     assert request_of(tuned, loaded, 0)["lora"] == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 1.0}]
     assert request_of(CHAT, loaded, 0)["lora"] == [{"id": 0, "scale": 0.0}, {"id": 1, "scale": 0.0}]
     assert "lora" not in request_of(CHAT, [], 0)
 
 
 def test_seed_moves_with_the_choice() -> None:
-    call = Call(model="m", prompt="x", sampling={"seed": 5})
+    call = ModelCall(model="m", prompt="x", sampling={"seed": 5})
     assert [request_of(call, [], choice)["seed"] for choice in range(2)] == [5, 6]
 
 
 def test_bare_prompt_goes_to_its_own_path() -> None:
-    call = Call(model="m", prompt="Hello", max_tokens=5, stop=("\n",))
+    call = ModelCall(model="m", prompt="Hello", max_tokens=5, stop=("\n",))
     assert path_of(call) == "/v1/completions"
     assert request_of(call, [], 0) == {"temperature": 1.0, "prompt": "Hello", "max_tokens": 5, "stop": ["\n"]}
 
@@ -56,7 +58,7 @@ def test_bare_prompt_goes_to_its_own_path() -> None:
 def test_answer_holds_the_opening_once_whatever_llama_cpp_does(content: str) -> None:
     answer = answer_of(CHAT, [whole(content)])
     assert answer.choices[0].text == "Well, hello"
-    assert answer.tally == Tally(prompt=9, completion=3, cached=4)
+    assert answer.tally == AnswerTokens(prompt=9, completion=3, cached=4)
 
 
 def test_answer_without_content_is_the_opening() -> None:
@@ -64,7 +66,7 @@ def test_answer_without_content_is_the_opening() -> None:
 
 
 def test_completions_of_all_choices_are_counted() -> None:
-    assert answer_of(CHAT, [whole("Well, a"), whole("Well, b")]).tally == Tally(9, 6, 4)
+    assert answer_of(CHAT, [whole("Well, a"), whole("Well, b")]).tally == AnswerTokens(9, 6, 4)
 
 
 def test_log_probabilities_lose_token_numbers_only() -> None:
@@ -86,14 +88,14 @@ def test_stream_gives_the_opening_first_and_the_tally_last() -> None:
         for chunk in chunks:
             yield chunk
 
-    async def collect() -> list[Piece | Tally]:
+    async def collect() -> list[AnswerPiece | AnswerTokens]:
         return [piece async for piece in pieces_of(1, "Well,", source())]
 
     assert asyncio.run(collect()) == [
-        Piece(1, "Well,"),
-        Piece(1, " hello"),
-        Piece(1, "", finish_reason="stop"),
-        Tally(prompt=9, completion=3, cached=4),
+        AnswerPiece(1, "Well,"),
+        AnswerPiece(1, " hello"),
+        AnswerPiece(1, "", finish_reason="stop"),
+        AnswerTokens(prompt=9, completion=3, cached=4),
     ]
 
 
@@ -102,18 +104,20 @@ CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments":
 
 
 def test_named_tool_is_the_only_one_and_required() -> None:
-    asked = Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS)
+    asked = ModelCall(model="m", messages=(ChatTurn("user", "x"),), tools=TOOLS)
     assert request_of(asked, [], 0)["tools"] == list(TOOLS)
     assert request_of(asked, [], 0)["tool_choice"] == "auto"
-    named = Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS, tool_choice={"function": {"name": "g"}})
+    named = ModelCall(
+        model="m", messages=(ChatTurn("user", "x"),), tools=TOOLS, tool_choice={"function": {"name": "g"}}
+    )
     assert request_of(named, [], 0)["tools"] == [TOOLS[1]]
     assert request_of(named, [], 0)["tool_choice"] == "required"
     assert "tools" not in request_of(CHAT, [], 0)
 
 
 def test_calls_and_results_of_tools_are_passed_on() -> None:
-    turns = (Turn("assistant", "", {"tool_calls": [CALLED]}), Turn("tool", "3", {"tool_call_id": "c1"}))
-    messages = request_of(Call(model="m", messages=turns), [], 0)["messages"]
+    turns = (ChatTurn("assistant", "", {"tool_calls": [CALLED]}), ChatTurn("tool", "3", {"tool_call_id": "c1"}))
+    messages = request_of(ModelCall(model="m", messages=turns), [], 0)["messages"]
     assert messages == [
         {"role": "assistant", "content": "", "tool_calls": [CALLED]},
         {"role": "tool", "content": "3", "tool_call_id": "c1"},
@@ -123,7 +127,7 @@ def test_calls_and_results_of_tools_are_passed_on() -> None:
 def test_answer_that_calls_a_tool_keeps_the_call_and_its_thoughts() -> None:
     message = {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALLED]}
     answer = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
-    [choice] = answer_of(Call(model="m", messages=(Turn("user", "x"),), tools=TOOLS), [answer]).choices
+    [choice] = answer_of(ModelCall(model="m", messages=(ChatTurn("user", "x"),), tools=TOOLS), [answer]).choices
     assert choice == EngineChoice("", "tool_calls", reasoning="hm", tool_calls=(ToolCall("c1", "f", '{"a": 1}'),))
 
 
@@ -140,23 +144,25 @@ def test_streamed_tool_call_comes_in_its_parts() -> None:
         for chunk in chunks:
             yield chunk
 
-    async def collect() -> list[Piece | Tally]:
+    async def collect() -> list[AnswerPiece | AnswerTokens]:
         return [piece async for piece in pieces_of(0, "", source())]
 
     assert asyncio.run(collect()) == [
-        Piece(0, "", reasoning="hm"),
-        Piece(0, "", tool_calls=(ToolCallPart(0, "", "c1", "f"),)),
-        Piece(0, "", tool_calls=(ToolCallPart(0, '{"a": 1}'),)),
+        AnswerPiece(0, "", reasoning="hm"),
+        AnswerPiece(0, "", tool_calls=(ToolCallPart(0, "", "c1", "f"),)),
+        AnswerPiece(0, "", tool_calls=(ToolCallPart(0, '{"a": 1}'),)),
     ]
 
 
 def test_stream_without_usage_counts_nothing() -> None:
-    assert sum_of([]) == Tally(0, 0)
+    assert sum_of([]) == AnswerTokens(0, 0)
 
 
 def test_thinking_is_switched_on_where_it_is_asked_for() -> None:
     def switch(**more: Any) -> Any:
-        return request_of(Call(model="m", messages=(Turn("user", "x"),), **more), [], 0)["chat_template_kwargs"]
+        return request_of(ModelCall(model="m", messages=(ChatTurn("user", "x"),), **more), [], 0)[
+            "chat_template_kwargs"
+        ]
 
     assert switch() == switch(reasoning_effort="none") == {"enable_thinking": False}
     assert switch(reasoning_effort="low") == {"enable_thinking": True}

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from asyncgen.providers.tokens import estimate_text
-from asyncgen.serve.engine import Call, Turn
+from asyncgen.serve.engine import ChatTurn, ModelCall
 from asyncgen.serve.simulation.answers import made_up_choice, wanted_tools
 
 if TYPE_CHECKING:
@@ -124,14 +124,14 @@ def test_tool_results_are_answered_in_words(client: openai.OpenAI) -> None:
     ],
 )
 def test_tool_choice_is_kept(choice: Any, asked: str, called: list[str]) -> None:
-    call = Call(model="m", messages=(Turn("user", asked),), tools=tuple(TOOLS), tool_choice=choice)
+    call = ModelCall(model="m", messages=(ChatTurn("user", asked),), tools=tuple(TOOLS), tool_choice=choice)
     assert [function["name"] for function in wanted_tools(call)] == called
 
 
 def test_one_tool_at_a_time_where_that_is_asked() -> None:
-    call = Call(
+    call = ModelCall(
         model="m",
-        messages=(Turn("user", "weather, table"),),
+        messages=(ChatTurn("user", "weather, table"),),
         tools=tuple(TOOLS),
         sampling={"parallel_tool_calls": False},
     )
@@ -183,7 +183,7 @@ def test_reasoning_is_streamed_before_the_answer(client: openai.OpenAI) -> None:
 
 
 def test_reasoning_uses_up_the_token_limit() -> None:
-    call = Call(model="m", messages=(Turn("user", "Hello"),), max_tokens=10, reasoning_effort="high")
+    call = ModelCall(model="m", messages=(ChatTurn("user", "Hello"),), max_tokens=10, reasoning_effort="high")
     choice = made_up_choice(call, b"x" * 16, 0, 0, reasons=False)
     assert (choice.text, choice.finish_reason, estimate_text(choice.reasoning)) == ("", "length", 10)
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from asyncgen.errors import UsageError
-from asyncgen.serve.simulation.faults import FAULT_NAMES, Draw, parse_faults
+from asyncgen.serve.simulation.faults import FAULT_NAMES, FaultDraw, parse_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,23 +143,23 @@ def test_bad_finish_is_told(simulated_server: Callable[..., ServerInfo], sdk: An
 
 def test_same_seed_meets_the_same_faults_in_any_order() -> None:
     questions = [str(number).encode() for number in range(1000)]
-    forward, backward = Draw({"500": 0.2, "reset": 0.1}, 7), Draw({"500": 0.2, "reset": 0.1}, 7)
+    forward, backward = FaultDraw({"500": 0.2, "reset": 0.1}, 7), FaultDraw({"500": 0.2, "reset": 0.1}, 7)
     first = {question: forward.fault(question) for question in questions}
     second = {question: backward.fault(question) for question in reversed(questions)}
     assert first == second
-    other = Draw({"500": 0.2, "reset": 0.1}, 8)
+    other = FaultDraw({"500": 0.2, "reset": 0.1}, 8)
     assert first != {question: other.fault(question) for question in questions}
 
 
 def test_faults_come_as_often_as_asked() -> None:
-    draw = Draw({"500": 0.2, "reset": 0.1}, 0)
+    draw = FaultDraw({"500": 0.2, "reset": 0.1}, 0)
     drawn = [draw.fault(str(number).encode()) for number in range(20_000)]
     assert drawn.count("500") / len(drawn) == pytest.approx(0.2, abs=0.01)
     assert drawn.count("reset") / len(drawn) == pytest.approx(0.1, abs=0.01)
 
 
 def test_question_asked_again_is_drawn_anew() -> None:
-    draw = Draw({"500": 0.5}, 0)
+    draw = FaultDraw({"500": 0.5}, 0)
     assert {draw.fault(b"the same") for _ in range(50)} == {None, "500"}
 
 

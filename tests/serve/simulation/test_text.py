@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.providers.tokens import estimate_text
-from asyncgen.serve.engine import Call, Turn
+from asyncgen.serve.engine import ChatTurn, ModelCall
 from asyncgen.serve.simulation.values import Repetitions, cut, digest_of, made_up_text, prompt_tokens
 
 
 def test_text_depends_on_question_repetition_and_choice_only() -> None:
     texts = {
-        made_up_text(digest_of(Call(model=model, prompt=prompt)), repetition, choice)
+        made_up_text(digest_of(ModelCall(model=model, prompt=prompt)), repetition, choice)
         for model in "ab"
         for prompt in "cd"
         for repetition in (0, 1)
@@ -32,9 +32,9 @@ def test_text_is_one_sentence_that_says_what_it_is() -> None:
 
 def test_messages_and_seed_tell_questions_apart() -> None:
     calls = [
-        Call(model="m", messages=(Turn("user", "a"), Turn("user", "b"))),
-        Call(model="m", messages=(Turn("user", "ab"),)),
-        Call(model="m", messages=(Turn("user", "ab"),), sampling={"seed": 1}),
+        ModelCall(model="m", messages=(ChatTurn("user", "a"), ChatTurn("user", "b"))),
+        ModelCall(model="m", messages=(ChatTurn("user", "ab"),)),
+        ModelCall(model="m", messages=(ChatTurn("user", "ab"),), sampling={"seed": 1}),
     ]
     assert len({digest_of(call) for call in calls}) == 3
 
@@ -60,5 +60,5 @@ def test_repetitions_are_counted_for_the_most_recent_questions() -> None:
 
 
 def test_prompt_tokens_are_estimated_for_both_kinds() -> None:
-    assert prompt_tokens(Call(model="m", prompt="12345678")) == 2
-    assert prompt_tokens(Call(model="m", messages=(Turn("user", "12345678"),))) == 2 + 4 + 3
+    assert prompt_tokens(ModelCall(model="m", prompt="12345678")) == 2
+    assert prompt_tokens(ModelCall(model="m", messages=(ChatTurn("user", "12345678"),))) == 2 + 4 + 3

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.config import Decided, Hyperparameters, base_learning_rate
+from asyncgen.serve.training.config import Hyperparameters, ResolvedHyperparameters, base_learning_rate
 
 
 def test_what_the_job_says_is_kept() -> None:
     chosen = Hyperparameters(n_epochs=7, batch_size=31, learning_rate_multiplier=0.1).decided(162)
-    assert chosen == Decided(n_epochs=7, batch_size=31, learning_rate_multiplier=0.1)
+    assert chosen == ResolvedHyperparameters(n_epochs=7, batch_size=31, learning_rate_multiplier=0.1)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_what_the_job_says_is_kept() -> None:
     [(1, 10, 1), (10, 10, 1), (40, 8, 4), (99, 4, 8), (100, 3, 8), (162, 3, 8), (3000, 2, 8), (100_000, 1, 8)],
 )
 def test_few_samples_are_seen_more_often_and_in_smaller_batches(samples: int, epochs: int, batch: int) -> None:
-    decided = Decided(n_epochs=epochs, batch_size=batch, learning_rate_multiplier=1.0)
+    decided = ResolvedHyperparameters(n_epochs=epochs, batch_size=batch, learning_rate_multiplier=1.0)
     assert Hyperparameters().decided(samples) == decided
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.serve.training.lora import new_adapter
-from asyncgen.serve.training.model import Score, TunedPart
+from asyncgen.serve.training.model import PredictionScore, TunedPart
 from asyncgen.serve.training.packing import ROW_TOKENS, TokenSample, pack, share_out, shared_prefix
 
 from .tiny_models import TinyModel
@@ -109,8 +109,8 @@ def test_packed_samples_have_the_loss_and_gradient_of_single_ones(
     adapter.numbers[:] = 0.2 * rng.standard_normal(adapter.numbers.shape)
     part, embedding = TunedPart(weights, range(3), adapter), weights.tensor("token_embd.weight")
 
-    def measured(rows: list[tuple[list[TokenSample], int]]) -> tuple[Score, Any]:
-        gradient, score = adapter.zeros(), Score()
+    def measured(rows: list[tuple[list[TokenSample], int]]) -> tuple[PredictionScore, Any]:
+        gradient, score = adapter.zeros(), PredictionScore()
         for members, prefix in rows:
             row = pack(members, prefix)
             score += part.score_and_gradient(embedding[row.tokens], row, gradient)

@@ -14,12 +14,12 @@ import pytest
 
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.messages import (
-    End,
-    Failed,
-    Start,
-    Step,
     TrainedCheckpoint,
+    TrainingEnded,
+    TrainingFailed,
     TrainingProgress,
+    TrainingStarted,
+    TrainingStep,
     decode_message,
 )
 
@@ -80,7 +80,7 @@ def endless(config: Callable[..., Path]) -> Iterator[subprocess.Popen[bytes]]:
         [*COMMAND, str(config(n_epochs=1_000_000))], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    while not isinstance(decode_message(process.stdout.readline()), Step):
+    while not isinstance(decode_message(process.stdout.readline()), TrainingStep):
         pass
     yield process
     process.kill()
@@ -94,8 +94,19 @@ def test_a_training_tells_its_course_in_order(config: Callable[..., Path], tmp_p
     code, messages, errors = run(config())
     assert (code, errors) == (0, "")
     kinds = [type(message) for message in messages if not isinstance(message, TrainingProgress)]
-    assert kinds == [Start, Step, Step, Step, TrainedCheckpoint, Step, Step, Step, TrainedCheckpoint, End]
-    assert messages[0] == Start(
+    assert kinds == [
+        TrainingStarted,
+        TrainingStep,
+        TrainingStep,
+        TrainingStep,
+        TrainedCheckpoint,
+        TrainingStep,
+        TrainingStep,
+        TrainingStep,
+        TrainedCheckpoint,
+        TrainingEnded,
+    ]
+    assert messages[0] == TrainingStarted(
         total_steps=6,
         n_epochs=2,
         batch_size=4,
@@ -103,7 +114,7 @@ def test_a_training_tells_its_course_in_order(config: Callable[..., Path], tmp_p
         train_samples=12,
         validation_samples=3,
     )
-    steps = [message for message in messages if isinstance(message, Step)]
+    steps = [message for message in messages if isinstance(message, TrainingStep)]
     assert [(step.step, step.epoch) for step in steps] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
     assert [step.trained_tokens for step in steps] == [40, 80, 120, 160, 200, 240]
     assert messages[-1].trained_tokens == 240
@@ -182,7 +193,7 @@ def test_what_can_go_wrong_is_the_last_line_and_exit_code_1(
 ) -> None:
     returned, messages, _ = run(config(**fields))
     assert returned == 1
-    assert isinstance(messages[-1], Failed)
+    assert isinstance(messages[-1], TrainingFailed)
     assert (messages[-1].code, messages[-1].param) == (code, param)
     assert words in messages[-1].message
 
@@ -198,7 +209,7 @@ def test_a_model_that_cannot_be_tuned_is_refused_with_the_reason(config: Callabl
     TinyModel(metadata={"general.architecture": "gemma3"}).write(tmp_path / "tiny.gguf")
     _, messages, _ = run(path)
     assert messages == [
-        Failed(
+        TrainingFailed(
             code="unsupported_model",
             message="this model can be served, but not tuned: "
             "its architecture is 'gemma3'; the trainer knows llama, qwen2, qwen3",

@@ -16,7 +16,7 @@ from asyncgen.serve.training.config import Config
 from asyncgen.serve.training.gguf import Gguf, read_gguf
 from asyncgen.serve.training.layers import Weights, rms_norm
 from asyncgen.serve.training.lora import Adapter, new_adapter
-from asyncgen.serve.training.messages import Step, TrainedCheckpoint
+from asyncgen.serve.training.messages import TrainedCheckpoint, TrainingStep
 from asyncgen.serve.training.model import Rotations
 from asyncgen.serve.training.packing import pack
 from asyncgen.serve.training.train import train
@@ -63,7 +63,7 @@ def test_three_steps_lower_the_loss_and_llama_cpp_answers_as_we_do(
         layers=4,
     )
     train(config, messages.append, time.monotonic)
-    first = next(message for message in messages if isinstance(message, Step))
+    first = next(message for message in messages if isinstance(message, TrainingStep))
     last = [message for message in messages if isinstance(message, TrainedCheckpoint)][-1]
     assert first.train_loss < 6
     assert last.full_valid_loss is not None

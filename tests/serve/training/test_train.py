@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.config import Config, TrainingError
-from asyncgen.serve.training.messages import End, Start, Step, TrainedCheckpoint, TrainingProgress
+from asyncgen.serve.training.messages import (
+    TrainedCheckpoint,
+    TrainingEnded,
+    TrainingProgress,
+    TrainingStarted,
+    TrainingStep,
+)
 from asyncgen.serve.training.train import train
 
 from .tiny_models import TinyModel
@@ -76,7 +82,7 @@ def test_what_is_seen_often_enough_is_learnt_by_heart(architecture: str, trainin
     model = TinyModel(architecture=architecture)
     samples = list(zip(FACTS, FACT_TARGETS, strict=True))
     messages = training(samples, samples, model, n_epochs=60, batch_size=3, learning_rate_multiplier=0.5, rank=8)
-    first, last = of(Step, messages)[0], of(TrainedCheckpoint, messages)[-1]
+    first, last = of(TrainingStep, messages)[0], of(TrainedCheckpoint, messages)[-1]
     assert first.train_loss > 4
     assert last.full_valid_loss < 0.3
     assert last.full_valid_mean_token_accuracy == 1
@@ -98,7 +104,7 @@ def test_only_targets_are_learnt(training: Training) -> None:
     pairs = [(FACTS[0], [0, 0, 0, 1, 0, 0])]
     whole = [(FACTS[0], FACT_TARGETS[0])]
     messages = training(pairs, whole, n_epochs=40, learning_rate_multiplier=0.5)
-    assert of(Step, messages)[-1].train_loss < 0.3
+    assert of(TrainingStep, messages)[-1].train_loss < 0.3
     assert of(TrainedCheckpoint, messages)[-1].full_valid_loss > 2
     assert of(TrainedCheckpoint, messages)[-1].full_valid_mean_token_accuracy == pytest.approx(1 / 3)
 
@@ -116,48 +122,50 @@ def test_the_number_of_threads_changes_nothing_but_rounding(training: Training) 
     losses = []
     for threads in (1, 2, 3):
         messages = training(random_samples(9), random_samples(4, seed=1), threads=threads)
-        losses.append([step.train_loss for step in of(Step, messages)])
+        losses.append([step.train_loss for step in of(TrainingStep, messages)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
 
 
 def test_tuning_more_layers_than_there_are_tunes_them_all(training: Training) -> None:
-    first, second = (of(Step, training(random_samples(6), layers=layers)) for layers in (3, 99))
+    first, second = (of(TrainingStep, training(random_samples(6), layers=layers)) for layers in (3, 99))
     assert [step.train_loss for step in first] == [step.train_loss for step in second]
 
 
 def test_the_first_loss_is_the_base_models(training: Training) -> None:
     """However many layers are tuned: a new adapter changes nothing."""
-    losses = [of(Step, training(random_samples(4), batch_size=4, layers=layers))[0].train_loss for layers in (1, 3)]
+    losses = [
+        of(TrainingStep, training(random_samples(4), batch_size=4, layers=layers))[0].train_loss for layers in (1, 3)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_batches_are_nearly_equal_in_size(training: Training) -> None:
     messages = training(random_samples(10), batch_size=4, n_epochs=1)
-    tokens = [step.trained_tokens for step in of(Step, messages)]
+    tokens = [step.trained_tokens for step in of(TrainingStep, messages)]
     assert tokens == [32, 56, 80]  # 4, 3 and 3 samples of 8 tokens
 
 
 def test_every_epoch_has_each_sample_once_in_an_order_of_its_own(training: Training) -> None:
     samples = [([1, 2, 3, number], [0, 0, 0, 1]) for number in range(6)]
     messages = training(samples, batch_size=1, n_epochs=2, learning_rate_multiplier=1e-9)
-    losses = [round(step.train_loss, 4) for step in of(Step, messages)]
+    losses = [round(step.train_loss, 4) for step in of(TrainingStep, messages)]
     assert sorted(losses[:6]) == sorted(losses[6:])
     assert losses[:6] != losses[6:]
 
 
 def test_the_whole_validation_file_is_measured_after_each_epoch_and_a_part_between(training: Training) -> None:
     messages = training(random_samples(8), random_samples(20, seed=1), batch_size=1, n_epochs=2)
-    measured = [step for step in of(Step, messages) if step.valid_loss is not None]
+    measured = [step for step in of(TrainingStep, messages) if step.valid_loss is not None]
     assert len(measured) == 16  # fewer than 20 steps: at each
     assert all(checkpoint.full_valid_loss is not None for checkpoint in of(TrainedCheckpoint, messages))
     messages = training(random_samples(50), random_samples(20, seed=1), batch_size=1, n_epochs=1)
-    assert [step.step for step in of(Step, messages) if step.valid_loss is not None] == list(range(5, 51, 5))
+    assert [step.step for step in of(TrainingStep, messages) if step.valid_loss is not None] == list(range(5, 51, 5))
 
 
 def test_without_a_validation_file_nothing_is_measured(training: Training) -> None:
     messages = training(random_samples(4))
-    assert all(step.valid_loss is None for step in of(Step, messages))
+    assert all(step.valid_loss is None for step in of(TrainingStep, messages))
     assert all(checkpoint.full_valid_loss is None for checkpoint in of(TrainedCheckpoint, messages))
 
 
@@ -165,7 +173,7 @@ def test_a_checkpoints_training_loss_is_the_epochs_mean_over_targets(training: T
     samples = [([1, 2, 3, 4], [0, 0, 0, 1]), ([1, 2, 3, 5, 6, 7], [0, 0, 0, 1, 1, 1])]
     messages = training(samples, batch_size=1, n_epochs=1)
     counts = {4: 1, 6: 3}  # targets, by the sample's tokens
-    steps, seen, total = of(Step, messages), 0, 0.0
+    steps, seen, total = of(TrainingStep, messages), 0, 0.0
     for step in steps:
         total += step.train_loss * counts[step.trained_tokens - seen]
         seen = step.trained_tokens
@@ -176,9 +184,9 @@ def test_long_samples_are_cut_and_the_idle_ones_told_of(training: Training) -> N
     long = ([3] * 1500, [0] + [1] * 1499)
     idle = ([1, 2, 3], [0, 0, 0])
     messages = training([long, idle, *random_samples(3)], n_epochs=1, batch_size=2)
-    start = of(Start, messages)[0]
+    start = of(TrainingStarted, messages)[0]
     assert (start.train_samples, start.cut_samples) == (4, 1)
-    assert of(End, messages)[0].trained_tokens == 1024 + 3 * 8
+    assert of(TrainingEnded, messages)[0].trained_tokens == 1024 + 3 * 8
     assert "1 sample has nothing to learn and will not be used" in [
         message.message for message in of(TrainingProgress, messages)
     ]
@@ -192,18 +200,18 @@ def test_samples_without_anything_to_learn_are_no_training(training: Training) -
 
 def test_an_empty_validation_file_is_as_none(training: Training) -> None:
     messages = training(random_samples(3), [([1, 2], [0, 0])])
-    assert of(Start, messages)[0].validation_samples == 0
+    assert of(TrainingStarted, messages)[0].validation_samples == 0
     assert of(TrainedCheckpoint, messages)[0].full_valid_loss is None
 
 
 def test_progress_of_the_frozen_layers_is_told_before_the_first_step(training: Training) -> None:
     messages = training(random_samples(4), layers=1)
     kinds = [type(message) for message in messages]
-    assert kinds.index(TrainingProgress) < kinds.index(Step)
+    assert kinds.index(TrainingProgress) < kinds.index(TrainingStep)
     assert "frozen layers: 100 %" in of(TrainingProgress, messages)[-1].message
 
 
 def test_seconds_are_counted_from_the_beginning(training: Training) -> None:
     messages = training(random_samples(4))
-    seconds = [step.elapsed_s for step in of(Step, messages)] + [of(End, messages)[0].elapsed_s]
+    seconds = [step.elapsed_s for step in of(TrainingStep, messages)] + [of(TrainingEnded, messages)[0].elapsed_s]
     assert seconds == [1, 2, 3, 4, 5]
