@@ -51,7 +51,7 @@ from asyncgen.generate.pool.retry import RowInWork
 from asyncgen.generate.pool.settle import RecordMaker
 from asyncgen.generate.session import generate_rows
 from asyncgen.job.of_run import open_named_job
-from asyncgen.providers.choose import Where
+from asyncgen.providers.choose import EndpointFlags
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import Usage, encode_line
@@ -264,7 +264,7 @@ def driver_alone(count: int, workers: int) -> dict[str, float]:
     engine = DriverOnly(workers)
     with tempfile.TemporaryDirectory() as name:
         job = write_job(Path(name, "job.toml"), count)
-        where = Where(base_url="http://127.0.0.1:9/v1", provider="openai")
+        where = EndpointFlags(base_url="http://127.0.0.1:9/v1", provider="openai")
         options = GenerateOptions(where=where, out=Path(name, "run"))
         done = uvloop.run(generate_rows(job, options, LibraryObserver(yes=True), engine=engine))
         if done.progress.settled != count:
