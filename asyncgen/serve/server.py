@@ -265,8 +265,8 @@ def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
     return LlamaSettings(
         model=model,
         slots=settings.slots,
-        threads=settings.threads or (_processors() if THREADS_SLEEP else _idle_processors()),
-        training_threads=settings.threads or _processors(),
+        threads=settings.threads or (processors() if THREADS_SLEEP else _idle_processors()),
+        training_threads=settings.threads or processors(),
         lora_rank=settings.lora_rank,
         lora_layers=settings.lora_layers,
     )
@@ -274,12 +274,20 @@ def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
 
 def _idle_processors() -> int:
     """Those that were not in use over the last minute; at least one."""
-    return max(1, min(_processors(), round(_processors() - os.getloadavg()[0])))
+    return max(1, min(processors(), round(processors() - os.getloadavg()[0])))
 
 
-def _processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Those that this process may use; at least one.
+
+    Args:
+        limit: a container's, as cgroups v2 have it: microseconds of work, or "max", in a period of so many.
+    """
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        work, period = limit.read_text(encoding="ascii").split()
+        usable = min(usable, int(work) // int(period))  # no number: no limit
+    return max(1, usable)
 
 
 def _admission(simulation: SimulationSettings | None) -> Callable[[ModelCall], dict[str, str]]:

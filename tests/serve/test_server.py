@@ -13,7 +13,7 @@ import pytest
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
 from asyncgen.providers.local_server import default_data_folder, server_info
 from asyncgen.serve.data_folder import open_data_folder
-from asyncgen.serve.server import ServeSettings, serve
+from asyncgen.serve.server import ServeSettings, processors, serve
 from asyncgen.serve.simulation.engine import SimulationSettings
 
 if TYPE_CHECKING:
@@ -147,3 +147,22 @@ def test_idle_server_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attach.AttachedClients.__init__, "__kwdefaults__", {"grace_s": 0.0, "linger_s": 0.0})
     asyncio.run(serve(settings(until_idle=True), stop=asyncio.Event(), say=lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("max 100000\n", None),
+        ("150000 100000\n", 1),
+        ("50000 100000\n", 1),
+        ("100000000 100000\n", None),
+        ("", None),
+        ("nonsense here\n", None),
+    ],
+)
+def test_processors_are_those_that_a_container_may_use(tmp_path: Path, text: str, most: int | None) -> None:
+    limit = tmp_path / "cpu.max"
+    unlimited = processors(limit)
+    assert unlimited >= 1
+    limit.write_text(text, encoding="ascii")
+    assert processors(limit) == (most or unlimited)
