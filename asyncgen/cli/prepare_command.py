@@ -116,10 +116,11 @@ def _token_lines(tokens: Histogram, label: str) -> Iterator[str]:
 
 
 def _cost_lines(costs: Sequence[TrainingCost]) -> Iterator[str]:
-    for place, cost in enumerate(costs[:_PRICES_SHOWN]):
-        label = "training" if not place else "elsewhere"
+    for cost in costs[:_PRICES_SHOWN]:
+        label = "training" if cost.chosen else "elsewhere"
+        model = cost.model or "a model of yours"
         yield (
-            f"{label}: {cost.provider}, {cost.model}: {cost.epochs} epochs, {cost.billed_tokens:,} billed tokens, "
+            f"{label}: {cost.provider}, {model}: {cost.epochs} epochs, {cost.billed_tokens:,} billed tokens, "
             + _price(cost)
         )
 

@@ -129,6 +129,13 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
     directory, job = work.directory, work.job
     folder = Path(work.run.state.job.folder)
     scores = ScoreTable(job.dataset.scores, folder) if job.dataset.scores is not None else None
+    if scores is not None and scores.simulated and not simulated:
+        raise UsageError(
+            f"a simulation made up {scores.simulated:,} of the scores that choose the samples",
+            help_text="let a real model judge (asyncgen generate on the judge's job file), or add --simulated, if this "
+            "is a rehearsal",
+            code="simulated",
+        )
     with ExitStack() as stack:
         with replacing(directory.rejected) as rejected:
             draft = stack.enter_context(

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 class ScoreTable:
     """The score of each judged record; of several judgements their mean.
 
+    Attributes:
+        simulated: number of scores that a simulation made up.
+
     Args:
         settings: the job's `[dataset] scores`.
         folder: where its path starts.
@@ -42,7 +45,8 @@ class ScoreTable:
 
     def __init__(self, settings: ScoreSettings, folder: Path) -> None:
         judge = find_run(folder / settings.run, root=folder)
-        found = sorted(_judgements(judge, settings.field, job_of_run(judge).grid.answers))
+        self.simulated = 0
+        found = sorted(self._judgements(judge, settings.field, job_of_run(judge).grid.answers))
         if not found:
             raise UsageError(
                 f"no answer of {judge.path} scores a record of this run",
@@ -65,15 +69,16 @@ class ScoreTable:
         place = bisect_left(self._keys, number)
         return self._scores[place] if place < len(self._keys) and self._keys[place] == number else None
 
-
-def _judgements(judge: RunDirectory, field: str, answers: AnswerReader) -> Iterator[tuple[int, float]]:
-    for record in rows_in(judge.record_files(), decode_record):
-        source = record.variables.get(SOURCE, "")
-        for item in answers.read(record.completion).items:
-            try:
-                yield _number(source), float(item.fields[field])
-            except (KeyError, ValueError):  # no such field, no number, or no key
-                continue
+    def _judgements(self, judge: RunDirectory, field: str, answers: AnswerReader) -> Iterator[tuple[int, float]]:
+        for record in rows_in(judge.record_files(), decode_record):
+            source = record.variables.get(SOURCE, "")
+            for item in answers.read(record.completion).items:
+                try:
+                    score = _number(source), float(item.fields[field])
+                except (KeyError, ValueError):  # no such field, no number, or no key
+                    continue
+                self.simulated += bool(record.simulated)
+                yield score
 
 
 def _number(key: str) -> int:

@@ -123,6 +123,8 @@ class TrainingCost:
     """Training at one provider.
 
     Attributes:
+        chosen: whether it is the job's own provider.
+        model: None where the job names none, and the provider has no default.
         epochs: times that it goes over the samples.
         billed_tokens: of all epochs.
         cut_samples: how many are longer than the provider takes, and are cut.
@@ -131,7 +133,8 @@ class TrainingCost:
     """
 
     provider: str
-    model: str
+    chosen: bool
+    model: str | None
     epochs: int
     billed_tokens: int
     cut_samples: int
@@ -152,29 +155,34 @@ def training_costs(
         prices: all prices.
 
     Returns:
-        The costs, that of the chosen provider first.
+        The costs, that of the chosen provider first, where it tunes.
     """
     others = [profile for profile in PROFILES.values() if profile.name != chosen.name]
-    costs = [_cost(tokens, chosen, model, hyperparameters, prices)]
-    costs += [_cost(tokens, profile, None, hyperparameters, prices) for profile in others]
-    return [cost for place, cost in enumerate(costs) if cost is not None and (not place or cost.usd is not None)]
+    costs = [_cost(tokens, chosen, model, hyperparameters, prices, chosen=True)]
+    costs += [_cost(tokens, profile, None, hyperparameters, prices, chosen=False) for profile in others]
+    return [cost for cost in costs if cost is not None and (cost.chosen or cost.usd is not None)]
 
 
 def _cost(
-    tokens: Histogram, profile: Profile, model: str | None, hyperparameters: Mapping[str, Any], prices: PriceList
+    tokens: Histogram,
+    profile: Profile,
+    model: str | None,
+    hyperparameters: Mapping[str, Any],
+    prices: PriceList,
+    *,
+    chosen: bool,
 ) -> TrainingCost | None:
     finetuning = profile.finetuning
     if finetuning is None:
         return None
     model = model or finetuning.default_model
-    if model is None:
-        return None
     limit = finetuning.max_sample_tokens
     epochs = epochs_of(tokens.counts.total(), hyperparameters, finetuning)
     billed = tokens.clipped_total(limit) * epochs
-    price = None if finetuning.free else prices.training(profile.name, model)
+    price = None if finetuning.free or model is None else prices.training(profile.name, model)
     return TrainingCost(
         provider=profile.name,
+        chosen=chosen,
         model=model,
         epochs=epochs,
         billed_tokens=billed,

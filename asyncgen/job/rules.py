@@ -153,7 +153,7 @@ _MOST_REPEATS = 1_000_000
 _OURS = {
     "model": "name it in generate.model",
     "messages": "they are made from [prompt]",
-    "stream": "answers are taken whole",
+    "stream": "answers are taken whole; leave it out, or set it to false",
     "stream_options": "answers are taken whole",
     "n": "ask for more answers with generate.repeats",
 }
@@ -456,8 +456,8 @@ def _providers(job: Job, providers: Collection[str]) -> Iterator[Problem]:
 
 
 def _parameters(job: Job) -> Iterator[Problem]:
-    for name in job.generate.parameters:
-        if name in _OURS:
+    for name, value in job.generate.parameters.items():
+        if name in _OURS and not (name == "stream" and value is False):  # which is what is sent without it
             yield Problem(f"generate.parameters.{name}", f"not a parameter of the job: {_OURS[name]}")
     if job.generate.max_tokens is not None:
         for name in ("max_tokens", "max_completion_tokens"):

@@ -51,7 +51,8 @@ class RunRows:
     Attributes:
         columns: its variables, `source`, `prompt`, `answer`, and the fields of the first answers.
         variables: those that are the run's own variables.
-        left_out: reason to number of records that give no row; known once the table is made.
+        left_out: reason to number of records that give no row; known once the table is made, like `simulated`.
+        simulated: number of rows that a simulation made up.
 
     Raises:
         TableError: a line is damaged, or no row is settled yet.
@@ -65,6 +66,7 @@ class RunRows:
         self._answers = answers
         self._is_stale = is_stale
         self.left_out: Counter[str] = Counter()
+        self.simulated = 0
         first = list(islice(self.found(), _LOOKED_AT))
         if not first:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
@@ -116,12 +118,13 @@ class _RunTable:
         self._needed = frozenset(needed)
         self._offsets, self._items = array("Q"), array("Q")
         digest = blake2b(digest_size=16)
-        incomplete = 0
+        incomplete = run.simulated = 0
         for found in run.found():
             for number, item in enumerate(found.items):
                 if (row := self._row(found.record, item)) is None:
                     incomplete += 1
                     continue
+                run.simulated += bool(found.record.simulated)
                 self._offsets.append(found.offset)
                 self._items.append(number)
                 digest.update("\0".join(row).encode())

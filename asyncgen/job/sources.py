@@ -293,6 +293,9 @@ class Sources:
         if isinstance(source.file, RunRows):
             for reason, count in source.file.left_out.items():
                 self.remarks[f"{source.key}: {count:,} records of {source.name} are no rows: they {reason}"] = None
+            if made_up := source.file.simulated:
+                words = f"{made_up:,} rows of {source.name} were made up by a simulation: this is a rehearsal"
+                self.remarks[f"{source.key}: {words}"] = None
         elif "" in source.columns:
             self.remarks[f"{source.key}: a column of {source.name} has no name and is left out"] = None
         elif not columns:

@@ -324,6 +324,16 @@ def test_the_judges_scores_decide_and_the_best_of_each_combination_are_kept(make
     assert prepared.rejected == {"score": 36 - len(kept)}
 
 
+def test_scores_that_a_simulation_made_up_choose_no_samples_unless_told(make_run: MakeRun) -> None:
+    made = make_run('[dataset]\nscores = { run = "judge", field = "score", best = 1 }\n').fill()
+    made_up = {"completion": '{"score": 4}', "simulated": True}
+    make_run(job=JUDGE, name="judge").fill(lambda record: msgspec.structs.replace(record, **made_up))
+    with pytest.raises(UsageError, match="36 of the scores") as refused:
+        prepare(made)
+    assert refused.value.code == "simulated"
+    assert prepare(made, simulated=True).files[0].samples == 12
+
+
 def test_a_simulations_answers_are_refused_unless_told(make_run: MakeRun) -> None:
     made = make_run().fill(lambda record: msgspec.structs.replace(record, simulated=record.index == 3))
     with pytest.raises(UsageError, match="simulation"):

@@ -38,6 +38,12 @@ def test_the_chosen_provider_comes_first_and_others_only_with_a_known_price() ->
     assert others["openai"] == pytest.approx((1.5, 1.5))
 
 
+def test_another_provider_never_stands_for_the_chosen_one() -> None:
+    costs = training_costs(histogram(*[10] * 20), PROFILES["custom"], None, {}, PriceList())
+    assert [(cost.provider, cost.model) for cost in costs if cost.chosen] == [("custom", None)]
+    assert not any(cost.chosen for cost in training_costs(histogram(10), PROFILES["openrouter"], None, {}, PriceList()))
+
+
 def test_a_model_without_a_known_price_has_tokens_only() -> None:
     [cost, *_] = training_costs(histogram(*[10] * 20), PROFILES["custom"], "my-model", {}, PriceList())
     assert (cost.model, cost.usd) == ("my-model", None)

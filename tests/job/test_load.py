@@ -266,6 +266,14 @@ def test_values_that_cannot_be_are_refused_in_our_words_with_their_line(opened: 
     assert words in problems(opened, text)[0]
 
 
+def test_streaming_can_be_switched_off_by_name_and_not_on(opened: Open) -> None:
+    made = opened(GOOD + "[generate.parameters]\nstream = false\n")
+    assert made.job.generate.parameters == {"stream": False}
+    [problem] = problems(opened, GOOD + "[generate.parameters]\nstream = true\n")
+    assert "7: generate.parameters.stream" in problem
+    assert "taken whole" in problem
+
+
 def test_a_byte_order_mark_changes_nothing(opened: Open) -> None:
     plain, marked = opened(GOOD), opened("\ufeff" + GOOD)
     assert plain.grid.fingerprint == marked.grid.fingerprint

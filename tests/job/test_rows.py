@@ -135,6 +135,16 @@ def test_answers_that_fail_their_checks_are_no_rows_and_told(runs: Runs) -> None
     assert answers.remarks == ("rows.run: 1 records of runs/questions are no rows: they failed their checks",)
 
 
+def test_rows_that_a_simulation_made_up_are_told(runs: Runs) -> None:
+    runs.settle(runs.job("questions", QUESTIONS), lambda request: f"Why {request.values[0]}?")
+    path = runs.folder / "runs" / "questions" / "records.jsonl"
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    path.write_bytes(b"".join(orjson.dumps(line | {"simulated": True}) + b"\n" for line in lines))
+    text = ANSWERS.replace('sample = "{question}"', 'sample = "{prompt}"').replace("{question}", "{answer}")
+    [remark] = runs.job("answers", text).remarks
+    assert f"{len(lines)} rows of runs/questions were made up by a simulation" in remark
+
+
 def test_rows_that_the_source_no_longer_asks_for_are_left_out(runs: Runs) -> None:
     runs.settle(runs.job("questions", QUESTIONS), lambda request: f"Why {request.values[0]}?")
     changed = runs.job("questions", QUESTIONS.replace('["tides", "winds"]', '["tides"]'))
