@@ -156,11 +156,16 @@ def test_every_epoch_has_each_sample_once_in_an_order_of_its_own(training: Train
 
 def test_the_whole_validation_file_is_measured_after_each_epoch_and_a_part_between(training: Training) -> None:
     messages = training(random_samples(8), random_samples(20, seed=1), batch_size=1, n_epochs=2)
-    measured = [step for step in of(TrainingStep, messages) if step.valid_loss is not None]
-    assert len(measured) == 16  # fewer than 20 steps: at each
+
+    def measured() -> list[int]:
+        return [step.step for step in of(TrainingStep, messages) if step.valid_loss is not None]
+
+    assert measured() == [3, 6, 9, 12, 15]
     assert all(checkpoint.full_valid_loss is not None for checkpoint in of(TrainedCheckpoint, messages))
     messages = training(random_samples(50), random_samples(20, seed=1), batch_size=1, n_epochs=1)
-    assert [step.step for step in of(TrainingStep, messages) if step.valid_loss is not None] == list(range(5, 51, 5))
+    assert measured() == [10, 20, 30, 40, 50]
+    messages = training(random_samples(9), random_samples(20, seed=1), batch_size=1, n_epochs=1)
+    assert measured() == list(range(1, 10)), "fewer than ten steps: at each"
 
 
 def test_without_a_validation_file_nothing_is_measured(training: Training) -> None:
