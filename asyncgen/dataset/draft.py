@@ -1,7 +1,7 @@
 """The first pass over a run's records: every sample goes to a draft file, before its side of the split is known.
 
 The draft is a temporary file of training lines in record order. Conflicts between samples (a prompt on both sides,
-near-duplicates) are found afterwards from about 55 bytes a sample. Records that give no sample go to a file of their
+near-duplicates) are found afterwards from about 90 bytes a sample. Records that give no sample go to a file of their
 own with the reason. Selection and format are left to `samples`, the split to `split`.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar
+from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches, similar
 from asyncgen.dataset.samples import (
     CHECK,
     COMPLETION,
@@ -28,9 +28,7 @@ from asyncgen.dataset.samples import (
     SampleMaker,
     Selection,
     begins_with_thoughts,
-    pair_texts,
     preference_line,
-    texts,
     training_line,
 )
 from asyncgen.dataset.split import NO_PAIR, TRAIN, Pairing, SampleSides, SideCounts
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
     from asyncgen.run.records import Record
     from asyncgen.run.reviews import Reviews
 
-_BATCH = 2000  # samples whose tokens are counted at a time
+_BATCH = 2000  # samples that are written, and whose tokens are counted, at a time
 _LEARNT_FROM = 2000  # records from which the tokens per text are learnt
 _ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
 _RECORD_BYTES = 200  # hardly a record is smaller: gives an upper bound on their number
@@ -148,6 +146,7 @@ class Draft:
         self._pairing = Pairing(job.dataset) if job.dataset.format == PREFERENCE else None
         self.values = SideCounts()
         self._job = job
+        self._splits = job.dataset.splits
         self._grid = grid
         self._path = path
         self._rows = RowFile([path], decode_record)
@@ -155,7 +154,9 @@ class Draft:
         self._rejected = rejected
         self._numbers = array("Q")
         self._prompts = AnswersByPrompt()
-        self._uncounted: list[list[str]] = []
+        self._sketches = Sketches()
+        self._lines: list[bytes] = []  # not yet written, and their texts
+        self._texts: list[list[str]] = []
         self._maker = SampleMaker(job, grid)
 
     @property
@@ -170,9 +171,11 @@ class Draft:
             own = selection.own(record)
             samples, reason = selection.judge(own) if own is not None else ([], STALE)
             record = own or record  # noqa: PLW2901 - the same record, as the job has it
-            score = self._score(record)
-            if reason is None and self._scores is not None and score is None:
-                samples, reason = [], SCORE
+            score = None
+            if self._scores is not None:
+                score = self._score(record, self._scores)
+                if reason is None and score is None:
+                    samples, reason = [], SCORE
             if self._pairing is not None:
                 if not self._pairing.add(record, reason, place):
                     self._reject(record, reason or NO_PAIR)
@@ -185,12 +188,12 @@ class Draft:
                 self._add(record, sample, place << _ITEM_BITS | item)
         if self._pairing is not None:
             self._add_pairs(self._pairing)
-        self._count_tokens()
+        self._flush()
 
-    def _score(self, record: Record) -> float | None:
+    def _score(self, record: Record, scores: ScoreTable) -> float | None:
         """The judge's score of a record; None where it has none, or one too low."""
         wanted = self._job.dataset.scores
-        score = self._scores.of(record.key) if self._scores is not None else None
+        score = scores.of(record.key)
         if score is None or wanted is None or (wanted.at_least is not None and score < wanted.at_least):
             return None
         return score
@@ -243,22 +246,14 @@ class Draft:
             self._reject(worse, NO_PAIR)
             return
         self.simulated += better.simulated or worse.simulated
-        self._prompts.add(chosen.prompt, len(self._numbers))
-        self._numbers.append(place << _ITEM_BITS)
-        code = self.sides.add(better.variables)
-        if settings.splits:
-            self.values.add(better.variables, validates=code != TRAIN)
-        self._file.write(preference_line(settings, chosen, rejected))
-        self._uncounted.append(pair_texts(settings, chosen, rejected))
-        if len(self._uncounted) == _BATCH:
-            self._count_tokens()
+        self._note(better, chosen, place << _ITEM_BITS, *preference_line(settings, chosen, rejected))
 
     def finish(self, *, drop_near_duplicates: bool) -> None:
         """Find near-duplicates, and bring every prompt to one side."""
         with self._rows.fetcher() as lines:
             self._keep_best(lines)
             for numbers in self._prompts.groups():
-                for found in similar(numbers, lambda number: self._answer(lines, number)):
+                for found in similar(self._sketches.candidates(numbers), lambda number: self._answer(lines, number)):
                     self.near_duplicates += 1
                     if drop_near_duplicates:
                         self.sides.drop(found.number)
@@ -276,15 +271,7 @@ class Draft:
 
     def _add(self, record: Record, sample: Sample, number: int) -> None:
         settings = self._job.dataset
-        self._prompts.add(sample.prompt, len(self._numbers))
-        self._numbers.append(number)
-        code = self.sides.add(record.variables)
-        if settings.splits:
-            self.values.add(record.variables, validates=code != TRAIN)
-        self._file.write(training_line(settings, sample))
-        self._uncounted.append(texts(settings, sample))
-        if len(self._uncounted) == _BATCH:
-            self._count_tokens()
+        self._note(record, sample, number, *training_line(settings, sample))
         if self._grid.answers.reads_json and not number % (1 << _ITEM_BITS):  # the first item of its answer
             self.fenced += is_fenced(record.completion)
         self.thoughts += begins_with_thoughts(sample.answer)
@@ -292,9 +279,24 @@ class Draft:
             self.separators += bool(settings.separator) and settings.separator in sample.prompt
             self.endings += bool(settings.ending) and settings.ending in sample.answer
 
-    def _count_tokens(self) -> None:
-        self.tokens.extend(self.counter.samples(self._uncounted, chat=self._job.dataset.format != COMPLETION))
-        self._uncounted.clear()
+    def _note(self, record: Record, sample: Sample, number: int, line: bytes, texts: list[str]) -> None:
+        """Note a sample: its line and its place, prompt, words and side."""
+        self._prompts.add(sample.prompt, len(self._numbers))
+        self._sketches.add(sample.answer)
+        self._numbers.append(number)
+        code = self.sides.add(record.variables)
+        if self._splits:
+            self.values.add(record.variables, validates=code != TRAIN)
+        self._lines.append(line)
+        self._texts.append(texts)
+        if len(self._lines) == _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write(b"".join(self._lines))
+        self.tokens.extend(self.counter.samples(self._texts, chat=self._job.dataset.format != COMPLETION))
+        self._lines.clear()
+        self._texts.clear()
 
     def _reject(self, record: Record, reason: str) -> None:
         self.rejected[reason] += 1

@@ -1,7 +1,8 @@
 """Find near-duplicate answers to the same prompt: answers that differ in a word or two.
 
-Texts are fetched again by number, so that a file of any size can be searched with 16 bytes of memory an answer, and
-some 100 MB for the group that is compared.
+Texts are fetched again by number, so that a file of any size can be searched with 50 bytes of memory an answer, and
+some 100 MB for the group that is compared. Most texts need not be fetched: a sketch of each tells that it is nearly
+none of the others.
 
 Two answers are near-duplicates if the Jaccard similarity of their word bigrams (shared bigrams over all bigrams, letter
 case and punctuation ignored) is at least `THRESHOLD`. In a text of thirty words one word may differ, or two neighbours.
@@ -17,7 +18,9 @@ import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from functools import reduce
+from itertools import combinations, groupby, pairwise
+from operator import or_
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ _MOST_MEMBERS = 1_000_000  # of all sets that are compared at a time: some 100 M
 _SHARED_FIRST = 3  # number of first members that two sets must share to be compared
 _MOST_POSTINGS = 500  # a member that is among the rarest of more answers than this is ignored
 _BUCKETS = 64  # sorted one at a time, to bound memory
+_SKETCH_BYTES = 32
+_MOST_SKETCHED = 160  # words, beyond which so few bits tell nothing
+_MOST_COMPARED = 64  # texts whose sketches are compared, each with each
+_MOST_WORDS_KEPT = 100_000
 
 # ASCII text is cut into words by bytes, which is faster: all but letters and digits become blanks.
 _LOWERED = bytes(byte if bytes([byte]).isalnum() else ord(" ") for byte in bytes(range(256)).lower())
@@ -103,14 +110,57 @@ class AnswersByPrompt:
             for _, group in groupby(order, key=prompts.__getitem__):
                 yield [numbers[place] for place in group]
 
-    def find(self, text: Callable[[int], str]) -> Iterator[NearDuplicate]:
-        """Every answer that is nearly an earlier one to the same prompt; see `similar`.
 
-        Args:
-            text: fetches an answer by its number.
-        """
-        for group in self.groups():
-            yield from similar(group, text)
+class Sketches:
+    """The words of texts in 256 bits each, which tell of most pairs, without the texts, that they are not alike.
+
+    A word that only one text of a pair has begins a pair of words that only this text has, unless it is the last one.
+    So with `k` words that one of the two alone has, at least `k - 2` of the members of both sets are not shared, and
+    of similar sets at most a third as many are not shared as the smaller one has members. Each word sets one bit, so
+    that words that both have set the same ones: there are at least as many words that one alone has as there are bits
+    that differ.
+    """
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self._most = array("H")  # bits that may differ from those of a similar text; 0 for a text without a sketch
+        self._bit_of = _Bits()
+
+    def add(self, text: str) -> None:
+        """Note the next text; the first one has the number 0."""
+        words = words_of(text)
+        if len(words) > _MOST_SKETCHED:
+            self._bits += bytes(_SKETCH_BYTES)
+            self._most.append(0)
+            return
+        sketch = reduce(or_, map(self._bit_of.__getitem__, words), 0)
+        self._bits += sketch.to_bytes(_SKETCH_BYTES, "little")
+        self._most.append(max(len(words) - 1, 0) // 3 + 2)
+
+    def candidates(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Those of the texts that may be similar to another one of them, in their order."""
+        if not 1 < len(numbers) <= _MOST_COMPARED:
+            return numbers
+        found: set[int] = set()
+        for (one, bits, most), (other, other_bits, other_most) in combinations(map(self._sketch, numbers), 2):
+            differing = (bits ^ other_bits).bit_count()
+            if (differing <= most and differing <= other_most) or not most or not other_most:
+                found.update((one, other))
+        return [number for number in numbers if number in found] if found else ()
+
+    def _sketch(self, number: int) -> tuple[int, int, int]:
+        at = number * _SKETCH_BYTES
+        return number, int.from_bytes(self._bits[at : at + _SKETCH_BYTES], "little"), self._most[number]
+
+
+class _Bits(dict[bytes, int]):
+    """Words to the bit of a sketch that each one sets."""
+
+    def __missing__(self, word: bytes) -> int:
+        if len(self) == _MOST_WORDS_KEPT:
+            self.clear()
+        bit = self[word] = 1 << hash(word) % (_SKETCH_BYTES * 8)
+        return bit
 
 
 def similar(numbers: Sequence[int], text: Callable[[int], str]) -> Iterator[NearDuplicate]:

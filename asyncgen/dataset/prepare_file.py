@@ -17,7 +17,7 @@ from asyncgen.dataset.files.rows import open_rows
 from asyncgen.dataset.files.scan import FileScan
 from asyncgen.dataset.pairs.prepare import output_paths, taken_names
 from asyncgen.dataset.rules.file import example_texts, prompt_of, whole_file_faults
-from asyncgen.dataset.samples import Sample, texts, training_line
+from asyncgen.dataset.samples import Sample, training_line
 from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.dataset.token_counts import Histogram, token_counter
 from asyncgen.dataset.writer import dataset_writer
@@ -231,7 +231,7 @@ def _lines(work: _Work, *, unique: bool) -> Iterator[tuple[bytes, list[str], str
     settings = work.settings
     for row, sample in work.scan.samples(unique=unique):
         if isinstance(sample, Sample):
-            yield training_line(settings, sample), texts(settings, sample), sample.prompt
+            yield *training_line(settings, sample), sample.prompt
             continue
         stays = work.scan.fits and sample == row.values
         line = row.raw if stays else orjson.dumps(sample)

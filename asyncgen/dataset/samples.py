@@ -8,7 +8,6 @@ provider accepts to `rules`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -45,6 +44,7 @@ CHECK = "check: "
 FINISH_REASON = "finish_reason: "
 
 _FINISHED = frozenset({"", "stop", "tool_calls"})  # "" where the server says nothing
+_WHOLE = frozenset({"", "stop"})  # as nearly all answers end
 _UNFINISHED = {"length": TRUNCATED, "content_filter": FILTERED, "refusal": REFUSED}
 
 # Models also refuse in text. Only unambiguous beginnings count as a refusal.
@@ -67,10 +67,11 @@ def unusable(record: Record) -> str | None:
     Returns:
         The reason why it cannot; None if it can.
     """
-    finish = finish_reason_of(record.finish_reason)  # older records hold it as the server gave it
-    calls_are_lost = finish == "tool_calls" and not record.tool_calls  # by a release that did not keep them
-    if finish not in _FINISHED or calls_are_lost:
-        return _UNFINISHED.get(finish, FINISH_REASON + record.finish_reason)
+    if record.finish_reason not in _WHOLE:
+        finish = finish_reason_of(record.finish_reason)  # older records hold it as the server gave it
+        calls_are_lost = finish == "tool_calls" and not record.tool_calls  # by a release that did not keep them
+        if finish not in _FINISHED or calls_are_lost:
+            return _UNFINISHED.get(finish, FINISH_REASON + record.finish_reason)
     answer = record.completion.strip()
     if not answer:
         return None if record.tool_calls else EMPTY
@@ -143,6 +144,7 @@ class Selection:
 _64_BITS = 2**64 - 1
 
 
+_LINE = orjson.OPT_APPEND_NEWLINE
 CHAT = "chat"
 COMPLETION = "completion"
 PREFERENCE = "preference"
@@ -151,8 +153,7 @@ PREFERENCE = "preference"
 _THOUGHTS = re.compile(r"\s*<(think|thinking)>(.*?)(?:</\1>\s*|\Z)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, gc=False):  # made for every answer, in a third of a dataclass's time
     """What a model is to learn: the prompt as it will be asked, and the answer without blanks around it.
 
     Attributes:
@@ -176,7 +177,7 @@ class Sample:
 
 def begins_with_thoughts(text: str) -> bool:
     """Whether an answer begins with <think> or <thinking>, closed or not."""
-    return _THOUGHTS.match(text) is not None
+    return text.lstrip().startswith(("<think>", "<thinking>"))
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -205,11 +206,15 @@ class SampleMaker:
         self._is_plain = reads == ["answer"] and not (
             grid.answers.reads_json or job.prompt.target or job.prompt.messages or grid.answer_is_variable
         )
+        self._is_bare = self._is_plain and not (self._system or self._tools or job.dataset.reasoning)
         # Thoughts and calls belong to what the model says itself, not to a label or an item of a list.
         self._is_own_answer = job.prompt.target in {None, "{answer}"} and not job.answer.each
 
     def of(self, record: Record) -> list[Sample]:
         """The samples of one record, without those that ask or teach nothing."""
+        if self._is_bare and not record.tool_calls:
+            sample = Sample(self._grid.sample.render(record.variables), record.completion.strip())
+            return [sample] if sample.answer and not sample.prompt.isspace() and sample.prompt else []
         completion, reasoning = self._thoughts(record)
         if self._is_plain:
             prompt, answer = self._grid.sample.render(record.variables), completion.strip()
@@ -299,21 +304,10 @@ def _with_thoughts(settings: DatasetSettings, sample: Sample) -> str:
     return sample.answer
 
 
-def pair_texts(settings: DatasetSettings, better: Sample, worse: Sample) -> list[str]:
-    """Every text of a pair that costs tokens: the conversation counts once for each answer."""
-    return [*texts(settings, better), *texts(settings, worse)]
-
-
-def texts(settings: DatasetSettings, sample: Sample) -> list[str]:
-    """Every text of the training line that costs tokens; a message's several ones are joined."""
-    if settings.format == COMPLETION:
-        return list(pair(settings, sample))
-    found = ["".join(map(_text, message.values())) for message in _without_roles(messages(settings, sample))]
-    return [*found, orjson.dumps(sample.tools).decode()] if sample.tools else found
-
-
-def _without_roles(conversation: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    return ({name: value for name, value in each.items() if name != "role"} for each in conversation)
+def _texts(conversation: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -> list[str]:
+    """Every text of a conversation that costs tokens; a message's several ones are joined."""
+    found = ["".join([_text(value) for name, value in each.items() if name != "role"]) for each in conversation]
+    return [*found, orjson.dumps(tools).decode()] if tools else found
 
 
 def _text(value: Any) -> str:
@@ -329,22 +323,26 @@ def pair(settings: DatasetSettings, sample: Sample) -> tuple[str, str]:
     return sample.prompt + settings.separator, f" {_with_thoughts(settings, sample)}{settings.ending}"
 
 
-def training_line(settings: DatasetSettings, sample: Sample) -> bytes:
-    """The sample as JSON, newline included."""
+def training_line(settings: DatasetSettings, sample: Sample) -> tuple[bytes, list[str]]:
+    """The sample as JSON, newline included, and every text of it that costs tokens."""
     if settings.format == COMPLETION:
         prompt, completion = pair(settings, sample)
-        return orjson.dumps({"prompt": prompt, "completion": completion}) + b"\n"
-    line: dict[str, Any] = {"messages": messages(settings, sample)}
+        return orjson.dumps({"prompt": prompt, "completion": completion}, option=_LINE), [prompt, completion]
+    conversation = messages(settings, sample)
+    line: dict[str, Any] = {"messages": conversation}
     if sample.tools:
         line["tools"] = sample.tools
-    return orjson.dumps(line) + b"\n"
+    if sample.turns is None and not (sample.reasoning or sample.tool_calls or sample.tools):
+        return orjson.dumps(line, option=_LINE), [message["content"] for message in conversation]
+    return orjson.dumps(line, option=_LINE), _texts(conversation, sample.tools)
 
 
-def preference_line(settings: DatasetSettings, better: Sample, worse: Sample) -> bytes:
-    """A pair of answers to one prompt, by OpenAI's names."""
-    *asked, preferred = messages(settings, better)
+def preference_line(settings: DatasetSettings, better: Sample, worse: Sample) -> tuple[bytes, list[str]]:
+    """A pair of answers to one prompt, by OpenAI's names, and its texts: the conversation costs for each answer."""
+    liked, disliked = messages(settings, better), messages(settings, worse)
+    *asked, preferred = liked
     conversation: dict[str, Any] = {"messages": asked}
     if better.tools:
         conversation["tools"] = better.tools
     line = {"input": conversation, "preferred_output": [preferred], "non_preferred_output": [reply(settings, worse)]}
-    return orjson.dumps(line) + b"\n"
+    return orjson.dumps(line, option=_LINE), [*_texts(liked, better.tools), *_texts(disliked, worse.tools)]

@@ -63,8 +63,7 @@ class SampleSides:
 
     def add(self, variables: Mapping[str, str]) -> int:
         """Add a sample of this combination; its side as far as the combination decides it."""
-        validates = self._split.validates(variables)
-        code = (HELD_OUT if self._split.holds_out(variables) else VALIDATION) if validates else TRAIN
+        code = self._split.side_of(variables)
         self.codes.append(code)
         return code
 
@@ -190,8 +189,9 @@ class Split:
         self._share = plan.share
         self._seed = plan.seed
         names = sorted(plan.ranks)  # always in one order: not even a rounding error may depend on that of the axes
+        # The way that each value goes round the circle.
         self._axes = [
-            (name, step, {value: rank for rank, value in enumerate(plan.ranks[name])})
+            (name, {value: rank * step for rank, value in enumerate(plan.ranks[name])})
             for step, name in zip(_steps(len(names)), names, strict=True)
         ]
         self._start = _fraction(f"{plan.seed}\0{plan.turn}" if plan.turn else f"{plan.seed}")
@@ -211,16 +211,20 @@ class Split:
         Args:
             variables: name to value.
         """
+        return self.side_of(variables) != TRAIN
+
+    def side_of(self, variables: Mapping[str, str]) -> int:
+        """The side of this combination: TRAIN, VALIDATION or HELD_OUT."""
         if self._held and self.holds_out(variables):
-            return True
+            return HELD_OUT
         if not self._share:
-            return False
+            return TRAIN
         point = self._start
-        for name, step, places in self._axes:
+        for name, ways in self._axes:
             value = variables.get(name, "")
-            place = places.get(value)
-            point += place * step if place is not None else _fraction(f"{self._seed}\0{name}\0{value}")
-        return point % 1.0 < self._share
+            way = ways.get(value)
+            point += way if way is not None else _fraction(f"{self._seed}\0{name}\0{value}")
+        return VALIDATION if point % 1.0 < self._share else TRAIN
 
 
 def _steps(axes: int) -> list[float]:
@@ -257,9 +261,12 @@ class SideCounts:
     def add(self, variables: Mapping[str, str], *, validates: bool) -> None:
         """Note one sample."""
         for name, value in variables.items():
-            values = self._counts.setdefault(name, {})
-            if value in values:
-                values[value][validates] += 1
+            values = self._counts.get(name)
+            if values is None:
+                values = self._counts[name] = {}
+            counts = values.get(value)
+            if counts is not None:
+                counts[validates] += 1
             elif len(values) <= _MOST_COUNTED:
                 values[value] = [not validates, validates]
 

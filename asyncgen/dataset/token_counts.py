@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from asyncgen.providers.profiles import PROFILES
@@ -57,9 +58,9 @@ class TokenCounter:
 
     def samples(self, samples: Sequence[Sequence[str]], *, chat: bool) -> list[int]:
         """The tokens of each sample, of which the texts are given; a chat's messages cost more than their texts."""
-        counts = iter(self.count([text for sample in samples for text in sample]))
+        counts = iter(self.count(list(chain.from_iterable(samples))))
         return [
-            sum(next(counts) for _ in sample) + (_PER_CHAT + _PER_MESSAGE * len(sample) if chat else 0)
+            sum(islice(counts, len(sample))) + (_PER_CHAT + _PER_MESSAGE * len(sample) if chat else 0)
             for sample in samples
         ]
 

@@ -14,14 +14,14 @@ import os
 from array import array
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import accumulate, chain, groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO, Generic, Self, TypeVar
 
 from asyncgen.dataset.split import DROPPED, HELD_OUT, TRAIN, VALIDATION
 from asyncgen.dataset.token_counts import Histogram
 from asyncgen.json_text import NotJsonError
-from asyncgen.run.jsonl import BadLineError, read_blocks
+from asyncgen.run.jsonl import lines_of, read_blocks, rows_of
 from asyncgen.run.state import DatasetFile
 from asyncgen.run.whole_file import explained, open_regular, replacing_together
 from asyncgen.text_files import BYTE_ORDER_MARK
@@ -37,6 +37,7 @@ _Row = TypeVar("_Row")
 _MARK = b"\xef\xbb\xbf"  # `read_blocks` leaves it out
 _FILE_BITS = 48  # of an offset; above them stands the number of the file
 _FETCHED_BYTES = 4096  # most rows are shorter
+_READ_AHEAD_BYTES = 32 * 1024  # answers to one prompt mostly stand near each other
 
 
 class RowFile(Generic[_Row]):
@@ -56,29 +57,29 @@ class RowFile(Generic[_Row]):
         return len(self._begins)
 
     def __iter__(self) -> Iterator[_Row]:
-        """Every row in order, once.
+        """Every row in order, once; raises as `blocks` does."""
+        return chain.from_iterable(self.blocks())
+
+    def blocks(self) -> Iterator[list[_Row]]:
+        """Every row in order, once, some hundreds at a time.
 
         Raises:
             BadLineError: a line is no row.
             DiskError: a file cannot be read.
         """
         for number, path in enumerate(self._paths):
-            yield from self._rows_of(path, number << _FILE_BITS)
-
-    def _rows_of(self, path: Path, base: int) -> Iterator[_Row]:
-        decode, begins = self._decode, self._begins
-        end = base + (len(_MARK) if _begins_with_mark(path) else 0)
-        for first, block in read_blocks(path):
-            for number, line in enumerate(io.BytesIO(block), first):
-                begin, end = end, end + len(line)
-                if line.isspace():
-                    continue
+            end = (number << _FILE_BITS) + (len(_MARK) if _begins_with_mark(path) else 0)
+            for first, block in read_blocks(path):
+                lines = io.BytesIO(block).readlines()
+                *begins, end = accumulate(map(len, lines), initial=end)
                 try:
-                    row = decode(line)
-                except NotJsonError as error:
-                    raise BadLineError(path, number, str(error)) from error
-                begins.append(begin)
-                yield row
+                    rows = list(map(self._decode, lines))
+                except NotJsonError:  # or a blank line
+                    numbered = list(lines_of(first, block))
+                    rows = [row for _, row in rows_of(path, first, block, self._decode)]
+                    begins = [begins[place - first] for place, _ in numbered]
+                self._begins.extend(begins)
+                yield rows
 
     def fetcher(self) -> Fetcher:
         """Fetches lines by place while its block lasts."""
@@ -92,6 +93,8 @@ class Fetcher:
         self._paths = paths
         self._begins = begins
         self._descriptors: dict[int, int] = {}
+        self._read = b""  # a part of a file, and where it begins
+        self._read_at = 0
 
     def __enter__(self) -> Self:
         for number in {begin >> _FILE_BITS for begin in self._begins}:
@@ -108,14 +111,19 @@ class Fetcher:
         Raises:
             DiskError: the file cannot be read.
         """
-        number, begin = divmod(self._begins[place], 1 << _FILE_BITS)
+        begin = self._begins[place]
+        end = self._begins[place + 1] if place + 1 < len(self._begins) else 0
+        at = begin - self._read_at
+        if at >= 0 and begin < end <= self._read_at + len(self._read):
+            return self._read[at : at + end - begin]
+        number, offset = divmod(begin, 1 << _FILE_BITS)
         descriptor = self._descriptors[number]
         with explained(f"{self._paths[number]} could not be read"):
-            if place + 1 < len(self._begins):
-                next_number, end = divmod(self._begins[place + 1], 1 << _FILE_BITS)
-                if next_number == number:
-                    return os.pread(descriptor, end - begin, begin)
-            return self._last(descriptor, begin)
+            if end >> _FILE_BITS != number or not end:
+                return self._last(descriptor, offset)
+            self._read_at = begin
+            self._read = os.pread(descriptor, max(end - begin, _READ_AHEAD_BYTES), offset)
+            return self._read[: end - begin]
 
     def _last(self, descriptor: int, begin: int) -> bytes:
         parts: list[bytes] = []

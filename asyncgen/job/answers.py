@@ -230,7 +230,9 @@ def _refuse_to_fetch(uri: str) -> Any:
 
 
 # A sentence ends in . ! ? or … (and closing quotes or brackets) before white space or the end; "3.5" does not.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)")
+_FULL_STOPS = (".", "!", "?", "…")
+_CLOSING = "\"'”’»)]"
+_SENTENCE_END = re.compile(rf"[{''.join(_FULL_STOPS)}]+[{re.escape(_CLOSING)}]*(?=\s|$)")
 
 Variables = Mapping[str, str]
 
@@ -244,9 +246,9 @@ def count_sentences(text: str) -> int:
     Returns:
         The number of sentences.
     """
-    ends = list(_SENTENCE_END.finditer(text))
-    unfinished = bool(text[ends[-1].end() if ends else 0 :].strip())
-    return len(ends) + unfinished
+    end = text.rstrip()
+    is_unfinished = bool(end) and not end.rstrip(_CLOSING).endswith(_FULL_STOPS)
+    return len(_SENTENCE_END.findall(text)) + is_unfinished
 
 
 class AnswerChecks:

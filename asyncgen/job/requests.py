@@ -210,6 +210,10 @@ class RequestGrid:
         """
         return self._combinations.values_of(name, most)
 
+    def combinations(self) -> Iterator[dict[str, str]]:
+        """The variables of every combination, name to value, in order; much quicker than all requests."""
+        return (dict(zip(self.names, values, strict=True)) for _, values in self._combinations)
+
     def requests(self) -> Iterator[Request]:
         """All requests, in order."""
         return self.wanted(lambda key: True)  # noqa: ARG005 - all of them

@@ -30,7 +30,8 @@ def written(made: Any, completion: str, **changes: Any) -> list[Any]:
     record: Record = msgspec.structs.replace(made.record(made.request(0)), completion=completion, **changes)
     settings = made.opened.job.dataset
     return [
-        json.loads(training_line(settings, each)) for each in SampleMaker(made.opened.job, made.opened.grid).of(record)
+        json.loads(training_line(settings, each)[0])
+        for each in SampleMaker(made.opened.job, made.opened.grid).of(record)
     ]
 
 

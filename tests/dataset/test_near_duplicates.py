@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.dataset import near_duplicates
-from asyncgen.dataset.near_duplicates import THRESHOLD, AnswersByPrompt, shingles, similarity, words_of
+from asyncgen.dataset.near_duplicates import (
+    THRESHOLD,
+    AnswersByPrompt,
+    Sketches,
+    shingles,
+    similar,
+    similarity,
+    words_of,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -24,7 +32,11 @@ def find(texts: list[str], prompts: list[str] | None = None) -> list[tuple[int, 
     answers = AnswersByPrompt()
     for number, _ in enumerate(texts):
         answers.add(prompts[number] if prompts else "prompt", number)
-    return sorted((found.number, found.earlier) for found in answers.find(texts.__getitem__))
+    sketches = Sketches()
+    for text in texts:
+        sketches.add(text)
+    groups = map(sketches.candidates, answers.groups())
+    return sorted((found.number, found.earlier) for group in groups for found in similar(group, texts.__getitem__))
 
 
 def test_a_word_changed_or_punctuation_and_case_make_a_near_duplicate() -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityScan, RowOutcome
 from asyncgen.dataset.samples import (
     CHECK,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.report.quality import Axis, Coverage
+    from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 OPENING_WORDS = 3
 SAMPLED = 5000
+_NO_KEY = "g"  # sorts after every key
 _MOST_OPENINGS = 50_000
 
 
@@ -74,6 +76,7 @@ class TextStatistics:
         self.characters = Histogram()
         self._openings: Counter[str] = Counter()
         self._sample: list[tuple[int, str]] = []
+        self._largest_key = _NO_KEY  # of the sample, once it is full
 
     def add(self, key: str, text: str) -> None:
         """Note one answer; `key` is its request's, by which the sample is drawn."""
@@ -83,14 +86,17 @@ class TextStatistics:
         self._openings[" ".join(words[:OPENING_WORDS])] += 1
         if len(self._openings) > _MOST_OPENINGS:
             self._openings = Counter(dict(self._openings.most_common(_MOST_OPENINGS // 2)))
-        self._keep(int(key, 16), text)
+        if key < self._largest_key:  # keys are numbers of one length: they are ordered as their digits are
+            self._keep(key, text)
 
-    def _keep(self, number: int, text: str) -> None:
+    def _keep(self, key: str, text: str) -> None:
         """Keep the answers with the smallest keys: keys are hashes, so this is a fair sample, and always the same."""
         if len(self._sample) < SAMPLED:
-            heapq.heappush(self._sample, (-number, text))
-        elif -number > self._sample[0][0]:
-            heapq.heapreplace(self._sample, (-number, text))
+            heapq.heappush(self._sample, (-int(key, 16), text))
+        else:
+            heapq.heapreplace(self._sample, (-int(key, 16), text))
+        if len(self._sample) == SAMPLED:
+            self._largest_key = f"{-self._sample[0][0]:0{len(key)}x}"
 
     def openings(self, most: int) -> list[tuple[str, int]]:
         """The most common first words and how many answers begin so, the commonest first."""
@@ -117,6 +123,7 @@ def _distinct(texts: Iterable[Sequence[str]], length: int) -> float:
 
 MOST_ENUMERATED = 2_000_000  # rows of a job beyond which they are not counted by value
 _OPENINGS = 10
+_ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
 _REFUSALS = frozenset({"refusal", "content_filter"})
 
 
@@ -191,16 +198,13 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     with collector_off():
         look.requested()
         rows = RowFile(directory.record_files(), decode_record)
-        for place, record in enumerate(rows):
+        for records in rows.blocks():
+            look.at_records(records)
             if unsettled:
-                unsettled.discard(_number(record.key))
-            look.at_record(record, place)
+                unsettled.difference_update(_number(record.key) for record in records)
         look.at_failures(directory.failure_files(), unsettled)
         with rows.fetcher() as lines:
-            near_duplicates = sum(
-                1 for _ in look.answers.find(lambda place: look.maker.answer_at(lines[place >> 20], place & 0xFFFFF))
-            )
-    return look.report(directory, near_duplicates)
+            return look.report(directory, lines)
 
 
 def _number(key: str) -> int:
@@ -216,8 +220,9 @@ class _ReportScan:
 
     def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool, reviews: Reviews) -> None:
         self._quality = QualityScan(job, split)
-        self.answers = AnswersByPrompt()
-        self.maker = SampleMaker(job, grid)
+        self._samples = array("Q")  # number of the record, and which of its samples
+        self._seen = 0
+        self._maker = SampleMaker(job, grid)
         self._job = job
         self._grid = grid
         self._selection = Selection(job, grid, stale=stale, reviews=reviews)
@@ -236,25 +241,30 @@ class _ReportScan:
         """Count what the job asks for, where it is not too much."""
         self._twins = self._grid.twins()
         if self._grid.count <= MOST_ENUMERATED:
-            for request in self._grid.requests():
-                variables = self._grid.variables(request)
-                self._coverage.request(variables)
+            for variables in self._grid.combinations():
+                self._coverage.request(variables, self._grid.repeats)
                 self._quality.ask(variables)
 
-    def at_record(self, record: Record, place: int) -> None:
+    def at_records(self, records: Sequence[Record]) -> None:
+        """Look at the next ones of the file."""
+        self._finish_reasons.update([record.finish_reason or "(none)" for record in records])
+        self._models.update([record.model for record in records])
+        self._latency_ms.add([_rounded_ms(record.latency_s) for record in records])
+        for place, record in enumerate(records, self._seen):
+            self._at_record(record, place)
+        self._seen += len(records)
+
+    def _at_record(self, record: Record, place: int) -> None:
         own = self._selection.own(record)
         samples, reason = self._selection.judge(own) if own is not None else ([], STALE)
         record = own or record
         self._cover(record, _fate(reason))
-        self._finish_reasons[record.finish_reason or "(none)"] += 1
-        self._models[record.model] += 1
-        self._latency_ms.add([_rounded_ms(record.latency_s)])
         for item, sample in enumerate(samples):
             self._texts.add(record.key, sample.answer)
             self._quality.add(record.key, sample.prompt, sample.answer, record.variables)
             self._quality.thoughts += begins_with_thoughts(sample.answer)
             self._quality.simulated += record.simulated
-            self.answers.add(sample.prompt, place << 20 | item)
+            self._samples.append(place << _ITEM_BITS | item)
         if reason is None:
             return
         self._quality.reject(record.key, record.completion)
@@ -285,8 +295,15 @@ class _ReportScan:
             for index in self._twins.get(bytes.fromhex(row.key), ()):
                 self._coverage.add(self._grid.variables_at(index), fate)
 
-    def report(self, directory: RunDirectory, near_duplicates: int) -> Report:
+    def report(self, directory: RunDirectory, lines: Fetcher) -> Report:
+        """What was seen; to be asked once. `lines` are those of the records."""
         state = directory.read_total()
+
+        def answer(number: int) -> str:
+            place, item = divmod(self._samples[number], 1 << _ITEM_BITS)
+            return self._maker.answer_at(lines[place], item)
+
+        quality = self._quality.quality(answer)
         return Report(
             run=directory.path,
             job=self._job.name,
@@ -298,17 +315,20 @@ class _ReportScan:
             models=self._models,
             checks=self._violations,
             duplicates=self._rejected[DUPLICATE],
-            near_duplicates=near_duplicates,
+            near_duplicates=quality.near_duplicates,
             words=self._texts.words,
             characters=self._texts.characters,
             openings=tuple(self._texts.openings(_OPENINGS)),
             diversity=self._texts.diversity(),
-            quality=self._quality.quality(),
+            quality=quality,
             latency_ms=self._latency_ms,
             usage=state.spend.usage,
             cost_usd=state.spend.cost_usd,
             unpriced=state.spend.unpriced,
         )
+
+
+_FILLED = RowOutcome.FILLED  # nearly always it: an enumeration looks its members up slowly
 
 
 def _rounded_ms(seconds: float) -> int:
@@ -320,7 +340,7 @@ def _rounded_ms(seconds: float) -> int:
 
 def _fate(reason: str | None) -> RowOutcome:
     if reason is None:
-        return RowOutcome.FILLED
+        return _FILLED
     if reason == STALE:
         return RowOutcome.STALE
     return RowOutcome.REFUSED if reason in {REFUSED, FILTERED} else RowOutcome.REJECTED

@@ -17,11 +17,11 @@ from enum import IntEnum
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, similar, words_of
+from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches, similar, words_of
 from asyncgen.dataset.split import TRAIN, SampleSides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from asyncgen.dataset.split import Split
     from asyncgen.job.model import Job
@@ -36,6 +36,8 @@ _MOST_COMPRESSED = 200_000  # bytes of each value's texts, so that ratios can be
 _UNKNOWN = "?"
 _MOST_PAIRS = 20_000  # of values; with more, axes are free text and empty pairs say nothing
 _PAIRED_AXES = 5
+_NO_KEY = "g"  # sorts after every key
+_Pair = tuple[tuple[str, str], ...]  # names and values of two axes
 
 
 class SampledText(NamedTuple):
@@ -71,6 +73,7 @@ class Quality:
     Attributes:
         samples: in the whole set.
         sampled: looked at closely.
+        near_duplicates: answers that are nearly an earlier one to the same prompt, in the whole set.
         template_duplicates: answers that are an earlier one but for the values of the axes, in the whole set.
         template: the commonest such answer, the values masked; "" where there is none.
         template_answers: how many are alike in it.
@@ -89,6 +92,7 @@ class Quality:
 
     samples: int
     sampled: int
+    near_duplicates: int
     template_duplicates: int
     template: str
     template_answers: int
@@ -107,9 +111,9 @@ class Quality:
 
 def masked(text: str, variables: Mapping[str, str]) -> str:
     """The text with the values of its row replaced by their names in braces, the longest first."""
-    for name, value in sorted(variables.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _LEAST_MASKED:
-            text = text.replace(value, f"{{{name}}}")
+    found = [item for item in variables.items() if len(item[1]) >= _LEAST_MASKED and item[1] in text]
+    for name, value in sorted(found, key=lambda item: -len(item[1])) if len(found) > 1 else found:
+        text = text.replace(value, f"{{{name}}}")
     return text
 
 
@@ -127,11 +131,13 @@ class QualityScan:
     simulated: int = 0
     thoughts: int = 0
     _sides: SampleSides = field(init=False)
-    _empty: dict[tuple[str, str], None] = field(default_factory=dict)
+    _empty: dict[_Pair, None] = field(default_factory=dict)
     _too_many: bool = False
     _prompts: AnswersByPrompt = field(default_factory=AnswersByPrompt)
+    _sketches: Sketches = field(default_factory=Sketches)
     _templates: AnswersByPrompt = field(default_factory=AnswersByPrompt)
     _sample: list[SampledText] = field(default_factory=list)
+    _largest_key: str = _NO_KEY  # of the sample, once it is full
     _rejected: list[tuple[int, str]] = field(default_factory=list)
     _longest: list[tuple[int, int, str]] = field(default_factory=list)
     _shortest: list[tuple[int, int, str]] = field(default_factory=list)
@@ -147,27 +153,39 @@ class QualityScan:
 
     def add(self, key: str, prompt: str, text: str, variables: Mapping[str, str]) -> None:
         """Note one sample; `key` is its record's."""
-        number = len(self._sides.codes)
+        number, length = len(self._sides.codes), len(text)
         self._sides.add(variables)
         self._prompts.add(prompt, number)
+        self._sketches.add(text)
         if self._empty and not self._too_many:
             for pair in _pairs(variables):
                 self._empty.pop(pair, None)
         self._templates.add(masked(text, variables), number)
-        _keep(self._sample, SampledText(-int(key, 16), number, text, variables), SAMPLED)
-        _keep(self._longest, (len(text), number, text), _READ)
-        _keep(self._shortest, (-len(text), number, text), _READ)
+        if key <= self._largest_key:  # keys are numbers of one length: they are ordered as their digits are
+            _keep(self._sample, SampledText(-int(key, 16), number, text, variables), SAMPLED)
+            if len(self._sample) == SAMPLED:
+                self._largest_key = f"{-self._sample[0].negated_key:0{len(key)}x}"
+        if len(self._longest) < _READ or length >= self._longest[0][0]:
+            _keep(self._longest, (length, number, text), _READ)
+        if len(self._shortest) < _READ or -length >= self._shortest[0][0]:
+            _keep(self._shortest, (-length, number, text), _READ)
 
     def reject(self, key: str, text: str) -> None:
         """Note an answer that gives no sample."""
         if text.strip():
             _keep(self._rejected, (-int(key, 16), text), _READ)
 
-    def quality(self) -> Quality:
-        """What was seen; to be asked once."""
+    def quality(self, text: Callable[[int], str]) -> Quality:
+        """What was seen; to be asked once.
+
+        Args:
+            text: fetches the answer of a sample by its number, in the order in which they were added.
+        """
         sample = sorted(self._sample, key=lambda each: -each.negated_key)
+        near_duplicates = 0
         for numbers in self._prompts.groups():
             self._sides.settle(numbers)
+            near_duplicates += sum(1 for _ in similar(self._sketches.candidates(numbers), text))
         groups = [numbers for numbers in self._templates.groups() if len(numbers) > 1]
         largest = max(groups, key=len, default=[])
         texts = {each.number: masked(each.text, each.variables) for each in sample}
@@ -176,6 +194,7 @@ class QualityScan:
         return Quality(
             samples=len(codes),
             sampled=len(sample),
+            near_duplicates=near_duplicates,
             template_duplicates=sum(len(numbers) - 1 for numbers in groups),
             template=next((texts[number] for number in largest if number in texts), ""),
             template_answers=len(largest),
@@ -187,7 +206,7 @@ class QualityScan:
             overall=_diversity([each.text for each in sample]),
             by_value={name: dict(values) for name, values in _by_value(sample)},
             to_read=self._to_read(sample),
-            empty_pairs=[] if self._too_many else [f"{one}, {other}" for one, other in self._empty],
+            empty_pairs=[] if self._too_many else [", ".join(map("=".join, pair)) for pair in self._empty],
             simulated=self.simulated,
             thoughts=self.thoughts,
         )
@@ -201,9 +220,8 @@ class QualityScan:
         ]
 
 
-def _pairs(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    named = [f"{name}={value}" for name, value in list(variables.items())[:_PAIRED_AXES]]
-    return combinations(named, 2)
+def _pairs(variables: Mapping[str, str]) -> Iterator[_Pair]:
+    return combinations(list(variables.items())[:_PAIRED_AXES], 2)
 
 
 def _keep(heap: list[Any], item: tuple[Any, ...], most: int) -> None:
@@ -252,7 +270,7 @@ def _by_value(sample: Sequence[SampledText]) -> Iterator[tuple[str, Iterator[tup
 def _diversity(texts: Sequence[str]) -> ValueDiversity:
     words = [words_of(text) for text in texts]
     data = "\n".join(texts).encode("utf-8", "replace")[:_MOST_COMPRESSED]
-    compressed = len(zlib.compress(data, 9)) / len(data) if data else 1.0
+    compressed = len(zlib.compress(data)) / len(data) if data else 1.0
     return ValueDiversity(len(texts), (_distinct(words, 1), _distinct(words, 2)), compressed, _languages(texts))
 
 
@@ -346,7 +364,9 @@ class CoverageCounts:
         """Note what became of one row."""
         self._all[fate] += 1
         for name, value in variables.items():
-            values = self._fates.setdefault(name, {})
+            values = self._fates.get(name)
+            if values is None:
+                values = self._fates[name] = {}
             counts = values.get(value)
             if counts is None:
                 if len(values) > MOST_VALUES:

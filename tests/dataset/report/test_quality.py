@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from asyncgen.dataset.report.quality import QualityScan, masked
+from asyncgen.dataset.report.quality import Quality, QualityScan, masked
 from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.job.model import Example, Job, Prompt
 
@@ -22,6 +22,10 @@ def add(found: QualityScan, city: str, text: str, size: str = "small") -> None:
     found.add(key, f"{city}, {size}", text, {"city": city, "size": size})
 
 
+def quality_of(found: QualityScan) -> Quality:
+    return found.quality(lambda _: "")  # whole answers are compared for near-duplicates alone
+
+
 def test_values_are_masked_by_their_names_the_longest_first() -> None:
     variables = {"city": "York", "place": "New York"}
     assert masked("New York is not York.", variables) == "{place} is not {city}."
@@ -32,7 +36,7 @@ def test_answers_that_differ_in_the_values_alone_are_one_template() -> None:
     for city in CITIES:
         add(found, city, f"Come to {city} today, and bring your friends along with you for free.")
     add(found, "Bonn", "Something else entirely.")
-    quality = found.quality()
+    quality = quality_of(found)
     assert (quality.samples, quality.template_duplicates, quality.template_answers) == (5, 3, 4)
     assert quality.template == "Come to {city} today, and bring your friends along with you for free."
 
@@ -41,7 +45,7 @@ def test_answers_that_are_nearly_one_of_the_other_side_leak_and_prompts_do_not()
     found = look(held=["Bonn"])
     for city in CITIES:
         add(found, city, f"Come to {city} today, and bring your friends along with you for free.")
-    quality = found.quality()
+    quality = quality_of(found)
     assert (quality.validation_prompts, quality.trained_on) == (1, 0)
     assert quality.leaked_answers >= 1
 
@@ -51,7 +55,7 @@ def test_eight_words_in_a_row_from_an_example_or_a_source_are_copies() -> None:
     add(found, "Bonn", "In Bonn, shops can now take every card there is without any new device at all!")
     source = "the treaty of the year was signed by all of them in the old town hall"
     found.add("0" * 32, "p", f"Indeed {source}.", {"text": source})
-    assert found.quality().copies == {"prompt": 0.0, "examples": 0.5, "source": 0.5}
+    assert quality_of(found).copies == {"prompt": 0.0, "examples": 0.5, "source": 0.5}
 
 
 def test_diversity_is_told_by_value() -> None:
@@ -59,7 +63,7 @@ def test_diversity_is_told_by_value() -> None:
     for number in range(20):
         add(found, "Bonn", f"Always the same few words here. {number}")
         add(found, "Oslo", " ".join(f"w{number}x{each}" for each in range(6)))
-    by_city = found.quality().by_value["city"]
+    by_city = quality_of(found).by_value["city"]
     assert by_city["Bonn"].distinct[0] < 0.5 < by_city["Oslo"].distinct[0]
     assert by_city["Bonn"].compressed < by_city["Oslo"].compressed
 
@@ -72,7 +76,7 @@ def test_pairs_of_values_without_a_sample_are_named() -> None:
     add(found, "Bonn", "Text one.", "small")
     add(found, "Bonn", "Text two.", "large")
     add(found, "Oslo", "Text three.", "small")
-    assert found.quality().empty_pairs == ["city=Oslo, size=large"]
+    assert quality_of(found).empty_pairs == ["city=Oslo, size=large"]
 
 
 def test_ten_answers_are_there_to_read() -> None:
@@ -80,7 +84,7 @@ def test_ten_answers_are_there_to_read() -> None:
     for number in range(30):
         add(found, "Bonn", "word " * (number + 1))
         found.reject(f"{number:032x}", f"Rejected {number}.")
-    to_read = found.quality().to_read
+    to_read = quality_of(found).to_read
     assert [why for why, _ in to_read] == ["random"] * 3 + ["rejected"] * 3 + ["longest"] * 2 + ["shortest"] * 2
     assert to_read[6][1] == "word " * 30
     assert to_read[8][1] == "word "
