@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,13 @@ def server(folder: Path, options: argparse.Namespace) -> Iterator[openai.OpenAI]
 
 
 def outside_prompts(count: int) -> Iterator[Values]:
-    """Sectors and cities that the campaign does not have, no two alike; the one that `run` shows is left out."""
-    pairs = islice(product(SECTORS, CITIES), count + 1)
-    for number, (sector, city) in enumerate(pairs):
-        values = {"size": SIZES[number % len(SIZES)], "sector": sector, "city": city}
-        if values != SHOWN:
-            yield values
+    """Sectors and cities that the campaign does not have, up to 29 pairs; the prompt that `run` shows is left out."""
+    for number in range(1, count + 1):
+        yield {
+            "size": SIZES[(number + number // len(SECTORS)) % len(SIZES)],
+            "sector": SECTORS[number % len(SECTORS)],
+            "city": CITIES[number % len(CITIES)],
+        }
 
 
 def held_out_prompts(run: RunDirectory, opened: OpenedJob) -> Iterator[Values]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.serve.simulation.faults import SimulatedLimits, go_duration
 from asyncgen.serve.wire import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncgen.providers.local_server import ServerInfo
 
 
 class Clock:
@@ -100,6 +110,24 @@ def test_a_limit_below_one_request_a_minute_lets_one_in_at_a_time(rpm: float) ->
         assert "too large" not in str(error)
         clock.now += int(error.headers["retry-after-ms"]) / 1000
         limits.admit("m", 1)
+
+
+def test_calls_at_once_are_let_in_as_their_headers_say(simulated_server: Callable[..., ServerInfo]) -> None:
+    url = f"{simulated_server(requests_per_minute=60).base_url}/chat/completions"
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+
+    async def remaining(session: aiohttp.ClientSession) -> int:
+        async with session.post(url, json=body) as response:
+            assert response.status == HTTPStatus.OK
+            return int(response.headers["x-ratelimit-remaining-requests"])
+
+    async def ask() -> list[int]:
+        async with aiohttp.ClientSession() as session:
+            return await asyncio.gather(*(remaining(session) for _ in range(20)))
+
+    counts = sorted(asyncio.run(ask()))
+    assert counts[-1] == 59
+    assert counts[0] >= 40, "more than that remain where some came back meanwhile"
 
 
 def test_tokens_are_limited_on_their_own() -> None:
