@@ -19,7 +19,7 @@ from measure import Cost, run
 
 from asyncgen.generate.journal.stale import Stale, accept_stale
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, keep_job, open_job
+from asyncgen.job.opened import OpenedJob, keep_job, open_job
 from asyncgen.run.directory import open_run
 from asyncgen.run.records import Record, Usage, encode_line
 

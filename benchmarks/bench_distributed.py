@@ -50,7 +50,7 @@ from asyncgen.generate.journal.settled import read_settled
 from asyncgen.generate.pool.retry import RowInWork
 from asyncgen.generate.pool.settle import RecordMaker
 from asyncgen.generate.session import generate_rows
-from asyncgen.job.of_run import open_named_job
+from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.key_set import KeySet

@@ -25,7 +25,7 @@ import msgspec
 from measure import asyncgen_generate, fake_server, last_json, run, stats, write_job
 
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import open_job
+from asyncgen.job.opened import open_job
 from asyncgen.job.requests import RequestGrid
 from asyncgen.run.directory import open_run
 from asyncgen.run.records import Record, Usage, encode_line

@@ -27,7 +27,7 @@ from typing import Any
 import openai
 
 from asyncgen.job.answers import AnswerChecks
-from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.run.directory import RunDirectory
 
 SHOWN = {"size": "small", "sector": "Hotel", "city": "New York"}

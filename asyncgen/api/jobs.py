@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from asyncgen.generate.plan.plan import Plan, PlanTarget, make_plan, tuners_within_reach
 from asyncgen.generate.plan.request_tokens import measure_run
 from asyncgen.generate.session import RUNS
-from asyncgen.job.of_run import OpenedJob, open_named_job
+from asyncgen.job.opened import OpenedJob, open_named_job
 from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory

@@ -177,11 +177,11 @@ class _Batches:
 class _Training:
     """Watches a training in silence; its events are kept in the run."""
 
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         pass
 
-    def seen(self, job: TuningJob) -> None:
+    def on_job(self, job: TuningJob) -> None:
         pass
 
-    def missed(self, error: AsyncgenError) -> None:
+    def on_outage(self, error: AsyncgenError) -> None:
         pass

@@ -9,7 +9,7 @@ from asyncgen.dataset.samples import is_stale, may_be_stale
 from asyncgen.errors import UsageError
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.generate.session import RUNS
-from asyncgen.job.of_run import job_of_run
+from asyncgen.job.opened import job_of_run
 from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record

@@ -16,7 +16,7 @@ from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.finetune.target import owner_of_model
-from asyncgen.job.of_run import job_of_run
+from asyncgen.job.opened import job_of_run
 from asyncgen.providers.choose import EndpointFlags, open_endpoint
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES

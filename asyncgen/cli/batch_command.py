@@ -162,7 +162,7 @@ def show(batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     _, noted = _target(batch)
-    remote = run_loop(_look(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
+    remote = run_loop(_retrieve(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
     if as_json:
         json_result({**msgspec.to_builtins(remote), "rows": noted.requests, "collected": noted.collected})
         return
@@ -248,7 +248,7 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
     )
 
 
-async def _look(noted: BatchState, where: EndpointFlags) -> RemoteBatch:
+async def _retrieve(noted: BatchState, where: EndpointFlags) -> RemoteBatch:
     if noted.batch_id is None:
         raise UsageError(f"batch {noted.intent} was not sent yet", help_text="asyncgen generate --batch   (sends it)")
     async with _api(noted, where) as api:

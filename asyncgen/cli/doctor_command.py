@@ -10,7 +10,7 @@ import click
 from asyncgen.cli.options import endpoint_options, file_argument, output_options
 from asyncgen.cli.output import json_result, result
 from asyncgen.errors import AsyncgenError
-from asyncgen.job.of_run import open_named_job
+from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.providers.profiles import LOCAL
 

@@ -17,14 +17,14 @@ from asyncgen.dataset.export.prepared import export_for_trainer, export_prepared
 from asyncgen.dataset.export.trainers import TRAINERS
 from asyncgen.dataset.samples import PREFERENCE, may_be_stale
 from asyncgen.dataset.split import known_plan, plan_split
-from asyncgen.job.of_run import job_of_run
+from asyncgen.job.opened import job_of_run
 from asyncgen.run.reviews import read_reviews
 from asyncgen.run.simulated import SimulationCheck, refuse_simulated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Record
 

@@ -121,19 +121,19 @@ class TrainingDisplay:
         for event in history:
             self._learn(event)
 
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         if is_verbose() or _is_lasting(event):
             level = "" if event.level == "info" else f"{event.level}: "
             say(f"{local_time(event.created_at, '%H:%M:%S')}  {level}{event.message}")
         self._learn(event)
 
-    def seen(self, job: TuningJob) -> None:
+    def on_job(self, job: TuningJob) -> None:
         if self._is_away:
             say("the provider answers again")
         self._is_away = False
         self._job = job
 
-    def missed(self, error: AsyncgenError) -> None:
+    def on_outage(self, error: AsyncgenError) -> None:
         if not self._is_away:
             say(f"{error.what}: {error.cause}; asking again until it works (the job goes on meanwhile)")
         self._is_away = True

@@ -36,7 +36,7 @@ from asyncgen.generate.plan.plan import (
     tuners_within_reach,
 )
 from asyncgen.generate.plan.request_tokens import Span, measure_run
-from asyncgen.job.of_run import open_named_job
+from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.price import FREE
 from asyncgen.providers.prices import load_price_list

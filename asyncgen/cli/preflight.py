@@ -18,7 +18,7 @@ from asyncgen.providers.profiles import LOCAL, ProviderChoice
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError
 from asyncgen.job.model import DatasetSettings
-from asyncgen.job.of_run import OpenedJob, changed_job_file, job_in, job_of_run, open_job
+from asyncgen.job.opened import OpenedJob, changed_job_file, job_in, job_of_run, open_job
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, open_run

@@ -17,7 +17,7 @@ from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page
-from asyncgen.job.of_run import job_of_run
+from asyncgen.job.opened import job_of_run
 from asyncgen.run.directory import output_file
 from asyncgen.terminal import counted, one_line, usd
 

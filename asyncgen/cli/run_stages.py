@@ -32,7 +32,7 @@ from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.session import generate_opened
-from asyncgen.job.of_run import OpenedJob, job_of_run, open_named_job
+from asyncgen.job.opened import OpenedJob, job_of_run, open_named_job
 from asyncgen.json_text import decode_loosely
 from asyncgen.providers.choose import named_profile, open_endpoint
 from asyncgen.providers.prices import load_price_list

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
-from asyncgen.job.of_run import job_of_run
+from asyncgen.job.opened import job_of_run
 from asyncgen.job.run_rows import SOURCE
 from asyncgen.run.directory import find_run
 from asyncgen.run.jsonl import rows_in

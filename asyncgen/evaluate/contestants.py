@@ -19,7 +19,7 @@ from asyncgen.errors import UsageError
 from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
 from asyncgen.evaluate.taught import NearestExamples, TaughtSample, seeded_examples
 from asyncgen.job.load import read_job_file, with_max_tokens
-from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.job.opened import OpenedJob, open_job
 from asyncgen.providers.choose import EndpointFlags, named_profile, requested_model
 from asyncgen.providers.profiles import Profile, ProviderChoice
 from asyncgen.run.whole_file import replacing

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from asyncgen.evaluate.measures import Answers
     from asyncgen.generate.observer import Observer
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
 
 Side = Literal["first", "second", "tie"]
 FEWEST_FOR_LENGTH = 50

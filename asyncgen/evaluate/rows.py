@@ -20,7 +20,7 @@ from asyncgen.job.template import ANSWER, field_of, parse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.state import DatasetState
 

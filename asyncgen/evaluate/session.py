@@ -44,7 +44,7 @@ from asyncgen.evaluate.verdict import best_of, compare_with_best, pays_from, ver
 from asyncgen.finetune.complete import form_of
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.model import Checks
-from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_address
 from asyncgen.providers.prices import load_price_list

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import EngineOf, engine_of
 from asyncgen.evaluate.session import WantedEvaluation, evaluate_run
-from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.job.requests import MOST_ENUMERATED
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from asyncgen.evaluate.judge import JudgedPair
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.providers.prices import PriceList
     from asyncgen.run.directory import RunDirectory
 

@@ -138,7 +138,7 @@ _OUTAGE_BASE_S = 2.0
 class TrainingWatcher(Protocol):
     """Gets reports of a training. Called from the event loop, so it must not block."""
 
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Report an event. Events come oldest first, each once.
 
         Args:
@@ -146,7 +146,7 @@ class TrainingWatcher(Protocol):
         """
         ...
 
-    def seen(self, job: TuningJob) -> None:
+    def on_job(self, job: TuningJob) -> None:
         """Report the job's present state, after its events.
 
         Args:
@@ -154,7 +154,7 @@ class TrainingWatcher(Protocol):
         """
         ...
 
-    def missed(self, error: AsyncgenError) -> None:
+    def on_outage(self, error: AsyncgenError) -> None:
         """Report that the provider could not be reached; it will be asked again.
 
         Args:
@@ -248,7 +248,7 @@ class _Following:
             except OutageError as error:
                 if self.last is None:
                     raise
-                self._watcher.missed(error)
+                self._watcher.on_outage(error)
                 await self._pace.sleep(self._after_outage_s(outages))
                 outages += 1
                 continue
@@ -266,12 +266,12 @@ class _Following:
         for event in events:
             self._log.add(event)
             self._told.add(event.id)
-            self._watcher.told(event)
+            self._watcher.on_event(event)
         self.last = job
         changed = before is None or job.status != before.status
         if events or changed:
             self._log.note(job)
-        self._watcher.seen(job)
+        self._watcher.on_job(job)
         return job, bool(events) or changed
 
     def _after_outage_s(self, outages: int) -> float:

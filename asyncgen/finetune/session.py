@@ -20,8 +20,7 @@ from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.complete import taught_form
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow, open_run_log
-from asyncgen.finetune.open_tuner import open_tuner
-from asyncgen.finetune.words import (
+from asyncgen.finetune.messages import (
     TrainingExtent,
     days_left,
     extent_words,
@@ -33,6 +32,7 @@ from asyncgen.finetune.words import (
     price_words,
     trained_cost,
 )
+from asyncgen.finetune.open_tuner import open_tuner
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
 from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback

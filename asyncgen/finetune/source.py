@@ -15,7 +15,7 @@ from asyncgen.finetune.api import JobOrder
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.target import RUNS
 from asyncgen.job.model import FinetuneSettings
-from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run

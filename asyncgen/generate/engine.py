@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncgen.generate.pool.progress import Progress
     from asyncgen.generate.spending import Spending
     from asyncgen.job.model import Limits
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.providers.endpoint import Endpoint
     from asyncgen.run.directory import RunWriter
     from asyncgen.run.state import Spend

@@ -179,7 +179,7 @@ async def _write_each_second(file: LiveFile, progress: Progress, concurrency: in
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), _EVERY_S)
             return
-        pauses.look(progress, clock(), time.time())
+        pauses.update(progress, clock(), time.time())
         state = _state_of(progress, concurrency, began, pauses.newest)
         await asyncio.to_thread(file.write, state)  # a network folder may be slow
 
@@ -195,7 +195,7 @@ class Pauses:
         self.newest: tuple[PauseNote, ...] = ()
         self._until = 0.0
 
-    def look(self, progress: Progress, now_s: float, wall_s: float) -> None:
+    def update(self, progress: Progress, now_s: float, wall_s: float) -> None:
         """Note a new pause, or extend the last one.
 
         Args:

@@ -33,7 +33,7 @@ from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
 from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
-from asyncgen.job.of_run import OpenedJob, keep_job, open_named_job
+from asyncgen.job.opened import OpenedJob, keep_job, open_named_job
 from asyncgen.job.requests import MOST_ENUMERATED, count_twins
 from asyncgen.providers.choose import named_address, open_endpoint
 from asyncgen.run.directory import RunDirectory, RunWriter, open_run
@@ -197,14 +197,15 @@ async def generate_opened(
         opened: the job.
         generation: the provider that answers.
         options: of this invocation.
-        observer: is told and asked.
-        engine: sends the requests; None for the one that `options.batch` selects.
+        observer: gets reports, gives consent, and interrupts.
+        engine: sends the requests; None for the one that the options select.
         endpoint: already open; None to open the one of `generation`.
 
     Returns:
         How the generation ended, as `generate_rows`.
 
     Raises:
+        UsageError: options contradict each other, or consent is needed.
         AsyncgenError: nothing was begun.
     """
     for remark in opened.remarks:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncgen.generate.observer import Observer
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.run.records import Usage
     from asyncgen.run.state import RunState, Spend
 

@@ -161,7 +161,7 @@ class Combinations:
         table: rows multiplied with the axes; None for the axes alone.
         subset: (size, seed) of the choice; None for all. A size above the number of combinations takes all.
         exclude: each maps variables to values; combinations that match all of one entry are left out.
-        telling: columns of the table that identify a row; None for all.
+        identifying: columns of the table that identify a row; None for all.
 
     Attributes:
         names: the variables: the table's columns, then the axes.
@@ -175,14 +175,14 @@ class Combinations:
         table: Table | None = None,
         subset: tuple[int, int] | None = None,
         exclude: Sequence[Mapping[str, str]] = (),
-        telling: Collection[str] | None = None,
+        identifying: Collection[str] | None = None,
     ) -> None:
         columns = table.columns if table is not None else ()
         self.names: tuple[str, ...] = (*columns, *axes)
         self._axes = [tuple(values) for values in axes.values()]
         self._positions = [{value: place for place, value in enumerate(values)} for values in self._axes]
         self._table = table
-        self._telling = [at for at, name in enumerate(columns) if telling is None or name in telling]
+        self._identifying = [at for at, name in enumerate(columns) if identifying is None or name in identifying]
         self._row_places: dict[int, int] | None = None
         self._per_row = math.prod(map(len, self._axes))
         self._exclusions = Exclusions(exclude, self.names)
@@ -336,9 +336,9 @@ class Combinations:
         if self._row_places is None:
             self._row_places = {}
             for place, values in enumerate(self._table):
-                self._row_places.setdefault(hash(self._told(values)), place)
-        found = self._row_places.get(hash(self._told(row)))
-        return found if found is not None and self._told(self._table[found]) == self._told(row) else None
+                self._row_places.setdefault(hash(self._identity(values)), place)
+        found = self._row_places.get(hash(self._identity(row)))
+        return found if found is not None and self._identity(self._table[found]) == self._identity(row) else None
 
-    def _told(self, row: Row) -> Row:
-        return tuple([row[at] for at in self._telling])
+    def _identity(self, row: Row) -> Row:
+        return tuple([row[at] for at in self._identifying])

@@ -164,7 +164,16 @@ class RequestGrid:
         return GridForm(job, self.names, self.model, self.answers, self._sample_names, self._has_answer_variable)
 
     def request_at(self, index: int, repeat: int, values: Row) -> Request:
-        """The request of a row whose values are given."""
+        """Make the request of a row.
+
+        Args:
+            index: its place in the grid, repeats included.
+            repeat: 0 for the first repeat of a combination.
+            values: the combination, in the order of `names`.
+
+        Returns:
+            The request.
+        """
         body = self._body_of(values, repeat)
         return Request(index, repeat, values, _key(body, repeat), body)
 

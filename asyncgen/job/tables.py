@@ -359,11 +359,11 @@ class ParquetTable:
             return file_digest(handle, "blake2b").hexdigest()
 
     def _arrow(self, number: int) -> Any:
-        with _told():
+        with _reading_parquet():
             return self._file.read_row_group(number, columns=list(self.columns))
 
     def _batches(self, number: int) -> Iterator[Any]:
-        with _told():
+        with _reading_parquet():
             yield from self._file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=list(self.columns))
 
     def _rows(self, batch: Any, first: int) -> Iterator[tuple[str, ...]]:
@@ -371,7 +371,7 @@ class ParquetTable:
         return iter(list(zip(*columns, strict=True)) if columns else [()] * batch.num_rows)
 
 
-class _told:  # noqa: N801 - reads as a phrase
+class _reading_parquet:  # noqa: N801 - reads as a phrase
     """Within this block, what pyarrow cannot read is a `TableError`."""
 
     def __enter__(self) -> None:

@@ -20,7 +20,7 @@ import orjson
 from asyncgen.dataset.samples import may_be_stale
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.live_file import LIVE_NAME, LiveState, read_live, sum_of_live
-from asyncgen.job.of_run import OpenedJob, job_of_run
+from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.reviews import REVIEWED_NAME, Action, Review, add_review, read_reviews
 from asyncgen.view.index import RowIndex, bits_of

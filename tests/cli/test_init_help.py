@@ -10,7 +10,7 @@ import pytest
 
 from asyncgen.cli.init_command import EXAMPLES, GENERAL, example_files
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import open_job
+from asyncgen.job.opened import open_job
 from asyncgen.job.reference import reference
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, keep_job, open_job
+from asyncgen.job.opened import OpenedJob, keep_job, open_job
 from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line
 

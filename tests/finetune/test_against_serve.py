@@ -33,13 +33,13 @@ class Listener:
     def __init__(self) -> None:
         self.ids: list[str] = []
 
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         self.ids.append(event.id)
 
-    def seen(self, job: TuningJob) -> None:
+    def on_job(self, job: TuningJob) -> None:
         pass
 
-    def missed(self, error: Exception) -> None:
+    def on_outage(self, error: Exception) -> None:
         pass
 
 

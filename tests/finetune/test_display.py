@@ -29,20 +29,20 @@ def display(*history: Event) -> TrainingDisplay:
 
 def test_the_line_has_state_step_loss_curve_and_times() -> None:
     shown_line = display(metrics(1, 3.0), metrics(2, 2.0), metrics(3, 1.0))
-    shown_line.seen(job(estimated_finish=NOW + 61))
+    shown_line.on_job(job(estimated_finish=NOW + 61))
     assert shown_line.line() == "running  step 3 of 40  2 min 10 s, about 1 min 01 s left  loss 1  █▅▁"
 
 
 def test_there_is_no_line_before_the_first_answer_and_little_before_the_first_step() -> None:
     empty = display()
     assert empty.line() == ""
-    empty.seen(job(status="validating_files"))
+    empty.on_job(job(status="validating_files"))
     assert empty.line() == "validating files  2 min 10 s"
 
 
 def test_events_are_said_with_their_level_and_history_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     told = display(Event(job="j", id="old", created_at=NOW, message="old"))
-    told.told(Event(job="j", id="e", created_at=NOW, message="careful \x1b[2J", level="warn"))
+    told.on_event(Event(job="j", id="e", created_at=NOW, message="careful \x1b[2J", level="warn"))
     err = capsys.readouterr().err
     assert "warn: careful [2J" in err
     assert "old" not in err
@@ -51,11 +51,11 @@ def test_events_are_said_with_their_level_and_history_is_not(capsys: pytest.Capt
 
 def test_an_outage_is_said_once_and_its_end_too(capsys: pytest.CaptureFixture[str]) -> None:
     watcher = display()
-    watcher.seen(job())
+    watcher.on_job(job())
     for _ in range(3):
-        watcher.missed(AsyncgenError("could not look up the job j", cause="no route"))
+        watcher.on_outage(AsyncgenError("could not look up the job j", cause="no route"))
     assert "provider not reached" in watcher.line()
-    watcher.seen(job())
+    watcher.on_job(job())
     err = capsys.readouterr().err
     assert err.count("asking again until it works") == 1
     assert err.count("answers again") == 1
@@ -64,7 +64,7 @@ def test_an_outage_is_said_once_and_its_end_too(capsys: pytest.CaptureFixture[st
 def test_a_long_training_keeps_a_bounded_memory() -> None:
     watcher = display(*(metrics(step, 1.0) for step in range(5000)))
     assert len(watcher._losses) <= 2001
-    watcher.seen(job())
+    watcher.on_job(job())
     assert "step 4,999 of 40" in watcher.line()
 
 
@@ -80,12 +80,12 @@ def test_steps_stay_in_the_live_line_and_epochs_checkpoints_and_warnings_stay_on
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     watcher = display()
-    watcher.told(metrics(1, 3.0))
+    watcher.on_event(metrics(1, 3.0))
     for number, (message, level) in enumerate(
         [("Epoch 1 of 3 done", "info"), ("Checkpoint created at step 19", "info"), ("frozen layers: 10 %", "info"),
          ("a sample was cut", "warn")]
     ):  # fmt: skip
-        watcher.told(Event(job="j", id=f"x{number}", created_at=NOW, message=message, level=level))
+        watcher.on_event(Event(job="j", id=f"x{number}", created_at=NOW, message=message, level=level))
     err = capsys.readouterr().err
     assert "Epoch 1 of 3" in err
     assert "Checkpoint created" in err
@@ -96,7 +96,7 @@ def test_steps_stay_in_the_live_line_and_epochs_checkpoints_and_warnings_stay_on
 
 def test_the_time_left_is_never_cut_off_by_the_drawing() -> None:
     watcher = display(*(metrics(step, 4.421) for step in range(440)))
-    watcher.seen(job(estimated_finish=NOW + 61))
+    watcher.on_job(job(estimated_finish=NOW + 61))
     for width in range(60, 200):
         line = watcher.line(width)
         assert "about 1 min 01 s left" in line

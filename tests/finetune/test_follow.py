@@ -35,13 +35,13 @@ class Listener:
         self.states: list[str] = []
         self.misses: list[AsyncgenError] = []
 
-    def told(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         self.messages.append(event.message)
 
-    def seen(self, job: TuningJob) -> None:
+    def on_job(self, job: TuningJob) -> None:
         self.states.append(job.status)
 
-    def missed(self, error: AsyncgenError) -> None:
+    def on_outage(self, error: AsyncgenError) -> None:
         self.misses.append(error)
 
 

@@ -62,16 +62,16 @@ def test_a_run_says_how_it_goes_while_it_goes(tmp_path: Path) -> None:
 
 def test_a_pause_is_noted_once_and_made_longer_while_it_lasts() -> None:
     pauses, progress = Pauses(), Progress()
-    pauses.look(progress, 100.0, 1000.0)
+    pauses.update(progress, 100.0, 1000.0)
     assert not pauses.newest
     progress.paused_until, progress.pause_cause = 110.0, "429"
-    pauses.look(progress, 101.0, 1001.0)
-    pauses.look(progress, 102.0, 1002.0)
+    pauses.update(progress, 101.0, 1001.0)
+    pauses.update(progress, 102.0, 1002.0)
     assert list(pauses.newest) == [PauseNote(1001.0, 1010.0, "429")]
     progress.paused_until = 120.0
-    pauses.look(progress, 105.0, 1005.0)
+    pauses.update(progress, 105.0, 1005.0)
     assert list(pauses.newest) == [PauseNote(1001.0, 1020.0, "429")]
-    pauses.look(progress, 130.0, 1030.0)
+    pauses.update(progress, 130.0, 1030.0)
     progress.paused_until = 140.0
-    pauses.look(progress, 131.0, 1031.0)
+    pauses.update(progress, 131.0, 1031.0)
     assert [note.began for note in pauses.newest] == [1001.0, 1031.0]

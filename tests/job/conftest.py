@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.job.opened import OpenedJob, open_job
 
 Open = Callable[..., OpenedJob]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asyncgen.errors import JobFileError, UsageError
 from asyncgen.job.cells import TableError
 from asyncgen.job.load import JobFile, _all_problems, open_grid, read_job_file
-from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.job.opened import OpenedJob, open_job
 from asyncgen.job.run_rows import RunRows
 from asyncgen.job.sources import Sources
 from asyncgen.providers.profiles import PROFILES

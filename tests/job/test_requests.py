@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.load import open_grid, read_job_file
 from asyncgen.job.model import Example, Generate, Job, Prompt
-from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.job.opened import OpenedJob, open_job
 from asyncgen.job.requests import RequestGrid
 from asyncgen.providers.profiles import PROFILES
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asyncgen.errors import JobFileError
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, keep_job, open_job
+from asyncgen.job.opened import OpenedJob, keep_job, open_job
 from asyncgen.job.requests import Request
 from asyncgen.job.sources import parts_of
 from asyncgen.run.directory import open_run

@@ -19,7 +19,7 @@ import pytest
 
 from asyncgen.generate.journal.stale import accept_stale, find_stale
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, keep_job, open_job
+from asyncgen.job.opened import OpenedJob, keep_job, open_job
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line

@@ -21,7 +21,7 @@ import msgspec
 from asyncgen.finetune.api import Event
 from asyncgen.generate.live_file import LiveFile, LiveState, PauseNote
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, keep_job, open_job
+from asyncgen.job.opened import OpenedJob, keep_job, open_job
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.records import Failure, FailureError, Record, Usage, encode_line
 from asyncgen.run.reviews import Review, add_review, answer_digest

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from asyncgen.dataset.samples import Sample
     from asyncgen.dataset.split import SplitPlan
     from asyncgen.job.model import DatasetSettings
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.run.records import Record
     from asyncgen.run.reviews import Reviews
     from asyncgen.run.state import DatasetFile

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from asyncgen.dataset.export.trainers import PreparedSample, Trainer
     from asyncgen.dataset.token_counts import TokenCounter
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Record
     from asyncgen.run.state import DatasetFile, DatasetState

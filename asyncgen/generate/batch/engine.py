@@ -186,7 +186,7 @@ class BatchLoop:
         wait_s = self._pace.first_s
         while True:
             has_sent = await self._send()
-            has_changed = await self._look()
+            has_changed = await self._poll()
             if self._ledger.is_under_way:
                 slower_s = min(wait_s * self._pace.growth, self._pace.most_s)
                 wait_s = self._pace.first_s if has_sent or has_changed else slower_s
@@ -209,7 +209,7 @@ class BatchLoop:
             return False
         return await self._sender.send_next() is not None
 
-    async def _look(self) -> bool:
+    async def _poll(self) -> bool:
         """Poll every batch, and collect those that ended; returns True if anything changed."""
         has_changed = False
         for batch in self._ledger.open:

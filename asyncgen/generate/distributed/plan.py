@@ -165,7 +165,7 @@ class OpenRows:
 
 
 def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet) -> OpenRows:
-    """Go over the job once.
+    """Count the open rows of each shard, in one pass over the job.
 
     Args:
         grid: the job's rows.
@@ -175,7 +175,7 @@ def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet
     """
     rows_of, failed_of, digest = [0] * shards, [0] * shards, blake2b(digest_size=16)
 
-    def look(key: bytes) -> bool:
+    def count(key: bytes) -> bool:
         number = number_of(key)
         if not settled.has(number):
             digest.update(key)
@@ -183,7 +183,7 @@ def missing_rows(grid: RequestGrid, shards: int, settled: KeySet, failed: KeySet
             failed_of[number % shards] += failed.has(number)
         return False
 
-    rows = sum(passed for passed in grid.walk(look) if isinstance(passed, int))
+    rows = sum(passed for passed in grid.walk(count) if isinstance(passed, int))
     return OpenRows(rows_of, failed_of, digest.hexdigest(), rows - sum(rows_of))
 
 

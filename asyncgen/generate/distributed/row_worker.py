@@ -131,7 +131,7 @@ class LeasedRates(RequestRates):
             reserved = await super().acquire(body)
             if self.has_lease:
                 return reserved
-            self.tokens.give_back(reserved)
+            self.tokens.release(reserved)
             self._renewed.clear()
             await self._renewed.wait()
 

@@ -70,11 +70,14 @@ class ShardStatus:
 
 
 def shard_statuses(directory: RunDirectory, ended: Ended | None = None) -> tuple[ShardStatus, ...]:
-    """Every shard of the run's plan, those that were never begun included; none where nothing is to be merged.
+    """Read the status of every shard in the run's plan, including shards that were never begun.
 
     Args:
         directory: of the run.
-        ended: tells of a shard how many rows have an answer, and how many were given up on; None to read its files.
+        ended: counts the rows of a shard that have an answer and that were given up on; None to read its files.
+
+    Returns:
+        The shards, in order; empty if nothing is left to merge.
 
     Raises:
         BadLineError: a line is not a record or failure.
@@ -90,7 +93,15 @@ def shard_statuses(directory: RunDirectory, ended: Ended | None = None) -> tuple
 
 
 def slowest_first(shards: Sequence[ShardStatus], most: int) -> list[ShardStatus]:
-    """At most so many shards, in their order; of more, those that hold the others up, and those that are not done."""
+    """Choose the shards to show: those that delay the others first, then those that are not done.
+
+    Args:
+        shards: all shards.
+        most: maximum number to show.
+
+    Returns:
+        The chosen shards, in order.
+    """
     shown = sorted(shards, key=lambda each: (not each.is_straggler, not each.left, each.shard.index))
     return sorted(shown[:most], key=lambda each: each.shard.index)
 

@@ -187,7 +187,7 @@ class HttpCompleter:
                 del self._in_flight[task]
                 task.cancel()
             if late:
-                self._timeout.lost()
+                self._timeout.timed_out()
 
     def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
         """Add to an error what is known from the connection, beyond the reply."""

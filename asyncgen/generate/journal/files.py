@@ -36,7 +36,7 @@ class GroupSync:
 
     Args:
         flush: makes everything safe that was written before it was called; raises when it cannot.
-        look: called every so often although nothing was written; raises when nothing may be written any more.
+        check: called at intervals even if nothing was written; raises if nothing may be written any more.
         rows: so many marks are enough for a flush.
         seconds: no mark waits longer.
     """
@@ -45,17 +45,17 @@ class GroupSync:
         self,
         flush: Callable[[], None],
         *,
-        look: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
         rows: int = GROUP_ROWS,
         seconds: float = GROUP_SECONDS,
     ) -> None:
         self._flush = flush
-        self._look_round = look
+        self._check_round = check
         self._rows = rows
         self._seconds = seconds
         self._marks = 0
         self._marks_flushed = 0
-        self._marks_to_look_at = rows
+        self._marks_before_check = rows
         self._failure: Exception | None = None
         # Its `get` waits without the interpreter lock; a condition would compete with the event loop.
         self._wakes: SimpleQueue[bool] = SimpleQueue()  # True: for the last time
@@ -66,11 +66,11 @@ class GroupSync:
         """Count rows that were written; always called from the same thread.
 
         Raises:
-            Exception: what `flush` or `look` raised: what was written lately may not survive a power loss.
+            Exception: what `flush` or `check` raised: the last lines may not survive a power loss.
         """
         self._marks = marks = self._marks + rows
-        if marks >= self._marks_to_look_at:
-            self._look()
+        if marks >= self._marks_before_check:
+            self._check_thread()
 
     def close(self) -> None:
         """Flush for the last time, unless a flush has failed before.
@@ -83,11 +83,11 @@ class GroupSync:
         if self._failure is not None:
             raise self._failure
 
-    def _look(self) -> None:
-        self._marks_to_look_at = self._marks + self._rows
+    def _check_thread(self) -> None:
+        self._marks_before_check = self._marks + self._rows
         self._wakes.put(item=False)
         if self._failure is not None:  # read after the line above: the thread sets both, in the other order
-            self._marks_to_look_at = 0
+            self._marks_before_check = 0
             raise self._failure
 
     def _work(self) -> None:
@@ -98,7 +98,7 @@ class GroupSync:
                 self._flush()
             except Exception as error:  # noqa: BLE001 - whatever it is, the thread that writes has to hear of it
                 self._failure = error
-                self._marks_to_look_at = 0  # at once
+                self._marks_before_check = 0  # at once
                 return
 
     def _wait_for_group(self) -> bool:
@@ -108,7 +108,7 @@ class GroupSync:
                 closing = self._wakes.get(timeout=self._seconds)
             except Empty:
                 closing = False
-                self._look_round()
+                self._check_round()
             if closing or self._marks != self._marks_flushed:
                 self._marks_flushed = self._marks
                 return closing
@@ -156,7 +156,7 @@ class JournalFiles:
         self._spend = spend
         self._tried = tried
         self._noted_at = 0.0
-        self._sync = GroupSync(self._flush_now_and_then, look=self._look)
+        self._sync = GroupSync(self._flush_now_and_then, check=self._check_lock)
         self.wrote = self._make_each_safe if fsync_each else self._sync.mark
 
     @property
@@ -189,7 +189,7 @@ class JournalFiles:
         self._make_safe()
         self._sync.mark(lines)
 
-    def _look(self) -> None:
+    def _check_lock(self) -> None:
         """Check that this process still holds the lock.
 
         Raises:
@@ -201,7 +201,7 @@ class JournalFiles:
             raise LockLostError(error.what, cause=error.cause, help_text=error.help_text) from error
 
     def _flush_now_and_then(self) -> None:
-        self._look()
+        self._check_lock()
         if time.monotonic() - self._noted_at < _NOTE_S:
             self._make_safe()
             return

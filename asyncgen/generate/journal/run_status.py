@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import UsageError
 from asyncgen.generate.distributed.shard_status import ShardStatus, shard_statuses
 from asyncgen.generate.journal.settled import read_settled
-from asyncgen.job.of_run import job_of_run
+from asyncgen.job.opened import job_of_run
 from asyncgen.job.requests import MOST_ENUMERATED, count_twins
 from asyncgen.run.directory import is_held
 

@@ -101,7 +101,7 @@ class Admission:
         """Return a ticket for which nothing was sent."""
         self._progress.sent -= 1
         self._first_in_flight.discard(ticket.number)
-        self._rates.tokens.give_back(ticket.tokens)
+        self._rates.tokens.release(ticket.tokens)
         self._slots.release()
         if self._budget is not None:
             self._budget.release(ticket.held_usd)
@@ -238,6 +238,6 @@ class Admission:
             if not self._waiting_for_rates:
                 self._progress.waits_for = ""
         if self._pause.left_s(now()) > 0 or self._slots.are_too_many:
-            self._rates.tokens.give_back(tokens)
+            self._rates.tokens.release(tokens)
             return None
         return tokens

@@ -164,7 +164,7 @@ class AdaptiveTimeout:
         self._answers += answers
         self._slowest_s = max(self._slowest_s * _FORGET**answers, slowest_s)
 
-    def lost(self) -> None:
+    def timed_out(self) -> None:
         """Requests timed out: if others are answered, double the timeout.
 
         A row whose answer takes far longer than the others' then times out once, and is answered at the second attempt.

@@ -230,7 +230,7 @@ class Pool:
                 with suppress(ValueError):  # a round may have removed it
                     self._idle.remove(place)
             elif (row := place.result()) is not None:
-                self._take_back(row)
+                self._requeue_unsent(row)
             raise
 
     async def _attempt(self, row: RowInWork) -> None:
@@ -395,7 +395,7 @@ class Pool:
         self._queue.due(row)
         self._plan_round()
 
-    def _take_back(self, row: RowInWork) -> None:
+    def _requeue_unsent(self, row: RowInWork) -> None:
         """Return a row whose worker was cancelled before it could send."""
         if row.ticket is not None:
             self._admission.withdraw(row.ticket)

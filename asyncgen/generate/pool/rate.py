@@ -147,11 +147,11 @@ class TokenRate:
                         self._owed += part  # the wait was cancelled before these were taken
                         raise
             except BaseException:
-                self.give_back(reserved)
+                self.release(reserved)
                 raise
         return reserved
 
-    def give_back(self, reserved: int) -> None:
+    def release(self, reserved: int) -> None:
         """Return the tokens of a request that was not sent. Credit is capped at one burst."""
         self._owed = max(self._owed - reserved, -self.pace.burst)
 
@@ -266,7 +266,7 @@ class RequestRates:
         try:
             await self.requests.acquire(1.0)
         except BaseException:
-            self.tokens.give_back(reserved)
+            self.tokens.release(reserved)
             raise
         return reserved
 

@@ -89,7 +89,7 @@ class ResponseRoutes:
         answer = await self._engine.complete(call)
         items = _Items()
         for piece in _pieces(answer):
-            list(items.take(piece))
+            list(items.events_of(piece))
         list(items.close())
         return json_response(self._object(body, call, items, answer.tally), headers=headers)
 
@@ -151,13 +151,13 @@ class ResponseRoutes:
         shown = self._object(body, call, items, None)
         yield {"type": "response.created", "response": {**shown, "output": []}}
         yield {"type": "response.in_progress", "response": {**shown, "output": []}}
-        for event in items.take(first) if isinstance(first, AnswerPiece) else ():
+        for event in items.events_of(first) if isinstance(first, AnswerPiece) else ():
             yield event
         async for piece in rest:
             if isinstance(piece, AnswerTokens):
                 tally = piece
                 continue
-            for event in items.take(piece):
+            for event in items.events_of(piece):
                 yield event
         for event in items.close():
             yield event
@@ -180,7 +180,7 @@ class _Items:
         self._text = ""
         self._call: int | None = None
 
-    def take(self, piece: AnswerPiece) -> Iterator[dict[str, Any]]:
+    def events_of(self, piece: AnswerPiece) -> Iterator[dict[str, Any]]:
         if piece.reasoning:
             yield from self._opened("reasoning", {"summary": []})
             yield from self._grown(piece.reasoning, "reasoning_text")

@@ -81,7 +81,7 @@ class ProcessSwitch:
             async with self.process_for(None) as process:
                 yield process
 
-    def give_way(self) -> None:
+    def lower_priority(self) -> None:
         """Leave the processor to a training: from the next answer on, llama.cpp has little priority.
 
         Where its threads wait for one another in tight loops it has only one: several would take from the training many
@@ -90,7 +90,7 @@ class ProcessSwitch:
         threads = self._settings.threads if THREADS_SLEEP else 1
         self._wanted = replace(self._settings, threads=threads, niceness=_NICENESS)
 
-    def take_back(self) -> None:
+    def restore_priority(self) -> None:
         """The training is over: from the next request on, all is as before."""
         self._wanted = self._settings
 
@@ -195,15 +195,15 @@ class LlamaEngine:
         yield sum_of(tallies)
 
     async def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
-        self._switch.give_way()
+        self._switch.lower_priority()
         try:
             async with aclosing(train(task, self._settings, self._ask)) as messages:
                 async for message in messages:
                     if isinstance(message, TrainingEnded):  # before its adapter is loaded into a process
-                        self._switch.take_back()
+                        self._switch.restore_priority()
                     yield message
         finally:
-            self._switch.take_back()
+            self._switch.restore_priority()
 
     async def _nothing(self, call: ModelCall) -> EngineAnswer:
         """The answer of no tokens, of which llama.cpp would make one."""

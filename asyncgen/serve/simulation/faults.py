@@ -60,7 +60,7 @@ class Bucket:
         missing = min(amount, self.capacity) - self._level
         return max(0.0, missing / self._rate)
 
-    def take(self, amount: float) -> None:
+    def spend(self, amount: float) -> None:
         """Take it; the level goes below zero where the amount is larger than the bucket."""
         self._level -= amount
 
@@ -104,7 +104,7 @@ class SimulatedLimits:
             if cost > bucket.capacity or wait_s:
                 raise _refusal(model, bucket, cost, wait_s, headers)
         for bucket, cost in costs:
-            bucket.take(cost)
+            bucket.spend(cost)
         return {name: text for bucket, _ in costs for name, text in bucket.headers().items()}
 
 

@@ -69,7 +69,7 @@ class JobLog:
             self._events[path.name] = _lines(path / "events.jsonl", LoggedEvent)
             self._checkpoints[path.name] = _lines(path / "checkpoints.jsonl", JobCheckpoint)
 
-    def tell(
+    def add(
         self,
         identifier: str,
         message: str,
@@ -77,7 +77,7 @@ class JobLog:
         level: Level = "info",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add an event. Where the disk refuses it, it is told until the server ends: no job fails for its log."""
+        """Add an event. If the disk refuses it, it stays in memory: no job fails because of its log."""
         event = LoggedEvent(
             id=new_id("ftevent-"),
             created_at=int(self._clock()),
@@ -203,12 +203,12 @@ class JobStore:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self.log = JobLog(folder, clock)
-        self._kept = JsonStore(
+        self._entries = JsonStore(
             folder,
             "*/job.json",
             JobEntry,
-            identify=lambda kept: kept.job.id,
-            made_at=lambda kept: kept.job.created_at,
+            identify=lambda entry: entry.job.id,
+            made_at=lambda entry: entry.job.created_at,
         )
 
     def folder(self, identifier: str) -> Path:
@@ -216,29 +216,29 @@ class JobStore:
 
     def all(self) -> list[ServedJob]:
         """Newest first."""
-        return [kept.job for kept in self._kept.newest_first()]
+        return [entry.job for entry in self._entries.newest_first()]
 
     def get(self, identifier: str) -> ServedJob:
         """Raises ApiError: 404."""
-        return self.kept(identifier).job
+        return self.entry(identifier).job
 
-    def kept(self, identifier: str) -> JobEntry:
+    def entry(self, identifier: str) -> JobEntry:
         """Raises ApiError: 404."""
-        kept = self._kept.get(identifier)
-        if kept is None:
+        entry = self._entries.get(identifier)
+        if entry is None:
             raise no_such("fine-tuning job", identifier, param="fine_tuning_job_id")
-        return kept
+        return entry
 
     def find(self, identifier: str) -> JobEntry | None:
         """None where there is no such job (any more)."""
-        return self._kept.get(identifier)
+        return self._entries.get(identifier)
 
-    def add(self, kept: JobEntry) -> None:
+    def add(self, entry: JobEntry) -> None:
         """Raises DiskError: it could not be written, and is not there."""
-        folder = self.folder(kept.job.id)
+        folder = self.folder(entry.job.id)
         with explained(f"{folder} could not be made"):
             folder.mkdir()
-        self._kept.put(kept)
+        self._entries.put(entry)
 
     def change(self, identifier: str, **changes: Any) -> ServedJob:
         """Replace fields of the job, on disk too.
@@ -246,24 +246,24 @@ class JobStore:
         Raises:
             DiskError: it could not be written; until the server ends the job is changed all the same.
         """
-        kept = self.kept(identifier)
-        job = msgspec.structs.replace(kept.job, **changes)
-        self._kept.put(msgspec.structs.replace(kept, job=job))
+        entry = self.entry(identifier)
+        job = msgspec.structs.replace(entry.job, **changes)
+        self._entries.put(msgspec.structs.replace(entry, job=job))
         return job
 
     def estimate(self, identifier: str, finish: int) -> None:
         """Note when the job will probably end; not on disk, as it changes with every step."""
-        kept = self.kept(identifier)
-        job = msgspec.structs.replace(kept.job, estimated_finish=finish)
-        self._kept.replace_in_memory(msgspec.structs.replace(kept, job=job))
+        entry = self.entry(identifier)
+        job = msgspec.structs.replace(entry.job, estimated_finish=finish)
+        self._entries.replace_in_memory(msgspec.structs.replace(entry, job=job))
 
     def note(self, identifier: str, *, starts: int | None = None, samples: int | None = None) -> None:
-        """Replace what is kept beside the job."""
-        kept = self.kept(identifier)
-        self._kept.put(
+        """Change what is stored besides the job."""
+        entry = self.entry(identifier)
+        self._entries.put(
             msgspec.structs.replace(
-                kept,
-                starts=kept.starts if starts is None else starts,
-                samples=kept.samples if samples is None else samples,
+                entry,
+                starts=entry.starts if starts is None else starts,
+                samples=entry.samples if samples is None else samples,
             )
         )

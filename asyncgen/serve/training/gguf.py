@@ -190,9 +190,9 @@ class _Cursor:
 
     def number(self, form: str) -> Any:
         size = struct.calcsize(form)
-        return struct.unpack(form, self.take(size))[0]
+        return struct.unpack(form, self.read(size))[0]
 
-    def take(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         self.skip(size)
         return self.data[self.place - size : self.place]
 
@@ -203,7 +203,7 @@ class _Cursor:
 
     def text(self) -> str:
         try:
-            return self.take(self.number("<Q")).decode()
+            return self.read(self.number("<Q")).decode()
         except UnicodeDecodeError as error:
             raise _DamagedError("a text in its header is not UTF-8") from error
 
@@ -239,7 +239,7 @@ def _read(path: Path, descriptor: int) -> Gguf:
 
 def _parse(path: Path, data: mmap.mmap) -> Gguf:
     cursor = _Cursor(data)
-    if cursor.take(4) != MAGIC:
+    if cursor.read(4) != MAGIC:
         raise _DamagedError("it does not begin as a GGUF file does")
     version = cursor.number("<I")
     if version not in VERSIONS:

@@ -158,9 +158,9 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
         frozen = FrozenBlocks(weights, range(_first_tuned(config, weights)), threads, _tenths(emit))
         states = frozen.run(inputs.samples, prefix, file)
         data = TrainingData(inputs.samples, len(inputs.train.samples), prefix, states)
-        course = _course(config, weights, data, plan, threads=threads, emit=emit, elapsed=lambda: clock() - began)
-        path = course.run()
-    emit(TrainingEnded(trained_tokens=course.trained_tokens, path=str(path), elapsed_s=clock() - began))
+        loop = _loop(config, weights, data, plan, threads=threads, emit=emit, elapsed=lambda: clock() - began)
+        path = loop.run()
+    emit(TrainingEnded(trained_tokens=loop.trained_tokens, path=str(path), elapsed_s=clock() - began))
 
 
 def _open(config: Config) -> Weights:
@@ -227,7 +227,7 @@ def _tenths(emit: Emit) -> Callable[[float], None]:
     return on_progress
 
 
-def _course(
+def _loop(
     config: Config,
     weights: Weights,
     data: TrainingData,

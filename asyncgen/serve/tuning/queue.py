@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.serve.stores.jobs import ENDED, JobEntry, JobStore, ServedJob, ServedJobError
-from asyncgen.serve.tuning.course import JobFailedError
+from asyncgen.serve.tuning.recorder import JobFailedError
 from asyncgen.serve.wire import ApiError, Clock
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class TuningQueue:
         """Take a new job."""
         self._jobs.add(kept)
         identifier = kept.job.id
-        self._jobs.log.tell(identifier, f"Created fine-tuning job: {identifier}")
+        self._jobs.log.add(identifier, f"Created fine-tuning job: {identifier}")
         if self._notice:
-            self._jobs.log.tell(identifier, self._notice, level="warn")
+            self._jobs.log.add(identifier, self._notice, level="warn")
         self._news.put_nowait(identifier)
         return kept.job
 
@@ -72,7 +72,7 @@ class TuningQueue:
         try:
             self._jobs.change(identifier, status="cancelled", finished_at=int(self._clock()), estimated_finish=None)
         finally:  # also where the disk is full: it is cancelled until the server ends
-            self._jobs.log.tell(identifier, "The job was cancelled", level="warn")
+            self._jobs.log.add(identifier, "The job was cancelled", level="warn")
             tasks = [task for name, task in self._in_progress if name == identifier]
             for task in tasks:
                 task.cancel()
@@ -89,7 +89,7 @@ class TuningQueue:
 
     def _take_up_again(self) -> None:
         for job in reversed(self._jobs.all()):
-            starts = self._jobs.kept(job.id).starts
+            starts = self._jobs.entry(job.id).starts
             if job.status in ENDED:
                 continue
             if starts >= _MOST_STARTS:
@@ -99,7 +99,7 @@ class TuningQueue:
                 self._news.put_nowait(job.id)
             else:
                 if job.status == "running":
-                    self._jobs.log.tell(job.id, "The server was stopped; the training begins again", level="warn")
+                    self._jobs.log.add(job.id, "The server was stopped; the training begins again", level="warn")
                 self._jobs.change(job.id, status="queued", estimated_finish=None)
                 self._ready.put_nowait(job.id)
 
@@ -121,7 +121,7 @@ class TuningQueue:
                 task.result()
 
     async def _guarded(self, identifier: str, step: TrainingStep) -> None:
-        starts = self._jobs.kept(identifier).starts
+        starts = self._jobs.entry(identifier).starts
         try:
             self._jobs.note(identifier, starts=starts + 1)
             await step(self._jobs.get(identifier))
@@ -148,7 +148,7 @@ class TuningQueue:
         self._ready.put_nowait(job.id)
 
     def _fail(self, identifier: str, error: ServedJobError) -> None:
-        self._jobs.log.tell(identifier, f"The job failed: {error.message}", level="error")
+        self._jobs.log.add(identifier, f"The job failed: {error.message}", level="error")
         try:
             self._jobs.change(
                 identifier, status="failed", error=error, finished_at=int(self._clock()), estimated_finish=None

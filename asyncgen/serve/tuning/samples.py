@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.serve.engine import TrainingTask
-from asyncgen.serve.tuning.course import JobFailedError, JobRecorder, is_servable
+from asyncgen.serve.tuning.recorder import JobFailedError, JobRecorder, is_servable
 from asyncgen.serve.wire import ApiError
 
 if TYPE_CHECKING:
@@ -212,13 +212,13 @@ class TuningWork:
             JobFailedError: a file is not as it must be, or was deleted.
         """
         method = job.method["type"]
-        self._jobs.log.tell(job.id, f"Validating training file: {job.training_file}")
+        self._jobs.log.add(job.id, f"Validating training file: {job.training_file}")
         samples = await self._count(job.training_file, method, "training_file", _FEWEST_SAMPLES)
         if job.validation_file:
-            self._jobs.log.tell(job.id, f"Validating validation file: {job.validation_file}")
+            self._jobs.log.add(job.id, f"Validating validation file: {job.validation_file}")
             await self._count(job.validation_file, method, "validation_file", 1)
         self._jobs.note(job.id, samples=samples)
-        self._jobs.log.tell(job.id, "Files validated, moving job to queued state")
+        self._jobs.log.add(job.id, "Files validated, moving job to queued state")
         self._jobs.change(job.id, status="queued")
 
     async def _count(self, file: str, method: str, param: str, fewest: int) -> int:
@@ -235,21 +235,21 @@ class TuningWork:
             JobFailedError: the training failed, or a file was deleted meanwhile.
             ApiError: the adapter cannot be loaded.
         """
-        task = self._task(self._jobs.kept(job.id))
+        task = self._task(self._jobs.entry(job.id))
         self._jobs.change(job.id, status="running")
         self._models.forget(job.id)  # of a training that was interrupted
         self._jobs.log.forget_checkpoints(job.id)
-        self._jobs.log.tell(job.id, "Fine-tuning job started")
+        self._jobs.log.add(job.id, "Fine-tuning job started")
         await self._follow(job, task)
 
     async def _follow(self, job: ServedJob, task: TrainingTask) -> None:
-        course = JobRecorder(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
+        recorder = JobRecorder(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
         async with aclosing(self._engine.train(task)) as messages:
             async for message in messages:
-                if end := course.record(message):
+                if end := recorder.record(message):
                     if end.path and is_servable(end.path):
                         await self._engine.adopt(Path(end.path))
-                    course.succeed(end)
+                    recorder.succeed(end)
                     return
         raise JobFailedError("The training ended before its end.", code="server_error")
 

@@ -27,7 +27,7 @@ from asyncgen.generate.journal.settled import CostOf
 from asyncgen.generate.pool.pool import Outcome
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.load import read_job_file
-from asyncgen.job.of_run import OpenedJob, open_job
+from asyncgen.job.opened import OpenedJob, open_job
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.openai_client import Pacing, open_client
 from asyncgen.providers.profiles import PROFILES

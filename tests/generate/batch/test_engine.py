@@ -16,7 +16,7 @@ from asyncgen.providers.price import TokenRates
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncgen.job.of_run import OpenedJob
+    from asyncgen.job.opened import OpenedJob
 
     from .conftest import Desk
 
@@ -102,7 +102,7 @@ def test_a_limit_cuts_the_rows_of_this_invocation(desk: Desk) -> None:
 
 def test_twins_are_bought_once(desk: Desk, tmp_path: Any) -> None:
     from asyncgen.job.load import read_job_file  # noqa: PLC0415 - only here
-    from asyncgen.job.of_run import open_job  # noqa: PLC0415 - only here
+    from asyncgen.job.opened import open_job  # noqa: PLC0415 - only here
 
     (tmp_path / "rows.csv").write_text("a\nx\ny\nx\n", encoding="utf-8")
     path = tmp_path / "twins.toml"
@@ -431,7 +431,7 @@ def test_lines_that_belong_to_nobody_are_left_out(desk: Desk, lines: Any) -> Non
 
 
 def test_an_answer_begun_by_an_opening_is_kept_whole(desk: Desk, open_rows: Callable[..., OpenedJob]) -> None:
-    from asyncgen.job.of_run import open_job  # noqa: PLC0415 - only here
+    from asyncgen.job.opened import open_job  # noqa: PLC0415 - only here
 
     file = open_rows(3, '[on.local.prompt]\nopenings = ["About {a}:"]\n').file
     desk.opened = open_job(file, generation="local", tuning="local", model="m")

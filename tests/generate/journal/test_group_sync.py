@@ -109,6 +109,6 @@ def test_whatever_a_flush_raises_is_heard_of() -> None:
 
 def test_it_looks_round_though_nothing_is_written() -> None:
     looked = threading.Event()
-    sync = GroupSync(lambda: None, look=looked.set, seconds=0.01)
+    sync = GroupSync(lambda: None, check=looked.set, seconds=0.01)
     assert looked.wait(10)
     sync.close()

@@ -13,7 +13,7 @@ from asyncgen.generate.plan.costs import trained_tokens
 from asyncgen.generate.plan.plan import Plan, PlanTarget, compare_with_tuning, make_plan, plan_as_json
 from asyncgen.generate.plan.request_tokens import RequestTokens, RunMeasurements, Span, duration
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
-from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.opened import OpenedJob
 from asyncgen.providers.price import TokenRates
 from asyncgen.providers.prices import OwnPrice, PriceList
 from asyncgen.providers.profiles import PROFILES, Finetuning, usual_epochs

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from asyncgen.generate.plan.request_tokens import Figures, RequestTokens, RunMeasurements, tokens_of_a_request
-from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.opened import OpenedJob
 
 Open = Callable[..., OpenedJob]
 

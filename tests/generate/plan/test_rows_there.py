@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asyncgen.generate.plan.request_tokens import measure_run
-from asyncgen.job.of_run import OpenedJob
+from asyncgen.job.opened import OpenedJob
 from asyncgen.job.requests import Request, RequestGrid
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import BadLineError

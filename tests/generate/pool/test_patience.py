@@ -47,7 +47,7 @@ def test_answers_told_together_count_as_those_told_one_by_one() -> None:
 
 def test_where_nothing_ever_came_the_wait_is_long_only_once() -> None:
     patience = AdaptiveTimeout()
-    patience.lost()
+    patience.timed_out()
     assert patience.limit_s == 120
     patience.observe(1, 200.0)
     assert patience.limit_s == 600
@@ -61,15 +61,15 @@ def test_the_limit_stays_within_its_bounds(latencies: list[float]) -> None:
 def test_a_timeout_that_the_user_set_holds() -> None:
     timeout = AdaptiveTimeout(7.0)
     timeout.observe(100, 300.0)
-    timeout.lost()
+    timeout.timed_out()
     assert timeout.limit_s == 7.0
 
 
 def test_a_request_given_up_on_gets_twice_the_time_at_its_second_try() -> None:
     timeout = patience_after([1.0] * 1000)
     assert timeout.limit_s == 60
-    timeout.lost()
+    timeout.timed_out()
     assert timeout.limit_s == 120
     for _ in range(9):
-        timeout.lost()
+        timeout.timed_out()
     assert timeout.limit_s == 600

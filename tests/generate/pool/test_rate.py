@@ -244,7 +244,7 @@ def test_a_reservation_for_what_was_not_sent_is_given_back() -> None:
     async def scenario() -> float:
         rates = RequestRates(None, 60_000.0, 0)
         for _ in range(50):
-            rates.tokens.give_back(await rates.acquire(BODY))
+            rates.tokens.release(await rates.acquire(BODY))
         return asyncio.get_running_loop().time()
 
     assert run(scenario()) < 1.0
@@ -254,7 +254,7 @@ def test_no_more_is_given_back_than_a_bucket_holds() -> None:
     async def scenario() -> float:
         rates = RequestRates(None, 60_000.0, 0)
         for _ in range(50):
-            rates.tokens.give_back(100)  # fifty that waited for a pause, and went at none
+            rates.tokens.release(100)  # fifty that waited for a pause, and went at none
         for _ in range(38):
             await rates.acquire(BODY)
         return asyncio.get_running_loop().time()

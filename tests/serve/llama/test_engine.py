@@ -271,7 +271,7 @@ def test_small_requests_start_no_process_beside_a_training_and_answers_do(tiny_m
         first = await LlamaProcess.start(settings, ())
         switch = ProcessSwitch(settings, first)
         try:
-            switch.give_way()
+            switch.lower_priority()
             async with switch.process_at_hand() as process:
                 assert process is first
             async with switch.process_for(None) as process:

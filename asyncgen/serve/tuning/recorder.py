@@ -148,7 +148,7 @@ class JobRecorder:
             case TrainingStarted():
                 self._start(message)
             case TrainingProgress():
-                self._jobs.log.tell(self._id, message.message)
+                self._jobs.log.add(self._id, message.message)
             case TrainingStep():
                 self._step(message)
             case TrainedCheckpoint():
@@ -161,10 +161,10 @@ class JobRecorder:
 
     def succeed(self, end: TrainingEnded) -> None:
         """The model answers by now: give it its name, and end the job well."""
-        name = self._add_model(self._jobs.kept(self._id).model_name, end.path, end)
+        name = self._add_model(self._jobs.entry(self._id).model_name, end.path, end)
         table = self._files.add(metrics_csv(self._steps), filename=RESULT_FILENAME, purpose="fine-tune-results")
-        self._jobs.log.tell(self._id, f"New fine-tuned model created: {name}")
-        self._jobs.log.tell(self._id, "The job has successfully completed")
+        self._jobs.log.add(self._id, f"New fine-tuned model created: {name}")
+        self._jobs.log.add(self._id, "The job has successfully completed")
         self._jobs.change(
             self._id,
             status="succeeded",
@@ -185,11 +185,11 @@ class JobRecorder:
             hyperparameters=Hyperparameters(**decided),
             method={"type": kind, kind: {"hyperparameters": shown}},
         )
-        self._jobs.log.tell(self._id, start_message(start))
+        self._jobs.log.add(self._id, start_message(start))
 
     def _step(self, step: TrainingStep) -> None:
         self._steps.append(step)
-        self._jobs.log.tell(self._id, step_message(step), metrics=step_metrics(step))
+        self._jobs.log.add(self._id, step_message(step), metrics=step_metrics(step))
         now = self._clock()
         if len(self._steps) == 1:
             self._first_step_at = now
@@ -198,7 +198,7 @@ class JobRecorder:
             self._jobs.estimate(self._id, int(now + left_s))
 
     def _checkpoint(self, checkpoint: TrainedCheckpoint) -> None:
-        tuned = checkpoint_name(self._jobs.kept(self._id).model_name, checkpoint.step)
+        tuned = checkpoint_name(self._jobs.entry(self._id).model_name, checkpoint.step)
         name = self._add_model(tuned, checkpoint.path)
         self._jobs.log.add_checkpoint(
             JobCheckpoint(
@@ -212,8 +212,8 @@ class JobRecorder:
         )
         if checkpoint.full_valid_loss is not None:
             message = f"Epoch {checkpoint.epoch}: full validation loss={checkpoint.full_valid_loss:.2f}"
-            self._jobs.log.tell(self._id, message, metrics=validation_metrics(checkpoint))
-        self._jobs.log.tell(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
+            self._jobs.log.add(self._id, message, metrics=validation_metrics(checkpoint))
+        self._jobs.log.add(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
     def _add_model(self, name: str, path: str | None, end: TrainingEnded | None = None) -> str:
         servable = path is not None and is_servable(path)

@@ -1,7 +1,7 @@
 """What is said at the end of a job."""
 
 from asyncgen.finetune.api import TuningJob
-from asyncgen.finetune.words import next_step
+from asyncgen.finetune.messages import next_step
 from asyncgen.providers.profiles import PROFILES
 
 
