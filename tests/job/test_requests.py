@@ -1,5 +1,6 @@
 import itertools
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from asyncgen.cli.init_command import EXAMPLES, example_files
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.load import open_grid, read_job_file
 from asyncgen.job.model import Example, Generate, Job, Prompt
@@ -92,6 +94,36 @@ def test_rows_of_a_job_that_uses_no_new_word_stay_as_they_were(
     for row in before["rows"]:
         assert made[row["key"]] == row
         assert job.grid.key_of(row["variables"], row["repeat"]) == bytes.fromhex(row["key"])
+
+
+def assert_made_elsewhere(grid: RequestGrid) -> None:
+    """Another process, which is sent the form and a row's values, makes the same request, and the same prompt of it."""
+    elsewhere = pickle.loads(pickle.dumps(grid.form)).grid()
+    assert elsewhere.max_output_tokens == grid.max_output_tokens
+    for request in itertools.islice(grid.requests(), 50):
+        assert elsewhere.request_at(request.index, request.repeat, request.values) == request
+        variables = grid.variables(request)
+        for answer in ("Yes.", '{"text": "Yes.", "label": "a", "question": "Why?", "answer": "So."}'):
+            assert elsewhere.prompt_of(variables, answer) == grid.prompt_of(variables, answer)
+            assert elsewhere.answers.read(answer) == grid.answers.read(answer)
+        assert elsewhere.opening(request) == grid.opening(request)
+
+
+@pytest.mark.parametrize("before", json.loads(Path(__file__).with_name("rows_of_0.1.json").read_text("utf-8")))
+def test_the_form_of_a_job_makes_its_requests_elsewhere(opened: Open, tmp_path: Path, before: dict[str, Any]) -> None:
+    for name, content in before["files"].items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    choice = {"generation": before["generation"], "tuning": "local", "model": before["model"]}
+    job = opened(before["job"], **choice) if before["job"] else open_job(read_job_file(None), **choice)
+    assert_made_elsewhere(job.grid)
+
+
+@pytest.mark.parametrize("example", [example for example in EXAMPLES if example != "chain"])  # it needs another run
+def test_the_form_of_each_example_makes_its_requests_elsewhere(example: str, tmp_path: Path) -> None:
+    for path, text in example_files(example, tmp_path / "job.toml").items():
+        path.write_text(text, encoding="utf-8")
+    file = read_job_file(tmp_path / "job.toml")
+    assert_made_elsewhere(open_job(file, generation="openai", tuning="local", model="m").grid)
 
 
 def test_repeats_vary_fastest_and_the_last_axis_next(opened: Open) -> None:

@@ -11,13 +11,11 @@ Where workers run, and what carries the messages, is left to a `WorkerPort`.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
 import msgspec
 
@@ -33,6 +31,7 @@ from asyncgen.generate.distributed.messages import (
     decode_report,
     encode,
 )
+from asyncgen.generate.distributed.worker_state import WorkerLostError, WorkerPort, WorkerState
 from asyncgen.generate.engine import Session
 from asyncgen.generate.http.completer import NO_LIMITS, ErrorClass, StopReason
 from asyncgen.generate.pool.pool import USELESS, Outcome, Stop, outcome_of, useless_answers
@@ -44,9 +43,6 @@ from asyncgen.run.records import NO_USAGE, Failure, Usage, decode_record
 from asyncgen.run.state import RowAttempts
 
 LEASE_S = 5.0
-_BLOCK_S = 0.25
-_BLOCKS = 2
-_FIRST_BLOCK, _LARGEST_BLOCK = 8, 1024
 _AGAIN_S = 0.3  # between two attempts to reach a worker
 _LAST_WORD_S = 5.0  # for the last reports, when every row is settled
 _LATEST_S = 0.2
@@ -54,96 +50,6 @@ _LEAST_PER_SECOND = 1.2  # a smaller share of the rate would have a burst beyond
 _REQUESTS_OF_A_SHARE = 2  # likewise of the tokens of a minute
 _SECONDS = 60.0
 _UNPRICED = 0.02  # of the budget, for a worker's first requests where no price is known
-
-
-class WorkerLostError(Exception):
-    """A worker cannot be reached: its process, its machine or the network is gone, perhaps for a moment."""
-
-
-class WorkerPort(Protocol):
-    """A worker, as the driver sees it; every call may raise `WorkerLostError`."""
-
-    async def open(self, spec: WorkSpec) -> bytes:
-        """Begin to work; returns the first report."""
-
-    async def exchange(self, order: bytes) -> bytes:
-        """Send an order; returns the report that follows it."""
-
-    async def drain(self, drops: bool) -> None:
-        """Let it finish what is in flight, or drop that too."""
-
-
-@dataclass(eq=False)
-class _Worker:
-    """What the driver knows of a worker.
-
-    Attributes:
-        lost_in_flight: of its requests, when it was lost.
-        name: of this start of it, among the holders of leases.
-        session: as the worker names it; "" before it is open.
-        rows: that it has, by key.
-        orders: number of the last one.
-        report: the last one.
-        heard_at: when that came.
-        is_lost: its lease ended before it was heard again.
-    """
-
-    port: WorkerPort
-    spec: WorkSpec
-    number: int
-    starts: int = 0
-    session: str = ""
-    rows: dict[bytes, RowInWork] = field(default_factory=dict)
-    orders: int = 0
-    report: WorkerReport = WorkerReport(session="")  # noqa: RUF009 - it is frozen
-    heard_at: float = 0.0
-    is_lost: bool = True
-    finished: int = 0
-    tokens: int = 0
-    measured_at: float = 0.0
-    per_second: float = 0.0
-    tokens_per_second: float = 0.0
-    paused_until: float = 0.0
-    told_pause_until: float = 0.0
-    lost_in_flight: int = 0
-
-    @property
-    def place(self) -> str:
-        """Its number and its machine, for people."""
-        return f"worker {self.number + 1} on {self.report.place}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.number}.{self.starts}"
-
-    @property
-    def most_in_flight(self) -> int:
-        """No more of its rows can have been sent without an answer that is written."""
-        return min(len(self.rows), self.spec.concurrency)
-
-    def room(self, most_per_second: float | None) -> int:
-        """How many more rows it should have.
-
-        Args:
-            most_per_second: requests by its share of the rate; None for no limit.
-        """
-        report = self.report
-        in_flight = report.counts.sent - report.counts.ended
-        if most_per_second is not None:
-            block = max(math.ceil(min(most_per_second * _BLOCK_S, self.spec.concurrency)), 1)
-            return in_flight + _BLOCKS * block - len(self.rows)
-        block = min(max(math.ceil(self.per_second * _BLOCK_S), _FIRST_BLOCK), _LARGEST_BLOCK)
-        return max(in_flight, report.slots) + _BLOCKS * block - len(self.rows)
-
-    def measure(self, now: float) -> None:
-        """Follow how much it answers, a few times a second."""
-        span_s = now - self.measured_at
-        if span_s < _BLOCK_S:
-            return
-        if self.measured_at:
-            self.per_second += (self.finished / span_s - self.per_second) / 2
-            self.tokens_per_second += (self.tokens / span_s - self.tokens_per_second) / 2
-        self.measured_at, self.finished, self.tokens = now, 0, 0
 
 
 class Dispatcher:
@@ -177,7 +83,7 @@ class Dispatcher:
         self._is_used_up = False
         self._returned: deque[RowInWork] = deque()  # rows of workers that are gone
         self._turn = asyncio.Lock()
-        self._workers = [_Worker(port, spec, number) for number, (port, spec) in enumerate(workers)]
+        self._workers = [WorkerState(port, spec, number) for number, (port, spec) in enumerate(workers)]
         left_usd = budget.max_cost_usd - budget.spent_usd - budget.in_flight_usd if budget else None
         self._book = LeaseBook(lasts_s=LEASE_S, budget_usd=left_usd)
         self._stop = Stop()
@@ -255,7 +161,7 @@ class Dispatcher:
 
     # One worker.
 
-    async def _serve(self, worker: _Worker) -> None:
+    async def _serve(self, worker: WorkerState) -> None:
         """Keep a worker at work; open it again whenever it was started anew."""
         try:
             while (report := await self._opened(worker)) is not None:
@@ -271,7 +177,7 @@ class Dispatcher:
             self._fail(bug)
             self._lose(worker)
 
-    async def _opened(self, worker: _Worker) -> WorkerReport | None:
+    async def _opened(self, worker: WorkerState) -> WorkerReport | None:
         """The first report of a worker that was started; None if the run is over before."""
         while not self._over.is_set():
             opening = asyncio.ensure_future(worker.port.open(worker.spec))
@@ -284,14 +190,14 @@ class Dispatcher:
                 opening.cancel()
         return None
 
-    def _enter(self, worker: _Worker, session: str) -> None:
+    def _enter(self, worker: WorkerState, session: str) -> None:
         worker.starts += 1
         worker.session, worker.is_lost = session, False
         worker.orders = 0
         worker.report, worker.per_second, worker.measured_at = WorkerReport(session=session), 0.0, 0.0
         self._book.enter(worker.name)
 
-    async def _exchanged(self, worker: _Worker, order: WorkOrder) -> WorkerReport | None:
+    async def _exchanged(self, worker: WorkerState, order: WorkOrder) -> WorkerReport | None:
         """The report that follows an order; None if the worker was started anew meanwhile, or is given up."""
         message, ends = encode(order), self._clock() + LEASE_S
         while not (self._over.is_set() and worker.is_lost):
@@ -300,7 +206,9 @@ class Dispatcher:
                 while not call.done() and not (self._over.is_set() and worker.is_lost):
                     await asyncio.wait([call], timeout=_AGAIN_S if worker.is_lost else max(ends - self._clock(), 0.0))
                     if not call.done() and self._clock() >= ends:
-                        self._lose(worker)
+                        await asyncio.wait([call], timeout=_AGAIN_S)  # this process may have been held up itself
+                        if not call.done():
+                            self._lose(worker)
                 if not call.done():
                     break
                 report = decode_report(call.result())
@@ -320,14 +228,14 @@ class Dispatcher:
             return report
         return None
 
-    def _find_again(self, worker: _Worker) -> None:
+    def _find_again(self, worker: WorkerState) -> None:
         """A worker was only out of reach: it goes on, without the rows that others have now."""
         worker.starts += 1
         worker.is_lost = False
         self._progress.ended -= worker.lost_in_flight
         self._book.enter(worker.name)
 
-    def _lose(self, worker: _Worker) -> None:
+    def _lose(self, worker: WorkerState) -> None:
         """A worker is gone: its rows are for others."""
         if worker.is_lost:
             return
@@ -349,7 +257,7 @@ class Dispatcher:
 
     # Orders.
 
-    async def _order(self, worker: _Worker) -> WorkOrder:
+    async def _order(self, worker: WorkerState) -> WorkOrder:
         now, most_holders = self._clock(), self._most_holders()
         self._note_need(worker, now)
         worker.orders += 1
@@ -414,7 +322,7 @@ class Dispatcher:
         if self._is_used_up and not self._returned and not any(worker.rows for worker in self._workers):
             self._over.set()
 
-    def _note_need(self, worker: _Worker, now: float) -> None:
+    def _note_need(self, worker: WorkerState, now: float) -> None:
         report = worker.report
         limits = (
             (worker.per_second, self._rates.requests.per_minute),
@@ -446,7 +354,7 @@ class Dispatcher:
 
     # Reports.
 
-    def _heard(self, worker: _Worker, report: WorkerReport) -> bool:
+    def _heard(self, worker: WorkerState, report: WorkerReport) -> bool:
         """Take in a report; returns True while the worker goes on."""
         before, worker.report = worker.report, report
         worker.heard_at = now = self._clock()
@@ -465,7 +373,7 @@ class Dispatcher:
         self._look_for_the_end()
         return report.end is None
 
-    def _settle(self, worker: _Worker, report: WorkerReport) -> None:
+    def _settle(self, worker: WorkerState, report: WorkerReport) -> None:
         """Write the records of a report, but for those that came before."""
         if not report.settled:
             return
@@ -483,7 +391,7 @@ class Dispatcher:
         worker.finished += len(report.settled) + len(report.failed)
         worker.tokens += sum(usage.prompt_tokens + usage.completion_tokens for _, usage in report.settled)
 
-    def _accept(self, worker: _Worker, key: bytes, usage: Usage) -> bool:
+    def _accept(self, worker: WorkerState, key: bytes, usage: Usage) -> bool:
         """True if a row that ended was still open; a second answer is only counted as paid for."""
         if worker.rows.pop(key, None) is not None:
             return True
@@ -526,7 +434,7 @@ class Dispatcher:
             return
         self._progress.failed += 1
 
-    def _postpone(self, worker: _Worker, key: bytes, tried: RowAttempts, usage: Usage) -> None:
+    def _postpone(self, worker: WorkerState, key: bytes, tried: RowAttempts, usage: Usage) -> None:
         """A worker that ends could not finish a row: another one goes on with it, or the next invocation."""
         row = worker.rows.pop(key, None)
         if row is None:
@@ -556,7 +464,7 @@ class Dispatcher:
             self._stop.refused = useless_answers(progress, USELESS)
             self._drain(None)
 
-    def _learn(self, worker: _Worker, before: WorkerReport, report: WorkerReport, now: float) -> None:
+    def _learn(self, worker: WorkerState, before: WorkerReport, report: WorkerReport, now: float) -> None:
         """Take in what the worker was told by the server: limits, pauses, troubles."""
         progress, loop_now = self._progress, asyncio.get_running_loop().time()
         if report.limits != NO_LIMITS:
@@ -580,7 +488,7 @@ class Dispatcher:
             if budget.must_know:
                 self._drain(StopReason.BUDGET)
 
-    def _ended(self, worker: _Worker, end: WorkerEnd) -> None:
+    def _ended(self, worker: WorkerState, end: WorkerEnd) -> None:
         """A worker has ended: by itself, for a reason of its own, or because the run drains."""
         self._dropped += end.dropped
         self._returned.extend(worker.rows.values())

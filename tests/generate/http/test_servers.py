@@ -43,12 +43,12 @@ class Fake:
 class World:
     """Servers a, b, ... and a clock that only sleeping moves."""
 
-    def __init__(self, *outcomes: Callable[[bytes], Outcome]) -> None:
+    def __init__(self, *outcomes: Callable[[bytes], Outcome], share: float = 1.0) -> None:
         self.now_s = 100.0
         self.said: list[str] = []
         self.servers = [Fake(outcome) for outcome in outcomes]
         named = [(name, server) for name, server in zip("abc", self.servers, strict=False)]
-        self.spread = ServerSpread(named, clock=lambda: self.now_s, sleep=self.sleep, say=self.said.append)
+        self.spread = ServerSpread(named, clock=lambda: self.now_s, sleep=self.sleep, say=self.said.append, share=share)
 
     async def sleep(self, seconds: float) -> None:
         self.now_s += seconds
@@ -178,6 +178,14 @@ def test_a_limit_that_all_servers_have_is_waited_for() -> None:
     for row in rows(40):
         assert isinstance(world.ask(row)[0], Answer)
     assert 10 <= world.now_s - 100 <= 20, "40 requests at twice one a second, less the bursts"
+
+
+def test_one_of_several_processes_keeps_to_its_part_of_each_servers_limit() -> None:
+    limits = RateLimits(requests_per_minute=60)
+    world = World(lambda _: answer(limits), lambda _: answer(limits), share=0.25)
+    for row in rows(40):
+        assert isinstance(world.ask(row)[0], Answer)
+    assert 60 <= world.now_s - 100 <= 80, "40 requests at half a one a second, less the bursts"
 
 
 def test_tokens_a_minute_are_held_to_by_what_answers_used() -> None:
