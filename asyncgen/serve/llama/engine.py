@@ -25,6 +25,7 @@ from asyncgen.serve.engine import (
     ModelCall,
     TrainingTask,
 )
+from asyncgen.serve.llama.forced_calls import forced_call, is_forced
 from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
@@ -126,6 +127,7 @@ class LlamaEngine:
     def __init__(self, settings: LlamaSettings, switch: ProcessSwitch) -> None:
         self._settings = settings
         self._switch = switch
+        self._has_tools: bool | None = None
         self._traits = EngineTraits(
             name="llama",
             base_model=model_name_of_file(settings.model),
@@ -165,6 +167,12 @@ class LlamaEngine:
         return self._traits
 
     async def complete(self, call: ModelCall) -> EngineAnswer:
+        if is_forced(call) and not await self._template_has_tools():
+            forced = await forced_call(call, self._complete)
+            return forced.answer_of(await self._complete(forced.call))
+        return await self._complete(call)
+
+    async def _complete(self, call: ModelCall) -> EngineAnswer:
         self._check(call)
         if call.max_tokens == 0:
             return await self._nothing(call)
@@ -175,6 +183,15 @@ class LlamaEngine:
 
     async def stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         """The choices one after the other."""
+        if is_forced(call) and not await self._template_has_tools():
+            forced = await forced_call(call, self._complete)
+            pieces = forced.pieces_of(self._stream(forced.call))
+        else:
+            pieces = self._stream(call)
+        async for piece in pieces:
+            yield piece
+
+    async def _stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         self._check(call)
         if call.max_tokens == 0:
             answer = await self._nothing(call)
@@ -204,6 +221,13 @@ class LlamaEngine:
                     yield message
         finally:
             self._switch.restore_priority()
+
+    async def _template_has_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools; llama.cpp passes over them where it has none."""
+        if self._has_tools is None:
+            found = (await self._ask("/props", None)).get("chat_template_caps") or {}
+            self._has_tools = bool(found.get("supports_tools", True))
+        return self._has_tools
 
     async def _nothing(self, call: ModelCall) -> EngineAnswer:
         """The answer of no tokens, of which llama.cpp would make one."""
