@@ -1,4 +1,4 @@
-"""The errors that end a command, the exit code of each, and `nearest` for messages about a misspelt name.
+"""The errors that end a command, the exit code of each, and what messages are made of: `command_line`, `nearest`.
 
     AsyncgenError            1  anything else that was foreseen
     ├─ UsageError            2  an option or argument that cannot be
@@ -15,8 +15,10 @@ A failed request is data (`records.Failure`), and a bug is a crash: neither is h
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -189,3 +191,24 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
         The most similar name; None if no name is similar.
     """
     return next(iter(get_close_matches(name, list(names), 1)), None)
+
+
+def command_line(name: str, *arguments: str | Path | None) -> str:
+    """A command line of ours that can be copied into a shell, whatever blanks and quotes its arguments have.
+
+    In a text, such a line stands in backticks, or ends before three blanks, a line's end, a comma or a semicolon.
+
+    Args:
+        name: of the command, without `asyncgen`.
+        arguments: of it; None is left out.
+
+    Example:
+        >>> command_line("prepare", Path("my run"))
+        "asyncgen prepare 'my run'"
+    """
+    return shlex.join(["asyncgen", *name.split(), *(_word(each) for each in arguments if each is not None)])
+
+
+def _word(argument: str | Path) -> str:
+    is_like_option = isinstance(argument, Path) and str(argument).startswith("-")
+    return f"./{argument}" if is_like_option else str(argument)

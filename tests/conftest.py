@@ -1,4 +1,4 @@
-"""Fixtures that several rooms use: a simulated server on loopback."""
+"""Fixtures that several rooms use: a simulated server on loopback, and a look at the commands that errors name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from asyncgen.errors import AsyncgenError
+from tests.commands import refuse_broken
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -21,6 +24,20 @@ if TYPE_CHECKING:
 # How long an example takes says more about the machine's other work than about the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def errors_name_commands_that_can_be_given() -> Iterator[None]:
+    """Fail the test in which an error names, as the next step, a command line that cannot be given."""
+    with pytest.MonkeyPatch.context() as patch:
+        original = AsyncgenError.__init__
+
+        def checked(self: AsyncgenError, what: str, **named: Any) -> None:
+            original(self, what, **named)
+            refuse_broken(self.help_text)
+
+        patch.setattr(AsyncgenError, "__init__", checked)
+        yield
 
 
 @contextmanager

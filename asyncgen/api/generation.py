@@ -92,7 +92,8 @@ class GenerateArguments(TypedDict, total=False):
         retry_rejected: ask again for rows whose answers `prepare` rejected.
         fsync_each: sync each answer to disk as it arrives, not in groups.
         batch: use the provider's Batch API.
-        yes: consent to everything that the command line would ask about, such as a cost above 1 USD.
+        yes: consent to everything that the command line would ask about, such as a cost above 1 USD, or going on
+            when the first 20 answers all fail their checks.
         on_progress: called twice a second with a `ProgressSnapshot`.
         completer: async function to call instead of an API; see `generate`.
 

@@ -96,8 +96,8 @@ class LibraryObserver:
         if not self._yes:
             raise UsageError(why, cause=question, help_text="pass yes=True to go on", code="needs_yes")
 
-    def offer(self, question: str) -> bool:  # noqa: ARG002 - the protocol's name
-        return self._yes
+    def offer(self, question: str) -> bool | None:  # noqa: ARG002 - the protocol's name
+        return self._yes or None
 
     @asynccontextmanager
     async def interruptible(self, on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:  # noqa: ARG002 - likewise

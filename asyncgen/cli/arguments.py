@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from asyncgen.errors import UsageError, nearest
+from asyncgen.errors import UsageError, command_line, nearest
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, is_job_file
-from asyncgen.run.state import JobState
 
 RUNS = Path("runs")
 _JOB_TABLES = re.compile(r"^\s*\[\s*(prompt|grid|rows)\s*\]", re.MULTILINE)
@@ -45,7 +43,8 @@ def job_file(given: Path | None, *, built_in: bool) -> Path | None:
         own = given / "job.toml"
         if (given / STATE_NAME).exists() and own.exists():
             raise UsageError(
-                f"{given} is a run, and a job file is needed", help_text=f"asyncgen status {given}   (how far it is)"
+                f"{given} is a run, and a job file is needed",
+                help_text=f"{command_line('status', given)}   (how far it is)",
             )
         raise UsageError(f"{given} is a folder, and a job file is needed", help_text=_which(job_files(given)))
     if not os.path.lexists(given):
@@ -102,15 +101,6 @@ def with_run(given: str | Path | None) -> Path | None:
     return run_directory(Path(given)).path if is_job_file(Path(given)) else Path(given)
 
 
-def job_file_of(run: RunDirectory, job: JobState) -> str:
-    """The job file to name in a command about a run, relative to this folder where it lies below it."""
-    path = Path(job.file) if job.file and Path(job.file).is_file() else run.job
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
 def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...] = ()) -> str:
     """A command to be copied, with those options of the present command that it needs too.
 
@@ -120,8 +110,7 @@ def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...]
         keep: names of this command's parameters, such as "base_url"; only what was given on the command line counts,
             for a variable of the environment is still there.
     """
-    given = [str(argument) for argument in arguments if argument is not None]
-    return shlex.join(["asyncgen", *name.split(), *given, *_kept(keep)])
+    return command_line(name, *arguments, *_kept(keep))
 
 
 def given_words(left_out: set[str]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncgen.cli.output import say
-from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError, nearest
+from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError, command_line, nearest
 from asyncgen.finetune.api import AbsentError
 from asyncgen.finetune.complete import (
     Completion,
@@ -36,7 +36,7 @@ from asyncgen.finetune.target import RUNS, Target, owner_of_model
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run
-from asyncgen.terminal import clean, money
+from asyncgen.terminal import clean, counted, money
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,10 @@ def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str
     for each in asked:
         say(_used(each))
         if cut := sum(isinstance(answer, Completion) and answer.finish_reason == "length" for answer in each.answers):
-            say(f"{each.model}: {cut:,} answers are cut off at the token limit: raise --max-tokens")
+            say(
+                f"{each.model}: {counted(cut, 'answer is', 'answers are')} cut off at the token limit: "
+                "raise --max-tokens"
+            )
 
 
 def _text(answer: Completion | Unanswered) -> str:
@@ -102,7 +105,7 @@ def _used(asked: ModelAnswers) -> str:
     tokens_in = sum(answer.usage.prompt_tokens for answer in answers)
     tokens_out = sum(answer.usage.completion_tokens for answer in answers)
     cost = "" if asked.cost_usd is None else f", {money(asked.cost_usd)}"
-    return f"{asked.model}: {tokens_in:,} tokens in, {tokens_out:,} out{cost}"
+    return f"{asked.model}: {counted(tokens_in, 'token')} in, {tokens_out:,} out{cost}"
 
 
 def as_object(asked: Sequence[ModelAnswers]) -> dict[str, Any]:
@@ -176,7 +179,7 @@ def _form_of_run(directory: RunDirectory, *, named: bool) -> PromptForm:
     if dataset is not None:
         return form_of(dataset)
     if named:
-        raise UsageError(f"{directory.path} has no dataset", help_text=f"asyncgen prepare {directory.path}")
+        raise UsageError(f"{directory.path} has no dataset", help_text=command_line("prepare", directory.path))
     return PromptForm()
 
 

@@ -16,7 +16,8 @@ import msgspec
 from asyncgen.cli.arguments import RUNS, run_directory, with_run
 from asyncgen.cli.options import api_key_file_option, base_url_option, output_options, run_argument, yes_option
 from asyncgen.cli.output import confirm, error_console, is_live, json_result, result, say, table
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
+from asyncgen.job.opened import generate_again
 from asyncgen.providers.choose import EndpointFlags, named_profile, open_endpoint
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, open_run
@@ -62,7 +63,7 @@ def _counted(progress: Progress, batch: BatchState, joined: JoinResult) -> str:
         "lines that belong to no row": joined.unread,
     }
     said = "".join(f", {count:,} {what}" for what, count in remarks.items() if count)
-    return f"{batch.batch_id}: {joined.answered:,} answers kept{said}"
+    return f"{batch.batch_id}: {counted(joined.answered, 'answer')} kept{said}"
 
 
 class _Lines:
@@ -101,7 +102,7 @@ class _Bars:
         self._tasks: dict[str, rich.progress.TaskID] = {}
 
     def uploading(self, batch: BatchState, sent: int, size: int) -> None:
-        self._show(batch, f"upload of {batch.requests:,} rows", sent, size)
+        self._show(batch, f"upload of {counted(batch.requests, 'row')}", sent, size)
 
     def changed(self, batch: BatchState) -> None:
         text = f"{batch.batch_id or batch.intent}: {batch.status}"
@@ -134,12 +135,13 @@ def batch() -> None:
 @output_options
 def list_batches(run: Path | None, as_json: bool) -> None:
     """List the batches of RUN, as they were seen last. Asks nobody."""
-    state = run_directory(run).read_state()
+    directory = run_directory(run)
+    state = directory.read_state()
     if as_json:
         json_result({"batches": [msgspec.to_builtins(each) for each in state.batches]})
         return
     if not state.batches:
-        say("this run has no batch; asyncgen generate --batch   (makes them)")
+        say(f"this run has no batch; {generate_again(directory, '--batch')}   (makes them)")
         return
     headers = ("batch", "created", "provider", "state", "rows", "done", "failed")
     for line in table(headers, list(map(_row, state.batches))):
@@ -161,8 +163,8 @@ def show(batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None
     """Ask the provider how BATCH is."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    _, noted = _target(batch)
-    remote = run_loop(_retrieve(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
+    directory, noted = _target(batch)
+    remote = run_loop(_retrieve(directory, noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
     if as_json:
         json_result({**msgspec.to_builtins(remote), "rows": noted.requests, "collected": noted.collected})
         return
@@ -201,7 +203,8 @@ def cancel(
 
     directory, noted = _target(batch)
     if noted.collected:
-        raise UsageError(f"batch {noted.batch_id} was collected already", help_text="asyncgen batch list   (tells so)")
+        help_text = command_line("batch list", directory.path)
+        raise UsageError(f"batch {noted.batch_id} was collected already", help_text=help_text)
     status = run_loop(_cancel(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
     if status is None:
         _give_up(directory, noted, yes=yes)
@@ -210,7 +213,7 @@ def cancel(
         json_result({"batch": noted.batch_id, "status": status})
         return
     result(f"{noted.batch_id or noted.intent}: {status}")
-    say("next: asyncgen generate --batch   (collects what was answered, and says what is left)")
+    say(f"next: {generate_again(directory, '--batch')}   (collects what was answered, and says what is left)")
 
 
 def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
@@ -219,7 +222,7 @@ def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
 
     what = f"{noted.provider} does not know batch {noted.batch_id or noted.intent}"
     say(f"{what}; if it ever answered, those answers are lost")
-    confirm(f"Give it up, and let its {noted.requests:,} rows be asked for again?", yes=yes, why=what)
+    confirm(f"Give it up, and let its {counted(noted.requests, 'row')} be asked for again?", yes=yes, why=what)
     with open_run(directory.path) as run:
         release_batch(run, noted, "given up")
 
@@ -235,7 +238,8 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
         directory = run_directory(path)
         batches = directory.read_state().batches
         if not batches:
-            raise UsageError(f"{directory.path} has no batch", help_text="asyncgen generate --batch   (makes batches)")
+            help_text = f"{generate_again(directory, '--batch')}   (makes batches)"
+            raise UsageError(f"{directory.path} has no batch", help_text=help_text)
         return directory, batches[-1]
     for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):
         directory = RunDirectory(path.parent)
@@ -244,13 +248,14 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
                 return directory, noted
     raise UsageError(
         f"no run under {RUNS} has a batch {argument!r}",
-        help_text="name the run's directory instead, or asyncgen batch list",
+        help_text="name the run's directory; asyncgen runs   (lists them)",
     )
 
 
-async def _retrieve(noted: BatchState, where: EndpointFlags) -> RemoteBatch:
+async def _retrieve(directory: RunDirectory, noted: BatchState, where: EndpointFlags) -> RemoteBatch:
     if noted.batch_id is None:
-        raise UsageError(f"batch {noted.intent} was not sent yet", help_text="asyncgen generate --batch   (sends it)")
+        help_text = f"{generate_again(directory, '--batch')}   (sends it)"
+        raise UsageError(f"batch {noted.intent} was not sent yet", help_text=help_text)
     async with _api(noted, where) as api:
         return await api.retrieve(noted.batch_id)
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import aiohttp
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError, nearest
+from asyncgen.errors import AsyncgenError, command_line, nearest
 from asyncgen.generate.http.client import open_session
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.endpoint import Endpoint, is_loopback, near_address, redacted
@@ -35,6 +35,7 @@ from asyncgen.providers.network import (
     speaks_no_tls,
 )
 from asyncgen.run.directory import is_held, newest_run
+from asyncgen.terminal import counted
 
 _ANSWER_S = 20.0
 _CLOCK_S = 30.0
@@ -93,7 +94,7 @@ def run_lock(root: Path) -> Iterator[Finding]:
         yield Finding("ok", "run", error.what, error.help_text or "")
         return
     if is_held(run.path):
-        yield Finding("warn", "run", f"{run.path} is being written", f"asyncgen status {run.path}")
+        yield Finding("warn", "run", f"{run.path} is being written", command_line("status", run.path))
     else:
         yield Finding("ok", "run", f"{run.path} is free")
 
@@ -235,7 +236,7 @@ def _lifetime(model: str, shutdown_date: object) -> Finding:
         return Finding("ok", "model", f"{model} is there")
     level: Literal["ok", "warn"] = "ok" if days > _SHORT_LIFE_DAYS else "warn"
     step = "" if days > _SHORT_LIFE_DAYS else "choose another with --model before then"
-    return Finding(level, "model", f"{model} is there until {shutdown_date} ({days} days)", step)
+    return Finding(level, "model", f"{model} is there until {shutdown_date} ({counted(days, 'day')})", step)
 
 
 def look_at_api(endpoint: Endpoint) -> list[Finding]:

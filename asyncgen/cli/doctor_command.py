@@ -13,6 +13,7 @@ from asyncgen.errors import AsyncgenError
 from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.providers.profiles import LOCAL
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from asyncgen.cli.doctor_checks import Finding
@@ -43,7 +44,7 @@ def _findings(file: Path | None, where: EndpointFlags) -> list[Finding]:
     findings = [*checks.versions(), *checks.disk(runs), *checks.run_lock(runs)]
     try:
         opened, generation, _ = open_named_job(file, where)
-        text = f"{opened.file.label}: {opened.grid.count:,} requests, answered by {generation.profile.name}"
+        text = f"{opened.file.label}: {counted(opened.grid.count, 'request')}, answered by {generation.profile.name}"
         findings.append(checks.Finding("ok", "job", f"{text} ({generation.why})"))
         if generation.profile.name == LOCAL and not where.addresses:
             return [*findings, *checks.local_model()]

@@ -22,7 +22,7 @@ from asyncgen.cli.options import (
     yes_option,
 )
 from asyncgen.cli.output import json_result, result, say, table
-from asyncgen.terminal import one_line, usd
+from asyncgen.terminal import counted, one_line, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,12 +43,14 @@ _HEADERS = (
 _MOST_VALUES = 20
 _MODEL_WIDTH = 34
 _ANSWER_WIDTH = 240
+_SIDE_BY_SIDE = 3  # rows; the figures are of all
 
 
 def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Iterator[str]:
     """The figures, what limits them, and the verdict last."""
-    of_clusters = f", {evaluation.clusters} values of {evaluation.cluster_name}" if evaluation.cluster_name else ""
-    yield f"{evaluation.rows:,} prompts, {evaluation.source}{of_clusters}"
+    values = counted(evaluation.clusters, "value")
+    of_clusters = f", {values} of {evaluation.cluster_name}" if evaluation.cluster_name else ""
+    yield f"{counted(evaluation.rows, 'prompt')}, {evaluation.source}{of_clusters}"
     yield ""
     yield from _figures([_cells(each) for each in evaluation.contestants])
     yield from _diversity_lines(evaluation.contestants)
@@ -73,16 +75,16 @@ def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Ite
 
 def small_lines(found: Comparison) -> Iterator[str]:
     """Base and tuned model side by side, as `run` ends with it."""
-    for row in found.rows:
+    for row in found.rows[:_SIDE_BY_SIDE]:
         yield row.prompt
-        for label, text, passed in (("before", row.base, row.base_passed), ("after", row.tuned, row.tuned_passed)):
-            fails = "" if passed else "   [fails a check]"
-            yield f"    {label:<6}  {one_line(text, _ANSWER_WIDTH) or '(no answer)'}{fails}"
-    base, tuned = found.base, found.tuned
-    yield (
-        f"passes the checks: after {tuned.passed} of {tuned.n}, before {base.passed} of {base.n} ({found.source}); "
-        "so few prompts prove nothing"
-    )
+        answers = [("before", row.base, row.base_passed)] if found.base is not None else []
+        for label, text, passed in (*answers, ("after", row.tuned, row.tuned_passed)):
+            fails = "" if passed else "  [fails a check]"
+            yield f"  {label:<6}  {one_line(text, _ANSWER_WIDTH) or '(no answer)'}{fails}"
+    counts = f"{found.tuned.passed} of {found.tuned.n} after"
+    if found.base is not None:
+        counts = f"{found.base.passed} of {found.base.n} before, {counts}"
+    yield f"usable answers: {counts}"
 
 
 def _figures(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -188,8 +190,8 @@ def _pair_line(pair: PairResult) -> str:
     difference = pair.difference
     return (
         f"{pair.a} less {pair.b}: {100 * difference.value:+.1f} points "
-        f"(95 % {100 * difference.low:+.1f}..{100 * difference.high:+.1f}), {pair.only_a} rows to {pair.only_b}, "
-        f"p={pair.p_corrected:.3f}"
+        f"(95 % {100 * difference.low:+.1f}..{100 * difference.high:+.1f}), "
+        f"{counted(pair.only_a, 'row')} to {pair.only_b}, p={pair.p_corrected:.3f}"
     )
 
 
@@ -209,7 +211,7 @@ def _judge_lines(judging: Judging) -> Iterator[str]:
 
 def _judged(pair: JudgedPair) -> str:
     if pair.rate is None:
-        return f"{pair.a} or {pair.b}: no verdict can be read ({pair.unreadable} rows)"
+        return f"{pair.a} or {pair.b}: no verdict can be read ({counted(pair.unreadable, 'row')})"
     counts = (
         f"{pair.a} beats {pair.b} in {100 * pair.rate.value:.0f} % "
         f"(95 % {100 * pair.rate.low:.0f}..{100 * pair.rate.high:.0f}): "
@@ -224,15 +226,17 @@ def _judged(pair: JudgedPair) -> str:
     if pair.length_controlled is not None:
         words.append(f"{100 * pair.length_controlled:.0f} % at equal length")
     if pair.unreadable:
-        words.append(f"{pair.unreadable} rows without a readable verdict")
+        words.append(f"{counted(pair.unreadable, 'row')} without a readable verdict")
     return "; ".join(words)
 
 
 def _votes_line(agreement: Agreement) -> str:
-    counted = ", ".join(f"{name} {count}" for name, count in agreement.tally.items())
+    tally = ", ".join(f"{name} {count}" for name, count in agreement.tally.items())
     if agreement.kappa is None:
-        return f"votes: {counted}"
-    return f"votes: {counted}; agreement with the judge on {agreement.compared} rows: kappa {agreement.kappa:.2f}"
+        return f"votes: {tally}"
+    return (
+        f"votes: {tally}; agreement with the judge on {counted(agreement.compared, 'row')}: kappa {agreement.kappa:.2f}"
+    )
 
 
 def _pays_line(pays: TuningBreakEven) -> Iterator[str]:

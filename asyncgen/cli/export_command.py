@@ -20,6 +20,7 @@ from asyncgen.dataset.split import known_plan, plan_split
 from asyncgen.job.opened import job_of_run
 from asyncgen.run.reviews import read_reviews
 from asyncgen.run.simulated import SimulationCheck, refuse_simulated
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def export(
     if as_json:
         json_result({"output": output, "rows": exported.rows, "defused": exported.defused, "simulated": check.found})
     else:
-        result(f"{output}: {exported.rows:,} rows")
+        result(f"{output}: {counted(exported.rows, 'row')}")
 
 
 def _file(directory: RunDirectory, path: Path, csv: CsvStyle, check: SimulationCheck) -> Exported:
@@ -92,7 +93,7 @@ def _file(directory: RunDirectory, path: Path, csv: CsvStyle, check: SimulationC
     grid = job_of_run(directory).grid if stale or job.renamed else None
     exported = export_file(path, check.passing(ordered_records(directory.record_files(), grid)), csv)
     if stale:
-        say(f"{stale:,} answers to an earlier form of the job were left out")
+        say(f"{counted(stale, 'answer')} to an earlier form of the job were left out")
     return exported
 
 
@@ -130,7 +131,7 @@ def _for_trainer(
         say(remark)
     plan = made.plan
     assert plan is not None, "a trainer has one"
-    said = f"{plan.epochs} epochs, rank {plan.rank}, at most {plan.max_length:,} tokens a sample"
+    said = f"{counted(plan.epochs, 'epoch')}, rank {plan.rank}, at most {plan.max_length:,} tokens a sample"
     say(f"trains {plan.model}: {said}, learning rate {plan.learning_rate:g}")
     say(f"next: {made.command}")
     if as_json:
@@ -150,4 +151,4 @@ def _for_trainer(
         )
     else:
         held_out = f", {made.validation_rows:,} held out" if made.validation_rows else ""
-        result(f"{path}: {made.rows:,} rows{held_out}")
+        result(f"{path}: {counted(made.rows, 'row')}{held_out}")

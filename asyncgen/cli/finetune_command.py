@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from asyncgen.cli.arguments import with_run
+from asyncgen.cli.arguments import next_command, with_run
 from asyncgen.cli.options import (
     api_key_file_option,
     base_url_option,
@@ -28,7 +28,7 @@ from asyncgen.cli.options import (
     yes_option,
 )
 from asyncgen.cli.output import confirm, json_result, result, say, table
-from asyncgen.errors import AsyncgenError, AuthError, UsageError
+from asyncgen.errors import AsyncgenError, AuthError, UsageError, command_line
 from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
@@ -181,6 +181,9 @@ def _wanted(found: TuningSource, options: dict[str, Any]) -> Any:
     )
 
 
+_PLACE = ("provider", "base_url", "api_key_file")  # as given for this command, for the next one
+
+
 def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
     """The job's id, or its model once there is one, on stdout; with `as_json` all of it."""
     job = tuned.job
@@ -196,8 +199,14 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
                 "run": str(run) if run else None,
             }
         )
-    elif job is not None:
-        result(job.tuned_model or job.id)
+        return
+    if job is None:
+        return
+    result(job.tuned_model or job.id)
+    if tuned.answers and job.tuned_model:
+        say(f"next: {next_command('complete', '-m', job.tuned_model, 'YOUR PROMPT', keep=_PLACE)}")
+    elif job.outcome is None and not tuned.exit_code:
+        say(f"next: {next_command('finetune follow', job.id, keep=_PLACE)}")
 
 
 @click.command("follow")
@@ -373,7 +382,7 @@ async def _metrics(target: Target) -> tuple[TuningJob, bytes]:
     if not content:
         raise AsyncgenError(
             f"{job.id} has no results: it is {job.status}",
-            help_text=f"asyncgen finetune events {job.id}   (what it told)",
+            help_text=f"{command_line('finetune events', job.id)}   (what it told)",
             code="no_results",
         )
     return job, content

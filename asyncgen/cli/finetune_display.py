@@ -31,7 +31,7 @@ _TRANSFER_S = 30.0
 
 def upload_bar() -> AbstractContextManager[Callable[[int, int], None]]:
     """Something to tell of the bytes sent and the size; it may be told the same twice."""
-    return _transfer_bar("upload", "sent")
+    return _transfer_bar("upload", "uploaded")
 
 
 def download_bar(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
@@ -100,6 +100,7 @@ _PLAIN_S = 10.0
 _SPARK_WIDTH = 30
 _NARROWEST_SPARK = 5
 _LASTING = re.compile(r"\bepochs?\b|checkpoint", re.IGNORECASE)
+_NAME_OF_CHECKPOINT = re.compile(r"(?<=step )(\d+)(?:: | with snapshot id: )\S+$", re.IGNORECASE)
 _STEP = re.compile(r"step \d+", re.IGNORECASE)
 _LOSS_SEEN = 2000  # points that a sparkline is made of: more are not told apart
 
@@ -124,7 +125,8 @@ class TrainingDisplay:
     def on_event(self, event: Event) -> None:
         if is_verbose() or _is_lasting(event):
             level = "" if event.level == "info" else f"{event.level}: "
-            say(f"{local_time(event.created_at, '%H:%M:%S')}  {level}{event.message}")
+            message = event.message if is_verbose() else _NAME_OF_CHECKPOINT.sub(r"\1", event.message)
+            say(f"{local_time(event.created_at, '%H:%M:%S')}  {level}{message}")
         self._learn(event)
 
     def on_job(self, job: TuningJob) -> None:

@@ -89,7 +89,7 @@ def _step_after(done: Generated, job: Path | None) -> str:
         return next_command("generate", job, keep=_PLACE)
     if done.progress.unusable and not done.progress.usable and done.progress.settled:
         return next_command("show", done.run, "--rejected")
-    return next_command("prepare", done.run)
+    return next_command("prepare", done.run, "--simulated" if done.simulated else None)
 
 
 def _script(kind: str, job: Path | None, shard: str | None) -> str:
@@ -176,7 +176,7 @@ def summarise(done: Generated) -> None:
         cost += f" (estimated {money(done.estimate.low)} to {money(done.estimate.high)})"
     say(
         f"{counted(progress.settled, 'answer')} in {duration(done.elapsed_s)}{cost}; "
-        f"{progress.done:,} of {progress.requests:,} rows are in {done.files.records}"
+        f"{progress.done:,} of {counted(progress.requests, 'row is', 'rows are')} in {done.files.records}"
     )
     say_failures(done)
 

@@ -222,7 +222,7 @@ def unknown_command(word: str, names: Iterable[str], group: str) -> str:
     synonym = _SYNONYMS.get(word.lower()) if group.strip() in {"asyncgen", ""} else None
     near = synonym or nearest(word.lower(), names)
     meant = f" (did you mean {group + ' ' + near!r}?)" if near else ""
-    return f"there is no command {group} {word}{meant}"
+    return f"there is no command '{group} {word}'{meant}"
 
 
 def in_our_words(error: click.ClickException) -> str:

@@ -14,7 +14,7 @@ import click
 
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.errors import DiskError, UsageError
+from asyncgen.errors import DiskError, UsageError, command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +85,7 @@ def init(path: Path | None, *, example: str | None, as_list: bool, as_json: bool
         for each in files:
             result(str(each))
     beside = f" ({', '.join(other.name for other in others)} belongs to it)" if others else ""
-    say(f"next: edit it{beside}, then `asyncgen plan {job}` shows what would be sent")
+    say(f"next: edit it{beside}, then `{command_line('plan', job)}` shows what would be sent")
 
 
 def _list(*, as_json: bool) -> None:
@@ -95,7 +95,7 @@ def _list(*, as_json: bool) -> None:
         return
     for name, title in titles.items():
         result(f"{name:12} {title}")
-    say("next: asyncgen init --example NAME")
+    say(f"next: {command_line('init', '--example', 'classify')}   (or another of these)")
 
 
 def _write(files: dict[Path, str]) -> None:
@@ -107,7 +107,7 @@ def _write(files: dict[Path, str]) -> None:
     """
     there = [path for path in files if path.exists() or path.is_symlink()]
     if there:
-        raise UsageError(f"{there[0]} is there already", help_text="name another file: asyncgen init PATH")
+        raise UsageError(f"{there[0]} is there already", help_text="name another file")
     written: list[Path] = []
     try:
         for path, text in files.items():

@@ -9,9 +9,10 @@ import click
 from asyncgen.cli.arguments import run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
-from asyncgen.errors import AsyncgenError
+from asyncgen.errors import AsyncgenError, command_line
 from asyncgen.generate.distributed.merge import merge_shards, no_price
 from asyncgen.run.directory import RunDirectory, open_run
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +45,12 @@ def merge(run: Path | None, as_json: bool) -> None:
     if not merged.shards:
         result(f"{directory.path}: there are no shards to merge")
         return
-    failures = f" and {merged.failures:,} failures" if merged.failures else ""
-    result(f"{directory.records}: {merged.records:,} answers{failures} of {merged.shards:,} shards were added")
-    say(f"next: asyncgen status {directory.path}")
+    failures = f" and {counted(merged.failures, 'failure')}" if merged.failures else ""
+    result(
+        f"{directory.records}: {counted(merged.records, 'answer')}{failures} of "
+        f"{counted(merged.shards, 'shard was', 'shards were')} added"
+    )
+    say(f"next: {command_line('status', directory.path)}")
 
 
 def _cost_of(directory: RunDirectory) -> CostOf:

@@ -140,18 +140,19 @@ def confirm(question: str, *, yes: bool, why: str) -> None:
         raise UsageError("nothing was sent", code=DECLINED)
 
 
-def offered(question: str, *, yes: bool) -> bool:
-    """Whether something that may as well be left is wanted: not, where nobody can be asked."""
+def offered(question: str, *, yes: bool) -> bool | None:
+    """Whether something that may as well be left is wanted; None where nobody can be asked."""
     if yes:
         return True
-    return sys.stdin.isatty() and sys.stderr.isatty() and _agreed(question)
+    return _agreed(question) if sys.stdin.isatty() and sys.stderr.isatty() else None
 
 
 def _agreed(question: str) -> bool:
     # Within a running loop the first Ctrl-C would only be noted, and the question go on waiting for its answer.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return click.confirm(clean(question), default=False, err=True)
+        question, width = clean(question), width_of(sys.stderr)
+        return click.confirm(folded(question, width) if width else question, default=False, err=True)
     finally:
         signal.signal(signal.SIGINT, before)
 

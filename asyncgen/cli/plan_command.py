@@ -41,7 +41,7 @@ from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.price import FREE
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
-from asyncgen.terminal import usd
+from asyncgen.terminal import counted, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,13 +55,17 @@ _SHOWN_CHARACTERS = 500  # of each end of a long prompt
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """The whole plan, but for the comparison with tuning."""
-    yield f"{plan.requests:,} requests to {plan.model} at {plan.provider}"
+    yield f"{counted(plan.requests, 'request')} to {plan.model} at {plan.provider}"
     if plan.excluded:
         yield f"left out by subset.exclude: {plan.excluded:,}"
     there = plan.there
     if there.twins:
-        yield f"{there.twins:,} rows ask the same as another one, and share its answer"
-    stale = f"; {there.stale:,} more answers are there that this job no longer asks for" if there.stale else ""
+        yield f"{counted(there.twins, 'row asks', 'rows ask')} the same as another one, and share its answer"
+    stale = (
+        f"; {counted(there.stale, 'more answer is', 'more answers are')} there that this job no longer asks for"
+        if there.stale
+        else ""
+    )
     waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
     counts = f"{there.settled:,} answered, {there.failed:,} given up on{waiting}"
     yield f"there already: {counts}; to send: {plan.left:,}{stale}"
@@ -160,7 +164,9 @@ def _cost_lines(plan: Plan) -> list[str]:
 def _training_line(training: Training) -> str:
     cost = "free" if training.cost_usd == Span(0, 0) else usd_span(training.cost_usd)
     trained = training.trained
-    bill = f"{trained.samples:,} samples x {trained.epochs} epochs = {_counts(trained.tokens)} tokens"
+    bill = (
+        f"{counted(trained.samples, 'sample')} x {counted(trained.epochs, 'epoch')} = {_counts(trained.tokens)} tokens"
+    )
     remarks = [bill, *(["would be used"] if training.chosen else []), *([training.note] if training.note else [])]
     if training.price is not None and training.price.as_of is not None:
         remarks.append(f"prices of {training.price.as_of}")

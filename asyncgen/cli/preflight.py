@@ -14,6 +14,7 @@ from asyncgen.finetune.api import JobOrder, check_order, with_defaults
 from asyncgen.finetune.source import model_to_tune, order_of
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint, named_address
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +89,9 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
     cause = "\n".join(f"{stage}: {_in_words(error)}" for stage, error in found)
     helps = dict.fromkeys(error.help_text for _, error in found if error.help_text)
     raise type(first)(
-        f"{len(found)} problems would stop this run; nothing was sent", cause=cause, help_text="; ".join(helps) or None
+        f"{counted(len(found), 'problem')} would stop this run; nothing was sent",
+        cause=cause,
+        help_text="; ".join(helps) or None,
     )
 
 
@@ -127,7 +130,8 @@ def _see_enough_samples(ahead: RunForecast) -> None:
     if finetuning is None or getattr(job.answer, "each", None) or requests >= finetuning.min_samples:
         return
     raise UsageError(
-        f"{requests} requests make at most {requests} samples, and {ahead.tuning.profile.title} wants at least "
+        f"{counted(requests, 'request')} make at most {counted(requests, 'sample')}, and "
+        f"{ahead.tuning.profile.title} wants at least "
         f"{finetuning.min_samples}",
         help_text="more values in [grid], or more repeats under [generate]; or stop before with --until prepare",
         code="too_few",

@@ -6,7 +6,6 @@ Asks and prints; the dataset is made in `dataset`.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,21 +14,21 @@ import click
 import msgspec
 
 from asyncgen.cli.arguments import run_directory
-from asyncgen.cli.options import output_options, yes_option
-from asyncgen.cli.output import json_result, result, say
+from asyncgen.cli.options import output_options, verbose_option, yes_option
+from asyncgen.cli.output import is_verbose, json_result, result, say
 from asyncgen.dataset.files.forms import PAIR, WantedColumns
 from asyncgen.dataset.files.scan import first_form
 from asyncgen.dataset.pairs.checks import AUTO, visible
 from asyncgen.dataset.pairs.prepare import prepare_pairs
 from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.job.model import DatasetSettings
 from asyncgen.job.opened import OpenedJob, changed_job_file, job_in, job_of_run, open_job
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, open_run
-from asyncgen.terminal import usd
+from asyncgen.terminal import counted, in_units, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,19 +43,27 @@ _PRICES_SHOWN = 4
 _COMPLETION = "completion"
 
 
-def run_lines(prepared: Prepared, settings: DatasetSettings) -> Iterator[str]:
-    """What was made of a run, and what to do with it."""
+def run_lines(prepared: Prepared, settings: DatasetSettings, tuning: str, *, detailed: bool) -> Iterator[str]:
+    """What was made of a run, and what to do with it.
+
+    Args:
+        prepared: the dataset.
+        settings: [dataset] of the job.
+        tuning: the provider that is to train on it.
+        detailed: say what training costs elsewhere, too.
+    """
     folder = prepared.train.parent
     for file in prepared.files:
-        yield f"{folder / file.name}: {file.samples:,} samples, {file.bytes / 1000:,.1f} kB"
+        yield f"{folder / file.name}: {counted(file.samples, 'sample')}, {in_units(file.bytes)}"
     if prepared.validation is not None:
-        yield f"{prepared.trained_on:,} of {prepared.validation_prompts:,} validation prompts are trained on"
+        prompts = counted(prepared.validation_prompts, "validation prompt")
+        yield f"{prompts}, {f'{prepared.trained_on:,}' if prepared.trained_on else 'none'} of them in the training data"
     for reason, count in prepared.rejected.most_common():
         yield f"left out: {count:,} {reason}"
     if prepared.rejected:
         yield f"why each was left out: {folder / 'rejected.jsonl'}"
     yield from _token_lines(prepared.tokens, prepared.token_label)
-    yield from _cost_lines(prepared.costs)
+    yield from _cost_lines([cost for cost in prepared.costs if detailed or cost.provider == tuning])
     if settings.format == _COMPLETION:
         yield _asking(settings.separator, settings.ending)
 
@@ -110,19 +117,16 @@ def _token_lines(tokens: Histogram, label: str) -> Iterator[str]:
     summary = tokens.summary()
     if summary.count:
         yield (
-            f"tokens: {summary.total:,} in all; a sample has {summary.smallest:,} to {summary.largest:,}, "
-            f"half of them at most {summary.median:,} ({label})"
+            f"tokens: {summary.total:,}; {summary.smallest:,} to {summary.largest:,} a sample, median "
+            f"{summary.median:,} ({label})"
         )
 
 
 def _cost_lines(costs: Sequence[TrainingCost]) -> Iterator[str]:
     for cost in costs[:_PRICES_SHOWN]:
-        label = "training" if cost.chosen else "elsewhere"
-        model = cost.model or "a model of yours"
-        yield (
-            f"{label}: {cost.provider}, {model}: {cost.epochs} epochs, {cost.billed_tokens:,} billed tokens, "
-            + _price(cost)
-        )
+        label = f"training at {cost.provider}" if cost.chosen else f"elsewhere, at {cost.provider}"
+        tokens = f"{counted(cost.billed_tokens, 'billed token')}"
+        yield f"{label}: {cost.model or 'a model of yours'}, {counted(cost.epochs, 'epoch')}, {tokens}, {_price(cost)}"
 
 
 def _price(cost: TrainingCost) -> str:
@@ -151,15 +155,11 @@ def pairs_lines(prepared: PreparedPairs) -> Iterator[str]:
         yield "not written, as you asked"
         return
     if prepared.outcome == "fits":
-        yield f"{prepared.source} can be used as it is: {prepared.rows[0]:,} rows"
+        yield f"{prepared.source} can be used as it is: {counted(prepared.rows[0], 'row')}"
     for path, rows in zip(prepared.files, prepared.rows, strict=False):
-        yield f"{path}: {rows:,} rows"
+        yield f"{path}: {counted(rows, 'row')}"
     if prepared.separator or prepared.ending:
         yield _asking(prepared.separator, prepared.ending).replace("; `asyncgen complete` does it by itself", "")
-    yield (
-        f"training takes about {_duration(prepared.legacy_seconds)} by the rule of the tool that this follows (a curie "
-        "of 2023; smaller models less), once it starts: allow half an hour for each job queued before"
-    )
 
 
 def pairs_object(prepared: PreparedPairs) -> dict[str, Any]:
@@ -183,11 +183,11 @@ def file_lines(prepared: PreparedFile) -> Iterator[str]:
         yield "not written, as you asked"
         return
     if not prepared.files:
-        yield f"{prepared.source} can be used as it is: {prepared.samples[0]:,} samples"
+        yield f"{prepared.source} can be used as it is: {counted(prepared.samples[0], 'sample')}"
     for path, samples in zip(prepared.files, prepared.samples, strict=False):
-        yield f"{path}: {samples:,} samples"
+        yield f"{path}: {counted(samples, 'sample')}"
     if len(prepared.files) > 1:
-        yield "validation prompts that are trained on: 0 (a prompt is on one side only)"
+        yield "no validation prompt is in the training data"
     for reason, count in prepared.left_out.items():
         yield f"left out: {count:,} {reason}"
     yield from _token_lines(prepared.tokens, prepared.token_label)
@@ -211,15 +211,8 @@ def file_object(prepared: PreparedFile) -> dict[str, Any]:
 def next_step(source: Path, files: Sequence[Path]) -> str:
     """The command that trains on what was written, or on `source` where nothing had to be."""
     train = files[0] if files else source
-    validation = f" --validation {shlex.quote(str(files[1]))}" if len(files) > 1 else ""
-    return f"asyncgen finetune create {shlex.quote(str(train))}{validation}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size, end in (("seconds", 1, 60), ("minutes", 60, 3600), ("hours", 3600, 86400)):
-        if seconds < end:
-            return f"{seconds / size:.2f} {unit}"
-    return f"{seconds / 86400:.2f} days"
+    validation = ("--validation", files[1]) if len(files) > 1 else ()
+    return command_line("finetune create", train, *validation)
 
 
 def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -250,6 +243,7 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
 @click.option("--completion-column", metavar="NAME", help="The column of FILE that holds the completions.")
 @click.option("--drop-near-duplicates", is_flag=True, help="Leave out what is nearly an earlier answer. RUN only.")
 @click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal. RUN only.")
+@verbose_option
 @yes_option
 @output_options
 def prepare(
@@ -299,9 +293,11 @@ def _prepare_run(
     if as_json:
         json_result(run_object(prepared))
         return
-    for line in run_lines(prepared, job.dataset):
+    for line in run_lines(prepared, job.dataset, profile.name, detailed=is_verbose()):
         result(line)
-    say(f"next: asyncgen finetune create {directory.path}")
+    dataset = directory.read_state().dataset
+    rehearsal = "--simulated" if dataset is not None and dataset.simulated else None
+    say(f"next: {command_line('finetune create', directory.path, rehearsal)}")
 
 
 def _job(source: Path | None, directory: RunDirectory, provider: str | None) -> OpenedJob:
@@ -314,7 +310,7 @@ def _job(source: Path | None, directory: RunDirectory, provider: str | None) -> 
         if changed := changed_job_file(directory):
             say(
                 f"{changed} has changed since the run; the run's own copy counts here. As the file says today: "
-                f"asyncgen prepare {shlex.quote(str(changed))}"
+                + command_line("prepare", changed)
             )
     if provider is None or provider == opened.tuning:
         return opened

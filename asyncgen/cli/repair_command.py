@@ -10,6 +10,7 @@ from asyncgen.cli.arguments import run_directory, with_run
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.journal.repair import FileRepair, RunRepair, repair_run
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ def _lines(repaired: RunRepair) -> list[str]:
 
 
 def _file_line(file: FileRepair) -> str:
-    parts = [f"{file.kept} lines kept"]
+    parts = [f"{counted(file.kept, 'line')} kept"]
     if file.bad:
         numbers = ", ".join(map(str, file.bad[:_NUMBERS_SHOWN])) + (", …" if len(file.bad) > _NUMBERS_SHOWN else "")
         parts.append(f"{len(file.bad)} bad ones moved to {file.path.name}.bad (line {numbers})")

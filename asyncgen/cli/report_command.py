@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import to_builtins
 
-from asyncgen.cli.arguments import job_file_of, next_command, run_directory
+from asyncgen.cli.arguments import next_command, run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.dataset.report.collect import Report, make_report
 from asyncgen.dataset.report.page import report_page
-from asyncgen.job.opened import job_of_run
-from asyncgen.run.directory import output_file
+from asyncgen.job.opened import generate_again, job_of_run
+from asyncgen.run.directory import RunDirectory, output_file
 from asyncgen.terminal import counted, one_line, usd
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
             part = coverage.filled / (coverage.filled + coverage.holes) if coverage.filled else 0.0
             yield f"{one_line(value, _LABEL):<{_LABEL}} {_bar(part, bar)} {figures}"
     if len(shown) < len(axis.values):
-        yield f"({len(axis.values) - len(shown):,} more values with fewer holes)"
+        yield f"({counted(len(axis.values) - len(shown), 'more value')} with fewer holes)"
 
 
 def _bar(part: float, bar: str) -> str:
@@ -114,7 +114,7 @@ def _text_lines(report: Report, bar: str) -> Iterator[str]:
     one, two, three = report.diversity.distinct
     yield (
         f"{'different':<{_LABEL}} {one:.0%} of the words, {two:.0%} of the pairs, {three:.0%} of the triples "
-        f"(in {report.diversity.answers:,} answers)"
+        f"(in {counted(report.diversity.answers, 'answer')})"
     )
     yield from _counted("how answers begin", dict(report.openings), bar)
 
@@ -130,18 +130,23 @@ def _quality_lines(quality: Quality) -> Iterator[str]:
     if quality.template:
         yield f"{'the commonest of them':<{_LABEL}} {quality.template_answers:,} x {one_line(quality.template, _TEXT)}"
     yield (
-        f"{'leakage':<{_LABEL}} {quality.trained_on:,} of {quality.validation_prompts:,} validation prompts are "
-        f"trained on; {quality.leaked_answers:,} answers are nearly one of the other side, values masked"
+        f"{'leakage':<{_LABEL}} {quality.trained_on:,} of "
+        f"{counted(quality.validation_prompts, 'validation prompt')} are in "
+        f"the training data; {counted(quality.leaked_answers, 'answer')} nearly equal to one of the other "
+        "side, values masked"
     )
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
     yield f"{'eight words in a row':<{_LABEL}} {copies}"
     for pair in quality.empty_pairs[:_VALUES_SHOWN]:
         yield f"{'no usable answer for':<{_LABEL}} {one_line(pair, _TEXT)}"
     if len(quality.empty_pairs) > _VALUES_SHOWN:
-        yield f"({len(quality.empty_pairs) - _VALUES_SHOWN:,} more pairs of values without one)"
+        yield f"({counted(len(quality.empty_pairs) - _VALUES_SHOWN, 'more pair')} of values without one)"
     yield from _diversity_lines(quality)
     if quality.thoughts:
-        yield f"{'thoughts':<{_LABEL}} {quality.thoughts:,} answers begin with <think>: see reasoning under [dataset]"
+        yield (
+            f"{'thoughts':<{_LABEL}} {counted(quality.thoughts, 'answer begins', 'answers begin')} with "
+            "<think>: see reasoning under [dataset]"
+        )
     if quality.simulated:
         yield f"{'made up by a simulation':<{_LABEL}} {quality.simulated:,}"
     yield ""
@@ -179,7 +184,7 @@ def _length(title: str, histogram: Histogram) -> str:
 
 def _spend_lines(report: Report) -> Iterator[str]:
     usage = report.usage
-    unpriced = f", and {report.unpriced:,} answers of unknown price" if report.unpriced else ""
+    unpriced = f", and {counted(report.unpriced, 'answer')} of unknown price" if report.unpriced else ""
     yield (
         f"{'tokens':<{_LABEL}} {usage.prompt_tokens:,} prompt ({usage.cached_tokens:,} cached), "
         f"{usage.completion_tokens:,} completion ({usage.reasoning_tokens:,} reasoning)"
@@ -187,18 +192,19 @@ def _spend_lines(report: Report) -> Iterator[str]:
     yield f"{'spent':<{_LABEL}} {usd(report.cost_usd)}{unpriced}"
 
 
-def next_step(report: Report, job_file: str) -> str:
+def next_step(report: Report) -> str:
     """The command that fills the holes there are, or goes on where there are none."""
     coverage, run = report.coverage, report.run
-    again = ("generate", job_file, "--out", run)
+    directory = RunDirectory(run)
     if coverage.left:
-        return f"{next_command(*again)}   ({counted(coverage.left, 'row')} left)"
+        return f"{generate_again(directory)}   ({counted(coverage.left, 'row')} left)"
     if coverage.failed or report.failures:
-        return next_command(*again, "--retry-failed")
+        return generate_again(directory, "--retry-failed")
+    prepare = next_command("prepare", run, "--simulated" if report.quality.simulated else None)
     if coverage.rejected or coverage.refused:
-        retry = next_command(*again, "--retry-rejected")
-        return f"{next_command('prepare', run)}   (then, to ask again for what was left out: {retry})"
-    return next_command("prepare", run)
+        retry = generate_again(directory, "--retry-rejected")
+        return f"{prepare}   (then, to ask again for what was left out: {retry})"
+    return prepare
 
 
 def report_object(report: Report) -> dict[str, Any]:
@@ -278,7 +284,7 @@ def report(run: Path | None, html: Path | None, as_json: bool) -> None:
     if html is None:
         for line in report_lines(made, _bar_character()):
             result(line)
-    say(f"next: {next_step(made, job_file_of(directory, directory.read_state().job))}")
+    say(f"next: {next_step(made)}")
 
 
 def _write_page(path: Path, made: Report) -> None:

@@ -30,15 +30,12 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @click.option("--finetune-provider", envvar="ASYNCGEN_FINETUNE_PROVIDER", metavar="NAME", help="Who tunes.")
 @click.option("--finetune-model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to tune.")
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
-@click.option("--prompt", metavar="TEXT", help="What the tuned model is asked.  [default: one it was not trained on]")
 @limit_options
 @retry_failed_option
 @yes_option
 @verbose_option
 @output_options
-def run(
-    file: Path | None, *, until: str, prompt: str | None, finetune_model: str | None, as_json: bool, **options: Any
-) -> int:
+def run(file: Path | None, *, until: str, finetune_model: str | None, as_json: bool, **options: Any) -> int:
     """Generate, prepare, tune, and ask the tuned model: FILE, or the built-in campaign.
 
     Every stage goes on where it stopped when the same command is given again. Without a key everything happens on
@@ -48,7 +45,7 @@ def run(
     from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - likewise
 
     job = job_file(file, built_in=True)
-    pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), prompt, finetune_model, yes=options["yes"])
+    pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), finetune_model, yes=options["yes"])
     code = pipeline.until(until, STAGES)
     if as_json:
         json_result(pipeline.report)

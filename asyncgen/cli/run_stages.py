@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,18 @@ from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import AsyncgenError, IncompleteError
 from asyncgen.evaluate.result import as_json as as_object
 from asyncgen.evaluate.small import small_comparison
-from asyncgen.finetune.complete import Completion, PromptSettings, answer_limit, ask, form_of
-from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.session import generate_opened
 from asyncgen.job.opened import OpenedJob, job_of_run, open_named_job
-from asyncgen.json_text import decode_loosely
-from asyncgen.providers.choose import named_profile, open_endpoint
+from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices import load_price_list
-from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
+from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.terminal import counted, duration, money
 
-# The built-in campaign's model is asked for stores of a sector and a city that it never met.
-_OUTSIDE_BUILT_IN = {"sector": "Hotel", "city": "New York", "size": "small"}
-_ANSWER_TOKENS = 120
+_INTERRUPTED = 130
 _SIGNALLED = frozenset({129, 130, 143})
 
 
@@ -54,7 +48,6 @@ class RunPipeline:
         job: the job file; None for the built-in one.
         options: the flags, as the generating stage takes them.
         yes: every question is answered with yes.
-        prompt: what the tuned model is asked; None for one that it was not trained on.
         finetune_model: to tune; None for the job's, else the provider's default.
 
     Attributes:
@@ -63,13 +56,12 @@ class RunPipeline:
 
     job: Path | None
     options: GenerateOptions
-    prompt: str | None
     finetune_model: str | None
     yes: bool = field(kw_only=True)
     report: dict[str, Any] = field(default_factory=dict)
     _run: RunDirectory = field(default_factory=lambda: RunDirectory(Path()))
     _tuned_model: str = ""
-    _base_model: str = ""
+    _is_simulated: bool = False
     _is_rehearsal: bool = False
 
     def until(self, last: str, names: Sequence[str]) -> int:
@@ -129,11 +121,13 @@ class RunPipeline:
     def _next_steps(self, last: str) -> list[str]:
         run = self._run.path
         look = f"{next_command('show', run)}   (the answers)"
+        rehearsal = "--simulated" if self._is_simulated else None
         if last == "generate":
-            return [next_command("prepare", run), look]
+            return [next_command("prepare", run, rehearsal), look]
         if last == "prepare":
-            return [next_command("finetune create", run), look]
-        steps = [f"{next_command('complete', 'YOUR PROMPT')}   (ask the tuned model)"] if self._tuned_model else []
+            return [next_command("finetune create", run, rehearsal), look]
+        prompt = self.report.get("complete", {}).get("prompt", "YOUR PROMPT")
+        steps = [f"{next_command('complete', prompt)}   (ask the tuned model)"] if self._tuned_model else []
         own = "init my-job.toml" if self.job is None else ""
         last_step = f"{next_command(own)}   (a job of your own)" if own else next_command("report", run)
         return [*steps, look, last_step]
@@ -143,6 +137,7 @@ class RunPipeline:
         summarise(generated)
         self._run = RunDirectory(generated.run)
         # Nobody else is paid to learn from answers that the simulation which this run asks made up.
+        self._is_simulated = generated.simulated
         self._is_rehearsal = generated.simulated and opened.tuning in {opened.generation, LOCAL}
         self.report["generate"] = generated.as_json()
         self.report["run"] = str(generated.run)
@@ -162,7 +157,7 @@ class RunPipeline:
             )
         for line in (
             *(f"warning: {warning}" for warning in prepared.warnings),
-            *run_lines(prepared if is_verbose() else replace(prepared, costs=()), opened.job.dataset),
+            *run_lines(prepared, opened.job.dataset, "", detailed=is_verbose()),
         ):
             say(line)
         self.report["prepare"] = run_object(prepared)
@@ -183,7 +178,6 @@ class RunPipeline:
         with open_run(self._run.path) as run:
             tuned = run_loop(tune(run, wanted, Screen(yes=self.yes)))
         if tuned.job is not None:
-            self._base_model = source.model
             self._tuned_model = tuned.job.tuned_model or ""
             self.report["finetune"] = {"id": tuned.job.id, "status": tuned.job.status, "model": self._tuned_model}
         return tuned.exit_code
@@ -194,60 +188,28 @@ class RunPipeline:
         if profile.finetuning is not None and profile.finetuning.next_step:
             say(f"{profile.title} needs a step of yours before the model answers; it is named above")
             return 0
-        prompt = self.prompt or self._unseen_prompt(opened)
-        tuned, base = run_loop(self._asked(opened, profile, prompt))
-        result(prompt)
-        for label, text in (("before", base.text if base else ""), ("after", tuned.text)):
-            if text:
-                result(f"  {label:6}  {' '.join(text.split())}")
-        self.report["complete"] = {"model": tuned.model, "prompt": prompt, "completion": tuned.text}
-        self.report["complete"]["before"] = base.text if base else None
-        self._compare()
-        return 0
-
-    async def _asked(self, opened: OpenedJob, profile: Profile, prompt: str) -> tuple[Completion, Completion | None]:
-        """What the tuned model says, and what the model said before; None where that one cannot be asked."""
-        dataset = self._run.read_state().dataset
-        assert dataset is not None, "the stage prepare noted it"
-        form = form_of(dataset)
-        parameters = {"temperature": 0, **answer_limit(profile, form, _ANSWER_TOKENS)}
-        choice = ProviderChoice(profile, "it tuned the model")
-        where = tuning_where(opened, self.options.where)
-        async with open_endpoint(choice, where, self._tuned_model, say) as endpoint, open_calls(endpoint) as calls:
-            tuned = await ask(calls, PromptSettings(self._tuned_model, form, parameters), prompt)
-            base = None
-            with suppress(AsyncgenError):  # some providers serve no base model
-                base = await ask(calls, PromptSettings(self._base_model, form, parameters), prompt)
-            return tuned, base
-
-    def _compare(self) -> None:
-        """Base and tuned model on a handful of prompts that neither was trained on; not where a prompt was given."""
-        if self.prompt is not None:
-            return
         where = self.options.where
-        base_url = where.addresses[0] if where.addresses else None
-        observer = _QuietScreen(yes=self.yes)
-        try:
-            found = run_loop(
-                small_comparison(self._run, observer, base_url=base_url, api_key_file=where.api_key_file)
-            )  # fmt: skip
-        except AsyncgenError as error:  # some providers serve no base model; the run itself is done
-            say(f"base and tuned model are not compared: {error.what}")
-            return
-        if found is not None:
-            for line in small_lines(found):
-                result(line)
-            self.report["evaluate"] = as_object(found.evaluation)
-
-    def _unseen_prompt(self, opened: OpenedJob) -> str:
-        if set(opened.grid.names) == set(_OUTSIDE_BUILT_IN):
-            return opened.grid.sample.render(_OUTSIDE_BUILT_IN)
-        held_out = self._run.validation if self._run.validation.exists() else self._run.train
-        with held_out.open("rb") as lines:
-            sample = decode_loosely(lines.readline().lstrip(b"\xef\xbb\xbf"))
-        if "messages" in sample:
-            return str(next(message["content"] for message in sample["messages"] if message["role"] == "user"))
-        return str(sample["prompt"]).removesuffix(opened.job.dataset.separator)
+        found = run_loop(
+            small_comparison(
+                self._run,
+                _QuietScreen(yes=self.yes),
+                base_url=where.addresses[0] if where.addresses else None,
+                api_key_file=where.api_key_file,
+            )
+        )
+        if found is None:
+            return _INTERRUPTED
+        if found.simulated:
+            say("note: a simulation made these answers up")
+        for line in small_lines(found):
+            result(line)
+        say(f"asked: {found.source}")
+        first = found.rows[0]
+        self.report["complete"] = {
+            "model": self._tuned_model, "prompt": first.prompt, "completion": first.tuned, "before": first.base or None,
+        }  # fmt: skip
+        self.report["evaluate"] = as_object(found.evaluation)
+        return 0
 
 
 class _QuietScreen(Screen):

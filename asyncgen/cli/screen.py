@@ -178,7 +178,7 @@ class Screen:
     def agree(self, question: str, *, why: str) -> None:
         confirm(question, yes=self._yes, why=why)
 
-    def offer(self, question: str) -> bool:
+    def offer(self, question: str) -> bool | None:
         return offered(question, yes=self._yes)
 
     def interruptible(self, on_first: Callable[[], None]) -> AbstractAsyncContextManager[Interrupt]:

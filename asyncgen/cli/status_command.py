@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from asyncgen.cli.arguments import job_file_of, next_command, run_directory
+from asyncgen.cli.arguments import next_command, run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say
 from asyncgen.generate.distributed.shard_status import slowest_first
 from asyncgen.generate.journal.run_status import RunStatus, run_status
+from asyncgen.job.opened import generate_again
 from asyncgen.run.directory import RunDirectory
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +55,7 @@ def _lines(path: Path, found: RunStatus) -> list[tuple[str, str]]:
         *(
             (
                 "batch",
-                f"{batch.batch_id or 'not created yet'} at {batch.provider}: {batch.requests} requests, "
+                f"{batch.batch_id or 'not created yet'} at {batch.provider}: {counted(batch.requests, 'request')}, "
                 + ("collected" if batch.collected else batch.status or "unknown"),
             )
             for batch in state.batches
@@ -76,8 +78,11 @@ def _warnings(path: Path, found: RunStatus) -> Iterator[tuple[str, str]]:
     if found.simulated:
         yield "simulated", f"{found.simulated:,} of the answers were made up by a simulation: a rehearsal"
     if found.lost:
-        counted, held = found.state.spend.records, found.state.spend.records - found.lost
-        yield "lost", f"run.json counts {counted:,} answers, and {path / 'records.jsonl'} holds {held:,} of them"
+        noted, held = found.state.spend.records, found.state.spend.records - found.lost
+        yield (
+            "lost",
+            f"run.json counts {counted(noted, 'answer')}, and {path / 'records.jsonl'} holds {held:,} of them",
+        )
 
 
 _SHARDS_SHOWN = 40
@@ -107,17 +112,17 @@ def _shard_text(shard: ShardStatus) -> str:
 
 def _spend_text(spend: Spend) -> str:
     usage = spend.usage
-    tokens = f"{usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
-    tokens += f"{usage.completion_tokens:,} completion tokens ({usage.reasoning_tokens:,} of reasoning)"
+    tokens = f"{counted(usage.prompt_tokens, 'prompt token')} ({usage.cached_tokens:,} cached), "
+    tokens += f"{counted(usage.completion_tokens, 'completion token')} ({usage.reasoning_tokens:,} of reasoning)"
     if spend.unpriced:
-        return f"{tokens}; {spend.cost_usd:.4f} USD and {spend.unpriced:,} answers of unknown price"
+        return f"{tokens}; {spend.cost_usd:.4f} USD and {counted(spend.unpriced, 'answer')} of unknown price"
     return f"{spend.cost_usd:.4f} USD; {tokens}"
 
 
 def _dataset_lines(state: RunState) -> list[tuple[str, str]]:
     if state.dataset is None:
         return []
-    files = ", ".join(f"{file.name} {file.samples:,} samples" for file in state.dataset.files)
+    files = ", ".join(f"{file.name} {counted(file.samples, 'sample')}" for file in state.dataset.files)
     return [("dataset", f"{files} ({state.dataset.format})")]
 
 
@@ -134,9 +139,8 @@ def _next_step(path: Path, found: RunStatus) -> str:
         return f"{again}{next_command('merge', path)}"
     if found.lost:
         return f"put {path / 'records.jsonl'} back from a copy; generate would ask, and pay, for what is gone again"
-    job = job_file_of(RunDirectory(path), found.state.job)
     if found.left or not found.state.job.requests:
-        return found.state.job.command or next_command("generate", job, "--out", path)
+        return found.state.job.command or generate_again(RunDirectory(path))
     if found.failed:
         return f"{next_command('show', path, '--failed')}   (says why); --retry-failed asks again"
     return _step_of_training(path, found)

@@ -23,6 +23,7 @@ from asyncgen.dataset.token_counts import Histogram, token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
 from asyncgen.providers.profiles import Finetuning
+from asyncgen.terminal import counted
 from asyncgen.text_files import BYTE_ORDER_MARK, open_input
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def prepare_file(
     changes = _necessary(work, dialogue)
     unique = bool(scan.repeated) and dialogue.accepts(f"Drop the {scan.repeated:,} duplicates?")
     if scan.repeated and not unique:
-        dialogue.found(f"WARNING: {scan.repeated:,} rows repeat another one")
+        dialogue.found(f"WARNING: {counted(scan.repeated, 'row repeats', 'rows repeat')} another one")
     if changes or unique or settings.validation:
         return _write(work, dialogue, unique=unique)
     with open_input(path) as source:
@@ -172,7 +173,8 @@ def _tell(scan: FileScan, dialogue: Dialogue) -> None:
         dialogue.found(text)
     if scan.thoughts.count:
         dialogue.found(
-            f"WARNING: {scan.thoughts.count:,} answers hold a <think> block, which the model will learn to write: "
+            f"WARNING: {counted(scan.thoughts.count, 'answer holds', 'answers hold')} a <think> block, "
+            "which the model will learn to write: "
             f"{scan.thoughts.words(scan.file.place)}"
         )
     for finding in scan.checked.findings.remarks[:_REMARKS_SHOWN]:
@@ -186,7 +188,7 @@ def _necessary(work: _Work, dialogue: Dialogue) -> bool:
     if not scan.fits:
         steps.append(f"Convert {scan.file.kind} to lines of {'preferences' if scan.format == 'dpo' else 'chats'}")
     if scan.blank:
-        steps.append(f"Take the {scan.blank:,} rows that have no sample out")
+        steps.append(f"Take the {counted(scan.blank, 'row')} that have no sample out")
     if scan.without_system:
         steps.append(f"Put the system message before {scan.without_system:,} chats that have none")
     if scan.fits and work.marked != wants_mark:

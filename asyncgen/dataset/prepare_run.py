@@ -6,7 +6,6 @@ Writes the files and their entry in `run.json`; prints nothing. Judging, format 
 
 from __future__ import annotations
 
-import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,14 @@ from asyncgen.dataset.scores import ScoreTable
 from asyncgen.dataset.split import TRAIN, Split, known_plan, plan_split
 from asyncgen.dataset.token_counts import Histogram, training_costs
 from asyncgen.dataset.writer import collector_off, dataset_writer
-from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.errors import AsyncgenError, UsageError, command_line
+from asyncgen.job.opened import generate_again
 from asyncgen.job.template import parse
 from asyncgen.providers.profiles import Finetuning
 from asyncgen.run.simulated import refuse_simulated
 from asyncgen.run.state import DatasetState
 from asyncgen.run.whole_file import replacing
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -109,8 +110,8 @@ def prepare_run(
     """
     if shards := run.directory.shards():
         raise UsageError(
-            f"{run.directory.path} has {len(shards):,} shards that are not merged yet",
-            help_text=f"asyncgen merge {shlex.quote(str(run.directory.path))}",
+            f"{run.directory.path} has {counted(len(shards), 'shard')} that are not merged yet",
+            help_text=command_line("merge", run.directory.path),
             code="not_merged",
         )
     if job.finetune.method == "dpo" and job.dataset.format != PREFERENCE:
@@ -227,12 +228,12 @@ def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
         return
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in draft.rejected.most_common())
     if left_out:
-        causes.append(f"left out of {draft.records:,} records: {left_out} (see {work.directory.rejected})")
+        causes.append(f"left out of {counted(draft.records, 'record')}: {left_out} (see {work.directory.rejected})")
     raise AsyncgenError(
         f"{work.provider.title} would refuse this dataset; it was not written",
         cause="\n".join(causes),
-        help_text="asyncgen generate --retry-rejected   (asks again for what was left out), or change [dataset], "
-        "[checks] or [generate] repeats in the job file",
+        help_text=f"{generate_again(work.directory, '--retry-rejected')}   (asks again for what was left out), or "
+        "change [dataset], [checks] or [generate] repeats in the job file",
         code="refused_dataset",
     )
 
@@ -263,24 +264,29 @@ def _warnings(
     settings = work.job.dataset
     if draft.near_duplicates and not dropped:
         yield (
-            f"{draft.near_duplicates:,} answers are nearly an earlier answer to the same prompt; "
+            f"{counted(draft.near_duplicates, 'answer is', 'answers are')} nearly an earlier answer to the "
+            "same prompt; "
             "--drop-near-duplicates leaves them out"
         )
     limit = work.rules.max_sample_tokens
     if limit is not None and (cut := tokens.above(limit)):
-        yield f"{cut:,} samples have more than {limit:,} tokens; {work.provider.title} cuts them there without a word"
+        long = f"{counted(cut, 'sample has', 'samples have')} more than {counted(limit, 'token')}"
+        yield f"{long}; {work.provider.title} cuts them there without a word"
     if draft.separators:
-        yield f"{draft.separators:,} prompts have the separator {settings.separator!r} inside; choose a rarer one"
+        prompts = counted(draft.separators, "prompt has", "prompts have")
+        yield f"{prompts} the separator {settings.separator!r} inside; choose a rarer one"
     if draft.endings:
         yield (
-            f"{draft.endings:,} answers have the ending {settings.ending!r} inside, and the tuned model will stop "
+            f"{counted(draft.endings, 'answer has', 'answers have')} the ending {settings.ending!r} "
+            "inside, and the tuned model will stop "
             "there; choose one that no answer has"
         )
     if draft.fenced:
-        yield f"{draft.fenced:,} answers had a code fence around their JSON, which was read without it"
+        yield f"{counted(draft.fenced, 'answer')} had a code fence around their JSON, which was read without it"
     if draft.thoughts:
         yield (
-            f"{draft.thoughts:,} answers begin with the model's thoughts (<think>), and they would be learnt; set "
+            f"{counted(draft.thoughts, 'answer begins', 'answers begin')} with the model's thoughts "
+            "(<think>), and they would be learnt; set "
             'reasoning = "drop" under [dataset] to leave them out, or "think" to keep them in one form'
         )
     if settings.system and parse(settings.system, answer_fields=True).names:

@@ -82,7 +82,7 @@ def token_counter(model: str | None, ratio: float = 1.0) -> TokenCounter:
     name = (model or "").removeprefix("ft:")
     known = next((vocabulary for pattern, vocabulary in _VOCABULARIES if pattern.match(name)), None)
     vocabulary = known or _OTHER_VOCABULARY
-    label = vocabulary if known else f"estimate by {vocabulary}, not the model's own vocabulary"
+    label = vocabulary if known else f"estimated with the tokenizer {vocabulary}"
     return TokenCounter(label, known is not None, partial(_count, batch_count, vocabulary))
 
 

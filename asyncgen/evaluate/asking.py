@@ -28,6 +28,7 @@ from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import STATE_NAME, RunDirectory
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +107,9 @@ def agree_to(plan: Sequence[PlannedContestant], observer: Observer) -> None:
             price = ", price not known"
         elif each.cost_usd.high:
             price = f", {each.cost_usd.low:,.2f} to {each.cost_usd.high:,.2f} USD"
-        observer.say(f"{contestant.name}: {contestant.technique}, {contestant.place}: {each.left:,} rows to ask{price}")
+        observer.say(
+            f"{contestant.name}: {contestant.technique}, {contestant.place}: {counted(each.left, 'row')} to ask{price}"
+        )
         rows += each.left
         total = total + (each.cost_usd or Span(0.0, 0.0))
     consent_to_cost(total if rows else None, rows, observer)

@@ -12,13 +12,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from asyncgen.dataset.split import Split, known_plan, plan_split
-from asyncgen.errors import UsageError, nearest
+from asyncgen.errors import UsageError, command_line, nearest
 from asyncgen.evaluate.taught import TaughtSample, order_by, read_samples
 from asyncgen.job.requests import MOST_ENUMERATED
 from asyncgen.job.template import ANSWER, field_of, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from asyncgen.job.opened import OpenedJob
     from asyncgen.run.directory import RunDirectory
@@ -113,6 +114,7 @@ def choose_rows(
     *,
     most: int,
     seed: int,
+    trained: bool = False,
 ) -> RowChoice:
     """At most so many rows that no sample of the run's training file has as its prompt.
 
@@ -125,6 +127,7 @@ def choose_rows(
         axes: to values outside the grid; empty for the validation side.
         most: rows.
         seed: decides which.
+        trained: where nothing was held out, take prompts of the training file.
 
     Raises:
         UsageError: there are none, or the axes cannot be.
@@ -137,10 +140,17 @@ def choose_rows(
         candidates, source = _validating(opened, directory), "the validation side of the run"
         name = " and ".join(opened.job.dataset.hold_out)
     else:
-        candidates, source, name = _of_samples(opened, directory, dataset), "the validation side of the run", ""
+        candidates, source, name = (
+            _of_samples(opened, directory.validation, dataset),
+            "the validation side of the run",
+            "",
+        )
     unique = {row.id: row for row in candidates}
     for sample in read_samples(directory.train, dataset):
         unique.pop(_id_of(sample), None)
+    if not unique and trained and not axes:
+        unique = {row.id: row for row in _trained(opened, directory, dataset)}
+        source = "prompts that it was trained on, since none was held out"
     if not unique:
         raise _nothing(directory, axes)
     chosen = heapq.nsmallest(most, unique.values(), lambda row: order_by(seed, row.id))
@@ -158,7 +168,7 @@ def _nothing(directory: RunDirectory, axes: Mapping[str, Sequence[str]]) -> Usag
     return UsageError(
         f"{directory.path} has no rows that were held out from training",
         help_text="--axis 'NAME=VALUE,VALUE' asks for values outside the grid; or set validation = 0.1 under [dataset] "
-        f"and give asyncgen prepare {directory.path} again",
+        f"and give `{command_line('prepare', directory.path)}` again",
         code="nothing_held_out",
     )
 
@@ -199,6 +209,12 @@ def _validating(opened: OpenedJob, directory: RunDirectory) -> Iterator[Evaluati
             yield _row(opened, variables, ", ".join(values) if split.holds_out(variables) else "")
 
 
+def _trained(opened: OpenedJob, directory: RunDirectory, dataset: DatasetState) -> Iterator[EvaluationRow]:
+    if answers_are_said(opened):
+        return (_row(opened, variables, "") for variables in _combinations(opened))
+    return _of_samples(opened, directory.train, dataset)
+
+
 def _combinations(opened: OpenedJob) -> Iterator[dict[str, str]]:
     grid = opened.grid
     all_of_them = grid.requests() if grid.count <= MOST_ENUMERATED else grid.sample_evenly(_MOST_SEEN)
@@ -233,11 +249,11 @@ def _row(opened: OpenedJob, variables: dict[str, str], cluster: str) -> Evaluati
     )
 
 
-def _of_samples(opened: OpenedJob, directory: RunDirectory, dataset: DatasetState) -> Iterator[EvaluationRow]:
-    """Rows of the samples that validate; where the target is a label, it is the only right answer."""
+def _of_samples(opened: OpenedJob, samples: Path, dataset: DatasetState) -> Iterator[EvaluationRow]:
+    """Rows of the samples of a file; where the target is a label, it is the only right answer."""
     target = opened.grid.target.names
     is_label = not any(name == ANSWER or field_of(name) for name in target)
-    for sample in read_samples(directory.validation, dataset):
+    for sample in read_samples(samples, dataset):
         yield _row_of(sample, expected=sample.answer if is_label else None)
 
 

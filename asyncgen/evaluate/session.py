@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, engine_of, planned, spent_usd
 from asyncgen.evaluate.contestants import (
     NAME,
@@ -50,6 +50,7 @@ from asyncgen.providers.choose import named_address
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, locked
 from asyncgen.run.whole_file import read_whole
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,7 @@ class WantedEvaluation:
         contestants: None for the run's own.
         axes: to values outside the grid; empty for the validation side.
         rows: the most that are asked.
+        trained: where nothing was held out, prompts of the training file are asked.
         examples: shown in few-shot.
         nearest: the samples most like the row are shown.
         margin_points: by which a cheaper contestant may be worse; None for what was written down, else 5.
@@ -87,6 +89,7 @@ class WantedEvaluation:
     contestants: Sequence[str] | None = None
     axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rows: int = ROWS
+    trained: bool = False
     examples: int = EXAMPLES
     nearest: bool = False
     margin_points: float | None = None
@@ -135,7 +138,9 @@ async def evaluate_run(
     """
     opened = job_of_run(directory)
     dataset = _dataset_of(directory)
-    choice = choose_rows(opened, directory, dataset, wanted.axes, most=wanted.rows, seed=wanted.seed)
+    choice = choose_rows(
+        opened, directory, dataset, wanted.axes, most=wanted.rows, seed=wanted.seed, trained=wanted.trained
+    )
     contestants = _contestants(opened, directory, wanted)
     if wanted.judge:  # a name that is none is told before anybody is paid
         _judge_of(opened, wanted)
@@ -145,7 +150,7 @@ async def evaluate_run(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         settings = _fix_settings(folder, choice, contestants, wanted)
-        observer.say(f"{folder}: {len(choice.rows):,} of {choice.possible:,} rows, {choice.source}")
+        observer.say(f"{folder}: {len(choice.rows):,} of {counted(choice.possible, 'row')}, {choice.source}")
         teaching = PromptMaterial(
             form_of(dataset),
             partial(read_samples, directory.train, dataset),
@@ -178,7 +183,7 @@ def _dataset_of(directory: RunDirectory) -> DatasetState:
     if dataset is None or not directory.train.exists():
         raise UsageError(
             f"{directory.path} has no dataset, which says what is held out",
-            help_text=f"asyncgen prepare {directory.path}   (makes one)",
+            help_text=f"{command_line('prepare', directory.path)}   (makes one)",
         )
     return dataset
 
@@ -381,8 +386,9 @@ def _notes(
         yield "a simulation made these answers up: the figures say nothing about any model"
     if choice.cluster_name and choice.clusters < FEWEST_CLUSTERS:
         yield (
-            f"{choice.clusters} values of {choice.cluster_name} were held out: this holds for these alone, and says "
-            "nothing about others"
+            f"{counted(choice.clusters, 'value')} of {choice.cluster_name} were held out: this holds for "
+            "these alone, and "
+            "says nothing about others"
         )
     if not tells:
         yield "the job has no [checks] that an answer could fail, so all of them pass" + (

@@ -6,10 +6,10 @@ Chooses the prompts; the rest is left to `session`. The answers are kept under `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import AsyncgenError, DiskError, QuotaError, RunInUseError, UsageError, command_line
 from asyncgen.evaluate.asking import EngineOf, engine_of
 from asyncgen.evaluate.session import WantedEvaluation, evaluate_run
 from asyncgen.job.opened import OpenedJob, job_of_run
@@ -51,16 +51,18 @@ class Comparison:
     """Base and tuned model on the same prompts.
 
     Attributes:
-        base, tuned: their figures; `passed` of `n` answers pass, `pass_rate` is the share with its 95 % interval.
+        base, tuned: their figures; `base` is None where the provider serves no base model.
         rows: prompt by prompt.
         source: where the prompts come from, in words.
+        simulated: a simulation made the answers up.
         evaluation: the same as a whole evaluation, for `--json` by `result.as_json`.
     """
 
-    base: ContestantResult
+    base: ContestantResult | None
     tuned: ContestantResult
     rows: tuple[SideBySide, ...]
     source: str
+    simulated: bool
     evaluation: Evaluation
 
 
@@ -73,12 +75,9 @@ async def small_comparison(
     rows: int = SMALL_ROWS,
     engine: EngineOf = engine_of,
 ) -> Comparison | None:
-    """Ask base and tuned model a handful of prompts that neither was trained on.
+    """Ask base and tuned model a handful of prompts: such that neither was trained on, where there are any.
 
-    How to show it: for each of `rows` its prompt, then `base` and `tuned` under it (in columns where the terminal is
-    wide), with a mark where an answer fails the job's checks; then one line such as "tuned passes the checks 6 of 6
-    times, base 1 of 6 (prompts outside the grid); asyncgen evaluate RUN compares them with intervals". Six rows say
-    little: show no difference as a finding.
+    Six rows say little: show no difference as a finding.
 
     Args:
         directory: of a run with a dataset and a tuned model.
@@ -89,25 +88,26 @@ async def small_comparison(
         engine: how a contestant is asked.
 
     Returns:
-        None where it was interrupted, or the run has nothing that was held out from training.
+        None where it was interrupted.
 
     Raises:
         UsageError: the run has no tuned model.
-        AsyncgenError: the models cannot be asked.
+        AsyncgenError: the tuned model cannot be asked.
     """
     opened = job_of_run(directory)
     noted = next((each for each in reversed(directory.read_state().finetuning) if each.tuned_model), None)
     if noted is None:
         raise UsageError(
-            f"{directory.path} has no tuned model", help_text=f"asyncgen finetune create {directory.path}"
-        )  # fmt: skip
+            f"{directory.path} has no tuned model",
+            help_text=command_line("finetune create", directory.path),
+        )
+    base = f"{_BASE}=zero-shot:{noted.provider}/{noted.model}"
+    tuned = f"{_TUNED}=tuned:{noted.provider}/{noted.tuned_model}"
     wanted = WantedEvaluation(
-        contestants=(
-            f"{_BASE}=zero-shot:{noted.provider}/{noted.model}",
-            f"{_TUNED}=tuned:{noted.provider}/{noted.tuned_model}",
-        ),
+        contestants=(base, tuned),
         axes=_new_values(opened),
         rows=rows,
+        trained=True,
         name=SMALL_NAME,
         parameters={"temperature": 0},
         base_url=base_url,
@@ -115,11 +115,10 @@ async def small_comparison(
     )
     try:
         done = await evaluate_run(directory, wanted, observer, engine=engine)
-    except UsageError as error:
-        if error.code != "nothing_held_out":
-            raise
-        observer.say(f"{error.what}: base and tuned model are not compared")
-        return None
+    except (UsageError, QuotaError, DiskError, RunInUseError):
+        raise
+    except AsyncgenError:  # some providers serve tuned models only
+        done = await evaluate_run(directory, replace(wanted, contestants=(tuned,)), observer, engine=engine)
     return _comparison(done.evaluation) if done.evaluation is not None else None
 
 
@@ -133,20 +132,21 @@ def _new_values(opened: OpenedJob) -> Mapping[str, Sequence[str]]:
 
 
 def _comparison(evaluation: Evaluation) -> Comparison:
-    base, tuned = evaluation.contestants
+    found = {standing.contestant.name: standing for standing in evaluation.contestants}
     return Comparison(
-        base,
-        tuned,
+        found.get(_BASE),
+        found[_TUNED],
         tuple(
             SideBySide(
                 prompt=prompt,
                 base=evaluation.answers[row].get(_BASE, ""),
                 tuned=evaluation.answers[row].get(_TUNED, ""),
-                base_passed=row in evaluation.passed[_BASE],
+                base_passed=row in evaluation.passed.get(_BASE, ()),
                 tuned_passed=row in evaluation.passed[_TUNED],
             )
             for row, prompt in evaluation.prompts.items()
         ),
         evaluation.source,
+        any(standing.simulated for standing in evaluation.contestants),
         evaluation,
     )

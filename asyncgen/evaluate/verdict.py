@@ -26,6 +26,7 @@ from asyncgen.evaluate.statistics import (
 from asyncgen.generate.plan.costs import trainings
 from asyncgen.generate.plan.request_tokens import Span, measure_run, tokens_of_a_request
 from asyncgen.providers.choose import named_profile
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -241,7 +242,8 @@ def _more(wanted: int | None, there: int) -> int | None:
 def _share(standing: ContestantResult) -> str:
     rate = standing.pass_rate
     return (
-        f"{standing.passed} of {standing.n} answers pass ({100 * rate.value:.0f} %, 95 % {100 * rate.low:.0f}.."
+        f"{standing.passed} of {counted(standing.n, 'answer')} pass ({100 * rate.value:.0f} %, 95 % "
+        f"{100 * rate.low:.0f}.."
         f"{100 * rate.high:.0f})"
     )
 

@@ -24,6 +24,7 @@ import msgspec
 from asyncgen.errors import AsyncgenError, AuthError, UsageError
 from asyncgen.providers.endpoint import place_words
 from asyncgen.providers.profiles import PROFILES, Finetuning, Outcome, Profile
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from datetime import date
@@ -131,7 +132,7 @@ def _metadata_problems(metadata: dict[str, str], *, kept: bool) -> Iterator[str]
     if metadata and not kept:
         yield "metadata: this provider keeps none"
     if len(metadata) > _MAX_PAIRS - _OWN_PAIR:
-        yield f"metadata: {len(metadata)} pairs, of at most {_MAX_PAIRS - _OWN_PAIR} (one more is ours)"
+        yield f"metadata: {counted(len(metadata), 'pair')}, of at most {_MAX_PAIRS - _OWN_PAIR} (one more is ours)"
     for key, value in metadata.items():
         if len(key) > _MAX_KEY or len(value) > _MAX_VALUE:
             yield f"metadata.{key}: at most {_MAX_KEY} characters a key and {_MAX_VALUE} a value"

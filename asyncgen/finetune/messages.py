@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncgen.errors import IncompleteError
+from asyncgen.errors import IncompleteError, command_line
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.training_prices import hosting_price
-from asyncgen.terminal import local_time, usd
+from asyncgen.terminal import counted, local_time, usd
 
 if TYPE_CHECKING:
     from asyncgen.dataset.token_counts import TrainingCost
@@ -38,11 +38,12 @@ class TrainingExtent:
 
 def extent_words(extent: TrainingExtent) -> str:
     """Samples, epochs and tokens."""
+    samples = counted(extent.samples, "sample")
     if extent.cost is None:
-        return f"{extent.samples:,} samples"
+        return samples
     cost = extent.cost
-    tokens = f"{cost.billed_tokens:,} tokens to be billed ({extent.counted})"
-    return f"{extent.samples:,} samples, {cost.epochs} epochs, {tokens}"
+    billed = "billed " if cost.usd is None or cost.usd[1] else ""
+    return f"{samples}, {counted(cost.epochs, 'epoch')}, {cost.billed_tokens:,} {billed}tokens ({extent.counted})"
 
 
 def price_words(cost: TrainingCost | None) -> str:
@@ -62,7 +63,7 @@ def only_known(profile: Profile) -> str:
 
 def days_left(days: int) -> str:
     """How long something lasts yet."""
-    return "it is gone already" if days <= 0 else f"{days} more day{'s' if days > 1 else ''}"
+    return "it is gone already" if days <= 0 else counted(days, "more day")
 
 
 def how_created(created: Created) -> str:
@@ -89,14 +90,13 @@ def trained_cost(profile: Profile, job: TuningJob) -> str:
     return f", about {usd(low)}" if low == high else f", about {usd(low)} to {usd(high)}"
 
 
-def next_step(profile: Profile, job: TuningJob) -> str:
-    """What to do with the model of a job that succeeded."""
-    model = job.tuned_model or "MODEL"
+def success_words(profile: Profile, job: TuningJob) -> str:
+    """The model of a job that succeeded, and what the user must do before it answers."""
+    model = job.tuned_model or "its model"
     step = profile.finetuning.next_step if profile.finetuning else ""
-    if step:
-        next_one = f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}"
-        return f"{next_one}{_hosting_words(profile, job)}"
-    return f"{job.id} succeeded. Ask the model: asyncgen complete -m {model} 'YOUR PROMPT'"
+    if not step:
+        return f"{job.id} succeeded: {model}"
+    return f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}{_hosting_words(profile, job)}"
 
 
 def _hosting_words(profile: Profile, job: TuningJob) -> str:
@@ -117,7 +117,8 @@ def job_failure(job: TuningJob) -> IncompleteError:
     return IncompleteError(
         f"the fine-tuning job {job.id} {happened}",
         cause=cause,
-        help_text=f"asyncgen finetune events {job.id}   (what it told); the command that created it creates another",
+        help_text=f"{command_line('finetune events', job.id)}   (what it told); given again, the command that made it "
+        "creates another",
         code=f"job_{job.outcome}",
     )
 
@@ -125,6 +126,6 @@ def job_failure(job: TuningJob) -> IncompleteError:
 def leave_words(job_id: str, status: str) -> str:
     """What is told to somebody who stops following."""
     return (
-        f"left {job_id}, which goes on: {status.replace('_', ' ')}. To follow it again: asyncgen finetune follow "
-        f"{job_id}; to cancel it: asyncgen finetune cancel {job_id}"
+        f"left {job_id}, which goes on: {status.replace('_', ' ')}. To follow it again: "
+        f"{command_line('finetune follow', job_id)}; to cancel it: {command_line('finetune cancel', job_id)}"
     )

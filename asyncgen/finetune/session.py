@@ -15,7 +15,7 @@ import msgspec
 
 from asyncgen.dataset.rules.file import DPO, CheckedFile, check_training_file
 from asyncgen.dataset.token_counts import token_counter, training_costs
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.complete import taught_form
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
@@ -27,9 +27,9 @@ from asyncgen.finetune.messages import (
     how_created,
     job_failure,
     leave_words,
-    next_step,
     only_known,
     price_words,
+    success_words,
     trained_cost,
 )
 from asyncgen.finetune.open_tuner import open_tuner
@@ -39,6 +39,7 @@ from asyncgen.providers.endpoint import Secret, is_loopback
 from asyncgen.providers.prices import is_at_home, load_price_list
 from asyncgen.providers.training_prices import shutdown_date
 from asyncgen.run.simulated import refuse_simulated
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -109,11 +110,13 @@ class Tuned:
         job: its last known state; None if a signal came before there was one.
         how: as in `Created`; None for a job that was only followed.
         exit_code: 0, or that of a signal.
+        answers: the tuned model can be asked as it is.
     """
 
     job: TuningJob | None
     how: str | None
     exit_code: int
+    answers: bool = False
 
 
 async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *, following: bool = True) -> Tuned:
@@ -235,7 +238,7 @@ def _refuse_faulty(files: list[CheckedFile], profile: Profile, observer: Observe
         raise UsageError(
             f"{profile.title} would refuse the dataset",
             cause="\n".join(map(str, found[:_FINDINGS_SHOWN])),
-            help_text=f"asyncgen prepare {files[0].path}   (mends what can be mended)",
+            help_text=f"{command_line('prepare', files[0].path)}   (mends what can be mended)",
             code="bad_dataset",
         )
 
@@ -302,7 +305,7 @@ async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, observer: Ob
             await tuner.files.delete(file_id)
         observer.say(f"deleted {files}")
     else:
-        observer.say(f"{files} stays there; asyncgen finetune delete {error.file_ids[0]}   deletes it")
+        observer.say(f"{files} stays there; `{command_line('finetune delete', error.file_ids[0])}` deletes it")
 
 
 async def _followed(
@@ -322,9 +325,9 @@ def _end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, inte
     if job.trained_tokens:
         is_theirs = is_at_home(tuner.profile.name, tuner.place or None)
         cost = trained_cost(tuner.profile, job) if is_theirs else ""
-        observer.say(f"trained {job.trained_tokens:,} tokens{cost}")
-    observer.say(next_step(tuner.profile, job))
-    return Tuned(job, how, 0)
+        observer.say(f"trained {counted(job.trained_tokens, 'token')}{cost}")
+    observer.say(success_words(tuner.profile, job))
+    return Tuned(job, how, 0, answers=job.tuned_model is not None and not tuner.finetuning.next_step)
 
 
 def _wandb_key(wanted: WantedTuning) -> Secret | None:

@@ -6,11 +6,10 @@ Resolves `[RUN|FILE]`, the provider that tunes, and the run in which the job is 
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.api import JobOrder
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.target import RUNS
@@ -109,7 +108,7 @@ def find_source(
     if argument.suffix.lower() in _TABLES:
         raise UsageError(
             f"{argument} is a table, and a training file is JSON Lines",
-            help_text=f"asyncgen prepare {shlex.quote(str(argument))}   (makes one of it)",
+            help_text=f"{command_line('prepare', argument)}   (makes one of it)",
             code="bad_dataset",
         )
     choice = _for_file(where)
@@ -154,7 +153,7 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
     names = {file.name for file in state.dataset.files if file.samples} if state.dataset else set()
     if directory.train.name not in names or not directory.train.exists():
         raise UsageError(
-            f"{directory.path} has no dataset yet", help_text=f"asyncgen prepare {directory.path}   (makes one)"
+            f"{directory.path} has no dataset yet", help_text=f"{command_line('prepare', directory.path)}   (makes one)"
         )
     return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncgen.errors import RunInUseError, UsageError
+from asyncgen.errors import RunInUseError, UsageError, command_line
 from asyncgen.finetune.follow import MemoryLog, open_run_log, past_events
 from asyncgen.finetune.uploads import newest_job, noted_job
 from asyncgen.providers.choose import EndpointFlags, choose_tuner, is_same_place, named_profile
@@ -64,7 +64,8 @@ def find_target(argument: str | None, where: EndpointFlags, environment: Mapping
         noted = newest_job(run.read_state())
         if noted is None or noted.job_id is None:
             raise UsageError(
-                f"{run.path} has no fine-tuning job", help_text=f"asyncgen finetune create {run.path}   (creates one)"
+                f"{run.path} has no fine-tuning job",
+                help_text=f"{command_line('finetune create', run.path)}   (creates one)",
             )
         return Target(noted.job_id, run, *_noted_place(noted, where))
     found = _run_of(argument)
@@ -107,7 +108,7 @@ def newest_tuned_model(path: Path | None) -> str:
     if not tuned:
         raise UsageError(
             f"{run.path} has no tuned model yet",
-            help_text=f"asyncgen finetune create {run.path}   (makes one); or name a model with --model",
+            help_text=f"{command_line('finetune create', run.path)}   (makes one); or name a model with --model",
         )
     return tuned[-1]
 

@@ -18,7 +18,7 @@ from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.providers.choose import EndpointFlags
-from asyncgen.terminal import money
+from asyncgen.terminal import counted, money
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -58,6 +58,7 @@ class GenerateOptions:
         finetune_provider: name of the provider that tunes later; selects the job file's overlay.
         batch: use the Batch API.
         cost_is_agreed: the caller has asked about the cost, as part of a larger sum.
+        goes_on_when_useless: the user has agreed to go on although the first answers all fail their checks.
         shard: the part of the open rows to work on; None for all of them.
         ray: address of a Ray cluster whose nodes send the requests, or "local"; None for this process alone.
     """
@@ -76,6 +77,7 @@ class GenerateOptions:
     finetune_provider: str | None = None
     batch: bool = False
     cost_is_agreed: bool = False
+    goes_on_when_useless: bool = False
     shard: Shard | None = None
     ray: str | None = None
 
@@ -145,6 +147,11 @@ class Session:
     def checks(self) -> AnswerChecks:
         """The checks that an answer must pass."""
         return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
+
+    @property
+    def stops_when_useless(self) -> bool:
+        """Whether to stop, and ask, where the first answers all fail their checks."""
+        return not (self.observer.agrees_to_all or self.options.goes_on_when_useless)
 
     def gate(self) -> BudgetGate | None:
         """The gate at which requests wait for budget; None for no budget."""
@@ -243,5 +250,5 @@ def used(spend: Spend, *, has_price: bool) -> str:
         A short text.
     """
     usage = spend.usage
-    tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
+    tokens = f"{counted(usage.prompt_tokens, 'token')} in, {usage.completion_tokens:,} out"
     return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens

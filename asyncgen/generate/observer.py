@@ -65,14 +65,14 @@ class Observer(Protocol):
             UsageError: the answer is no (code `declined`), or nobody can be asked (code `needs_yes`).
         """
 
-    def offer(self, question: str) -> bool:
+    def offer(self, question: str) -> bool | None:
         """Ask whether to do something optional.
 
         Args:
             question: a question to answer with yes or no.
 
         Returns:
-            The answer; False if nobody can be asked.
+            The answer; None if nobody can be asked.
         """
 
     def interruptible(self, on_first: Callable[[], None]) -> AbstractAsyncContextManager[Interrupt]:

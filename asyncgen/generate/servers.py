@@ -23,6 +23,7 @@ from asyncgen.providers.local_server import default_data_folder, server_info
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.simulated import count_simulated
 from asyncgen.run.state import ServerState
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,9 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
     """
     if moved := set_simulated_aside(run) if not simulated and count_simulated(run.directory.records) else 0:
         kept = f"what it made up is kept in {run.directory.replaced}"
-        observer.say(f"{moved:,} rows were answered by a simulation and are asked for again; {kept}")
+        observer.say(
+            f"{counted(moved, 'row was', 'rows were')} answered by a simulation and are asked for again; {kept}"
+        )
     if _noted(run.state, server) is None:
         others = [
             f"{each.provider} at {each.host or 'this machine'}" for each in run.state.servers if not each.simulated

@@ -7,7 +7,6 @@ to the engine.
 
 from __future__ import annotations
 
-import shlex
 import time
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from asyncgen.errors import DiskError, IncompleteError, UsageError
+from asyncgen.errors import AsyncgenError, DiskError, IncompleteError, UsageError, command_line
 from asyncgen.generate.distributed.merge import merge_shards
 from asyncgen.generate.distributed.shards import OpenShard, open_shard
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session, result_of, watched
@@ -28,7 +27,7 @@ from asyncgen.generate.journal.files import GROUP_ROWS
 from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
-from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, Outcome
+from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, USELESS_CODE, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
@@ -38,6 +37,7 @@ from asyncgen.job.requests import MOST_ENUMERATED, count_twins
 from asyncgen.providers.choose import named_address, open_endpoint
 from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.simulated import count_simulated
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ class OnlineEngine:
         async with self._opened(session, concurrency) as completer, watched(session, concurrency) as interrupt:
             outcome = await generate_grid(
                 session.opened.grid, session.journal, completer, limits=limits, checks=session.checks,
-                stops_when_useless=not session.observer.agrees_to_all,
+                stops_when_useless=session.stops_when_useless,
                 progress=session.progress, stop=interrupt.stop, abandon=interrupt.abandon,
                 limit=session.options.limit,
                 spread=session.options.spread,
@@ -226,7 +226,8 @@ async def generate_opened(
         merged = merge_shards(run, spending.cost_of)
         if merged.shards:
             observer.say(
-                f"{merged.records:,} rows of {merged.shards:,} shards were merged into {run.directory.records}"
+                f"{counted(merged.records, 'row')} of {counted(merged.shards, 'shard')} merged into "
+                f"{run.directory.records}"
             )
         simulated = await _is_simulation_again(run.directory, work)
         stale = _prepared(run, work, is_first=True, simulated=simulated)
@@ -271,9 +272,43 @@ async def _generated(
 ) -> Generated:
     """Answer what is left; a run without new answers is still a rehearsal where `simulated` says so."""
     generated = await _generate(run, work, stale, shard)
+    if (useless := generated.outcome.error) is not None and useless.code == USELESS_CODE:
+        # The pool has drained and the journal is closed: what was answered so far is kept, whatever the answer is.
+        agreed = work.observer.offer(f"{useless.what}: {useless.cause}. {useless.help_text}. Go on all the same?")
+        if agreed:
+            rest = await _generate(run, _going_on(work, generated), stale, shard)
+            generated = _joined(generated, rest)
+        elif agreed is not None:
+            generated = replace(generated, outcome=replace(generated.outcome, error=_declined()))
     if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
         simulated = note_simulation(run, work.server)
     return replace(generated, simulated=simulated)
+
+
+def _going_on(work: _Work, first: Generated) -> _Work:
+    """The rest of an invocation whose first answers were useless, and which is to go on."""
+    options = replace(work.options, cost_is_agreed=True, goes_on_when_useless=True)
+    if options.limit is not None and not options.spread:
+        options = replace(options, limit=max(options.limit - first.progress.settled - first.progress.failed, 1))
+    return replace(work, options=options)
+
+
+def _joined(first: Generated, rest: Generated) -> Generated:
+    """Both parts of an invocation as one."""
+    rest.progress.add_earlier(first.progress)
+    costs = [each.cost_usd for each in (first, rest) if each.cost_usd is not None]
+    return replace(
+        rest,
+        cost_usd=sum(costs) if costs else None,
+        estimate=first.estimate,
+        elapsed_s=first.elapsed_s + rest.elapsed_s,
+    )
+
+
+def _declined() -> AsyncgenError:
+    return AsyncgenError(
+        "stopped; what was answered is kept", help_text="change [prompt] or [checks] in the job file", code="declined"
+    )
 
 
 async def _is_simulation_again(directory: RunDirectory, work: _Work) -> bool:
@@ -299,7 +334,7 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
         work.observer.say(opened.in_words(opened.limits(options.limits(work.opened.job.limits))))
         consent_to_server(opened.run, work.server, work.observer, simulated=simulated)
         generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened, simulated=simulated)
-    work.observer.say(f"when all shards have ended: asyncgen merge {shlex.quote(str(path))}")
+    work.observer.say(f"when all shards have ended: {command_line('merge', path)}")
     return generated
 
 
@@ -309,7 +344,7 @@ def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
         observer.say(f"goes on with the rows whose rejected answers stand in {run.directory.replaced}")
     else:
         kept = f"the old ones are kept in {run.directory.replaced}"
-        observer.say(f"{aside.moved:,} rejected answers are asked for again; {kept}")
+        observer.say(f"{counted(aside.moved, 'rejected answer is', 'rejected answers are')} asked for again; {kept}")
 
 
 def _engine_of(options: GenerateOptions) -> Engine:
@@ -332,7 +367,7 @@ def _consent_to_stale(run: RunWriter, opened: OpenedJob, observer: Observer) -> 
     """Ask before rows that were paid for become stale."""
     stale = find_stale(run, opened.grid)
     if stale.more:
-        rows = "1 row" if stale.more == 1 else f"{stale.more:,} rows"
+        rows = counted(stale.more, "row")
         what = f"{rows} of {run.directory.path} no longer belong to the job: {', '.join(stale.changed)} changed"
         observer.say(f"{what}; they stay in the file and out of the dataset")
         observer.agree("Go on, and leave them behind?", why=what)
@@ -401,8 +436,8 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
 
 def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
     """Ask before rows whose records are missing in the file are bought again."""
-    counted = run.state.spend.records
-    what = f"{lost:,} of {counted:,} records that run.json counts are gone from {run.directory.records}"
+    records = counted(run.state.spend.records, "record")
+    what = f"{lost:,} of {records} that run.json counts are gone from {run.directory.records}"
     observer.say(f"{what}; their rows are asked for, and paid for, again")
     if lost > GROUP_ROWS:  # more than a power loss can cost
         observer.agree("Go on, and pay for them again?", why=what)

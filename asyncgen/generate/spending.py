@@ -18,6 +18,7 @@ from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.price import BATCH, STANDARD, Price, tier_of
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES, Profile, ProviderChoice
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> Non
         UsageError: nobody can be asked, or the answer is no.
     """
     if estimate is not None and estimate.high > _ASK_ABOVE_USD:
-        what = f"{rows:,} rows are estimated at {estimate.low:,.2f} to {estimate.high:,.2f} USD"
+        what = f"{counted(rows, 'row is', 'rows are')} estimated at {estimate.low:,.2f} to {estimate.high:,.2f} USD"
         observer.agree(f"{what}. Go on?", why=what)
 
 

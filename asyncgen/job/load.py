@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from asyncgen.errors import AsyncgenError, JobFileError, Problem, UsageError, nearest
+from asyncgen.errors import AsyncgenError, JobFileError, Problem, UsageError, command_line, nearest
 from asyncgen.job.answers import AS_TEXT, AnswerReader, response_schema
 from asyncgen.job.cells import TableError, cell_text, read_text
 from asyncgen.job.combinations import Combinations
@@ -31,6 +31,7 @@ from asyncgen.providers.choose import named_profile
 from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.providers.user_profiles import load_profiles
 from asyncgen.run.directory import RunDirectory
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -309,7 +310,7 @@ def job_file_error(file: JobFile, problems: list[Problem]) -> JobFileError:
     placed = tuple(
         replace(each, file=each.file or file.label, line=each.line or line_of(file.text, each.key)) for each in problems
     )
-    count = "1 problem" if len(placed) == 1 else f"{len(placed)} problems"
+    count = counted(len(placed), "problem")
     return JobFileError(
         f"{count} in {file.label}",
         placed,
@@ -325,13 +326,14 @@ def _read(path: Path) -> str:
         if near is not None:
             meant = path.with_name(near)
             raise UsageError(f"there is no job file {path} (did you mean {str(meant)!r}?)") from error
-        raise UsageError(f"there is no job file {path}", help_text=f"asyncgen init {path} writes one") from error
+        help_text = f"{command_line('init', path)}   (writes one)"
+        raise UsageError(f"there is no job file {path}", help_text=help_text) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read", cause=error.strerror) from error
     except TableError as error:
         if path.is_dir():
             there = ", ".join(str(path / name) for name in _job_files(path))
-            help_text = f"there is {there}" if there else "asyncgen init job.toml writes one"
+            help_text = f"there is {there}" if there else "asyncgen init job.toml   (writes one)"
             raise UsageError(f"{path} is a folder, and a job file is needed", help_text=help_text) from error
         place = f"{path}:{error.line}" if error.line else str(path)
         raise UsageError(f"{place}: {error}") from error
@@ -399,7 +401,7 @@ def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
         if not directory.state.exists():
             raise TableError("there is no run yet; generate it first, and name its directory")
         if directory.shards():
-            raise TableError(f"it has shards that are not merged yet: asyncgen merge {directory.path}")
+            raise TableError(f"it has shards that are not merged yet: {command_line('merge', directory.path)}")
         state = directory.read_state().job
         source = read_job_file(directory.job, Path(state.folder), following=(*following, path))
         job = source.job(state.generation_provider, state.tuning_provider)

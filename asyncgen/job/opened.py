@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
 from asyncgen.job.requests import RequestGrid, may_be_foreign, recognise_rows
 from asyncgen.job.rules import provider_remarks
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from asyncgen.providers.profiles import Profile, ProviderChoice
     from asyncgen.run.directory import RunDirectory, RunWriter
     from asyncgen.run.state import JobState, RunState
+
+_PLACE_FLAGS = frozenset({"--provider", "--base-url", "--model", "--api-key-file"})
 
 
 def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Iterator[str]:
@@ -196,6 +199,39 @@ def keep_job(run: RunWriter, opened: OpenedJob, *, command: str = "") -> None:
     run.update(change)
 
 
+def job_file_of(run: RunDirectory, job: JobState) -> str:
+    """The job file to name in a command about a run, relative to this folder where it lies below it."""
+    path = Path(job.file) if job.file and Path(job.file).is_file() else run.job
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def generate_again(run: RunDirectory, *flags: str) -> str:
+    """The `generate` that goes on with a run: with its job file, its directory, and who answers it.
+
+    Args:
+        run: its directory.
+        flags: for what is to be done, such as `--retry-failed`.
+    """
+    noted = run.read_state().job
+    place = _flags_of_place(noted.command)
+    out = [] if run.path == Path("runs") / noted.name else ["--out", str(run.path)]
+    return command_line("generate", job_file_of(run, noted), *out, *place, *flags)
+
+
+def _flags_of_place(command: str) -> list[str]:
+    """What a noted command says about who answers, flags with their values."""
+    kept: list[str] = []
+    words = iter(shlex.split(command))
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in _PLACE_FLAGS:
+            kept += [word] if equals else [word, next(words, "")]
+    return kept
+
+
 def job_in(path: Path, directory: RunDirectory) -> OpenedJob:
     """Open a job file as it is now, with the providers and the model of the run that it made.
 
@@ -249,7 +285,7 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
     if not directory.job.exists() or not state.model:
         raise UsageError(
             f"{directory.path} does not say which job it belongs to",
-            help_text=f"asyncgen generate FILE --out {directory.path}   (writes it there)",
+            help_text=f"give its job file again: {command_line('generate', 'job.toml', '--out', directory.path)}",
         )
     os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
     file = read_job_file(directory.job, Path(state.folder))

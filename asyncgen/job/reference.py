@@ -19,7 +19,7 @@ _HEAD = """\
 # The job file
 
 A job file is TOML. It says what is asked for, whom, and what becomes of the answers. `asyncgen init` writes one to
-start from, `asyncgen init --list` names examples of kinds of work, and `asyncgen plan JOB` shows what a job would send,
+start from, `asyncgen init --list` names examples of kinds of work, and `asyncgen plan` shows what a job would send,
 without sending anything. This page is also `asyncgen help job`.
 
 Templates are plain text with places: `{name}` is replaced by the value of an axis or a column, and doubled braces are

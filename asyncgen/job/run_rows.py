@@ -171,4 +171,4 @@ def _record(line: bytes, number: int | None) -> Record:
     try:
         return decode_record(line.removeprefix(b"\xef\xbb\xbf"))
     except NotJsonError:
-        raise TableError("no record of a run; asyncgen repair moves bad lines aside", number) from None
+        raise TableError("no record of a run; `asyncgen repair` moves bad lines aside", number) from None

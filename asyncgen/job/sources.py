@@ -26,6 +26,7 @@ from asyncgen.job.run_rows import SOURCE, RunRows
 from asyncgen.job.tables import TABLE_ENDINGS, Row, Table, TableFile, open_table
 from asyncgen.job.template import TemplateVariables, template_variables, values_named
 from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from asyncgen.job.model import Job, Rows, ValuesFile
@@ -292,9 +293,11 @@ class Sources:
     def _remark(self, source: JobRowSource, columns: Collection[str]) -> None:
         if isinstance(source.file, RunRows):
             for reason, count in source.file.left_out.items():
-                self.remarks[f"{source.key}: {count:,} records of {source.name} are no rows: they {reason}"] = None
+                self.remarks[
+                    f"{source.key}: {counted(count, 'record')} of {source.name} are no rows: they {reason}"
+                ] = None
             if made_up := source.file.simulated:
-                words = f"{made_up:,} rows of {source.name} were made up by a simulation: this is a rehearsal"
+                words = f"{counted(made_up, 'row')} of {source.name} were made up by a simulation: this is a rehearsal"
                 self.remarks[f"{source.key}: {words}"] = None
         elif "" in source.columns:
             self.remarks[f"{source.key}: a column of {source.name} has no name and is left out"] = None

@@ -95,9 +95,7 @@ def choose_generation(
     for profile in profiles.values():
         if profile.key_variable and not profile.by_name_only and environment.get(profile.key_variable, "").strip():
             return ProviderChoice(profile, f"{profile.key_variable} is set")
-    return ProviderChoice(
-        profiles[LOCAL], "no provider's key is in the environment" + _nearly_set(profiles, environment)
-    )
+    return ProviderChoice(profiles[LOCAL], "no API key is set" + _nearly_set(profiles, environment))
 
 
 def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str]) -> str:

@@ -396,7 +396,7 @@ def _silence(error: Exception) -> tuple[str, str]:
     if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
         return f"no trusted connection: {certificate_words(error)}", CERTIFICATES_HELP
     words = os.strerror(root.errno) if isinstance(root, OSError) and root.errno else str(root)
-    return words or type(root).__name__, "check the network, the address and a proxy; asyncgen doctor looks at them"
+    return words or type(root).__name__, "check the network, the address and a proxy; `asyncgen doctor` looks at them"
 
 
 def _words(error: openai.APIStatusError) -> ServerWords:

@@ -27,6 +27,7 @@ from asyncgen.errors import Problem, UsageError, nearest
 from asyncgen.providers.endpoint import header_fault, host_and_port, is_loopback, read_address
 from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import PROFILES, Profile
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -224,11 +225,11 @@ class _File:
 
     def refuse_problems(self) -> None:
         if self._problems:
-            count = "1 problem" if len(self._problems) == 1 else f"{len(self._problems)} problems"
+            count = counted(len(self._problems), "problem")
             raise UsageError(
                 f"{count} in {self.label}",
                 cause="\n".join(map(str, self._problems)),
-                help_text="correct the file; asyncgen providers   (reads it, and shows what came of it)",
+                help_text="correct the file; `asyncgen providers` (reads it, and shows what came of it)",
                 code="providers_file",
             )
 

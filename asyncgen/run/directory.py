@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import shlex
 import threading
 import time
 import tomllib
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError, nearest
+from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError, command_line, nearest
 from asyncgen.run.state import VERSION, JobState, RunState, read_state, with_shards, write_state
 from asyncgen.run.whole_file import disk_error, explained, open_regular, remove_leftovers, replacing
 
@@ -35,6 +34,7 @@ LOCK_NAME = ".lock"
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _UNABLE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
 # `is_held` holds the lock for some microseconds; a writer that meets it tries again.
+_WAIT = "wait until it is done (`{}`), or name another place with --out"
 _TRIES = 5
 _PAUSE_S = 0.02
 
@@ -111,7 +111,7 @@ def lock_file(descriptor: int, path: Path) -> None:
             raise RunInUseError(
                 f"{path} is being written by another process",
                 cause="a run has one writer at a time; reading it is always possible",
-                help_text=f"wait until it is done (asyncgen status {path.parent}), or choose another place with --out",
+                help_text=_WAIT.format(command_line("status", path.parent)),
             ) from error
 
 
@@ -194,7 +194,7 @@ def _refusal(path: Path, error: OSError, holder: str) -> RunInUseError | DiskErr
         return RunInUseError(
             f"{what} is being written by another process" + (f" (number {holder})" if holder else ""),
             cause="a run has one writer at a time; reading it is always possible",
-            help_text=f"wait until it is done (asyncgen status {folder}), or choose another place with --out",
+            help_text=_WAIT.format(command_line("status", folder)),
         )
     if error.errno in _UNABLE:
         return DiskError(
@@ -332,7 +332,7 @@ class RunDirectory:
                 return []  # the run's own files have all of their lines
             raise RunInUseError(
                 f"the shards of {self.path} are being merged",
-                help_text=f"give the command again in a moment; asyncgen merge {shlex.quote(str(self.path))} ends a "
+                help_text=f"give the command again in a moment; `{command_line('merge', self.path)}` ends a "
                 "merge that was cut short",
             )
         return shards
@@ -454,7 +454,7 @@ def _run_of_job(path: Path, root: Path) -> RunDirectory:
     if not found:
         raise UsageError(
             f"the job {name!r} of {path} has no run yet",
-            help_text=f"asyncgen generate {shlex.quote(str(path))}   (makes one), or name a run directory",
+            help_text=f"{command_line('generate', path)}   (makes one), or name a run directory",
             code="not_a_run",
         )
     return RunDirectory(max(found, key=lambda folder: (folder / STATE_NAME).stat().st_mtime_ns))
@@ -470,11 +470,12 @@ def _job_name(path: Path) -> str:
     except ValueError as error:  # not TOML, or not UTF-8
         raise UsageError(
             f"{path} is not a job file that can be read",
-            help_text=f"asyncgen plan {path}   (says what is wrong with it)",
+            help_text=f"{command_line('plan', path)}   (says what is wrong with it)",
         ) from error
     name = raw.get("name")
     if not isinstance(name, str) or not name or "/" in name or name in {".", ".."}:
-        raise UsageError(f"{path} names no job", help_text=f"asyncgen plan {path}   (says what is wrong with it)")
+        help_text = f"{command_line('plan', path)}   (says what is wrong with it)"
+        raise UsageError(f"{path} names no job", help_text=help_text)
     return name
 
 
@@ -637,7 +638,7 @@ def _not_a_run(path: Path, near: str | None = None) -> UsageError:
     if (path / "records.jsonl").exists():
         return UsageError(
             f"{path} has records but no {STATE_NAME}",
-            help_text=f"asyncgen repair {path}   (rebuilds it from the records)",
+            help_text=f"{command_line('repair', path)}   (rebuilds it from the records)",
             code="not_a_run",
         )
     what = f"there is no run at {path}"

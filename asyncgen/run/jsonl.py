@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from asyncgen.errors import AsyncgenError, DiskError
+from asyncgen.errors import AsyncgenError, DiskError, command_line
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.run.directory import lock_file
 from asyncgen.run.whole_file import disk_error, explained, open_regular, sync_folder
@@ -48,7 +48,7 @@ class BadLineError(DiskError):
         super().__init__(
             f"{path}, line {number} cannot be read",
             cause=cause,
-            help_text=f"asyncgen repair {path.parent}   (moves bad lines to {path.name}.bad, keeps the rest)",
+            help_text=f"{command_line('repair', path.parent)}   (moves bad lines to {path.name}.bad, keeps the rest)",
         )
         self.number = number
 
@@ -379,7 +379,7 @@ class LineFile:
                 raise SeveralRowsError(
                     f"{self.path} ends in several rows without line breaks",
                     cause="a crash leaves one torn line at most: another program has changed the file",
-                    help_text=f"asyncgen repair {self.path.parent}   (keeps every whole row)",
+                    help_text=f"{command_line('repair', self.path.parent)}   (keeps every whole row)",
                 )
             self._put_aside(end, size)
             os.ftruncate(self._descriptor, end)

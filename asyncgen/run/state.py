@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError, DiskError
+from asyncgen.errors import AsyncgenError, DiskError, command_line
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.records import Usage
 from asyncgen.run.whole_file import read_whole, replacing
@@ -371,7 +371,7 @@ def read_state(path: Path) -> RunState:
         raise DiskError(
             f"{path} is damaged, or was not written by asyncgen",
             cause=str(error),
-            help_text=f"asyncgen repair {path.parent}   (sets it aside and rebuilds it from the records), "
+            help_text=f"{command_line('repair', path.parent)}   (sets it aside and rebuilds it from the records), "
             "or choose another place with --out",
             code="bad_state",
         ) from error

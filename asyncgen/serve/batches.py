@@ -25,6 +25,7 @@ from asyncgen.json_text import NotJsonError, decode_loosely, decoder
 from asyncgen.run.whole_file import explained
 from asyncgen.serve.stores.files import JsonStore, file_stem
 from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ def _file_complaints(count: int) -> list[BatchError]:
     if not count:
         return [BatchError(code="empty_file", message="There is no request in the file.")]
     if count > MOST_REQUESTS:
-        message = f"There are {count} requests in the file; at most {MOST_REQUESTS} are allowed."
+        message = f"There are {counted(count, 'request')} in the file; at most {MOST_REQUESTS} are allowed."
         return [BatchError(code="too_many_requests", message=message)]
     return []
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.jsonl import LineFile, read_rows
 from asyncgen.run.whole_file import read_whole
@@ -90,7 +90,8 @@ def read_evaluation(run: Path, name: str) -> EvaluationFiles:
         DiskError: a file cannot be read.
     """
     if name not in evaluation_names(run):
-        raise UsageError(f"{run} has no evaluation {name!r}", help_text=f"asyncgen evaluate {run}   (makes one)")
+        help_text = f"{command_line('evaluate', run)}   (makes one)"
+        raise UsageError(f"{run} has no evaluation {name!r}", help_text=help_text)
     folder = run / FOLDER / name
     found = EvaluationFiles(name, _summary(folder / SUMMARY))
     named = [str(each.get("name", "")) for each in found.summary.get("contestants", []) if isinstance(each, dict)]

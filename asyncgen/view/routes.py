@@ -19,6 +19,7 @@ from aiohttp import web
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.local_http import json_response
+from asyncgen.terminal import counted
 from asyncgen.view.detail import detail, previews, similar
 from asyncgen.view.evaluations import Vote, add_vote, evaluation_names, read_evaluation, shown, winner_of
 from asyncgen.view.overview import axes, counters, heat_map, overview, training_of
@@ -323,7 +324,7 @@ def _chosen(view: RunView, wanted: ReviewRequest) -> list[int]:
     places = list(view.find(Query.of(wanted.query)).places)
     if wanted.expected is not None and len(places) != wanted.expected:
         raise UsageError(
-            f"the filter holds {len(places):,} rows by now, not {wanted.expected:,}",
+            f"the filter holds {counted(len(places), 'row')} by now, not {wanted.expected:,}",
             help_text="look again, then repeat it",
             code="changed",
         )

@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 
 from asyncgen.cli.main import main
+from tests.commands import refuse_broken
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+_PAGES = ("Usage: asyncgen", "_ASYNCGEN_COMPLETE")  # help and completion: no steps of what was done
+
+
+def refuse_broken_steps(out: str, err: str) -> None:
+    """Fail where a command printed a command line, as a next step or in an error, that cannot be given."""
+    for text in (out, err):
+        if not any(page in text for page in _PAGES):
+            refuse_broken(text)
 
 
 @pytest.fixture
@@ -30,7 +39,7 @@ def asyncgen(tmp_path: Path, environment: dict[str, str]) -> Run:
     folder.mkdir()
 
     def run(*arguments: str, timeout_s: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "asyncgen", *arguments],
             cwd=folder,
             env={**environment, **variables},
@@ -40,6 +49,8 @@ def asyncgen(tmp_path: Path, environment: dict[str, str]) -> Run:
             timeout=timeout_s,
             check=False,
         )
+        refuse_broken_steps(done.stdout, done.stderr)
+        return done
 
     return run
 
@@ -90,6 +101,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         with pytest.raises(SystemExit) as caught:
             main(list(arguments))
         shown = capsys.readouterr()
+        refuse_broken_steps(shown.out, shown.err)
         return Done(int(caught.value.code or 0), shown.out, shown.err)
 
     return run

@@ -40,7 +40,7 @@ def tuned(asyncgen: Run, simulated: Callable[..., str], tmp_path: Path) -> str:
     assert done.returncode == 0, done.stderr
     small = json.loads(done.stdout.splitlines()[-1])["evaluate"]
     assert [each["name"] for each in small["contestants"]] == ["base", "tuned"]
-    assert "passes the checks: after" in done.stdout
+    assert "usable answers: " in done.stdout
     return base_url
 
 

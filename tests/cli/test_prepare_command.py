@@ -38,7 +38,7 @@ def test_the_newest_run_becomes_a_dataset(asyncgen: Run, generated: Path, work: 
     ran = asyncgen("prepare", "--validation", "0.1", "--simulated")
     assert ran.returncode == 0, ran.stderr
     assert "train.jsonl: 147 samples" in ran.stdout
-    assert "0 of 5 validation prompts are trained on" in ran.stdout
+    assert "5 validation prompts, none of them in the training data" in ran.stdout
     assert f"next: asyncgen finetune create {generated}" in ran.stderr
     assert len((work / generated / "validation.jsonl").read_text().splitlines()) == 15
 

@@ -30,7 +30,7 @@ def test_the_report_covers_each_axis_and_names_the_next_step(asyncgen: Run, gene
     assert "162: 50 filled, 112 left" in ran.stdout
     for name in ("sector", "Grocery Stores", "city", "Brussels", "size", "words an answer", "how answers begin"):
         assert name in ran.stdout
-    assert "next: asyncgen generate runs/direct-marketing/job.toml --out runs/direct-marketing" in ran.stderr
+    assert "next: asyncgen generate runs/direct-marketing/job.toml --provider local" in ran.stderr
 
 
 def test_the_report_for_machines_has_the_same_figures(asyncgen: Run, generated: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_bad_line_stops_status_and_repair_mends_it(asyncgen: Run, folder: Path
     assert mended.returncode == 0
     assert mended.stdout.splitlines() == [
         "records.jsonl: 4 lines kept, 1 bad ones moved to records.jsonl.bad (line 5)",
-        "failures.jsonl: 1 lines kept",
+        "failures.jsonl: 1 line kept",
     ]
     assert "asks for the missing rows again" in mended.stderr
     assert asyncgen("status").returncode == 0

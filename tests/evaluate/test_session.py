@@ -13,11 +13,14 @@ import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import AskOptions, EngineOf, bare
-from asyncgen.evaluate.contestants import parse_contestant
+from asyncgen.evaluate.contestants import Entry, parse_contestant
 from asyncgen.evaluate.result import as_json
 from asyncgen.evaluate.rows import parse_axes
 from asyncgen.evaluate.session import Evaluated, WantedEvaluation, evaluate_run
 from asyncgen.evaluate.small import small_comparison
+from asyncgen.generate.engine import Engine
+from asyncgen.generate.http.completer import AttemptError, ErrorClass
+from asyncgen.generate.session import OnlineEngine
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.jsonl import read_rows
@@ -261,6 +264,7 @@ def test_the_small_comparison_shows_base_and_tuned_side_by_side(
     engine = answering({"base": silent, "tuned": echo})
     found = asyncio.run(small_comparison(directory, observer(), engine=engine, base_url=WHERE))
     assert found is not None
+    assert found.base is not None
     assert (found.base.passed, found.tuned.passed) == (0, len(found.rows))
     assert {row.base for row in found.rows} == {"Buy something"}
     assert all(row.tuned == f"Buy at {row.prompt}" and row.tuned_passed for row in found.rows)
@@ -275,6 +279,37 @@ def test_the_small_comparison_of_the_built_in_job_leaves_its_grid(
     assert found is not None
     assert "outside the grid" in found.source
     assert len(found.rows) == 6
+
+
+def test_the_small_comparison_shows_the_tuned_model_alone_where_no_base_model_is_served(
+    make_run: MakeRun, answering: Answering, observer: Any
+) -> None:
+    class Absent:
+        async def complete(self, _body: bytes) -> AttemptError:
+            return AttemptError(kind=ErrorClass.STOP, type="invalid_request_error", status=404, message="no such model")
+
+    answered = answering({"tuned": echo})
+
+    def engine(entry: Entry) -> Engine:
+        return OnlineEngine(Absent()) if entry.contestant.name == "base" else answered(entry)
+
+    found = asyncio.run(small_comparison(make_run(JOB), observer(), engine=engine, base_url=WHERE))
+    assert found is not None
+    assert found.base is None
+    assert {row.base for row in found.rows} == {""}
+    assert all(row.tuned_passed for row in found.rows)
+
+
+def test_the_small_comparison_asks_what_was_trained_on_where_nothing_was_held_out(
+    make_run: MakeRun, answering: Answering, observer: Any
+) -> None:
+    directory = make_run(JOB.replace("sector", "shop").replace("validation = 0.25\n", ""))
+    assert not directory.validation.exists()
+    engine = answering({"base": silent, "tuned": echo})
+    found = asyncio.run(small_comparison(directory, observer(), engine=engine, base_url=WHERE))
+    assert found is not None
+    assert "trained on" in found.source
+    assert found.rows
 
 
 def test_the_small_comparison_needs_a_tuned_model(make_run: MakeRun, answering: Answering, observer: Any) -> None:

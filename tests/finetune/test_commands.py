@@ -94,7 +94,7 @@ def test_create_uploads_creates_follows_and_names_the_model(
         "answers until 2027-01-14",
         f"{host} tunes until 2027-01-06, and only for those who tuned there before",
         "price: not known",
-        "sent ",
+        "uploaded ",
         "created ftjob-2",
         "trained 1,234 tokens",
         f"asyncgen complete -m ft:{MODEL}:org:ftjob-2",

@@ -21,7 +21,7 @@ from asyncgen.dataset.export.trainers import TRAINERS, TrainerSettings, prepared
 from asyncgen.dataset.samples import COMPLETION, PREFERENCE, Selection
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import HashedFile
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.providers.profiles import Finetuning
 from asyncgen.providers.training_prices import epochs_of
 from asyncgen.run.reviews import read_reviews
@@ -143,7 +143,7 @@ def noted_dataset(directory: RunDirectory) -> DatasetState:
     dataset = directory.read_state().dataset
     if dataset is None or not dataset.files or not directory.train.is_file():
         raise UsageError(
-            f"{directory.path} has no dataset yet", help_text=f"asyncgen prepare {directory.path}   (makes one)"
+            f"{directory.path} has no dataset yet", help_text=f"{command_line('prepare', directory.path)}   (makes one)"
         )
     return dataset
 
@@ -248,7 +248,7 @@ def _write_rows(
         else:
             (folder / names[side]).unlink()
     if "train" not in files:
-        raise UsageError(f"{directory.train} holds no sample", help_text=f"asyncgen prepare {directory.path}")
+        raise UsageError(f"{directory.train} holds no sample", help_text=command_line("prepare", directory.path))
     count = sum(file.samples for file in files.values())
     return _Made(files, tuple(columns), longest, thoughts, tools, more_answers=count > samples)
 
@@ -348,4 +348,4 @@ def _remarks(kind: Trainer, made: _Made, directory: RunDirectory, held_out: int)
 
 def _age_remarks(directory: RunDirectory) -> Iterator[str]:
     if directory.records.exists() and directory.records.stat().st_mtime_ns > directory.train.stat().st_mtime_ns:
-        yield f"answers came after the dataset was made; asyncgen prepare {directory.path}   takes them in"
+        yield f"answers came after the dataset was made; `{command_line('prepare', directory.path)}` takes them in"

@@ -25,7 +25,7 @@ from asyncgen.dataset.export.train_with_tinker import SCRIPT as TINKER_SCRIPT
 from asyncgen.dataset.export.train_with_trl import SCRIPT as TRL_SCRIPT
 from asyncgen.dataset.export.train_with_trl import as_templates_take_it
 from asyncgen.dataset.samples import COMPLETION
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.text_files import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def prepared_samples(path: Path, dataset: DatasetState) -> Iterator[PreparedSamp
             except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
                 raise UsageError(
                     f"{path}, line {number}, is no training sample",
-                    help_text=f"asyncgen prepare {path.parent}   (writes the file anew)",
+                    help_text=f"{command_line('prepare', path.parent)}   (writes the file anew)",
                 ) from error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from asyncgen.dataset.pairs.facts import LONG_CHARACTERS, contains, occurs_earlier
 from asyncgen.dataset.pairs.table import PairRow
 from asyncgen.errors import AsyncgenError
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,7 +190,7 @@ def plain(remedy: Remedy) -> Callable[[bool], Remedy]:
 def count(case: CheckCase) -> PairFinding:
     rows = case.facts.all_rows
     advice = "" if rows >= _FEW_ROWS else "; a few hundred at least are advised, and each doubling helps about as much"
-    return PairFinding("count", f"There are {rows:,} pairs of prompt and completion{advice}")
+    return PairFinding("count", f"There are {counted(rows, 'pair')} of prompt and completion{advice}")
 
 
 def empty(case: CheckCase) -> PairFinding | None:
@@ -199,7 +200,7 @@ def empty(case: CheckCase) -> PairFinding | None:
     return PairFinding(
         "empty",
         f"{len(labels):,} completions are empty: {row_numbers(labels)}",
-        necessary=f"Take the {len(labels):,} rows with an empty completion out",
+        necessary=f"Take the {counted(len(labels), 'row')} with an empty completion out",
     )
 
 
@@ -208,7 +209,7 @@ def task(case: CheckCase) -> PairFinding | None:
         return None
     return PairFinding(
         "task",
-        f"With {case.facts.classes:,} different completions in {case.facts.rows:,} rows this looks like "
+        f"With {case.facts.classes:,} different completions in {counted(case.facts.rows, 'row')} this looks like "
         "classification: a small, cheap model is enough, and held-out rows tell how good it is",
     )
 
@@ -219,7 +220,8 @@ def duplicates(case: CheckCase) -> PairFinding | None:
         return None
     return PairFinding(
         "duplicates",
-        f"{len(labels):,} rows repeat the prompt and completion of an earlier one: {row_numbers(labels)}",
+        f"{counted(len(labels), 'row repeats', 'rows repeat')} the prompt and completion of an earlier one: "
+        f"{row_numbers(labels)}",
         f"Drop the {len(labels):,} duplicates",
         plain(drop_duplicates),
     )
@@ -236,9 +238,9 @@ def long(case: CheckCase) -> PairFinding | None:
 
     return PairFinding(
         "long",
-        f"{len(labels):,} rows are longer than {LONG_CHARACTERS:,} characters: {row_numbers(labels)}"
-        + _misplaced(case),
-        f"Drop the {len(labels):,} long rows",
+        f"{counted(len(labels), 'row is', 'rows are')} longer than {LONG_CHARACTERS:,} characters: "
+        f"{row_numbers(labels)}" + _misplaced(case),
+        f"Drop the {counted(len(labels), 'long row')}",
         remedy,
     )
 
@@ -277,7 +279,7 @@ def separator(case: CheckCase) -> PairFinding | None:
     if prompt.all_equal:
         raise AsyncgenError(
             "there is only one row" if facts.rows == 1 else "all prompts are the same",
-            cause=f"each of the {facts.rows:,} rows has the prompt `{visible(prompt.suffix)[:80]}`",
+            cause=f"each of the {counted(facts.rows, 'row')} has the prompt `{visible(prompt.suffix)[:80]}`",
             help_text="leave prompts empty for open-ended generation, or give rows whose prompts differ",
             code="bad_data",
         )
@@ -355,7 +357,7 @@ def ending(case: CheckCase) -> PairFinding | None:
     if completion.all_equal:
         raise AsyncgenError(
             "all completions are the same",
-            cause=f"each of the {facts.rows:,} rows has the completion `{visible(completion.suffix)[:80]}`",
+            cause=f"each of the {counted(facts.rows, 'row')} has the completion `{visible(completion.suffix)[:80]}`",
             help_text="a model would learn to repeat it; give rows whose completions differ",
             code="bad_data",
         )

@@ -25,6 +25,7 @@ from asyncgen.dataset.pairs.read import read_table
 from asyncgen.dataset.pairs.table import find_pairs
 from asyncgen.errors import AsyncgenError
 from asyncgen.run.directory import output_file
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -154,14 +155,6 @@ def _initial_state(seed: int) -> list[int]:
     return state
 
 
-# The legacy tool's rule of thumb for the time that training takes, by the memory of its table of pointers.
-_SECONDS_PER_CLASSIFIED_ROW = 1.44
-_SECONDS_PER_BYTE = 0.0515
-_SECONDS_TO_START = 140
-_BYTES_PER_ROW = 16
-_BYTES_OF_TABLE = 128
-
-
 class Dialogue(Protocol):
     """Who is told and asked."""
 
@@ -192,7 +185,6 @@ class PreparedPairs:
         classes: distinct completions.
         separator: what all prompts end in; "" where nothing.
         ending: what all completions end in; "" where nothing.
-        legacy_seconds: the time that training took by the legacy tool's rule of thumb.
     """
 
     source: Path
@@ -203,7 +195,6 @@ class PreparedPairs:
     classes: int
     separator: str
     ending: str
-    legacy_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +302,9 @@ def _look_at(
 def _nothing_left(path: Path, facts: PairFacts) -> AsyncgenError:
     return AsyncgenError(
         f"{path} has no row with a completion",
-        cause=f"it has {facts.all_rows:,} rows, and the completion of each is empty" if facts.all_rows else None,
+        cause=f"it has {counted(facts.all_rows, 'row')}, and the completion of each is empty"
+        if facts.all_rows
+        else None,
         help_text="each row needs a prompt and a completion; see that the columns are not shifted",
         code="bad_data",
     )
@@ -355,11 +348,4 @@ def _prepared(
         classes=facts.classes,
         separator=facts.prompt.suffix,
         ending=facts.completion.suffix,
-        legacy_seconds=_legacy_seconds(facts),
     )
-
-
-def _legacy_seconds(facts: PairFacts) -> float:
-    if facts.task == "classification":
-        return _SECONDS_TO_START + facts.rows * _SECONDS_PER_CLASSIFIED_ROW
-    return _SECONDS_TO_START + (_BYTES_OF_TABLE + facts.rows * _BYTES_PER_ROW) * _SECONDS_PER_BYTE

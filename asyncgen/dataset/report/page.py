@@ -10,7 +10,7 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from asyncgen.terminal import clean, one_line
+from asyncgen.terminal import clean, counted, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -194,7 +194,9 @@ def _axis(axis: Axis) -> str:
         if value in kept
     ]
     hidden = len(axis.values) - len(rows)
-    note = f'<p class="soft">the {len(rows)} values with the most holes; {hidden:,} more</p>' if hidden else ""
+    note = (
+        f'<p class="soft">the {counted(len(rows), "value")} with the most holes; {hidden:,} more</p>' if hidden else ""
+    )
     return stacked_bars(f"Coverage by {axis.name}", rows) + note + _table(axis.values)
 
 
@@ -234,9 +236,10 @@ def _lengths(title: str, histogram: Histogram, unit: str) -> str:
 
 def _diversity(report: Report) -> str:
     one, two, three = report.diversity.distinct
+    answers = counted(report.diversity.answers, "answer")
     return (
         f"<p>Of all words {one:.1%} are different ones, of pairs of words {two:.1%}, of triples {three:.1%} "
-        f'<span class="soft">(in {report.diversity.answers:,} answers)</span>.</p><h3>How answers begin</h3>'
+        f'<span class="soft">(in {answers})</span>.</p><h3>How answers begin</h3>'
     )
 
 
@@ -246,9 +249,12 @@ def _quality(quality: Quality) -> Iterator[str]:
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
     yield (
         f"<h2>Repetition and leakage</h2><p>With the values of the axes masked, {quality.template_duplicates:,} of "
-        f"{quality.samples:,} answers are an earlier one, and {quality.near_templates:,} of {quality.sampled:,} nearly "
-        f"one. {quality.trained_on:,} of {quality.validation_prompts:,} validation prompts are trained on; "
-        f"{quality.leaked_answers:,} answers are nearly one of the other side. Eight words in a row are copied: "
+        f"{counted(quality.samples, 'answer is', 'answers are')} an earlier one, and "
+        f"{quality.near_templates:,} of {quality.sampled:,} nearly "
+        f"one. {quality.trained_on:,} of "
+        f"{counted(quality.validation_prompts, 'validation prompt is', 'validation prompts are')} trained on; "
+        f"{counted(quality.leaked_answers, 'answer is', 'answers are')} nearly one of the other side. "
+        "Eight words in a row are copied: "
         f"{copies}.</p>"
     )
     if quality.template:
@@ -256,7 +262,7 @@ def _quality(quality: Quality) -> Iterator[str]:
         yield f"<blockquote>{_safe(quality.template)}</blockquote>"
     if quality.empty_pairs:
         pairs = "; ".join(map(_safe, quality.empty_pairs[:_MOST_BARS]))
-        yield f"<p>{len(quality.empty_pairs):,} pairs of values have no usable answer: {pairs}</p>"
+        yield f"<p>{counted(len(quality.empty_pairs), 'pair')} of values have no usable answer: {pairs}</p>"
     rows = [("all", quality.overall)]
     rows += [(f"{name}={value}", found) for name, values in quality.by_value.items() for value, found in values.items()]
     body = "".join(
@@ -274,9 +280,9 @@ def _quality(quality: Quality) -> Iterator[str]:
 
 def _spend(report: Report) -> str:
     usage = report.usage
-    unpriced = f", and {report.unpriced:,} answers of unknown price" if report.unpriced else ""
+    unpriced = f", and {counted(report.unpriced, 'answer')} of unknown price" if report.unpriced else ""
     return (
-        f"<p>{usage.prompt_tokens:,} prompt tokens, {usage.cached_tokens:,} of them cached; "
-        f"{usage.completion_tokens:,} completion tokens, {usage.reasoning_tokens:,} of them reasoning; "
+        f"<p>{counted(usage.prompt_tokens, 'prompt token')}, {usage.cached_tokens:,} of them cached; "
+        f"{counted(usage.completion_tokens, 'completion token')}, {usage.reasoning_tokens:,} of them reasoning; "
         f"{report.cost_usd:,.4f} USD{unpriced}.</p>"
     )

@@ -8,7 +8,6 @@ Together, Fireworks and Azure take the same form.
 from __future__ import annotations
 
 import os
-import shlex
 from collections import Counter
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,10 @@ from asyncgen.dataset.rules.chat import (
     unknown_keys,
 )
 from asyncgen.dataset.token_counts import Histogram
-from asyncgen.errors import UsageError
+from asyncgen.errors import UsageError, command_line
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.profiles import Finetuning, Profile
+from asyncgen.terminal import counted
 from asyncgen.text_files import BYTE_ORDER_MARK, decode, open_input, raw_lines
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _size(path: Path) -> int:
         if path.suffix.lower() in _OTHER_KINDS:
             raise UsageError(
                 f"{path} is no file of training lines (.jsonl)",
-                help_text=f"asyncgen prepare {shlex.quote(str(path))}   (makes one)",
+                help_text=f"{command_line('prepare', path)}   (makes one)",
             )
         return file.seek(0, os.SEEK_END)
 
@@ -257,10 +257,13 @@ def whole_file_faults(format_: str, examples: int, size: int, profile: Profile) 
     finetuning = profile.finetuning or Finetuning()
     taken = (*finetuning.formats, *(DPO for method in finetuning.methods if method == DPO))
     if format_ and format_ not in taken:
-        yield Fault("format", f"{profile.title} takes files of the format {' or '.join(taken)}, and this is {format_}")
+        yield Fault(
+            "format",
+            f"{profile.title} takes files of the format {' or '.join(taken)}, and this is {format_}",
+        )
     if examples < finetuning.min_samples:
         wanted = f"{profile.title} wants at least {finetuning.min_samples}"
-        yield Fault("too_few", f"there are {examples} samples to train on; {wanted}")
+        yield Fault("too_few", f"there are {counted(examples, 'sample')} to train on; {wanted}")
     if size > finetuning.max_bytes:
         megabytes = f"{size / 2**20:,.1f} MB; {profile.title} takes {finetuning.max_bytes / 2**20:,.0f} MB at most"
         yield Fault("too_large", f"the file has {megabytes}")
@@ -298,9 +301,7 @@ def _faults(checked: CheckedFile, example: Any, rules: Finetuning) -> Iterator[F
 def _expected(path: Path, example: Any) -> str:
     expected = "the line must be an object with `messages`, `prompt` and `completion`, or `input`"
     other = isinstance(example, dict) and ("conversations" in example or "chosen" in example or "output" in example)
-    return (
-        f"{expected}; `asyncgen prepare {shlex.quote(str(path))}` makes such lines of this form" if other else expected
-    )
+    return f"{expected}; `{command_line('prepare', path)}` makes such lines of this form" if other else expected
 
 
 def _count_tokens(
@@ -311,7 +312,7 @@ def _count_tokens(
     limit = finetuning.max_sample_tokens
     for (number, _), count in zip(batch, counts, strict=True):
         if limit is not None and count > limit:
-            text = f"the example has {count:,} tokens; what goes beyond {limit:,} is cut off without a word"
+            text = f"the example has {counted(count, 'token')}; what goes beyond {limit:,} is cut off without a word"
             checked.findings.add(checked.path, number, [Fault("cut", text, fatal=False)])
     batch.clear()
 

@@ -18,7 +18,7 @@ import httpx2
 import msgspec
 from openai import AsyncOpenAI, NotFoundError
 
-from asyncgen.errors import AsyncgenError
+from asyncgen.errors import AsyncgenError, command_line
 from asyncgen.generate.batch.files import URL
 from asyncgen.providers.endpoint import redacted
 from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, secret_of, upload
@@ -290,7 +290,7 @@ def _gone(what: str, batch_id: str) -> GoneError:
     return GoneError(
         what,
         cause="it was deleted or has expired there, or it belongs to another key or project",
-        help_text=f"use the key it was made with; or, if it is lost, asyncgen batch cancel {batch_id}   "
+        help_text=f"use the key it was made with; or, if it is lost, {command_line('batch cancel', batch_id)}   "
         "(its rows are then asked for again, and paid for again)",
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.errors import DiskError
+from asyncgen.errors import DiskError, command_line
 from asyncgen.generate.journal.settled import key_number
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_lines, read_rows
@@ -76,7 +76,9 @@ def read_batch_rows(path: Path) -> Iterator[BatchRow]:
     if not path.exists():
         raise DiskError(
             f"{path} is gone: it says which rows an open batch holds",
-            help_text="put it back, or give the batch up: asyncgen batch cancel BATCH   (its rows are asked for again)",
+            help_text="put it back, or give the batch up: "
+            + command_line("batch cancel", path.name.removesuffix(".rows.jsonl"))
+            + "   (its rows are asked for again)",
             code="no_batch_rows",
         )
     return (row for _, row in read_rows(path, _decode_row))

@@ -28,6 +28,7 @@ from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.pool.budget import Budget, budget_used_up
 from asyncgen.generate.pool.pool import Outcome
 from asyncgen.providers.openai_client import open_client
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -339,7 +340,7 @@ class BatchEngine:
             observer.say(f"in a batch every row is asked once; {again}")
         for batch in BatchLedger(session.run, endpoint).elsewhere:
             at = f"{batch.provider or 'another provider'} ({batch.base_url})"
-            observer.say(f"{batch.requests:,} rows wait in a batch at {at}")
+            observer.say(f"{counted(batch.requests, 'row waits', 'rows wait')} in a batch at {at}")
         with observer.watching_batches(progress) as watcher:
             async with observer.interruptible(lambda: None) as interrupt, open_client(endpoint) as client:
                 loop = open_batch_loop(

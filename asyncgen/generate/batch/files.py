@@ -409,6 +409,6 @@ def _refuse_too_large(line: bytes, most_bytes: int) -> None:
     if len(line) > most_bytes:
         raise AsyncgenError(
             f"a request of {len(line):,} bytes is too large for a batch, which takes {most_bytes:,}",
-            help_text="send it online: asyncgen generate without --batch",
+            help_text="send it online: the same command without --batch",
             code="too_large",
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from asyncgen.backoff import is_billing_code
-from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError, UsageError
+from asyncgen.errors import AsyncgenError, IncompleteError, QuotaError, UsageError, command_line
 from asyncgen.generate.batch.batched_keys import BatchRow
 from asyncgen.generate.batch.files import (
     MOST_BYTES,
@@ -27,6 +27,7 @@ from asyncgen.generate.pool.retry import MAX_FAILED
 from asyncgen.providers.tokens import estimate_body
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,8 +125,8 @@ class BatchProgress:
         if not self.open_again:
             return None
         return IncompleteError(
-            f"{self.open_again:,} rows came to no outcome, though they were sent {self.passes} times",
-            help_text="asyncgen generate without --batch   (sends them online, and says what is wrong with each)",
+            f"{counted(self.open_again, 'row')} came to no outcome, though they were sent {self.passes} times",
+            help_text="the same command without --batch sends them online, and says what is wrong with each",
             code="unanswered",
         )
 
@@ -144,7 +145,7 @@ def _refusal(batch: BatchState, remote: RemoteBatch) -> tuple[StopReason | None,
     if any(is_billing_code(each.code) or each.code in _QUEUE_CODES for each in remote.refusals):
         help_text = "raise the limit at the provider or wait until its queue is empty, then give the same command again"
         return StopReason.QUOTA, QuotaError(what, cause=cause, help_text=help_text)
-    help_text = "asyncgen generate without --batch   (sends the rows online, and says what is wrong with each)"
+    help_text = "the same command without --batch sends the rows online, and says what is wrong with each"
     return None, AsyncgenError(what, cause=cause, help_text=help_text, code="batch_refused")
 
 
@@ -271,8 +272,8 @@ class BatchSender:
             raise UsageError(
                 f"this provider has no batch {batch.intent}, which the run's files tell of",
                 cause="run.json was made anew, so where the batch was sent is not known",
-                help_text="name the provider it was sent to with --provider; or, if it never was, "
-                f"asyncgen batch cancel {batch.intent}",
+                help_text="name the provider it was sent to with --provider; or, if it never was: "
+                + command_line("batch cancel", batch.intent),
                 code="batch_elsewhere",
             )
         return found

@@ -459,7 +459,7 @@ class Dispatcher:
                 more.update(getattr(now, name))
                 more.subtract(getattr(before, name))
         progress.remedies.update(now.remedies)
-        is_useless = progress.are_useless(USELESS) and not self._session.observer.agrees_to_all
+        is_useless = progress.are_useless(USELESS) and self._session.stops_when_useless
         if is_useless and not self._over.is_set():
             self._stop.refused = useless_answers(progress, USELESS)
             self._drain(None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.errors import RunInUseError
+from asyncgen.errors import RunInUseError, command_line
 from asyncgen.generate.distributed.plan import read_plan, write_plan
 from asyncgen.generate.journal.repair import end_move
 from asyncgen.generate.journal.settled import CostOf, SpendCount, checked_number, key_number, read_settled
@@ -108,7 +108,7 @@ def refuse_running(directory: RunDirectory) -> None:
             raise RunInUseError(
                 f"shard {number} of {directory.path} is being worked on",
                 cause="what is left can be divided anew only when no shard is at work",
-                help_text=f"wait until it is done (asyncgen status {directory.path}), or stop it",
+                help_text=f"wait until it is done (`{command_line('status', directory.path)}`), or stop it",
             )
 
 

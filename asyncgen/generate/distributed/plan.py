@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncgen.errors import DiskError, UsageError
+from asyncgen.errors import DiskError, UsageError, command_line
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.key_set import KeySet, number_of
@@ -132,7 +132,7 @@ def read_plan(directory: RunDirectory) -> ShardPlan | None:
         raise DiskError(
             f"{directory.plan} is damaged, or was not written by asyncgen",
             cause=str(error),
-            help_text=f"asyncgen merge {directory.path}   (merges the shards; the next one makes a new plan)",
+            help_text=f"{command_line('merge', directory.path)}   (merges the shards; the next one makes a new plan)",
             code="bad_plan",
         ) from error
 

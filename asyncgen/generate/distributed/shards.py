@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from asyncgen.errors import DiskError, RunInUseError, UsageError
+from asyncgen.errors import DiskError, RunInUseError, UsageError, command_line
 from asyncgen.generate.distributed.merge import merge_shards, refuse_running
 from asyncgen.generate.distributed.plan import (
     OpenRows,
@@ -30,6 +30,7 @@ from asyncgen.run.directory import FolderLock, RunDirectory, RunWriter, locked, 
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import RunState, write_state
 from asyncgen.run.whole_file import explained, remove_leftovers
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -92,7 +93,10 @@ class OpenShard(Generic[Agreed]):
             if value is not None
         ]
         bounds = f"; its part of the run's limits: {', '.join(parts)}" if parts else ""
-        return f"shard {self.shard}: {self.rows:,} of {self.plan.rows:,} rows of plan {self.plan.generation}{bounds}"
+        return (
+            f"shard {self.shard}: {self.rows:,} of {counted(self.plan.rows, 'row')} of plan "
+            f"{self.plan.generation}{bounds}"
+        )
 
 
 class _PlanLock(FolderLock):
@@ -120,7 +124,7 @@ def refuse_other_plan(directory: RunDirectory, plan: ShardPlan) -> None:
         raise RunInUseError(
             f"{known}; this is a shard of plan {plan.generation} of {directory.path}",
             cause="what is left was divided anew meanwhile",
-            help_text=f"submit the shards again (asyncgen status {directory.path} tells what is left)",
+            help_text=f"submit the shards again; `{command_line('status', directory.path)}` tells what is left",
             code="other_plan",
         )
 
@@ -254,9 +258,9 @@ def _opened(
 def _refuse_other_rows(run: RunDirectory, plan: ShardPlan, missing: OpenRows) -> None:
     if missing.digest != plan.digest:
         raise DiskError(
-            f"the {sum(missing.rows_of):,} rows that {run.path} has left are not the {plan.rows:,} of plan "
+            f"the {counted(sum(missing.rows_of), 'row')} that {run.path} has left are not the {plan.rows:,} of plan "
             f"{plan.generation}",
             cause="the job's files differ between the machines, or records.jsonl was changed after the plan was made",
-            help_text=f"asyncgen merge {run.path}   (then submit the shards again: they make a new plan)",
+            help_text=f"{command_line('merge', run.path)}   (then submit the shards again: they make a new plan)",
             code="other_rows",
         )

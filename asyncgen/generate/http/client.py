@@ -36,7 +36,7 @@ from asyncgen.providers.network import (
     shown_target,
     speaks_no_tls,
 )
-from asyncgen.terminal import one_line
+from asyncgen.terminal import counted, one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -54,7 +54,7 @@ _OWN_SERVER_STARTS_WITHIN_S = 60.0
 _WIDTH = 300
 _OK = 200
 _NEVER = b"\x00\xff\x00"  # occurs in no reply
-_PAGES = "a web page answers there: a login, a proxy or another service; asyncgen doctor looks at the address"
+_PAGES = "a web page answers there: a login, a proxy or another service; `asyncgen doctor` looks at the address"
 # Keys of the request's JSON; within a string their quotes would be escaped.
 _TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
 
@@ -75,7 +75,8 @@ def allow_connections(count: int) -> None:
         soft = wanted
     if soft < needed:
         raise UsageError(
-            f"{count:,} requests in flight need {needed:,} open files, and this system allows {soft:,}",
+            f"{counted(count, 'request')} in flight need {counted(needed, 'open file')}, and this system "
+            f"allows {soft:,}",
             help_text=f"--concurrency {max(soft - _OTHERS, 1)}, or raise the limit first: ulimit -Hn {needed}",
         )
 

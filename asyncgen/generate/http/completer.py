@@ -16,6 +16,7 @@ import msgspec
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.providers.endpoint import Endpoint, near_address
 from asyncgen.run.records import Usage
+from asyncgen.terminal import counted
 
 
 class ErrorClass(Enum):
@@ -141,7 +142,7 @@ def disk_error(disk: DiskError, unsaved: int) -> DiskError:
     """The disk's error, with the number of paid answers that could not be saved."""
     if not unsaved:
         return disk
-    answers = "1 paid answer" if unsaved == 1 else f"{unsaved:,} paid answers"
+    answers = counted(unsaved, "paid answer")
     said = DiskError(
         f"{disk.what}; {answers} could not be saved", cause=disk.cause, help_text=disk.help_text, code=disk.code
     )
@@ -232,7 +233,7 @@ def _remedy_for_refusal(error: AttemptError) -> str:
         return f"name another model with --model; {_DOCTOR}"
     if error.param and not error.param.startswith(_OF_THE_PROMPT):
         return f"look at {error.param} under [generate.parameters] in the job file"
-    return "look at [prompt] and [generate.parameters] in the job file; asyncgen plan shows what is sent"
+    return "look at [prompt] and [generate.parameters] in the job file; `asyncgen plan` shows what is sent"
 
 
 def _status(error: AttemptError) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from asyncgen.errors import DiskError, UsageError
+from asyncgen.errors import DiskError, UsageError, command_line
 from asyncgen.generate.batch.batched_keys import batches_by_files
 from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
@@ -82,7 +82,7 @@ def set_rejected_aside(run: RunWriter) -> SetAside:
             return SetAside(0, goes_on=True)
         raise UsageError(
             f"{directory.path} does not say which answers were rejected",
-            help_text=f"asyncgen prepare {directory.path}   (judges them), then the same command again",
+            help_text=f"{command_line('prepare', directory.path)}   (judges them), then the same command again",
         )
     rejected = read_rejected(directory.rejected)
     moved = _move(run, lambda line: rejected.has(key_number(_decode_key(line).key)))

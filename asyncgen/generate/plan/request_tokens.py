@@ -21,6 +21,7 @@ from asyncgen.providers.tokens import estimate_body, estimate_messages, estimate
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import decode_failure, decode_record
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from asyncgen.job.model import Checks, Job, Limits
@@ -241,7 +242,7 @@ def tokens_of_a_request(job: Job, grid: RequestGrid, there: RunMeasurements) -> 
             answer=_measured(there.answer_tokens),
             question=question,
             short_prompt=short_prompt,
-            basis=f"as counted for the {there.settled:,} rows that are there",
+            basis=f"as counted for the {counted(there.settled, 'row')} that are there",
         )
     low, high = _ESTIMATE_OFF
     answer = _answer_tokens(job, grid.max_output_tokens)
@@ -293,7 +294,7 @@ def _basis(job: Job, cap: int | None) -> str:
     if cap is None:
         words.append("no max_completion_tokens, so the answers' length is a guess")
     else:
-        words.append(f"answers of at most {cap:,} tokens")
+        words.append(f"answers of at most {counted(cap, 'token')}")
     if _reasons(job):
         words.append("hidden reasoning cannot be known beforehand")
     if job.checks.attempts > 1:

@@ -43,6 +43,7 @@ from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.retry import RowInWork, may_retry, note_error, retry_wait_s
 from asyncgen.generate.pool.settle import FailurePolicy, RowSettler, SettlingJournal
 from asyncgen.generate.pool.source import Later, ResumableJournal, RowQueue, RowSource
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from asyncgen.run.records import Record
 
 USELESS = 20  # answers that all fail their checks, before the run stops
+USELESS_CODE = "useless"  # of the error that it stops with
 
 
 class PoolState(Enum):
@@ -424,10 +426,10 @@ def useless_answers(progress: Progress, count: int) -> AsyncgenError:
     """The error for a run whose first `count` answers all failed the job's checks."""
     [(reason, times)] = progress.failed_checks.most_common(1)
     return AsyncgenError(
-        f"none of the first {count} answers can be used",
-        cause=f"{times} of them fail the check {reason}",
-        help_text="change [prompt] or [checks]: asyncgen report tells more; --yes goes on as it is",
-        code="useless",
+        f"none of the first {counted(count, 'answer')} can be used",
+        cause=f"{times} fail the check {reason}",
+        help_text="change [prompt] or [checks] in the job file (`asyncgen show --rejected` shows the answers)",
+        code=USELESS_CODE,
     )
 
 

@@ -94,6 +94,17 @@ class Progress:
         """Rows still to be asked for."""
         return max(self.requests - self.done - self.failed - self.failed_before, 0)
 
+    def add_earlier(self, earlier: Progress) -> None:
+        """Count an earlier part of the same invocation, which this one found done before."""
+        self.already_done = earlier.already_done
+        self.failed_before = earlier.failed_before
+        for name in ("settled", "failed", "sent", "ended", "retries", "rate_limited", "maybe_paid_twice",
+                     "check_failures", "usable"):  # fmt: skip
+            setattr(self, name, getattr(self, name) + getattr(earlier, name))
+        for name in ("failed_checks", "unusable", "failures"):
+            getattr(self, name).update(getattr(earlier, name))
+        self.remedies = earlier.remedies | self.remedies
+
     def count_answer(self, record: Record) -> None:
         """Count a settled answer as usable or not.
 

@@ -14,6 +14,7 @@ from aiolimiter import AsyncLimiter
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.tokens import TokenEstimate
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,7 +236,8 @@ class RequestRates:
             return None
         whose = "the server's" if self._learns_tokens else "the"
         return UsageError(
-            f"a single request may take {self.tokens.at_least(len(body)):,} tokens, more than {whose} limit of "
+            f"a single request may take {counted(self.tokens.at_least(len(body)), 'token')}, more than "
+            f"{whose} limit of "
             f"{limit:,.0f} a minute",
             help_text="lower max_completion_tokens or shorten the prompt"
             + ("" if self._learns_tokens else ", or raise tokens_per_minute"),

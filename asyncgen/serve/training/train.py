@@ -26,6 +26,7 @@ from asyncgen.serve.training.memory import TrainingThreads, check_memory, instal
 from asyncgen.serve.training.messages import TrainingEnded, TrainingProgress, TrainingStarted
 from asyncgen.serve.training.model import TunedPart
 from asyncgen.serve.training.packing import TokenSample, shared_prefix
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def _words(param: str) -> str:
 def _sample(line: bytes, vocabulary: int) -> TokenSample:
     fields = decode_json(line, _Line)
     if len(fields.tokens) != len(fields.targets):
-        raise ValueError(f"{len(fields.tokens)} tokens but {len(fields.targets)} targets")
+        raise ValueError(f"{counted(len(fields.tokens), 'token')} but {len(fields.targets)} targets")
     if fields.tokens and not 0 <= min(fields.tokens) <= max(fields.tokens) < vocabulary:
         raise ValueError(f"its token ids go beyond the vocabulary of {vocabulary}")
     if not set(fields.targets) <= {0, 1}:

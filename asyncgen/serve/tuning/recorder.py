@@ -23,6 +23,7 @@ from asyncgen.serve.training.messages import (
 )
 from asyncgen.serve.tuning.trainers import is_adapter
 from asyncgen.serve.wire import new_id
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,8 +48,8 @@ def step_message(step: TrainingStep) -> str:
 def start_message(start: TrainingStarted) -> str:
     cut = f", {start.cut_samples} of them cut to the longest that fits" if start.cut_samples else ""
     return (
-        f"Training on {start.train_samples} samples{cut}: {start.n_epochs} epochs of batches of "
-        f"{start.batch_size}, {start.total_steps} steps"
+        f"Training on {counted(start.train_samples, 'sample')}{cut}: {counted(start.n_epochs, 'epoch')} of batches of "
+        f"{start.batch_size}, {counted(start.total_steps, 'step')}"
     )
 
 

@@ -233,16 +233,6 @@ def test_each_file_of_the_corpus_becomes_what_the_legacy_tool_makes_of_it(
     assert_same(oracle, prepare, path)
 
 
-def test_the_training_time_is_the_legacy_tools_estimate_for_the_tutorials_162_rows(
-    oracle: Oracle, prepare: Prepare, tmp_path: Path
-) -> None:
-    path = tmp_path / "out_openai_completion.csv"
-    path.write_text(HEAD + "".join(f'"Shops {row}, Paris, small","Text {row}. New!"\n' for row in range(162)))
-    assert "approximately take 4.67 minutes" in oracle.prepare(path).said
-    result, _ = prepare(path)
-    assert round(result.legacy_seconds / 60, 2) == 4.67
-
-
 SHEETS: dict[str, list[list[list[Any]]]] = {
     "plain": [[["prompt", "completion"], ["a", "b"], ["c", "d"]]],
     "numbers": [[["prompt", "completion"], [1, 2.5], [3.0, True], [1e20, -0.5], ["x", 12345678901234]]],
