@@ -13,7 +13,7 @@ import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import AskOptions, EngineOf, bare
-from asyncgen.evaluate.contestants import Entry, parse_contestant
+from asyncgen.evaluate.contestants import ReadyContestant, parse_contestant
 from asyncgen.evaluate.result import as_json
 from asyncgen.evaluate.rows import parse_axes
 from asyncgen.evaluate.session import Evaluated, WantedEvaluation, evaluate_run
@@ -290,7 +290,7 @@ def test_the_small_comparison_shows_the_tuned_model_alone_where_no_base_model_is
 
     answered = answering({"tuned": echo})
 
-    def engine(entry: Entry) -> Engine:
+    def engine(entry: ReadyContestant) -> Engine:
         return OnlineEngine(Absent()) if entry.contestant.name == "base" else answered(entry)
 
     found = asyncio.run(small_comparison(make_run(JOB), observer(), engine=engine, base_url=WHERE))

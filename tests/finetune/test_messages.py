@@ -1,13 +1,13 @@
 """What is said at the end of a job."""
 
 from asyncgen.finetune.api import TuningJob
-from asyncgen.finetune.messages import next_step
+from asyncgen.finetune.messages import success_words
 from asyncgen.providers.profiles import PROFILES
 
 
 def test_a_model_that_needs_an_endpoint_says_what_it_costs_by_the_hour() -> None:
     job = TuningJob(id="ft-1", status="completed", outcome="succeeded", model="Qwen/Qwen3.5-9B", tuned_model="me/mine")
-    said = next_step(PROFILES["together"], job)
+    said = success_words(PROFILES["together"], job)
     assert "me/mine" in said
     assert "3.99 USD an hour, called or not" in said
 
@@ -15,4 +15,4 @@ def test_a_model_that_needs_an_endpoint_says_what_it_costs_by_the_hour() -> None
 def test_fireworks_says_the_command_that_deploys() -> None:
     job = TuningJob(id="accounts/me/supervisedFineTuningJobs/a", status="completed", outcome="succeeded",
                     tuned_model="accounts/me/models/a")  # fmt: skip
-    assert "firectl deployment create accounts/me/models/a" in next_step(PROFILES["fireworks"], job)
+    assert "firectl deployment create accounts/me/models/a" in success_words(PROFILES["fireworks"], job)

@@ -41,6 +41,7 @@ from asyncgen.generate.pool.source import RowSource
 from asyncgen.run.jsonl import NotSafeError
 from asyncgen.run.records import NO_USAGE, Failure, Usage, decode_record
 from asyncgen.run.state import RowAttempts
+from asyncgen.terminal import counted
 
 LEASE_S = 5.0
 _AGAIN_S = 0.3  # between two attempts to reach a worker
@@ -249,7 +250,7 @@ class Dispatcher:
             self._progress.maybe_paid_twice += 0 if self._over.is_set() else at_most
             again = "" if self._over.is_set() else "; they are asked for again"
             self._session.observer.say(
-                f"{worker.place} is lost with {len(worker.rows):,} rows, of which at most {at_most:,} were in "
+                f"{worker.place} is lost with {counted(len(worker.rows), 'row')}, of which at most {at_most:,} were in "
                 f"flight{again}"
             )
         self._returned.extend(worker.rows.values())
