@@ -60,7 +60,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"left out by subset.exclude: {plan.excluded:,}"
     there = plan.there
     if there.twins:
-        yield f"{counted(there.twins, 'row asks', 'rows ask')} the same as another one, and share its answer"
+        yield f"{counted(there.twins, 'row asks', 'rows ask')} the same as another one; the answer is shared"
     stale = (
         f"; {counted(there.stale, 'more answer is', 'more answers are')} there that this job no longer asks for"
         if there.stale

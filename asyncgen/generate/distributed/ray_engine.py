@@ -57,7 +57,7 @@ class RayEngine:
             raise UsageError(
                 f"--ray {address} is an address of Ray Client",
                 cause="the run directory has to be on a node of the cluster: one process there writes it",
-                help_text="on a node: --ray auto; from elsewhere, put `ray job submit --` before the command with --ray auto",
+                help_text="on a node: --ray auto; elsewhere, put `ray job submit --` before the whole command",
             )
         self._address = address
 
