@@ -133,8 +133,8 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
     if scores is not None and scores.simulated and not simulated:
         raise UsageError(
             f"a simulation made up {scores.simulated:,} of the scores that choose the samples",
-            help_text="let a real model judge (asyncgen generate on the judge's job file), or add --simulated, if this "
-            "is a rehearsal",
+            help_text="let a real model judge (`asyncgen generate` with the judge's job file), or add --simulated, if "
+            "this is a rehearsal",
             code="simulated",
         )
     with ExitStack() as stack:
