@@ -232,7 +232,7 @@ class FreeWorker:
 
 def _no_checks() -> Any:
     from asyncgen.job.answers import AnswerChecks  # noqa: PLC0415 - of the worker, not of the driver
-    from asyncgen.job.model import Checks  # noqa: PLC0415 - likewise
+    from asyncgen.job.model import Checks  # noqa: PLC0415 - as above
 
     return AnswerChecks(Checks())
 

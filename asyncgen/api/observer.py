@@ -100,7 +100,7 @@ class LibraryObserver:
         return self._yes or None
 
     @asynccontextmanager
-    async def interruptible(self, on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:  # noqa: ARG002 - likewise
+    async def interruptible(self, on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:  # noqa: ARG002 - as above
         yield self._interrupt
 
     @asynccontextmanager

@@ -46,7 +46,7 @@ def watching(progress: Progress) -> Iterator[Watcher]:
         yield _Lines(progress, time.monotonic)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - costs time
-    from rich.progress import Progress as Bars  # noqa: PLC0415 - likewise
+    from rich.progress import Progress as Bars  # noqa: PLC0415 - as above
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=error_console(), transient=True) as bars:
@@ -285,7 +285,7 @@ async def _found(api: BatchApi, noted: BatchState) -> RemoteBatch | None:
 @asynccontextmanager
 async def _api(noted: BatchState, where: EndpointFlags) -> AsyncIterator[BatchApi]:
     from asyncgen.generate.batch.api import BatchApi  # noqa: PLC0415 - imports the SDK
-    from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - likewise
+    from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - as above
 
     if not where.addresses and noted.provider != LOCAL:  # this machine's own server has another address each time
         where = replace(where, base_url=noted.base_url)

@@ -300,15 +300,15 @@ def evaluate(
     Every answer is kept in the run, under evaluations/: the same command goes on where it stopped and pays for
     nothing twice. --base-url and --api-key-file belong to the provider that wrote the run's data.
     """
-    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - likewise
-    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
-    from asyncgen.evaluate.asking import AskOptions  # noqa: PLC0415 - likewise
-    from asyncgen.evaluate.page import take_votes, write_page  # noqa: PLC0415 - likewise
-    from asyncgen.evaluate.result import as_json as as_object  # noqa: PLC0415 - likewise
-    from asyncgen.evaluate.rows import parse_axes  # noqa: PLC0415 - likewise
-    from asyncgen.evaluate.session import WantedEvaluation, evaluate_run  # noqa: PLC0415 - likewise
-    from asyncgen.finetune.target import RUNS  # noqa: PLC0415 - likewise
-    from asyncgen.run.directory import find_run  # noqa: PLC0415 - likewise
+    from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - as above
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.asking import AskOptions  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.page import take_votes, write_page  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.result import as_json as as_object  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.rows import parse_axes  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.session import WantedEvaluation, evaluate_run  # noqa: PLC0415 - as above
+    from asyncgen.finetune.target import RUNS  # noqa: PLC0415 - as above
+    from asyncgen.run.directory import find_run  # noqa: PLC0415 - as above
 
     directory = find_run(run, root=RUNS)
     asking = {name: options.pop(name) for name in AskOptions.__dataclass_fields__ if name in options}

@@ -144,7 +144,7 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     The same command, given again, finds the job that it created. Ctrl-C stops following, never the job.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
-    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
     from asyncgen.finetune.session import tune  # noqa: PLC0415 - imports the SDK
     from asyncgen.finetune.source import find_source  # noqa: PLC0415 - with the job's rows
     from asyncgen.run.directory import open_run  # noqa: PLC0415 - with the rest
@@ -220,7 +220,7 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
     Ctrl-C stops following, never the job. Ends with 0 when the job succeeded, with 3 when it did not.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
-    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
     from asyncgen.finetune.session import follow_job  # noqa: PLC0415 - imports the SDK
     from asyncgen.finetune.target import event_log, find_target  # noqa: PLC0415 - with the run's state
 

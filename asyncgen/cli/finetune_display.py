@@ -198,7 +198,7 @@ async def training_shown(history: Iterable[Event]) -> AsyncIterator[TrainingDisp
 
 async def _live(display: TrainingDisplay) -> None:
     from rich.live import Live  # noqa: PLC0415 - costs a tenth of a second
-    from rich.text import Text  # noqa: PLC0415 - likewise
+    from rich.text import Text  # noqa: PLC0415 - as above
 
     console = error_console()
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:

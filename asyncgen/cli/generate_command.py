@@ -94,8 +94,8 @@ def _step_after(done: Generated, job: Path | None) -> str:
 
 def _script(kind: str, job: Path | None, shard: str | None) -> str:
     from asyncgen.generate.distributed.plan import MOST_SHARDS  # noqa: PLC0415 - imports the rows of a job
-    from asyncgen.generate.distributed.scripts import shard_script  # noqa: PLC0415 - likewise
-    from asyncgen.job.load import read_job_file  # noqa: PLC0415 - likewise
+    from asyncgen.generate.distributed.scripts import shard_script  # noqa: PLC0415 - as above
+    from asyncgen.job.load import read_job_file  # noqa: PLC0415 - as above
 
     count = (shard or "4").rpartition("/")[2]
     if not count.isdecimal() or not 0 < int(count) <= MOST_SHARDS:
@@ -160,7 +160,7 @@ def _shown(record: Record) -> dict[str, Any]:
 
 def _generated(job: Path | None, options: Mapping[str, Any], resume_command: str | None = None) -> Generated:
     from asyncgen.cli.loop import run  # noqa: PLC0415 - imports asyncio
-    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - likewise
+    from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
     from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - imports aiohttp
     from asyncgen.generate.session import generate_rows  # noqa: PLC0415 - imports aiohttp
 

@@ -346,7 +346,7 @@ def runs_and_files(_context: click.Context, _parameter: click.Parameter, begun: 
     """Run directories and job files, and whatever file there is."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while a shell completes
 
-    from asyncgen.cli.arguments import RUNS, job_files  # noqa: PLC0415 - likewise
+    from asyncgen.cli.arguments import RUNS, job_files  # noqa: PLC0415 - as above
 
     names = sorted(str(state.parent) for state in RUNS.glob("*/run.json"))
     found = _items([*names, *map(str, job_files(Path()))], begun)
@@ -356,8 +356,8 @@ def runs_and_files(_context: click.Context, _parameter: click.Parameter, begun: 
 def models(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Models that runs here have tuned."""
     from asyncgen.cli.arguments import RUNS  # noqa: PLC0415 - only while a shell completes
-    from asyncgen.errors import AsyncgenError  # noqa: PLC0415 - likewise
-    from asyncgen.run.state import read_state  # noqa: PLC0415 - likewise
+    from asyncgen.errors import AsyncgenError  # noqa: PLC0415 - as above
+    from asyncgen.run.state import read_state  # noqa: PLC0415 - as above
 
     names: list[str] = []
     for path in RUNS.glob("*/run.json"):

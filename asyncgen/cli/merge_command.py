@@ -56,9 +56,9 @@ def merge(run: Path | None, as_json: bool) -> None:
 def _cost_of(directory: RunDirectory) -> CostOf:
     """What answers cost that a killed shard had not counted; a job that cannot be opened any more has no prices."""
     from asyncgen.generate.spending import spending_of  # noqa: PLC0415 - imports the prices
-    from asyncgen.job.opened import job_of_run  # noqa: PLC0415 - likewise
-    from asyncgen.providers.choose import EndpointFlags, named_profile  # noqa: PLC0415 - likewise
-    from asyncgen.providers.profiles import ProviderChoice  # noqa: PLC0415 - likewise
+    from asyncgen.job.opened import job_of_run  # noqa: PLC0415 - as above
+    from asyncgen.providers.choose import EndpointFlags, named_profile  # noqa: PLC0415 - as above
+    from asyncgen.providers.profiles import ProviderChoice  # noqa: PLC0415 - as above
 
     try:
         opened = job_of_run(directory)

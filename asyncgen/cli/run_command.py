@@ -42,7 +42,7 @@ def run(file: Path | None, *, until: str, finetune_model: str | None, as_json: b
     this machine.
     """
     from asyncgen.cli.run_stages import RunPipeline  # noqa: PLC0415 - imports aiohttp
-    from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - likewise
+    from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - as above
 
     job = job_file(file, built_in=True)
     pipeline = RunPipeline(job, GenerateOptions.from_mapping(options), finetune_model, yes=options["yes"])

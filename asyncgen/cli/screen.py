@@ -60,7 +60,7 @@ async def shown(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[N
 
 async def _live(progress: Progress, spent: Callable[[], str]) -> None:
     from rich.live import Live  # noqa: PLC0415 - costs a tenth of a second
-    from rich.text import Text  # noqa: PLC0415 - likewise
+    from rich.text import Text  # noqa: PLC0415 - as above
 
     console = error_console()
     latest, shown_at = progress.latest, 0.0

@@ -183,9 +183,9 @@ async def _abandoning(server: asyncio.Task[None], interrupt: Interrupt) -> None:
 
 
 def _settings(options: dict[str, Any]) -> ServeSettings:
-    from asyncgen.local_http import checked_host, checked_origin  # noqa: PLC0415 - likewise
+    from asyncgen.local_http import checked_host, checked_origin  # noqa: PLC0415 - as above
     from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - imports aiohttp
-    from asyncgen.serve.tuning.trainers import trainer_command  # noqa: PLC0415 - likewise
+    from asyncgen.serve.tuning.trainers import trainer_command  # noqa: PLC0415 - as above
 
     simulated = options["engine"] == "simulated"
     _refuse_foreign(options, _LLAMA_ONLY if simulated else _SIMULATED_ONLY)
@@ -228,7 +228,7 @@ def _refuse_foreign(options: dict[str, Any], foreign: tuple[str, ...]) -> None:
 
 def _simulation(options: dict[str, Any]) -> SimulationSettings:
     from asyncgen.serve.simulation.engine import SimulationSettings  # noqa: PLC0415 - imports aiohttp
-    from asyncgen.serve.simulation.faults import parse_faults  # noqa: PLC0415 - likewise
+    from asyncgen.serve.simulation.faults import parse_faults  # noqa: PLC0415 - as above
 
     return SimulationSettings(
         latency_s=(options["latency_ms"] or 0) / 1000,

@@ -72,20 +72,23 @@ def drafting(
     model: str | None,
     scores: ScoreTable | None,
 ) -> Iterator[Draft]:
-    """Make a draft of all samples; it is gone when the block ends.
+    """Make a draft of all samples, which is deleted when the block ends.
 
     Args:
         directory: of the run.
-        job: its checks and dataset settings count.
-        grid: the job's rows; records of other rows are stale.
-        split: tells each combination's side.
-        stale: some records may be of other rows; see `select.may_be_stale`.
-        rejected: takes a line for every record that gives no sample.
-        model: to be trained; its tokens are counted. None where it is not known.
-        scores: of the answers, where the job asks for them.
+        job: its checks and dataset settings apply.
+        grid: the job's requests; records of other rows are stale.
+        split: decides the side of each combination.
+        stale: some records may be of other rows; see `samples.may_be_stale`.
+        rejected: gets a line for every record that gives no sample.
+        model: the model to be trained, whose tokens are counted; None if unknown.
+        scores: scores of the answers; None if the job uses none.
+
+    Yields:
+        The draft.
 
     Raises:
-        BadLineError: a line is no record, or no review.
+        BadLineError: a line is not a record or review.
         DiskError: a file cannot be read or written.
     """
     path = temporary_for(directory.path / "samples.jsonl")
@@ -102,21 +105,21 @@ def drafting(
 
 
 class Draft:
-    """The samples of a run before they take their places; made by `drafting`.
+    """The samples of a run before they are written to a split. Made by `drafting`.
 
     Attributes:
-        sides: of every sample.
-        tokens: of every sample.
+        sides: the split of every sample.
+        tokens: tokens of every sample.
         counter: counted them.
-        rejected: reason to how many records gave no sample for it, or samples were dropped.
-        records: how many there are.
-        near_duplicates: answers that are nearly an earlier one to the same prompt.
-        separators: samples with the separator inside the prompt; of the completion format only.
-        endings: samples with the ending inside the answer, likewise.
-        fenced: answers whose JSON stood in a code fence.
-        thoughts: answers that begin with the model's thoughts.
-        simulated: samples that a simulation made up.
-        values: counts the sides by value.
+        rejected: reason to number of records that gave no sample, or of samples that were dropped.
+        records: number of records.
+        near_duplicates: answers nearly the same as an earlier one to the same prompt.
+        separators: samples with the separator inside the prompt; completion format only.
+        endings: samples with the ending inside the answer; completion format only.
+        fenced: answers whose JSON was in a code fence.
+        thoughts: answers that begin with the model's reasoning.
+        simulated: simulated samples.
+        values: counts the samples of each split by value.
     """
 
     def __init__(
@@ -191,7 +194,7 @@ class Draft:
         self._flush()
 
     def _score(self, record: Record, scores: ScoreTable) -> float | None:
-        """The judge's score of a record; None where it has none, or one too low."""
+        """The judge's score of a record; None if it has none, or it is too low."""
         wanted = self._job.dataset.scores
         score = scores.of(record.key)
         if score is None or wanted is None or (wanted.at_least is not None and score < wanted.at_least):
@@ -204,7 +207,7 @@ class Draft:
             self._scored.append(score)
 
     def _keep_best(self, lines: Fetcher) -> None:
-        """Leave out all but the best of each combination, where the job says how many."""
+        """Leave out all but the best samples of each combination, if the job limits their number."""
         best = self._job.dataset.scores.best if self._job.dataset.scores else None
         if best is None or self._pairing is not None:
             return

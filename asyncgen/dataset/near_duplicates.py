@@ -66,7 +66,7 @@ def shingles(text: str) -> frozenset[int]:
 
 
 def words_of(text: str) -> list[bytes]:
-    """The text's words in lower case, as UTF-8."""
+    """The words of a text in lower case, as UTF-8."""
     if text.isascii():
         return text.encode("ascii").translate(_LOWERED).split()
     return [word.encode() for word in _WORD.findall(text.lower())]
@@ -87,7 +87,7 @@ def similarity(left: frozenset[int], right: frozenset[int]) -> float:
 
 
 class AnswersByPrompt:
-    """Collects which answers belong to the same prompt, or to the same of whatever else is told."""
+    """Groups answers by their prompt, or by any other text."""
 
     def __init__(self) -> None:
         self._prompts = [array("q") for _ in range(_BUCKETS)]
@@ -104,7 +104,7 @@ class AnswersByPrompt:
         self._numbers[bucket].append(number)
 
     def groups(self) -> Iterator[list[int]]:
-        """The numbers of each prompt, in the order in which they were added; prompts come in any order."""
+        """The numbers of each prompt, in the order in which they were added; the order of prompts is arbitrary."""
         for prompts, numbers in zip(self._prompts, self._numbers, strict=True):
             order = sorted(range(len(prompts)), key=prompts.__getitem__)
             for _, group in groupby(order, key=prompts.__getitem__):
@@ -112,13 +112,12 @@ class AnswersByPrompt:
 
 
 class Sketches:
-    """The words of texts in 256 bits each, which tell of most pairs, without the texts, that they are not alike.
+    """The words of texts in 256 bits each, which rule out most pairs without reading the texts.
 
-    A word that only one text of a pair has begins a pair of words that only this text has, unless it is the last one.
-    So with `k` words that one of the two alone has, at least `k - 2` of the members of both sets are not shared, and
-    of similar sets at most a third as many are not shared as the smaller one has members. Each word sets one bit, so
-    that words that both have set the same ones: there are at least as many words that one alone has as there are bits
-    that differ.
+    A word that only one text of a pair contains begins a word pair that only this text contains, unless it is the last
+    word. So if one text has `k` words that the other lacks, at least `k - 2` members of the union are not shared, and
+    in similar sets at most a third as many are unshared as the smaller set has members. Each word sets one bit, and
+    common words set the same bits: at least as many words differ as bits do.
     """
 
     def __init__(self) -> None:
@@ -224,12 +223,15 @@ class _Index:
         self._numbers: dict[int, list[int]] = {}
 
     def closest(self, members: frozenset[int], first: Iterable[int], wanted: int) -> tuple[int, float] | None:
-        """The most similar text and how similar it is; of several the earliest, None where none is similar enough.
+        """Find the most similar text, the earliest one if there are several.
 
         Args:
             members: of the set in question.
             first: its rarest members.
-            wanted: how many of them a similar set must have among its own.
+            wanted: how many of them a similar set must contain.
+
+        Returns:
+            The text and its similarity; None if none is similar enough.
         """
         hits: Counter[int] = Counter()
         for member in first:

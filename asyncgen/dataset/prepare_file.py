@@ -42,15 +42,15 @@ _FEW_ROWS = 100
 
 @dataclass(frozen=True, slots=True)
 class PreparedFile:
-    """What became of a file.
+    """The result for a file.
 
     Attributes:
         format: "chat" or "dpo".
-        files: what was written; empty where the file can be used as it is, or writing was declined.
-        declined: the user did not want the result written.
-        samples: in each of the files; in `source` where none was written.
+        files: what was written; empty if the file can be used as it is, or writing was declined.
+        declined: whether the user declined to write the result.
+        samples: samples of each file; those of `source` if none was written.
         read: rows of the source.
-        left_out: rows that are in none of the files, by reason: "empty", "duplicate".
+        left_out: number of rows left out, by reason: "empty", "duplicate".
         tokens: of the training samples.
         token_label: how they were counted.
     """
@@ -109,7 +109,7 @@ def prepare_file(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A file that was looked at, and what is to be made of it."""
+    """A file that was read, and the result to make of it."""
 
     scan: FileScan
     settings: DatasetSettings

@@ -174,7 +174,7 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is prepared, by which rules."""
+    """The inputs and rules of a preparation."""
 
     run: RunWriter
     job: Job
@@ -216,10 +216,10 @@ def _write(work: _Work, draft: Draft) -> list[DatasetFile]:
 
 
 def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
-    """End it where the provider would.
+    """Stop if the provider would refuse the dataset.
 
     Raises:
-        AsyncgenError: with everything that is wrong, and the reasons why records were left out.
+        AsyncgenError: it would; lists every problem, and why records were left out.
     """
     format_ = DPO if work.job.dataset.format == PREFERENCE else work.job.dataset.format
     faults = whole_file_faults(format_, files[0].samples, files[0].bytes, work.provider)

@@ -99,16 +99,16 @@ def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
 
 
 class Selection:
-    """Judges records one after the other, in the order of the file.
+    """Judges records one by one, in the order of the file.
 
-    Memory: 16 bytes a sample.
+    Takes 16 bytes of memory per sample.
 
     Args:
-        job: as it is now; its checks count, and the record's own `check_failures` may be of an earlier form.
-        grid: its rows are the ones that count, and its short prompt is the samples'.
+        job: as it is now; its checks apply, because a record's `check_failures` may be of an earlier form.
+        grid: the job's requests and short prompt.
         stale: some records may be stale; see `may_be_stale`.
-        expected: how many samples will come; more may.
-        reviews: what a person rejected, whatever the checks say.
+        expected: expected number of samples; there may be more.
+        reviews: answers that a person rejected, whatever the checks say.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class Selection:
         self._seen = KeySet(expected)  # 64 bits of a pair: at 10^6 rows a false duplicate has odds of 1 to 10^7
 
     def own(self, record: Record) -> Record | None:
-        """The record as the job has it now; None where the job does not ask for it any more."""
+        """The record with the job's present variables; None if the job no longer asks for it."""
         return self._grid.own(record) if self._may_be_stale else record
 
     def judge(self, record: Record) -> tuple[list[Sample], str | None]:
-        """The samples that a record of the job gives, and the reason why it gives none; None where it gives some."""
+        """The samples of a record, and the reason why there are none; None if there are some."""
         if reason := unusable(record):
             return [], reason
         if self._reviews.is_rejected(record.key, record.completion):
@@ -157,13 +157,14 @@ class Sample(msgspec.Struct, frozen=True, gc=False):  # made for every answer, i
     """What a model is to learn: the prompt as it will be asked, and the answer without blanks around it.
 
     Attributes:
-        prompt: of a conversation, all before the last answer as JSON: equal prompts belong to one side.
+        prompt: the prompt; of a conversation everything before the last answer, as JSON. Equal prompts go to the same
+            split.
         answer: the last answer.
-        system: the first message, where there is one.
-        turns: the whole conversation, where it is one; prompt and answer are not written then.
-        reasoning: what the model thought before it answered.
-        tool_calls: that the answer makes, as the API has them.
-        tools: that the request offered.
+        system: first message; None if there is none.
+        turns: the whole conversation, written in place of prompt and answer; None if it is not one.
+        reasoning: the model's reasoning before the answer.
+        tool_calls: calls of the answer, as in the API.
+        tools: tools that the request offered.
     """
 
     prompt: str
@@ -264,7 +265,7 @@ class SampleMaker:
         return self._system.render({**record.variables, **fields}) if self._system else None
 
     def _thoughts(self, record: Record) -> tuple[str, str | None]:
-        """The answer, and what the model thought; both as they are where the job says nothing of thoughts."""
+        """The answer and the model's reasoning; both unchanged if the job has no rule for reasoning."""
         completion, reasoning = record.completion, record.reasoning
         if self._settings.reasoning is None:
             return completion, None

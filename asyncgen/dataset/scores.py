@@ -64,7 +64,7 @@ class ScoreTable:
         return len(self._keys)
 
     def of(self, key: str) -> float | None:
-        """The score of a record by its key; None where nobody judged it."""
+        """The score of a record, by its key; None if it was not judged."""
         number = _number(key)
         place = bisect_left(self._keys, number)
         return self._scores[place] if place < len(self._keys) and self._keys[place] == number else None

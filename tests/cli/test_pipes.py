@@ -60,8 +60,8 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(
 def made_run(here: Callable[..., Any], tmp_path: Path) -> Path:
     """A run of which nothing is answered: nobody listens."""
     from asyncgen.job.opened import keep_job, open_named_job  # noqa: PLC0415 - once the keys are out of the environment
-    from asyncgen.providers.choose import EndpointFlags  # noqa: PLC0415 - likewise
-    from asyncgen.run.directory import open_run  # noqa: PLC0415 - likewise
+    from asyncgen.providers.choose import EndpointFlags  # noqa: PLC0415 - as above
+    from asyncgen.run.directory import open_run  # noqa: PLC0415 - as above
 
     job = tmp_path / "work" / "job.toml"
     job.write_text(JOB)

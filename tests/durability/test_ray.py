@@ -63,7 +63,7 @@ def nodes() -> Iterator[Nodes]:
     if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").total < _LEAST_SHARED_BYTES:
         pytest.skip("Ray needs 200 MB of shared memory in /dev/shm")
     import ray  # noqa: PLC0415 - it is an extra
-    from ray.cluster_utils import Cluster  # noqa: PLC0415 - likewise
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - as above
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -180,6 +180,6 @@ def test_a_terminal_that_is_closed_lets_what_is_in_flight_be_kept(
 def take_terminal() -> None:
     """Make standard input the controlling terminal, so that closing it is a hang-up."""
     import fcntl  # noqa: PLC0415 - runs in the child
-    import termios  # noqa: PLC0415 - likewise
+    import termios  # noqa: PLC0415 - as above
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

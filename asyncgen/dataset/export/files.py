@@ -149,7 +149,7 @@ def defused(cell: str) -> str:
 
 
 def _quoted(cell: str) -> str:
-    """A cell by RFC 4180: in quotes only where that is needed."""
+    """A cell by RFC 4180, quoted only if necessary."""
     if _NEEDS_QUOTES.isdisjoint(cell):
         return cell
     return '"' + cell.replace('"', '""') + '"'
@@ -196,7 +196,7 @@ def _batches(first: list[dict[str, Any]], rows: Iterator[dict[str, Any]]) -> Ite
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    """A record as one row: its variables are columns, under another name where one of ours is the same."""
+    """A record as one row. Variables are columns, renamed if they clash with a field of the record."""
     row: dict[str, Any] = {name: getattr(record, name) for name in _COLUMNS}
     row |= {name: getattr(record.usage, name) for name in _TOKENS}
     row["check_failures"] = record.check_failures

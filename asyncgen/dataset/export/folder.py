@@ -79,15 +79,18 @@ def export_folder(
 
 @contextmanager
 def whole_folder(path: Path, names: Collection[str]) -> Iterator[Path]:
-    """A new folder to fill, which stands at `path` once the block has ended well; an earlier export is replaced.
+    """Fill a new folder, which replaces an earlier export at `path` when the block ends without an error.
 
     Args:
-        path: where it is to stand.
-        names: that an export there may hold, as paths within the folder.
+        path: the folder.
+        names: files that an export there may contain, as paths within the folder.
+
+    Yields:
+        The folder to fill.
 
     Raises:
-        UsageError: something else stands there.
-        DiskError: it could not be written; what stood there is unchanged.
+        UsageError: something else is at `path`.
+        DiskError: it could not be written; what was there is unchanged.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     _refuse_stranger(path, names)
@@ -179,7 +182,7 @@ def _draft(
     facts: CardFacts,
     reviews: Reviews,
 ) -> bytearray:
-    """Write the row of every sample; the answer tells their sides, no prompt on both."""
+    """Write the row of every sample, and decide their splits so that no prompt is in both."""
     selection = Selection(opened.job, opened.grid, stale=False, reviews=reviews)
     prompts = AnswersByPrompt()
     for record in records:
@@ -194,10 +197,10 @@ def _draft(
 
 
 def _line(record: Record, sample: Sample, settings: DatasetSettings) -> bytes:
-    """A row: prompt and completion as lists of messages, so that trainers learn the completion and nothing else.
+    """A row: prompt and completion as lists of messages, so that trainers learn the completion only.
 
-    TRL takes texts under these names for plain text: it joins them without the model's chat template. A column
-    `messages` beside them would be passed over.
+    TRL treats texts under these names as plain text, without the model's chat template. It would ignore a column
+    `messages` next to them.
     """
     row: dict[str, Any] = {}
     if settings.format == COMPLETION:
@@ -219,13 +222,13 @@ _MARKS = str.maketrans("`|<>[]", "'/‹›()")
 
 @dataclass(slots=True)
 class CardFacts:
-    """What is gathered while the rows are written.
+    """Facts for the card, collected while the rows are written.
 
     Attributes:
         first: Unix seconds of the oldest answer.
-        last: of the newest.
-        simulated: rows that a simulation made up.
-        values: of each variable, with how many rows have it; only the first few thousand of an axis.
+        last: Unix seconds of the newest answer.
+        simulated: simulated rows.
+        values: variable to its values with their number of rows; only the first few thousand values.
     """
 
     models: Counter[str] = field(default_factory=Counter)
@@ -257,17 +260,20 @@ def dataset_card(
     variable_columns: bool,
     training: Sequence[str] = (),
 ) -> str:
-    """The card.
+    """Render the dataset card.
 
     Args:
-        job: its name.
-        provider: that answered.
+        job: name of the job.
+        provider: the provider that answered.
         facts: of the rows.
-        files: split to its file, by path within the folder.
-        job_sha256: of the job file as it was run.
-        columns: what the rows hold, a sentence each.
-        variable_columns: they hold the variables, too, under `variables`.
-        training: how a model is trained on it, a line each.
+        files: split to its file, as path within the folder.
+        job_sha256: hash of the job file as it was run.
+        columns: a sentence about each column.
+        variable_columns: whether rows contain the variables, under `variables`.
+        training: lines that explain how to train a model on it.
+
+    Returns:
+        The card, in Markdown.
     """
     rows = sum(file.samples for file in files.values())
     body = [

@@ -52,10 +52,11 @@ class ExportedForTrainer:
     """What was written.
 
     Attributes:
-        rows: in the training file, `validation_rows` in the other one.
-        plan: what the configuration says; None for a plain folder.
-        command: to type next; "" for a plain folder.
-        remarks: what the user should know, a sentence each.
+        rows: rows of the training file.
+        validation_rows: rows of the validation file.
+        plan: content of the configuration; None for a plain folder.
+        command: the command to type next; "" for a plain folder.
+        remarks: sentences for the user.
     """
 
     rows: int
@@ -149,15 +150,18 @@ def noted_dataset(directory: RunDirectory) -> DatasetState:
 
 
 def trained_model(named: str | None, opened: OpenedJob, trainer: str) -> str:
-    """The model to train.
+    """Choose the model to train.
 
     Args:
-        named: by the user: taken as it is.
-        opened: the job's otherwise, where its weights can be had.
-        trainer: Tinker has a list of its own.
+        named: by the user, used as it is; None for the job's.
+        opened: the run's job, whose model is used if its weights are available.
+        trainer: name of the trainer; Tinker has its own list of models.
+
+    Returns:
+        Name of the model.
 
     Raises:
-        UsageError: nothing says which.
+        UsageError: no model is known.
     """
     if named:
         return named
@@ -201,7 +205,7 @@ def _has_tools(opened: OpenedJob) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What the data came to."""
+    """The rows that were written."""
 
     files: Mapping[str, DatasetFile]
     columns: tuple[str, ...]
@@ -219,7 +223,7 @@ def _write_rows(
     rows: Callable[[PreparedSample], Iterator[dict[str, Any]]],
     counter: TokenCounter | None,
 ) -> _Made:
-    """Write both files; tokens are counted where there is a counter."""
+    """Write both files; tokens are counted if there is a counter."""
     files: dict[str, DatasetFile] = {}
     columns: dict[str, None] = {}
     longest, thoughts, tools, samples = 0, False, False, 0
@@ -323,7 +327,7 @@ def _columns(names: Iterable[str]) -> list[str]:
 
 
 def _all_names() -> set[str]:
-    """Everything that an export for any trainer may hold."""
+    """Every file that an export for any trainer may contain."""
     configured = {name for trainer in TRAINERS.values() for name in trainer.files(_ANY_PLAN)}
     return {CARD, JOB_COPY, "train.jsonl", *(trainer.validation for trainer in TRAINERS.values()), *configured}
 

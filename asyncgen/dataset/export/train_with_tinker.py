@@ -24,11 +24,11 @@ RATE, RANK, EPOCHS, BATCH = 2e-4, 16, 3, 8
 def configured(folder: Path) -> Any:
     """The cookbook's configuration of the folder's job."""
     import chz  # noqa: PLC0415 - of the cookbook, and not of asyncgen's environment
-    from tinker_cookbook import model_info  # noqa: PLC0415 - likewise
-    from tinker_cookbook.renderers import TrainOnWhat  # noqa: PLC0415 - likewise
-    from tinker_cookbook.supervised.data import FromConversationFileBuilder  # noqa: PLC0415 - likewise
-    from tinker_cookbook.supervised.train import Config  # noqa: PLC0415 - likewise
-    from tinker_cookbook.supervised.types import (  # noqa: PLC0415 - likewise
+    from tinker_cookbook import model_info  # noqa: PLC0415 - as above
+    from tinker_cookbook.renderers import TrainOnWhat  # noqa: PLC0415 - as above
+    from tinker_cookbook.supervised.data import FromConversationFileBuilder  # noqa: PLC0415 - as above
+    from tinker_cookbook.supervised.train import Config  # noqa: PLC0415 - as above
+    from tinker_cookbook.supervised.types import (  # noqa: PLC0415 - as above
         ChatDatasetBuilderCommonConfig,
         SupervisedDatasetBuilder,
     )

@@ -132,7 +132,7 @@ def train(folder: Path) -> None:
 def make_trainer(settings: Settings, samples: Samples, validation: Samples, output: Path) -> tuple[Any, Any]:
     """Build TRL's trainer for a LoRA adapter, and the reporter of its progress."""
     from peft import LoraConfig  # noqa: PLC0415 - heavy, and not of asyncgen's environment
-    from trl import DPOTrainer, SFTTrainer  # noqa: PLC0415 - likewise
+    from trl import DPOTrainer, SFTTrainer  # noqa: PLC0415 - as above
 
     lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     reporter = make_reporter(settings.epochs)
@@ -150,7 +150,7 @@ def make_trainer(settings: Settings, samples: Samples, validation: Samples, outp
 def training_arguments(settings: Settings, output: Path, *, validates: bool) -> Any:
     """Build the arguments of the trainer: bfloat16 on GPUs that have it, a checkpoint at the end of each epoch."""
     import torch  # noqa: PLC0415 - heavy, and not of asyncgen's environment
-    from trl import DPOConfig, SFTConfig  # noqa: PLC0415 - likewise
+    from trl import DPOConfig, SFTConfig  # noqa: PLC0415 - as above
 
     common: dict[str, Any] = {
         "output_dir": str(output),
@@ -177,7 +177,7 @@ def training_arguments(settings: Settings, output: Path, *, validates: bool) -> 
 def as_dataset(samples: Samples) -> Any:
     """Convert samples to a table; the fields that it adds to some tool calls are removed when a row is read."""
     from datasets import Dataset  # noqa: PLC0415 - heavy, and not of asyncgen's environment
-    from trl.trainer.utils import remove_none_values  # noqa: PLC0415 - likewise
+    from trl.trainer.utils import remove_none_values  # noqa: PLC0415 - as above
 
     table = Dataset.from_list(samples)
     return table.with_transform(remove_none_values) if any("tools" in sample for sample in samples) else table

@@ -43,11 +43,11 @@ class PreparedSample:
     """One line of `train.jsonl` or `validation.jsonl`.
 
     Attributes:
-        turns: the conversation, its last turn the answer; the better one of a pair.
-        worse: the worse answer of a pair.
-        tools: that were offered.
-        pair: prompt and completion with separator and ending, where the dataset has the completion format; `turns`
-            are the same without them.
+        turns: the conversation, whose last turn is the answer; the better one of a pair.
+        worse: the worse answer of a pair; None for other samples.
+        tools: tools that were offered.
+        pair: prompt and completion with separator and ending, if the dataset has the completion format; `turns` is the
+            same without them.
     """
 
     turns: tuple[Message, ...]
@@ -57,7 +57,7 @@ class PreparedSample:
 
     @property
     def texts(self) -> list[str]:
-        """What costs tokens, a text for each message; of two answers the longer one."""
+        """Texts whose tokens count, one per message; of two answers the longer one."""
         if self.pair is not None:
             return list(self.pair)
         *asked, answer = map(_text, self.turns)
@@ -150,7 +150,7 @@ def llama_factory_rows(sample: PreparedSample) -> Iterator[dict[str, Any]]:
 
 
 def tinker_rows(sample: PreparedSample) -> Iterator[dict[str, Any]]:
-    """Tinker: `messages`, of which every content is a list of parts, as thoughts are parts of their own."""
+    """Tinker's form: `messages` with lists of parts, in which reasoning is a separate part."""
     yield {"messages": [{"role": turn["role"], "content": _parts(turn)} for turn in sample.turns]}
 
 
@@ -183,19 +183,20 @@ _WARMUP = 0.1  # of all steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSettings:
-    """What a trainer is to do, in no trainer's words.
+    """Settings of a training, in no trainer's own terms.
 
     Attributes:
-        name: of the job, for what a trainer wants to be named.
-        model: on the Hub, or a folder.
+        name: name of the job.
+        model: a name on the Hub, or a folder.
         method: "supervised" or "dpo".
-        rows: of the training file.
-        validation_rows: 0 where there is no such file.
-        epochs: how often the rows are gone through.
-        rank, alpha: of the LoRA adapter.
-        max_length: in tokens, so large that no sample is cut.
+        rows: rows of the training file.
+        validation_rows: rows of the validation file; 0 if there is none.
+        epochs: passes over the rows.
+        rank: of the LoRA adapter.
+        alpha: of the LoRA adapter.
+        max_length: tokens, large enough that no sample is truncated.
         texts: rows are a prompt and a completion, not messages.
-        thoughts: rows have the model's reasoning in a field of its own.
+        thoughts: rows have the model's reasoning in a separate field.
         tools: rows offer tools.
     """
 
@@ -232,14 +233,14 @@ class Trainer:
 
     Attributes:
         title: its name in a sentence.
-        rows: what it reads of a sample.
-        files: to be written beside the data, by name.
-        command: typed in any folder, with the place `{folder}`.
-        needs: what has to be installed for the command.
-        validation: the name that it wants for the validation file.
-        pairs: it learns from pairs.
-        tools: it learns calls of tools.
-        measures: it measures by the validation file.
+        rows: converts a sample to its rows.
+        files: files to write next to the data, by name.
+        command: command line for any folder, with the placeholder `{folder}`.
+        needs: what must be installed for the command.
+        validation: its name for the validation file.
+        pairs: whether it learns from preferences.
+        tools: whether it learns tool calls.
+        measures: whether it uses the validation file.
     """
 
     title: str

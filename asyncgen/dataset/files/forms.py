@@ -78,18 +78,18 @@ class FormError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """What a row lacks: it has no `part`, which is the prompt or the completion, or `row` where it has neither."""
+    """What a row lacks: the prompt or the completion (`part`), or both (`row`)."""
 
     part: str
 
 
 @dataclass(frozen=True, slots=True)
 class WantedColumns:
-    """Which columns are looked for.
+    """The columns to read.
 
     Attributes:
-        prompt: the name that the user gave for prompts; None where files tell by their keys.
-        completion: likewise.
+        prompt: the column of prompts that the user named; None to find it by its name.
+        completion: the column of completions that the user named; None to find it by its name.
     """
 
     prompt: str | None = None
@@ -116,7 +116,7 @@ class WantedColumns:
         return bool(form_of({cell.lower() for cell in cells}))
 
     def names(self) -> dict[str, str]:
-        """Our names to the file's, where the user gave one."""
+        """Our names to the file's, for those that the user gave."""
         return {PROMPT: self.prompt or PROMPT, COMPLETION: self.completion or COMPLETION}
 
     def layout(self, names: Iterable[str]) -> Layout:
@@ -151,9 +151,9 @@ class Layout:
     """How rows with the same names are read.
 
     Attributes:
-        form: one of the names above; "" where the names tell none.
+        form: one of the names above; "" if the names match none.
         keys: the form's names to the file's.
-        unused: names of the file that the form has no place for.
+        unused: names of the file that the form does not use.
     """
 
     form: str
@@ -162,7 +162,11 @@ class Layout:
 
 
 def form_of(names: Collection[str]) -> str:
-    """The form of a row with these names, in lower case; "" where they do not tell."""
+    """Return the form of a row with these names; "" if they match none.
+
+    Args:
+        names: in lower case.
+    """
     return next((form for form, keys in _KEYS if all(key in names for key in keys)), "")
 
 
@@ -226,7 +230,7 @@ def example_of(row: FileRow, layout: Layout) -> Example | Blank:
 
 
 def with_system(example: Example, system: str) -> Example:
-    """The example with a system message at its beginning, where it has none."""
+    """Return the example with a system message at its beginning, unless it has one."""
     holder = _conversation(example)
     messages = holder.get("messages")
     if not isinstance(messages, list) or not messages or _role(messages[0]) in _SYSTEM:
@@ -247,7 +251,7 @@ def answers_of(example: Example) -> list[str]:
 
 
 def _conversation(example: Example) -> Example:
-    """Where the messages of the prompt stand: in `input` of a preference."""
+    """The messages of the prompt; those of a preference are in `input`."""
     inner = example.get("input")
     return inner if isinstance(inner, dict) and "messages" not in example else example
 
@@ -261,7 +265,7 @@ def _is_messages(value: Any) -> bool:
 
 
 def _text(row: FileRow, keys: Mapping[str, str], name: str) -> str:
-    """A cell that is to be text."""
+    """A cell that must be text."""
     value = row.values.get(keys.get(name, ""))
     if isinstance(value, list | dict):
         raise FormError(f"`{keys[name]}` is {kind(value)}, expected a text")
@@ -269,7 +273,7 @@ def _text(row: FileRow, keys: Mapping[str, str], name: str) -> str:
 
 
 def _list(row: FileRow, keys: Mapping[str, str], name: str) -> list[Any] | None:
-    """A cell that is to be a list; in a table, JSON text of one. None where there is nothing."""
+    """A cell that must be a list; in a table, a list as JSON text. None if it is empty."""
     value = row.values.get(keys.get(name, ""))
     if isinstance(value, str):
         if not value.strip():
@@ -408,7 +412,7 @@ def _spoken(row: FileRow, keys: Mapping[str, str], name: str, role: str) -> list
 
 
 def _without(prompt: list[Message], output: list[Message]) -> list[Message]:
-    """What is said after the prompt, where an output repeats that."""
+    """The output without the prompt, if it begins by repeating it."""
     return output[len(prompt) :] if prompt and output[: len(prompt)] == prompt else output
 
 

@@ -45,10 +45,10 @@ class FileRow(NamedTuple):
     """A row of a file.
 
     Attributes:
-        number: of the line, row or item, from 1.
-        values: by name; None where there is nothing.
-        raw: the JSON text of the object, where it came as such.
-        fault: what is wrong with the row, where it cannot be read; then it has no values.
+        number: number of the line, row or item, from 1.
+        values: by name; None for an empty value.
+        raw: the JSON text of the object, if the file has it in this form.
+        fault: what is wrong with a row that cannot be read, which then has no values.
     """
 
     number: int
@@ -66,13 +66,13 @@ class JsonRows(NamedTuple):
 
 
 def read_json(path: Path) -> JsonRows:
-    """Find out what a file of JSON holds.
+    """Find out whether a JSON file is one document or a file of lines.
 
     Returns:
-        Its rows, where it is a document; nothing but `lines`, where each line is to be read for itself (`json_lines`).
+        The rows of a document; only `lines` for a file of lines (see `json_lines`).
 
     Raises:
-        AsyncgenError: it is a document and broken, too large, or no table; tells the line.
+        AsyncgenError: a document that is broken, too large, or not a table; names the line.
     """
     first = _first_character(path)
     if not first:
@@ -105,7 +105,7 @@ def json_lines(path: Path) -> Iterator[FileRow]:
 
 
 def json_row(number: int, raw: bytes) -> FileRow:
-    """The row that a JSON text stands for."""
+    """The row of a JSON text."""
     try:
         values = decode_loosely(raw)
     except NotJsonError:
@@ -145,7 +145,7 @@ def compact_json(text: str) -> str:
 
 
 def json_fault(raw: bytes) -> str:
-    """What is wrong with a text that is no JSON, and what to do about it; columns are characters from 1."""
+    """What is wrong with a text that is not JSON, and the remedy; columns are characters, from 1."""
     text = raw.decode("utf-8", "replace")
     try:
         json.loads(text, parse_constant=_refuse_constant)
@@ -266,7 +266,7 @@ def _items(value: bytes) -> list[bytes]:
 def _rows_of_object(
     path: Path, content: bytes, values: dict[str, bytes], lists: dict[str, list[bytes]]
 ) -> tuple[list[bytes], tuple[str, ...]]:
-    """An object holds rows in one of its lists, or its lists are columns, or it is a row itself."""
+    """The rows of an object: in one of its lists, in its lists as columns, or the object itself."""
     of_objects = [name for name, items in lists.items() if items and all(item[:1] == b"{" for item in items)]
     names = {name.strip().lower() for name in values}
     is_row = (
@@ -289,7 +289,7 @@ def _rows_of_object(
 
 
 def _spread(path: Path, values: Mapping[str, bytes], columns: Mapping[str, list[bytes]]) -> list[bytes]:
-    """Lists of one length as columns; a single value beside them is the same in every row."""
+    """Lists of the same length as columns; a single value next to them is repeated in every row."""
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise AsyncgenError(

@@ -51,14 +51,14 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True)
 class SampleRows:
-    """A file that was opened.
+    """An open file.
 
     Attributes:
         kind: what it is, for the user: "CSV", "JSONL", ...
         place: what a row's number counts: "line", "row" or "item".
-        found: what was noticed while opening it, a sentence each.
-        rows: starts a pass.
-        lines: each row is a line of JSON that can stay as it is.
+        found: sentences about what was noticed when it was opened.
+        rows: starts a pass over the rows.
+        lines: whether each row is a line of JSON that can be kept unchanged.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class SampleRows:
     lines: bool = False
 
     def at(self, number: int) -> str:
-        """Where a row is, as compilers write it where it is a line."""
+        """The place of a row, in the form of compilers if it is a line."""
         return f"{self.path}:{number}" if self.place == "line" else f"{self.path}, {self.place} {number}"
 
 

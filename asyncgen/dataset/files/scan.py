@@ -70,30 +70,30 @@ class RowNumbers:
             self.first.append(number)
 
     def words(self, place: str) -> str:
-        """Where they are, such as "lines 3, 7 and 12 more"."""
+        """The rows for a message, such as "lines 3, 7 and 12 more"."""
         more = self.count - len(self.first)
         shown = ", ".join(map(str, self.first)) + (f" and {more:,} more" if more else "")
         return f"{place}{'s' * (self.count > 1)} {shown}"
 
 
 class FileScan:
-    """What one pass over a file tells.
+    """One pass over a file.
 
     Args:
-        file: whose rows are looked at.
-        wanted: the columns to take.
-        profile: who will train; its rules hold.
+        file: the file.
+        wanted: the columns to read.
+        profile: of the provider that will train, whose rules apply.
         counter: counts the tokens of examples that are lines already.
-        system: the first message of chats that have none; None where nothing is put there.
+        system: system message to add to chats without one; None to add none.
 
     Attributes:
-        read: rows.
-        repeated: rows whose sample stood before.
-        blanks: rows that have no sample, by what they lack.
-        thoughts: rows whose answer holds a <think> block.
-        without_system: examples that `system` was put before.
-        unused: names that no form has a place for.
-        checked: faults and tokens; no tokens where the rows are pairs of texts, which are counted when written.
+        read: number of rows.
+        repeated: rows with the same sample as an earlier one.
+        blanks: number of rows without a sample, by what they lack.
+        thoughts: rows whose answer contains a <think> block.
+        without_system: examples that `system` was added to.
+        unused: names that no form uses.
+        checked: faults and tokens; no tokens for pairs of texts, which are counted when they are written.
     """
 
     def __init__(
@@ -135,10 +135,10 @@ class FileScan:
         return sum(numbers.count for numbers in self.blanks.values())
 
     def run(self) -> None:
-        """Look at every row.
+        """Read every row.
 
         Raises:
-            AsyncgenError: rows are in no form or in several, a provider would refuse some, or none is left.
+            AsyncgenError: rows have no known form or different ones, a provider would refuse some, or none is left.
         """
         for row in self.file.rows():
             self.read += 1
@@ -156,7 +156,7 @@ class FileScan:
             raise self._nothing_left()
 
     def samples(self, *, unique: bool) -> Iterator[tuple[FileRow, Sample | Example]]:
-        """Another pass: each row's sample, where it has one; repeated ones once where `unique`."""
+        """Read the samples in another pass; repeated ones once if `unique`."""
         seen: set[int] = set()
         for row in self.file.rows():
             layout = self._layout(row)
@@ -171,7 +171,7 @@ class FileScan:
             yield row, sample
 
     def blank_words(self) -> Iterator[str]:
-        """What is told of the rows that have no sample."""
+        """Sentences about the rows without a sample."""
         for part, numbers in self.blanks.items():
             has = f"{numbers.count:,} row{'s have' if numbers.count > 1 else ' has'}"
             yield f"{has} {_BLANK_WORDS[part]}: {numbers.words(self.file.place)}"

@@ -33,14 +33,14 @@ _LARGEST_WHOLE = 1e15
 
 
 def sheet_rows(path: Path, text: Callable[[Any], str]) -> Iterator[list[str]]:
-    """Every row up to the last that has something in it, without the blank cells at its end.
+    """Read every row up to the last that is not empty, without blank cells at its end.
 
     Args:
         path: the workbook.
-        text: a cell's text, given openpyxl's cell.
+        text: converts openpyxl's cell to text.
 
     Raises:
-        AsyncgenError: it is no workbook, is larger than the bounds, or a row cannot be read; tells the row.
+        AsyncgenError: it is not a workbook, exceeds a limit, or a row cannot be read; names the row.
         UsageError: there is no such file, or openpyxl is not installed.
     """
     number, cells, blank = 0, 0, 0
@@ -96,7 +96,7 @@ def cell_text(cell: Any) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """`_x000D_` and its like as the characters that they stand for (ECMA-376, ST_Xstring); Excel's line ends as LF."""
+    """Decode `_x000D_` and the like (ECMA-376, ST_Xstring), and write Excel's line ends as LF."""
     if "_x" in text:
         text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
         # Characters beyond the first plane are written as two halves; half of one alone is no character.
@@ -105,7 +105,7 @@ def _unescaped(text: str) -> str:
 
 
 def about_empty_cells(path: Path) -> str:
-    """What explains cells that are empty though somebody filled them; "" where nothing does.
+    """Explain cells that are empty although they were filled; "" if there is no explanation.
 
     Raises:
         AsyncgenError: there are formulas without stored values.
@@ -192,7 +192,7 @@ def _openpyxl() -> ModuleType:
 
 
 def _check_size(path: Path, file: IO[bytes]) -> None:
-    """Refuse what would not fit into memory; a part never gives more than its entry says."""
+    """Refuse what would not fit into memory. A part never yields more than its entry declares."""
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
     size = sum(part.file_size for part in parts)

@@ -136,9 +136,9 @@ class PairFinding:
     Attributes:
         check: the check's name.
         found: a sentence or two for the user.
-        recommended: what the remedy would do; "" where there is none.
-        remedy: given whether duplicates are dropped before, the change; None where there is none.
-        necessary: what is done about it in any case; "" where nothing is.
+        recommended: what the remedy would do; "" if there is none.
+        remedy: makes the change, given whether duplicates are dropped before; None if there is none.
+        necessary: what is done about it in any case; "" for nothing.
     """
 
     check: str
@@ -150,14 +150,14 @@ class PairFinding:
 
 @dataclass(frozen=True, slots=True)
 class CheckCase:
-    """What the checks judge.
+    """The input of the checks.
 
     Attributes:
         facts: of the rows that have a completion.
         rows: starts another pass over them.
-        separator: what prompts are to end in, or "auto" for the legacy tool's own choice.
-        ending: what completions are to end in, likewise.
-        numbered: the rows' labels are their places in the file.
+        separator: end of every prompt; "auto" for the legacy tool's choice.
+        ending: end of every completion; "auto" for the legacy tool's choice.
+        numbered: whether the rows' labels are their places in the file.
     """
 
     facts: PairFacts
@@ -302,7 +302,7 @@ def suggested_separator(absent: Sequence[str], *, line_breaks: bool) -> str:
 
 
 def _wanted(check: str, column: str, text: str, suffix: str, remedy: Callable[[str], Remedy]) -> PairFinding | None:
-    """The finding where the user said what a column is to end in."""
+    """The finding if the user chose the end of a column."""
     if not text or suffix.endswith(text):
         return None
     return PairFinding(

@@ -44,7 +44,7 @@ class OverlongRow:
 
 @dataclass(frozen=True, slots=True)
 class ColumnFacts:
-    """What was found in one column; `prefix` and `suffix` are those of all its cells."""
+    """Facts about one column; `prefix` and `suffix` are common to all its cells."""
 
     prefix: str
     suffix: str
@@ -63,14 +63,14 @@ class ColumnFacts:
 
 @dataclass(frozen=True, slots=True)
 class PairFacts:
-    """What was found in the rows that have a completion.
+    """Facts about the rows that have a completion.
 
     Attributes:
-        rows: how many there are.
+        rows: number of rows.
         task: what the data looks like.
-        classes: distinct completions.
-        empty: labels of the rows that have none.
-        duplicates: labels of the rows whose prompt and completion stood before.
+        classes: number of distinct completions.
+        empty: labels of the rows without a completion.
+        duplicates: labels of the rows with the prompt and completion of an earlier one.
     """
 
     rows: int

@@ -156,7 +156,7 @@ def _initial_state(seed: int) -> list[int]:
 
 
 class Dialogue(Protocol):
-    """Who is told and asked."""
+    """Shows findings, and asks questions."""
 
     def found(self, text: str) -> None:
         """Something was noticed."""
@@ -168,23 +168,23 @@ class Dialogue(Protocol):
         """Ask whether to apply a recommended remedy."""
 
     def insists(self, question: str) -> bool:
-        """May this doubtful thing be done? Somebody has to say so: a general yes does not cover it."""
+        """Ask about something doubtful, which a general yes does not cover."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPairs:
-    """What became of a file.
+    """The result for a file.
 
     Attributes:
         source: the file, which is unchanged.
-        outcome: "written"; "fits": nothing had to be changed, `source` can be used; "declined": asked, and
-            refused.
+        outcome: "written"; "fits" if nothing had to be changed; "declined" if the user refused.
         files: what was written: one file, or training and validation.
-        rows: in each of the files; in `source` where none was written.
+        rows: rows of each file; those of `source` if none was written.
         task: what the data looks like.
-        classes: distinct completions.
-        separator: what all prompts end in; "" where nothing.
-        ending: what all completions end in; "" where nothing.
+        classes: number of distinct completions.
+        separator: common end of all prompts; "" if there is none.
+        ending: common end of all completions; "" if there is none.
+        legacy_seconds: duration of the training by the legacy tool's rule of thumb.
     """
 
     source: Path
@@ -199,13 +199,13 @@ class PreparedPairs:
 
 @dataclass(frozen=True, slots=True)
 class PairPlan:
-    """What is to be done to the rows of a file, all questions answered.
+    """The changes to a file, after all questions are answered.
 
     Attributes:
-        pairs: the rows as they are.
+        pairs: the rows, unchanged.
         facts: of the rows with a completion, before any remedy.
         remedies: the accepted ones, in order.
-        changes: anything is done at all, be it a conversion only.
+        changes: whether anything is changed, if only the format.
     """
 
     pairs: Pairs
@@ -214,11 +214,11 @@ class PairPlan:
     changes: bool
 
     def rows(self) -> Iterator[PairRow]:
-        """A pass over the rows as they are to be written."""
+        """The rows as they will be written."""
         return reduce(lambda rows, remedy: remedy(rows), self.remedies, self.pairs.filled_rows())
 
     def remedied_facts(self) -> PairFacts:
-        """The facts of what is to be written."""
+        """The facts about the rows as they will be written."""
         return gather(self.rows()) if self.remedies else self.facts
 
 
@@ -268,10 +268,10 @@ def prepare_pairs(
 def _look_at(
     path: Path, dialogue: Dialogue, separator: str, ending: str, columns: Mapping[str, str] | None
 ) -> PairPlan:
-    """Read a file, tell what the checks find, and ask for each remedy.
+    """Read a file, show the findings, and ask about each remedy.
 
     Raises:
-        AsyncgenError: the file cannot be read or made fit.
+        AsyncgenError: the file cannot be read or repaired.
     """
     table = read_table(path)
     for text in table.found:

@@ -350,8 +350,8 @@ def read_table(path: Path) -> PairTable:
     """Read a file of prompts and completions.
 
     Raises:
-        UsageError: no such file, or an extension that is none of the known ones.
-        AsyncgenError: the file is not what its extension says; tells the line.
+        UsageError: the file is missing, or its extension is unknown.
+        AsyncgenError: the content does not match the extension; names the line.
     """
     open_input(path).close()
     reader = _READERS.get(path.suffix.lower())
@@ -364,7 +364,7 @@ def read_delimited(path: Path, delimiter: str) -> PairTable:
     """Read a file whose first line names the columns.
 
     Raises:
-        AsyncgenError: the file is empty, not UTF-8, or its quotes or rows do not come out; tells the line.
+        AsyncgenError: the file is empty, not UTF-8, or has invalid quotes or rows; names the line.
     """
     kind = "TSV" if delimiter == "\t" else "CSV"
     rows = _rows(path, delimiter)

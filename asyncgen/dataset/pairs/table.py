@@ -29,16 +29,16 @@ class PairRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PairTable:
-    """What stands in a file.
+    """The content of a file.
 
     Attributes:
-        columns: their names as the file has them.
-        cells: starts a pass over the rows; each has as many cells as there are columns.
-        found: what was noticed while reading, a sentence each.
-        converts: the format that has to become JSONL; "" where it is JSONL already.
+        columns: names, as in the file.
+        cells: starts a pass over the rows, each with as many cells as there are columns.
+        found: sentences about what was noticed while reading.
+        converts: name of the format that must be converted to JSONL; "" for JSONL.
         empty_words: cells that mean "nothing" in this format, such as "NA" in a CSV file.
-        numbered: rows are labelled by their place; False where the file brings labels of its own.
-        shifted: why the columns look shifted; "" where they do not.
+        numbered: whether rows are labelled by their place; False if the file has labels.
+        shifted: why the columns look shifted; "" if they do not.
     """
 
     columns: tuple[str, ...]

@@ -216,7 +216,7 @@ def _failed_keys(paths: Sequence[Path]) -> set[int]:
 
 
 class _ReportScan:
-    """What was seen so far."""
+    """Collects the figures of a report."""
 
     def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool, reviews: Reviews) -> None:
         self._quality = QualityScan(job, split)
@@ -238,7 +238,7 @@ class _ReportScan:
         self._latency_ms = Histogram()
 
     def requested(self) -> None:
-        """Count what the job asks for, where it is not too much."""
+        """Count the rows that the job asks for, unless there are too many."""
         self._twins = self._grid.twins()
         if self._grid.count <= MOST_ENUMERATED:
             for variables in self._grid.combinations():
@@ -246,7 +246,7 @@ class _ReportScan:
                 self._quality.ask(variables)
 
     def at_records(self, records: Sequence[Record]) -> None:
-        """Look at the next ones of the file."""
+        """Add the next records of the file."""
         self._finish_reasons.update([record.finish_reason or "(none)" for record in records])
         self._models.update([record.model for record in records])
         self._latency_ms.add([_rounded_ms(record.latency_s) for record in records])
@@ -273,11 +273,11 @@ class _ReportScan:
             self._violations.update(self._selection.checks.failures(record.completion, record.variables))
 
     def at_failures(self, paths: Sequence[Path], unsettled: set[int]) -> None:
-        """Look at what was given up on.
+        """Add the failures.
 
         Args:
-            paths: of the failures.
-            unsettled: keys that were not answered later; each is taken out when it was seen.
+            paths: files of failures.
+            unsettled: keys that were not answered later; each is removed when it is read.
         """
         for failure in rows_in(paths, decode_failure):
             number = _number(failure.key)
@@ -296,7 +296,7 @@ class _ReportScan:
                 self._coverage.add(self._grid.variables_at(index), fate)
 
     def report(self, directory: RunDirectory, lines: Fetcher) -> Report:
-        """What was seen; to be asked once. `lines` are those of the records."""
+        """Make the report; call it once. `lines` are those of the records."""
         state = directory.read_total()
 
         def answer(number: int) -> str:

@@ -51,13 +51,13 @@ class SampledText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ValueDiversity:
-    """How much the answers of one value differ.
+    """How different the answers of one value are.
 
     Attributes:
-        answers: looked at.
-        distinct: share of different ones among all words, and among all pairs of words.
-        compressed: bytes after compression to bytes before; small where much comes again.
-        languages: language to answers; empty where py3langid is not installed.
+        answers: number of answers that were read.
+        distinct: share of distinct words among all, and of distinct word pairs.
+        compressed: bytes after compression per byte before; small if much is repeated.
+        languages: language to number of answers; empty without py3langid.
     """
 
     answers: int
@@ -71,23 +71,24 @@ class Quality:
     """The measures.
 
     Attributes:
-        samples: in the whole set.
-        sampled: looked at closely.
-        near_duplicates: answers that are nearly an earlier one to the same prompt, in the whole set.
-        template_duplicates: answers that are an earlier one but for the values of the axes, in the whole set.
-        template: the commonest such answer, the values masked; "" where there is none.
-        template_answers: how many are alike in it.
-        near_templates: of the sampled ones, such as are nearly an earlier one, the values masked.
-        validation_prompts: different ones.
-        trained_on: of these, such as are on the training side too.
-        leaked_answers: of the sampled ones, such as are nearly one on the other side, the values masked.
-        copies: where from ("prompt", "examples", "source") to the share of sampled answers with eight words in a row.
+        samples: number of samples.
+        sampled: samples that were read closely.
+        near_duplicates: answers nearly the same as an earlier one to the same prompt, among all samples.
+        template_duplicates: answers equal to an earlier one except for the values of the axes, among all samples.
+        template: the most common such answer, with masked values; "" if there is none.
+        template_answers: number of answers with that template.
+        near_templates: sampled answers nearly the same as an earlier one, with masked values.
+        validation_prompts: distinct prompts of the validation split.
+        trained_on: of these, prompts that are in the training split too.
+        leaked_answers: sampled answers nearly the same as one of the other split, with masked values.
+        copies: origin ("prompt", "examples", "source") to the share of sampled answers with eight consecutive words
+            from it.
         overall: diversity of all sampled answers.
         by_value: axis to value to diversity.
-        to_read: why it is shown ("random", "rejected", "longest", "shortest") and the text.
+        to_read: why a text is shown ("random", "rejected", "longest", "shortest"), and the text.
         empty_pairs: pairs of values of two axes that the job asks for and no sample has.
-        simulated: samples that a simulation made up.
-        thoughts: samples that begin with the model's thoughts.
+        simulated: simulated samples.
+        thoughts: samples that begin with the model's reasoning.
     """
 
     samples: int
@@ -119,11 +120,11 @@ def masked(text: str, variables: Mapping[str, str]) -> str:
 
 @dataclass(slots=True)
 class QualityScan:
-    """Looks at samples as they come.
+    """Measures samples one by one.
 
     Args:
-        job: its prompt and examples are what may be copied.
-        split: tells each combination's side.
+        job: its prompt and examples are what answers may copy.
+        split: decides the side of each combination.
     """
 
     job: Job
@@ -146,7 +147,7 @@ class QualityScan:
         self._sides = SampleSides(self.split)
 
     def ask(self, variables: Mapping[str, str]) -> None:
-        """Note a row that the job asks for; all of them come before the samples."""
+        """Note a row that the job asks for. Call it for all rows before the first sample."""
         if not self._too_many:
             self._empty.update(dict.fromkeys(_pairs(variables)))
             self._too_many = len(self._empty) > _MOST_PAIRS
@@ -176,7 +177,7 @@ class QualityScan:
             _keep(self._rejected, (-int(key, 16), text), _READ)
 
     def quality(self, text: Callable[[int], str]) -> Quality:
-        """What was seen; to be asked once.
+        """Compute the measures; call it once.
 
         Args:
             text: fetches the answer of a sample by its number, in the order in which they were added.
@@ -248,7 +249,7 @@ def _copies(job: Job, sample: Sequence[SampledText]) -> dict[str, float]:
 
 
 def _runs(texts: Iterable[str]) -> set[tuple[bytes, ...]]:
-    """Every eight words in a row."""
+    """All sequences of eight consecutive words."""
     found: set[tuple[bytes, ...]] = set()
     for text in texts:
         words = words_of(text)
@@ -293,7 +294,7 @@ MOST_VALUES = 1000
 
 
 class RowOutcome(IntEnum):
-    """What became of a row."""
+    """The outcome of a row."""
 
     FILLED = 0
     REJECTED = 1
@@ -304,15 +305,15 @@ class RowOutcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many rows came to what.
+    """Number of rows by outcome.
 
     Attributes:
-        requested: rows that the job asks for; None where the job has too many to count.
-        filled: with an answer that can be a sample.
-        rejected: with an answer that cannot.
-        refused: that the model or the provider's filter would not answer.
-        failed: given up on.
-        stale: answered for an earlier form of the job, and not asked for any more.
+        requested: rows that the job asks for; None if there are too many to count.
+        filled: rows whose answer can be a sample.
+        rejected: rows whose answer cannot.
+        refused: rows that the model or the provider's filter refused to answer.
+        failed: rows given up on.
+        stale: rows of an earlier form of the job, no longer asked for.
     """
 
     requested: int | None
@@ -324,7 +325,7 @@ class Coverage:
 
     @property
     def left(self) -> int | None:
-        """Rows not asked for yet; None where that is not known."""
+        """Rows not asked for yet; None if unknown."""
         if self.requested is None:
             return None
         return max(self.requested - self.filled - self.rejected - self.refused - self.failed, 0)
@@ -337,14 +338,14 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The coverage of each value, in the order of the job; None where the axis has too many values to show."""
+    """The coverage of each value, in the order of the job; None if the axis has too many values to show."""
 
     name: str
     values: Mapping[str, Coverage] | None
 
 
 class CoverageCounts:
-    """Counts rows as they come."""
+    """Counts rows one by one."""
 
     def __init__(self) -> None:
         self._requested: dict[str, dict[str, int]] = {}

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """One thing wrong.
+    """One problem.
 
     Attributes:
-        rule: a stable word for it.
+        rule: stable identifier of it.
         text: what was found and what was expected, for the user.
-        fatal: a provider refuses the file for it; else it is taken, but hardly meant.
+        fatal: whether a provider refuses the file for it; otherwise it is accepted, but hardly intended.
     """
 
     rule: str
@@ -29,7 +29,7 @@ class Fault(NamedTuple):
 
 
 def kind(value: Any) -> str:
-    """What JSON calls a value."""
+    """The JSON type of a value."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -42,7 +42,7 @@ def unknown_keys(example: Mapping[str, Any], known: Collection[str], where: str,
 
 
 def check_tools(tools: Any) -> Iterator[Fault]:
-    """What is wrong with the definitions at the top of an example; None where there are none."""
+    """Problems of the definitions at the top level of an example; None if there are none."""
     if tools is None:
         return
     if not isinstance(tools, list):
@@ -61,14 +61,14 @@ def defined_tools(example: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _function(tool: Any) -> Mapping[str, Any] | None:
-    """The function of a definition or a call, where it is well formed."""
+    """The function of a definition or a call, if it is well-formed."""
     function = tool.get("function") if isinstance(tool, dict) else None
     good = isinstance(function, dict) and isinstance(function.get("name"), str) and tool.get("type") == "function"
     return function if good else None
 
 
 def check_tool_calls(messages: Sequence[Mapping[str, Any]], tools: frozenset[str]) -> Iterator[Fault]:
-    """What is wrong with calls and answers: each call is to a defined tool and answered, each answer is to a call."""
+    """Check that each call is to a defined tool and answered, and that each answer belongs to a call."""
     open_calls: set[str] = set()
     for message in messages:
         if message.get("role") == "tool":
@@ -117,12 +117,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 def check_chat(
     example: Mapping[str, Any], *, strict_turns: bool, message_fields: Sequence[str] = ()
 ) -> Iterator[Fault]:
-    """What is wrong with one line of a chat file.
+    """Check one line of a chat file.
 
     Args:
         example: the line's object.
-        strict_turns: after an optional system message, user and assistant must take turns.
-        message_fields: further fields of an assistant's message that the provider takes.
+        strict_turns: after an optional system message, user and assistant must alternate.
+        message_fields: further fields of an assistant message that the provider accepts.
     """
     yield from unknown_keys(example, _EXAMPLE_KEYS, "the example", fatal=False)
     yield from check_tools(example.get("tools"))
@@ -146,7 +146,7 @@ def _found(messages: Any) -> str:
 def check_messages(
     messages: Sequence[Any], tools: frozenset[str], message_fields: Sequence[str] = ()
 ) -> Iterator[Fault]:
-    """What is wrong with each message for itself, and with the answers to tool calls."""
+    """Check each message by itself, and the answers to tool calls."""
     for number, message in enumerate(messages, 1):
         if isinstance(message, dict):
             yield from _message(message, f"message {number}", message_fields)

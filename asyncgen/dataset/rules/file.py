@@ -42,7 +42,7 @@ _PAIR_KEYS = ("prompt", "completion")
 
 
 def check_pair(example: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is wrong with one line of a file of prompts and completions."""
+    """Check one line of a file of prompts and completions."""
     yield from unknown_keys(example, _PAIR_KEYS, "the example", fatal=True)
     for key in _PAIR_KEYS:
         if not isinstance(example.get(key), str):
@@ -59,7 +59,7 @@ _INPUT_KEYS = ("messages", "tools", "parallel_tool_calls")
 
 
 def check_preference(example: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is wrong with one line of a DPO file."""
+    """Check one line of a DPO file."""
     yield from unknown_keys(example, _PREFERENCE_KEYS, "the example", fatal=False)
     yield from _input(example.get("input"))
     for key in (PREFERRED, NON_PREFERRED):
@@ -101,7 +101,7 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """A fault and where it is; `line` is None where it is the file's, and counts what `place` says."""
+    """A problem and its line; `line` is None for a problem of the whole file, and counts what `place` says."""
 
     file: Path
     line: int | None
@@ -139,11 +139,11 @@ class CheckedFile:
     """What was found in a training file.
 
     Attributes:
-        place: what numbers of findings count: lines, or the rows of another kind of file.
-        format: "chat", "completion" or "dpo"; "" where no line tells.
+        place: what line numbers of findings count: lines, or the rows of another kind of file.
+        format: "chat", "completion" or "dpo"; "" if no line shows it.
         examples: lines that are not blank.
-        marked: the file begins with a byte order mark.
-        duplicates: lines that stood before.
+        marked: whether the file begins with a byte order mark.
+        duplicates: lines equal to an earlier one.
         tokens: of each example.
     """
 
@@ -162,7 +162,7 @@ class CheckedFile:
 
 
 def format_of(example: Any) -> str:
-    """The format of an example by its keys; "" where they do not tell."""
+    """The format of an example, by its keys; "" if they match none."""
     if not isinstance(example, dict):
         return ""
     if "messages" in example:
@@ -173,11 +173,11 @@ def format_of(example: Any) -> str:
 
 
 class ExampleChecks:
-    """Checks examples one by one by the rules of a provider; what is found is in `checked`.
+    """Checks examples one by one by the rules of a provider, and adds findings to `checked`.
 
     Args:
-        checked: takes the findings.
-        profile: whose rules hold; a provider that does not tune has the usual ones.
+        checked: gets the findings.
+        profile: of the provider whose rules apply; the usual ones for a provider that does not tune.
         counter: counts the tokens of each example.
     """
 
@@ -253,7 +253,7 @@ def _size(path: Path) -> int:
 
 
 def whole_file_faults(format_: str, examples: int, size: int, profile: Profile) -> Iterator[Fault]:
-    """What is wrong with a file as a whole, whatever stands in its lines."""
+    """Problems of a file as a whole, whatever its lines contain."""
     finetuning = profile.finetuning or Finetuning()
     taken = (*finetuning.formats, *(DPO for method in finetuning.methods if method == DPO))
     if format_ and format_ not in taken:
@@ -318,7 +318,7 @@ def _count_tokens(
 
 
 def prompt_of(example: Any) -> str:
-    """What an example asks, as text: all before the answer that is to be learnt. Equal ones belong to one side."""
+    """The prompt of an example as text: everything before the answer to learn. Equal prompts go to the same split."""
     if not isinstance(example, dict):
         return ""
     if isinstance(messages := example.get("messages"), list):

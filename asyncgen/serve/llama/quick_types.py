@@ -72,7 +72,7 @@ def _numbers(model: Gguf, tensor: Tensor) -> bytes:
     if _new_type(tensor) == tensor.type:
         return data
     import numpy as np  # noqa: PLC0415 - heavy
-    from gguf import GGMLQuantizationType, quants  # noqa: PLC0415 - likewise
+    from gguf import GGMLQuantizationType, quants  # noqa: PLC0415 - as above
 
     blocks = np.frombuffer(data, np.uint8).reshape(*tensor.shape[:-1], -1)
     numbers = quants.dequantize(blocks, GGMLQuantizationType(tensor.type))

@@ -175,7 +175,7 @@ def test_batch_goes_on_after_a_restart_and_answers_no_row_twice(
     tmp_path: Path, running: Any, sdk: Any, until: Any, done: Any
 ) -> None:
     from asyncgen.serve.server import ServeSettings  # noqa: PLC0415 - aiohttp is heavy
-    from asyncgen.serve.simulation.engine import SimulationSettings  # noqa: PLC0415 - likewise
+    from asyncgen.serve.simulation.engine import SimulationSettings  # noqa: PLC0415 - as above
 
     settings = ServeSettings(data_dir=tmp_path, simulation=SimulationSettings(latency_s=0.05))
     with running(settings) as server:
