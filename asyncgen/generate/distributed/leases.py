@@ -63,7 +63,7 @@ class Need:
 
 @dataclass
 class _Holder:
-    standing: list[Lease] = field(default_factory=list)  # that may be in force
+    standing: list[Lease] = field(default_factory=list)  # that it may have kept to since it was heard
     need: Need = Need()
     is_lost: bool = False
     is_stuck: bool = False  # no money is left for its next request
@@ -73,10 +73,18 @@ class _Holder:
         return max((lease.share for lease in self.standing if lease.ends > now), default=0.0)
 
     def usd(self, now: float) -> float:
-        """The most that it may have spent, or may still spend."""
-        granted = max((lease.usd or 0.0 for lease in self.standing if lease.ends > now), default=0.0)
-        spent = self.final_usd if self.is_lost else self.need.spent_usd + self.need.in_flight_usd
-        return max(granted, spent)
+        """The most that it may have spent, or may still spend.
+
+        The end of a lease ends the spending, and tells nothing of how much was spent: until the holder is heard again,
+        or known to be gone, all of the grant may be.
+        """
+        if self.is_lost and not any(lease.ends > now for lease in self.standing):
+            return self.final_usd
+        return max(self.granted_usd, self.need.spent_usd + self.need.in_flight_usd, self.final_usd)
+
+    @property
+    def granted_usd(self) -> float:
+        return max((lease.usd or 0.0 for lease in self.standing), default=0.0)
 
 
 class LeaseBook:
@@ -119,9 +127,8 @@ class LeaseBook:
             The most that it has spent in the end, by its leases too.
         """
         holder = self._holders[name]
-        granted = max((lease.usd or 0.0 for lease in holder.standing), default=0.0)
         holder.is_lost = True
-        holder.final_usd = max(min(most_usd, granted), holder.need.spent_usd)
+        holder.final_usd = max(min(most_usd, holder.granted_usd), holder.need.spent_usd)
         return holder.final_usd
 
     def lease(self, name: str, number: int, heard_at: float, now: float, *, most_holders: int) -> Lease:
@@ -135,7 +142,6 @@ class LeaseBook:
             most_holders: so many may have a share; less than one request a second each would be no use to anybody.
         """
         holder = self._holders[name]
-        holder.standing = [lease for lease in holder.standing if lease.ends > now]
         share = self._share(name, holder, now, most_holders)
         lease = Lease(number, share, self._usd(name, holder, now), heard_at + self.lasts_s)
         holder.standing.append(lease)

@@ -76,6 +76,18 @@ def test_money_that_pays_for_no_request_of_one_holder_is_given_to_another() -> N
     assert book.is_spent(2.0)
 
 
+def test_a_holder_that_is_not_heard_may_have_spent_all_that_it_was_granted() -> None:
+    book = LeaseBook(lasts_s=LASTS_S, budget_usd=1.0)
+    for name in ("a", "b"):
+        book.enter(name)
+        book.heard(name, 0, Need(wants_usd=0.8, next_usd=0.1))
+    assert book.lease("a", 1, 0.0, 0.0, most_holders=2).usd == pytest.approx(0.8)
+    assert book.lease("b", 1, 0.0, 10 * LASTS_S, most_holders=2).usd == pytest.approx(0.2)
+    assert book.lose("a", most_usd=0.3) == pytest.approx(0.3), "by what is known of its rows"
+    book.heard("b", 1, Need(wants_usd=0.8, next_usd=0.1))
+    assert book.lease("b", 2, 0.0, 10 * LASTS_S, most_holders=2).usd == pytest.approx(0.7)
+
+
 @dataclass
 class Holder:
     """A holder as it is: it keeps to the last lease that reached it, until its end by its own clock."""
