@@ -51,13 +51,16 @@ class Service:
 
 
 def build_service(engine: ModelEngine, folder: DataFolder, admit: Admit, clock: Clock) -> Service:
-    """Open the stores and put the parts together.
+    """Open the stores, and connect the parts.
 
     Args:
-        engine: what answers and trains.
-        folder: where everything is kept.
-        admit: takes a call out of the limits.
+        engine: answers and trains.
+        folder: the data folder.
+        admit: counts a call against the rate limits.
         clock: Unix seconds.
+
+    Returns:
+        The service.
     """
     files = FileStore(folder.files, clock)
     models = ModelStore(folder.root, engine.traits)
@@ -83,13 +86,16 @@ def build_service(engine: ModelEngine, folder: DataFolder, admit: Admit, clock: 
 def build_app(
     routes: Iterable[web.RouteDef], access: ServerAccess, weather: Middleware | None, clock: Callable[[], float]
 ) -> web.Application:
-    """The application over these routes.
+    """Build the application.
 
     Args:
-        routes: what it answers.
-        access: who may ask.
-        weather: makes faults; None for fair weather.
+        routes: its routes.
+        access: who may use it.
+        weather: middleware that causes faults; None for no faults.
         clock: monotonic seconds.
+
+    Returns:
+        The application.
     """
     middlewares = [guarding(access, clock), *([weather] if weather else [])]
     app = web.Application(middlewares=middlewares, client_max_size=_LARGEST_BODY)

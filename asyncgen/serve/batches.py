@@ -152,7 +152,7 @@ class BatchResults:
 
     @property
     def usage(self) -> dict[str, Any]:
-        """Tokens of all answers, in the API's words."""
+        """Tokens of all answers, in the API's form."""
         prompt, completion = self._tokens["prompt_tokens"], self._tokens["completion_tokens"]
         return {
             "input_tokens": prompt,
@@ -244,7 +244,7 @@ BATCH_ENDED: frozenset[BatchStatus] = frozenset({"failed", "completed", "expired
 
 
 class BatchError(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing wrong in an input file."""
+    """One problem of an input file."""
 
     code: str
     message: str
@@ -298,7 +298,7 @@ class BatchStore:
     """The batches of a data folder.
 
     Args:
-        folder: holds a folder a batch.
+        folder: contains a folder per batch.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -338,7 +338,7 @@ class BatchStore:
         return batch
 
     def count(self, identifier: str, counts: ServedCounts) -> None:
-        """Note how far a batch is; not on disk, where the answers themselves tell it."""
+        """Note the progress of a batch in memory; on disk the answers themselves show it."""
         self._batches.replace_in_memory(msgspec.structs.replace(self.get(identifier), request_counts=counts))
 
 
@@ -386,7 +386,7 @@ class BatchWork:
         await self._finish(batch, results)
 
     def fail(self, batch: Batch, errors: list[BatchError]) -> None:
-        """End a batch badly; where the disk refuses it, until the server ends."""
+        """Fail a batch. If that cannot be written, it is failed until the server ends."""
         with suppress(DiskError):
             self._batches.change(batch.id, status="failed", failed_at=self._now(), errors=BatchErrors(data=errors))
 
@@ -431,7 +431,7 @@ class BatchWork:
             (folder / name).unlink()
 
     def _kept(self, path: Path, filename: str) -> str | None:
-        """The id of a file with these results; None where there are none."""
+        """Store results as a file, and return its id; None if there are none."""
         if not path.stat().st_size:
             return None
         return self._files.copy(path, filename=filename, purpose="batch_output").id
@@ -466,10 +466,10 @@ class BatchQueue:
         return batch
 
     def cancel(self, identifier: str) -> Batch:
-        """Take no more of its rows; what was answered stays.
+        """Start no more of its rows; answers so far are kept.
 
         Raises:
-            ApiError: 404, or 400 where it has already ended.
+            ApiError: 404, or 400 if it has already ended.
         """
         batch = self._batches.get(identifier)
         if batch.status in BATCH_ENDED:
@@ -477,7 +477,7 @@ class BatchQueue:
         return self._batches.change(identifier, status="cancelling", cancelling_at=int(self._clock()))
 
     async def run(self) -> None:
-        """Work on what waits, for ever."""
+        """Process waiting batches, forever."""
         for batch in reversed(self._batches.all()):
             if batch.status not in BATCH_ENDED:
                 self._waiting.put_nowait(batch.id)

@@ -87,7 +87,7 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _Body(msgspec.Struct, kw_only=True):
-    """What both routes take and the server itself looks at."""
+    """The parameters of both routes that the server itself reads."""
 
     model: str
     n: Count | None = None
@@ -214,15 +214,18 @@ _INSTEAD = {
 
 
 def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> ModelCall:
-    """Check a body of `/chat/completions`.
+    """Validate a body of `/chat/completions`.
 
     Args:
         body: the request's JSON.
         resolve: finds the model.
-        strict: refuse parameters that nobody here knows.
+        strict: refuse parameters that neither the API nor llama.cpp knows.
+
+    Returns:
+        The call.
 
     Raises:
-        ApiError: 400 for a parameter that cannot be, 404 for an unknown model.
+        ApiError: 400 for an invalid parameter, 404 for an unknown model.
     """
     _check_names(body, strict=strict)
     given = parsed(body, _ChatBody)

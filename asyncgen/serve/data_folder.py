@@ -70,16 +70,16 @@ class DataFolder:
 
 
 def open_data_folder(root: Path, engine: EngineName, say: Callable[[str], None]) -> DataFolder:
-    """Make the folder where it is missing, and lock it for this server.
+    """Lock the data folder for this server, and create it if it is missing.
 
     Args:
         root: the folder.
-        engine: which engine's objects will be in it.
-        say: told where others on this machine can read it.
+        engine: the engine whose objects it contains.
+        say: called with a warning if others on this machine can read it.
 
     Raises:
-        RunInUseError: another server holds it.
-        UsageError: it belongs to the other engine, or to a newer asyncgen.
+        RunInUseError: another server uses it.
+        UsageError: it belongs to the other engine, or to a newer release.
         DiskError: it cannot be written.
     """
     root = root.absolute()  # what lies in it is noted relative to it, and named to processes elsewhere
@@ -145,7 +145,7 @@ def read_whole(path: Path, kind: type[Value]) -> Value:
     """Read a JSON file.
 
     Raises:
-        AsyncgenError: it does not hold what is expected.
+        AsyncgenError: it is not JSON of the expected form.
     """
     try:
         return decode_json(path.read_bytes(), kind)

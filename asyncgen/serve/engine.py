@@ -23,23 +23,24 @@ EngineName = Literal["llama", "simulated"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTraits:
-    """What an engine is, as the API shows it.
+    """Properties of an engine, as the API shows them.
 
     Attributes:
-        base_model: the model that is there from the start.
-        base_path: its file; "" where there is none.
-        any_model: every other name is answered too (only a simulation can).
+        name: "llama" or "simulated".
+        base_model: the model that is available from the start.
+        base_path: its file; "" if there is none.
+        any_model: whether every other name is answered too, as in a simulation.
         owner: `owned_by` of its models.
-        organization: stands in the names of tuned models and in jobs.
+        organization: part of the names of tuned models, and of jobs.
         fingerprint: `system_fingerprint` of its answers.
-        created: Unix seconds, of the base model.
-        methods: the fine-tuning methods that it takes.
+        created: Unix seconds of the base model.
+        methods: accepted fine-tuning methods.
         integrations: whether a job may name integrations.
-        parallel: requests that it works on at the same time.
-        notice: said in the first event of a fine-tuning job; "" for none.
+        parallel: number of requests processed at the same time.
+        notice: text of the first event of a fine-tuning job; "" for none.
         strict: refuse parameters that neither the API nor llama.cpp knows.
-        tunes_any_model: a job may name a model that does not answer here.
-        simulated: its answers and trainings are made up.
+        tunes_any_model: whether a job may name a model that does not answer here.
+        simulated: whether its answers and trainings are simulated.
     """
 
     name: EngineName
@@ -63,8 +64,9 @@ class ChatTurn(msgspec.Struct, frozen=True):
     """One message of a chat.
 
     Attributes:
-        text: all of its text parts; "" where it has none.
-        rest: its further fields as they came: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+        role: as in the API.
+        text: all of its text parts; "" if it has none.
+        rest: its further fields, unchanged: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
     """
 
     role: str
@@ -73,21 +75,21 @@ class ChatTurn(msgspec.Struct, frozen=True):
 
 
 class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to a model, checked.
+    """One validated request to a model.
 
     Attributes:
-        model: as it was asked for.
+        model: as named in the request.
         adapter: the tuned model's adapter; None for the base model.
-        messages: of a chat; None when there is a bare prompt.
-        prompt: the bare prompt.
-        echo: the prompt is the beginning of the answer.
-        max_tokens: of the answer; None for as many as fit.
+        messages: of a chat; None for a bare prompt.
+        prompt: the bare prompt; None for a chat.
+        echo: whether the prompt is the beginning of the answer.
+        max_tokens: maximum tokens of the answer; None for as many as fit.
         stop: texts that end the answer, and are not in it.
-        count: choices wanted.
-        tools: functions that a chat's answer may call, as they came.
+        count: number of choices.
+        tools: functions that the answer may call, unchanged.
         tool_choice: "auto", "none", "required", or the name of the function to call as `{"function": {"name": ...}}`.
-        reasoning_effort: as it came; None where nothing was said of it.
-        sampling: the remaining parameters, as they came.
+        reasoning_effort: unchanged; None if the request does not set it.
+        sampling: the remaining parameters, unchanged.
     """
 
     model: str
@@ -105,7 +107,7 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def opening(self) -> str:
-        """The beginning of the answer that came with the request: a last assistant message, an echo; else ""."""
+        """The beginning of the answer in the request: a last assistant message, or the echoed prompt; else ""."""
         if self.messages is None:
             return self.prompt if self.echo else ""
         last = self.messages[-1]
@@ -130,7 +132,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class EngineChoice(msgspec.Struct, frozen=True):
-    """One answer. An opening that came with the request is the beginning of `text`."""
+    """One answer. If the request contains its beginning, `text` includes it."""
 
     text: str
     finish_reason: str
@@ -148,7 +150,7 @@ class EngineAnswer(msgspec.Struct, frozen=True):
 
 
 class ToolCallPart(msgspec.Struct, frozen=True):
-    """A part of a streamed tool call: id and name come with the first, pieces of the arguments with each."""
+    """A part of a streamed tool call. The first has id and name, each has a part of the arguments."""
 
     index: int
     arguments: str
@@ -170,16 +172,16 @@ class AnswerPiece(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingTask:
-    """What is to be learnt.
+    """A training.
 
     Attributes:
-        model: to be tuned, by the name that the job gave.
-        suffix: of the tuned model's name, as the job gave it.
-        folder: the job's own, for whatever the training writes.
-        train: uploaded samples, found valid, one JSON object a line.
-        validation: likewise; or None.
-        samples: how many there are in `train`.
-        hyperparameters: as the job asks for them.
+        model: the model to tune, by the job's name for it.
+        suffix: of the tuned model's name; None if the job sets none.
+        folder: the job's own folder, for all files of the training.
+        train: validated samples, one JSON object per line.
+        validation: validated samples; None if there are none.
+        samples: number of samples in `train`.
+        hyperparameters: as the job sets them.
     """
 
     model: str
@@ -193,7 +195,7 @@ class TrainingTask:
 
 
 class ModelEngine(Protocol):
-    """What answers and trains."""
+    """Answers requests, and trains."""
 
     @property
     def traits(self) -> EngineTraits: ...

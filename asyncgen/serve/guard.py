@@ -38,11 +38,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerAccess:
-    """Who may ask.
+    """Who may use the server.
 
     Attributes:
-        guard: tells programs and own pages from foreign ones.
-        key: what every request must bring along; None for nothing.
+        guard: refuses requests of foreign pages.
+        key: API key that every request needs; None for none.
     """
 
     guard: RequestGuard
@@ -63,7 +63,7 @@ class ServerAccess:
             raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """The answer to a browser that asks whether a page may go on; None where this is no such question."""
+        """The answer to a browser's CORS preflight request; None for any other request."""
         if not self._is_preflight(request):
             return None
         headers = {
@@ -81,11 +81,14 @@ class ServerAccess:
 
 
 def guarding(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
-    """The outermost middleware.
+    """Make the outermost middleware.
 
     Args:
-        access: who may ask.
+        access: who may use the server.
         clock: monotonic seconds.
+
+    Returns:
+        The middleware.
     """
 
     @web.middleware
@@ -115,7 +118,7 @@ def guarding(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
 def signing(
     access: ServerAccess, clock: Callable[[], float]
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What puts the request's id and time, and the leave to read it, on an answer that is about to be sent."""
+    """Make the hook that adds the request's id and time, and CORS headers, to a response."""
 
     async def sign(request: web.Request, response: web.StreamResponse) -> None:
         if identifier := request.get(_ID):
@@ -168,7 +171,7 @@ def _in_shape(request: web.Request, error: web.HTTPException) -> ApiError:
 
 
 def _unknown_url(request: web.Request) -> ApiError:
-    """The 404 for a path that is none; where the API has it and this server not, what the server has."""
+    """The 404 for an unknown path; for a path of the API that this server lacks, it lists what the server has."""
     known = sorted({path for resource in request.app.router.resources() if (path := resource.canonical)})
     there = ", ".join(path for path in known if path.startswith("/v1/") and "{" not in path)
     message = f"Invalid URL ({request.method} {request.path})"

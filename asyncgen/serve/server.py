@@ -48,10 +48,10 @@ class AttachedClients:
 
     Args:
         traits: for `/health`.
-        is_busy: whether work goes on that no client waits for.
+        is_busy: whether there is work that no client waits for.
         clock: monotonic seconds.
-        grace_s: before the first client came.
-        linger_s: after the last client left.
+        grace_s: seconds to wait for the first client.
+        linger_s: seconds to wait after the last client has left.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class AttachedClients:
         self._ending.set()
 
     async def until_idle(self) -> None:
-        """Return once nobody has been attached for a while and no work goes on."""
+        """Return once no client has been attached for a while and no work is left."""
         begun_at = worked_at = self._clock()
         while True:
             await asyncio.sleep(_TICK_S)
@@ -125,23 +125,24 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """How a server runs.
+    """Settings of a server.
 
     Attributes:
-        host, port: where it listens; port 0 takes a free one.
-        data_dir: its data folder; None for the user's own or, for a simulation, one that is gone at the end.
-        allowed_hosts: further names of the server, as `local_http.checked_host` gives them.
-        allowed_origins: pages that may use it, as `local_http.checked_origin` gives them.
-        key: what every request must bring along; None for nothing.
-        until_idle: end when nobody is attached and no work goes on.
-        log_requests: say a line for each request.
-        simulation: its behaviour; None for the engine `llama`.
-        trainer: a command that trains, as `tuning.trainers` gives it; None for the engine's own trainer.
-        model_path: a GGUF file; None for the small model, fetched once.
-        slots: answers at the same time.
-        threads: of the processor; None for all.
-        lora_rank: of the adapters that fine-tuning makes.
-        lora_layers: how many of the model's last layers are tuned; all, where it has no more.
+        host: address to listen on.
+        port: port to listen on; 0 for a free one.
+        data_dir: data folder; None for the user's own or, in a simulation, a temporary one.
+        allowed_hosts: further names of the server, from `local_http.checked_host`.
+        allowed_origins: pages that may use it, from `local_http.checked_origin`.
+        key: API key that every request needs; None for none.
+        until_idle: end when no client is attached and no work is left.
+        log_requests: log a line per request.
+        simulation: settings of a simulation; None for the engine `llama`.
+        trainer: command that trains, from `tuning.trainers`; None for the engine's own trainer.
+        model_path: a GGUF file; None for the small model.
+        slots: number of parallel answers.
+        threads: number of processor threads; None for all.
+        lora_rank: rank of new adapters.
+        lora_layers: number of the model's last layers that are tuned.
     """
 
     host: str = "127.0.0.1"
@@ -168,16 +169,16 @@ async def serve(
     say: Say,
     started: Callable[[ServerInfo], None] = lambda _: None,
 ) -> None:
-    """Run a server until `stop` is set or, where that is wished, until it is idle.
+    """Run a server until `stop` is set or, if the settings say so, until it is idle.
 
     Args:
-        settings: how it runs.
-        stop: set it to end the server in good order.
-        say: gets what the server has to tell, a line at a time.
+        settings: of the server.
+        stop: set it to shut down.
+        say: called with lines for the user.
         started: called once it listens.
 
     Raises:
-        AsyncgenError: it cannot start; the kind and the message say why.
+        AsyncgenError: it cannot start.
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_opened_folder(settings, say))
@@ -200,7 +201,7 @@ async def serve(
 
 @asynccontextmanager
 async def _first_error() -> AsyncIterator[None]:
-    """Raise the first error of a task group as it is, for those who tell errors apart."""
+    """Raise the first error of a task group without the group around it."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -257,10 +258,10 @@ async def _running_engine(settings: ServeSettings, say: Say) -> AsyncIterator[Mo
 
 
 def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
-    """The share of the processors that answering and training have: each has all, and a training goes first.
+    """Divide the processors: answering and training both get all, and a training has priority.
 
-    Where llama.cpp's threads wait in tight loops, only the processors that nobody uses as it starts answer: one thread
-    that has to share its processor holds up all.
+    If llama.cpp's threads wait in busy loops, answers only get the processors that are idle at the start: a thread that
+    shares its processor delays all others.
     """
     return LlamaSettings(
         model=model,
@@ -291,7 +292,7 @@ def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def _admission(simulation: SimulationSettings | None) -> Callable[[ModelCall], dict[str, str]]:
-    """What takes a call out of the limits; without limits nothing does."""
+    """A function that counts a call against the rate limits; it does nothing without limits."""
     if simulation is None or not (simulation.requests_per_minute or simulation.tokens_per_minute):
         return lambda _call: {}
     limits = SimulatedLimits(simulation.requests_per_minute, simulation.tokens_per_minute, time.monotonic)
@@ -313,7 +314,7 @@ def _access(settings: ServeSettings) -> ServerAccess:
 async def _listening(
     settings: ServeSettings, service: Service, attachment: AttachedClients, say: Say
 ) -> AsyncIterator[str]:
-    """Listen; at the end, take no more connections and give what is in flight a few seconds."""
+    """Listen; at the end, accept no more connections and give requests in flight a few seconds."""
     simulation = settings.simulation
     weather = faulty(simulation.faults, simulation.seed) if simulation else None
     app = build_app([*service.routes, *attachment.table()], _access(settings), weather, time.monotonic)

@@ -30,10 +30,12 @@ class Shape:
     """One of the two forms of an answer.
 
     Attributes:
-        prefix: of the answer's id.
-        whole, part: the `object` of an answer and of a chunk.
-        choice: one entry of `choices`.
-        chunk: likewise in a chunk; the number is that of the choice's characters before, None for its first chunk.
+        prefix: beginning of the answer's id.
+        whole: `object` of an answer.
+        part: `object` of a chunk.
+        choice: makes an entry of `choices`.
+        chunk: makes an entry of a chunk's `choices`, given the number of characters of this choice before it; None for
+            its first chunk.
     """
 
     prefix: str

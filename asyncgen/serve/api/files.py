@@ -35,7 +35,7 @@ _DIGITS = 9
 
 @dataclass(slots=True)
 class _Form:
-    """What came in an upload's form."""
+    """The fields of an upload."""
 
     filename: str | None = None
     purpose: str | None = None
@@ -90,7 +90,7 @@ class FileRoutes:
 
 
 async def _checked_form(request: web.Request, upload: UploadedFile) -> _Form:
-    """Read the form. Raises ApiError: also for one that is malformed, which aiohttp tells by many kinds of error."""
+    """Read the form. Raises ApiError, also for a malformed one, which aiohttp reports with many kinds of error."""
     try:
         return await _read_form(request, upload)
     except (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError) as error:

@@ -177,7 +177,7 @@ class FineTuningRoutes:
 
 
 def _read(body: dict[str, Any]) -> _Create:
-    """The request, checked but for what the stores know; a bad hyperparameter is told what all of it may be."""
+    """Parse the request, except what needs the stores. The error for a hyperparameter lists the allowed values."""
     try:
         wanted = parsed(body, _Create)
     except ApiError as error:
@@ -202,7 +202,7 @@ def _unexpected(param: str, code: str) -> ApiError:
 
 
 def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:
-    """The method as the job shows it, and its hyperparameters, which older clients give at the top."""
+    """The method as the job shows it, with its hyperparameters, which older clients send at the top level."""
     kind = wanted.method.type if wanted.method else "supervised"
     part = getattr(wanted.method, kind, None) if wanted.method else None
     given = part.hyperparameters if part else wanted.hyperparameters or _Hyperparameters()

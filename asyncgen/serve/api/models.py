@@ -52,7 +52,7 @@ class ModelRoutes:
         return json_response(self._models.get(request.match_info["name"]))
 
     async def _card(self, request: web.Request) -> web.Response:
-        """What an adapter is that can be downloaded; not of OpenAI's API."""
+        """Description of an adapter that can be downloaded. An extension of OpenAI's API."""
         model, path = self._found(request)
         kept = self._jobs.find(model.job)
         with path.open("rb") as file:
@@ -77,7 +77,7 @@ class ModelRoutes:
         return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
 
     def _found(self, request: web.Request) -> tuple[ServedModel, Path]:
-        """The tuned model and its adapter. Raises ApiError: 404 where there is none."""
+        """The tuned model and its adapter. Raises ApiError: 404 if there is none."""
         model = self._models.tuned(request.match_info["name"])
         path = self._models.adapter(model.id)
         if path is None or not path.exists():
@@ -96,10 +96,10 @@ _OK = 200
 
 
 async def passed_on(request: web.Request, model: ServedModel, body: dict[str, Any]) -> web.StreamResponse:
-    """The other server's answer, as it comes.
+    """Pass on the other server's answer as it arrives.
 
     Raises:
-        ApiError: 503 where it cannot be reached.
+        ApiError: 503 if it cannot be reached.
     """
     async with _session() as session:
         try:
@@ -114,10 +114,10 @@ async def passed_on(request: web.Request, model: ServedModel, body: dict[str, An
 
 
 async def asked_remotely(model: ServedModel, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of the other server's answer, for a row of a batch.
+    """Return the JSON of the other server's answer, for a row of a batch.
 
     Raises:
-        ApiError: its refusal, or 503 where it cannot be reached.
+        ApiError: its refusal, or 503 if it cannot be reached.
     """
     async with _session() as session:
         try:

@@ -166,11 +166,11 @@ class ResponseRoutes:
 
 
 class _Items:
-    """The items of an answer in the making: pieces go in, the events of the stream come out.
+    """The items of an answer under way: takes parts of the answer, and makes events of the stream.
 
     Attributes:
-        done: the items that are whole.
-        is_cut: the token limit ended the answer.
+        done: the complete items.
+        is_cut: whether the token limit ended the answer.
     """
 
     def __init__(self) -> None:
@@ -294,7 +294,7 @@ def _chat_body(body: Mapping[str, Any], given: _Body) -> dict[str, Any]:
 
 
 def _messages(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The turns that the items make; the calls of one turn stand in one message."""
+    """The chat turns of the items; all calls of a turn are in one message."""
     calls: list[dict[str, Any]] = []
     for place, item in enumerate(items):
         kind = item.get("type", "message")

@@ -20,11 +20,11 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What to load and how.
 
     Attributes:
-        adapters: LoRA files; a request names one by its place in the list.
+        adapters: LoRA files; a request selects one by its index.
         context: tokens of all slots together.
-        threads: of the processor.
-        niceness: as in `nice`: 0 for a normal share of the processor.
-        key: what requests must bring along.
+        threads: number of processor threads.
+        niceness: as in `nice`: 0 for normal priority.
+        key: API key that requests need.
     """
 
     model: str

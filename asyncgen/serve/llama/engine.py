@@ -46,10 +46,10 @@ _log = logging.getLogger(__name__)
 
 
 class ProcessSwitch:
-    """The processes over one model.
+    """The processes that serve one model.
 
     Args:
-        settings: of every process but those beside a training.
+        settings: of every process, except during a training.
         process: the first one, running.
     """
 
@@ -61,7 +61,13 @@ class ProcessSwitch:
 
     @asynccontextmanager
     async def process_for(self, adapter: Path | None) -> AsyncIterator[LlamaProcess]:
-        """The process that has the adapter, started if need be; it lives on while the block runs.
+        """Open the process that has the adapter, started if necessary; it lives at least until the block ends.
+
+        Args:
+            adapter: the adapter's file; None for the base model.
+
+        Yields:
+            The process.
 
         Raises:
             ApiError: the adapter cannot be loaded.
@@ -75,7 +81,7 @@ class ProcessSwitch:
 
     @asynccontextmanager
     async def process_at_hand(self) -> AsyncIterator[LlamaProcess]:
-        """Any process, for what costs it next to nothing: a change of priority is not worth loading the model."""
+        """Open any process, for cheap calls. A changed priority is no reason to load the model again."""
         if self._process.is_alive:
             with self._process.in_use() as process:
                 yield process
@@ -84,16 +90,16 @@ class ProcessSwitch:
                 yield process
 
     def lower_priority(self) -> None:
-        """Leave the processor to a training: from the next answer on, llama.cpp has little priority.
+        """Leave the processor to a training: from the next answer on, llama.cpp runs at low priority.
 
-        Where its threads wait for one another in tight loops it has only one: several would take from the training many
-        times what they need.
+        If its threads wait in busy loops it gets only one: several would take far more from the training than they
+        need.
         """
         threads = self._settings.threads if THREADS_SLEEP else 1
         self._wanted = replace(self._settings, threads=threads, niceness=_NICENESS)
 
     def restore_priority(self) -> None:
-        """The training is over: from the next request on, all is as before."""
+        """Return to normal priority after a training, from the next request on."""
         self._wanted = self._settings
 
     async def close(self) -> None:
@@ -224,7 +230,7 @@ class LlamaEngine:
             self._switch.restore_priority()
 
     async def _template_has_tools(self) -> bool:
-        """Whether the model's chat template has a place for tools; llama.cpp passes over them where it has none."""
+        """Whether the model's chat template renders tools; llama.cpp ignores them otherwise."""
         if self._has_tools is None:
             found = (await self._ask("/props", None)).get("chat_template_caps") or {}
             self._has_tools = bool(found.get("supports_tools", True))
@@ -236,11 +242,11 @@ class LlamaEngine:
         return EngineAnswer((EngineChoice(call.opening, "length"),) * call.count, AnswerTokens(len(tokens), 0))
 
     def _check(self, call: ModelCall) -> None:
-        """Refuse before llama.cpp looks at it what cannot be answered.
+        """Refuse calls that cannot be answered before llama.cpp sees them.
 
         Raises:
-            ApiError: 400. More messages than tokens: a template's time grows with their square, and would go on when
-                the client is long gone.
+            ApiError: 400. A chat with more messages than tokens is refused, because a template's time grows with their
+                square, and would continue after the client has left.
         """
         tokens = self._settings.context // self._settings.slots
         if call.messages and len(call.messages) > tokens:

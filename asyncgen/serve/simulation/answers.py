@@ -31,17 +31,20 @@ _KEY = re.compile(r'["\'`]([A-Za-z_][\w-]*)["\'`]\s*:')
 
 
 def made_up_choice(call: ModelCall, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:
-    """One choice of the answer.
+    """Make one choice of an answer.
 
     Args:
         call: the call.
         digest: of the call.
         repetition: how often it was asked before.
         index: of the choice.
-        reasons: the model reasons where the call says nothing of it.
+        reasons: whether the model reasons if the call does not say.
+
+    Returns:
+        The choice.
 
     Raises:
-        ApiError: 400 for a schema by which no value can be made.
+        ApiError: 400 for a schema that no value satisfies.
     """
     seed = digest if not (repetition or index) else blake2b(b"%b %d %d" % (digest, repetition, index)).digest()
     reasoning, cut_short = _reasoning(call, seed, reasons=reasons)
@@ -58,9 +61,9 @@ def made_up_choice(call: ModelCall, digest: bytes, repetition: int, index: int, 
 
 
 def wanted_tools(call: ModelCall) -> list[Mapping[str, Any]]:
-    """The tools that the answer calls: as `tool_choice` says or, left to choose, those that the user speaks of.
+    """Choose the tools to call: those of `tool_choice`, or those that the user mentions.
 
-    A user speaks of a tool by a word of its name. Its results are answered in words.
+    A user mentions a tool by a word of its name. The results of a tool are answered with text.
     """
     functions = {tool["function"]["name"]: tool["function"] for tool in call.tools}
     if not isinstance(call.tool_choice, str):

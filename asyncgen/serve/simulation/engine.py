@@ -122,15 +122,16 @@ _FILTERED = "content_filter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSettings:
-    """How the simulation behaves.
+    """Settings of a simulation.
 
     Attributes:
-        latency_s: time that every answer takes.
-        requests_per_minute, tokens_per_minute: limits to enforce; None for none.
-        faults: the probability of each, by name.
-        seed: of the faults.
-        reasons: answers come with reasoning where a request says nothing of it.
-        training_s: time that a training takes; None for a few seconds at most.
+        latency_s: seconds that every answer takes.
+        requests_per_minute: limit to enforce; None for none.
+        tokens_per_minute: limit to enforce; None for none.
+        faults: name to probability.
+        seed: seed of the faults.
+        reasons: answer with reasoning if a request does not say.
+        training_s: seconds that a training takes; None for a few at most.
     """
 
     latency_s: float = 0.0

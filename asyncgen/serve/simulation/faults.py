@@ -61,7 +61,7 @@ class Bucket:
         return max(0.0, missing / self._rate)
 
     def spend(self, amount: float) -> None:
-        """Take it; the level goes below zero where the amount is larger than the bucket."""
+        """Take an amount. The level becomes negative if the amount is larger than the bucket."""
         self._level -= amount
 
     def headers(self) -> dict[str, str]:
@@ -263,11 +263,11 @@ def _parsed(text: str) -> tuple[str, float]:
 
 
 class FaultDraw:
-    """The seeded choice of a fault, or of none.
+    """A seeded random choice of a fault, or of none.
 
     Args:
-        chances: the probability of each name.
-        seed: another one gives other faults.
+        chances: name to probability.
+        seed: another seed gives other faults.
     """
 
     def __init__(self, chances: Mapping[str, float], seed: int) -> None:
@@ -291,7 +291,7 @@ class FaultDraw:
 
 
 def faulty(chances: Mapping[str, float], seed: int) -> Middleware | None:
-    """The middleware that makes the faults of status and wire under `/v1`; None where there are none."""
+    """Make the middleware that causes faults of status and connection under `/v1`; None if there are none."""
     draw = FaultDraw({name: chance for name, chance in chances.items() if name not in ANSWER_FAULTS}, seed)
     if not draw:
         return None
@@ -324,7 +324,7 @@ async def _is_streamed(request: web.Request) -> bool:
 
 
 def _disturbing(name: str, request: web.Request) -> Disturb:
-    """What a fault does to a stream: after a few events it breaks off, or ends in the middle of one."""
+    """Disturb a stream: after a few events it breaks off, or ends in the middle of one."""
 
     async def disturb(response: web.StreamResponse, number: int, event: bytes) -> bool:
         if name == "slow":

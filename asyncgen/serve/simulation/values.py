@@ -113,7 +113,7 @@ class Repetitions:
 
 
 def digest_of(call: ModelCall) -> bytes:
-    """What tells two questions apart: model, texts, and the seed where one is given."""
+    """A hash that identifies a question: model, texts, and the seed if there is one."""
     texts = [turn.text + _calls_in(turn) for turn in call.messages] if call.messages else [call.prompt]
     parts = "\x1e".join([call.model, str(call.sampling.get("seed", "")), *texts])
     return blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -130,7 +130,7 @@ def made_up_text(digest: bytes, repetition: int, choice: int) -> str:
 
 
 def cut(text: str, stop: tuple[str, ...], max_tokens: int | None) -> tuple[str, str]:
-    """The text up to the first stop or the token limit, and the finish reason that this gives."""
+    """Cut a text at the first stop or the token limit, and return it with its finish reason."""
     ends = [place for place in (text.find(mark) for mark in stop) if place >= 0]
     if ends:
         text = text[: min(ends)]
@@ -141,7 +141,7 @@ def cut(text: str, stop: tuple[str, ...], max_tokens: int | None) -> tuple[str, 
 
 
 def prompt_tokens(call: ModelCall) -> int:
-    """The estimate that stands in for a tokenizer's count."""
+    """Estimate the tokens of a prompt, in place of a tokenizer."""
     if call.messages is None:
         return estimate_text(call.prompt)
     written = estimate_messages(turn.text + _calls_in(turn) for turn in call.messages)
@@ -346,7 +346,7 @@ class _Maker:
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What satisfies both, as far as keywords tell."""
+    """A schema that satisfies both, as far as its keywords allow."""
     both = {**one, **other}
     for name in one.keys() & other.keys():
         mine, theirs = one[name], other[name]

@@ -48,15 +48,15 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class JsonStore(Generic[Item]):
-    """All objects of a kind.
+    """All objects of one kind, a JSON file each.
 
     Args:
-        folder: holds them.
-        pattern: of the files' paths in it, with `*` for the name that `file_stem` gives the object's id.
-        kind: what stands in the files.
-        identify: an object's id.
-        made_at: when it was made, for those of older servers.
-        is_sound: whether an object may be used; one that may not counts as damaged.
+        folder: contains the files.
+        pattern: paths of the files in it, with `*` for the name that `file_stem` makes of the object's id.
+        kind: type of the objects.
+        identify: returns an object's id.
+        made_at: returns its creation time, for objects of older servers.
+        is_sound: whether an object is valid; an invalid one counts as damaged.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class JsonStore(Generic[Item]):
         return self._items.get(identifier)
 
     def put(self, item: Item) -> None:
-        """Add an object or replace the one of its id, on disk too.
+        """Add an object, or replace the one with its id.
 
         Raises:
-            DiskError: it could not be written. A new one is then not there; one that was there is replaced all the
-                same until the server ends, so that nobody is told of a state that is over.
+            DiskError: it could not be written. A new object is then not added; an existing one is replaced in memory,
+                so that no outdated state is shown.
         """
         identifier = self._identify(item)
         is_new = identifier not in self._sequence
@@ -103,7 +103,7 @@ class JsonStore(Generic[Item]):
             raise
 
     def replace_in_memory(self, item: Item) -> None:
-        """Likewise for one that is there, but only until the server ends."""
+        """Replace an existing object until the server ends."""
         self._items[self._identify(item)] = item
 
     def remove(self, identifier: str) -> None:
@@ -161,7 +161,7 @@ class UploadedFile:
         self.size += len(data)
 
     def finish(self, *, filename: str, purpose: str, lifetime_s: int | None = None) -> FileObject:
-        """Make it a file of the store, to be deleted after its lifetime where one is given."""
+        """Add it to the store, to be deleted after its lifetime if it has one."""
         self.stream.close()
         return self.store.accept(self, filename=filename, purpose=purpose, lifetime_s=lifetime_s)
 
@@ -179,7 +179,7 @@ class FileStore:
     """All files of a data folder.
 
     Args:
-        folder: `ID` holds the bytes, `ID.json` the object.
+        folder: contains the bytes as `ID`, and the object as `ID.json`.
         clock: Unix seconds.
     """
 
@@ -232,7 +232,7 @@ class FileStore:
             return upload.finish(filename=filename, purpose=purpose)
 
     def copy(self, path: Path, *, filename: str, purpose: str) -> FileObject:
-        """Likewise, from a file elsewhere; blocks as a disk does."""
+        """Add a copy of a file on this machine. Blocks during the copy."""
         with self.begin() as upload, path.open("rb") as source:
             while chunk := source.read(_CHUNK):
                 upload.write(chunk)
@@ -268,7 +268,7 @@ class FileStore:
             raise ApiError(400, message, param=param, code="invalid_file_purpose")
 
     def content(self, identifier: str) -> Path:
-        """Where the bytes are. Raises ApiError: 404."""
+        """Path of the bytes. Raises ApiError: 404."""
         return self._folder / self.get(identifier).id  # made by this server, or found under its own name
 
     def delete(self, identifier: str) -> None:

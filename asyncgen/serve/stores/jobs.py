@@ -56,7 +56,7 @@ class JobLog:
     """The logs of all jobs of a data folder.
 
     Args:
-        folder: holds a folder a job.
+        folder: contains a folder per job.
         clock: Unix seconds.
     """
 
@@ -108,7 +108,7 @@ class JobLog:
 
 
 def _append(path: Path, value: msgspec.Struct) -> None:
-    """Add a line; where only a part of it could be written, the next one begins on a line of its own."""
+    """Append a line; after an incomplete one, the next begins on a new line."""
     try:
         with path.open("a+b", buffering=0) as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -120,7 +120,7 @@ def _append(path: Path, value: msgspec.Struct) -> None:
 
 
 def _lines(path: Path, kind: type[Line]) -> list[Line]:
-    """The lines that can be read; damaged ones are passed over, and stay where they are."""
+    """The readable lines; damaged ones are skipped."""
     lines: list[Line] = []
     try:
         texts = path.read_bytes().split(b"\n")
@@ -193,11 +193,11 @@ class JobStore:
     """The fine-tuning jobs of a data folder.
 
     Args:
-        folder: holds a folder a job.
+        folder: contains a folder per job.
         clock: Unix seconds.
 
     Attributes:
-        log: what happened in each.
+        log: events and checkpoints of the jobs.
     """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
@@ -230,7 +230,7 @@ class JobStore:
         return entry
 
     def find(self, identifier: str) -> JobEntry | None:
-        """None where there is no such job (any more)."""
+        """The job; None if there is none."""
         return self._entries.get(identifier)
 
     def add(self, entry: JobEntry) -> None:

@@ -48,14 +48,14 @@ class ModelObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A tuned model or a checkpoint of one.
+    """A tuned model, or a checkpoint of one.
 
     Attributes:
-        base: the base model's name.
-        adapter: path relative to the data folder; None where there is none that can be served here.
-        job: the fine-tuning job's id.
-        kept_at: where the trainer left it, in a form that is not served here.
-        base_url: a server that answers for it, up to and including `/v1`.
+        base: name of the base model.
+        adapter: path relative to the data folder; None if there is none that can be served here.
+        job: id of the fine-tuning job.
+        kept_at: path of a model in a form that is not served here.
+        base_url: server that answers for it, up to and including `/v1`.
         remote_model: its name there.
     """
 
@@ -100,7 +100,7 @@ class ModelStore:
         return self._shown(model) if model else self._base(name)
 
     def adapter(self, name: str) -> Path | None:
-        """The adapter behind a name; None for a base model. Raises ApiError: 404, or 400 where it is not served."""
+        """The adapter of a model; None for a base model. Raises ApiError: 404, or 400 if it is not served here."""
         model = self._find(name)
         if model and model.kept_at and not model.base_url:
             message = f"The model '{name}' lies in {model.kept_at}, in a form that this server does not serve."

@@ -28,13 +28,13 @@ PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What differs between the architectures.
+    """Differences between the architectures.
 
     Attributes:
-        rotated_pairs: which entries of a head turn together: each with its neighbour ("adjacent"), or each of the
-            first half with its like in the second ("halves").
-        extras: names of the tensors that each block has beyond the projections and their two norms.
-        factors: whether the file may give a divisor for each rotation's frequency.
+        rotated_pairs: which entries of a head are rotated together: neighbours ("adjacent"), or corresponding entries
+            of both halves ("halves").
+        extras: tensors of each block in addition to the projections and their two norms.
+        factors: whether the file may contain a divisor for each rotation's frequency.
     """
 
     rotated_pairs: Literal["adjacent", "halves"]
@@ -241,14 +241,14 @@ def _untunable(why: str) -> TrainingError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
-    """A model file, by its header.
+    """The header of a model file.
 
     Attributes:
-        architecture: as the file says, known to the trainer or not.
-        name: the model's own name; None where the file gives none.
-        parameters: numbers in all tensors.
-        context: tokens that it was made for; None where the file does not say.
-        untunable: why it cannot be tuned here, in one line; None when it can.
+        architecture: as in the file, known to the trainer or not.
+        name: the model's own name; None if the file has none.
+        parameters: number of values in all tensors.
+        context: tokens that it was made for; None if unknown.
+        untunable: why it cannot be tuned here, in one line; None if it can.
     """
 
     path: Path
@@ -260,10 +260,16 @@ class ModelDescription:
 
 
 def describe(path: Path) -> ModelDescription:
-    """Tell what a model is, and whether it can be tuned. Takes some 50 ms, most of it for the vocabulary.
+    """Describe a model, and check whether it can be tuned. Takes some 50 ms, mostly for the vocabulary.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The description.
 
     Raises:
-        TrainingError: no such file ("model_not_found"), no GGUF file or a damaged one ("invalid_gguf").
+        TrainingError: the file is missing ("model_not_found"), or not a valid GGUF file ("invalid_gguf").
     """
     model = read_gguf(path)
     architecture = str(model.metadata.get("general.architecture", "unknown"))

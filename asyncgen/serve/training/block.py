@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How the tokens of a row stand to each other: their rotations, and who sees whom."""
+    """Positions of the tokens of a row: their rotations, and which tokens attend to which."""
 
     rotation: Rotation
     spans: Sequence[TokenSpan]
@@ -42,11 +42,11 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """What the way back needs of the way there: per token some ten times the model's width.
+    """Activations that the backward pass needs: some ten times the model's width per token.
 
     Attributes:
-        thin: x · Aᵀ of each projection, by its name.
-        head_norms: of queries and keys, where the model norms them.
+        thin: x · Aᵀ of each projection, by name.
+        head_norms: norms of queries and keys, if the model has them.
     """
 
     attn_norm: SavedNorm

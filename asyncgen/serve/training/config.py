@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class TrainingError(AsyncgenError):
-    """A training that cannot begin or go on, for a reason that was foreseen.
+    """A training that cannot begin or continue for a foreseen reason.
 
     Args:
-        what: one sentence, without a full stop at its end.
-        code: a stable word for machines, such as "invalid_gguf".
-        param: the API's parameter that is to blame, such as "training_file"; None when none is.
-        cause: the reason, where it adds something.
-        help_text: the next step.
+        what: one sentence, without a full stop.
+        code: stable identifier, such as "invalid_gguf".
+        param: the API's parameter at fault, such as "training_file"; None if there is none.
+        cause: the reason; None if `what` says it.
+        help_text: the next step; None if there is none.
     """
 
     def __init__(

@@ -31,10 +31,10 @@ OnProgress = Callable[[float], None]
 
 
 class FrozenStates:
-    """The hidden states that leave the frozen blocks: of the prefix, and of each sample's own tokens.
+    """The output of the frozen blocks: hidden states of the prefix, and of each sample's own tokens.
 
     Args:
-        file: open for reading and writing; the samples' states are kept there.
+        file: open for reading and writing; keeps the samples' states.
         prefix: (tokens, width); in memory.
     """
 

@@ -67,7 +67,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class SavedNorm:
-    """What `rms_norm` keeps: x divided by its root mean square, and 1 / that root, over the last axis."""
+    """Activations of `rms_norm`: x divided by its root mean square, and 1 / that root, over the last axis."""
 
     unit: Array
     inverse: Array
@@ -185,11 +185,12 @@ class TokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class SavedAttention:
-    """What `attention` keeps. Keys and values have fewer heads than queries; G query heads share one of theirs.
+    """Activations of `attention`. Keys and values have fewer heads than queries; G query heads share one of theirs.
 
     Attributes:
         queries: (T, heads, length), scaled by 1 / sqrt(length).
-        keys, values: (T, kv heads, length).
+        keys: (T, kv heads, length).
+        values: (T, kv heads, length).
         mixed: the result, (T, heads, length).
         log_sums: of each span, the logarithms of the softmax's denominators: (kv heads, G · tokens, 1).
     """

@@ -140,17 +140,17 @@ class TrainingPlan:
 
 
 class TrainingLoop:
-    """A training under way.
+    """The training loop.
 
     Args:
         data: the samples.
-        part: what is tuned.
-        adapter: its adapter; changed in place.
+        part: the tuned blocks.
+        adapter: their adapter, changed in place.
         plan: epochs, steps and learning rate.
-        threads: the threads to share each batch among.
-        order: decides the order of the samples in each epoch.
-        save: called after each epoch with its number, from 1; keeps the adapter and tells where.
-        emit: told of each step and each checkpoint.
+        threads: share each batch.
+        order: randomness of the order of the samples in each epoch.
+        save: called after each epoch with its number, from 1; saves the adapter and returns its path.
+        emit: called with each step and checkpoint.
         elapsed: seconds since the training began.
     """
 
@@ -177,10 +177,10 @@ class TrainingLoop:
         self.trained_tokens = 0  # of all samples gone through, those not to be learnt included
 
     def run(self) -> Path:
-        """Go through all epochs; where the last adapter is.
+        """Train all epochs, and return the path of the last adapter.
 
         Raises:
-            TrainingError: the numbers have grown beyond all bounds.
+            TrainingError: the loss is no longer finite.
             OSError: an adapter cannot be written.
         """
         path = Path()

@@ -12,7 +12,7 @@ from asyncgen.serve.training.config import ResolvedHyperparameters
 
 
 class TrainingStarted(ResolvedHyperparameters, frozen=True, kw_only=True, tag="start"):
-    """The first message: what was chosen where the job said "auto", and what there is to do."""
+    """The first message: the hyperparameters, with those chosen for "auto", and the amount of work."""
 
     total_steps: int
     train_samples: int
@@ -27,7 +27,7 @@ class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"
 
 
 class TrainingStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """One optimiser step; validation figures where this step measured them. A `total_steps` of 0 is not known."""
+    """One optimiser step, with validation metrics if they were measured at this step; `total_steps` is 0 if unknown."""
 
     step: int
     train_loss: float
@@ -43,7 +43,7 @@ class TrainingStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
 
 class TrainedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
-    """A model that is whole, at the end of an epoch; `path` is None where there is no file of it."""
+    """A complete model at the end of an epoch; `path` is None if there is no file."""
 
     step: int
     epoch: int = 0

@@ -29,7 +29,7 @@ class TokenSample:
 
     Attributes:
         tokens: ids.
-        targets: of each token, whether it is to be learnt. The first never is: nothing stands before it.
+        targets: for each token, whether it is learnt; never the first, which nothing precedes.
     """
 
     tokens: Integers
@@ -50,10 +50,11 @@ class PackedRow:
     """Samples packed together.
 
     Attributes:
-        tokens, positions: of the prefix and of all samples' own tokens; positions go on from the prefix for each.
-        prefix: how many tokens it is.
-        samples: where each sample's own tokens stand.
-        predictors: places in the row whose next token is to be learnt.
+        tokens: of the prefix and of all samples' own tokens.
+        positions: of these tokens; those of each sample continue from the prefix.
+        prefix: number of tokens of the prefix.
+        samples: range of each sample's own tokens.
+        predictors: indexes of the tokens whose next token is learnt.
         labels: these next tokens.
     """
 

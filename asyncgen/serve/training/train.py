@@ -36,12 +36,12 @@ LONGEST = 1024  # tokens; longer samples are cut at their end
 
 @dataclass(frozen=True, slots=True)
 class SampleFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        samples: those with something to learn.
-        cut: how many were longer than allowed.
-        idle: how many have nothing to learn, at least not in what is left of them; they are not used.
+        samples: samples with tokens to learn.
+        cut: number of samples longer than allowed.
+        idle: number of samples without tokens to learn in what is left of them, which are not used.
     """
 
     samples: tuple[TokenSample, ...] = ()
@@ -60,11 +60,14 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
     Args:
         path: the file.
         param: the API's name for the file, for errors.
-        vocabulary: ids go from 0 to below this.
-        longest: tokens of a sample.
+        vocabulary: size of the vocabulary.
+        longest: maximum tokens of a sample.
+
+    Returns:
+        The samples.
 
     Raises:
-        TrainingError: no such file, or a line that is not as it must be; the message gives its number.
+        TrainingError: the file is missing, or a line is invalid; the message has its number.
     """
     samples, cut, idle = [], 0, 0
     for number, line in enumerate(_lines(path, param), start=1):
@@ -98,7 +101,7 @@ def _lines(path: Path, param: str) -> Iterator[bytes]:
 
 
 def _words(param: str) -> str:
-    """What the user calls the file; its path is the server's own."""
+    """The user's name for the file; its path is the server's own."""
     return param.replace("_", " ")
 
 
@@ -128,15 +131,15 @@ class _Inputs:
 
 
 def train(config: Config, emit: Emit, clock: Clock) -> None:
-    """Train as the configuration says, telling how it goes.
+    """Run a training.
 
     Args:
-        config: what to train on what.
-        emit: told of each event, in order; the last is `TrainingEnded`.
+        config: model, samples and hyperparameters.
+        emit: called with each message in order; the last is `TrainingEnded`.
         clock: seconds; only differences count.
 
     Raises:
-        TrainingError: a foreseen reason not to train, or not to go on.
+        TrainingError: a foreseen reason not to train or to continue.
         OSError: the output folder cannot be written.
     """
     began = clock()
@@ -216,7 +219,7 @@ def _first_tuned(config: Config, weights: Weights) -> int:
 
 
 def _tenths(emit: Emit) -> Callable[[float], None]:
-    """Tells of progress, but only at each further tenth."""
+    """Report progress at each tenth."""
     told = 0
 
     def on_progress(done: float) -> None:

@@ -15,7 +15,7 @@ from threading import Thread
 
 
 def main(command: list[str]) -> int:
-    """Run the command; its exit code, or 127 where it cannot be started."""
+    """Run the command; returns its exit code, or 127 if it cannot be started."""
     signal.signal(signal.SIGTERM, lambda *_: None)  # meant for the trainer, which may have something to finish
     Thread(target=_kill_with_stdin, daemon=True).start()
     try:

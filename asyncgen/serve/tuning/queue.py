@@ -61,10 +61,10 @@ class TuningQueue:
         return kept.job
 
     async def cancel(self, identifier: str) -> ServedJob:
-        """End a job; a training in progress has stopped when this returns.
+        """Cancel a job. A training in progress has stopped when this returns.
 
         Raises:
-            ApiError: 404, or 400 where it has already ended.
+            ApiError: 404, or 400 if it has already ended.
         """
         job = self._jobs.get(identifier)
         if job.status in ENDED:
@@ -81,7 +81,7 @@ class TuningQueue:
         return self._jobs.get(identifier)
 
     async def run(self) -> None:
-        """Check what is new and train what is ready, for ever; cancelling it stops the training."""
+        """Validate new jobs and train those that are ready, forever; cancelling it stops the training."""
         self._take_up_again()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work_off(self._news, self._check))

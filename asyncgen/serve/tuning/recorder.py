@@ -82,13 +82,13 @@ def checkpoint_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
 
 
 def validation_metrics(checkpoint: TrainedCheckpoint) -> dict[str, Any]:
-    """The figures over the whole validation file, for an event of their own: the epoch's steps were told before."""
+    """Metrics of the whole validation file, for a separate event: the epoch's steps were already reported."""
     figures = checkpoint_metrics(checkpoint)
     return {name: figures[name] for name in figures if name == "step" or name.startswith("full_valid")}
 
 
 def metrics_csv(steps: Iterable[TrainingStep]) -> bytes:
-    """The result file: one line a step, empty where nothing was measured."""
+    """The result file: a line per step, with empty cells for what was not measured."""
     stream = io.StringIO(newline="")
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(_COLUMNS)
@@ -161,7 +161,7 @@ class JobRecorder:
         return None
 
     def succeed(self, end: TrainingEnded) -> None:
-        """The model answers by now: give it its name, and end the job well."""
+        """Name the model, and mark the job as succeeded; the model answers from now on."""
         name = self._add_model(self._jobs.entry(self._id).model_name, end.path, end)
         table = self._files.add(metrics_csv(self._steps), filename=RESULT_FILENAME, purpose="fine-tune-results")
         self._jobs.log.add(self._id, f"New fine-tuned model created: {name}")
@@ -234,5 +234,5 @@ class JobRecorder:
 
 
 def is_servable(path: str) -> bool:
-    """Whether what a trainer made is an adapter that llama.cpp reads; anything else lies where it says."""
+    """Whether a trainer's result is an adapter that llama.cpp can load."""
     return path.endswith(".gguf") and is_adapter(Path(path))

@@ -99,15 +99,18 @@ def _trl() -> tuple[str, ...]:
 async def trainer_messages(
     command: Sequence[str], *, farewell_s: float = _FAREWELL_S, chatty: bool = False
 ) -> AsyncGenerator[TrainerMessage, None]:
-    """Run a trainer's process; where it ends without a last message, `TrainingFailed` says so.
+    """Run a trainer's process. If it ends without a last message, `TrainingFailed` is yielded.
 
     Args:
         command: what to run; its stdin stays open as long as this server lives.
-        farewell_s: how long it may take to end when it is asked to.
-        chatty: lines that are no messages are passed over; the last ones are told where it fails.
+        farewell_s: seconds that it may take to end when asked to.
+        chatty: skip lines that are not messages; the last ones are shown if it fails.
+
+    Yields:
+        The trainer's messages.
 
     Raises:
-        NotJsonError: a line is no message, and the trainer is not chatty.
+        NotJsonError: a line is not a message, and the trainer is not chatty.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -149,7 +152,7 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
 
 
 async def _end(process: asyncio.subprocess.Process, farewell_s: float) -> None:
-    """Ask the process and what it started to end, and make them where they do not."""
+    """Ask the process and its children to end, and kill them if they do not."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):
