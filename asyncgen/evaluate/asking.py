@@ -42,11 +42,13 @@ EngineOf = Callable[[ReadyContestant], Engine]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskOptions:
-    """What holds for all contestants together.
+    """Options that all contestants share.
 
     Attributes:
-        max_cost: USD, over all contestants and all invocations.
-        concurrency, rpm, tpm: as in `GenerateOptions`.
+        max_cost: maximum USD, over all contestants and all invocations; None for no limit.
+        concurrency: maximum requests in flight; None for the default.
+        rpm: maximum requests per minute; None for no limit.
+        tpm: maximum tokens per minute; None for no limit.
         retry_failed: ask again for rows that failed.
     """
 
@@ -59,11 +61,12 @@ class AskOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlannedContestant:
-    """What asking a contestant takes.
+    """The requests that a contestant still needs.
 
     Attributes:
+        entry: the contestant.
         left: rows without an answer.
-        cost_usd: for them; None for an unknown price.
+        cost_usd: cost of these rows; None for an unknown price.
     """
 
     entry: ReadyContestant
@@ -72,15 +75,16 @@ class PlannedContestant:
 
 
 def engine_of(entry: ReadyContestant) -> Engine:
-    """How a contestant is asked: by chats, or by bare completions where it was taught so."""
+    """Return the engine that asks a contestant: for chats, or for bare completions if it was tuned on them."""
     return _BareEngine() if entry.is_bare else OnlineEngine()
 
 
 def planned(entries: Sequence[ReadyContestant], folder: Path) -> list[PlannedContestant]:
-    """What is left to be asked, and its price.
+    """Count the requests that a contestant still needs, and estimate their cost.
 
     Raises:
-        BadLineError, DiskError: a contestant's records cannot be read.
+        BadLineError: a contestant's records cannot be read.
+        DiskError: a file cannot be read.
     """
     found = []
     for entry in entries:
@@ -93,7 +97,7 @@ def planned(entries: Sequence[ReadyContestant], folder: Path) -> list[PlannedCon
 
 
 def agree_to(plan: Sequence[PlannedContestant], observer: Observer) -> None:
-    """Say what will be asked, and ask where the sum is more than a little.
+    """Report what will be sent, and ask for consent if it costs more than a little.
 
     Raises:
         UsageError: nobody can be asked, or the answer is no.
@@ -122,20 +126,20 @@ async def ask_contestants(
     observer: Observer,
     engine: EngineOf = engine_of,
 ) -> int:
-    """Ask every contestant for the rows that it has not answered; the cost was agreed to.
+    """Send every contestant the rows that it has not answered. Consent to the cost was given before.
 
     Args:
-        plan: of each.
-        folder: of the evaluation; each has a run under its name there.
-        options: for all together.
-        observer: is told, and interrupts.
-        engine: how one is asked.
+        plan: of each contestant.
+        folder: of the evaluation; each contestant has a run under its name there.
+        options: shared by all contestants.
+        observer: gets reports, and interrupts.
+        engine: makes the engine that asks a contestant.
 
     Returns:
-        The exit code: 0, 3 where some rows failed, or that of the signal which stopped it.
+        The exit code: 0, 3 if some rows failed, or that of a signal.
 
     Raises:
-        AsyncgenError: what ended it; answers are kept.
+        AsyncgenError: it could not go on; answers are kept.
     """
     code = 0
     async with _server_kept_for(plan, observer):
@@ -176,7 +180,7 @@ def _budget_of(name: str, folder: Path, max_cost: float | None) -> float | None:
 
 
 def spent_usd(path: Path) -> float:
-    """USD that a run has cost so far; 0 where there is none."""
+    """USD that a run has cost so far; 0 if there is no run."""
     directory = RunDirectory(path)
     return directory.read_state().spend.cost_usd if directory.state.exists() else 0.0
 

@@ -86,14 +86,18 @@ def parse_contestant(text: str, profiles: Mapping[str, Profile]) -> Contestant:
 
 
 def default_contestants(opened: OpenedJob, state: RunState, base_url: str | None) -> list[Contestant]:
-    """The base model bare and with examples, whoever wrote the data with the long prompt, and the tuned model.
+    """Choose the usual contestants.
 
-    Where nothing is tuned yet, the model that wrote the data is asked in every way.
+    These are the base model with and without examples, the model that wrote the data with the long prompt, and the
+    tuned model. If nothing is tuned yet, the model that wrote the data is asked with every technique.
 
     Args:
         opened: the run's job.
-        state: of the run.
-        base_url: of the provider that wrote the data; None for its own address.
+        state: content of `run.json`.
+        base_url: address of the provider that wrote the data; None for that of its profile.
+
+    Returns:
+        The contestants.
     """
     writer = opened.generation, opened.model, base_url
     tuned = next((each for each in reversed(state.finetuning) if each.tuned_model), None)
@@ -110,14 +114,14 @@ def default_contestants(opened: OpenedJob, state: RunState, base_url: str | None
 
 @dataclass(frozen=True, slots=True)
 class PromptMaterial:
-    """What the run's dataset gives the techniques.
+    """What the techniques take from the run's dataset.
 
     Attributes:
-        form: in which the tuned model was taught to be asked.
-        samples: reads the training samples, each time anew.
-        examples: how many are shown.
-        nearest: those whose prompts are most like the row's are shown; else the same seeded ones for all rows.
-        seed: decides which.
+        form: form of the tuned model's prompts.
+        samples: reads the training samples from the start.
+        examples: number of examples in a few-shot prompt.
+        nearest: use the samples most like the row as examples; False for the same seeded ones for all rows.
+        seed: of the choice of examples.
     """
 
     form: PromptForm
@@ -129,13 +133,14 @@ class PromptMaterial:
 
 @dataclass(frozen=True, slots=True)
 class ReadyContestant:
-    """A contestant ready to be asked.
+    """A contestant that can be asked.
 
     Attributes:
-        opened: its job and the requests.
-        choice: who answers.
-        where: at which address.
-        is_bare: its requests are bare completions, not chats.
+        contestant: technique, provider and model.
+        opened: its job and requests.
+        choice: the provider that answers.
+        where: the flags, with the address.
+        is_bare: whether its requests are bare completions, not chats.
     """
 
     contestant: Contestant
@@ -158,17 +163,20 @@ def enter(
     """Write the contestant's job and table into the folder `jobs` of the evaluation, and open it.
 
     Args:
-        contestant: who is asked, and how.
+        contestant: technique, provider and model.
         opened: the run's job.
         rows: of the evaluation.
-        teaching: of the run's dataset.
+        teaching: from the run's dataset.
         folder: of the evaluation.
-        parameters: laid over those of the job.
-        api_key_file: holds the provider's key.
+        parameters: override those of the job.
+        api_key_file: file with the provider's API key; None for its environment variable.
+
+    Returns:
+        The contestant.
 
     Raises:
         UsageError: the technique does not fit the job.
-        JobFileError: the provider or the model does not take what the job asks for.
+        JobFileError: the provider or the model does not accept what the job asks for.
     """
     profile = named_profile(contestant.provider, opened.file.profiles)
     job = with_max_tokens(opened.file.job(contestant.provider, opened.tuning), profile)
@@ -222,7 +230,7 @@ def open_entry(
 
 
 def _common(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, Any]:
-    """What does not depend on the technique: the job's name, its limits where it is the same provider, its checks."""
+    """Tables that do not depend on the technique: the job's name, its checks, and its limits at the same provider."""
     common: dict[str, Any] = {"name": contestant.name}
     if answers_are_said(opened):
         checks = msgspec.to_builtins(msgspec.structs.replace(job.checks, attempts=1))

@@ -69,16 +69,19 @@ Answer with one JSON object and nothing else: {"reason": "one or two sentences",
 
 @dataclass(frozen=True, slots=True)
 class JudgedPair:
-    """Two contestants as the judge saw them.
+    """The judge's verdicts on two contestants.
 
     Attributes:
-        a, b: their names.
-        wins, ties, losses: of A, over rows.
-        unreadable: rows without a verdict that can be read, in one order at least; they count nowhere else.
-        rate: wins and half of the ties, with the 95 % interval over clusters; None where there is no row.
+        a: name of the first.
+        b: name of the second.
+        wins: rows that A wins.
+        ties: rows without a winner.
+        losses: rows that B wins.
+        unreadable: rows without a readable verdict in at least one order; counted nowhere else.
+        rate: wins and half of the ties, with the 95 % interval over clusters; None without rows.
         p: of the sign test on wins and losses, corrected by Holm over the pairs.
-        flipped: share of rows where the orders disagree.
-        length_ratio: words of A's answers over those of B's.
+        flipped: share of rows whose orders disagree.
+        length_ratio: words of A's answers per word of B's.
         length_controlled: the rate if both wrote at equal length; None for fewer than 50 rows.
     """
 
@@ -146,22 +149,22 @@ async def judge_pairs(
     all_pairs: bool,
     api_key_file: Path | None = None,
 ) -> tuple[Judging | None, int]:
-    """Ask the judge about every row that both of a pair have answered, in both orders.
+    """Let the judge compare the answers of each pair, in both orders.
 
     Args:
-        judge: who judges; its name is that of its run in the folder.
+        judge: the contestant that judges.
         opened: the run's job.
-        answers: of each contestant, by its name.
+        answers: name of a contestant to its answers.
         folder: of the evaluation.
-        options: of asking.
-        observer: is told and asked.
-        engine: how the judge is asked.
-        seed: decides draws.
-        all_pairs: everybody with everybody; else each with the tuned one, or the first where none is tuned.
-        api_key_file: holds the provider's key.
+        options: shared by all contestants.
+        observer: gets reports, gives consent, and interrupts.
+        engine: makes the engine that asks the judge.
+        seed: of the order of the answers.
+        all_pairs: compare every pair; False for each contestant with the tuned one, or the first one if none is tuned.
+        api_key_file: file with the provider's API key; None for its environment variable.
 
     Returns:
-        The result, None where it was stopped; and the exit code.
+        The result, None if it was stopped; and the exit code.
     """
     names = list(answers)
     tuned = [name for name in names if answers[name].entry.contestant.technique == "tuned"]
@@ -234,7 +237,7 @@ def _rows(match: _Match, opened: OpenedJob) -> Iterator[dict[str, Any]]:
 
 
 def _task(row: EvaluationRow, opened: OpenedJob) -> Any:
-    """What was asked for: the job's long prompt, before any provider's tables lie over it; else the short one."""
+    """The task: the job's long prompt, without the overlay of any provider; else the short one."""
     if not answers_are_said(opened):
         return row.prompt if len(row.turns) == 1 else list(row.turns)
     prompt = opened.file.job("", opened.tuning).prompt
@@ -250,7 +253,7 @@ def _read_verdicts(directory: RunDirectory) -> dict[str, Side]:
 
 
 def verdict_in(text: str) -> Side | None:
-    """The verdict in an answer of the judge; None where it cannot be read."""
+    """Parse the verdict in an answer of the judge; None if it cannot be read."""
     try:
         found = decode_json(text.strip().removeprefix("```json").strip("`").strip())
     except NotJsonError:

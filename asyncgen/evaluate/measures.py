@@ -75,27 +75,32 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestantResult:
-    """What a contestant came to.
+    """Figures of a contestant.
 
     Attributes:
-        n: rows answered.
-        failed: rows given up on; they count neither way.
-        passed: answers that `prepare` would take as samples.
+        contestant: technique, provider and model.
+        n: number of rows answered.
+        failed: rows given up on, which are not in `n`.
+        passed: answers that `prepare` would accept as samples.
         pass_rate: their share with its 95 % interval.
-        by_value: the held-out value to (passed, answered), where rows form clusters.
-        check_failures: name to how many answers do not pass it.
-        mentions: share of the row's values that stand in the answer, a mean over rows; None where rows have none.
-        words: mean of an answer.
-        compression: bytes of all answers over their bytes compressed, cut to one length for all contestants; higher
-            is more alike. None for fewer than three answers.
-        distinct_1, distinct_2: different words, and pairs of words, over all of them, cut likewise.
-        duplicates: answers that are an earlier one, word for word.
-        near_duplicates: answers that are nearly an earlier one.
-        copied: share of answers with a run of 13 words from a training sample.
-        copied_beyond: the same less what the held-out samples of the run have; None where it holds none.
-        tokens_in, tokens_out: means of a row.
-        latency_p50_s, latency_p95_s: seconds from sending to the whole answer; None where no server was asked.
-        cost_usd_per_1000: of as many rows; None for an unknown price.
+        by_value: held-out value to (passed, answered), if rows form clusters.
+        check_failures: name of a check to number of answers that fail it.
+        mentions: share of the row's values that occur in the answer, a mean over rows; None if rows have none.
+        words: mean number of words.
+        compression: bytes of all answers per byte after compression, cut to the same length for all contestants; higher
+            means more repetition. None for fewer than three answers.
+        distinct_1: distinct words per word, of the same part.
+        distinct_2: distinct word pairs per pair, of the same part.
+        duplicates: answers equal to an earlier one.
+        near_duplicates: answers nearly the same as an earlier one.
+        copied: share of answers with 13 consecutive words of a training sample.
+        copied_beyond: the same minus that of the run's held-out samples; None if it has none.
+        tokens_in: mean per row.
+        tokens_out: mean per row.
+        latency_p50_s: median seconds from sending to the whole answer; None if no server was asked.
+        latency_p95_s: 95th percentile of the same.
+        cost_usd_per_1000: USD per 1,000 rows; None for an unknown price.
+        simulated: whether a simulation answered.
     """
 
     contestant: Contestant
@@ -125,13 +130,16 @@ class ContestantResult:
 def read_answers(
     entry: ReadyContestant, directory: RunDirectory, rows: Sequence[EvaluationRow], checks: AnswerChecks | None
 ) -> Answers:
-    """Put a contestant's records to the rows, and judge each.
+    """Match a contestant's records with the rows, and check each.
 
     Args:
-        entry: whose they are.
-        directory: of its run; records that its job does not ask for any more are passed over.
+        entry: the contestant.
+        directory: of its run; records that its job no longer asks for are skipped.
         rows: of the evaluation.
-        checks: of the run's job; None where they are about other texts than the tuned model says.
+        checks: of the run's job; None if they are about other texts than the tuned model's.
+
+    Returns:
+        The answers.
 
     Raises:
         BadLineError: a line of the records or failures is damaged.
@@ -168,11 +176,11 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CopySources:
-    """The texts that copying is measured by.
+    """Texts that answers may have been copied from.
 
     Attributes:
-        train: reads the samples that the tuned model was trained on, each time anew.
-        held_out: answers of whoever wrote the data that nobody was trained on.
+        train: reads the tuned model's training samples from the start.
+        held_out: answers of the model that wrote the data that no model was trained on.
     """
 
     train: Callable[[], Iterable[TaughtSample]]
@@ -237,7 +245,7 @@ def _passing(answers: Answers, seed: int) -> dict[str, Any]:
 
 
 def share_of(passed: Sequence[bool], clusters: Sequence[str], seed: int) -> Interval:
-    """A share with Wilson's interval; over clusters where there are enough of them to speak for others."""
+    """A share with Wilson's interval; over clusters if there are enough of them."""
     if are_clustered(clusters) and len(set(clusters)) >= FEWEST_CLUSTERS:
         return bootstrap(list(map(float, passed)), clusters, seed=seed)
     return wilson(sum(passed), len(passed))
@@ -249,14 +257,14 @@ def are_clustered(clusters: Sequence[str]) -> bool:
 
 
 def _mentions(answer: JudgedAnswer) -> float | None:
-    """The share of the row's values that stand in the answer, whatever their case."""
+    """The share of the row's values that occur in the answer, ignoring case."""
     text = answer.text.casefold()
     values = [value.casefold().strip() for value in answer.row.variables.values() if value.strip()]
     return fmean([value in text for value in values]) if values else None
 
 
 def _diversity(texts: Sequence[str], size: int) -> dict[str, Any]:
-    """How unlike each other the answers are, the first `size` bytes of them: longer texts always look more alike."""
+    """How different the answers are, measured on their first `size` bytes: longer texts always repeat more."""
     found: dict[str, Any] = {
         "duplicates": len(texts) - len(set(texts)),
         "near_duplicates": sum(1 for _ in similar(range(len(texts)), texts.__getitem__)),

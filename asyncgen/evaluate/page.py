@@ -42,12 +42,12 @@ class BallotVote(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What people voted, and how far the judge agrees.
+    """Votes of people, and how far the judge agrees.
 
     Attributes:
-        tally: contestant, or "tie", to votes.
+        tally: contestant, or "tie", to number of votes.
         compared: votes on rows that the judge has compared, too.
-        kappa: Cohen's; None where nothing can be compared.
+        kappa: Cohen's kappa; None if nothing can be compared.
     """
 
     tally: Mapping[str, int]
@@ -106,18 +106,18 @@ def vote_row(row: str) -> str:
 
 
 def take_votes(evaluation: Evaluation, path: Path | None) -> Agreement | None:
-    """Keep the votes of a file that the page saved, and compare all votes with the judge.
+    """Import the votes of a file that the page saved, and compare all votes with the judge.
 
     Args:
-        evaluation: that was voted on.
-        path: the file; None where there are no new votes.
+        evaluation: the evaluation that was voted on.
+        path: the file; None for no new votes.
 
     Returns:
-        None where nobody has voted.
+        The agreement; None if there are no votes.
 
     Raises:
         UsageError: a vote is on a row or contestant that the evaluation does not have.
-        BadLineError: a line is no vote.
+        BadLineError: a line is not a vote.
         DiskError: a file cannot be read or written.
     """
     kept = evaluation.path / VOTES

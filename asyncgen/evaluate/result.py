@@ -30,28 +30,28 @@ _DIGITS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What an evaluation came to.
+    """The result of an evaluation.
 
     Attributes:
         path: its folder.
-        rows: that were asked.
-        source: where they come from, in words.
-        clusters: how many there are.
-        cluster_name: what they are values of; "" where every row is one of its own.
-        margin: by which a cheaper contestant may be worse, as a share; fixed before anything was bought.
-        seed: of rows, examples and draws.
-        contestants: their figures.
-        comparisons: the best one against every other.
-        judging: what the judge said; None where none was asked.
-        pays: from how many calls on the tuned model pays.
-        notes: what limits the result, a sentence each.
-        sentence: the verdict.
-        use: the contestant that it names; None where the data does not tell.
-        more_rows: about how many more would tell; None where that is not the question.
-        answers: row to contestant to its answer's text.
+        rows: number of rows.
+        source: where the rows are from, for the reader.
+        clusters: number of clusters.
+        cluster_name: what the clusters are values of; "" if every row is its own cluster.
+        margin: share by which a cheaper contestant may be worse, fixed before anything was sent.
+        seed: of rows, examples and intervals.
+        contestants: figures of each.
+        comparisons: the best contestant against every other.
+        judging: verdicts of the judge; None without a judge.
+        pays: number of calls from which the tuned model is cheaper.
+        notes: sentences about the limits of the result.
+        sentence: the conclusion.
+        use: the contestant that it recommends; None if the data does not decide.
+        more_rows: roughly how many more rows would decide; None if that is not the question.
+        answers: row to contestant to the text of its answer.
         passed: contestant to the rows whose answer passes.
         prompts: row to its short prompt.
-        cost_usd: of all that was asked for this evaluation so far.
+        cost_usd: cost of this evaluation so far.
     """
 
     path: Path
@@ -206,7 +206,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def write_evaluation(evaluation: Evaluation, settings: Mapping[str, Any], answers: Mapping[str, Answers]) -> None:
-    """Write the result, and the contestants' answers beside it.
+    """Write the result, and the contestants' answers next to it.
 
     Raises:
         DiskError: a file could not be written.

@@ -30,16 +30,16 @@ _MOST_SEEN = 200_000  # combinations of a grid too large to go over, and of thos
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """A prompt that every contestant is asked.
+    """A prompt for every contestant.
 
     Attributes:
-        id: names the row in files; the same for the same prompt.
+        id: identifies the row in files; equal for equal prompts.
         prompt: the short prompt; of a conversation, its last question.
-        variables: of the combination; empty where the prompt was made of an answer.
-        cluster: rows with the same one are not independent of each other.
-        turns: the short prompt as messages, without the system's.
-        system: the system message that the dataset taught.
-        expected: the label that is the only right answer; None where there is no such thing.
+        variables: of the combination; empty for a prompt that was made of an answer.
+        cluster: rows with the same cluster are not independent.
+        turns: the short prompt as messages, without the system message.
+        system: system message of the dataset; None for none.
+        expected: the only right answer, if it is a label; None otherwise.
     """
 
     id: str
@@ -53,13 +53,13 @@ class EvaluationRow:
 
 @dataclass(frozen=True, slots=True)
 class RowChoice:
-    """The rows chosen.
+    """The chosen rows.
 
     Attributes:
         rows: in the order of the seed.
-        source: where they come from, in words.
-        cluster_name: what the clusters are values of; "" where every row is one of its own.
-        possible: rows there are to choose from.
+        source: where they are from, for the reader.
+        cluster_name: what the clusters are values of; "" if every row is its own cluster.
+        possible: number of rows to choose from.
     """
 
     rows: tuple[EvaluationRow, ...]
@@ -116,21 +116,24 @@ def choose_rows(
     seed: int,
     trained: bool = False,
 ) -> RowChoice:
-    """At most so many rows that no sample of the run's training file has as its prompt.
+    """Choose rows that are not prompts of the run's training file.
 
-    A larger `most` takes the rows of a smaller one, and more.
+    A larger `most` includes the rows of a smaller one.
 
     Args:
         opened: the run's job.
         directory: of the run.
         dataset: as prepared last.
-        axes: to values outside the grid; empty for the validation side.
-        most: rows.
-        seed: decides which.
-        trained: where nothing was held out, take prompts of the training file.
+        axes: axis to values outside the grid; empty for the validation split.
+        most: maximum number of rows.
+        seed: of the choice.
+        trained: if nothing was held out, use prompts of the training file.
+
+    Returns:
+        The rows.
 
     Raises:
-        UsageError: there are none, or the axes cannot be.
+        UsageError: there are none, or the axes are invalid.
     """
     if axes:
         _refuse_axes(opened, axes)
@@ -250,7 +253,7 @@ def _row(opened: OpenedJob, variables: dict[str, str], cluster: str) -> Evaluati
 
 
 def _of_samples(opened: OpenedJob, samples: Path, dataset: DatasetState) -> Iterator[EvaluationRow]:
-    """Rows of the samples of a file; where the target is a label, it is the only right answer."""
+    """Rows from the samples of a file; if the target is a label, it is the only right answer."""
     target = opened.grid.target.names
     is_label = not any(name == ANSWER or field_of(name) for name in target)
     for sample in read_samples(samples, dataset):

@@ -66,24 +66,24 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedEvaluation:
-    """What the flags of `evaluate`, or the arguments from Python, say.
+    """Options of an evaluation, from flags or from Python arguments.
 
     Attributes:
-        contestants: None for the run's own.
-        axes: to values outside the grid; empty for the validation side.
-        rows: the most that are asked.
-        trained: where nothing was held out, prompts of the training file are asked.
-        examples: shown in few-shot.
-        nearest: the samples most like the row are shown.
-        margin_points: by which a cheaper contestant may be worse; None for what was written down, else 5.
-        seed: decides rows, examples and draws.
-        name: of the evaluation; None for one made of the settings.
-        judge: the contestant that judges; None for none.
-        all_pairs: the judge compares everybody with everybody.
-        base_url: of the provider that wrote the data.
-        api_key_file: its key.
-        parameters: laid over those of the job.
-        options: of asking.
+        contestants: `NAME=TECHNIQUE:PROVIDER/MODEL` texts; None for the usual ones.
+        axes: axis to values outside the grid; empty for the validation split.
+        rows: maximum number of rows.
+        trained: if nothing was held out, use prompts of the training file.
+        examples: number of examples in a few-shot prompt.
+        nearest: use the samples most like the row as examples.
+        margin_points: percentage points by which a cheaper contestant may be worse; None for the noted margin, else 5.
+        seed: of rows, examples and intervals.
+        name: name of the evaluation's folder; None for one derived from the settings.
+        judge: `PROVIDER/MODEL` of the judge; None for none.
+        all_pairs: let the judge compare every pair.
+        base_url: address of the provider that wrote the data; None for that of its profile.
+        api_key_file: file with its API key; None for its environment variable.
+        parameters: override those of the job.
+        options: shared by all contestants.
     """
 
     contestants: Sequence[str] | None = None
@@ -108,7 +108,7 @@ class Evaluated:
     """How `evaluate_run` ended.
 
     Attributes:
-        evaluation: None where it was stopped before its end.
+        evaluation: the result; None if it was stopped before its end.
         exit_code: of the process.
     """
 
@@ -221,7 +221,7 @@ def _entered(
 
 
 def _name(wanted: WantedEvaluation) -> str:
-    """A name that the same settings give again, and others do not."""
+    """A name that is equal for equal settings only."""
     settings = [sorted((name, list(values)) for name, values in wanted.axes.items()), wanted.examples, wanted.nearest]
     digest = blake2b(orjson.dumps([*settings, wanted.seed, dict(wanted.parameters)]), digest_size=3).hexdigest()
     word = "-".join(wanted.axes) if wanted.axes else "validation"

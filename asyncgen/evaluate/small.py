@@ -37,7 +37,7 @@ _BUILT_IN_AXES = frozenset({"sector", "city", "size"})
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """One prompt with both answers; an answer that did not come is ""."""
+    """One prompt with both answers; "" for a missing one."""
 
     prompt: str
     base: str
@@ -51,11 +51,12 @@ class Comparison:
     """Base and tuned model on the same prompts.
 
     Attributes:
-        base, tuned: their figures; `base` is None where the provider serves no base model.
-        rows: prompt by prompt.
-        source: where the prompts come from, in words.
-        simulated: a simulation made the answers up.
-        evaluation: the same as a whole evaluation, for `--json` by `result.as_json`.
+        base: figures of the base model; None if the provider does not serve it.
+        tuned: figures of the tuned model.
+        rows: prompts with both answers.
+        source: where the prompts are from, for the reader.
+        simulated: whether a simulation answered.
+        evaluation: the same as a whole evaluation, for `--json`.
     """
 
     base: ContestantResult | None
@@ -75,20 +76,20 @@ async def small_comparison(
     rows: int = SMALL_ROWS,
     engine: EngineOf = engine_of,
 ) -> Comparison | None:
-    """Ask base and tuned model a handful of prompts: such that neither was trained on, where there are any.
+    """Send a handful of prompts to the base and the tuned model; prompts that neither was trained on, if there are any.
 
-    Six rows say little: show no difference as a finding.
+    Six rows say little: do not present a difference as a finding.
 
     Args:
         directory: of a run with a dataset and a tuned model.
-        observer: is told and asked, as in a generation.
-        base_url: of the provider that wrote the data, where a flag named it.
-        api_key_file: its key.
-        rows: prompts.
-        engine: how a contestant is asked.
+        observer: gets reports, gives consent, and interrupts.
+        base_url: address of the provider that wrote the data, from a flag; None for that of its profile.
+        api_key_file: file with its API key; None for its environment variable.
+        rows: number of prompts.
+        engine: makes the engine that asks a contestant.
 
     Returns:
-        None where it was interrupted.
+        The comparison; None if it was interrupted.
 
     Raises:
         UsageError: the run has no tuned model.

@@ -54,7 +54,7 @@ class PairedCounts:
 
     @property
     def difference(self) -> float:
-        """The share of A less that of B; 0 where there is no unit."""
+        """The share of A minus that of B; 0 without units."""
         return (self.only_a - self.only_b) / self.units if self.units else 0.0
 
     @property
@@ -70,7 +70,7 @@ def paired_counts(a: Sequence[bool], b: Sequence[bool]) -> PairedCounts:
 
 
 def wilson(successes: float, units: int) -> Interval:
-    """The share of successes with Wilson's score interval; all of 0 to 1 where there is no unit."""
+    """The share of successes with Wilson's score interval; 0 to 1 without units."""
     if not units:
         return Interval(0.0, 0.0, 1.0)
     share, square = successes / units, _Z * _Z
@@ -176,19 +176,19 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of them lies; `math.nan` where there is none."""
+    """The value below which a share of the values lies; `math.nan` without values."""
     return _quantile(sorted(values), share) if values else math.nan
 
 
 def units_needed(discordant: float, difference: float) -> int | None:
-    """About how many units would show a difference, with a power of 0.8; rounded up to tens.
+    """Estimate the number of units that show a difference with a power of 0.8, rounded up to tens.
 
     Args:
-        discordant: the share of units on which the two differ.
-        difference: of the two shares, that is to be seen.
+        discordant: share of units on which the two differ.
+        difference: of the two shares, to be detected.
 
     Returns:
-        None where no number would: there is no difference to see.
+        The number; None if there is no difference to detect.
     """
     if not difference:
         return None
@@ -233,12 +233,15 @@ def _logistic(value: float) -> float:
 
 
 def bradley_terry(wins: Mapping[tuple[str, str], float], names: Sequence[str]) -> dict[str, float]:
-    """The strength of each contestant, so that A beats B with a chance of A / (A + B); their mean is 1.
+    """Estimate the strength of each contestant: A beats B with a probability of A / (A + B). Their mean is 1.
 
     Args:
-        wins: (winner, loser) to how often; a tie counts a half each way.
-        names: of all contestants. Each is taken to have tied once more with everybody else, so that one who never
-            lost has a strength.
+        wins: (winner, loser) to number; a tie counts one half each way.
+        names: of all contestants. One more tie with every other is added to each, so that a contestant that never lost
+            has a finite strength.
+
+    Returns:
+        Name to strength.
     """
     counted = {
         (one, other): wins.get((one, other), 0.0) + 0.5 for one in names for other in names if one != other
@@ -264,7 +267,7 @@ def bradley_terry(wins: Mapping[tuple[str, str], float], names: Sequence[str]) -
 
 
 def agreement(one: Sequence[Hashable], other: Sequence[Hashable]) -> float | None:
-    """Cohen's kappa of two raters of the same units; None where nothing but chance can be told apart."""
+    """Cohen's kappa of two raters of the same units; None if agreement by chance is certain."""
     if not one:
         return None
     seen = fmean([a == b for a, b in zip(one, other, strict=True)])

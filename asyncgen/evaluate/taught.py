@@ -28,13 +28,13 @@ _WIDE_WORD = 20  # characters a word, on average, beyond which a text has no wor
 
 @dataclass(frozen=True, slots=True)
 class TaughtSample:
-    """A sample as a model was given it.
+    """A training sample in the form of a prompt and an answer.
 
     Attributes:
         prompt: the short prompt, without the separator; of a conversation, its last question.
-        answer: what was to be said, without the ending.
-        turns: all messages before the answer, but for the system's.
-        system: the system message; None where there is none.
+        answer: the answer, without the ending.
+        turns: all messages before the answer, except the system message.
+        system: the system message; None if there is none.
     """
 
     prompt: str
@@ -79,7 +79,7 @@ def _of_chat(sample: Mapping[str, Any]) -> TaughtSample | None:
 
 
 def order_by(seed: int, text: str) -> bytes:
-    """Where a text stands in the seed's order, which no other text changes."""
+    """The position of a text in the seed's order, independent of all other texts."""
     return blake2b(f"{seed}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
@@ -94,10 +94,10 @@ def _place(seed: int, sample: TaughtSample) -> bytes:
 
 
 class NearestExamples:
-    """Samples by how many words of their prompt another prompt has, too.
+    """Finds the samples whose prompts share most words with another prompt.
 
     Args:
-        samples: of a training file; of more than 20,000 a seeded choice is looked at.
+        samples: of a training file; of more than 20,000 a seeded choice is used.
         seed: decides between samples that are equally near.
     """
 
@@ -122,7 +122,7 @@ def _words(text: str) -> list[str]:
 
 
 def runs_of(text: str) -> set[int]:
-    """Hashes of every run of 13 words of a text; of 50 characters where it is written without spaces."""
+    """Hashes of all sequences of 13 words of a text; of 50 characters if it is written without spaces."""
     words = _words(text)
     if words and len(text) / len(words) > _WIDE_WORD:
         flat = "".join(words)
@@ -131,7 +131,7 @@ def runs_of(text: str) -> set[int]:
 
 
 def repeating(texts: Sequence[str], samples: Iterable[TaughtSample]) -> list[bool]:
-    """Which texts have a long run of words in common with the answer of a sample.
+    """Find the texts that share a long sequence of words with the answer of a sample.
 
     Memory grows with the texts, not with the samples.
     """

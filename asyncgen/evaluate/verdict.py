@@ -69,7 +69,7 @@ class PairResult:
 
 
 def best_of(found: Sequence[ContestantResult]) -> ContestantResult:
-    """The one of whom most passes; of equals the cheaper one, then the earlier one."""
+    """The contestant with the highest pass rate; of equal ones the cheaper, then the earlier one."""
     return max(found, key=lambda each: (each.pass_rate.value, -_cost(each)))
 
 
@@ -109,12 +109,12 @@ def _cluster_test(differences: Sequence[float], clusters: Sequence[str]) -> floa
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What the figures say.
+    """The conclusion from the figures.
 
     Attributes:
-        sentence: for a person.
-        use: the contestant to use; None where the data does not tell.
-        more_rows: about how many more would show a difference as large as the margin; None where that is not the
+        sentence: for the reader.
+        use: the recommended contestant; None if the data does not decide.
+        more_rows: roughly how many more rows would show a difference as large as the margin; None if that is not the
             question.
     """
 
@@ -235,7 +235,7 @@ def _untold(pair: PairResult, margin: float, unit: str) -> Conclusion:
 
 
 def _more(wanted: int | None, there: int) -> int | None:
-    """How many units are missing, in tens; None where no number would do."""
+    """Number of missing units, in tens; None if no number suffices."""
     return None if wanted is None else max(-(-(wanted - there) // _TENS) * _TENS, _TENS)
 
 
@@ -253,10 +253,12 @@ class TuningBreakEven:
     """A tuned contestant against another one.
 
     Attributes:
-        tuned, other: their names.
-        outlay_usd: for the data, as it was bought, and the training; None where its price is not known.
-        calls: from so many on, lowest and highest; `math.inf` for never; None where something is not known.
-        note: what serving costs besides, and who may tune; "" where there is nothing to say.
+        tuned: name of the tuned one.
+        other: name of the other one.
+        outlay_usd: cost of the data, as it was bought, and of the training; None for an unknown price.
+        calls: number of calls from which the tuned one is cheaper, lowest and highest; `math.inf` for never; None if
+            unknown.
+        note: additional costs of serving, and who may tune; "" for none.
     """
 
     tuned: str

@@ -78,7 +78,7 @@ class ClockAndEntropy:
     Attributes:
         now: Unix seconds.
         sleep: waits for a number of seconds.
-        new_word: returns a random id that was not used before.
+        new_intent: returns a random id that was not used before.
     """
 
     now: Callable[[], float] = time.time

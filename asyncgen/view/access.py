@@ -60,11 +60,11 @@ again.</p></main></body></html>
 
 @dataclass(frozen=True, slots=True)
 class BrowserAddress:
-    """Where the browser finds the page, when a tunnel or a forwarded port stands between.
+    """The address of the page in the browser, which differs behind a tunnel or a forwarded port.
 
     Attributes:
         origin: such as `http://localhost:8080`.
-        authority: its host and port, as the guard reads them: a browser names no port that is the scheme's own.
+        authority: host and port, in the form of the guard; a browser omits the scheme's default port.
     """
 
     origin: str
@@ -92,11 +92,11 @@ class BrowserAddress:
 
 @dataclass(slots=True)
 class PageAccess:
-    """The keys of one server.
+    """The secrets of one server.
 
     Attributes:
-        seen_at: where browsers find it, if not where it listens.
-        port: where it listens; set before the first request.
+        seen_at: address in the browser, if it differs from the one that the server listens on.
+        port: port that the server listens on; set before the first request.
     """
 
     seen_at: BrowserAddress | None = None
@@ -107,13 +107,13 @@ class PageAccess:
 
     @property
     def launch_url(self) -> str:
-        """What opens the page, once."""
+        """The URL that opens the page, once."""
         base = self.seen_at.origin if self.seen_at else f"http://{HOST}:{self.port}"
         return f"{base}{LAUNCH}?t={self._launch}"
 
     @property
     def writing_token(self) -> str:
-        """Goes with every request that changes something; told to whoever has the cookie."""
+        """Token for requests that change something; given to pages that have the cookie."""
         return self._writing
 
     @property
@@ -182,7 +182,7 @@ class PageAccess:
 
 
 def signed() -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What puts the headers on every answer."""
+    """Make the hook that adds security headers to every response."""
 
     async def sign(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_HEADERS)

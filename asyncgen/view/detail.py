@@ -35,7 +35,7 @@ def previews(view: RunView, places: list[int]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Sets:
-    """What a row may belong to."""
+    """The sets that a row can be in."""
 
     statuses: dict[str, int]
     rejected: int
@@ -102,7 +102,7 @@ def _why_no_request(job: object) -> str:
 
 
 def _fields(completion: str) -> dict[str, Any] | None:
-    """The fields of an answer that is a JSON object; None where it is none."""
+    """The fields of an answer that is a JSON object; None for any other answer."""
     text = completion.strip().removeprefix("```json").removesuffix("```").strip()
     if not text.startswith("{"):
         return None

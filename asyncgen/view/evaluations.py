@@ -30,7 +30,7 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 
 class EvaluatedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one contestant answered to one prompt."""
+    """One contestant's answer to one prompt."""
 
     prompt: str
     completion: str = ""
@@ -56,10 +56,10 @@ class EvaluationFiles:
     """The answers of an evaluation.
 
     Attributes:
-        summary: `evaluation.json` as it stands; empty where there is none yet.
-        contestants: their names, in the order of the summary.
+        summary: content of `evaluation.json`; empty if there is none yet.
+        contestants: names, in the order of the summary.
         rows: row to contestant to answer.
-        votes: row to the newest vote.
+        votes: row to the latest vote.
     """
 
     name: str
@@ -115,11 +115,11 @@ def add_vote(run: Path, name: str, vote: Vote) -> None:
 
 
 def shown(evaluation: EvaluationFiles, *, blind: bool) -> dict[str, Any]:
-    """An evaluation as a page is given it.
+    """An evaluation in the form that the page gets.
 
     Args:
-        evaluation: read whole.
-        blind: answers of rows without a vote come shuffled, and under letters.
+        evaluation: the evaluation.
+        blind: shuffle the answers of rows without a vote, and name them by letters.
     """
     return {
         "name": evaluation.name,
@@ -131,13 +131,16 @@ def shown(evaluation: EvaluationFiles, *, blind: bool) -> dict[str, Any]:
 
 
 def winner_of(evaluation: EvaluationFiles, row: str, choice: str, *, blind: bool) -> str:
-    """The contestant that a choice on a page means.
+    """Find the contestant that a choice on a page means.
 
     Args:
-        evaluation: read whole.
+        evaluation: the evaluation.
         row: one of its rows.
-        choice: a contestant's name, a letter where the page is blind, or `TIE`.
-        blind: the page showed letters.
+        choice: a contestant's name, a letter on a blind page, or `TIE`.
+        blind: whether the page showed letters.
+
+    Returns:
+        The contestant's name, or `TIE`.
 
     Raises:
         UsageError: there is no such row or answer.

@@ -64,11 +64,14 @@ class Facet:
         return bits_of(place for place, each in enumerate(self.codes) if each == code)
 
     def counts(self, mask: int, places: Sequence[int]) -> list[tuple[str, int]]:
-        """How many rows of a set have each value, in the order in which values first came; 0 is told too.
+        """Count the rows of a set by value, in the order in which values were first read; zeros are included.
 
         Args:
             mask: the set.
-            places: the same as places.
+            places: the same set as a list of places.
+
+        Returns:
+            Value and number of rows.
         """
         if self._bitmaps is not None:
             found = ((mask & int.from_bytes(bitmap, "little")).bit_count() for bitmap in self._bitmaps)
@@ -78,7 +81,7 @@ class Facet:
         return [(value, counted[code]) for code, value in enumerate(self.values)]
 
     def code(self, place: int) -> int:
-        """The number of the row's value in `values`; `NO_VALUE` where it has none."""
+        """The index of the row's value in `values`; `NO_VALUE` if it has none."""
         return self.codes[place] if place < len(self.codes) else NO_VALUE
 
     def _pad(self, place: int) -> None:
@@ -105,7 +108,7 @@ class Marks:
         return int.from_bytes(self._bitmaps.get(value, b""), "little")
 
     def names(self) -> list[str]:
-        """All values, in the order in which they first came."""
+        """All values, in the order in which they were first read."""
         return list(self._bitmaps)
 
     def counts(self, mask: int) -> list[tuple[str, int]]:
@@ -149,7 +152,7 @@ class _Source:
     """One of the files, and how far it was read.
 
     Attributes:
-        rows: of it, without those of failures that tell nothing any more.
+        rows: number of its rows, without superseded failures.
     """
 
     path: Path
@@ -339,7 +342,7 @@ class RowIndex:
 
     @property
     def superseded(self) -> int:
-        """Lines of failures that tell nothing any more, as a set."""
+        """The set of failures that a later line replaced."""
         return int.from_bytes(self._is_superseded, "little")
 
     @property
@@ -352,11 +355,11 @@ class RowIndex:
         return self.keys[place * _KEY_BYTES : (place + 1) * _KEY_BYTES].hex()
 
     def digest(self, place: int) -> str:
-        """What names the answer of the row; "" for a failure."""
+        """Hash of the row's answer; "" for a failure."""
         return self.digests[place].hex()
 
     def place_of(self, key: str) -> int | None:
-        """Where the row with this key is, the newest one where there are several; None where it is not."""
+        """The place of the row with this key, the latest if there are several; None if there is none."""
         try:
             return self._places.get(bytes.fromhex(key))
         except ValueError:
@@ -421,7 +424,7 @@ class _LineReader:
             os.close(self._descriptor)
 
     def line(self, offset: int) -> bytes:
-        """The line that begins there; what there is of it, where it has no end."""
+        """The line at an offset; its beginning, if it has no end yet."""
         begin = offset - self._start
         end = self._buffer.find(b"\n", begin) + 1 if 0 <= begin < len(self._buffer) else 0
         if not end:

@@ -35,7 +35,7 @@ OTHERS = "(others)"
 
 
 def counters(view: RunView) -> dict[str, Any]:
-    """What changes while a run goes on; small enough to be sent each second."""
+    """Figures that change during a run, small enough to be sent each second."""
     state, live, index = view.state, view.live, view.index
     counts = {status: rows.bit_count() for status, rows in view.searcher.statuses().items()}
     settled = counts["done"] + counts["rejected"] + counts["failed"] + state.job.twins
@@ -85,7 +85,7 @@ def _max_cost(view: RunView) -> float | None:
 
 
 def overview(view: RunView) -> dict[str, Any]:
-    """What the first page shows besides the counters and the map."""
+    """Figures of the first page, besides the counters and the map."""
     state, index, job = view.state, view.index, view.job
     return {
         "run": str(view.directory.path),
@@ -103,7 +103,7 @@ def overview(view: RunView) -> dict[str, Any]:
 
 
 def _shards(view: RunView) -> dict[str, Any] | None:
-    """The shards of the run that are not merged yet, the slow ones if they are many; None where there are none."""
+    """The shards of the run that are not merged yet, the slow ones if there are many; None if there are none."""
     found = shard_statuses(view.directory, view.index.ended_in)
     if not found:
         return None
@@ -147,16 +147,16 @@ def timeline(index: RowIndex) -> dict[str, Any]:
 
 
 def heat_map(view: RunView, x: str, y: str | None) -> dict[str, Any]:
-    """How many rows of each status every cell of two axes has.
+    """Count the rows of each status for every cell of two axes.
 
     Args:
         view: of the run.
-        x: the axis across.
-        y: the axis down; None for a single line.
+        x: the horizontal axis.
+        y: the vertical axis; None for a single line.
 
     Returns:
         `x` and `y` with their values in order, and `cells`: (x, y, done, failed, rejected, stale, left) for all that
-        have any, x and y as places in these lists. `left` is -1 where the job has too many requests to count.
+        have any, x and y as indexes into these lists. `left` is -1 if the job has too many requests to count.
     """
     statuses = view.searcher.statuses()
     columns = [_column(view, x), _column(view, y)]

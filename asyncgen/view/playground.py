@@ -31,15 +31,15 @@ OpenEndpoint = Callable[[RunDirectory, str], AbstractAsyncContextManager[Endpoin
 
 
 class PlaygroundQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a page asks.
+    """A question of the page.
 
     Attributes:
-        model: to ask.
-        prompt: a short one.
-        form: "dataset" for that of the run's dataset, "chat" for a plain one.
-        system: the first message of a chat; None for the dataset's.
-        temperature: None for the server's own.
-        max_tokens: of the answer.
+        model: the model to ask.
+        prompt: the short prompt.
+        form: "dataset" for the form of the run's dataset, "chat" for a plain chat.
+        system: first message of a chat; None for the dataset's.
+        temperature: None for the server's default.
+        max_tokens: maximum tokens of the answer.
     """
 
     model: str
@@ -74,10 +74,10 @@ def form_for(state: RunState, question: PlaygroundQuestion) -> PromptForm:
 
 
 class Playground:
-    """Puts questions; what it opened stays open until the block ends, so that a local server is started once.
+    """Asks models; endpoints stay open until the block ends, so that a local server is started once.
 
     Args:
-        open_endpoint: who answers.
+        open_endpoint: opens the endpoint of a provider.
     """
 
     def __init__(self, open_endpoint: OpenEndpoint) -> None:
@@ -94,12 +94,12 @@ class Playground:
     async def ask(
         self, directory: RunDirectory, state: RunState, question: PlaygroundQuestion
     ) -> AsyncIterator[dict[str, Any]]:
-        """What came, piece by piece: `{"text"}` any number of times, then `{"done"}` or `{"error"}`.
+        """Ask a model, and yield the answer: `{"text"}` any number of times, then `{"done"}` or `{"error"}`.
 
         Args:
-            directory: of the run from which it is asked.
-            state: of the run.
-            question: to put.
+            directory: of the run.
+            state: content of its `run.json`.
+            question: what to ask.
         """
         try:
             if not question.prompt.strip():

@@ -32,11 +32,11 @@ _PLAIN = re.compile(r'[^"\\/\x00-\x1f\x7f]+')
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a page asks for.
+    """A query of the page.
 
     Attributes:
-        chosen: facet to the values that rows may have of it.
-        search: a text that the row has, whatever its letter case; "" for any.
+        chosen: facet to the allowed values.
+        search: a text that the row contains, ignoring case; "" for any.
         differ: only rows of combinations whose repeats differ.
         sort: one of `SORTS`.
     """
@@ -48,10 +48,10 @@ class Query:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Sequence[str]]) -> Query:
-        """A query as it stands in an address: `search`, `sort`, `differ`, and any number of values for each facet.
+        """Parse the query of a URL: `search`, `sort`, `differ`, and any number of values per facet.
 
         Raises:
-            UsageError: there is no such order.
+            UsageError: the order is unknown.
         """
         sort = (parameters.get("sort") or ["newest"])[0]
         if sort not in SORTS:
@@ -203,7 +203,7 @@ class Searcher:
         return self._index.facets[name].counts(mask, places if places is not None else places_in(mask))
 
     def _with_text(self, text: str) -> int:
-        """The rows that have a text; what is found is kept, and only new rows are looked through."""
+        """The rows that contain a text. The result is cached; only new rows are searched."""
         wanted = text.casefold()
         asked = (self._index.generation, wanted)
         searched, found = self._texts.get(asked, (0, []))
@@ -226,7 +226,7 @@ class Searcher:
 
 
 def texts_of(row: Record | Failure) -> list[str]:
-    """What a search looks through."""
+    """The texts of a row that a search covers."""
     texts = [*row.variables.values(), row.key]
     if isinstance(row, Record):
         reasoning = getattr(row, "reasoning", None)

@@ -40,10 +40,10 @@ _OWN_PARAMETERS = frozenset({"offset", "count", "row"})
 
 
 class ReviewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which rows are decided on: one by its key, or all of a query.
+    """The rows of a decision: one by its key, or all of a query.
 
     Attributes:
-        expected: how many rows the page showed for the query; another number is told before anything is written.
+        expected: number of rows that the page showed for the query; if it has changed, nothing is written.
     """
 
     action: Literal["reject", "restore", "seen"]
@@ -61,12 +61,12 @@ class VoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Routes:
-    """The routes over the runs.
+    """The routes of the page.
 
     Args:
-        runs: that may be looked at.
-        access: for the token that writing takes.
-        playground: who answers prompts.
+        runs: the runs to show.
+        access: checks the token of writing requests.
+        playground: answers prompts.
         stopping: set when the server ends; streams end with it.
     """
 

@@ -77,7 +77,7 @@ class RunView:
 
     @contextmanager
     def in_turn(self) -> Iterator[RunView]:
-        """Read on a little, and be the only one who reads until the block ends.
+        """Read what was appended, with exclusive access until the block ends.
 
         Raises:
             AsyncgenError: a file of the run cannot be read.
@@ -97,7 +97,7 @@ class RunView:
 
     @property
     def state(self) -> RunState:
-        """What `run.json` says; raises as `RunDirectory.read_state` does."""
+        """The content of `run.json`; raises as `RunDirectory.read_state`."""
         files = [self.directory.state, *(shard.state for shard in self.directory.shards())]
         changed = tuple(file.stat().st_mtime_ns for file in files if file.exists())
         if self._state is None or self._state[0] != changed:
@@ -114,7 +114,7 @@ class RunView:
 
     @property
     def live(self) -> LiveState | None:
-        """What the generating process says, or its shards do; None where none works on the run."""
+        """The state of the processes that work on the run; None if there are none."""
         folder = self.directory.path
         if (found := read_live(folder, self._clock)) is not None or not (shards := self.directory.shards()):
             return found
@@ -128,7 +128,7 @@ class RunView:
 
     @property
     def totals(self) -> GridTotals | None:
-        """The job's combinations, where they are few enough to count."""
+        """The job's combinations, if they are few enough to count."""
         job = self.job
         if isinstance(job, AsyncgenError):
             return None
@@ -141,7 +141,7 @@ class RunView:
         return self.searcher.find(query)
 
     def body_of(self, row: Record) -> dict[str, object] | None:
-        """The request as it was sent; None where the job does not make it any more."""
+        """The request as it was sent; None if the job no longer makes it."""
         job = self.job
         if isinstance(job, AsyncgenError):
             return None
@@ -165,7 +165,7 @@ class RunView:
         return len(answers)
 
     def undo(self, identifier: str) -> str:
-        """Take back the last decision that still holds; returns its id.
+        """Undo the latest decision, and return its id.
 
         Raises:
             UsageError: there is none.
@@ -246,7 +246,7 @@ class Runs:
 
     @property
     def first(self) -> str | None:
-        """The name of the run that a page begins with; None where there is none yet."""
+        """Name of the run that the page opens with; None if there is none yet."""
         if self._named is not None:
             return self._named.path.resolve().name
         listed = self.listed()

@@ -45,13 +45,13 @@ async def serve_view(
     """Serve the page until `stop` is set.
 
     Args:
-        runs: that may be looked at.
-        access: who may look.
-        open_endpoint: who answers in the playground.
-        port: to listen on, and no other one; None for the first free one from 7575 on. 0 takes any.
-        stop: ends it.
-        started: called with the launch link, once the page can be opened.
-        say: for what a person should know.
+        runs: the runs to show.
+        access: who may use the page.
+        open_endpoint: opens endpoints for the playground.
+        port: port to listen on; 0 for any free one; None for the first free one from 7575 on.
+        stop: set it to end the server.
+        started: called with the launch URL once the page can be opened.
+        say: called with lines for the user.
 
     Raises:
         AsyncgenError: there is no port to listen on.
@@ -110,7 +110,7 @@ async def _page(_: web.Request) -> web.FileResponse:
 
 @web.middleware
 async def explained_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """What was foreseen is told as the command line tells it."""
+    """Middleware that answers foreseen errors in the form of the command line."""
     try:
         return await handler(request)
     except AsyncgenError as error:

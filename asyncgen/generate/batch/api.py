@@ -72,10 +72,10 @@ class RequestCounts(msgspec.Struct, frozen=True):
 
 
 class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as the provider tells it.
+    """A batch as the provider describes it.
 
     Attributes:
-        status: by the name that OpenAI's API has for it, where ours knows one; unknown ones count as still running.
+        status: by its name in OpenAI's API, if known; an unknown one counts as still running.
         refusals: why it was refused as a whole.
     """
 

@@ -294,7 +294,7 @@ def open_batch_loop(
     pace: BatchPace | None = None,
     now: Callable[[], float] = time.time,
 ) -> BatchLoop:
-    """The engine for a run at an endpoint.
+    """Make the loop for a run at an endpoint.
 
     Args:
         run: locked by this process.
@@ -302,10 +302,10 @@ def open_batch_loop(
         grid: the job's requests.
         endpoint: where batches go.
         api: of the endpoint.
-        checks: judge the answers.
-        allowance: what may be sent.
-        watcher: is told what happens.
-        pace: how often to look.
+        checks: applied to the answers.
+        allowance: limits on what may be sent.
+        watcher: gets reports.
+        pace: polling interval; None for the default.
         now: Unix seconds.
     """
     ledger = BatchLedger(run, endpoint)

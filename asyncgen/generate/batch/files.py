@@ -327,7 +327,7 @@ class RequestLookahead:
     """An iterator of requests with a look-ahead of one.
 
     Args:
-        requests: a number stands for rows that were passed over.
+        requests: requests, and numbers of skipped rows.
     """
 
     def __init__(self, requests: Iterator[Request | int]) -> None:
@@ -351,10 +351,12 @@ class RequestLookahead:
 
 @dataclass(frozen=True, slots=True)
 class BatchInput:
-    """What an input file holds.
+    """The content of an input file.
 
     Attributes:
-        held_usd: the most that it may cost, where a budget limits the run.
+        requests: number of requests.
+        bytes: size.
+        held_usd: maximum cost, if the run has a budget; else 0.
     """
 
     requests: int
@@ -375,17 +377,20 @@ def write_batch(
     """Write requests into the files of a batch until it is full, they end, or the budget does.
 
     Args:
-        files: where.
+        files: of the batch.
         upcoming: the requests; those not written stay there.
-        row_of: what of a request its answer will need.
+        row_of: makes the row that the answer will need.
         keys: gets the key of each row as it is written.
-        most_rows: bound of an input file.
-        most_bytes: likewise.
-        afford: USD held for a request; None when it is not to be bought.
+        most_rows: maximum lines of an input file.
+        most_bytes: maximum size of an input file.
+        afford: reserves USD for a request; returns None if the budget does not cover it.
+
+    Returns:
+        What was written.
 
     Raises:
-        DiskError: the files cannot be written; nothing of them stays.
-        AsyncgenError: one request alone is larger than an input file may be.
+        DiskError: the files cannot be written; none of them stays.
+        AsyncgenError: a single request is larger than an input file may be.
     """
     files.make_folder()
     requests, size, held_usd = 0, 0, 0.0

@@ -43,15 +43,15 @@ _UNANSWERED = AttemptError(
 
 @dataclass(slots=True)
 class JoinResult:
-    """What a batch came to.
+    """The result of collecting a batch.
 
     Attributes:
-        answered: rows that became records now; those that a broken-off join kept before are not counted.
+        answered: rows that became records now, without those of an earlier interrupted join.
         failed: rows given up on now.
-        open: rows without an outcome (expired, cancelled, refused for a moment): they may be asked for again.
-        lost: rows, failed or open, that may have been charged for without a word of their usage.
+        open: rows without an outcome (expired, cancelled, refused for now), which may be asked for again.
+        lost: rows, failed or open, that may have been charged without reported usage.
         unread: lines that belong to no row of the batch, or are too long to be an answer.
-        stop: the first error that no row would have survived.
+        stop: the first error that every row would get; None if there is none.
     """
 
     answered: int = 0
@@ -64,13 +64,13 @@ class JoinResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchJoiner:
-    """Keeps what was downloaded for a batch.
+    """Saves the answers of a downloaded batch.
 
     Attributes:
         journal: of the run.
         grid: of the job as it is now; the rows of the batch may be those of an earlier form.
-        checks: the judge the answers.
-        secret: taken out of what the provider says.
+        checks: applied to the answers.
+        secret: removed from the provider's texts.
     """
 
     journal: Journal
@@ -108,7 +108,7 @@ class BatchJoiner:
     def _outcome(
         self, downloaded: Sequence[BinaryIO], place: Place | None, is_cancelled: bool
     ) -> Answer | AttemptError | None:
-        """What became of a row; None where that is nothing."""
+        """The outcome of a row; None if there is none."""
         if place is None:
             return None if is_cancelled else _UNANSWERED
         number, offset = place

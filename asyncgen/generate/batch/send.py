@@ -151,13 +151,13 @@ def _refusal(batch: BatchState, remote: RemoteBatch) -> tuple[StopReason | None,
 
 @dataclass(slots=True)
 class Allowance:
-    """What may still be sent in this invocation.
+    """Limits on what may be sent in this invocation.
 
     Attributes:
         rows: maximum number; None for no limit.
-        budget: None for no budget.
-        rows_a_batch: lowered if the provider's queue is full.
-        bytes_a_batch: of an input file.
+        budget: limit in USD; None for none.
+        rows_a_batch: maximum rows of a batch; lowered if the provider's queue is full.
+        bytes_a_batch: maximum size of an input file.
         is_spent: the budget did not cover the next row.
     """
 
@@ -192,8 +192,8 @@ class BatchSender:
         directory: of the run.
         ledger: notes every step.
         api: of the provider.
-        allowance: what may go into batches.
-        watcher: is told of the upload.
+        allowance: limits on what may be sent.
+        watcher: gets reports of the upload.
         now: Unix seconds.
         new_intent: makes a unique id for a new batch.
     """

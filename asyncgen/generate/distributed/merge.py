@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was folded into a run.
+    """Counts of a merge.
 
     Attributes:
-        shards: how many had files.
+        shards: shards that had files.
         records: answers.
         failures: requests given up on.
     """
@@ -130,7 +130,7 @@ def _line_files(directory: RunDirectory) -> tuple[Path, ...]:
 
 
 def _cut_back(run: RunWriter) -> None:
-    """Take off what a merge that was cut short has added: the shards still hold it."""
+    """Remove what an interrupted merge has appended; the shards still have it."""
     if run.state.fold is None:
         return
     for path in _line_files(run.directory):
@@ -142,7 +142,7 @@ def _cut_back(run: RunWriter) -> None:
 
 
 def _refuse_twins(directory: RunDirectory, shards: list[RunDirectory]) -> int:
-    """See that no key stands in two files; how many answers the shards hold."""
+    """Check that no key occurs in two files, and return the number of answers in the shards."""
     seen, records = read_settled(directory, merged=True).settled, 0
     for shard in shards:
         for number, record in read_rows(shard.records, decode_record):

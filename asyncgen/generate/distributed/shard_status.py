@@ -31,14 +31,14 @@ class ShardStatus:
     """A shard at one moment.
 
     Attributes:
-        shard: which one.
-        rows: that it had at first.
-        done: of them, those with an answer.
-        failed: of them, those that it has given up on.
-        is_running: a process works on it now.
-        per_second: rows finished a second; None where nobody works on it.
-        eta_s: seconds that it still needs; 0 when it is done, infinite when nobody works on it.
-        is_straggler: it needs more than twice as long as half of the shards need at most.
+        shard: number of the shard.
+        rows: rows that it began with.
+        done: of them, rows that have an answer.
+        failed: of them, rows given up on.
+        is_running: whether a process works on it.
+        per_second: rows finished per second; None if no process works on it.
+        eta_s: seconds until its end; 0 if it is done, infinite if no process works on it.
+        is_straggler: whether it needs more than twice the median.
     """
 
     shard: Shard

@@ -32,13 +32,13 @@ GROUP_SECONDS = 1.0
 
 
 class GroupSync:
-    """Calls `flush` in a thread of its own, from the first `mark` on until `close`.
+    """Calls `flush` in a separate thread, from the first `mark` until `close`.
 
     Args:
-        flush: makes everything safe that was written before it was called; raises when it cannot.
+        flush: syncs everything that was written before the call; raises if it cannot.
         check: called at intervals even if nothing was written; raises if nothing may be written any more.
-        rows: so many marks are enough for a flush.
-        seconds: no mark waits longer.
+        rows: number of marks after which it flushes.
+        seconds: maximum time that a mark waits.
     """
 
     def __init__(
@@ -129,15 +129,14 @@ class JournalFiles:
 
     Args:
         run: locked by this process.
-        records: where answers go.
-        failures: where failures go.
-        spend: what the records came to so far.
-        tried: what was done for rows without a line; noted with the spend.
-        fsync_each: every line is made safe at once.
+        records: file of the answers.
+        failures: file of the failures.
+        spend: cost of the records so far.
+        tried: attempts of rows without a line; noted with the spend.
+        fsync_each: sync every line at once.
 
     Attributes:
-        wrote: to be called with the number of lines that were appended to the two; raises `NotSafeError` when they, or
-            lines before them, could not be made safe.
+        wrote: call it with the number of lines that were appended; raises `NotSafeError` if lines could not be synced.
     """
 
     def __init__(

@@ -98,7 +98,7 @@ class Journal:
 
     @property
     def leaves_any(self) -> bool:
-        """True if `is_left` holds for any request."""
+        """Whether `is_left` is true for any request."""
         return self._elsewhere is not None or bool(self._given_up or self.batched)
 
     @property

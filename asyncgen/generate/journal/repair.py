@@ -54,7 +54,7 @@ class SetAside:
     """The result of moving records out of a run.
 
     Attributes:
-        moved: records that stand in `replaced.jsonl` now.
+        moved: records that are in `replaced.jsonl` now.
         goes_on: they were moved by an earlier invocation, and some of their rows have no new answer yet.
     """
 
@@ -196,9 +196,9 @@ class FileRepair:
 
     Attributes:
         path: the file.
-        kept: good lines; all of them are still there.
+        kept: number of good lines, which are all still there.
         bad: numbers of the lines that were moved to `*.bad`.
-        torn_bytes: size of what was moved to `*.torn`.
+        torn_bytes: bytes that were moved to `*.torn`.
     """
 
     path: Path
@@ -209,7 +209,7 @@ class FileRepair:
 
 @dataclass(frozen=True, slots=True)
 class RunRepair:
-    """What was done to a run: to its files, and whether `run.json` was missing or damaged, and made anew."""
+    """The result of repairing a run: its files, and whether `run.json` was missing or damaged, and rebuilt."""
 
     files: tuple[FileRepair, ...]
     state_made_anew: bool
@@ -251,7 +251,7 @@ def repair_run(path: Path) -> RunRepair:
 
 
 def _repair_shard(run: RunDirectory, shard: RunDirectory) -> tuple[FileRepair, ...]:
-    """Mend the files of a shard; a key that stands in a file before it, in the order of the shards, is a twin."""
+    """Repair the files of a shard. A key that occurs in an earlier file, in the order of the shards, is a duplicate."""
     earlier = [run.records]
     for each in run.shards():
         if each == shard:

@@ -26,15 +26,15 @@ class RunStatus:
     """The progress of a run at one moment.
 
     Attributes:
-        state: what `run.json` says; a second old at most while the run is written.
+        state: content of `run.json`; at most a second old while the run is written.
         done: rows of the job that have an answer.
         failed: rows of the job that were given up on.
         left: rows of the job still to be asked for.
-        stale: answers that an earlier form of the job left behind.
-        simulated: answers that a simulation made up.
-        lost: answers that `run.json` counts and `records.jsonl` no longer holds.
-        being_written: a process works on it now, or on a shard of it.
-        shards: those that are not merged yet.
+        stale: answers of an earlier form of the job.
+        simulated: simulated answers.
+        lost: answers that `run.json` counts and `records.jsonl` no longer has.
+        being_written: whether a process works on the run or on a shard of it.
+        shards: shards that are not merged yet.
     """
 
     state: RunState
@@ -77,7 +77,7 @@ def run_status(directory: RunDirectory) -> RunStatus:
 
 
 def _twins(directory: RunDirectory, state: RunState, keys: SettledKeys) -> int:
-    """Rows that share the answer of another row; as the last pass found them where the job cannot be opened."""
+    """Rows that share the answer of another row; as counted last if the job cannot be opened."""
     try:
         grid = job_of_run(directory).grid
     except UsageError:  # a job that was lost, or names files that are gone

@@ -46,9 +46,9 @@ class SettledKeys:
     Attributes:
         settled: keys of the records.
         failed: keys of failures that were not settled later.
-        simulated: of the records, those that a simulation made up.
-        attempts: (attempts, of which maybe paid) to the keys of failures that ended so. A key that failed in
-            several invocations is in several sets; what it came to in all is the largest.
+        simulated: number of simulated records.
+        attempts: (attempts, of which maybe paid) to the keys of failures with these counts. A key that failed in
+            several invocations is in several sets; the largest count is its total.
     """
 
     settled: KeySet
@@ -65,13 +65,13 @@ class SettledKeys:
 
 @dataclass(frozen=True, slots=True)
 class OtherShards:
-    """What a shard leaves to others.
+    """The rows that a shard leaves to others.
 
     Attributes:
-        index: of the shard; a key is its own when its number, divided by `count`, leaves `index`.
-        count: of the shards.
-        keys: what the run's own files hold.
-        failed: of them, those that were given up on and are not to be asked for again.
+        index: number of the shard; it owns the keys whose number modulo `count` is `index`.
+        count: number of shards.
+        keys: keys in the run's own files.
+        failed: of them, those that were given up on and are not asked for again.
     """
 
     index: int
@@ -97,16 +97,18 @@ _FIELDS = (b',"variables":{', b',"completion":"', b',"usage":{', b',"created":')
 
 
 def read_settled(directory: RunDirectory, *, expected: int = 0, merged: bool = False) -> SettledKeys:
-    """The keys in a run's files, those of shards that are not merged yet included.
+    """Read the keys in a run's files, including shards that are not merged yet.
 
     Args:
         directory: of the run.
         merged: leave the files of shards out.
-        expected: how many records there will be at the end; making room while they come would cost as much as
-            adding them does.
+        expected: number of records at the end; growing the set on the way would cost as much as filling it.
+
+    Returns:
+        The keys.
 
     Raises:
-        BadLineError: a line is not a record or failure, or a key stands twice among the records.
+        BadLineError: a line is not a record or failure, or a key occurs twice among the records.
         DiskError: a file cannot be read.
     """
     records = [directory.records] if merged else directory.record_files()

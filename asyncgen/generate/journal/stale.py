@@ -31,7 +31,7 @@ class Stale:
 
     Attributes:
         records: records that are no longer in the job; they stay in the file and out of the dataset.
-        failures: likewise, failures without a later record.
+        failures: failures that are no longer in the job, without a later record.
         more: of `records`, those that were not accepted in an earlier invocation.
         changed: names of the parts of the job that changed.
         renamed: records that are in the job, under variables of an earlier version of it.

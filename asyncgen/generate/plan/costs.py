@@ -46,11 +46,11 @@ class Training:
     """The training of a model at a provider.
 
     Attributes:
-        chosen: it is the one that the job would use.
+        chosen: whether it is the one that the job would use.
         trained: the billed tokens.
-        cost_usd: None for an unknown price.
-        price: None where it is free or not known.
-        note: who may do it and until when, and what else is charged; "" when there is nothing to say.
+        cost_usd: USD; None for an unknown price.
+        price: its price; None if it is free or unknown.
+        note: who may tune, until when, and what else is charged; "" for nothing.
     """
 
     provider: str
@@ -171,13 +171,14 @@ class BreakEven:
     """A tuned model compared with the long prompt.
 
     Attributes:
-        provider, model: that would be tuned.
-        long_call_usd: of one answer to the long prompt.
-        tuned_call_usd: of one answer of the tuned model to the short prompt; None where its rates are not known.
-        outlay_usd: for the rows that are missing, and the training; None where its price is not known.
-        calls: break-even number of calls, lowest and highest; `math.inf` for never; None where something is not known.
-        hosting: what its endpoint costs by the hour, where it answers on one alone; calls cost nothing beside it.
-        calls_an_hour: above this number the endpoint is cheaper than the long prompt.
+        provider: the provider that would tune.
+        model: the model that would be tuned.
+        long_call_usd: cost of one answer to the long prompt.
+        tuned_call_usd: cost of one answer of the tuned model to the short prompt; None if unknown.
+        outlay_usd: cost of the missing rows and the training; None if unknown.
+        calls: break-even number of calls, lowest and highest; `math.inf` for never; None if unknown.
+        hosting: hourly price of its endpoint, if it needs a dedicated one; calls are then free.
+        calls_an_hour: number of calls per hour above which the endpoint is cheaper than the long prompt.
     """
 
     provider: str

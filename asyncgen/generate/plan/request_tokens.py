@@ -203,12 +203,12 @@ class RequestTokens:
     """Tokens of one row.
 
     Attributes:
-        prompt: all that is sent for it, repeated attempts included.
-        completion: all that is answered, likewise.
-        answer: of the one answer that is kept.
-        question: of the prompt sent once.
-        short_prompt: of the prompt that the tuned model will be given, its system message included.
-        basis: how these figures were found, as a text.
+        prompt: tokens sent, repeated attempts included.
+        completion: tokens answered, repeated attempts included.
+        answer: tokens of the answer that is kept.
+        question: tokens of the prompt sent once.
+        short_prompt: tokens of the tuned model's prompt, its system message included.
+        basis: how these figures were found, for the reader.
     """
 
     prompt: Span
