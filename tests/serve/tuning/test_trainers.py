@@ -20,6 +20,8 @@ from asyncgen.errors import UsageError
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.simulation.engine import SimulationSettings
 from asyncgen.serve.tuning.trainers import trainer_command
+from tests.serve.training.test_peft import matrices, write_peft
+from tests.serve.training.tiny_models import TinyModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,3 +240,31 @@ def test_command_and_all_that_it_started_end_with_the_server(until: Callable[...
         assert all(map(alive, found))
         process.stdin.close()
         until(lambda: not any(map(alive, found)))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_peft_adapter_of_the_base_model_answers_afterwards_where_it_can_be_converted(
+    served: Callable[..., openai.OpenAI], trained: Callable[..., Any], tiny_model: Path, tmp_path: Path, fits: bool
+) -> None:
+    numbers = {name: 0.5 * each for name, each in matrices(TinyModel()).items()}
+    write_peft(tmp_path / "peft", numbers, config={"use_dora": not fits})
+    program = SAY + f"say(type='checkpoint', step=3, path={str(tmp_path / 'peft')!r})\n"
+    program += f"say(type='end', path={str(tmp_path / 'peft')!r})"
+    client = served(program, simulation=None, model_path=tiny_model, slots=1, threads=1)
+    job = trained(client, model="tiny-llama")
+    assert job.status == "succeeded", job.error
+    told = [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=100)]
+    [checkpoint] = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    if fits:
+        assert f"Converted for llama.cpp: {tmp_path / 'peft'}" in told
+        base, *tuned = (
+            client.chat.completions.create(model=name, messages=HELLO, max_tokens=12, temperature=0)
+            for name in ("tiny-llama", job.fine_tuned_model, checkpoint.fine_tuned_model_checkpoint)
+        )
+        texts = [answer.choices[0].message.content for answer in tuned]
+        assert texts[0] == texts[1] != base.choices[0].message.content
+    else:
+        assert any("not served here" in message and "DoRA" in message for message in told)
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model=job.fine_tuned_model, messages=HELLO)
+        assert str(tmp_path / "peft") in caught.value.message
