@@ -93,10 +93,12 @@ def trained_cost(profile: Profile, job: TuningJob) -> str:
 def success_words(profile: Profile, job: TuningJob) -> str:
     """The model of a job that succeeded, and what the user must do before it answers."""
     model = job.tuned_model or "its model"
-    step = profile.finetuning.next_step if profile.finetuning else ""
-    if not step:
+    if profile.finetuning is None or not profile.finetuning.next_step:
         return f"{job.id} succeeded: {model}"
-    return f"{job.id} succeeded: {model}. Next: {step.format(model=model, job=job.id)}{_hosting_words(profile, job)}"
+    step = profile.finetuning.next_step.format(model=model, job=job.id)
+    download = f". Or take the weights: asyncgen finetune download {job.id} --provider {profile.name}"
+    given = download if profile.finetuning.gives_weights else ""
+    return f"{job.id} succeeded: {model}. Next: {step}{_hosting_words(profile, job)}{given}"
 
 
 def _hosting_words(profile: Profile, job: TuningJob) -> str:

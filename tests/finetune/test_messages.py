@@ -1,5 +1,7 @@
 """What is said at the end of a job."""
 
+import pytest
+
 from asyncgen.finetune.api import TuningJob
 from asyncgen.finetune.messages import success_words
 from asyncgen.providers.profiles import PROFILES
@@ -10,6 +12,15 @@ def test_a_model_that_needs_an_endpoint_says_what_it_costs_by_the_hour() -> None
     said = success_words(PROFILES["together"], job)
     assert "me/mine" in said
     assert "3.99 USD an hour, called or not" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "gives"), [("together", True), ("fireworks", True), ("nebius", True), ("azure", False)]
+)
+def test_who_gives_weights_says_the_command_that_takes_them(name: str, gives: bool) -> None:
+    job = TuningJob(id="ft-1", status="completed", outcome="succeeded", tuned_model="mine")
+    command = f"asyncgen finetune download ft-1 --provider {name}"
+    assert (command in success_words(PROFILES[name], job)) is gives
 
 
 def test_fireworks_says_the_command_that_deploys() -> None:
