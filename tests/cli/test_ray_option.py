@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asyncgen.cli.generate_command import generate
 from asyncgen.generate import session
 
 Here = Any
@@ -47,3 +50,22 @@ def test_an_address_of_ray_client_is_refused_with_the_way_that_works(here: Here,
     done = here(*GENERATE, "--ray", "ray://head:1")
     assert done.code == 2
     assert "ray job submit" in done.err
+
+
+def test_the_jobs_of_the_page_are_jobs_of_kuberay_with_a_command_of_ours() -> None:
+    yaml = pytest.importorskip("yaml")
+    page = (Path(__file__).parents[2] / "docs" / "many-machines.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}, "a string, as the resource has it"
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        assert container["envFrom"], "each node reads the key from its environment"
+    [submitted] = re.findall(r"^    ray job submit .* -- (asyncgen .*)$", page, re.MULTILINE)
+    for command in (job["spec"]["entrypoint"], submitted):
+        name, word, *words = shlex.split(command)
+        assert (name, word) == ("asyncgen", "generate")
+        context = generate.make_context("generate", words, resilient_parsing=True)
+        assert (context.params["ray"], context.params["yes"]) == ("auto", True)

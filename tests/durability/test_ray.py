@@ -178,7 +178,7 @@ def test_the_rate_is_never_passed_by_any_number_of_workers_even_through_the_deat
     kill(worker)
     done = result(process)
     assert (done["exit"], done["done"], done["left"]) == (0, ROWS, 0), done
-    assert f"{count} workers" in done["said"]
+    assert f": {count} worker" in done["said"]
     keys = settled(run)
     assert len(keys) == len(set(keys)) == ROWS
     assert server.received.total() <= ROWS + max(CONCURRENCY // count, 1), "paid again at most what was in flight"

@@ -20,7 +20,7 @@ from dataclasses import replace
 import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError
-from asyncgen.generate.distributed.leases import LeaseBook, Need
+from asyncgen.generate.distributed.leases import LeaseBook, Need, most_holders
 from asyncgen.generate.distributed.messages import (
     SentRow,
     WorkerCounts,
@@ -47,8 +47,6 @@ LEASE_S = 5.0
 _AGAIN_S = 0.3  # between two attempts to reach a worker
 _LAST_WORD_S = 5.0  # for the last reports, when every row is settled
 _LATEST_S = 0.2
-_LEAST_PER_SECOND = 1.2  # a smaller share of the rate would have a burst beyond its size
-_REQUESTS_OF_A_SHARE = 2  # likewise of the tokens of a minute
 _SECONDS = 60.0
 _UNPRICED = 0.02  # of the budget, for a worker's first requests where no price is known
 
@@ -258,11 +256,17 @@ class Dispatcher:
 
     # Orders.
 
+    @property
+    def _most_holders(self) -> int:
+        tokens = self._rates.tokens
+        of_one = tokens.at_least(len(self._longest))
+        return most_holders(len(self._workers), self._rates.requests.per_minute, tokens.pace.per_minute, of_one)
+
     async def _order(self, worker: WorkerState) -> WorkOrder:
-        now, most_holders = self._clock(), self._most_holders()
+        now = self._clock()
         self._note_need(worker, now)
         worker.orders += 1
-        lease = self._book.lease(worker.name, worker.orders, worker.heard_at, now, most_holders=most_holders)
+        lease = self._book.lease(worker.name, worker.orders, worker.heard_at, now, most_holders=self._most_holders)
         if self._book.is_spent(now):
             self._drain(StopReason.BUDGET)
         a_minute = self._rates.requests.per_minute
@@ -342,16 +346,6 @@ class Dispatcher:
             need = replace(need, wants_usd=max(need.wants_usd, budget.max_cost_usd * _UNPRICED))
         self._book.heard(worker.name, report.order, need)
         worker.measure(now)
-
-    def _most_holders(self) -> int:
-        """So many workers may have a share of the rates: each is to get a request a second or more out of it."""
-        most = len(self._workers)
-        if (requests := self._rates.requests.per_minute) is not None:
-            most = min(most, int(requests / _SECONDS / _LEAST_PER_SECOND))
-        if (tokens := self._rates.tokens.pace.per_minute) is not None:
-            of_one = self._rates.tokens.at_least(len(self._longest)) or 1
-            most = min(most, int(tokens / of_one / _REQUESTS_OF_A_SHARE))
-        return max(most, 1)
 
     # Reports.
 

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 _STEADY = 0.1  # a share that would change by less stays as it is: a change costs the holder what its bucket has saved
 _ROOM = 1.5  # times what a holder uses, where it does not wait for more
 _LEAST = 0.02
+_LEAST_PER_SECOND = 1.2  # a smaller share of the rate would have a burst beyond its size
+_REQUESTS_OF_A_SHARE = 2  # likewise of the tokens of a minute
+_SECONDS = 60.0
 _NOTHING_USD = 1e-9  # sums of fractions leave some dust
 
 
@@ -211,3 +214,23 @@ def fair_shares(wanted: Mapping[str, float]) -> dict[str, float]:
     for name in hungry if left > 0 else ():
         shares[name] += left / len(hungry)
     return shares
+
+
+def most_holders(count: int, requests_a_minute: float | None, tokens_a_minute: float | None, of_one: int) -> int:
+    """So many of `count` holders may have a share of the rates; a slow rate is no use to many.
+
+    Args:
+        count: how many there are.
+        requests_a_minute: of all together; None for no limit.
+        tokens_a_minute: likewise.
+        of_one: tokens of a request.
+
+    Returns:
+        At least 1.
+    """
+    most = count
+    if requests_a_minute is not None:
+        most = min(most, int(requests_a_minute / _SECONDS / _LEAST_PER_SECOND))
+    if tokens_a_minute is not None:
+        most = min(most, int(tokens_a_minute / max(of_one, 1) / _REQUESTS_OF_A_SHARE))
+    return max(most, 1)

@@ -26,6 +26,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.distributed.dispatch import Dispatcher
+from asyncgen.generate.distributed.leases import most_holders
 from asyncgen.generate.distributed.messages import WorkSpec
 from asyncgen.generate.distributed.row_worker import RowWorker
 from asyncgen.generate.distributed.worker_state import WorkerLostError, WorkerPort
@@ -33,11 +34,13 @@ from asyncgen.generate.engine import EngineResult, Session, result_of, watched
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.terminal import counted
 
 LOCAL = "local"
 _LOCAL_WORKERS = 2
 _OBJECT_STORE_BYTES = 100_000_000  # of the local cluster: messages are small, and most never get there
 _PATIENCE_S = 10.0
+_BYTES_PER_TOKEN = 4
 _ANSWERS_WITHIN_S = 5.0
 
 
@@ -67,9 +70,8 @@ class RayEngine:
         with _cluster(self._address) as cluster:
             _refuse_unreachable(session, cluster)
             workers = _workers(session, cluster)
-            session.observer.say(
-                f"Ray at {cluster.address}: {len(workers)} workers on {len(cluster.hosts) or 1} machines"
-            )
+            machines = counted(len(cluster.hosts) or 1, "machine")
+            session.observer.say(f"Ray at {cluster.address}: {counted(len(workers), 'worker')} on {machines}")
             concurrency = sum(spec.concurrency for _, spec in workers)
             async with watched(session, concurrency) as interrupt:
                 outcome = await Dispatcher(session, workers).run(interrupt.stop, interrupt.abandon)
@@ -171,17 +173,22 @@ def _refuse_unreachable(session: Session, cluster: _Cluster) -> None:
 
 
 def _workers(session: Session, cluster: _Cluster) -> list[tuple[WorkerPort, WorkSpec]]:
-    """A worker for each node; with its part of the requests that may be in flight, where the user bounded them."""
-    endpoint, limits, options = session.endpoint, session.limits, session.options
+    """A worker for each node, but no more than can use the rate.
+
+    Each has its part of the requests that may be in flight, where the user bounded them.
+    """
+    endpoint, limits, options, grid = session.endpoint, session.limits, session.options, session.opened.grid
     most = limits.concurrency
     count = min(_LOCAL_WORKERS if cluster.is_local else max(cluster.nodes, 1), most or sys.maxsize)
+    of_one = grid.longest_body() // _BYTES_PER_TOKEN + (grid.max_output_tokens or 0)
+    count = most_holders(count, limits.requests_per_minute, limits.tokens_per_minute, of_one)
     key_file = options.where.api_key_file
     actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD")(RowWorker)
     workers: list[tuple[WorkerPort, WorkSpec]] = []
     for number in range(count):
         each = endpoint.profile.concurrency or DEFAULT_CONCURRENCY
         spec = WorkSpec(
-            form=session.opened.grid.form,
+            form=grid.form,
             choice=ProviderChoice(endpoint.profile, endpoint.why),
             addresses=(endpoint.base_url, *endpoint.others),
             key_file=str(key_file.resolve()) if key_file else None,

@@ -75,17 +75,18 @@ class LeasedRates(RequestRates):
 
     Args:
         spec: of the work.
+        max_output_tokens: maximum length of an answer, if the parameters limit it.
 
     Attributes:
         told: limits of the server, as it told them last.
     """
 
-    def __init__(self, spec: WorkSpec) -> None:
+    def __init__(self, spec: WorkSpec, max_output_tokens: int | None) -> None:
         self._whole_tokens = spec.tokens_per_minute
         super().__init__(
             None if spec.requests_per_minute is None else spec.requests_per_minute * spec.part,
             None if spec.tokens_per_minute is None else spec.tokens_per_minute * spec.part,
-            spec.form.grid().max_output_tokens,
+            max_output_tokens,
             share=spec.part,
         )
         for pace in (self.requests, self.tokens.pace):
@@ -270,7 +271,7 @@ class RowWorker:
         self._lacks = False
         self._progress = Progress(already_done=int(spec.has_succeeded))
         self._feed = _Feed(self._may_begin)
-        self._rates = LeasedRates(spec)
+        self._rates = LeasedRates(spec, self._grid.max_output_tokens)
         self._gate = self._budget_gate()
         self._end: WorkerEnd | None = None
         self._bug: Exception | None = None

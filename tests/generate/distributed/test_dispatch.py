@@ -182,7 +182,7 @@ def play(world: Any) -> Callable[..., Played]:
         )
         session: Any = SimpleNamespace(
             opened=SimpleNamespace(grid=grid), journal=journal, progress=progress, limits=limits, budget=budget,
-            options=GenerateOptions(limit=limit), endpoint=None, share=share,
+            options=GenerateOptions(limit=limit), endpoint=None, share=share, stops_when_useless=True,
             observer=SimpleNamespace(say=said.append, agrees_to_all=False),
         )  # fmt: skip
         loop = world.Loop()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from asyncgen.generate.distributed.leases import Lease, LeaseBook, Need, fair_shares
+from asyncgen.generate.distributed.leases import Lease, LeaseBook, Need, fair_shares, most_holders
 
 LASTS_S = 5.0
 BUDGET_USD = 10.0
@@ -56,6 +56,13 @@ def test_a_slow_rate_is_not_divided_among_more_than_can_use_it() -> None:
     assert book.lease("a", 2, 1.0, 1.0, most_holders=1).share == 0.0
     book.heard("a", 2, Need(is_idle=True))
     assert book.lease("b", 2, 1.1, 1.1, most_holders=1).share == 1.0
+
+
+@pytest.mark.parametrize(
+    ("requests", "tokens", "most"), [(None, None, 8), (60, None, 1), (600, None, 8), (300, None, 4), (None, 4000, 2)]
+)
+def test_so_many_have_a_share_as_can_use_one(requests: float | None, tokens: float | None, most: int) -> None:
+    assert most_holders(8, requests, tokens, 1000) == most
 
 
 def test_money_that_pays_for_no_request_of_one_holder_is_given_to_another() -> None:
