@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from asyncgen.providers.endpoint import Endpoint
     from asyncgen.providers.openai_client import Pacing
 
+_TIMEOUT = httpx2.Timeout(120.0, connect=10.0)  # without a byte; an archive may be made only when it is asked for
 _MOST_REDIRECTS = 5
 _ERROR_BYTES = 64 * 1024
 _OK, _PART, _BEYOND = 200, 206, 416
@@ -116,7 +117,10 @@ class Downloader:
         url, endpoint = urljoin(f"{self._endpoint.base_url}/", address), self._endpoint
         for _ in range(_MOST_REDIRECTS):
             endpoint = self._for(url, endpoint)
-            async with open_http(endpoint) as client, client.stream("GET", url, headers=headers) as response:
+            async with (
+                open_http(endpoint) as client,
+                client.stream("GET", url, headers=headers, timeout=_TIMEOUT) as response,
+            ):
                 target = response.headers.get("location") if response.is_redirect else None
                 if target is None:
                     await _refuse(response, has_key=endpoint.key is not None)
