@@ -253,7 +253,7 @@ def preview(
         **arguments: as for `generate`; `limit` has no effect.
 
     Returns:
-        The new records, fewer than `n` where a request failed or the run is nearly complete.
+        The new records; fewer than `n` if a request failed or the run is nearly complete.
 
     Raises:
         AsyncgenError: as `generate`.
@@ -298,6 +298,6 @@ async def _generate(job: LoadedJob, arguments: Mapping[str, Any], interrupt: Int
 
 
 def _endpoint_of(user: UserCompleter, job: LoadedJob) -> Endpoint:
-    """Who answers: the function, by its name, which the run keeps as it keeps a server's address."""
+    """The endpoint that the run notes for a function: its name, in place of a server's address."""
     name = f"{getattr(user, '__module__', '')}.{getattr(user, '__qualname__', type(user).__qualname__)}"
     return Endpoint(job.generation.profile, f"python:{name}", None, job.model, "your own function")

@@ -175,7 +175,7 @@ class _Batches:
 
 
 class _Training:
-    """Watches a training in silence; its events are kept in the run."""
+    """Watches a training silently. Implements `TrainingWatcher`."""
 
     def on_event(self, event: Event) -> None:
         pass

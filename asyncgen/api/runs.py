@@ -147,7 +147,7 @@ class Run:
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    """A record without nested parts: variables as columns of their own, the record's own fields after them."""
+    """A record without nested parts: the variables as columns, then the record's fields."""
     usage = record.usage
     return {
         **record.variables,

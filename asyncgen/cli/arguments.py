@@ -23,17 +23,17 @@ _LARGEST_BYTES = 16 * 1024 * 1024
 
 
 def job_file(given: Path | None, *, built_in: bool) -> Path | None:
-    """The job file that a command is about.
+    """Find the job file that a command is about.
 
     Args:
-        given: FILE; None where it was left out.
-        built_in: the command takes the built-in job where FILE was left out.
+        given: FILE; None if it was omitted.
+        built_in: use the built-in job if FILE was omitted.
 
     Returns:
-        None for the built-in job.
+        The path; None for the built-in job.
 
     Raises:
-        UsageError: there is no such file, or none was named and it is not clear which is meant.
+        UsageError: there is no such file, or none was named and the choice is ambiguous.
     """
     if given is None:
         return None if built_in else _only_job_file()

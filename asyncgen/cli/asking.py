@@ -81,7 +81,7 @@ def _text(answer: Completion | Unanswered) -> str:
 
 
 def _beside(asked: Sequence[ModelAnswers], answers: Sequence[Completion | Unanswered]) -> Iterator[str]:
-    """Two answers in columns, or one under the other where the terminal is too narrow for that."""
+    """Two answers in columns, or one below the other if the terminal is too narrow."""
     width = (shutil.get_terminal_size((100, 24)).columns - len(_GAP)) // len(asked)
     if width < _NARROWEST:
         for each, answer in zip(asked, answers, strict=True):
@@ -132,11 +132,11 @@ def _answer_object(answer: Completion | Unanswered) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Whom to ask, and in which form.
+    """The models to ask, and the form of the prompts.
 
     Attributes:
         models: one, or two to compare.
-        form: as the run's dataset has it; a plain chat where no run is known.
+        form: that of the run's dataset; a plain chat if no run is known.
     """
 
     models: tuple[str, ...]
@@ -151,14 +151,14 @@ class Question:
         """Find the run that tuned the model, and with it form and provider.
 
         Args:
-            model: to ask.
-            compared: to ask too.
+            model: the model to ask.
+            compared: a second model; None for none.
             where: the flags.
-            run: named by the user; None looks for the run whose tuned model it is.
+            run: the run that the user named; None to search for the one that tuned the model.
             environment: for the provider of a model that no run knows.
 
         Raises:
-            UsageError: `run` is none, or has no dataset.
+            UsageError: `run` is not a run, or has no dataset.
         """
         models = (model, compared) if compared else (model,)
         owner = owner_of_model(model, where)
@@ -185,10 +185,10 @@ def _form_of_run(directory: RunDirectory, *, named: bool) -> PromptForm:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswers:
-    """What one model answered, in the order of the prompts.
+    """The answers of one model, in the order of the prompts.
 
     Attributes:
-        cost_usd: of all answers; None for an unknown price.
+        cost_usd: cost of all answers; None for an unknown price.
     """
 
     model: str
@@ -234,7 +234,7 @@ async def ask_models(
 async def _all(
     calls: JsonCalls, endpoint: Endpoint, asking: PromptSettings, prompts: Sequence[str]
 ) -> list[Completion | Unanswered]:
-    """The answers to all prompts; nothing more is asked where the first one fails for a reason that all share."""
+    """The answers to all prompts. Stops after the first one if its error would occur for all."""
     gathered: list[Completion | Unanswered] = []
     async with aclosing(ask_all(calls, asking, prompts)) as answers:
         async for answer in answers:

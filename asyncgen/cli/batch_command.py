@@ -67,7 +67,7 @@ def _counted(progress: Progress, batch: BatchState, joined: JoinResult) -> str:
 
 
 class _Lines:
-    """Tells of every new state at once, and of counts now and then."""
+    """Reports every new state at once, and counts at intervals."""
 
     def __init__(self, progress: Progress, clock: Callable[[], float]) -> None:
         self._progress = progress
@@ -261,7 +261,7 @@ async def _retrieve(directory: RunDirectory, noted: BatchState, where: EndpointF
 
 
 async def _cancel(noted: BatchState, where: EndpointFlags) -> str | None:
-    """The batch's new state; None where the provider does not know it."""
+    """The batch's new state; None if the provider does not know it."""
     from asyncgen.generate.batch.api import GoneError  # noqa: PLC0415 - imports the SDK
 
     if noted.file_id is None and noted.batch_id is None:

@@ -93,7 +93,7 @@ def _parameters(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exit_code(asked: list[ModelAnswers]) -> int:
-    """0, or 3 where some prompts have no answer; where none has, the code of the first error."""
+    """0, or 3 if some prompts have no answer; if none has, the code of the first error."""
     errors = [error for each in asked for error in each.errors]
     answers = sum(len(each.answers) for each in asked)
     for error in errors:

@@ -240,5 +240,5 @@ def _lifetime(model: str, shutdown_date: object) -> Finding:
 
 
 def look_at_api(endpoint: Endpoint) -> list[Finding]:
-    """The looks that need the network."""
+    """Run the checks that need the network."""
     return [key(endpoint), *proxy(endpoint), *asyncio.run(api(endpoint))]

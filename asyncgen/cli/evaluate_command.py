@@ -88,7 +88,7 @@ def small_lines(found: Comparison) -> Iterator[str]:
 
 
 def _figures(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table; one block a contestant where it is wider than the terminal."""
+    """A table; a block per contestant if it is wider than the terminal."""
     shown = [column for column in range(len(_HEADERS)) if column == 0 or any(row[column] for row in rows)]
     headers = [_HEADERS[column] for column in shown]
     cells = [[row[column] for column in shown] for row in rows]

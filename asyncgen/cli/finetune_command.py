@@ -48,7 +48,7 @@ job_argument = click.argument("job", required=False, metavar="[JOB_ID]")
 
 
 def place_options(command: Command) -> Command:
-    """Where the job is: --provider, --base-url, --api-key-file."""
+    """The options for the provider of a job: --provider, --base-url, --api-key-file."""
     return provider_option(base_url_option(api_key_file_option(command)))
 
 
@@ -63,7 +63,7 @@ async def opened(target: Target) -> AsyncIterator[Tuner]:
 
 
 def _job_or_run(argument: str | None) -> str | None:
-    """A job's id or a run directory as it is; a job file as the run that it made."""
+    """A job's id or a run directory unchanged; for a job file the run that it made."""
     return None if argument is None else str(with_run(argument))
 
 
@@ -75,7 +75,7 @@ def where_of(options: dict[str, Any]) -> EndpointFlags:
 
 
 def job_lines(job: TuningJob) -> list[tuple[str, str]]:
-    """What there is to know of a job, each with its name."""
+    """Labelled lines about a job."""
     error = f"{job.error.code}: {job.error.message}".strip(": ") if job.error else ""
     finish = f"about {local_time(job.estimated_finish)}" if job.estimated_finish else ""
     found = [
@@ -104,7 +104,7 @@ def name_values(_context: click.Context, _parameter: click.Parameter, texts: tup
 
 
 def json_values(pairs: dict[str, str]) -> dict[str, Any]:
-    """The values as JSON where they are: `4`, `0.1`, `true`, `{"type": "Lora"}`; else as texts."""
+    """Parse values as JSON if possible (`4`, `0.1`, `true`, `{"type": "Lora"}`), else keep them as text."""
     return {name: _json_or_text(value) for name, value in pairs.items()}
 
 
@@ -441,7 +441,7 @@ async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What an argument names."""
+    """The meaning of an argument."""
 
     kind: str
     name: str

@@ -30,12 +30,12 @@ _TRANSFER_S = 30.0
 
 
 def upload_bar() -> AbstractContextManager[Callable[[int, int], None]]:
-    """Something to tell of the bytes sent and the size; it may be told the same twice."""
+    """A progress bar: a function to call with bytes sent and bytes in total, repeatedly if need be."""
     return _transfer_bar("upload", "uploaded")
 
 
 def download_bar(name: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Something to tell of the bytes of a file that are there, and of its size, 0 where that is not known."""
+    """A progress bar: a function to call with bytes received and bytes in total, 0 if unknown."""
     return _transfer_bar(name, f"{name}: got")
 
 
@@ -106,10 +106,10 @@ _LOSS_SEEN = 2000  # points that a sparkline is made of: more are not told apart
 
 
 class TrainingDisplay:
-    """A watcher that shows what it is told.
+    """Shows a training. Implements `TrainingWatcher`.
 
     Args:
-        history: what was told by an earlier command; not shown again, but drawn.
+        history: events that an earlier command has shown; drawn, but not shown again.
         now: Unix seconds.
     """
 

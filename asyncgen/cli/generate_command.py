@@ -80,7 +80,7 @@ def generate(file: Path | None, *, as_json: bool, shard: str | None, shard_scrip
 
 
 def _step_after(done: Generated, job: Path | None) -> str:
-    """What to do after a generation; "" where its error or its interruption has said it."""
+    """The next step after a generation; "" if its error or interruption has already named it."""
     if done.outcome.error is not None or done.exit_code in _SIGNALLED:
         return ""
     if done.shard is not None:
@@ -169,7 +169,7 @@ def _generated(job: Path | None, options: Mapping[str, Any], resume_command: str
 
 
 def summarise(done: Generated) -> None:
-    """Say what a generation came to."""
+    """Print the result of a generation."""
     progress = done.progress
     cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
     if cost and done.estimate is not None and done.estimate.high:

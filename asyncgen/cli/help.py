@@ -141,7 +141,7 @@ _OWN = "Options"
 
 
 def add_help(command: click.Command) -> click.Command:
-    """Give a command, and those in it, the look of our pages."""
+    """Apply the layout of our help pages to a command and its subcommands."""
     command.__class__ = _dressed(type(command))
     for option in command.params:
         if option.metavar is None and option.type.name in {"integer", "float", "integer range", "float range"}:
@@ -205,7 +205,7 @@ class PageMixin(click.Command):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """A group's command; one that is not there is told with the one that was meant."""
+        """Find a group's command; the error for an unknown one suggests the nearest name."""
         assert isinstance(self, click.Group)
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(unknown_command(args[0], self.list_commands(ctx), ctx.command_path), ctx)
@@ -217,7 +217,7 @@ def _path(ctx: click.Context) -> str:
 
 
 def unknown_command(word: str, names: Iterable[str], group: str) -> str:
-    """What is said of a word that is no command of `group`."""
+    """The message for an unknown command of `group`."""
     names = list(names)
     synonym = _SYNONYMS.get(word.lower()) if group.strip() in {"asyncgen", ""} else None
     near = synonym or nearest(word.lower(), names)

@@ -36,11 +36,11 @@ _MAIN = "job.toml"
 
 
 def example_files(example: str, path: Path) -> dict[Path, str]:
-    """The files of an example, by where they belong.
+    """The files of an example, by path.
 
     Args:
         example: one of `EXAMPLES`, or `GENERAL`.
-        path: of the job file; the other files stand beside it, and begin with its name.
+        path: of the job file; the other files are next to it, and their names begin with its name.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "job"
     files = {path: ""}
@@ -51,7 +51,7 @@ def example_files(example: str, path: Path) -> dict[Path, str]:
 
 
 def example_title(example: str) -> str:
-    """What an example is for: the first line of its job file."""
+    """The purpose of an example: the first line of its job file."""
     text = resources.files("asyncgen.job").joinpath("examples", example, _MAIN).read_text(encoding="utf-8")
     return text.partition("\n")[0].removeprefix("# ").rstrip(".")
 

@@ -22,8 +22,14 @@ Result = TypeVar("Result")
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run a command's coroutine to its end.
 
+    Args:
+        coroutine: the coroutine.
+
+    Returns:
+        Its result.
+
     Raises:
-        KeyboardInterrupt: Ctrl-C where the coroutine does not handle it: before its start, say, or after its end.
+        KeyboardInterrupt: Ctrl-C that the coroutine does not handle, such as before its start or after its end.
     """
     with closing(coroutine):
         try:
@@ -57,13 +63,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 @asynccontextmanager
 async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:
-    """Handle the signals within the block; the handlers there before come back after it.
+    """Handle signals during the block, and restore the previous handlers afterwards.
 
-    A Ctrl-C that came before has cancelled the task, which takes effect at its next wait: that is here, and not in the
-    midst of the work, where requests on their way would be broken off.
+    A Ctrl-C before the block has cancelled the task, which takes effect at its next wait. That is here, and not in the
+    middle of the work, where it would break off requests in flight.
 
     Args:
         on_first: called at the first signal, to say what happens now.
+
+    Yields:
+        The interrupt.
     """
     interrupt = Interrupt()
     loop = asyncio.get_running_loop()

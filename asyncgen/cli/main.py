@@ -147,7 +147,7 @@ def _trace(arguments: list[str]) -> None:
 
 
 def _leave_closed_streams() -> None:
-    """Point streams that nobody reads any more elsewhere: their last flush would change the exit code."""
+    """Redirect streams that nobody reads any more: their last flush would change the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -54,7 +54,7 @@ def merge(run: Path | None, as_json: bool) -> None:
 
 
 def _cost_of(directory: RunDirectory) -> CostOf:
-    """What answers cost that a killed shard had not counted; a job that cannot be opened any more has no prices."""
+    """Price of answers that a killed shard had not counted; unknown if the job cannot be opened any more."""
     from asyncgen.generate.spending import spending_of  # noqa: PLC0415 - imports the prices
     from asyncgen.job.opened import job_of_run  # noqa: PLC0415 - as above
     from asyncgen.providers.choose import EndpointFlags, named_profile  # noqa: PLC0415 - as above

@@ -42,12 +42,12 @@ _COMMANDS = ("next:", "help:", "to go on:")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:
-    """A line of headers and one for each row, as wide as their texts; a block for each row where that is too wide.
+    """Format rows as a table; as a block per row if the table is too wide.
 
     Args:
         headers: names of the columns.
-        rows: texts, one for each column.
-        width: columns of the terminal; None for stdout's, which is without limit in a pipe.
+        rows: texts, one per column.
+        width: maximum columns; None for the width of stdout, which is unlimited in a pipe.
     """
     lines = [[clean(text) for text in line] for line in (headers, *rows)]
     widths = [max(cells(line[column]) for line in lines) for column in range(len(headers))]
@@ -71,19 +71,19 @@ def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
 
 
 def say(text: str) -> None:
-    """A line for the person who watches; silent with --quiet."""
+    """Print a line to stderr, unless --quiet is set."""
     if not is_quiet():
         _write_error(text)
 
 
 def result(text: str) -> None:
-    """A line of what was asked for; on a terminal folded at words."""
+    """Print a line of the result to stdout, wrapped on a terminal."""
     text, width = clean(text), width_of(sys.stdout)
     click.echo(folded(text, width, _hang(text)) if width else text)
 
 
 def width_of(stream: TextIO) -> int:
-    """The columns of the terminal that a stream goes to; 0 where it is none, so that nothing is folded."""
+    """Columns of the terminal that a stream goes to; 0 if it is not a terminal, so that nothing is wrapped."""
     try:
         return shutil.get_terminal_size((80, 24)).columns if stream.isatty() else 0
     except (AttributeError, ValueError):  # a closed stream
@@ -96,7 +96,7 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def _hang(text: str) -> int:
-    """How far a folded line is set in: under the text where it begins with a label."""
+    """Indentation of continuation lines: below the text if the line begins with a label."""
     label = re.match(r" *\S+ {2,}(?=\S)|(?:error|cause|help|warning|note|next):\s+", text)
     return label.end() - (len(text) - len(text.lstrip(" "))) if label and label.end() <= _WIDEST_LABEL else 2
 
@@ -107,7 +107,7 @@ def json_result(answer: Any) -> None:
 
 
 def show_error(error: AsyncgenError, *, as_json: bool) -> None:
-    """What happened, why, and what to do next; who said no to a question is not told of an error."""
+    """Print an error: what happened, why, and the next step. An answered no is not an error."""
     _write_error(error.what if error.code == DECLINED else f"error: {error.what}")
     if error.cause:
         first, *rest = error.cause.splitlines()
@@ -122,12 +122,12 @@ def show_error(error: AsyncgenError, *, as_json: bool) -> None:
 
 
 def confirm(question: str, *, yes: bool, why: str) -> None:
-    """Go on only with consent.
+    """Ask for consent.
 
     Args:
-        question: answered with y or n on a terminal.
-        yes: --yes was given: the answer is there.
-        why: what makes the question necessary, for the error off a terminal.
+        question: a question to answer with y or n on a terminal.
+        yes: whether --yes was passed, which answers it.
+        why: the reason, for the error if there is no terminal.
 
     Raises:
         UsageError: nobody can be asked, or the answer is no.
@@ -141,7 +141,7 @@ def confirm(question: str, *, yes: bool, why: str) -> None:
 
 
 def offered(question: str, *, yes: bool) -> bool | None:
-    """Whether something that may as well be left is wanted; None where nobody can be asked."""
+    """Ask about something optional; None if nobody can be asked."""
     if yes:
         return True
     return _agreed(question) if sys.stdin.isatty() and sys.stderr.isatty() else None
@@ -170,7 +170,7 @@ def error_console() -> Console:
 
 
 def is_live() -> bool:
-    """Whether a live block can be drawn: stderr is a terminal that moves its cursor, and nobody asked for silence."""
+    """Whether a live display is possible: stderr is a terminal that can move its cursor, and --quiet is not set."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not is_quiet()
 
 
@@ -180,7 +180,7 @@ def is_quiet() -> bool:
 
 
 def is_verbose() -> bool:
-    """Whether --verbose asks for what usually stands in the files only."""
+    """Whether --verbose asks for details that are otherwise only in the files."""
     context = click.get_current_context(silent=True)
     return bool(context and context.find_root().meta.get("asyncgen.verbose"))
 
@@ -193,9 +193,9 @@ def _write_error(text: str) -> None:
 
 
 def _dressed(text: str) -> str:
-    """A line for stderr: folded at words, its first word in colour; both on a terminal only.
+    """A line for stderr, wrapped and with its first word coloured on a terminal.
 
-    A command to be copied is left to the terminal to break, which joins it again when it is copied.
+    A command to be copied is not wrapped: the terminal does that, and joins it again when it is copied.
     """
     width = width_of(sys.stderr)
     first = text.split(" ", 1)[0]

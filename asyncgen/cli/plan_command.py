@@ -83,7 +83,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) -> Iterator[str]:
-    """From how many calls on tuning pays, and under which assumptions."""
+    """The number of calls from which tuning is cheaper, and the assumptions."""
     yield ""
     if not compared:
         yield "break-even: the price of the model that answers is not known, so there is nothing to compare with"
@@ -95,7 +95,7 @@ def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) ->
 
 
 def usd_span(span: Span | None) -> str:
-    """A span of amounts, "unknown" where there is none."""
+    """A range of amounts; "unknown" if there is none."""
     if span is None:
         return "unknown"
     low, high = usd(span.low), usd(span.high)

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunForecast:
-    """What a run is going to do.
+    """What a `run` is going to do.
 
     Attributes:
         opened: the job.
-        generation: who answers, at `generation_where`.
-        tuning: who tunes, at `tuning_where`.
-        model: to tune; None for the job's, else the provider's default.
-        yes: every question is answered with yes.
+        generation: the provider that answers.
+        generation_where: its flags.
+        tuning: the provider that tunes.
+        tuning_where: its flags.
+        model: the model to tune; None for the job's, else the provider's default.
+        yes: whether every question is answered with yes.
     """
 
     opened: OpenedJob
@@ -44,13 +46,13 @@ class RunForecast:
 
     @property
     def order(self) -> JobOrder:
-        """The fine-tuning job that will be asked for; raises UsageError where no model is known."""
+        """The fine-tuning job to create; raises UsageError if no model is known."""
         settings = self.opened.file.job(self.generation.profile.name, self.tuning.profile.name).finetune
         return order_of(model_to_tune(self.tuning, self.model or settings.model), settings)
 
 
 def tuning_where(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
-    """Where the tuning stage goes: the address given for the answers is the tuner's too where both are the same."""
+    """Flags of the tuning stage: the given address applies to it, too, if both stages have the same provider."""
     same = opened.tuning == opened.generation
     return EndpointFlags(
         provider=opened.tuning,
@@ -60,11 +62,14 @@ def tuning_where(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
 
 
 def problems_ahead(ahead: RunForecast, *, tuning: bool = True) -> list[tuple[str, AsyncgenError]]:
-    """What would stop each stage, by the stage's name.
+    """Find what would stop each stage.
 
     Args:
-        ahead: what is going to be done.
-        tuning: the run goes on to the fine-tuning job.
+        ahead: what the run is going to do.
+        tuning: whether it includes the fine-tuning job.
+
+    Returns:
+        Name of each stage that is stopped, and the problem.
     """
     found = _raised("generate", lambda: _see_endpoint(ahead.generation, ahead.generation_where, ahead.opened.model))
     if not tuning:
@@ -96,7 +101,7 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
 
 
 def ahead_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -> list[str]:
-    """The later stages in words, for `plan`."""
+    """Lines about the later stages, for `plan`."""
     try:
         will = f"tune {ahead.order.model} at {ahead.tuning.profile.name} ({ahead.tuning.why})"
     except AsyncgenError:

@@ -44,13 +44,13 @@ _COMPLETION = "completion"
 
 
 def run_lines(prepared: Prepared, settings: DatasetSettings, tuning: str, *, detailed: bool) -> Iterator[str]:
-    """What was made of a run, and what to do with it.
+    """Lines about the dataset of a run, with the next step.
 
     Args:
         prepared: the dataset.
         settings: [dataset] of the job.
-        tuning: the provider that is to train on it.
-        detailed: say what training costs elsewhere, too.
+        tuning: the provider that will train on it.
+        detailed: include the cost of training at other providers.
     """
     folder = prepared.train.parent
     for file in prepared.files:
@@ -150,7 +150,7 @@ def _asking(separator: str, ending: str) -> str:
 
 
 def pairs_lines(prepared: PreparedPairs) -> Iterator[str]:
-    """What was made of a file of prompts and completions, and what to do with it."""
+    """Lines about the result for a file of prompts and completions, with the next step."""
     if prepared.outcome == "declined":
         yield "not written, as you asked"
         return
@@ -178,7 +178,7 @@ def pairs_object(prepared: PreparedPairs) -> dict[str, Any]:
 
 
 def file_lines(prepared: PreparedFile) -> Iterator[str]:
-    """What was made of a file of training lines, or of pairs as chats."""
+    """Lines about the result for a file of training lines, or of pairs as chats."""
     if prepared.declined:
         yield "not written, as you asked"
         return
@@ -209,7 +209,7 @@ def file_object(prepared: PreparedFile) -> dict[str, Any]:
 
 
 def next_step(source: Path, files: Sequence[Path]) -> str:
-    """The command that trains on what was written, or on `source` where nothing had to be."""
+    """The command that trains on what was written, or on `source` if nothing had to be written."""
     train = files[0] if files else source
     validation = ("--validation", files[1]) if len(files) > 1 else ()
     return command_line("finetune create", train, *validation)
@@ -364,7 +364,7 @@ def _prepare_pairs(
 
 
 def _refuse_unused(given: dict[str, Any], format_: str) -> None:
-    """A flag that the format has no use for is a misunderstanding, and better told than passed over."""
+    """Refuse flags that the format does not use, rather than ignore them."""
     for name, format_of_flag in (("separator", "completion"), ("ending", "completion"), ("system", "chat")):
         if name in given and format_ != format_of_flag:
             raise UsageError(
@@ -374,7 +374,7 @@ def _refuse_unused(given: dict[str, Any], format_: str) -> None:
 
 
 class _Questions:
-    """Tells what is found, and asks on a terminal; `-y` says yes to everything."""
+    """Shows findings, and asks on a terminal; `-y` answers everything with yes. Implements `Dialogue`."""
 
     def __init__(self, *, yes: bool) -> None:
         self._yes = yes
@@ -386,10 +386,10 @@ class _Questions:
         say(f"[necessary] {text}")
 
     def accepts(self, question: str) -> bool:
-        """One question, yes by default.
+        """Ask one question, with yes as the default.
 
         Raises:
-            UsageError: there is nobody to ask.
+            UsageError: nobody can be asked.
         """
         if self._yes:
             say(f"[recommended] {question} yes")

@@ -193,7 +193,7 @@ def _spend_lines(report: Report) -> Iterator[str]:
 
 
 def next_step(report: Report) -> str:
-    """The command that fills the holes there are, or goes on where there are none."""
+    """The command that fills the gaps, or continues if there are none."""
     coverage, run = report.coverage, report.run
     directory = RunDirectory(run)
     if coverage.left:

@@ -46,12 +46,12 @@ class RunPipeline:
 
     Args:
         job: the job file; None for the built-in one.
-        options: the flags, as the generating stage takes them.
-        yes: every question is answered with yes.
-        finetune_model: to tune; None for the job's, else the provider's default.
+        options: the flags, in the form of the generation stage.
+        yes: answer every question with yes.
+        finetune_model: the model to tune; None for the job's, else the provider's default.
 
     Attributes:
-        report: what the stages came to, for `--json`.
+        report: results of the stages, for `--json`.
     """
 
     job: Path | None
@@ -95,10 +95,10 @@ class RunPipeline:
         return code
 
     def _opened(self, *, tuning: bool) -> tuple[OpenedJob, ProviderChoice]:
-        """The job and who answers, once every stage was found to be possible; nothing is sent before.
+        """The job and the provider that answers, after every stage was found to be possible. Sends nothing.
 
         Raises:
-            AsyncgenError: one is not, with all that is wrong.
+            AsyncgenError: a stage is impossible; the cause lists every problem.
         """
         opened, generation, tuner = open_named_job(
             self.job, self.options.where, finetune_provider=self.options.finetune_provider
@@ -109,7 +109,7 @@ class RunPipeline:
         return opened, generation
 
     def _say_end(self, last: str, elapsed_s: float) -> None:
-        """What was made, where it is, what it cost, and what can be done with it."""
+        """Print what was made, where it is, what it cost, and the next steps."""
         generated = self.report["generate"]
         cost = "" if generated["cost_usd"] is None else f", {money(generated['cost_usd'])}"
         model = ", 1 tuned model" if self._tuned_model else ""

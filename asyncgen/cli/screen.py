@@ -136,7 +136,7 @@ def _troubles(progress: Progress) -> str:
 
 
 def _wait(progress: Progress, now_s: float) -> str:
-    """Why nothing moves, where that is so for more than a moment."""
+    """The reason why nothing is sent, if that takes more than a moment."""
     paused_s, silent_s = progress.paused_until - now_s, now_s - progress.sent_at
     if progress.trouble and now_s - progress.trouble_since > _TROUBLE_S:
         since = duration(now_s - progress.trouble_since)
@@ -156,8 +156,8 @@ class Screen:
     """Implements `Observer` and `TuningObserver` for the command line.
 
     Args:
-        yes: --yes was given: every question is answered with yes.
-        resume_command: goes on where the run stops; None for this command itself.
+        yes: whether --yes was passed, which answers every question.
+        resume_command: the command that resumes the run; None for this command itself.
     """
 
     def __init__(self, *, yes: bool, resume_command: str | None = None) -> None:

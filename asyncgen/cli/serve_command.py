@@ -164,7 +164,7 @@ def _curl(info: ServerInfo, key_file: Path | None) -> str:
 
 
 def _export(info: ServerInfo, key_file: Path | None) -> str:
-    """What makes this server the one that the other commands of the same shell ask."""
+    """The shell command that makes other commands use this server."""
     key = f" ASYNCGEN_API_KEY_FILE={shlex.quote(str(key_file.absolute()))}" if key_file else ""
     model = shlex.quote(info.model)
     return f"export ASYNCGEN_BASE_URL={info.base_url} ASYNCGEN_MODEL={model} ASYNCGEN_FINETUNE_MODEL={model}{key}"

@@ -89,7 +89,7 @@ _SHARDS_SHOWN = 40
 
 
 def _shard_lines(found: RunStatus) -> list[tuple[str, str]]:
-    """A line for each shard; of very many, those that hold the others up first."""
+    """A line per shard; of very many, those that delay the others first."""
     if not found.shards:
         return []
     running, ended = sum(each.is_running for each in found.shards), sum(not each.left for each in found.shards)

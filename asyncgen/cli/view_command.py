@@ -86,7 +86,7 @@ def view(
 
 
 def _named(run: Path | None) -> RunDirectory | None:
-    """The run that is meant; None where there is none yet, and none was named."""
+    """The named run; None if there is none yet and none was named."""
     try:
         return run_directory(run)
     except UsageError:
@@ -110,7 +110,7 @@ async def _serve(runs: Runs, access: PageAccess, open_endpoint: OpenEndpoint, po
 
 
 def _opening(where: EndpointFlags) -> OpenEndpoint:
-    """Who answers for a model: the server named by flags, else who tuned it or answered the run."""
+    """The endpoint for a model: the server of the flags, else the provider that tuned it or answered the run."""
     from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - not needed to look at a run
 
     def open_for(directory: RunDirectory, model: str) -> AbstractAsyncContextManager[Endpoint]:

@@ -153,7 +153,7 @@ class Sketches:
 
 
 class _Bits(dict[bytes, int]):
-    """Words to the bit of a sketch that each one sets."""
+    """Maps words to the bit of a sketch that each sets."""
 
     def __missing__(self, word: bytes) -> int:
         if len(self) == _MOST_WORDS_KEPT:

@@ -235,5 +235,5 @@ def count_cases(text: str) -> tuple[int, int]:
 
 
 def occurs_earlier(cells: Iterator[str], suffix: str) -> bool:
-    """Whether the suffix that all cells end with stands in one of them before its end too."""
+    """Whether the suffix of all cells occurs in one of them before its end, too."""
     return any(suffix in cell[: -len(suffix)] for cell in cells)

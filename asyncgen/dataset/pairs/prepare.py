@@ -43,10 +43,10 @@ _MOST_VALIDATION_ROWS = 1000
 
 
 def output_paths(source: Path, *, split: bool) -> tuple[Path, ...]:
-    """The first names beside `source` that are all free: STEM_prepared.jsonl, STEM_prepared (1).jsonl, ...
+    """Choose the first free names next to `source`: STEM_prepared.jsonl, STEM_prepared (1).jsonl, ...
 
     Raises:
-        AsyncgenError: they would be longer than names of files may be.
+        AsyncgenError: they would be too long for a file name.
     """
     number = 0
     while True:
@@ -69,7 +69,7 @@ def _numbered(source: Path, number: int, *, split: bool) -> tuple[Path, ...]:
 
 
 def taken_names(source: Path, paths: tuple[Path, ...]) -> str:
-    """What is told where the results have a number in their names; "" where they have none."""
+    """The message about names with a number; "" if there are none."""
     usual = _numbered(source, 0, split=len(paths) > 1)
     if usual == paths:
         return ""
@@ -184,7 +184,6 @@ class PreparedPairs:
         classes: number of distinct completions.
         separator: common end of all prompts; "" if there is none.
         ending: common end of all completions; "" if there is none.
-        legacy_seconds: duration of the training by the legacy tool's rule of thumb.
     """
 
     source: Path
@@ -311,7 +310,7 @@ def _nothing_left(path: Path, facts: PairFacts) -> AsyncgenError:
 
 
 def _findings(case: CheckCase, dialogue: Dialogue) -> Iterator[PairFinding]:
-    """What the checks find, told one by one: a later check may end it all."""
+    """The findings, one by one: a later check may stop the preparation."""
     for check in CHECKS:
         finding = check(case)
         if finding is not None:

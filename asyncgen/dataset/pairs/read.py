@@ -34,7 +34,7 @@ _LARGEST = 2**64
 
 
 class Kind(Flag):
-    """What was seen in a column."""
+    """The types of values in a column."""
 
     NOTHING = 0
     TEXT = auto()
@@ -92,7 +92,7 @@ class NotAnObjectError(AsyncgenError):
 
 
 class _Lines:
-    """What a first pass over JSONL finds: how many rows, and which kinds of cell each column has."""
+    """Result of a first pass over JSONL: number of rows, and the types of each column."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -173,7 +173,7 @@ def _line_table(path: Path, lines: _Lines, *, found: tuple[str, ...] = (), conve
 
 
 def _about_nothing(columns: Mapping[str, Kind]) -> tuple[str, ...]:
-    """The legacy tool writes words where a value is null or missing; who has such rows should know."""
+    """The message that the legacy tool writes words for null and missing values."""
     return tuple(
         f'WARNING: `{name}` is null or missing in some rows, which become the text "{_word(kinds)}", as the '
         "legacy tool has it; take these rows out first if that is not meant"
