@@ -123,7 +123,7 @@ class Downloader:
             ):
                 target = response.headers.get("location") if response.is_redirect else None
                 if target is None:
-                    await _refuse(response, has_key=endpoint.key is not None)
+                    await _refuse(response, is_signed=endpoint is not self._endpoint)
                     yield response
                     return
             url = urljoin(url, target)
@@ -154,12 +154,12 @@ def _scheme(endpoint: Endpoint) -> str:
     return urlsplit(endpoint.base_url).scheme
 
 
-async def _refuse(response: httpx2.Response, *, has_key: bool) -> None:
+async def _refuse(response: httpx2.Response, *, is_signed: bool) -> None:
     """Raise the error of a response that contains no file."""
     status = response.status_code
     if status in {_OK, _PART, _BEYOND}:
         return
-    if not has_key and status in {400, 401, 403, 410}:
+    if is_signed and status in {400, 401, 403, 410}:
         raise AsyncgenError(
             f"{response.url.host} does not give the file out",
             cause=f"it answered {status}: the address, which the provider signed, may have expired",

@@ -22,7 +22,7 @@ import pytest
 from aiohttp import web
 
 from asyncgen.cli.main import main
-from asyncgen.errors import AsyncgenError, RunInUseError, UsageError
+from asyncgen.errors import AsyncgenError, AuthError, RunInUseError, UsageError
 from asyncgen.finetune.api import AbsentError, OutageError, RemoteFile
 from asyncgen.finetune.download import find_weights, target_paths
 
@@ -253,6 +253,12 @@ def test_a_signed_address_that_expired_says_what_to_do(
     assert "the same command again" in (refused.value.help_text or "")
     assert left(tmp_path) == []
     assert storage.seen == []
+
+
+def test_a_refusal_of_the_provider_is_one_of_the_key(storage: Storage, fetched: Any) -> None:
+    storage.status = 401
+    with pytest.raises(AuthError):
+        fetched()
 
 
 def test_a_file_is_downloaded_once_at_a_time(storage: Storage, fetched: Any, tmp_path: Path) -> None:
