@@ -413,7 +413,7 @@ def test_more_messages_than_tokens_are_refused_before_the_template(llama: openai
     with pytest.raises(openai.BadRequestError) as caught:
         ask(llama, messages=[{"role": "user", "content": "x"}] * 4097, stream=stream)
     assert caught.value.code == "context_length_exceeded"
-    assert "4097 messages" in caught.value.message
+    assert "4,097 messages" in caught.value.message
 
 
 def test_tools_and_their_results_go_through_the_template(llama: openai.OpenAI) -> None:
