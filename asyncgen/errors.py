@@ -194,13 +194,13 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def command_line(name: str, *arguments: str | Path | None) -> str:
-    """A command line of ours that can be copied into a shell, whatever blanks and quotes its arguments have.
+    """Return a command line that can be copied into a shell, whatever blanks and quotes its arguments have.
 
-    In a text, such a line stands in backticks, or ends before three blanks, a line's end, a comma or a semicolon.
+    In a text, such a line is in backticks, or ends before three blanks, a line's end, a comma or a semicolon.
 
     Args:
         name: of the command, without `asyncgen`.
-        arguments: of it; None is left out.
+        arguments: of the command; None is left out.
 
     Example:
         >>> command_line("prepare", Path("my run"))

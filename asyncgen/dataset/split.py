@@ -214,7 +214,11 @@ class Split:
         return self.side_of(variables) != TRAIN
 
     def side_of(self, variables: Mapping[str, str]) -> int:
-        """The side of this combination: TRAIN, VALIDATION or HELD_OUT."""
+        """Return the side of a combination: TRAIN, VALIDATION or HELD_OUT.
+
+        Args:
+            variables: name to value.
+        """
         if self._held and self.holds_out(variables):
             return HELD_OUT
         if not self._share:

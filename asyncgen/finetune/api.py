@@ -554,7 +554,7 @@ class Tuner:
 
     @property
     def words(self) -> str:
-        """Who is asked, for questions and messages: the provider at its own address, else the host."""
+        """Name of the provider at its own address, else the host, for questions and messages."""
         return place_words(self.profile, self.place or None)
 
     @property

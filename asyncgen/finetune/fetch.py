@@ -130,10 +130,10 @@ class Downloader:
         raise AsyncgenError(f"{shown_target(url)} sends on and on", help_text="give the same command again later")
 
     def _for(self, url: str, before: Endpoint) -> Endpoint:
-        """Whom an address belongs to: the provider with its key, or somebody who gets none, from then on.
+        """The owner of an address: the provider, which gets the key, or another host, which does not from then on.
 
         Raises:
-            AsyncgenError: the address is not encrypted, or leads from elsewhere into this machine.
+            AsyncgenError: the address is not encrypted, or leads from elsewhere to this machine.
         """
         is_theirs = is_same_place(url, self._endpoint.base_url) and urlsplit(url).scheme == _scheme(self._endpoint)
         if is_theirs and before is self._endpoint:
@@ -224,7 +224,10 @@ class _Part:
         return {**whole, "Range": f"bytes={self.size}-", "If-Range": self.tag}
 
     def begin(self, response: httpx2.Response) -> int:
-        """Take an answer: go on at the end, or begin anew where it holds the whole file; its size, 0 if not known."""
+        """Use a response: append it, or start again if it contains the whole file.
+
+        Returns the total size, 0 if unknown.
+        """
         self._hashes |= _announced_hashes(response)
         found = _RANGE.fullmatch(response.headers.get("content-range", ""))
         if response.status_code == _PART and (found is None or int(found[1] or -1) != self.size):
@@ -285,7 +288,7 @@ class _Part:
         self._tag_file.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Rename the part to the file."""
         os.fsync(self._file.fileno())
         self._part.replace(self._path)
         self._tag_file.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class EventLog(Protocol):
 
     @property
     def history(self) -> tuple[Event, ...]:
-        """What was told before, oldest first."""
+        """The events so far, oldest first."""
         ...
 
     def add(self, event: Event) -> None:

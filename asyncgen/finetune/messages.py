@@ -47,7 +47,7 @@ def extent_words(extent: TrainingExtent) -> str:
 
 
 def price_words(cost: TrainingCost | None) -> str:
-    """What the job will cost."""
+    """The price of the job, for the user."""
     if cost is None or cost.usd is None:
         return "not known"
     low, high = cost.usd
@@ -56,7 +56,7 @@ def price_words(cost: TrainingCost | None) -> str:
 
 
 def only_known(profile: Profile) -> str:
-    """Who may tune there, where not everybody may."""
+    """Who may tune at the provider, if not everybody."""
     assert profile.finetuning is not None, "the choice of a provider sees to it"
     return "" if profile.finetuning.new_customers else ", and only for those who tuned there before"
 
@@ -80,7 +80,7 @@ def how_created(created: Created) -> str:
 
 
 def trained_cost(profile: Profile, job: TuningJob) -> str:
-    """What the job cost, by the tokens that the provider counted; "" where that is free or not known."""
+    """The cost of the job, by the tokens that the provider counted; "" if it is free or unknown."""
     if profile.finetuning and profile.finetuning.free:
         return ""
     price = load_price_list(None, os.environ).training(profile.name, job.model)
@@ -126,7 +126,7 @@ def job_failure(job: TuningJob) -> IncompleteError:
 
 
 def leave_words(job_id: str, status: str) -> str:
-    """What is told to somebody who stops following."""
+    """The message when following stops before the job's end."""
     return (
         f"left {job_id}, which goes on: {status.replace('_', ' ')}. To follow it again: "
         f"{command_line('finetune follow', job_id)}; to cancel it: {command_line('finetune cancel', job_id)}"

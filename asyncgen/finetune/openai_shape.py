@@ -109,7 +109,7 @@ class _Model(msgspec.Struct, kw_only=True):
 
 
 class _Card(msgspec.Struct, kw_only=True):
-    """What asyncgen's own server says of an adapter."""
+    """Description of an adapter by asyncgen's own server."""
 
     id: str
     base_model: str
@@ -280,7 +280,10 @@ class OpenaiWeights:
         )
 
     async def _checkpoint(self, job: TuningJob, step: int | None) -> Checkpoint | None:
-        """The last one, or that of a step; None where there are none. Raises AbsentError: not of that step."""
+        """The last checkpoint, or that of a step; None if there are none.
+
+        Raises AbsentError if there is none of that step.
+        """
         found = await self._jobs.checkpoints(job.id)
         if step is None:
             return max(found, key=lambda each: (each.step, each.created_at), default=None)

@@ -254,7 +254,7 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
 
 
 async def _consent(tuner: Tuner, wanted: WantedTuning, extent: TrainingExtent, observer: Observer) -> None:
-    """Show model, samples, epochs, tokens, price and the tuned model's life; ask where it costs money."""
+    """Show model, samples, epochs, tokens, price and lifetime of the tuned model; ask for consent if it costs money."""
     order = wanted.order
     observer.say(f"tune {order.model} at {tuner.words} on {wanted.dataset.training}: {extent_words(extent)}")
     await _say_lifetime(tuner, order.model, observer)

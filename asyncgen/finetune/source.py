@@ -159,7 +159,7 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
 
 
 def _for_run(where: EndpointFlags, opened: OpenedJob) -> ProviderChoice:
-    """Who tunes a run: the flags, else the job file, else as was chosen when the run began."""
+    """The provider that tunes a run: from the flags, else the job file, else as chosen when the run began."""
     profiles = opened.file.profiles
     if where.provider or where.addresses:
         return choose_tuner(where, os.environ, profiles)
@@ -169,7 +169,10 @@ def _for_run(where: EndpointFlags, opened: OpenedJob) -> ProviderChoice:
 
 
 def _for_file(where: EndpointFlags) -> ProviderChoice:
-    """Who tunes a file: the flags, else the provider with a key if it tunes for new customers, else this machine."""
+    """The provider that tunes a file.
+
+    It is that of the flags, else the one with a key if it tunes for new customers, else `local`.
+    """
     choice = choose_tuner(where)
     return choice if where.provider or where.addresses else choose_tuning(choice)
 

@@ -33,7 +33,7 @@ class Notes(Protocol):
 
     @property
     def state(self) -> RunState:
-        """What is noted."""
+        """The noted state."""
         ...
 
     def update(self, change: Callable[[RunState], RunState]) -> RunState:
@@ -80,7 +80,7 @@ def with_job(state: RunState, intent: str, job: TuningJob) -> RunState:
 
 
 def with_last_event(state: RunState, job_id: str, event_id: str) -> RunState:
-    """The state with the newest event that `events.jsonl` holds of a job."""
+    """Return the state with a job's newest event in `events.jsonl`."""
     return replace(
         state,
         finetuning=[
@@ -90,7 +90,7 @@ def with_last_event(state: RunState, job_id: str, event_id: str) -> RunState:
 
 
 def noted_job(state: RunState, job_id: str) -> FinetuningState | None:
-    """What is noted of the job; None where it is not one of the run's."""
+    """The noted job; None if it is not one of the run's."""
     return next((noted for noted in state.finetuning if noted.job_id == job_id), None)
 
 
@@ -122,7 +122,15 @@ class UploadSource:
 
 @contextmanager
 def upload_source(path: Path, *, byte_order_mark: bool, max_bytes: int) -> Iterator[UploadSource]:
-    """The file with or without a byte order mark, as wanted; a copy is made, for the block, where it is not so.
+    """Open the file with or without a byte order mark, as the provider wants it; a temporary copy is made if necessary.
+
+    Args:
+        path: the file.
+        byte_order_mark: whether it must begin with one.
+        max_bytes: maximum size.
+
+    Yields:
+        The file to upload.
 
     Raises:
         DiskError: it cannot be read.

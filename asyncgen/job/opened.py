@@ -209,11 +209,11 @@ def job_file_of(run: RunDirectory, job: JobState) -> str:
 
 
 def generate_again(run: RunDirectory, *flags: str) -> str:
-    """The `generate` that goes on with a run: with its job file, its directory, and who answers it.
+    """Return the `generate` command that resumes a run, with its job file, directory and provider.
 
     Args:
-        run: its directory.
-        flags: for what is to be done, such as `--retry-failed`.
+        run: the run directory.
+        flags: further flags, such as `--retry-failed`.
     """
     noted = run.read_state().job
     place = _flags_of_place(noted.command)

@@ -95,7 +95,11 @@ class Progress:
         return max(self.requests - self.done - self.failed - self.failed_before, 0)
 
     def add_earlier(self, earlier: Progress) -> None:
-        """Count an earlier part of the same invocation, which this one found done before."""
+        """Add the counts of an earlier part of this invocation, whose rows count as done already.
+
+        Args:
+            earlier: its counts.
+        """
         self.already_done = earlier.already_done
         self.failed_before = earlier.failed_before
         for name in ("settled", "failed", "sent", "ended", "retries", "rate_limited", "maybe_paid_twice",
