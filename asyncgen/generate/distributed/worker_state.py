@@ -42,14 +42,22 @@ class WorkerState:
     """What the driver knows of a worker.
 
     Attributes:
-        lost_in_flight: of its requests, when it was lost.
-        name: of this start of it, among the holders of leases.
+        port: how it is reached.
+        spec: what it is opened with.
+        number: among the workers, from 0.
+        starts: how often it was opened, or found again.
         session: as the worker names it; "" before it is open.
         rows: that it has, by key.
         orders: number of the last one.
         report: the last one.
-        heard_at: when that came.
-        is_lost: its lease ended before it was heard again.
+        heard_at: when that came, in seconds of the driver's clock.
+        is_lost: its lease ended before it was heard again, or it was never open.
+        finished: rows that ended since it was measured, with their `tokens`.
+        measured_at: when its speed was last measured.
+        per_second: rows that it ends a second, lately; `tokens_per_second` likewise.
+        paused_until: it sends nothing before, in seconds of the event loop's clock.
+        told_pause_until: end of the last pause of others that it was told.
+        lost_in_flight: of its requests, when it was lost.
     """
 
     port: WorkerPort
