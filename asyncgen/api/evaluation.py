@@ -108,5 +108,5 @@ def evaluate(
 
     done = run_in_thread(work)
     if done.evaluation is None:
-        raise KeyboardInterrupt  # nothing else stops it without an error of its own
+        raise KeyboardInterrupt  # nothing else stops it without an error
     return done.evaluation

@@ -102,7 +102,7 @@ _NARROWEST_SPARK = 5
 _LASTING = re.compile(r"\bepochs?\b|checkpoint", re.IGNORECASE)
 _NAME_OF_CHECKPOINT = re.compile(r"(?<=step )(\d+)(?:: | with snapshot id: )\S+$", re.IGNORECASE)
 _STEP = re.compile(r"step \d+", re.IGNORECASE)
-_LOSS_SEEN = 2000  # points that a sparkline is made of: more are not told apart
+_LOSS_SEEN = 2000  # points of a sparkline; more could not be distinguished
 
 
 class TrainingDisplay:

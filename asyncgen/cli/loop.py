@@ -37,7 +37,7 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
                 return runner.run(coroutine)
         except asyncio.CancelledError as error:  # by Ctrl-C alone; one that is seen twice is not taken for it
             raise KeyboardInterrupt from error
-        except RuntimeError as error:  # uvloop cannot be closed when Ctrl-C comes in the midst of that
+        except RuntimeError as error:  # uvloop cannot be closed if Ctrl-C arrives while it closes
             if _is_of_ctrl_c(error):
                 raise KeyboardInterrupt from error
             raise
@@ -57,7 +57,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-# USR1 is what schedulers are told to send some minutes before the time of a job is up.
+# Schedulers can send USR1 some minutes before a job's time limit.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 

@@ -46,7 +46,7 @@ _COMMANDS = {
     "help": ("help:help_command", "Explain the keys of a job file (help job), or a command."),
 }
 
-_SAID_NO = 1  # exit code of who answered a question with no
+_SAID_NO = 1  # exit code after answering a question with no
 
 
 class _Commands(PageMixin, click.Group):
@@ -132,7 +132,7 @@ def _usage_error(error: click.ClickException) -> UsageError:
 
 
 def _bug(error: Exception) -> AsyncgenError:
-    # The text of an exception may hold a request's headers, so only its type is shown.
+    # The text of an exception may contain a request's headers, so only its type is shown.
     return AsyncgenError(
         f"asyncgen itself failed: {type(error).__name__}",
         cause="this is a bug; what was paid for is in the run directory",

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 _BATCH = 2000  # samples that are written, and whose tokens are counted, at a time
 _LEARNT_FROM = 2000  # records from which the tokens per text are learnt
 _ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
-_RECORD_BYTES = 200  # hardly a record is smaller: gives an upper bound on their number
+_RECORD_BYTES = 200  # few records are smaller, so this bounds their number
 
 
 @contextmanager

@@ -33,13 +33,13 @@ _SHARED_FIRST = 3  # number of first members that two sets must share to be comp
 _MOST_POSTINGS = 500  # a member that is among the rarest of more answers than this is ignored
 _BUCKETS = 64  # sorted one at a time, to bound memory
 _SKETCH_BYTES = 32
-_MOST_SKETCHED = 160  # words, beyond which so few bits tell nothing
+_MOST_SKETCHED = 160  # words; with more, so few bits distinguish nothing
 _MOST_COMPARED = 64  # texts whose sketches are compared, each with each
 _MOST_WORDS_KEPT = 100_000
 
-# ASCII text is cut into words by bytes, which is faster: all but letters and digits become blanks.
+# ASCII text is split by bytes, which is faster: all but letters and digits become blanks.
 _LOWERED = bytes(byte if bytes([byte]).isalnum() else ord(" ") for byte in bytes(range(256)).lower())
-# A word; in scripts that put no blanks between words, a character.
+# A word; a character in scripts without blanks between words.
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+")
 
 

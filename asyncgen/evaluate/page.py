@@ -75,7 +75,7 @@ def write_page(evaluation: Evaluation, path: Path) -> None:
         DiskError: it cannot be written.
     """
     text = resources.files("asyncgen.evaluate").joinpath("page.html").read_text(encoding="utf-8")
-    # In a script element nothing may look like its end.
+    # A script element must not contain anything like its end tag.
     data = orjson.dumps(_data(evaluation)).decode().replace("<", "\\u003c")
     with output_file(path) as file:
         file.write(text.replace(_DATA, data, 1).encode())

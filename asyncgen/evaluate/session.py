@@ -142,7 +142,7 @@ async def evaluate_run(
         opened, directory, dataset, wanted.axes, most=wanted.rows, seed=wanted.seed, trained=wanted.trained
     )
     contestants = _contestants(opened, directory, wanted)
-    if wanted.judge:  # a name that is none is told before anybody is paid
+    if wanted.judge:  # an invalid name is reported before anything is sent
         _judge_of(opened, wanted)
     if wanted.name is not None and not NAME.fullmatch(wanted.name):
         raise UsageError(f"{wanted.name!r} cannot be an evaluation's name", help_text=NAME_HELP)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncgen.local_http import RequestGuard
     from asyncgen.providers.endpoint import Secret
 
-HEALTH_PATH = "/health"  # asked by those who start containers, who have no key
+HEALTH_PATH = "/health"  # polled by container schedulers, which have no key
 _ID = web.RequestKey("asyncgen_request_id", str)
 _BEGAN = web.RequestKey("asyncgen_request_began", float)
 _EXPOSED = "x-request-id, openai-processing-ms, retry-after, retry-after-ms"

@@ -204,6 +204,6 @@ def _row_of(answer: EvaluatedAnswer) -> str:
 def _summary(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = _decode_summary(read_whole(path, _MAX_BYTES))
-    except (FileNotFoundError, NotJsonError):  # it comes when the evaluation ends
+    except (FileNotFoundError, NotJsonError):  # written when the evaluation ends
         return {}
     return found

@@ -168,7 +168,7 @@ def _typed(record: Record) -> dict[str, Any]:
     """
     row = msgspec.structs.asdict(record)
     return row | {
-        "usage": msgspec.to_builtins(record.usage),  # a cost is there where the provider tells one
+        "usage": msgspec.to_builtins(record.usage),  # only if the provider reports a cost
         "check_failures": ", ".join(record.check_failures),
         "request_id": record.request_id or "",
         "reasoning": record.reasoning or "",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 RANK, BATCH = 16, 8
 _RANK_NAMES = ("lora_r", "lora_rank", "rank")
-# Organization and name, as on the Hub; Together's names for what it tunes end in a word of its own.
+# Organization and name, as on the Hub; Together appends a suffix to the names of models that it tunes.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _TOGETHERS_OWN = re.compile(r"-Reference$")
 _SUGGESTED = "Qwen/Qwen3-4B-Instruct-2507"

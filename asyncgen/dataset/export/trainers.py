@@ -389,7 +389,7 @@ def _llama_factory_dataset(file: str, plan: TrainerSettings) -> dict[str, Any]:
         **({"tools": "tools"} if plan.tools else {}),
         **({"chosen": "chosen", "rejected": "rejected"} if plan.pairs else {}),
     }
-    # Without tags it looks for ShareGPT's own names and finds nothing.
+    # Without tags it expects ShareGPT's field names.
     tags = {
         "role_tag": "role",
         "content_tag": "content",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-# A document is held in memory as a whole, and its values beside it; files of lines have no such bound.
+# A document and its values are in memory as a whole; files of lines need no such limit.
 LARGEST_DOCUMENT_BYTES = 256 * 1024 * 1024
 _BLANKS = b" \t\r\n"
 _OBJECT = "{"
@@ -83,7 +83,7 @@ def read_json(path: Path) -> JsonRows:
         try:
             return _read_object(path, _document(path))
         except AsyncgenError:
-            return JsonRows(lines=True, found=(), rows=())  # told line by line: that is what most such files are
+            return JsonRows(lines=True, found=(), rows=())  # reported line by line, as most such files are JSON Lines
     if _holds_one_line(path):
         return _read_object(path, _document(path))
     return JsonRows(lines=True, found=(), rows=())
@@ -153,7 +153,7 @@ def json_fault(raw: bytes) -> str:
         return "it is nested too deeply"
     except json.JSONDecodeError as error:
         return _in_our_words(text, error)
-    except ValueError as error:  # a constant of our own refusal, or a number of thousands of digits
+    except ValueError as error:  # a refused constant, or a number with thousands of digits
         constant = _CONSTANTS.fullmatch(str(error))
         return f"{error} is not JSON; write null" if constant else "a number has too many digits"
     if re.search(r"\\u[dD][89a-fA-F]", text):

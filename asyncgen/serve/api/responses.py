@@ -309,7 +309,7 @@ def _messages(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": _content(item.get("output"), place)}
         elif kind == "message":
             yield {"role": item.get("role"), "content": _content(item.get("content"), place)}
-        elif kind != "reasoning":  # what a model thought earlier is not told to it again
+        elif kind != "reasoning":  # earlier reasoning is not sent to the model again
             message = f"Items of the type {kind!r} are not supported by this server."
             raise ApiError(400, message, param=f"input[{place}].type", code="invalid_value")
     if calls:

@@ -37,7 +37,7 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _CACHE_MIB = 512  # prompts that left their slot, to be taken up again; llama.cpp's own default is 8 GiB
-_SMALL_REQUESTS = 8  # threads beside those of the answers, so that tokenising does not wait for them
+_SMALL_REQUESTS = 8  # more threads than answers need, so that tokenising does not wait
 _SILENT = -1
 
 

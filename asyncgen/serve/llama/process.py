@@ -91,7 +91,7 @@ class LlamaProcess:
             LoadError: llama.cpp cannot load them, or is not installed.
         """
         key = secrets.token_urlsafe(24)
-        # A session of its own: Ctrl-C on the terminal is for the server, which ends this process when it is drained.
+        # A new session: Ctrl-C on the terminal is for the server, which stops this process after draining.
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "asyncgen.serve.llama.child",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
@@ -179,7 +179,7 @@ async def _address(
     )
     assert process.stdin is not None, "it is a pipe"
     assert process.stdout is not None, "it is a pipe"
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended at once; its last words tell why
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended at once; its last output says why
         process.stdin.write(msgspec.json.encode(config) + b"\n")
         await process.stdin.drain()
     line = await process.stdout.readline()

@@ -345,7 +345,7 @@ def _disturbing(name: str, request: web.Request) -> Disturb:
 
 async def _question(request: web.Request) -> bytes:
     line = f"{request.method} {request.path_qs}".encode()
-    # A multipart body is streamed to the disk by its route; reading it here would hold it in memory.
+    # A multipart body is streamed to disk by its route; reading it here would load it into memory.
     return line if request.content_type.startswith("multipart/") else line + await request.read()
 
 

@@ -194,7 +194,7 @@ class FileStore:
             FileObject,
             identify=lambda item: item.id,
             made_at=lambda item: item.created_at,
-            is_sound=lambda item: file_stem(item.id) == item.id,  # its bytes are beside it, under the id itself
+            is_sound=lambda item: file_stem(item.id) == item.id,  # the bytes are in the file named by the id
         )
 
     def part(self, identifier: str) -> Path:

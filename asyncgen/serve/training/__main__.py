@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
             TrainingFailed(code="out_of_memory", message="there is not enough memory to tune this model", param="model")
         )
         return 1
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the server has gone
         return 1
     except (OSError, DiskError) as error:
         why = error.cause if isinstance(error, DiskError) else error.strerror

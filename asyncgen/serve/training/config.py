@@ -51,7 +51,7 @@ class TrainingError(AsyncgenError):
 Auto = Literal["auto"]
 
 BATCH = 8
-FEWEST_STEPS = 10  # of an epoch: where there would be fewer the batches are smaller
+FEWEST_STEPS = 10  # steps per epoch; with fewer, batches are smaller
 
 # Measured with 138 samples and a model of 135 million parameters and this width: half the rate left the loss on samples
 # held out a tenth higher after three epochs; with twice the rate it began to misspell what it had not seen in training.
@@ -93,7 +93,7 @@ def base_learning_rate(width: int) -> float:
     return RATE * WIDTH / width
 
 
-RANK, LAYERS = 16, 12  # unless the server is told otherwise
+RANK, LAYERS = 16, 12  # the server's default
 
 
 class Config(Hyperparameters, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
 
-# Told how much is done, from 0 to 1.
+# Called with the share that is done, from 0 to 1.
 OnProgress = Callable[[float], None]
 
 
@@ -67,7 +67,7 @@ class FrozenBlocks:
         weights: the model's.
         blocks: the frozen ones, from the first; with none, the states are the embeddings.
         threads: the threads to share the rows among.
-        on_progress: told after each block.
+        on_progress: called after each block.
     """
 
     def __init__(self, weights: Weights, blocks: range, threads: TrainingThreads, on_progress: OnProgress) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 _MOST_DIMENSIONS = 4
-ALIGNMENT = 32  # of the tensor data, where the file says nothing else
+ALIGNMENT = 32  # default alignment of the tensor data
 
 # Numbers of the metadata's value types.
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9

@@ -90,7 +90,7 @@ Emit = Callable[[TrainerMessage], None]
 Clock = Callable[[], float]
 
 LONGEST_GRADIENT = 1.0
-MEASUREMENTS = 5  # of the validation loss while training, beside the whole ones at the epochs' ends
+MEASUREMENTS = 5  # validation losses during training, besides the full ones after each epoch
 MEASURED_SAMPLES = 8  # at each of these
 
 

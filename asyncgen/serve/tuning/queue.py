@@ -71,7 +71,7 @@ class TuningQueue:
             raise ApiError(400, f"The job {identifier} is already {job.status}.", code="job_already_ended")
         try:
             self._jobs.change(identifier, status="cancelled", finished_at=int(self._clock()), estimated_finish=None)
-        finally:  # also where the disk is full: it is cancelled until the server ends
+        finally:  # on a full disk it is cancelled in memory
             self._jobs.log.add(identifier, "The job was cancelled", level="warn")
             tasks = [task for name, task in self._in_progress if name == identifier]
             for task in tasks:
