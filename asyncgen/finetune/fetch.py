@@ -46,6 +46,7 @@ _MOST_REDIRECTS = 5
 _ERROR_BYTES = 64 * 1024
 _OK, _PART, _BEYOND = 200, 206, 416
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)")
+_OF_THE_BODY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _STATUS_ERRORS: dict[int, type[openai.APIStatusError]] = {404: openai.NotFoundError, 429: openai.RateLimitError}
 
 
@@ -158,6 +159,12 @@ async def _refuse(response: httpx2.Response, *, is_signed: bool) -> None:
     """Raise the error of a response that contains no file."""
     status = response.status_code
     if status in {_OK, _PART, _BEYOND}:
+        if str(response.headers.get("content-type") or "").startswith("text/html"):  # of a proxy, to sign in, say
+            raise AsyncgenError(
+                f"{response.url.host} sent a web page in the place of the file",
+                help_text="check the address (--base-url) and a proxy; asyncgen doctor looks at them",
+                code="bad_answer",
+            )
         return
     if is_signed and status in {400, 401, 403, 410}:
         raise AsyncgenError(
@@ -166,14 +173,17 @@ async def _refuse(response: httpx2.Response, *, is_signed: bool) -> None:
             help_text="give the same command again: it asks for a new address, and goes on where it stopped",
             code="expired",
         )
-    text = (await _beginning(response)).decode("utf-8", "replace")
+    said = await _beginning(response)
     try:
-        body: object = decode_json(text.encode())
+        body: object = decode_json(said)
     except NotJsonError:
-        body = text
+        body = said.decode("utf-8", "replace")
     inner = body.get("error", body) if isinstance(body, dict) else body
     kind = _STATUS_ERRORS.get(status, openai.APIStatusError)
-    raise kind(f"status {status}", response=response, body=inner)
+    headers = {name: value for name, value in response.headers.items() if name not in _OF_THE_BODY}
+    # Whoever explains the error looks into the response, and a stream cannot be read again.
+    whole = httpx2.Response(status, headers=headers, content=said, request=response.request)
+    raise kind(f"status {status}", response=whole, body=inner)
 
 
 async def _beginning(response: httpx2.Response) -> bytes:

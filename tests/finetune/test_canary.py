@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 
 from asyncgen.errors import AsyncgenError
+from asyncgen.finetune.api import RemoteFile
+from asyncgen.finetune.fetch import Downloader
 from asyncgen.finetune.open_tuner import open_calls
 from asyncgen.generate.http.client import open_completer
 from asyncgen.providers.endpoint import Endpoint, Secret
@@ -104,7 +108,17 @@ async def asking_the_sdk(endpoint: Endpoint) -> str:
     return ""
 
 
-@pytest.mark.parametrize("work", [generating, asking_json, asking_for_content, asking_the_sdk])
+async def downloading(endpoint: Endpoint) -> str:
+    with TemporaryDirectory() as folder:
+        try:
+            file = RemoteFile(name="weights", url="models/m/adapter", bytes=1)  # so that no answer will do
+            await Downloader(endpoint, PACING).fetch(file, Path(folder) / "w", lambda _there, _size: None)
+        except AsyncgenError as error:
+            return told(error)
+        return ""
+
+
+@pytest.mark.parametrize("work", [generating, asking_json, asking_for_content, asking_the_sdk, downloading])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_client_lets_a_quoted_key_through(shape: str, work: Callable[[Endpoint], Awaitable[str]]) -> None:
     shown = asyncio.run(asyncio.wait_for(serving(shape, work), 30))

@@ -255,10 +255,26 @@ def test_a_signed_address_that_expired_says_what_to_do(
     assert storage.seen == []
 
 
-def test_a_refusal_of_the_provider_is_one_of_the_key(storage: Storage, fetched: Any) -> None:
-    storage.status = 401
-    with pytest.raises(AuthError):
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AuthError), (403, AuthError), (404, AbsentError), (400, AsyncgenError), (503, OutageError)],
+)
+def test_a_refusal_of_the_provider_is_told_in_its_words(
+    storage: Storage, fetched: Any, tmp_path: Path, status: int, kind: type[AsyncgenError]
+) -> None:
+    storage.status = status
+    with pytest.raises(kind) as refused:
         fetched()
+    assert type(refused.value) is kind
+    assert f"{status}: no" in (refused.value.cause or "")
+    assert left(tmp_path) == []
+
+
+def test_a_web_page_is_no_file(storage: Storage, fetched: Any, tmp_path: Path) -> None:
+    storage.more = {"Content-Type": "text/html; charset=utf-8"}
+    with pytest.raises(AsyncgenError, match="a web page in the place of the file"):
+        fetched()
+    assert left(tmp_path) == []
 
 
 def test_a_file_is_downloaded_once_at_a_time(storage: Storage, fetched: Any, tmp_path: Path) -> None:
