@@ -234,15 +234,15 @@ def _common(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
     common: dict[str, Any] = {"name": contestant.name}
     if answers_are_said(opened):
         checks = msgspec.to_builtins(msgspec.structs.replace(job.checks, attempts=1))
-        common["checks"] = _without_nulls(checks)
-        common["answer"] = _without_nulls(msgspec.to_builtins(job.answer))
+        common["checks"] = _without_unset(checks)
+        common["answer"] = _without_unset(msgspec.to_builtins(job.answer))
     if contestant.provider == opened.generation:
-        common["limits"] = _without_nulls(msgspec.to_builtins(msgspec.structs.replace(job.limits, max_cost=None)))
+        common["limits"] = _without_unset(msgspec.to_builtins(msgspec.structs.replace(job.limits, max_cost=None)))
     return common
 
 
-def _without_nulls(table: dict[str, Any]) -> dict[str, Any]:
-    """A table without what is not set: TOML has no word for that."""
+def _without_unset(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without unset values, which TOML cannot express."""
     return {name: value for name, value in table.items() if value not in (None, [], {})}
 
 
@@ -261,7 +261,7 @@ def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
         for each in prompt.examples
     ]
     told = {"system": prompt.system, "user": prompt.user, "openings": prompt.openings, "examples": examples}
-    return _without_nulls(told) | short
+    return _without_unset(told) | short
 
 
 def _parameters(contestant: Contestant, job: Job, form: PromptForm, opened: OpenedJob) -> dict[str, Any]:
