@@ -162,7 +162,7 @@ async def _refuse(response: httpx2.Response, *, is_signed: bool) -> None:
         if str(response.headers.get("content-type") or "").startswith("text/html"):  # of a proxy, to sign in, say
             raise AsyncgenError(
                 f"{response.url.host} sent a web page in the place of the file",
-                help_text="check the address (--base-url) and a proxy; asyncgen doctor looks at them",
+                help_text="asyncgen doctor   (looks at the address and a proxy on the way)",
                 code="bad_answer",
             )
         return
