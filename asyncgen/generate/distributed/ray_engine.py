@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def _cluster(address: str) -> Iterator[_Cluster]:
     before = signal.getsignal(signal.SIGTERM)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         try:
-            _join(address)
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of Ray's, about its own future
+                _join(address)
             signal.signal(signal.SIGTERM, before)
             nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
             hosts = frozenset(node["NodeManagerAddress"] for node in nodes)
