@@ -176,9 +176,15 @@ def summarise(done: Generated) -> None:
         cost += f" (estimated {money(done.estimate.low)} to {money(done.estimate.high)})"
     say(
         f"{counted(progress.settled, 'answer')} in {duration(done.elapsed_s)}{cost}; "
-        f"{progress.done:,} of {counted(progress.requests, 'row is', 'rows are')} in {done.files.records}"
+        f"{_part(progress.done, progress.requests)} in {done.files.records}"
     )
     say_failures(done)
+
+
+def _part(done: int, requests: int) -> str:
+    if done == requests:
+        return "the row is" if requests == 1 else f"all {counted(requests, 'row')} are"
+    return f"{done:,} of {counted(requests, 'row is', 'rows are')}"
 
 
 def say_failures(done: Generated) -> None:

@@ -47,14 +47,18 @@ run_argument = click.argument(
 )
 
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), envvar="ASYNCGEN_OUT", metavar="DIR", help="The run directory."
+    "--out",
+    type=click.Path(path_type=Path),
+    envvar="ASYNCGEN_OUT",
+    metavar="DIR",
+    help="The run directory.  [default: runs/NAME]",
 )
 provider_option = click.option(
     "--provider",
     envvar="ASYNCGEN_PROVIDER",
     metavar="NAME",
     shell_complete=_complete("providers"),
-    help="Who answers; `asyncgen providers` lists them.",
+    help="Who answers.  [default: the first whose key is set, else local]",
 )
 base_url_option = click.option(
     "--base-url",
@@ -64,7 +68,11 @@ base_url_option = click.option(
     help="The address to ask, up to its /v1; given more than once, these servers share the requests.",
 )
 model_option = click.option(
-    "--model", envvar="ASYNCGEN_MODEL", metavar="NAME", shell_complete=_complete("models"), help="The model to ask."
+    "--model",
+    envvar="ASYNCGEN_MODEL",
+    metavar="NAME",
+    shell_complete=_complete("models"),
+    help="The model to ask.  [default: the job's, else the provider's]",
 )
 api_key_file_option = click.option(
     "--api-key-file",
@@ -78,21 +86,21 @@ concurrency_option = click.option(
     type=click.IntRange(min=1),
     envvar="ASYNCGEN_CONCURRENCY",
     metavar="N",
-    help="At most N requests in flight.",
+    help="At most N requests in flight.  [default: 64; local: as many as it has slots]",
 )
 rpm_option = click.option(
     "--rpm",
     type=click.FloatRange(min=0, min_open=True),
     envvar="ASYNCGEN_RPM",
     metavar="N",
-    help="At most N requests a minute.",
+    help="At most N requests a minute.  [default: as the server allows]",
 )
 tpm_option = click.option(
     "--tpm",
     type=click.FloatRange(min=0, min_open=True),
     envvar="ASYNCGEN_TPM",
     metavar="N",
-    help="At most N tokens a minute.",
+    help="At most N tokens a minute.  [default: as the server allows]",
 )
 max_cost_option = click.option(
     "--max-cost",
@@ -117,7 +125,7 @@ ray_option = click.option(
     metavar="ADDRESS|local",
     help="Send the requests from the nodes of a Ray cluster: HOST:PORT, auto, or local to try it on this machine.",
 )
-retry_failed_option = click.option("--retry-failed", is_flag=True, help="Ask again for rows that were given up on.")
+retry_failed_option = click.option("--retry-failed", is_flag=True, help="Ask again for rows that failed.")
 yes_option = click.option("--yes", "-y", is_flag=True, envvar="ASYNCGEN_YES", help="Answer every question with yes.")
 json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
 quiet_option = click.option(

@@ -67,7 +67,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         else ""
     )
     waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
-    counts = f"{there.settled:,} answered, {there.failed:,} given up on{waiting}"
+    counts = f"{there.settled:,} answered, {there.failed:,} failed{waiting}"
     yield f"there already: {counts}; to send: {plan.left:,}{stale}"
     for number, prompt in enumerate(plan.prompts, 1):
         yield ""

@@ -222,7 +222,12 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
 
 @click.command("prepare")
 @click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[RUN|FILE]")
-@click.option("--format", "format_", type=click.Choice(["chat", "completion"]), help="How samples are written.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["chat", "completion"]),
+    help="How samples are written.  [default: the job's, else chat]",
+)
 @click.option("--system", metavar="TEXT", help="The first message of every chat sample.")
 @click.option(
     "--separator",
@@ -235,7 +240,7 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
     "--validation",
     type=click.FloatRange(min=0, max=1, max_open=True),
     metavar="SHARE",
-    help="The share of the samples that validate.",
+    help="The share of the samples that validate.  [default: the job's, else 0]",
 )
 @click.option("--seed", type=int, metavar="N", help="Another seed, another choice of these.")
 @click.option("--provider", metavar="NAME", help="Who will train: its rules hold.")

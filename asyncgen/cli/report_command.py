@@ -59,7 +59,7 @@ def report_lines(report: Report, bar: str) -> Iterator[str]:
             yield from _axis_lines(axis, bar)
     yield from _counted("cannot be samples", report.rejected, bar)
     yield from _counted("checks not passed", report.checks, bar)
-    yield from _counted("given up on", report.failures, bar)
+    yield from _counted("failed", report.failures, bar)
     yield from _counted("ended", report.finish_reasons, bar)
     yield from _text_lines(report, bar)
     yield from _quality_lines(report.quality)
@@ -110,10 +110,10 @@ def _text_lines(report: Report, bar: str) -> Iterator[str]:
     yield _length("words an answer", report.words)
     yield _length("characters", report.characters)
     yield _length("ms to the answer", report.latency_ms)
-    yield f"{'duplicates':<{_LABEL}} {report.duplicates:,}, and {report.near_duplicates:,} that are nearly ones"
+    yield f"{'duplicates':<{_LABEL}} {report.duplicates:,}, and {report.near_duplicates:,} near-duplicates"
     one, two, three = report.diversity.distinct
     yield (
-        f"{'different':<{_LABEL}} {one:.0%} of the words, {two:.0%} of the pairs, {three:.0%} of the triples "
+        f"{'distinct':<{_LABEL}} {one:.0%} of the words, {two:.0%} of the word pairs, {three:.0%} of the triples "
         f"(in {counted(report.diversity.answers, 'answer')})"
     )
     yield from _counted("how answers begin", dict(report.openings), bar)
@@ -125,7 +125,7 @@ def _quality_lines(quality: Quality) -> Iterator[str]:
     yield ""
     yield (
         f"{'duplicates, values masked':<{_LABEL}} {quality.template_duplicates:,} of {quality.samples:,}, and "
-        f"{quality.near_templates:,} of {quality.sampled:,} that are nearly ones"
+        f"near-duplicates {quality.near_templates:,} of {quality.sampled:,}"
     )
     if quality.template:
         yield f"{'the commonest of them':<{_LABEL}} {quality.template_answers:,} x {one_line(quality.template, _TEXT)}"

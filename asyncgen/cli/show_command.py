@@ -43,7 +43,7 @@ def _conditions(_context: click.Context, _parameter: click.Parameter, texts: tup
     "--where", multiple=True, callback=_conditions, metavar="NAME=VALUE", help="Only rows of this value; repeatable."
 )
 @click.option("--rejected", is_flag=True, help="Only answers that fail a check or are cut off.")
-@click.option("--failed", is_flag=True, help="Rows that were given up on, with the reason.")
+@click.option("--failed", is_flag=True, help="Rows that failed, with the reason.")
 @click.option("--random", "at_random", is_flag=True, help="Any of them, others each time; else the newest.")
 @output_options
 def show(

@@ -64,7 +64,7 @@ def _lines(path: Path, found: RunStatus) -> list[tuple[str, str]]:
 
 
 def _asked(state: RunState) -> str:
-    return f", asked of {state.job.model} ({state.job.generation_provider})" if state.job.model else ""
+    return f", model {state.job.model} at {state.job.generation_provider}" if state.job.model else ""
 
 
 def _rows_text(found: RunStatus) -> str:

@@ -104,7 +104,9 @@ def find_source(
     if argument is None or argument.is_dir():
         return _of_run(find_run(argument, root=RUNS), where, model)
     if not argument.is_file():
-        raise UsageError(f"there is no run and no file at {argument}", help_text="asyncgen runs   (lists the runs here)")
+        raise UsageError(
+            f"there is no run and no file at {argument}", help_text="asyncgen runs   (lists the runs here)"
+        )
     if argument.suffix.lower() in _TABLES:
         raise UsageError(
             f"{argument} is a table, and a training file is JSON Lines",

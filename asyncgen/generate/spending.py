@@ -77,8 +77,8 @@ class Spending:
         """
         agrees = observer.agrees_to_all and not self.in_batch
         if self.price is None and max_cost_usd is not None and (agrees or not is_demanded):
-            unless = "" if self.in_batch else " unless the server tells what its answers cost"
-            what = f"max_cost = {max_cost_usd:g} is not watched{unless}: no price of this model is known"
+            unless = "" if self.in_batch else ", unless the server tells what its answers cost"
+            what = f"no price of this model is known, so max_cost = {max_cost_usd:g} cannot stop the run{unless}"
             observer.say(f"warning: {what}")
             if not self.is_own:
                 observer.agree("Go on without that limit?", why=what)

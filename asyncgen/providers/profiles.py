@@ -334,7 +334,7 @@ _PROFILES = (
             metadata=False,
             min_samples=1,
         ),
-        notes="Any server of the OpenAI shape: give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
+        notes="Any OpenAI-compatible server: give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
     ),
     Profile(
         name=LOCAL,

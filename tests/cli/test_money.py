@@ -120,7 +120,7 @@ def test_a_demanded_limit_without_a_price_is_refused_and_a_jobs_own_is_told(
     assert (refused.returncode, answer(refused)["error"]["code"]) == (2, "no_price")
     done = asyncgen("generate", "job.toml", "--json", **address)
     assert (done.returncode, answer(done)["cost_usd"]) == (0, None)
-    assert "max_cost = 5 is not watched" in done.stderr
+    assert "max_cost = 5 cannot stop the run" in done.stderr
 
 
 def test_batches_cost_half_and_may_be_mixed_with_online_rows(

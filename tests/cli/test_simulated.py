@@ -109,4 +109,4 @@ def test_a_real_servers_run_holds_no_made_up_row(
         (run / "records.jsonl").write_bytes(b"".join(map(encode_line, real)))
     assert asyncgen("prepare").returncode == 0
     assert asyncgen("export", "-o", "a.csv").returncode == 0
-    assert "simulat" not in asyncgen("status").stdout.replace("asked of simulated", "")
+    assert "simulat" not in asyncgen("status").stdout.replace("model simulated", "")

@@ -147,7 +147,7 @@ def _sections(report: Report) -> Iterator[str]:
         yield f"<h3>{_safe(axis.name)}</h3>" + _axis(axis)
     yield from _counted("Answers that cannot be samples", report.rejected)
     yield from _counted("Checks not passed", report.checks)
-    yield from _counted("Rows given up on", report.failures)
+    yield from _counted("Failed rows", report.failures)
     yield from _counted("How answers ended", report.finish_reasons)
     if report.words.counts:
         yield "<h2>Length</h2>" + _lengths("Words in an answer", report.words, "words")

@@ -175,7 +175,7 @@ def provider_error(error: AttemptError, reason: StopReason | None, endpoint: End
         )  # fmt: skip
     to = f" to {endpoint.base_url}" if endpoint else ""
     return AsyncgenError(
-        f"no request{to} succeeds: {error.type}{_status(error)}", cause=error.message or None,
+        f"every request{to} fails: {error.type}{_status(error)}", cause=error.message or None,
         help_text=error.remedy or f"{_DOCTOR}; {_GOES_ON}", code=error.type,
     )  # fmt: skip
 

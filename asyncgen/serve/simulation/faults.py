@@ -258,7 +258,8 @@ def _parsed(text: str) -> tuple[str, float]:
     except ValueError:
         chance = -1.0
     if not 0 <= chance <= 1:
-        raise UsageError(f"{text!r} is no NAME=PROBABILITY", help_text=f"for example --fault {name}=0.05")
+        found = f", and not {number}" if number else ""
+        raise UsageError(f"a probability is from 0 to 1{found}: --fault {text}", help_text=f"--fault {name}=0.05")
     return name, chance
 
 

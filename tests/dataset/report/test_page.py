@@ -89,7 +89,7 @@ def test_every_section_has_its_chart(make_run: MakeRun) -> None:
     for title in (
         "Coverage",
         "Checks not passed",
-        "Rows given up on",
+        "Failed rows",
         "How answers ended",
         "Length",
         "Tokens and cost",
