@@ -86,7 +86,7 @@ concurrency_option = click.option(
     type=click.IntRange(min=1),
     envvar="ASYNCGEN_CONCURRENCY",
     metavar="N",
-    help="At most N requests in flight.  [default: 64; local: as many as it has slots]",
+    help="At most N requests in flight.  [default: 64, or the provider's own number]",
 )
 rpm_option = click.option(
     "--rpm",
