@@ -96,8 +96,8 @@ def success_words(profile: Profile, job: TuningJob) -> str:
     if profile.finetuning is None or not profile.finetuning.next_step:
         return f"{job.id} succeeded: {model}"
     step = profile.finetuning.next_step.format(model=model, job=job.id)
-    download = f". Or take the weights: asyncgen finetune download {job.id} --provider {profile.name}"
-    given = download if profile.finetuning.gives_weights else ""
+    download = command_line("finetune download", job.id, "--provider", profile.name)
+    given = f". Or take the weights: {download}" if profile.finetuning.gives_weights else ""
     return f"{job.id} succeeded: {model}. Next: {step}{_hosting_words(profile, job)}{given}"
 
 
