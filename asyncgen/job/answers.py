@@ -232,7 +232,8 @@ def _refuse_to_fetch(uri: str) -> Any:
 # A sentence ends in . ! ? or … (and closing quotes or brackets) before white space or the end; "3.5" does not.
 _FULL_STOPS = (".", "!", "?", "…")
 _CLOSING = "\"'”’»)]"
-_SENTENCE_END = re.compile(rf"[{''.join(_FULL_STOPS)}]+[{re.escape(_CLOSING)}]*(?=\s|$)")
+# One full stop, then more of them: a search for one character of a set is quick, one for a repetition is not.
+_SENTENCE_END = re.compile(rf"[{''.join(_FULL_STOPS)}][{''.join(_FULL_STOPS)}]*[{re.escape(_CLOSING)}]*(?=\s|$)")
 
 Variables = Mapping[str, str]
 

@@ -25,7 +25,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from asyncgen.backoff import full_jitter_s, server_wait_s
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
-from asyncgen.providers.endpoint import Secret, redacted
+from asyncgen.providers.endpoint import Secret, is_loopback, redacted
 from asyncgen.providers.network import (
     CERTIFICATES_HELP,
     certificate_words,
@@ -157,7 +157,7 @@ async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: 
         try:
             return await call()
         except (openai.APIError, httpx2.TransportError) as error:
-            if not passes(error, unsafe=unsafe):
+            if not passes(error, unsafe=unsafe) or _is_absent(error):
                 raise
             wait_s = _wait_s(error, attempt, pacing)
         await pacing.sleep(wait_s)
@@ -181,6 +181,17 @@ def passes(error: Exception, *, unsafe: bool = False) -> bool:
     if unsafe:
         return error.status_code == 429  # noqa: PLR2004 - refused before it was done; a 5xx may come after
     return error.status_code in _REPEATED_STATUSES or error.status_code >= 500  # noqa: PLR2004 - the server's side
+
+
+def _is_absent(error: Exception) -> bool:
+    """Does nothing listen there, on this machine? Waiting a few seconds would not start a server."""
+    return isinstance(error, _LOST) and _is_refused(error) and is_loopback(str(error.request.url))
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _wait_s(error: Exception, attempt: int, pacing: Pacing) -> float:
@@ -392,6 +403,8 @@ def _silence(error: Exception) -> tuple[str, str]:
     """Why there is no answer, and what to do."""
     if speaks_no_tls(error):
         return "the server speaks http, not https", "give the address with http://"
+    if _is_refused(error):
+        return "connection refused: nothing listens at this address", "start the server, or check the address"
     root = error.__cause__ or error
     if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
         return f"no trusted connection: {certificate_words(error)}", CERTIFICATES_HELP

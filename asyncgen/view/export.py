@@ -67,7 +67,7 @@ def export_run(directory: RunDirectory, target: Path) -> Path:
 
 
 def _claim(target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts and answers may be personal data
     mark = target / _MARK
     if mark.exists():
         for name in ("static", "data"):

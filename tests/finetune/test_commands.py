@@ -286,6 +286,15 @@ def test_results_writes_the_table_and_draws_the_loss(asyncgen: Asyncgen, provide
     assert "no results: it is running" in none.stderr
 
 
+def test_an_id_that_is_a_path_leads_out_of_no_folder(asyncgen: Asyncgen, provider: Any, tmp_path: Path) -> None:
+    provider.finish(provider.add_job(id="ftjob-a"))
+    provider.jobs["ftjob-a"]["id"] = "../../outside/x"
+    done = asyncgen("finetune", "results", "ftjob-a", "--provider", "openai")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.rglob("*.csv")] == ["______outside_x.csv"]
+    assert (tmp_path / "______outside_x.csv").exists()
+
+
 def test_cancel_names_what_it_does_and_needs_consent(asyncgen: Asyncgen, provider: Any) -> None:
     provider.add_job(id="ftjob-a", status="running")
     at = ("--provider", "openai")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING
@@ -365,3 +366,17 @@ def test_an_error_within_another_one_counts_as_the_status_that_it_names(server: 
 def test_an_empty_account_is_told_at_once_in_any_makers_words(server: Server, status: int, body: Any) -> None:
     assert isinstance(told(server, refuses(status, body)), QuotaError)
     assert len(server.seen) == 1
+
+
+def test_where_nothing_listens_on_this_machine_it_is_told_at_once(server: Server) -> None:
+    async def scenario() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # and does not listen
+            endpoint = Endpoint(PROFILES["custom"], f"http://127.0.0.1:{taken.getsockname()[1]}/v1", None, "m", "")
+            async with open_client(endpoint) as client:
+                with pytest.raises(AsyncgenError, match="look at a batch") as raised, reported("look at a batch"):
+                    await retrying(lambda: client.batches.retrieve("b"), server.pacing())
+        assert "nothing listens" in str(raised.value.cause)
+        assert server.waits_s == []
+
+    run(scenario())

@@ -96,7 +96,7 @@ def whole_folder(path: Path, names: Collection[str]) -> Iterator[Path]:
     _refuse_stranger(path, names)
     new, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        new.mkdir(parents=True)
+        new.mkdir(parents=True, mode=0o700)  # prompts and answers may be personal data
         yield new
         if path.exists():
             path.rename(old)

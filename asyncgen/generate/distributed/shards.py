@@ -179,7 +179,7 @@ async def open_shard(
 
 def _make_folder(path: Path) -> None:
     with explained(f"the folder {path} cannot be made"):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts and answers may be personal data
 
 
 async def _wait_for_turn(turn: ExitStack, path: Path, observer: Observer) -> None:

@@ -17,7 +17,7 @@ from asyncgen.generate.journal.journal import Counts, Journal, open_journal
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.run import directory as run_directory
 from asyncgen.run.directory import RunDirectory, locked, open_run
-from asyncgen.run.jsonl import BadLineError, NotSafeError, read_rows
+from asyncgen.run.jsonl import BadLineError, LineFile, NotSafeError, read_rows
 from asyncgen.run.records import Usage, decode_failure, decode_record, encode_line, sum_of
 from asyncgen.run.state import UNTRIED, RowAttempts
 
@@ -211,6 +211,30 @@ def test_what_was_done_for_a_row_without_a_line_is_known_to_the_next_invocation_
     assert RunDirectory(folder).read_state().tried == {key_of_row(2).hex(): tried}
     with journal_in(folder, retry_failed=True) as journal:
         assert journal.tried_before(key_of_row(1)) == RowAttempts(attempts=3, maybe_paid=2, forgiven=1)
+
+
+def test_a_note_stays_until_the_line_in_its_place_is_safe(
+    folder: Path, make_record: MakeRecord, key_of_row: KeyOfRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = RowAttempts(attempts=2, failed=1, maybe_paid=1)
+    left = [make_record(0)]
+    with (
+        open_run(folder, job_name="campaign") as run,
+        open_journal(run, cost_of=lambda usages, in_batch: 0.0) as journal,
+    ):
+        journal.note_attempts(key_of_row(0), tried)
+        sync = LineFile.sync
+
+        def settled_meanwhile(file: LineFile) -> None:
+            sync(file)
+            if left:
+                journal.settle([left.pop()])  # a power loss would take this line, which came after the sync
+
+        monkeypatch.setattr(LineFile, "sync", settled_meanwhile)
+        journal.files.flush()
+        assert left == []
+        assert run.state.tried == {key_of_row(0).hex(): tried}
+    assert RunDirectory(folder).read_state().tried == {}
 
 
 def test_a_note_of_a_row_whose_line_was_written_before_a_crash_is_dropped(
