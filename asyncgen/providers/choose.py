@@ -116,7 +116,11 @@ def _by_address(
             return ProviderChoice(profile, "--base-url is an address of theirs")
     if in_job is not None and in_job.base_url is None:
         return ProviderChoice(in_job, "named in the job file, at --base-url")
-    return ProviderChoice(profiles[CUSTOM], "--base-url, and no provider was named")
+    if in_job is None or in_job.name == CUSTOM:
+        return ProviderChoice(profiles[CUSTOM], "--base-url, and no provider was named")
+    name = in_job.name
+    why = f"--base-url is no address of {name}, which the job names: add --provider {name} for its key, prices, [on.{name}]"
+    return ProviderChoice(profiles[CUSTOM], why)
 
 
 def _own_places(profile: Profile, environment: Mapping[str, str]) -> set[tuple[str, int | None]]:

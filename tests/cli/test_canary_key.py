@@ -23,6 +23,7 @@ from aiohttp import web
 from asyncgen.cli.main import cli
 
 KEY = "sk-canary+3141592/6535897=9323846"
+PATIENCE_S = 20.0  # what a command says and writes in this time is looked at
 FRAGMENT = 12  # characters of the key in a row that may be nowhere
 JOB = """name = "canary"
 [grid]
@@ -127,9 +128,11 @@ def _run(folder: Path, arguments: list[str], variables: dict[str, str], *, lasts
     ) as process:
         assert process.stdout is not None
         said = process.stdout.readline() if lasts else ""
-        if lasts:
+        try:
+            return said + process.communicate(timeout=0.01 if lasts else PATIENCE_S)[0]
+        except subprocess.TimeoutExpired:  # it serves, or waits for a server to come back
             process.terminate()
-        return said + process.communicate(timeout=120)[0]
+            return said + process.communicate(timeout=120)[0]
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,8 @@ def test_an_address_alone_means_custom_whatever_keys_there_are(url: str, named_i
     choice = choose_generation(EndpointFlags(base_url=url), named_in_job, OPENAI_KEY)
     assert choice.profile.name == "custom"
     assert choice.profile.key_variable == "ASYNCGEN_API_KEY"
+    is_another = named_in_job not in {AUTO, "custom"}
+    assert (f"add --provider {named_in_job}" in choice.why) is is_another
 
 
 @pytest.mark.parametrize(
