@@ -119,7 +119,7 @@ def _by_address(
     if in_job is None or in_job.name == CUSTOM:
         return ProviderChoice(profiles[CUSTOM], "--base-url, and no provider was named")
     name = in_job.name
-    why = f"--base-url is no address of {name}, which the job names: add --provider {name} for its key, prices, [on.{name}]"
+    why = f"no address of {name}, which the job names; --provider {name} adds its key, prices, [on.{name}]"
     return ProviderChoice(profiles[CUSTOM], why)
 
 
