@@ -45,9 +45,13 @@ def test_ray_does_not_go_with_batches(here: Here, job: Path) -> None:
     assert "does not go with --ray" in done.err
 
 
-def test_an_address_of_ray_client_is_refused_with_the_way_that_works(here: Here, job: Path) -> None:
+@pytest.mark.parametrize(("named", "set_to"), [("ray://head:1", ""), ("auto", "ray://head:1")])
+def test_an_address_of_ray_client_is_refused_with_the_way_that_works(
+    here: Here, job: Path, monkeypatch: pytest.MonkeyPatch, named: str, set_to: str
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'asyncgen[ray]'")
-    done = here(*GENERATE, "--ray", "ray://head:1")
+    monkeypatch.setenv("RAY_ADDRESS", set_to)
+    done = here(*GENERATE, "--ray", named)
     assert done.code == 2
     assert "ray job submit" in done.err
 

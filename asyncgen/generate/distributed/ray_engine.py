@@ -37,7 +37,7 @@ from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.profiles import ProviderChoice
 from asyncgen.terminal import counted
 
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"
 _LOCAL_WORKERS = 2
 _OBJECT_STORE_BYTES = 100_000_000  # of the local cluster: messages are small, and most never get there
 _PATIENCE_S = 10.0
@@ -57,6 +57,8 @@ class RayEngine:
     """
 
     def __init__(self, address: str) -> None:
+        if address == AUTO:  # as Ray reads it; `ray job submit` sets the variable
+            address = os.environ.get("RAY_ADDRESS", "").strip() or AUTO
         if address.startswith("ray://"):
             raise UsageError(
                 f"--ray {address} is an address of Ray Client",
