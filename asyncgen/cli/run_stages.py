@@ -203,7 +203,7 @@ class RunPipeline:
             say("note: a simulation made these answers up")
         for line in small_lines(found):
             result(line)
-        say(f"asked: {found.source}")
+        say(f"prompts: {found.source}")
         first = found.rows[0]
         self.report["complete"] = {
             "model": self._tuned_model, "prompt": first.prompt, "completion": first.tuned, "before": first.base or None,

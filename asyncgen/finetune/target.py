@@ -65,7 +65,7 @@ def find_target(argument: str | None, where: EndpointFlags, environment: Mapping
         if noted is None or noted.job_id is None:
             raise UsageError(
                 f"{run.path} has no fine-tuning job",
-                help_text=f"{command_line('finetune create', run.path)}   (creates one)",
+                help_text=_way_to_a_job(run),
             )
         return Target(noted.job_id, run, *_noted_place(noted, where))
     found = _run_of(argument)
@@ -108,7 +108,7 @@ def newest_tuned_model(path: Path | None) -> str:
     if not tuned:
         raise UsageError(
             f"{run.path} has no tuned model yet",
-            help_text=f"{command_line('finetune create', run.path)}   (makes one); or name a model with --model",
+            help_text=f"{_way_to_a_job(run)}; or name a model with --model",
         )
     return tuned[-1]
 
@@ -168,3 +168,10 @@ def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
             yield MemoryLog(past_events(target.run.events, target.job_id))
             return
         yield stack.enter_context(open_run_log(run, target.job_id))
+
+
+def _way_to_a_job(run: RunDirectory) -> str:
+    """The next command on the way to a fine-tuning job."""
+    if run.read_state().dataset is None:
+        return f"{command_line('prepare', run.path)}   (makes the dataset first)"
+    return f"{command_line('finetune create', run.path)}   (creates a job)"
