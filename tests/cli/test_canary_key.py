@@ -143,9 +143,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, echo: str) -> Path:
     (folder / "work").mkdir()
     (folder / "work" / "job.toml").write_text(JOB)
     way = ["--provider", "custom", "--base-url", f"{echo}/answer/v1", "--model", "m", "--yes"]
-    said = _run(folder, ["generate", "job.toml", *way], {"ASYNCGEN_API_KEY": KEY})
-    assert "12 of 12 rows" in said
-    assert "12 samples" in (said := said + _run(folder, ["prepare"], {}))
+    said = _run(folder, ["generate", "job.toml", *way], {"ASYNCGEN_API_KEY": KEY}) + _run(folder, ["prepare"], {})
+    run = folder / "work" / "runs" / "canary"
+    assert [len((run / name).read_text().splitlines()) for name in ("records.jsonl", "train.jsonl")] == [12, 12], said
     assert _leaks(folder, said) == []
     return folder
 
