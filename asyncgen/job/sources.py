@@ -293,9 +293,9 @@ class Sources:
     def _remark(self, source: JobRowSource, columns: Collection[str]) -> None:
         if isinstance(source.file, RunRows):
             for reason, count in source.file.left_out.items():
-                self.remarks[
-                    f"{source.key}: {counted(count, 'record')} of {source.name} are no rows: they {reason}"
-                ] = None
+                self.remarks[f"{source.key}: {counted(count, 'record')} of {source.name} left out: they {reason}"] = (
+                    None
+                )
             if made_up := source.file.simulated:
                 words = f"{counted(made_up, 'row')} of {source.name} were made up by a simulation: this is a rehearsal"
                 self.remarks[f"{source.key}: {words}"] = None

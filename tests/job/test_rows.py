@@ -132,7 +132,7 @@ def test_answers_that_fail_their_checks_are_no_rows_and_told(runs: Runs) -> None
     text = ANSWERS.replace('sample = "{question}"', 'sample = "{prompt}"').replace("{question}", "{answer}")
     answers = runs.job("answers", text)
     assert answers.grid.count == 1
-    assert answers.remarks == ("rows.run: 1 records of runs/questions are no rows: they failed their checks",)
+    assert answers.remarks == ("rows.run: 1 record of runs/questions left out: they failed their checks",)
 
 
 def test_rows_that_a_simulation_made_up_are_told(runs: Runs) -> None:
