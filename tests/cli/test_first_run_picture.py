@@ -93,7 +93,9 @@ def outline_of(screen: str) -> list[str]:
     plain = re.sub(r"\x1b\[[\d;]*m", "", screen)
     lines = [line for line in plain.splitlines() if line[:1].strip()]
     lines = [re.sub(r" at https?://.*", " at N", line) for line in lines]  # who answers, and why
-    lines = [re.sub(r"ftjob-\w+|ft:\S+|https?://\S+|[\d][\d.,:]*(( m?s| min| [kM]?B)\\b)?", "N", line) for line in lines]
+    lines = [
+        re.sub(r"ftjob-\w+|ft:\S+|https?://\S+|[\d][\d.,:]*(( m?s| min| [kM]?B)\\b)?", "N", line) for line in lines
+    ]
     return [line for line in lines if not re.search("simulat", line)]
 
 
