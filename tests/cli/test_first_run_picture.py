@@ -93,9 +93,8 @@ def outline_of(screen: str) -> list[str]:
     plain = re.sub(r"\x1b\[[\d;]*m", "", screen)
     lines = [line for line in plain.splitlines() if line[:1].strip()]
     lines = [re.sub(r" at https?://.*", " at N", line) for line in lines]  # who answers, and why
-    lines = [
-        re.sub(r"ftjob-\w+|ft:\S+|https?://\S+|[\d][\d.,:]*(( m?s| min| [kM]?B)\\b)?", "N", line) for line in lines
-    ]
+    figures = re.compile(r"ftjob-\w+|ft:\S+|\d[\d.,:]*(?: (?:m?s|min|[kM]?B)\b)?")
+    lines = [figures.sub("N", line) for line in lines]
     return [line for line in lines if not re.search("simulat", line)]
 
 
