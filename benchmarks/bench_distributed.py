@@ -47,8 +47,7 @@ from asyncgen.generate.distributed.plan import missing_rows
 from asyncgen.generate.engine import EngineResult, GenerateOptions, Session
 from asyncgen.generate.http.completer import Answer
 from asyncgen.generate.journal.settled import read_settled
-from asyncgen.generate.pool.retry import RowInWork
-from asyncgen.generate.pool.settle import RecordMaker
+from asyncgen.generate.pool.settle import RecordMaker, RowInWork
 from asyncgen.generate.session import generate_rows
 from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags

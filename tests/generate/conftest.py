@@ -22,7 +22,7 @@ from asyncgen.errors import DiskError
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.pool.pool import Outcome, generate
 from asyncgen.generate.pool.progress import Progress
-from asyncgen.generate.pool.retry import given_up
+from asyncgen.generate.pool.settle import given_up
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.job.combinations import Combinations
 from asyncgen.job.model import Checks, Generate, Job, Limits, Prompt

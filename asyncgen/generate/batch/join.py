@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from asyncgen.generate.batch.batched_keys import BatchRow, read_batch_rows
 from asyncgen.generate.batch.files import BatchFiles, key_of_line, read_output_line
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
-from asyncgen.generate.pool.retry import is_used_up
-from asyncgen.generate.pool.settle import whole
+from asyncgen.generate.pool.settle import is_used_up, whole
 from asyncgen.run.records import NO_USAGE, Failure, FailureError, Record
 from asyncgen.run.state import RowAttempts
 from asyncgen.run.whole_file import disk_error, open_regular

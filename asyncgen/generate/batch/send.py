@@ -23,7 +23,7 @@ from asyncgen.generate.batch.files import (
     write_batch,
 )
 from asyncgen.generate.http.completer import StopReason, provider_error
-from asyncgen.generate.pool.retry import MAX_FAILED
+from asyncgen.generate.pool.settle import MAX_FAILED
 from asyncgen.providers.tokens import estimate_body
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState

@@ -36,7 +36,7 @@ from asyncgen.generate.engine import Session
 from asyncgen.generate.http.completer import NO_LIMITS, ErrorClass, StopReason
 from asyncgen.generate.pool.pool import USELESS, Outcome, Stop, outcome_of, useless_answers
 from asyncgen.generate.pool.rate import RequestRates
-from asyncgen.generate.pool.retry import RowInWork, row_again
+from asyncgen.generate.pool.settle import RowInWork, row_again
 from asyncgen.generate.pool.source import RowSource
 from asyncgen.run.jsonl import NotSafeError
 from asyncgen.run.records import NO_USAGE, Failure, Usage, decode_record

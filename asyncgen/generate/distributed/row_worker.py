@@ -40,7 +40,7 @@ from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.pool import Pool
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.rate import RequestRates
-from asyncgen.generate.pool.retry import RowInWork, row_again
+from asyncgen.generate.pool.settle import RowInWork, row_again
 from asyncgen.generate.pool.source import Later
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint

@@ -13,7 +13,7 @@ from asyncgen.generate.distributed.messages import WorkerReport
 
 if TYPE_CHECKING:
     from asyncgen.generate.distributed.messages import WorkSpec
-    from asyncgen.generate.pool.retry import RowInWork
+    from asyncgen.generate.pool.settle import RowInWork
 
 _BLOCK_S = 0.25
 _BLOCKS = 2

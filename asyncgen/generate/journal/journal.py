@@ -15,7 +15,7 @@ from asyncgen.generate.batch.batched_keys import BatchedKeys, open_batched_keys
 from asyncgen.generate.journal.files import JournalFiles
 from asyncgen.generate.journal.repair import end_move
 from asyncgen.generate.journal.settled import CostOf, OtherShards, SettledKeys, SpendCount, key_number, read_settled
-from asyncgen.generate.pool.retry import given_up
+from asyncgen.generate.pool.settle import given_up
 from asyncgen.run.jsonl import LineFile
 from asyncgen.run.key_set import KeySet, number_of
 from asyncgen.run.records import Usage, encode_line

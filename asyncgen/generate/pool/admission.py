@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits
-from asyncgen.generate.pool.backpressure import Breaker, Pause
-from asyncgen.generate.pool.concurrency import ConcurrencyLimit, ConcurrencySlots
+from asyncgen.generate.pool.backpressure import Breaker, ConcurrencyLimit, ConcurrencySlots, Pause
 
 if TYPE_CHECKING:
     from random import Random

@@ -40,8 +40,15 @@ from asyncgen.generate.http.completer import (
 )
 from asyncgen.generate.pool.admission import Admission, Ticket
 from asyncgen.generate.pool.rate import RequestRates
-from asyncgen.generate.pool.retry import RowInWork, may_retry, note_error, retry_wait_s
-from asyncgen.generate.pool.settle import FailurePolicy, RowSettler, SettlingJournal
+from asyncgen.generate.pool.settle import (
+    FailurePolicy,
+    RowInWork,
+    RowSettler,
+    SettlingJournal,
+    may_retry,
+    note_error,
+    retry_wait_s,
+)
 from asyncgen.generate.pool.source import Later, ResumableJournal, RowQueue, RowSource
 from asyncgen.terminal import counted
 

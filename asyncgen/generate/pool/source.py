@@ -10,8 +10,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from asyncgen.generate.pool.retry import RowInWork, row_again
-from asyncgen.generate.pool.settle import SettlingJournal
+from asyncgen.generate.pool.settle import RowInWork, SettlingJournal, row_again
 from asyncgen.job.requests import Request, RequestGrid
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.generate.pool.backpressure import Breaker, Pause
-from asyncgen.generate.pool.concurrency import ConcurrencyLimit
+from asyncgen.generate.pool.backpressure import Breaker, ConcurrencyLimit, Pause
 
 
 def test_a_pause_is_never_shorter_than_the_server_asks() -> None:

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
-from asyncgen.generate.pool.retry import RowInWork, given_up, may_retry, note_error, retry_wait_s, row_again
-from asyncgen.generate.pool.settle import whole
+from asyncgen.generate.pool.settle import RowInWork, given_up, may_retry, note_error, retry_wait_s, row_again, whole
 from asyncgen.generate.pool.source import RowQueue
 from asyncgen.job.requests import Request
 
