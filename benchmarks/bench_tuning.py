@@ -6,7 +6,7 @@ counts when it has size, sector and city as the prompt has them; "passed" when i
 
 asyncgen run --provider local --until prepare          # makes runs/direct-marketing
 python benchmarks/bench_tuning.py runs/direct-marketing
-python benchmarks/bench_tuning.py runs/direct-marketing --seeds 6 --epochs 2 --learning-rate 1 --threads 2
+python benchmarks/bench_tuning.py runs/direct-marketing --seeds 6 --epochs 3 --learning-rate 0.6 --threads 2
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run of the built-in campaign, prepared")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--learning-rate", type=float, default=0.6, help="its multiplier")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=1.0, help="its multiplier")
     parser.add_argument("--prompts", type=int, default=20, help="outside the grid")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--lora-rank", type=int)
