@@ -289,18 +289,18 @@ def test_small_requests_start_no_process_beside_a_training_and_answers_do(tiny_m
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("own", [None, "active"])
-def test_threads_of_llama_cpp_sleep_while_they_wait_unless_the_environment_says_otherwise(
+@pytest.mark.parametrize("own", [None, "infinite"])
+def test_threads_of_llama_cpp_sleep_after_a_short_wait_unless_the_environment_says_otherwise(
     settings: ServeSettings, running: Any, monkeypatch: pytest.MonkeyPatch, own: str | None
 ) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     if own:
-        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
     before = set(children())
     with running(settings):
         [pid] = set(children()) - before
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    assert f"OMP_WAIT_POLICY={own or 'passive'}".encode() in variables
+    assert f"GOMP_SPINCOUNT={own or '3000'}".encode() in variables
 
 
 def test_llama_cpp_that_dies_is_started_again(llama: openai.OpenAI, until: Any) -> None:
