@@ -89,13 +89,13 @@ def texts_of(picture: str) -> list[str]:
 
 
 def outline_of(screen: str) -> list[str]:
-    """The lines that begin at the left margin, without their figures and names; those of a simulation left out."""
+    """The lines that begin at the left margin, without figures and names, and without what only some runs say."""
     plain = re.sub(r"\x1b\[[\d;]*m", "", screen)
     lines = [line for line in plain.splitlines() if line[:1].strip()]
     lines = [re.sub(r" at https?://.*", " at N", line) for line in lines]  # who answers, and why
     figures = re.compile(r"ftjob-\w+|ft:\S+|\d[\d.,:]*(?: (?:m?s|min|[kM]?B)\b)?")
-    lines = [figures.sub("N", line) for line in lines]
-    return [line for line in lines if not re.search("simulat", line)]
+    lines = [re.sub("N(?: N)+", "N", figures.sub("N", line)) for line in lines]
+    return [line for line in lines if not re.search("simulat|^local server:", line)]
 
 
 def test_the_picture_shows_what_the_terminal_showed() -> None:

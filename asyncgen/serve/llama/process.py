@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _FAREWELL_S = 2.0
 # llama.cpp's threads wait for one another thousands of times a second, by default in busy loops: of two threads on two
-# processors with other work, an answer took 3 to 9 times the CPU time of one thread. Threads that sleep at once are slow
-# on idle processors: the built-in job's 162 rows took 50 s on two of them, 36 s in busy loops, and 32 s where a thread
-# looks 3,000 times before it sleeps. GNU's OpenMP reads this as it is loaded; builds for macOS do without OpenMP.
+# processors with other work, an answer took 3 to 9 times the CPU time of one thread. Threads that sleep at once are
+# slow on idle processors: the built-in job's 162 rows took 50 s on two of them, 36 s in busy loops, and 32 s where a
+# thread looks 3,000 times before it sleeps. GNU's OpenMP reads this as it is loaded; macOS builds do without OpenMP.
 _ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 THREADS_SLEEP = sys.platform == "linux"
 
