@@ -160,18 +160,6 @@ def age(seconds: float) -> str:
     return "just now"
 
 
-def money(usd: float) -> str:
-    """Format a price compactly: `$12.00`, `$0.0012`.
-
-    Args:
-        usd: USD.
-
-    Returns:
-        The text.
-    """
-    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
-
-
 def usd(amount: float) -> str:
     """Format an amount with two significant digits at least: `0.0012 USD`.
 

@@ -36,7 +36,7 @@ from asyncgen.finetune.target import RUNS, Target, owner_of_model
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run
-from asyncgen.terminal import clean, counted, money
+from asyncgen.terminal import clean, counted, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +104,7 @@ def _used(asked: ModelAnswers) -> str:
     answers = [answer for answer in asked.answers if isinstance(answer, Completion)]
     tokens_in = sum(answer.usage.prompt_tokens for answer in answers)
     tokens_out = sum(answer.usage.completion_tokens for answer in answers)
-    cost = "" if asked.cost_usd is None else f", {money(asked.cost_usd)}"
+    cost = "" if asked.cost_usd is None else f", {usd(asked.cost_usd)}"
     return f"{asked.model}: {counted(tokens_in, 'token')} in, {tokens_out:,} out{cost}"
 
 

@@ -23,7 +23,7 @@ from asyncgen.cli.output import json_result, result, say, show_error
 from asyncgen.errors import UsageError
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record
-from asyncgen.terminal import counted, duration, money, one_line
+from asyncgen.terminal import counted, duration, one_line, usd
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -128,7 +128,7 @@ def preview(file: Path | None, *, count: int, as_json: bool, **options: Any) -> 
         return done.exit_code
     for record in records:
         show_record(record)
-    cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
+    cost = f", {usd(done.cost_usd)}" if done.cost_usd is not None else ""
     there = len(records) - done.progress.settled
     before = f", {counted(there, 'answer')} there before" if there > 0 else ""
     new = counted(done.progress.settled, "new answer")
@@ -171,9 +171,9 @@ def _generated(job: Path | None, options: Mapping[str, Any], resume_command: str
 def summarise(done: Generated) -> None:
     """Print the result of a generation."""
     progress = done.progress
-    cost = f", {money(done.cost_usd)}" if done.cost_usd is not None else ""
+    cost = f", {usd(done.cost_usd)}" if done.cost_usd is not None else ""
     if cost and done.estimate is not None and done.estimate.high:
-        cost += f" (estimated {money(done.estimate.low)} to {money(done.estimate.high)})"
+        cost += f" (estimated {usd(done.estimate.low)} to {usd(done.estimate.high)})"
     say(
         f"{counted(progress.settled, 'answer')} in {duration(done.elapsed_s)}{cost}; "
         f"{_part(progress.done, progress.requests)} in {done.files.records}"

@@ -5,6 +5,7 @@ The figures are made in `generate.plan`.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -125,7 +126,7 @@ def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
         yield from (f"    {line}" for line in rest)
     parameters = {name: value for name, value in prompt.body.items() if name not in {"model", "messages"}}
     if parameters:
-        yield f"  parameters: {orjson.dumps(parameters).decode()}"
+        yield f"  parameters: {json.dumps(parameters, ensure_ascii=False)}"  # with spaces, at which it can be folded
 
 
 def _words_of(message: Mapping[str, Any]) -> str:

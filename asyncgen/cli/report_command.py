@@ -33,7 +33,7 @@ FATES = ("filled", "rejected", "refused", "failed", "left", "stale")
 _BAR = 24
 _LABEL = 28
 _VALUES_SHOWN = 20
-_NO_LANGUAGE = "(pip install 'asyncgen[language]')"
+_NO_LANGUAGE = "languages are not counted: pip install 'asyncgen[language]'"
 _TEXT = 300  # characters of an answer to read
 
 
@@ -157,12 +157,15 @@ def _quality_lines(quality: Quality) -> Iterator[str]:
 
 def _diversity_lines(quality: Quality) -> Iterator[str]:
     yield ""
-    yield f"{'':<{_LABEL}} {'answers':>9}{'words':>8}{'pairs':>8}{'compressed':>12}  language"
+    language = "  language" if quality.overall.languages else ""
+    yield f"{'':<{_LABEL}} {'answers':>9}{'words':>8}{'pairs':>8}{'compressed':>12}{language}"
     yield _diversity_line("all", quality.overall)
     for name, values in quality.by_value.items():
         for value, found in values.items():
             yield _diversity_line(f"{name}={value}", found)
     yield "words, pairs: the share of different ones; compressed: to this share of their size"
+    if not language:
+        yield _NO_LANGUAGE
 
 
 def _diversity_line(label: str, found: ValueDiversity) -> str:
@@ -170,8 +173,8 @@ def _diversity_line(label: str, found: ValueDiversity) -> str:
     one, two = found.distinct
     return (
         f"{one_line(label, _LABEL):<{_LABEL}} {found.answers:>9,}{one:>8.0%}{two:>8.0%}{found.compressed:>12.2f}  "
-        f"{languages or _NO_LANGUAGE}"
-    )
+        f"{languages}"
+    ).rstrip()
 
 
 def _length(title: str, histogram: Histogram) -> str:

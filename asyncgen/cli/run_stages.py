@@ -34,7 +34,7 @@ from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import RunDirectory, open_run
-from asyncgen.terminal import counted, duration, money
+from asyncgen.terminal import counted, duration, usd
 
 _INTERRUPTED = 130
 _SIGNALLED = frozenset({129, 130, 143})
@@ -111,7 +111,7 @@ class RunPipeline:
     def _say_end(self, last: str, elapsed_s: float) -> None:
         """Print what was made, where it is, what it cost, and the next steps."""
         generated = self.report["generate"]
-        cost = "" if generated["cost_usd"] is None else f", {money(generated['cost_usd'])}"
+        cost = "" if generated["cost_usd"] is None else f", {usd(generated['cost_usd'])}"
         model = ", 1 tuned model" if self._tuned_model else ""
         made = f"{counted(generated['done'], 'answer')}{model}{cost}"
         say(f"done in {duration(elapsed_s)}: {made}, all in {self._run.path}")

@@ -14,7 +14,7 @@ from asyncgen.generate.distributed.shard_status import slowest_first
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.job.opened import generate_again
 from asyncgen.run.directory import RunDirectory
-from asyncgen.terminal import counted
+from asyncgen.terminal import counted, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,8 +115,8 @@ def _spend_text(spend: Spend) -> str:
     tokens = f"{counted(usage.prompt_tokens, 'prompt token')} ({usage.cached_tokens:,} cached), "
     tokens += f"{counted(usage.completion_tokens, 'completion token')} ({usage.reasoning_tokens:,} of reasoning)"
     if spend.unpriced:
-        return f"{tokens}; {spend.cost_usd:.4f} USD and {counted(spend.unpriced, 'answer')} of unknown price"
-    return f"{spend.cost_usd:.4f} USD; {tokens}"
+        return f"{tokens}; {usd(spend.cost_usd)} and {counted(spend.unpriced, 'answer')} of unknown price"
+    return f"{usd(spend.cost_usd)}; {tokens}"
 
 
 def _dataset_lines(state: RunState) -> list[tuple[str, str]]:

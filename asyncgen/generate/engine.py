@@ -18,7 +18,7 @@ from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.answers import AnswerChecks
 from asyncgen.providers.choose import EndpointFlags
-from asyncgen.terminal import counted, money
+from asyncgen.terminal import counted, usd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -251,4 +251,4 @@ def used(spend: Spend, *, has_price: bool) -> str:
     """
     usage = spend.usage
     tokens = f"{counted(usage.prompt_tokens, 'token')} in, {usage.completion_tokens:,} out"
-    return f"{tokens}, {money(spend.cost_usd)}" if has_price else tokens
+    return f"{tokens}, {usd(spend.cost_usd)}" if has_price else tokens

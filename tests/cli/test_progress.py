@@ -48,7 +48,7 @@ def test_a_wait_for_a_limit_is_named_when_nothing_goes_for_long() -> None:
 
 def test_money_is_told_where_there_is_a_price() -> None:
     spend = Spend(usage=Usage(prompt_tokens=1200, completion_tokens=34), cost_usd=0.25)
-    assert used(spend, has_price=True) == "1,200 tokens in, 34 out, $0.2500"
+    assert used(spend, has_price=True) == "1,200 tokens in, 34 out, 0.25 USD"
     assert used(spend, has_price=False) == "1,200 tokens in, 34 out"
 
 
