@@ -2,8 +2,7 @@
 
 Read in this order: `train` (the whole training), `packing` and `frozen` (what makes it fast enough for two cores),
 `model` over `block`, `layers` and `lora` (forward and backward), `loop` (schedule, optimiser, epochs). `architecture`
-over `gguf` reads what the model is, `decoding` converts its numbers. `__main__` is the process: it takes a JSON file
-and reports in JSON lines.
+over `gguf` reads what the model is. `__main__` is the process: it takes a JSON file and reports in JSON lines.
 
 Works on token ids and a mask of those to learn; text, chats, HTTP and jobs are left to the callers. Importing only this
 package gives `describe` and does not load numpy.

@@ -1,6 +1,6 @@
 """Read GGUF files: the header, and the raw bytes of each tensor.
 
-Versions 2 and 3, as the ggml project's `docs/gguf.md` describes them. Needs no numpy. Decoding is left to `decoding`,
+Versions 2 and 3, as the ggml project's `docs/gguf.md` describes them. Needs no numpy. Decoding is left to `layers`,
 the meaning of tensors to `architecture`.
 """
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType, quants
 
 from asyncgen.serve.training.architecture import EMBEDDING, OUTPUT, ROPE_FACTORS, Architecture, block_shapes
-from asyncgen.serve.training.decoding import decode
 
 if TYPE_CHECKING:
     from asyncgen.serve.training.gguf import Gguf
@@ -34,6 +34,19 @@ Precision = type[np.float32] | type[np.float64]
 
 # The tensors of a block, by their names within it, such as "attn_q.weight".
 BlockWeights = Mapping[str, Array]
+
+
+def decode(data: bytes, type_number: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Convert a tensor's bytes to numbers.
+
+    Args:
+        data: all its bytes.
+        type_number: one of `gguf.TENSOR_TYPES`.
+        shape: rows first.
+    """
+    rows = np.frombuffer(data, np.uint8).reshape(*shape[:-1], -1)
+    numbers: npt.NDArray[np.float32] = quants.dequantize(rows, GGMLQuantizationType(type_number))
+    return numbers.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)

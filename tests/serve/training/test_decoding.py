@@ -1,35 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.decoding import decode
 from asyncgen.serve.training.gguf import TENSOR_TYPES
+from asyncgen.serve.training.layers import decode
 
-from .tiny_models import BLOCK_SCALES, TYPE_NUMBERS, random_blocks
-
-
-@pytest.mark.parametrize("kind", BLOCK_SCALES)
-@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4))
-def test_blocks_become_the_numbers_that_the_gguf_package_makes_of_them(kind: str, seed: int, rows: int) -> None:
-    data = random_blocks(kind, rows * 512, 1.0, np.random.default_rng(seed))
-    expected = dequantize(np.frombuffer(data, np.uint8).reshape(rows, -1), GGMLQuantizationType[kind])
-    assert np.array_equal(decode(data, TYPE_NUMBERS[kind], (rows, 512)), expected)
-
-
-def test_many_blocks_are_decoded_as_few_are() -> None:
-    """More than are expanded at a time."""
-    data = random_blocks("Q4_1", 3 * (1 << 14) * 32, 1.0, np.random.default_rng(0))
-    whole = decode(data, TYPE_NUMBERS["Q4_1"], (3, (1 << 14) * 32))
-    third = len(data) // 3
-    parts = [
-        decode(data[start : start + third], TYPE_NUMBERS["Q4_1"], ((1 << 14) * 32,)) for start in (0, third, 2 * third)
-    ]
-    assert np.array_equal(whole, np.stack(parts))
+from .tiny_models import TYPE_NUMBERS
 
 
 @given(st.lists(st.floats(width=16, allow_nan=False), min_size=1))
