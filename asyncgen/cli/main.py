@@ -143,7 +143,10 @@ def _bug(error: Exception) -> AsyncgenError:
 
 def _trace(arguments: list[str]) -> None:
     if "--debug" in arguments or os.environ.get("ASYNCGEN_DEBUG"):
-        traceback.print_exc()
+        from asyncgen.providers.endpoint import without_secrets  # noqa: PLC0415 - takes time, and is seldom needed
+
+        # A library's error may quote a reply, and with it the key.
+        print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")
 
 
 def _leave_closed_streams() -> None:

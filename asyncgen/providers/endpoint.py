@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _REDACTED = "***"
+_all_forms: set[str] = set()  # of every secret of this process, for texts whose secret is not known
 
 
 class Secret:
@@ -43,6 +44,7 @@ class Secret:
         self._value = value
         # Plain, percent-encoded as in URLs, and escaped as in JSON; usually all the same.
         self._forms = {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]} if value else set()
+        _all_forms.update(self._forms)
         self.source = source
 
     def reveal(self) -> str:
@@ -77,6 +79,26 @@ def redacted(text: str, secret: Secret | None) -> str:
     if secret is not None:
         for form in secret._forms:  # noqa: SLF001 - no other module is to see them
             text = text.replace(form, _REDACTED)
+    return text
+
+
+def _is_long(form: str) -> bool:
+    return len(form) >= 8  # noqa: PLR2004 - keys are longer
+
+
+def without_secrets(text: str) -> str:
+    """Remove every secret that this process has read from a text, such as a traceback.
+
+    A placeholder of a few letters, as some servers take it for a key, stays.
+
+    Args:
+        text: of whatever origin.
+
+    Returns:
+        The text with the secrets replaced.
+    """
+    for form in filter(_is_long, _all_forms):
+        text = text.replace(form, _REDACTED)
     return text
 
 

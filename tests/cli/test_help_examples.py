@@ -33,8 +33,10 @@ model = "m"
 validation = 0.2
 """
 CSV = "prompt,completion\n" + "".join(f"Shop {number} in Paris,Text {number} is new!\n" for number in range(12))
-# What has ended cannot be ended again, and a simulation has no adapter; the command is right, and says so.
+# What has ended cannot be ended again, a simulation has no adapter, and there is no cluster here; the command is right,
+# and says so.
 REFUSED = {
+    "generate": ("--ray needs Ray", "no Ray cluster can be joined"),
     "batch cancel": ("collected already",),
     "finetune cancel": ("succeeded",),
     "finetune download": ("its training was made up", "has no checkpoint of step"),

@@ -51,8 +51,8 @@ MUTATIONS = {
     ),
     "never trying a failed fsync again": (
         "run/jsonl.py",
-        "self._unsafe or self._fsync() or self._look()",
-        "self._fsync() or self._look()",
+        "self._unsafe or self._fsync() or self._check_identity()",
+        "self._fsync() or self._check_identity()",
         "run/test_jsonl.py::test_a_failed_fsync_is_reported_ever_after_and_never_tried_again",
     ),
     "the taking of a request before it is sent": (

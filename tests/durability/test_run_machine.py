@@ -51,9 +51,9 @@ USAGE = Usage(prompt_tokens=10, completion_tokens=3)
 class FlushedByHand:
     """Stands in for the thread that flushes in groups: here the machine says when, and a crash never does."""
 
-    def __init__(self, flush: Callable[[], None], *, look: Callable[[], None]) -> None:
+    def __init__(self, flush: Callable[[], None], *, check: Callable[[], None]) -> None:
         self.flush = flush
-        self.look = look  # never called: nobody removes the lock here
+        self.check = check  # never called: nobody removes the lock here
         self.crashed = False
 
     def mark(self, rows: int) -> None:

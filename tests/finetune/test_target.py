@@ -77,7 +77,7 @@ def test_a_run_without_a_job_says_how_to_create_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no fine-tuning job") as caught:
         find_target(None, EndpointFlags())
     assert caught.value.help_text is not None
-    assert "asyncgen finetune create" in caught.value.help_text
+    assert caught.value.help_text.startswith("asyncgen prepare runs/a ")  # it has no dataset
 
 
 def test_a_tuned_model_leads_to_its_run(tmp_path: Path) -> None:
@@ -157,4 +157,4 @@ def test_a_missing_source_says_how_to_make_one() -> None:
 
     with pytest.raises(UsageError, match="no run and no file at nowhere") as caught:
         find_source(Path("nowhere"), None, None, EndpointFlags(), None)
-    assert "asyncgen prepare" in (caught.value.help_text or "")
+    assert "asyncgen runs" in (caught.value.help_text or "")
