@@ -136,7 +136,7 @@ def _in_our_words(error: Exception, said: str) -> str:
         return f"{where}the field {missing['field']!r} is missing"
     if isinstance(error, msgspec.ValidationError):
         return where + fault[:1].lower() + fault[1:]
-    return f"it is no JSON ({fault.removeprefix('JSON is malformed: ')})"
+    return f"it is not JSON ({fault.removeprefix('JSON is malformed: ')})"
 
 
 def _named(kinds: str) -> str:

@@ -169,7 +169,7 @@ def checked_host(text: str) -> str:
     """
     match = _AUTHORITY.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is no host", help_text="give NAME or NAME:PORT, such as mybox.local:8093")
+        raise UsageError(f"{text!r} is not a host", help_text="give NAME or NAME:PORT, such as mybox.local:8093")
     name = (match["v6"] or match["name"]).lower()
     return f"{name}:{int(match['port'])}" if match["port"] else name
 
@@ -187,7 +187,9 @@ def checked_origin(text: str) -> str:
         UsageError: it is not an origin.
     """
     if _ORIGIN.fullmatch(text.removesuffix("/")) is None:
-        raise UsageError(f"{text!r} is no origin", help_text="give SCHEME://HOST[:PORT], such as http://localhost:3000")
+        raise UsageError(
+            f"{text!r} is not an origin", help_text="give SCHEME://HOST[:PORT], such as http://localhost:3000"
+        )
     return text.removesuffix("/").lower()
 
 

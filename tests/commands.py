@@ -44,7 +44,7 @@ def fault_of(command: str) -> str:
     except ValueError as error:
         return str(error)
     if placeholders := [word for word in words if _PLACEHOLDER.fullmatch(word)]:
-        return f"{placeholders[0]} is no word to be copied"
+        return f"{placeholders[0]} is not a word to be copied"
     shell = next((place for place, word in enumerate(words) if word in {">", ">>", "|", "&&"}), len(words))
     try:
         _parse(cli, words[:shell], None)

@@ -19,7 +19,7 @@ _PLACE = "\0"
 
 
 def docstrings(tree: ast.Module) -> set[int]:
-    """The nodes that are no text of the program."""
+    """The nodes that are not text of the program."""
     return {
         id(node.value)
         for parent in ast.walk(tree)

@@ -111,7 +111,7 @@ def _see_names(where: Mapping[str, str], names: set[str]) -> None:
 
 def _chosen(rows: Iterable[Any], count: int, *, at_random: bool) -> list[Any]:
     """So many of the rows, with no more of them in memory: the last ones, or any."""
-    rng = Random()  # noqa: S311 - what is looked at is no secret
+    rng = Random()  # noqa: S311 - what is looked at is not a secret
     numbered = ((rng.random() if at_random else place, place, row) for place, row in enumerate(rows))
     return [row for _, _, row in sorted(heapq.nlargest(count, numbered, key=lambda each: each[0]), key=lambda e: e[1])]
 

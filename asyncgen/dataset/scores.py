@@ -50,7 +50,7 @@ class ScoreTable:
         if not found:
             raise UsageError(
                 f"no answer of {judge.path} scores a record of this run",
-                cause=f"none has a number in the field {settings.field!r}, or its rows are no answers of another run",
+                cause=f"none has a number in the field {settings.field!r}, or its rows are not answers of another run",
                 help_text='the judge is a job with [rows] run = "..." and [answer] format = "json"',
             )
         self._keys = array("Q")

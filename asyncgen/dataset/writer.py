@@ -64,7 +64,7 @@ class RowFile(Generic[_Row]):
         """Every row in order, once, some hundreds at a time.
 
         Raises:
-            BadLineError: a line is no row.
+            BadLineError: a line is not a row.
             DiskError: a file cannot be read.
         """
         for number, path in enumerate(self._paths):
@@ -163,7 +163,7 @@ class HashedFile:
     _hash: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def write(self, data: bytes) -> None:
-        """Write bytes that are no sample, such as a byte order mark."""
+        """Write bytes that are not a sample, such as a byte order mark."""
         self.file.write(data)
         self._hash.update(data)
         self.size += len(data)

@@ -44,7 +44,7 @@ class TaughtSample:
 
 
 def read_samples(path: Path, dataset: DatasetState) -> Iterator[TaughtSample]:
-    """The samples of a file that `prepare` wrote; one that is no text, such as a call of a tool, is passed over.
+    """The samples of a file that `prepare` wrote; one that is not text, such as a call of a tool, is passed over.
 
     Args:
         path: of the file; one that is not there has no samples.

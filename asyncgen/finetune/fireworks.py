@@ -148,7 +148,7 @@ class FireworksAccount:
                 )
             self._account = found.accounts[0].name.removeprefix("accounts/")
         if not _ACCOUNT.fullmatch(self._account):
-            raise UsageError(f"{self._account!r} is no id of an account", help_text=f"set {ACCOUNT_VARIABLE} to it")
+            raise UsageError(f"{self._account!r} is not an id of an account", help_text=f"set {ACCOUNT_VARIABLE} to it")
         return f"{self._root}/accounts/{self._account}/{collection}"
 
     async def address(self, name: str, collection: str) -> str:
@@ -166,7 +166,7 @@ class FireworksAccount:
         """
         full = name if "/" in name else (await self.path(collection)).removeprefix(f"{self._root}/") + f"/{name}"
         if not _NAME.fullmatch(full) or f"/{collection}/" not in full or ".." in full:
-            raise UsageError(f"{name!r} is no name of Fireworks' {collection}")
+            raise UsageError(f"{name!r} is not a name of Fireworks' {collection}")
         return f"{self._root}/{full}"
 
     async def listed(self, collection: str, doing: str) -> AsyncIterator[dict[str, Any]]:

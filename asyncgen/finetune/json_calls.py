@@ -227,5 +227,5 @@ def segment(identifier: str) -> str:
         UsageError: it would lead to another path.
     """
     if not identifier.strip("."):
-        raise UsageError(f"{identifier!r} is no id or name")
+        raise UsageError(f"{identifier!r} is not an id or name")
     return quote(identifier, safe=":")

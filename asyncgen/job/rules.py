@@ -313,7 +313,9 @@ def _messages(job: Job, columns: Columns) -> Iterator[Problem]:
         yield Problem(f"prompt.{key}", "prompt.messages stands instead of it")
     if prompt.messages not in columns.names:
         what = (
-            f"is no column of {columns.source}" if columns.source else "is to be a column of [rows], and there is none"
+            f"is not a column of {columns.source}"
+            if columns.source
+            else "is to be a column of [rows], and there is none"
         )
         near = nearest(str(prompt.messages), [name for name in columns.names if name])
         yield Problem("prompt.messages", f"{prompt.messages!r} {what}", near)
@@ -336,7 +338,7 @@ def _template(
     for name in needed:
         if name not in names and not (answer_fields and field_of(name)):
             known = ", ".join(names) or "none"
-            kind = "neither an axis nor a column; there" if columns.names else "no axis; the axes"
+            kind = "neither an axis nor a column; there" if columns.names else "not an axis; the axes"
             yield Problem(key, f"{{{name}}} is {kind} are {known}", nearest(name, names))
 
 
@@ -357,7 +359,7 @@ def _examples(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
         if example.opening is not None and not 0 <= example.opening < len(job.prompt.openings):
             last = len(job.prompt.openings) - 1
             expected = f"0 to {last}" if last >= 0 else "prompt.openings to be there"
-            yield Problem(f"{key}.opening", f"{example.opening} is no opening, expected {expected}")
+            yield Problem(f"{key}.opening", f"{example.opening} is not an opening, expected {expected}")
 
 
 def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
@@ -368,7 +370,7 @@ def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
     for name, values in job.dataset.hold_out.items():
         key = f"dataset.hold_out.{name}"
         if name not in names:
-            yield Problem(key, f"no axis; the axes are {', '.join(names) or 'none'}", nearest(name, names))
+            yield Problem(key, f"not an axis; the axes are {', '.join(names) or 'none'}", nearest(name, names))
             continue
         if in_prompt and name not in in_prompt:
             yield Problem(key, "prompt.sample does not name it: the prompts held out would be trained on, too")
@@ -376,7 +378,7 @@ def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
         known = [str(each) for each in axis] if isinstance(axis, list) else None
         for value in values:
             if known is not None and str(value) not in known:
-                yield Problem(key, f"{value!r} is no value of the axis", nearest(str(value), known))
+                yield Problem(key, f"{value!r} is not a value of the axis", nearest(str(value), known))
 
 
 def _dataset(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[Problem]:
@@ -405,7 +407,9 @@ def _preferences(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
         yield Problem("dataset.format", "a pair is one prompt with two answers, and here the answer makes the prompt")
     for name in settings.chosen:
         if name not in names:
-            yield Problem(f"dataset.chosen.{name}", f"no axis; the axes are {', '.join(names)}", nearest(name, names))
+            yield Problem(
+                f"dataset.chosen.{name}", f"not an axis; the axes are {', '.join(names)}", nearest(name, names)
+            )
         elif name in prompt:
             text = f"both answers of a pair need one prompt: write a prompt.sample that does not name {{{name}}}"
             yield Problem(f"dataset.chosen.{name}", text)
@@ -452,7 +456,7 @@ def _providers(job: Job, providers: Collection[str]) -> Iterator[Problem]:
     for key, name in (("generate.provider", job.generate.provider), ("finetune.provider", job.finetune.provider)):
         if name != "auto" and name not in providers:
             known = ", ".join(providers)
-            yield Problem(key, f"{name!r} is no provider; they are auto, {known}", nearest(name, providers))
+            yield Problem(key, f"{name!r} is not a provider; they are auto, {known}", nearest(name, providers))
 
 
 def _parameters(job: Job) -> Iterator[Problem]:

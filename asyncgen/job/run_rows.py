@@ -77,7 +77,7 @@ class RunRows:
         rest = [name for name in fields if name not in {*own, SOURCE, PROMPT, ANSWER}]
         self.columns: tuple[str, ...] = (*own, SOURCE, PROMPT, ANSWER, *rest)
 
-    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - a row without a field is no row
+    def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - a row without a field is not a row
         return _RunTable(self, columns, needed)
 
     def found(self) -> Iterator[_Found]:

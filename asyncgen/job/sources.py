@@ -149,7 +149,7 @@ class Documents:
             raise TableError(f"{name}: {error.strerror}") from None
         except TableError as error:
             if Path(name).suffix.lower() in _NOT_TEXT:
-                raise TableError(f"{name} is no text file; convert it to Markdown first") from None
+                raise TableError(f"{name} is not a text file; convert it to Markdown first") from None
             raise TableError(f"{name}{f', line {error.line}' if error.line else ''}: {error}") from None
         return parts_of(text.replace("\r\n", "\n").replace("\r", "\n"), *self._split)
 

@@ -108,7 +108,9 @@ def _checked_proxy(value: str, variable: str) -> str:
         kind = url.partition("://")[0]
         raise UsageError(
             f"{variable} names a proxy that cannot be used",
-            cause=f"{kind}:// is no scheme of a proxy here" if kind not in _SCHEMES else "it has no host, or no port",
+            cause=f"{kind}:// is not a scheme of a proxy here"
+            if kind not in _SCHEMES
+            else "it has no host, or no port",
             help_text=f"set it to http://HOST:PORT, or take it out: unset {variable}",
         )
     return url

@@ -438,7 +438,7 @@ def is_job_file(path: Path) -> bool:
         path: the argument.
 
     Returns:
-        Whether it ends in `.toml` and is no folder.
+        Whether it ends in `.toml` and is not a folder.
     """
     return path.suffix.lower() == ".toml" and not path.is_dir()
 

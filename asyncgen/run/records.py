@@ -138,8 +138,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
         reasoning: the model's reasoning, if the server sends it apart from the answer; else None, and not in the line.
         tool_calls: tool calls as in the API, arguments unparsed; None, and not in the line, if there were none.
         asked: answers that were paid for, the last of which is `completion`; not in the line if it is 1.
-        simulated: a simulation made the answer up. The row counts as settled for a simulation only, and is no training
-            sample; not in the line if it is false.
+        simulated: a simulation made the answer up. The row counts as settled for a simulation only, and is not a
+            training sample; not in the line if it is false.
 
     Example:
         >>> record = next(open_run("runs/campaign").records())

@@ -88,7 +88,7 @@ def _request(line: bytes, number: int) -> BatchRequest | BatchError:
     try:
         return _decode(line)
     except NotJsonError as error:
-        return BatchError(code="invalid_json_line", message=f"This line is no request: {error}.", line=number)
+        return BatchError(code="invalid_json_line", message=f"This line is not a request: {error}.", line=number)
 
 
 def _complaints(

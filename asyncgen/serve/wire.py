@@ -157,7 +157,7 @@ def page_of(
         most: the largest limit.
 
     Raises:
-        ApiError: `limit` is no number in range, or nothing has the id in `after`.
+        ApiError: `limit` is not a number in range, or nothing has the id in `after`.
     """
     start, limit = _start(items, query.get("after"), identify), _limit(query, default_limit, most)
     data = list(items[start : start + limit])

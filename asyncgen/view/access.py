@@ -86,7 +86,7 @@ class BrowserAddress:
         origin = checked_origin(text if "://" in text else f"http://{text}")
         parts = urlsplit(origin)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise UsageError(f"{text!r} is no address", help_text="--as-seen-at http://localhost:8080")
+            raise UsageError(f"{text!r} is not an address", help_text="--as-seen-at http://localhost:8080")
         return cls(origin, f"{parts.hostname}:{parts.port or _HTTP_PORT}")
 
 

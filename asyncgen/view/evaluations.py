@@ -86,7 +86,7 @@ def read_evaluation(run: Path, name: str) -> EvaluationFiles:
 
     Raises:
         UsageError: the run has none of that name.
-        BadLineError: a line is no answer.
+        BadLineError: a line is not an answer.
         DiskError: a file cannot be read.
     """
     if name not in evaluation_names(run):

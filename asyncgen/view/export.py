@@ -79,7 +79,7 @@ def _claim(target: Path) -> None:
 
 def _page() -> str:
     text = (_STATIC / "index.html").read_text(encoding="utf-8")
-    # A page of the file system has no headers; `frame-ancestors` means nothing in its place, and `'self'` is no file.
+    # A page of the file system has no headers; `frame-ancestors` means nothing in a meta tag, and `'self'` is no file.
     policy = CONTENT_SECURITY.replace("; frame-ancestors 'none'", "").replace("'self'", "file:")
     meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     script = '<script src="data/run.js" defer></script>'

@@ -174,7 +174,7 @@ class RowIndex:
         checks: names of checks to the rows that do not pass them.
         version: grows with every change.
         generation: grows when a file was replaced, and all places with it.
-        bad_lines: (file, line number, what is wrong) of lines that are no rows; the first hundred.
+        bad_lines: (file, line number, what is wrong) of lines that are not rows; the first hundred.
         is_behind: there is more to read.
         latency: how many answers took so long, by `LATENCY_EDGES_S`, the last one for longer.
     """

@@ -215,7 +215,7 @@ def training_of(directory: RunDirectory, state: RunState) -> dict[str, Any]:
     """The jobs of a run, the newest first.
 
     Raises:
-        BadLineError: a line of `events.jsonl` is no event.
+        BadLineError: a line of `events.jsonl` is not an event.
         DiskError: it cannot be read.
     """
     events: dict[str, list[Event]] = {}

@@ -75,7 +75,7 @@ def test_every_mistake_of_a_job_file_is_shown_with_its_line(asyncgen: Run, tmp_p
     assert done.returncode == 2
     assert "error: 2 problems in job.toml" in done.stderr
     assert "job.toml:3: grid.city: an axis needs at least one value" in done.stderr
-    assert "job.toml:5: prompt.user: {town} is no axis" in done.stderr
+    assert "job.toml:5: prompt.user: {town} is not an axis" in done.stderr
 
 
 def test_init_writes_the_built_in_job_once(asyncgen: Run, tmp_path: Path) -> None:

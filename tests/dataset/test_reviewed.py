@@ -1,4 +1,4 @@
-"""What a person rejected in the page of a run is no sample, wherever samples are made."""
+"""What a person rejected in the page of a run is not a sample, wherever samples are made."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def problems(opened: Open, text: str, **choice: str) -> list[str]:
         (('city = ["Paris"]', "city = [true]"), ["grid.city: expected text or numbers, found true"]),
         (('city = ["Paris"]', 'city = "Paris"'), ["grid.city: expected a list of values"]),
         (('city = ["Paris"]', '"a b" = ["x"]\ncity = ["Paris"]'), ["grid.a b: an axis must be an identifier"]),
-        (("{city}", "{citty}"), ["prompt.user: {citty} is no axis; the axes are city (did you mean 'city'?)"]),
+        (("{city}", "{citty}"), ["prompt.user: {citty} is not an axis; the axes are city (did you mean 'city'?)"]),
         (("{city}", "{city"), ["prompt.user: line 1 of the text: a single '{'"]),
         (('user = "to {city}"', 'user = " "'), ["prompt.user: empty"]),
         (('user = "to {city}"', "user = 3"), ["prompt.user: expected text, found the number 3"]),
@@ -49,7 +49,7 @@ def problems(opened: Open, text: str, **choice: str) -> list[str]:
             ["generate.repeats: expected a whole number, found the number 1.5"],
         ),
         (("[prompt]", "[generate.parameters]\nn = 2\n[prompt]"), ["generate.parameters.n: not a parameter"]),
-        (("[prompt]", '[generate]\nprovider = "opnai"\n[prompt]'), ["no provider; they are auto"]),
+        (("[prompt]", '[generate]\nprovider = "opnai"\n[prompt]'), ["not a provider; they are auto"]),
         (("[prompt]", '[checks]\nmust_match = ["("]\n[prompt]'), ["checks.must_match[1]: not a regular expression"]),
         (("[prompt]", "[dataset]\nvalidation = 1\n[prompt]"), ["dataset.validation: 1 is out of range"]),
         (("[prompt]", '[dataset]\nformat = "csv"\n[prompt]'), ["dataset.format: "]),
@@ -81,13 +81,13 @@ def test_everything_wrong_is_reported_at_once_with_lines(opened: Open, tmp_path:
         "4: grid.city: an axis needs at least one value",
         "2: nmae: unknown key (did you mean 'name'?)",
         "7: generate.repeats: 0 is out of range, expected at least 1",
-        "9: prompt.user: {town} is no axis; the axes are city",
+        "9: prompt.user: {town} is not an axis; the axes are city",
     ]
 
 
 def test_a_mistake_that_only_an_overlay_brings_is_found_without_that_provider(opened: Open) -> None:
     found = problems(opened, GOOD + '[on.local.prompt]\nuser = "{town}"\n')
-    assert found[0].endswith("on.local.prompt.user: {town} is no axis; the axes are city")
+    assert found[0].endswith("on.local.prompt.user: {town} is not an axis; the axes are city")
 
 
 def test_tables_of_a_stage_are_laid_over_by_the_provider_of_that_stage(opened: Open) -> None:
@@ -126,7 +126,7 @@ def test_examples_must_hold_what_the_prompt_needs(opened: Open) -> None:
     assert [problem.partition(": ")[2] for problem in found] == [
         "prompt.examples[2].city: missing: prompt.user needs it",
         "prompt.examples[2].town: unknown key: neither an axis, nor completion, nor opening",
-        "prompt.examples[2].opening: 0 is no opening, expected prompt.openings to be there",
+        "prompt.examples[2].opening: 0 is not an opening, expected prompt.openings to be there",
     ]
 
 

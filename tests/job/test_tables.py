@@ -220,7 +220,7 @@ def test_a_record_has_its_variables_as_columns(tmp_path: Path) -> None:
         ("t.jsonl", '{"a": 1}\n{"b": 1}\n', 2, "column 'a' is empty"),
         ("t.jsonl", '{"a": 1}\nno\n', 2, "ends early"),
         ("t.jsonl", '{"a": null}\n', 1, "column 'a' is empty"),
-        ("t.jsonl", '{"a": NaN}\n', 1, "no JSON"),
+        ("t.jsonl", '{"a": NaN}\n', 1, "not JSON"),
         ("t.jsonl", '{"a": ' + "[" * 100_000 + "\n", 1, "deep|early"),
         ("t.jsonl", "\n", None, "no rows"),
         ("t.xml", "", None, "must end in"),

@@ -113,11 +113,11 @@ def _refuse_stranger(path: Path, names: Collection[str]) -> None:
         return
     card = path / CARD
     if not (card.is_file() and MADE_BY in card.read_text(encoding="utf-8", errors="replace")):
-        raise UsageError(f"{path} is there already, and is no export of asyncgen", help_text="name another folder")
+        raise UsageError(f"{path} is there already, and is not an export of asyncgen", help_text="name another folder")
     others = [str(each.relative_to(path)) for each in path.rglob("*") if not each.is_dir() or each.is_symlink()]
     if strangers := sorted(set(others) - set(names)):
         raise UsageError(
-            f"{path} would be replaced, and holds files that are no part of an export: {', '.join(strangers[:_SHOWN])}",
+            f"{path} would be replaced, and holds files that are not of an export: {', '.join(strangers[:_SHOWN])}",
             help_text="move them away, or name another folder",
         )
 

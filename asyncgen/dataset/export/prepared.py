@@ -171,7 +171,7 @@ def trained_model(named: str | None, opened: OpenedJob, trainer: str) -> str:
     open_name = _TOGETHERS_OWN.sub("", model)
     if not _HUB_NAME.fullmatch(open_name):
         raise UsageError(
-            f"{model} is no model whose weights can be had",
+            f"{model} is not a model whose weights can be had",
             cause="a trainer of your own needs one: a name on the Hugging Face Hub, or a folder",
             help_text=f"add --model NAME, such as --model {_SUGGESTED}",
         )

@@ -79,7 +79,7 @@ def prepared_samples(path: Path, dataset: DatasetState) -> Iterator[PreparedSamp
         dataset: what the run notes of it.
 
     Raises:
-        UsageError: a line is no sample.
+        UsageError: a line is not a sample.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -88,7 +88,7 @@ def prepared_samples(path: Path, dataset: DatasetState) -> Iterator[PreparedSamp
                 yield _sample(orjson.loads(line.removeprefix(BYTE_ORDER_MARK)), dataset)
             except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
                 raise UsageError(
-                    f"{path}, line {number}, is no training sample",
+                    f"{path}, line {number}, is not a training sample",
                     help_text=f"{command_line('prepare', path.parent)}   (writes the file anew)",
                 ) from error
 

@@ -221,7 +221,7 @@ def pair_of(row: FileRow, layout: Layout) -> tuple[str, str] | Blank:
 
 
 def example_of(row: FileRow, layout: Layout) -> Example | Blank:
-    """The training example of a row that is no pair of texts: a chat, or a preference in OpenAI's form.
+    """The training example of a row that is not a pair of texts: a chat, or a preference in OpenAI's form.
 
     Raises:
         FormError: what the form needs is not there, or is something else.

@@ -90,7 +90,7 @@ def read_json(path: Path) -> JsonRows:
 
 
 def json_lines(path: Path) -> Iterator[FileRow]:
-    """Every line that is not blank as a row; a line that is no JSON object has a fault.
+    """Every line that is not blank as a row; a line that is not a JSON object has a fault.
 
     Raises:
         AsyncgenError: a line is too long, or the file is in another encoding.
@@ -100,7 +100,7 @@ def json_lines(path: Path) -> Iterator[FileRow]:
         if text:
             row = json_row(number, text)
             if row.fault:
-                decode(path, number, line)  # bytes that are no UTF-8 are the better reason
+                decode(path, number, line)  # bytes that are not UTF-8 are the better reason
             yield row
 
 
@@ -190,7 +190,7 @@ def _expected() -> str:
 
 
 def _first_character(path: Path) -> str:
-    """The first one that is no blank."""
+    """The first one that is not a blank."""
     for _, line in raw_lines(path):
         text = line.removeprefix(BYTE_ORDER_MARK).lstrip()
         if text:
@@ -293,7 +293,7 @@ def _spread(path: Path, values: Mapping[str, bytes], columns: Mapping[str, list[
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise AsyncgenError(
-            f"{path} is no table",
+            f"{path} is not a table",
             cause=f"its columns differ in length: {', '.join(map(str, sorted(lengths)))}",
             code="bad_data",
         )

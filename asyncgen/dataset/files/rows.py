@@ -265,7 +265,7 @@ def _json_value(value: Any) -> Any:
     """A cell of Parquet as JSON has it; NaN is how others write that there is nothing.
 
     Raises:
-        ValueError: it is infinite, or bytes that are no text.
+        ValueError: it is infinite, or bytes that are not text.
     """
     if isinstance(value, dict):  # a struct has every field in every row, most of them empty
         return {str(name): _json_value(item) for name, item in value.items() if item is not None}

@@ -99,7 +99,7 @@ def _unescaped(text: str) -> str:
     """Decode `_x000D_` and the like (ECMA-376, ST_Xstring), and write Excel's line ends as LF."""
     if "_x" in text:
         text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
-        # Characters beyond the first plane are written as two halves; half of one alone is no character.
+        # Characters beyond the first plane are written as two halves; half of one alone is not a character.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\r\n", "\n")
 
@@ -165,7 +165,7 @@ class _opened:  # noqa: N801 - a context manager, used as a function is
         except Exception as error:  # noqa: BLE001 - as in `sheet_rows`
             self._file.close()
             raise AsyncgenError(
-                f"{path} is no Excel workbook, or a damaged one",
+                f"{path} is not an Excel workbook, or a damaged one",
                 cause=_words(error),
                 help_text="save it again as .xlsx, or as .csv (UTF-8)",
                 code="bad_data",

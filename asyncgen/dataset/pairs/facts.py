@@ -35,7 +35,7 @@ _LOWER = bytes(range(ord("a"), ord("z") + 1))
 
 @dataclass(frozen=True, slots=True)
 class OverlongRow:
-    """A row that is too long: its label, its place among the rows, and among those that are no duplicates."""
+    """A row that is too long: its label, its place among the rows, and among those that are not duplicates."""
 
     label: int
     place: int

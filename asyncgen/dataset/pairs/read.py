@@ -62,7 +62,7 @@ def read_jsonl(path: Path) -> PairTable:
     """Read a file whose name says that each line is an object; one line alone is taken for a JSON file.
 
     Raises:
-        AsyncgenError: a line is no JSON object, or the one line is no table.
+        AsyncgenError: a line is not a JSON object, or the one line is not a table.
     """
     lines = _scan(path)
     if lines.rows == 1:
@@ -86,7 +86,7 @@ def read_json(path: Path) -> PairTable:
 
 
 class NotAnObjectError(AsyncgenError):
-    """A line that is no JSON object."""
+    """A line that is not a JSON object."""
 
     code = "bad_data"
 
@@ -121,7 +121,7 @@ def _scan(path: Path) -> _Lines:
         elif number == 1:
             lines.rows += 1  # a JSON document on one line
         else:
-            raise _not_an_object(path, number, "it is no JSON object")
+            raise _not_an_object(path, number, "it is not a JSON object")
     return lines
 
 
@@ -133,7 +133,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             value = _decoder.decode(text)
         except (ValueError, RecursionError) as error:
-            raise _not_an_object(path, number, f"it is no JSON: {error}") from None
+            raise _not_an_object(path, number, f"it is not JSON: {error}") from None
         _refuse_unwritable(path, number, value)
         yield number, value
 
@@ -223,7 +223,7 @@ def _columns(path: Path, document: Any) -> tuple[dict[str, list[Any]], bool]:
         if any(isinstance(column, list) for column in values):
             return _spread(path, document), True
     raise AsyncgenError(
-        f"{path} is no table",
+        f"{path} is not a table",
         cause="it must be a list of objects, or an object whose values are lists of one length",
         help_text='such as [{"prompt": "...", "completion": "..."}, ...]',
         code="bad_data",
@@ -235,7 +235,7 @@ def _spread(path: Path, document: Mapping[str, Any]) -> dict[str, list[Any]]:
     lengths = {len(column) for column in document.values() if isinstance(column, list)}
     if len(lengths) > 1 or any(isinstance(column, dict) for column in document.values()):
         raise AsyncgenError(
-            f"{path} is no table",
+            f"{path} is not a table",
             cause=f"its columns differ in length: {', '.join(map(str, sorted(lengths)))}",
             code="bad_data",
         )
@@ -263,7 +263,7 @@ def _power(exponent: int) -> float:
 
 
 def read_constant(name: str) -> float | None:
-    """NaN and the infinities, which are no JSON but which the legacy tool took."""
+    """NaN and the infinities, which are not JSON but which the legacy tool took."""
     return None if name == "NaN" else float(name)
 
 
@@ -426,7 +426,7 @@ def read_xlsx(path: Path) -> PairTable:
     """Read the first sheet; its first row names the columns.
 
     Raises:
-        AsyncgenError: the file is no workbook, or its first sheet is empty.
+        AsyncgenError: the file is not a workbook, or its first sheet is empty.
         UsageError: openpyxl is not installed.
     """
     sheets = sheet_count(path)

@@ -246,7 +246,7 @@ def _size(path: Path) -> int:
     with open_input(path) as file:
         if path.suffix.lower() in _OTHER_KINDS:
             raise UsageError(
-                f"{path} is no file of training lines (.jsonl)",
+                f"{path} is not a file of training lines (.jsonl)",
                 help_text=f"{command_line('prepare', path)}   (makes one)",
             )
         return file.seek(0, os.SEEK_END)

@@ -184,7 +184,7 @@ class BatchApi:
             after = page[-1].id
 
     async def _page(self, after: str | None) -> list[RemoteBatch]:
-        """Batches of the key, the newest first; what is no batch, among them, is passed over."""
+        """Batches of the key, the newest first; what is not a batch, among them, is passed over."""
         query: dict[str, object] = {"limit": _PAGE} | ({"after": after} if after else {})
 
         async def once() -> httpx2.Response:

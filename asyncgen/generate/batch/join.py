@@ -84,7 +84,7 @@ class BatchJoiner:
             files: of the batch; an output or error file that is not there has no lines.
             model: that was asked, for answers that name none.
             now: Unix seconds.
-            is_cancelled: what was not done was not to be done: it is no failed attempt.
+            is_cancelled: what was not done was not to be done: it is not a failed attempt.
 
         Raises:
             DiskError: the journal cannot be written, or a file not be read.

@@ -430,7 +430,7 @@ class _Reply:
         )
 
     def _not_json(self, where: str) -> AttemptError:
-        """The error for a body that is not JSON: a proxy's page, a torn body, or an address that is no API."""
+        """The error for a body that is not JSON: a proxy's page, a torn body, or an address that is not an API."""
         if not self._is_page:
             return self._malformed(f"the reply is not JSON, {where}")
         return AttemptError(

@@ -190,7 +190,7 @@ def checked_number(path: Path, number: int, key: str) -> int:
     """The first 64 bits of the key in line `number` of `path`.
 
     Raises:
-        BadLineError: it is no key.
+        BadLineError: it is not a key.
     """
     try:
         whole = bytes.fromhex(key)  # `key_number` would accept signs and underscores

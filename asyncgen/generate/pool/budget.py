@@ -117,7 +117,7 @@ class Budget:
     def count_as_spent(self, held_usd: float) -> None:
         """Count a reservation as spent: it may have been charged, and the cost will never be known.
 
-        Without rates it is no estimate as long as no cost was reported.
+        Without rates it is not an estimate as long as no cost was reported.
         """
         self.release(held_usd)
         if self.rates is None:

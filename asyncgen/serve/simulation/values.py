@@ -185,7 +185,7 @@ def made_up_value(schema: Any, seed: bytes) -> Any:
     """A value that is valid by the schema.
 
     Raises:
-        UnfitSchemaError: it is no schema, or none of the values that were tried is valid.
+        UnfitSchemaError: it is not a schema, or none of the values that were tried is valid.
     """
     validator = _validator(json.dumps(schema, sort_keys=True))
     rng = random.Random(seed)  # noqa: S311 - answers, not secrets
@@ -203,7 +203,7 @@ def _validator(schema: str) -> jsonschema_rs.Validator:
     try:
         return jsonschema_rs.validator_for(schema)
     except (jsonschema_rs.ValidationError, ValueError) as error:
-        raise UnfitSchemaError(f"it is no JSON schema: {error}".splitlines()[0]) from error
+        raise UnfitSchemaError(f"it is not a JSON schema: {error}".splitlines()[0]) from error
 
 
 class _Maker:

@@ -64,7 +64,7 @@ def convert_peft(folder: Path, base: Path, target: Path) -> None:
         target: the file to be written.
 
     Raises:
-        TrainingError: it is no adapter of this model, or none that can be converted.
+        TrainingError: it is not an adapter of this model, or none that can be converted.
         DiskError: the target cannot be written.
     """
     config = _read_config(folder / CONFIG)

@@ -75,7 +75,7 @@ def trainer_command(text: str) -> tuple[str, ...] | None:
     try:
         command = tuple(shlex.split(text))
     except ValueError as error:
-        raise UsageError(f"{text!r} is no command", cause=str(error), help_text="quote it as for a shell") from error
+        raise UsageError(f"{text!r} is not a command", cause=str(error), help_text="quote it as for a shell") from error
     if not command or shutil.which(command[0]) is None:
         raise UsageError(
             f"there is no command {command[0] if command else text!r}",

@@ -91,7 +91,7 @@
     try {
       given = typeof given === "string" ? JSON.parse(given) : given;
     } catch {
-      // Arguments that are no JSON are shown as they came.
+      // Arguments that are not JSON are shown as they came.
     }
     return html`<div class="call"><strong>${ag.plain(called.name || "(no name)")}</strong>
       ${typeof given === "string" ? html`<${ag.Text} text=${given} />` : ag.json(given)}</div>`;

@@ -107,9 +107,9 @@ def test_a_folder_that_is_no_export_is_never_touched(make_run: MakeRun, tmp_path
     made = make_run().fill()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("my own")
-    with pytest.raises(UsageError, match="no export of asyncgen"):
+    with pytest.raises(UsageError, match="not an export of asyncgen"):
         export(made, tmp_path / "mine")
-    with pytest.raises(UsageError, match="no export of asyncgen"):
+    with pytest.raises(UsageError, match="not an export of asyncgen"):
         export(made, tmp_path / "run.toml")
     assert (tmp_path / "mine" / "README.md").read_text() == "my own"
 

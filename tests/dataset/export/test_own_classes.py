@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     MakeRun = Callable[..., Any]
 
-# The fixtures' module cannot be imported by its name, as tests are no package.
+# The fixtures' module cannot be imported by its name, as tests are not a package.
 _SPEC = importlib.util.spec_from_file_location("exported_for_trainers", Path(__file__).with_name("test_trainers.py"))
 assert _SPEC is not None
 assert _SPEC.loader is not None

@@ -69,7 +69,7 @@ def test_samples_with_nothing_to_learn_are_counted_and_left_out(read: Callable[.
 @pytest.mark.parametrize(
     ("bad", "cause"),
     [
-        ("{nonsense", "it is no JSON"),
+        ("{nonsense", "it is not JSON"),
         ("", "it is empty"),
         ([1, 2], "expected an object"),
         ({"tokens": [1]}, "'targets' is missing"),
