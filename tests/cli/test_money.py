@@ -75,7 +75,7 @@ def test_what_may_cost_more_than_a_dollar_is_asked_for_first(
     done = asyncgen("generate", "job.toml", "--json", "--yes", **address)
     assert done.returncode == 0, done.stderr
     assert answer(done)["cost_usd"] > 1
-    assert "(estimated $" in done.stderr
+    assert "(estimated " in done.stderr
 
 
 def test_what_costs_less_is_not_asked_for(

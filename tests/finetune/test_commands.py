@@ -371,7 +371,7 @@ def test_complete_takes_several_prompts_and_stdin_and_cleans_what_it_shows(
     done = asyncgen("complete", "-m", "gpt-6-luna", "one", "-", *at, text="two\n\nthree\n")
     assert [line for line in done.stdout.splitlines() if line.startswith(">")] == ["> one", "> two", "> three"]
     assert "\x1b" not in done.stdout
-    assert "gpt-6-luna: 24 tokens in, 15 out, $" in done.stderr
+    assert "gpt-6-luna: 24 tokens in, 15 out, 0.0000099 USD" in done.stderr
     answer = json.loads(asyncgen("complete", "-m", "gpt-6-luna", "one", "--json", "--system", "Be brief.", *at).stdout)
     assert answer["answers"][0]["completion"] == "gpt-6-luna says \x1b[2Jone"
     assert answer["cost_usd"] > 0
