@@ -175,6 +175,20 @@ def usd(amount: float) -> str:
     return f"{amount:,.{decimals}f} USD"
 
 
+def usd_range(low: float, high: float) -> str:
+    """Format a range of amounts: `0.50 to 2.00 USD`; one amount if both ends look alike.
+
+    Args:
+        low: USD.
+        high: USD.
+
+    Returns:
+        The text.
+    """
+    first, last = usd(low), usd(high)
+    return first if first == last else f"{first.removesuffix(' USD')} to {last}"
+
+
 def local_time(unix_s: int | None, form: str = "%Y-%m-%d %H:%M") -> str:
     """Format a time in the user's time zone.
 

@@ -23,7 +23,7 @@ from asyncgen.cli.output import json_result, result, say, show_error
 from asyncgen.errors import UsageError
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record
-from asyncgen.terminal import counted, duration, one_line, usd
+from asyncgen.terminal import counted, duration, one_line, usd, usd_range
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -173,7 +173,7 @@ def summarise(done: Generated) -> None:
     progress = done.progress
     cost = f", {usd(done.cost_usd)}" if done.cost_usd is not None else ""
     if cost and done.estimate is not None and done.estimate.high:
-        cost += f" (estimated {usd(done.estimate.low)} to {usd(done.estimate.high)})"
+        cost += f" (estimated {usd_range(done.estimate.low, done.estimate.high)})"
     say(
         f"{counted(progress.settled, 'answer')} in {duration(done.elapsed_s)}{cost}; "
         f"{_part(progress.done, progress.requests)} in {done.files.records}"

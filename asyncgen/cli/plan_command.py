@@ -42,7 +42,7 @@ from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.price import FREE
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory
-from asyncgen.terminal import counted, usd
+from asyncgen.terminal import counted, usd, usd_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,10 +97,7 @@ def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) ->
 
 def usd_span(span: Span | None) -> str:
     """A range of amounts; "unknown" if there is none."""
-    if span is None:
-        return "unknown"
-    low, high = usd(span.low), usd(span.high)
-    return low if low == high else f"{low.removesuffix(' USD')} to {high}"
+    return "unknown" if span is None else usd_range(span.low, span.high)
 
 
 def clock(seconds: float) -> str:

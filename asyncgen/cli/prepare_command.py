@@ -28,7 +28,7 @@ from asyncgen.job.opened import OpenedJob, changed_job_file, job_in, job_of_run,
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, open_run
-from asyncgen.terminal import counted, in_units, usd
+from asyncgen.terminal import counted, in_units, usd_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,10 +132,9 @@ def _cost_lines(costs: Sequence[TrainingCost]) -> Iterator[str]:
 def _price(cost: TrainingCost) -> str:
     if cost.usd is None:
         return "price not known"
-    low, high = cost.usd
-    if not high:
+    if not cost.usd[1]:
         return "free"
-    span = f"about {usd(low)}" if low == high else f"about {usd(low)} to {usd(high)}"
+    span = f"about {usd_range(*cost.usd)}"
     return f"{span} (prices of {cost.as_of})" if cost.as_of else span
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import IncompleteError, command_line
 from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.training_prices import hosting_price
-from asyncgen.terminal import counted, local_time, usd
+from asyncgen.terminal import counted, local_time, usd, usd_range
 
 if TYPE_CHECKING:
     from asyncgen.dataset.token_counts import TrainingCost
@@ -50,8 +50,7 @@ def price_words(cost: TrainingCost | None) -> str:
     """The price of the job, for the user."""
     if cost is None or cost.usd is None:
         return "not known"
-    low, high = cost.usd
-    span = f"about {usd(low)}" if low == high else f"about {usd(low)} to {usd(high)}"
+    span = f"about {usd_range(*cost.usd)}"
     return f"{span} (an estimate, prices of {cost.as_of})" if cost.as_of else f"{span} (an estimate)"
 
 
@@ -86,8 +85,7 @@ def trained_cost(profile: Profile, job: TuningJob) -> str:
     price = load_price_list(None, os.environ).training(profile.name, job.model)
     if price is None or job.trained_tokens is None:
         return ""
-    low, high = price.cost_usd(job.trained_tokens)
-    return f", about {usd(low)}" if low == high else f", about {usd(low)} to {usd(high)}"
+    return f", about {usd_range(*price.cost_usd(job.trained_tokens))}"
 
 
 def success_words(profile: Profile, job: TuningJob) -> str:
