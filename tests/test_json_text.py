@@ -1,4 +1,4 @@
-"""Facts about the one reading of JSON. Run: pytest tests/test_json_text.py."""
+"""Facts about the one reading of JSON."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ from asyncgen.providers.network import (
     shown_target,
     speaks_no_tls,
 )
-from asyncgen.run.directory import is_held, newest_run
+from asyncgen.run.directory import newest_run
+from asyncgen.run.lock import is_held
 from asyncgen.terminal import counted
 
 _ANSWER_S = 20.0

@@ -239,7 +239,7 @@ class Draft:
 
     def _own(self, line: bytes) -> Record:
         record = decode_record(line)
-        return self._grid.own(record) or record
+        return self._grid.match(record) or record
 
     def _add_pair(self, better: Record, worse: Record, place: int) -> None:
         settings = self._job.dataset

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from asyncgen.job.answers import AnswerChecks
-from asyncgen.job.requests import may_be_foreign
+from asyncgen.job.row_matching import needs_matching
 from asyncgen.job.template import parse
 from asyncgen.json_text import decoder
 from asyncgen.run.key_set import KeySet
@@ -85,7 +85,7 @@ def may_be_stale(job: JobState, grid: RequestGrid) -> bool:
         job: as noted in the run.
         grid: requests of the job as it is now.
     """
-    return may_be_foreign(job, grid)
+    return needs_matching(job, grid)
 
 
 def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
@@ -95,7 +95,7 @@ def is_stale(record: Record | Failure, grid: RequestGrid) -> bool:
         record: the row's record or failure.
         grid: requests of the job as it is now.
     """
-    return grid.own(record) is None
+    return grid.match(record) is None
 
 
 class Selection:
@@ -123,7 +123,7 @@ class Selection:
 
     def own(self, record: Record) -> Record | None:
         """The record with the job's present variables; None if the job no longer asks for it."""
-        return self._grid.own(record) if self._may_be_stale else record
+        return self._grid.match(record) if self._may_be_stale else record
 
     def judge(self, record: Record) -> tuple[list[Sample], str | None]:
         """The samples of a record, and the reason why there are none; None if there are some."""
@@ -229,7 +229,7 @@ class SampleMaker:
         if self._is_plain and self._settings.reasoning is None:
             return _decode_answer(line).completion  # decoding the whole record would take twice as long
         record = decode_record(line)
-        return self.of(self._grid.own(record) or record)[item].answer
+        return self.of(self._grid.match(record) or record)[item].answer
 
     def _read(self, record: Record, completion: str, reasoning: str | None) -> Iterator[Sample]:
         items = self._grid.answers.read(completion).items

@@ -149,12 +149,12 @@ def read_answers(
     found: dict[str, JudgedAnswer] = {}
     for _, record in read_rows(directory.records, decode_record):
         row = by_id.get(record.variables.get(ROW_COLUMN, ""))
-        if row is not None and entry.opened.grid.own(record) is not None:
+        if row is not None and entry.opened.grid.match(record) is not None:
             found[row.id] = JudgedAnswer(row, record, tuple(_failures(row, record, checks)))
     failures = {
         failure.variables.get(ROW_COLUMN, ""): failure
         for _, failure in read_rows(directory.failures, decode_failure)
-        if entry.opened.grid.own(failure) is not None
+        if entry.opened.grid.match(failure) is not None
     }
     failed = [name for name in failures if name in by_id and name not in found]
     return Answers(entry, {row.id: found[row.id] for row in rows if row.id in found}, len(failed))

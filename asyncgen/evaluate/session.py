@@ -48,7 +48,8 @@ from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_address
 from asyncgen.providers.prices import load_price_list
-from asyncgen.run.directory import RunDirectory, locked
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.lock import locked
 from asyncgen.run.whole_file import read_whole
 from asyncgen.terminal import counted
 

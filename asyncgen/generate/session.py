@@ -33,7 +33,8 @@ from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.servers import consent_to_server, is_simulation, note_simulation, server_of
 from asyncgen.generate.spending import Spending, consent_to_cost, refuse_without_batches, spending_of
 from asyncgen.job.opened import OpenedJob, keep_job, open_named_job
-from asyncgen.job.requests import MOST_ENUMERATED, count_twins
+from asyncgen.job.requests import MOST_ENUMERATED
+from asyncgen.job.row_matching import count_twins
 from asyncgen.providers.choose import named_address, open_endpoint
 from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.simulated import count_simulated

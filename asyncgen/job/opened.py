@@ -18,7 +18,8 @@ import msgspec
 
 from asyncgen.errors import UsageError, command_line
 from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
-from asyncgen.job.requests import RequestGrid, may_be_foreign, recognise_rows
+from asyncgen.job.requests import RequestGrid
+from asyncgen.job.row_matching import match_rows, needs_matching
 from asyncgen.job.rules import provider_remarks
 from asyncgen.job.template import ANSWER, template_variables
 from asyncgen.providers.choose import EndpointFlags, choose_generation, choose_tuning, named_profile, requested_model
@@ -290,6 +291,6 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
     os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
     file = read_job_file(directory.job, Path(state.folder))
     opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
-    if may_be_foreign(state, opened.grid):
-        recognise_rows(directory, opened.grid)
+    if needs_matching(state, opened.grid):
+        match_rows(directory, opened.grid)
     return opened

@@ -1,14 +1,8 @@
-"""Compile a job for one model to its requests: body and key of each, made lazily; and find which rows belong to it.
-
-Defines the canonical body and the key: a 128-bit hash of the body (model, messages, parameters) and the repeat's
-number, without anything of the transport. Sending, and which requests are settled, are left to `generate`.
+"""Compile a job for one model to its requests, made lazily; and find a request by its variables or its key.
 
 Enumeration has to be fast, since a resumed run passes over every settled row: templates are compiled to JSON pieces
-once, and a row only joins pieces and hashes them.
-
-Which rows of a run belong to the job as it is now is decided by the key alone. A record's variables are those of the
-job at that time. If axes were renamed, merged, or added without being used in a prompt, the request may still be one of
-the job's; its variables are then taken from the job as it is now.
+once, and a row only joins pieces and hashes them. The body and the key themselves are left to `request_body`. Sending,
+and which requests are settled, are left to `generate`.
 """
 
 from __future__ import annotations
@@ -18,34 +12,38 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import msgspec
 import orjson
 
 from asyncgen.job.answers import AS_TEXT, AnswerItem, AnswerReader
-from asyncgen.job.cells import stable_json
 from asyncgen.job.combinations import Combinations
-from asyncgen.job.template import ANSWER, Placeholder, Template, field_of, parse
-from asyncgen.json_text import NotJsonError, decode_json, decoder
-from asyncgen.run.jsonl import rows_in
+from asyncgen.job.request_body import (
+    KEY_BYTES,
+    EscapedValues,
+    body_parts,
+    body_renderer,
+    canonical_json,
+    fingerprint,
+    prompt_messages,
+    repeat_suffix,
+    request_key,
+)
+from asyncgen.job.template import ANSWER, Placeholder, field_of, parse
+from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.run.key_set import KeySet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from asyncgen.job.model import Example, Job
+    from asyncgen.job.model import Job
     from asyncgen.job.tables import Row
-    from asyncgen.run.directory import RunDirectory
-    from asyncgen.run.state import JobState
 
 
-_KEY_BYTES = 16
 _PASSED_AT_ONCE = 512
 _FEW_ROWS = 100_000
-MOST_ENUMERATED = 2_000_000  # a larger job is not enumerated just to recognise rows by key
-_CACHED_VALUES = 100_000  # cached JSON forms of values; free text of a table would fill the memory
+MOST_ENUMERATED = 2_000_000  # a larger job is not enumerated just to find rows by key
 
 
 class Keyed(Protocol):
@@ -151,11 +149,13 @@ class RequestGrid:
         self.prompt_needs_answer = bool(fields) and not (answer_is_variable and fields == [ANSWER])
         self._turns_at = self.names.index(job.prompt.messages) if job.prompt.messages else None
         self.has_openings = bool(job.prompt.openings)
-        self._escape = _Escaped().__getitem__
-        self._recognised: dict[bytes, int] = {}
+        self._escape = EscapedValues().__getitem__
+        self._index_of_key: dict[bytes, int] = {}
         self._openings = [parse(opening) for opening in job.prompt.openings]
         bodies = range(len(self._openings)) if self._openings else [None]
-        self._bodies = [_renderer(self.names, _body(job, model, opening), self._turns_at) for opening in bodies]
+        self._bodies = [
+            body_renderer(self.names, body_parts(job, model, opening), self._turns_at) for opening in bodies
+        ]
 
     @property
     def form(self) -> GridForm:
@@ -175,7 +175,7 @@ class RequestGrid:
             The request.
         """
         body = self._body_of(values, repeat)
-        return Request(index, repeat, values, _key(body, repeat), body)
+        return Request(index, repeat, values, request_key(body, repeat), body)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -193,7 +193,7 @@ class RequestGrid:
         names = self.names
         bodies = range(len(self._openings)) if self._openings else [None]
         longest = 0
-        for body in (_body(self._job, self.model, opening) for opening in bodies):
+        for body in (body_parts(self._job, self.model, opening) for opening in bodies):
             places = Counter(names.index(part.name) for part in body if isinstance(part, Placeholder))
             if self._turns_at is not None:
                 places[self._turns_at] += 1
@@ -235,7 +235,7 @@ class RequestGrid:
         """
         for place, values in self._combinations.sample(most):
             body = self._body_of(values, 0)
-            yield Request(place * self._repeats, 0, values, _key(body, 0), body)
+            yield Request(place * self._repeats, 0, values, request_key(body, 0), body)
 
     def wanted(self, is_wanted: Callable[[bytes], bool]) -> Iterator[Request]:
         """Make the requests that the caller wants, in order.
@@ -260,8 +260,8 @@ class RequestGrid:
         Yields:
             A request; or the number of requests skipped since the last item, at least every few hundred.
         """
-        repeats = [(repeat, _tail(repeat)) for repeat in range(self._repeats)]
-        bodies, new_digest = self._bodies, blake2b(digest_size=_KEY_BYTES).copy
+        repeats = [(repeat, repeat_suffix(repeat)) for repeat in range(self._repeats)]
+        bodies, new_digest = self._bodies, blake2b(digest_size=KEY_BYTES).copy
         passed = 0
         for place, values, escaped in self._combinations.encoded(self._escape):
             for repeat, tail in repeats:
@@ -384,7 +384,7 @@ class RequestGrid:
         values = tuple([variables[name] for name in self.names])
         if values not in self._combinations:
             return None
-        return _key(self._body_of(values, repeat), repeat)
+        return request_key(self._body_of(values, repeat), repeat)
 
     def request_of(self, variables: Mapping[str, str], repeat: int) -> Request | None:
         """Make the request of a combination, without looking up its place.
@@ -402,8 +402,8 @@ class RequestGrid:
         values = tuple(variables[name] for name in self.names)
         return Request(0, repeat, values, key, self._body_of(values, repeat))
 
-    def recognise(self, keys: Collection[bytes]) -> None:
-        """Search the grid for rows by their keys, so that `own` knows them whatever their variables are.
+    def index_keys(self, keys: Collection[bytes]) -> None:
+        """Search the grid for rows by their keys, so that `match` finds them whatever their variables are.
 
         A job of more than `MOST_ENUMERATED` requests is not searched; its rows are known by their variables alone.
 
@@ -412,13 +412,13 @@ class RequestGrid:
         """
         if keys and self.count <= MOST_ENUMERATED:
             for request in self.wanted(keys.__contains__):
-                self._recognised.setdefault(request.key, request.index)
+                self._index_of_key.setdefault(request.key, request.index)
 
-    def own(self, row: KeyedRow) -> KeyedRow | None:
+    def match(self, row: KeyedRow) -> KeyedRow | None:
         """Give a row the job's present variables.
 
         Args:
-            row: a record or failure; `recognise` has searched for its key, or its variables are the job's.
+            row: a record or failure; `index_keys` has searched for its key, or its variables are the job's.
 
         Returns:
             The row; None if it is no longer in the job.
@@ -426,7 +426,7 @@ class RequestGrid:
         key = self.key_of(row.variables, row.repeat)
         if key is not None and key.hex() == row.key:
             return row
-        index = self._recognised.get(bytes.fromhex(row.key)) if self._recognised else None
+        index = self._index_of_key.get(bytes.fromhex(row.key)) if self._index_of_key else None
         if index is None:
             return None
         fields = {"variables": self.variables_at(index), "index": index}
@@ -464,7 +464,7 @@ class RequestGrid:
         """
         named = {
             part.name
-            for _, template in _messages(self._job, None)
+            for _, template in prompt_messages(self._job, None)
             for part in template.parts
             if isinstance(part, Placeholder)
         }
@@ -482,16 +482,6 @@ class RequestGrid:
         if len(self._bodies) == 1:
             return 0
         return (zlib.crc32("\0".join(values).encode()) + repeat) % len(self._bodies)
-
-
-class _Escaped(dict[str, bytes]):
-    """Values to their form in a JSON string, made on first use."""
-
-    def __missing__(self, value: str) -> bytes:
-        escaped = orjson.dumps(value)[1:-1]
-        if len(self) < _CACHED_VALUES:
-            self[value] = escaped
-        return escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,163 +519,4 @@ class GridForm:
 def _last_words(turns: Sequence[Mapping[str, Any]]) -> str:
     """The text of the last turn."""
     content = turns[-1].get("content") if turns else ""
-    return content if isinstance(content, str) else _json(content)
-
-
-def _renderer(
-    names: tuple[str, ...], body: list[str | Placeholder], turns_at: int | None
-) -> Callable[[tuple[bytes, ...]], bytes]:
-    """A function from a combination's escaped values to its request body.
-
-    Args:
-        names: of the values.
-        body: its pieces.
-        turns_at: the value that is the list of messages itself, as JSON.
-    """
-    if turns_at is not None:
-        before, after = (str(part).encode() for part in body)
-        # The value is escaped for a JSON string; parsing it as one restores the list.
-        return lambda escaped: b"".join((before, orjson.loads(b'"%b"' % escaped[turns_at]).encode(), after))
-    places = [names.index(part.name) for part in body if isinstance(part, Placeholder)]
-    form = b"".join(b"%b" if isinstance(part, Placeholder) else part.encode().replace(b"%", b"%%") for part in body)
-    if len(places) > 1:
-        chosen = itemgetter(*places)
-        return lambda escaped: form % chosen(escaped)
-    return lambda escaped: form % tuple([escaped[place] for place in places])
-
-
-def _key(body: bytes, repeat: int) -> bytes:
-    return blake2b(body + _tail(repeat), digest_size=_KEY_BYTES).digest()
-
-
-def _tail(repeat: int) -> bytes:
-    # A body ends in "}", so the repeat's number after it is unambiguous.
-    return b"%d" % repeat
-
-
-def _body(job: Job, model: str, opening: int | None) -> list[str | Placeholder]:
-    """The canonical body: model, messages, then the parameters in alphabetical order.
-
-    Messages from a column are left out; they go between the two parts that are then returned.
-    """
-    parameters = "".join(f",{_json(name)}:{_json(value)}" for name, value in sorted(job.generate.parameters.items()))
-    if job.prompt.messages:
-        return [f'{{"model":{_json(model)},"messages":', f"{parameters}}}"]
-    parts: list[str | Placeholder] = [f'{{"model":{_json(model)},"messages":[']
-    for number, (role, template) in enumerate(_messages(job, opening)):
-        parts.append(f'{"," if number else ""}{{"role":"{role}","content":"')
-        parts += [part if isinstance(part, Placeholder) else _json(part)[1:-1] for part in template.parts]
-        parts.append('"}')
-    return [*parts, f"]{parameters}}}"]
-
-
-def _messages(job: Job, opening: int | None) -> list[tuple[str, Template]]:
-    """Roles and templates: the system's, worked examples as earlier turns, the user's, and the answer's opening."""
-    prompt = job.prompt
-    user = parse(prompt.user)
-    messages = [("system", parse(prompt.system))] if prompt.system else []
-    for example in prompt.examples:
-        if example.opening is None or example.opening == opening:
-            messages += [("user", _literal(user, example)), ("assistant", Template((example.completion,)))]
-    messages.append(("user", user))
-    if opening is not None:
-        messages.append(("assistant", parse(prompt.openings[opening])))
-    return messages
-
-
-def _literal(template: Template, example: Example) -> Template:
-    return Template((template.render(example.variables),))
-
-
-def _json(value: object) -> str:
-    return stable_json(value, sort_keys=True)
-
-
-def fingerprint(job: Job, model: str, combinations: Combinations) -> dict[str, str]:
-    """Hash every part of a job that a key or the set of rows depends on.
-
-    Values in files count by their content: a file can change while the job that names it does not.
-
-    Args:
-        job: with its overlay applied.
-        model: the model that is asked.
-        combinations: of the job.
-
-    Returns:
-        Name of the part to a short hash.
-    """
-    prompt = job.prompt
-    parts: dict[str, object] = {
-        "model": model,
-        "prompt.system": prompt.system,
-        "prompt.user": prompt.user,
-        "prompt.sample": prompt.sample,
-        "prompt.openings": prompt.openings,
-        "prompt.examples": [[each.variables, each.completion, each.opening] for each in prompt.examples],
-        "generate.repeats": job.generate.repeats,
-        "prompt.messages": prompt.messages,
-        "subset": [job.subset.size, job.subset.seed] if job.subset and job.subset.size is not None else None,
-        "subset.exclude": job.subset and job.subset.exclude,
-        **combinations.contents(),
-    }
-    for name, value in job.generate.parameters.items():
-        parts[f"generate.parameters.{name}"] = value
-    return {
-        part: blake2b(_json(value).encode(), digest_size=8).hexdigest()
-        for part, value in parts.items()
-        if value not in (None, [])
-    }
-
-
-class _Row(msgspec.Struct, gc=False):
-    key: str
-    variables: dict[str, str]
-    repeat: int
-
-
-_decode_row = decoder(_Row)
-
-
-def may_be_foreign(job: JobState, grid: RequestGrid) -> bool:
-    """Check whether a run may contain rows of an earlier version of the job.
-
-    Args:
-        job: as noted in the run.
-        grid: requests of the job as it is now.
-
-    Returns:
-        Whether rows have to be looked up by `recognise_rows`.
-    """
-    return bool(job.stale or job.renamed) or job.fingerprint != grid.fingerprint
-
-
-def count_twins(grid: RequestGrid, is_settled: Callable[[bytes], bool]) -> int:
-    """Count the rows of a job that share the answer of another row; see `RequestGrid.twins`.
-
-    Args:
-        grid: requests of the job.
-        is_settled: whether the request with a key has an answer.
-
-    Returns:
-        The number of such rows.
-    """
-    return sum(len(rows) for key, rows in grid.twins().items() if is_settled(key))
-
-
-def recognise_rows(directory: RunDirectory, grid: RequestGrid) -> None:
-    """Find the run's rows that have other variables than the present job, for `grid.own`.
-
-    Args:
-        directory: of the run.
-        grid: requests of the job as it is now.
-
-    Raises:
-        BadLineError: a line is not a record or failure.
-        DiskError: a file cannot be read.
-    """
-    foreign: set[bytes] = set()
-    for row in rows_in([*directory.record_files(), *directory.failure_files()], _decode_row):
-        key = grid.key_of(row.variables, row.repeat)
-        if key is None or key.hex() != row.key:
-            foreign.add(bytes.fromhex(row.key))
-    grid.recognise(foreign)
+    return content if isinstance(content, str) else canonical_json(content)

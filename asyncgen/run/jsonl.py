@@ -16,7 +16,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError, command_line
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.run.directory import lock_file
+from asyncgen.run.lock import lock_file
 from asyncgen.run.whole_file import disk_error, explained, open_regular, sync_folder
 
 if TYPE_CHECKING:

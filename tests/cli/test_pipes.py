@@ -1,4 +1,4 @@
-"""Facts about pipes in the place of a run's files: nothing waits for them. Run: pytest tests/cli/test_pipes.py."""
+"""Facts about pipes in the place of a run's files: nothing waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about how a run is shown. Run: pytest tests/cli/test_progress.py."""
+"""Facts about how a run is shown."""
 
 from __future__ import annotations
 

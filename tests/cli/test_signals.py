@@ -1,4 +1,4 @@
-"""Facts about signals at a command's start. Run: pytest tests/cli/test_signals.py."""
+"""Facts about signals at a command's start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about a simulation's answers: they never pass for real ones. Run: pytest tests/cli/test_simulated.py."""
+"""Facts about a simulation's answers: they never pass for real ones."""
 
 from __future__ import annotations
 

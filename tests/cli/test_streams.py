@@ -1,4 +1,4 @@
-"""Facts about standard streams that a shell has closed. Run: pytest tests/cli/test_streams.py."""
+"""Facts about standard streams that a shell has closed."""
 
 from __future__ import annotations
 

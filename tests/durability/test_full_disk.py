@@ -1,4 +1,4 @@
-"""Facts about a disk that is really full, for root alone. Run: pytest tests/durability/test_full_disk.py."""
+"""Facts about a disk that is really full, for root alone."""
 
 from __future__ import annotations
 

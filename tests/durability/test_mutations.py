@@ -38,10 +38,10 @@ MUTATIONS = {
         "run/test_jsonl.py::test_a_real_limit_on_the_size_leaves_whole_lines_only",
     ),
     "the lock": (
-        "run/directory.py",
+        "run/lock.py",
         "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "fcntl.flock(descriptor, fcntl.LOCK_UN)",
-        "run/test_run_directory.py::test_a_second_writer_is_told_who_writes_and_changes_nothing_until_the_first_dies",
+        "run/test_lock.py::test_a_second_writer_is_told_who_writes_and_changes_nothing_until_the_first_dies",
     ),
     "the stop after a failed fsync": (
         "generate/journal/files.py",

@@ -1,4 +1,4 @@
-"""Facts about `max_cost` where no price is known. Run: pytest tests/generate/test_limit_without_price.py."""
+"""Facts about `max_cost` where no price is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about whose answers count for whom. Run: pytest tests/generate/test_servers.py."""
+"""Facts about whose answers count for whom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about append-only line files. Run: pytest tests/test_jsonl.py."""
+"""Facts about append-only line files."""
 
 from __future__ import annotations
 

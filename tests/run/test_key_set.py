@@ -1,4 +1,4 @@
-"""Facts about the compact set of keys. Run: pytest tests/generate/test_key_set.py."""
+"""Facts about the compact set of keys."""
 
 from __future__ import annotations
 

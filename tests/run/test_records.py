@@ -1,4 +1,4 @@
-"""Facts about the lines of a run. Run: pytest tests/run/test_records.py."""
+"""Facts about the lines of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about files replaced whole. Run: pytest tests/test_whole_file.py."""
+"""Facts about files replaced whole."""
 
 from __future__ import annotations
 

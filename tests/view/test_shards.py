@@ -12,7 +12,8 @@ import pytest
 from asyncgen.generate.distributed.plan import Shard, ShardPlan, write_plan
 from asyncgen.generate.distributed.shard_status import shard_statuses
 from asyncgen.generate.live_file import LiveFile, LiveState
-from asyncgen.run.directory import RunDirectory, locked
+from asyncgen.run.directory import RunDirectory
+from asyncgen.run.lock import locked
 from asyncgen.run.records import encode_line
 from asyncgen.run.state import RunState, write_state
 from asyncgen.view.overview import overview

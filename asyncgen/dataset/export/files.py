@@ -55,7 +55,7 @@ def ordered_records(paths: Sequence[Path], grid: RequestGrid | None) -> Iterator
     with rows.fetcher() as lines:
         for line in sorted(range(len(places)), key=places.__getitem__):
             record = decode_record(lines[line])
-            own = record if grid is None else grid.own(record)
+            own = record if grid is None else grid.match(record)
             if own is not None:
                 yield own
 

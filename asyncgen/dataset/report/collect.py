@@ -226,7 +226,6 @@ class _ReportScan:
         self._job = job
         self._grid = grid
         self._selection = Selection(job, grid, stale=stale, reviews=reviews)
-        self._may_be_foreign = stale
         self._twins: dict[bytes, list[int]] = {}
         self._coverage = CoverageCounts()
         self._texts = TextStatistics()
@@ -285,7 +284,7 @@ class _ReportScan:
                 continue
             unsettled.discard(number)
             self._failures[failure.error.type] += 1
-            own = self._grid.own(failure) or failure
+            own = self._grid.match(failure) or failure
             self._cover(own, RowOutcome.REFUSED if failure.error.type in _REFUSALS else RowOutcome.FAILED)
 
     def _cover(self, row: Record | Failure, fate: RowOutcome) -> None:

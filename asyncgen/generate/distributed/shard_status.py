@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from asyncgen.generate.distributed.plan import Shard, ShardPlan, read_plan
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.generate.live_file import read_live
-from asyncgen.run.directory import is_held
+from asyncgen.run.lock import is_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -26,8 +26,9 @@ from asyncgen.generate.distributed.plan import (
     write_plan,
 )
 from asyncgen.generate.journal.settled import CostOf, OtherShards, key_number, read_settled
-from asyncgen.run.directory import FolderLock, RunDirectory, RunWriter, locked, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.key_set import KeySet
+from asyncgen.run.lock import FolderLock, locked
 from asyncgen.run.state import RunState, write_state
 from asyncgen.run.whole_file import explained, remove_leftovers
 from asyncgen.terminal import counted

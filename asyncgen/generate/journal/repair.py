@@ -24,9 +24,10 @@ from asyncgen.errors import DiskError, UsageError, command_line
 from asyncgen.generate.batch.batched_keys import batches_by_files
 from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
-from asyncgen.run.directory import FILE_NAMES, RunDirectory, RunWriter, locked
+from asyncgen.run.directory import FILE_NAMES, RunDirectory, RunWriter
 from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows, rows_in
 from asyncgen.run.key_set import KeySet
+from asyncgen.run.lock import locked
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
 from asyncgen.run.reviews import REVIEWED_NAME, decode_review
 from asyncgen.run.state import JobState, MoveState, RunState, Spend, write_state

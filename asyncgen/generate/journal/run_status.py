@@ -12,8 +12,9 @@ from asyncgen.errors import UsageError
 from asyncgen.generate.distributed.shard_status import ShardStatus, shard_statuses
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.job.opened import job_of_run
-from asyncgen.job.requests import MOST_ENUMERATED, count_twins
-from asyncgen.run.directory import is_held
+from asyncgen.job.requests import MOST_ENUMERATED
+from asyncgen.job.row_matching import count_twins
+from asyncgen.run.lock import is_held
 
 if TYPE_CHECKING:
     from asyncgen.generate.journal.settled import SettledKeys

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.generate.journal.settled import key_number
-from asyncgen.job.requests import recognise_rows
+from asyncgen.job.row_matching import match_rows
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.key_set import KeySet
@@ -70,7 +70,7 @@ def find_stale(run: RunWriter, grid: RequestGrid) -> Stale:
         return Stale(job.stale, job.stale_failures, 0, (), job.renamed)
     for path in (run.directory.records, run.directory.failures):
         make_safe(path)  # run.json will keep this count, so the rows must be synced first
-    recognise_rows(run.directory, grid)
+    match_rows(run.directory, grid)
     left_behind = KeySet()
     records, renamed = _add_stale(left_behind, run.directory.records, grid)
     failures, _ = _add_stale(left_behind, run.directory.failures, grid)
@@ -109,7 +109,7 @@ def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> tuple[int,
     """Add the keys in a file that the grid does not contain; returns the numbers of new keys and of renamed ones."""
     before, renamed = len(left_behind), 0
     for _, row in read_rows(path, _decode_row):
-        own = grid.own(row)
+        own = grid.match(row)
         if own is None:
             left_behind.add_number(key_number(row.key))
         else:

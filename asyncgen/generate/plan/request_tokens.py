@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.generate.journal.settled import key_number
-from asyncgen.job.requests import RequestGrid, recognise_rows
+from asyncgen.job.requests import RequestGrid
+from asyncgen.job.row_matching import match_rows
 from asyncgen.json_text import decoder
 from asyncgen.providers.tokens import estimate_body, estimate_messages, estimate_text
 from asyncgen.run.jsonl import rows_in
@@ -90,11 +91,11 @@ def measure_run(directory: RunDirectory, grid: RequestGrid) -> RunMeasurements:
         AsyncgenError: `run.json` was written by a newer release.
         DiskError: a file cannot be read.
     """
-    recognise_rows(directory, grid)
+    match_rows(directory, grid)
     twins = grid.twins()
     there = RunMeasurements(twins=sum(map(len, twins.values())))
     for record in rows_in(directory.record_files(), decode_record):
-        if grid.own(record) is None:
+        if grid.match(record) is None:
             there.stale += 1
             continue
         there.settled += 1
@@ -126,7 +127,7 @@ _decode_key = decoder(_Key)
 def _failed(directory: RunDirectory, grid: RequestGrid) -> int:
     failed = KeySet()
     for failure in rows_in(directory.failure_files(), decode_failure):
-        if grid.own(failure) is not None:
+        if grid.match(failure) is not None:
             failed.add_number(key_number(failure.key))
     if not failed:
         return 0

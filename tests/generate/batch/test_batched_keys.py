@@ -1,4 +1,4 @@
-"""Facts about requests that wait in a batch. Run: pytest tests/generate/test_batched_keys.py."""
+"""Facts about requests that wait in a batch."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from asyncgen.generate.distributed.plan import Shard, ShardPlan, read_plan, writ
 from asyncgen.generate.journal.journal import open_journal
 from asyncgen.generate.journal.repair import repair_run
 from asyncgen.generate.journal.run_status import run_status
-from asyncgen.run.directory import RunDirectory, RunWriter, locked, open_run
+from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.jsonl import BadLineError, LineFile, read_rows, rows_in
+from asyncgen.run.lock import locked
 from asyncgen.run.records import Usage, decode_failure, decode_record, encode_line
 from asyncgen.run.state import JobState, RowAttempts, RunState, write_state
 

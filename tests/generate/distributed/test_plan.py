@@ -1,4 +1,4 @@
-"""Facts about the division of a run into shards. Run: pytest tests/generate/distributed/test_plan.py."""
+"""Facts about the division of a run into shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about the number of open files. Run: pytest tests/generate/test_open_files.py."""
+"""Facts about the number of open files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about flushing in groups. Run: pytest tests/generate/test_group_sync.py."""
+"""Facts about flushing in groups."""
 
 from __future__ import annotations
 

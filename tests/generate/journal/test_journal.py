@@ -1,4 +1,4 @@
-"""Facts about the journal: what is settled stays settled. Run: pytest tests/generate/test_journal.py."""
+"""Facts about the journal: what is settled stays settled."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from asyncgen.generate.journal.files import GroupSync
 from asyncgen.generate.journal.journal import Counts, Journal, open_journal
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.run import directory as run_directory
-from asyncgen.run.directory import RunDirectory, locked, open_run
+from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.jsonl import BadLineError, LineFile, NotSafeError, read_rows
+from asyncgen.run.lock import locked
 from asyncgen.run.records import Usage, decode_failure, decode_record, encode_line, sum_of
 from asyncgen.run.state import UNTRIED, RowAttempts
 

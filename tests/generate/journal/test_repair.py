@@ -1,4 +1,4 @@
-"""Facts about mending a damaged run. Run: pytest tests/generate/test_repair.py."""
+"""Facts about mending a damaged run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about reading which rows are settled. Run: pytest tests/generate/test_settled.py."""
+"""Facts about reading which rows are settled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about rows that a changed job leaves behind. Run: pytest tests/generate/test_stale.py."""
+"""Facts about rows that a changed job leaves behind."""
 
 from __future__ import annotations
 

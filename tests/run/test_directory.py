@@ -1,13 +1,10 @@
-"""Facts about run directories, their lock and their state. Run: pytest tests/test_run_directory.py."""
+"""Facts about run directories and their state."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen import __version__
-from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError
+from asyncgen.errors import AsyncgenError, DiskError, UsageError
 from asyncgen.run import state as run_state
-from asyncgen.run.directory import (
-    FILE_NAMES,
-    RunDirectory,
-    RunWriter,
-    find_run,
-    is_held,
-    newest_run,
-    open_run,
-    output_file,
-)
+from asyncgen.run.directory import FILE_NAMES, RunDirectory, RunWriter, find_run, newest_run, open_run, output_file
 from asyncgen.run.state import RunState, read_state, write_state
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "campaign"
 
 
 def make_run(folder: Path, job_name: str = "campaign") -> None:
@@ -260,71 +243,6 @@ def test_changes_from_several_threads_are_all_kept(folder: Path) -> None:
         for thread in threads:
             thread.join()
         assert run.directory.read_state().spend.records == 80
-
-
-HOLD = """
-import sys, pathlib
-from asyncgen.run.directory import open_run
-with open_run(pathlib.Path(sys.argv[1]), job_name="campaign"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_second_writer_is_told_who_writes_and_changes_nothing_until_the_first_dies(folder: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        before = contents(folder)
-        with pytest.raises(RunInUseError, match=f"another process \\(number {first.pid}\\)") as refused:
-            make_run(folder)
-        assert refused.value.exit_code == 7
-        assert contents(folder) == before
-        assert RunDirectory(folder).read_state().job.name == "campaign"  # reading is always possible
-        first.kill()
-        first.wait()
-        make_run(folder)
-
-
-def test_whether_a_run_is_being_written_can_be_seen_without_disturbing_it(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    assert not is_held(folder)
-    with open_run(folder, job_name="campaign"):
-        assert is_held(folder)
-        assert is_held(folder)
-    assert not is_held(folder)
-
-
-def test_a_writer_that_meets_somebody_who_only_looks_tries_again(folder: Path) -> None:
-    make_run(folder)
-    descriptor = os.open(folder / ".lock", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    timer = threading.Timer(0.03, os.close, [descriptor])
-    timer.start()
-    make_run(folder)
-    timer.join()
-
-
-def test_a_process_does_not_share_the_lock_with_its_children(folder: Path) -> None:
-    with open_run(folder, job_name="campaign"):
-        child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    try:
-        make_run(folder)
-    finally:
-        child.communicate()
-
-
-@pytest.mark.parametrize("error", [errno.ENOTSUP, errno.ENOLCK])
-def test_a_file_system_without_locks_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    def fail(*args: object) -> None:
-        raise OSError(error, os.strerror(error))
-
-    monkeypatch.setattr(fcntl, "flock", fail)
-    with pytest.raises(DiskError, match="cannot lock files") as refused:
-        make_run(folder)
-    assert "local disk" in (refused.value.help_text or "")
 
 
 def test_the_newest_run_is_the_one_written_last(tmp_path: Path) -> None:

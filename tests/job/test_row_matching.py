@@ -1,4 +1,4 @@
-"""Facts about which records belong to a job: by their keys. Run: pytest tests/job/test_belonging.py."""
+"""Facts about which records belong to a job: by their keys."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def keys_of(run: RunWriter) -> set[bytes]:
 def test_a_row_is_known_by_its_key_although_its_variables_say_otherwise() -> None:
     _, grid = job_of("Sell in {town}, {size}.", "{town}, {size}", town=CITIES, size=SIZES)
     record = record_of(BEFORE[1], 3)
-    assert grid.own(record) is None  # before anybody looked
-    grid.recognise({bytes.fromhex(record.key)})
-    own = grid.own(record)
+    assert grid.match(record) is None  # before anybody looked
+    grid.index_keys({bytes.fromhex(record.key)})
+    own = grid.match(record)
     assert own is not None
     assert own.variables == {"town": "Rome", "size": "large"}
     assert (own.key, own.completion) == (record.key, record.completion)
