@@ -33,7 +33,7 @@ from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
 from asyncgen.finetune.loss_curve import Point, chart, points_of_table
 from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
 from asyncgen.providers.choose import EndpointFlags, choose_tuner
-from asyncgen.run.directory import is_job_file, output_file
+from asyncgen.run.directory import RunDirectory, is_job_file, output_file
 from asyncgen.terminal import local_time
 
 if TYPE_CHECKING:
@@ -204,7 +204,10 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
         return
     result(job.tuned_model or job.id)
     if tuned.answers and job.tuned_model:
-        say(f"next: {next_command('complete', '-m', job.tuned_model, 'YOUR PROMPT', keep=_PLACE)}")
+        from asyncgen.finetune.complete import example_prompt  # noqa: PLC0415 - needs the reader of answers
+
+        prompt = example_prompt(RunDirectory(run)) if run else "YOUR PROMPT"
+        say(f"next: {next_command('complete', '-m', job.tuned_model, prompt, keep=_PLACE)}")
     elif job.outcome is None and not tuned.exit_code:
         say(f"next: {next_command('finetune follow', job.id, keep=_PLACE)}")
 

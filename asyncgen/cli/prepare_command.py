@@ -23,6 +23,7 @@ from asyncgen.dataset.pairs.prepare import prepare_pairs
 from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError, command_line
+from asyncgen.finetune.source import tuning_command
 from asyncgen.job.model import DatasetSettings
 from asyncgen.job.opened import OpenedJob, changed_job_file, job_in, job_of_run, open_job
 from asyncgen.providers.choose import named_profile
@@ -300,8 +301,8 @@ def _prepare_run(
     for line in run_lines(prepared, job.dataset, profile.name, detailed=is_verbose()):
         result(line)
     dataset = directory.read_state().dataset
-    rehearsal = "--simulated" if dataset is not None and dataset.simulated else None
-    say(f"next: {command_line('finetune create', directory.path, rehearsal)}")
+    rehearsal = ("--simulated",) if dataset is not None and dataset.simulated else ()
+    say(f"next: {tuning_command(directory, *rehearsal)}")
 
 
 def _job(source: Path | None, directory: RunDirectory, provider: str | None) -> OpenedJob:

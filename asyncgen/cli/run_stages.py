@@ -26,7 +26,7 @@ from asyncgen.errors import AsyncgenError, IncompleteError
 from asyncgen.evaluate.result import as_json as as_object
 from asyncgen.evaluate.small import small_comparison
 from asyncgen.finetune.session import WantedTuning, tune
-from asyncgen.finetune.source import find_source
+from asyncgen.finetune.source import find_source, tuning_command
 from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.session import generate_opened
 from asyncgen.job.opened import OpenedJob, job_of_run, open_named_job
@@ -125,7 +125,7 @@ class RunPipeline:
         if last == "generate":
             return [next_command("prepare", run, rehearsal), look]
         if last == "prepare":
-            return [next_command("finetune create", run, rehearsal), look]
+            return [tuning_command(self._run, *([rehearsal] if rehearsal else [])), look]
         prompt = self.report.get("complete", {}).get("prompt", "YOUR PROMPT")
         steps = [f"{next_command('complete', prompt)}   (ask the tuned model)"] if self._tuned_model else []
         own = "init my-job.toml" if self.job is None else ""

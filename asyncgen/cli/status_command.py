@@ -151,10 +151,14 @@ def _step_of_training(path: Path, found: RunStatus) -> str:
     if found.state.dataset is None:
         return next_command("prepare", path, *simulated)
     if not tunings:
-        return next_command("finetune create", path, *simulated)
+        from asyncgen.finetune.source import tuning_command  # noqa: PLC0415 - most calls of status need no job file
+
+        return tuning_command(RunDirectory(path), *simulated)
     last = tunings[-1]
     if last.tuned_model:
-        return next_command("complete", "YOUR PROMPT", "--model", last.tuned_model)
+        from asyncgen.finetune.complete import example_prompt  # noqa: PLC0415 - needs the reader of answers
+
+        return next_command("complete", example_prompt(RunDirectory(path)), "--model", last.tuned_model)
     if last.status in _ENDED:
         return f"{next_command('finetune create', path, '--another')}   (the last job {_ENDED[last.status]})"
     return next_command("finetune follow", path)

@@ -386,11 +386,9 @@ def _notes(
     if any(each.simulated for each in found):
         yield "a simulation made these answers up: the figures say nothing about any model"
     if choice.cluster_name and choice.clusters < FEWEST_CLUSTERS:
-        yield (
-            f"{counted(choice.clusters, 'value')} of {choice.cluster_name} were held out: this holds for "
-            "these alone, and "
-            "says nothing about others"
-        )
+        name = choice.cluster_name
+        held_out = counted(choice.clusters, f"value of {name} was", f"values of {name} were")
+        yield f"only {held_out} held out: the figures say nothing about others"
     if not tells:
         yield "the job has no [checks] that an answer could fail, so all of them pass" + (
             "" if judging else "; --judge PROVIDER/MODEL compares them"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.providers.profiles import Profile
+    from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Usage
 
 _NO_WORD_AT_THE_END = re.compile(r"\W*\Z")
@@ -56,6 +57,31 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
         sample = decode_json(line)
         if isinstance(sample, dict):
             yield sample
+
+
+_LONGEST_EXAMPLE = 200  # characters of a prompt that a command can show
+
+
+def example_prompt(directory: RunDirectory) -> str:
+    """Find a short prompt of the run's dataset, for a command to be copied.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The first prompt, of the validation file if there is one; "YOUR PROMPT" if it is long, or has several lines.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    path = next((path for path in (directory.validation, directory.train) if path.exists()), None)
+    sample = next(_samples(path), {}) if path else {}
+    messages = sample.get("messages") or sample.get("input", {}).get("messages") or []
+    asked = [str(message.get("content")) for message in messages if message.get("role") == "user"]
+    dataset = directory.read_state().dataset
+    separator = dataset.separator if dataset else ""
+    prompt = (asked[0] if asked else str(sample.get("prompt", "")).removesuffix(separator)).strip()
+    return prompt if 0 < len(prompt) <= _LONGEST_EXAMPLE and prompt.isprintable() else "YOUR PROMPT"
 
 
 def _common_system(first: dict[str, Any], others: Iterator[dict[str, Any]]) -> str | None:

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.api import JobOrder
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.target import RUNS
+from asyncgen.job.load import read_job_file
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
-from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
@@ -179,6 +177,26 @@ def _for_file(where: EndpointFlags) -> ProviderChoice:
     return choice if where.provider or where.addresses else choose_tuning(choice)
 
 
+def tuning_command(directory: RunDirectory, *flags: str) -> str:
+    """Return the command that tunes on a run's dataset: on this machine if no model of its provider is known.
+
+    Args:
+        directory: of the run.
+        flags: further flags, such as `--simulated`.
+
+    Raises:
+        JobFileError: the run's job cannot be read any more.
+    """
+    state = directory.read_state().job
+    if directory.job.exists() and not os.environ.get("ASYNCGEN_FINETUNE_MODEL"):
+        file = read_job_file(directory.job, Path(state.folder))
+        finetuning = named_profile(state.tuning_provider, file.profiles).finetuning
+        named = file.job(state.generation_provider, state.tuning_provider).finetune.model
+        if not named and (finetuning is None or finetuning.default_model is None):
+            flags = ("--provider", LOCAL, *flags)
+    return command_line("finetune create", directory.path, *flags)
+
+
 def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
     """Choose the model to tune.
 
@@ -198,6 +216,7 @@ def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
     if model is None:
         raise UsageError(
             f"no model to tune was named, and {choice.profile.name} has no default",
-            help_text="--model NAME (run: --finetune-model NAME), or `model` under [finetune] in the job file",
+            help_text="--model NAME (run: --finetune-model NAME), or `model` under [finetune] in the job file; "
+            f"--provider {LOCAL} (run: --finetune-provider {LOCAL}) tunes a small model on this machine",
         )
     return model

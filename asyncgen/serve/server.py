@@ -224,7 +224,7 @@ def _info(base_url: str, engine: ModelEngine, settings: ServeSettings) -> Server
 
 
 def _greet(info: ServerInfo, settings: ServeSettings, say: Say) -> None:
-    what = "a simulation, without a model" if settings.simulation else f"the model {info.model}"
+    what = "a simulation (no model)" if settings.simulation else f"the model {info.model}"
     say(f"asyncgen {info.version} serves {what} at {info.base_url}")
     if not is_loopback_host(settings.host) and settings.key is None:
         say(

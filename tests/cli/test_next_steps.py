@@ -90,6 +90,22 @@ def test_a_new_job_is_led_to_its_tuned_model(asked: Here) -> None:
     assert "complete" in names(done)
 
 
+def test_a_server_without_a_model_to_tune_is_led_to_tuning_on_this_machine(
+    asked: Here, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCGEN_PROVIDER", "custom")
+    monkeypatch.delenv("ASYNCGEN_FINETUNE_PROVIDER")
+    done = follow(asked, "generate", job, "--model", "m")
+    assert ["finetune", "create", "runs/a-job", "--provider", "local", "--simulated"] in done
+    assert "complete" in names(done)
+
+
+def test_the_question_to_a_tuned_model_is_a_prompt_of_the_dataset(asked: Here, job: str) -> None:
+    assert asked("run", job, "--until", "finetune").code == 0
+    prompt = json.loads(Path("runs/a-job/validation.jsonl").read_text().splitlines()[0])["messages"][-2]["content"]
+    assert ["complete", prompt, "--model"] in [step[:3] for step in steps_in(asked("status").err)]
+
+
 def test_each_kind_of_work_is_led_to_a_plan(asked: Here) -> None:
     assert names(follow(asked, "init", "--list"))[:3] == ["init", "init", "plan"]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.finetune.complete import common_suffix, ending_in, separator_in, taught_form
+from asyncgen.finetune.complete import common_suffix, ending_in, example_prompt, separator_in, taught_form
+from asyncgen.run.state import DatasetState
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from asyncgen.run.directory import RunWriter
 
 
 def written(path: Path, *samples: dict[str, Any]) -> Path:
@@ -23,6 +27,25 @@ def written(path: Path, *samples: dict[str, Any]) -> Path:
 def chat(system: str | None, prompt: str) -> dict[str, Any]:
     first = [{"role": "system", "content": system}] if system else []
     return {"messages": [*first, {"role": "user", "content": prompt}, {"role": "assistant", "content": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("sample", "prompt"),
+    [
+        (chat("Be brief.", "Paris, dry"), "Paris, dry"),
+        ({"prompt": "Paris, dry\n\n###\n\n", "completion": " Oui. END"}, "Paris, dry"),
+        ({"input": {"messages": [{"role": "user", "content": "Paris"}]}, "preferred_output": []}, "Paris"),
+        (chat(None, "two\nlines"), "YOUR PROMPT"),
+        (chat(None, "long " * 50), "YOUR PROMPT"),
+    ],
+)
+def test_the_example_of_a_question_is_a_short_prompt_of_the_dataset(
+    run: RunWriter, sample: dict[str, Any], prompt: str
+) -> None:
+    written(run.directory.train, sample)
+    form = DatasetState(files=[], format="completion", separator="\n\n###\n\n")
+    run.update(lambda state: msgspec.structs.replace(state, dataset=form))
+    assert example_prompt(run.directory) == prompt
 
 
 def test_a_system_message_that_all_chats_have_is_taught(tmp_path: Path) -> None:
