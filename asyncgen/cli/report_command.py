@@ -145,7 +145,7 @@ def _quality_lines(quality: Quality) -> Iterator[str]:
     if quality.thoughts:
         yield (
             f"{'thoughts':<{_LABEL}} {counted(quality.thoughts, 'answer begins', 'answers begin')} with "
-            "<think>: see reasoning under [dataset]"
+            "the model's reasoning (<think> or the like): see reasoning under [dataset]"
         )
     if quality.simulated:
         yield f"{'made up by a simulation':<{_LABEL}} {quality.simulated:,}"

@@ -27,7 +27,6 @@ from asyncgen.dataset.samples import (
     Sample,
     SampleMaker,
     Selection,
-    begins_with_thoughts,
     preference_line,
     training_line,
 )
@@ -35,6 +34,7 @@ from asyncgen.dataset.split import NO_PAIR, TRAIN, Pairing, SampleSides, SideCou
 from asyncgen.dataset.token_counts import TokenRatio, token_counter
 from asyncgen.dataset.writer import RowFile
 from asyncgen.job.answers import is_fenced
+from asyncgen.job.thoughts import begins_with_thoughts
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
 from asyncgen.run.reviews import read_reviews

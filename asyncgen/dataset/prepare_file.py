@@ -173,8 +173,8 @@ def _tell(scan: FileScan, dialogue: Dialogue) -> None:
         dialogue.found(text)
     if scan.thoughts.count:
         dialogue.found(
-            f"WARNING: {counted(scan.thoughts.count, 'answer holds', 'answers hold')} a <think> block, "
-            "which the model will learn to write: "
+            f"WARNING: {counted(scan.thoughts.count, 'answer begins', 'answers begin')} with reasoning "
+            "(<think> or the like), which the model will learn to write: "
             f"{scan.thoughts.words(scan.file.place)}"
         )
     for finding in scan.checked.findings.remarks[:_REMARKS_SHOWN]:

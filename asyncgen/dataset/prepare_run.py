@@ -286,7 +286,7 @@ def _warnings(
     if draft.thoughts:
         yield (
             f"{counted(draft.thoughts, 'answer begins', 'answers begin')} with the model's thoughts "
-            "(<think>), and they would be learnt; set "
+            "(<think> or the like), and they would be learnt; set "
             'reasoning = "drop" under [dataset] to leave them out, or "think" to keep them in one form'
         )
     if settings.system and parse(settings.system, answer_fields=True).names:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from asyncgen.job.answers import AnswerChecks
+from asyncgen.job.answers import checks_of
 from asyncgen.job.row_matching import needs_matching
 from asyncgen.job.template import parse
+from asyncgen.job.thoughts import split_thoughts
 from asyncgen.json_text import decoder
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.records import decode_record, finish_reason_of
@@ -115,7 +116,7 @@ class Selection:
         self, job: Job, grid: RequestGrid, *, stale: bool, expected: int = 0, reviews: Reviews = NO_REVIEWS
     ) -> None:
         self._grid = grid
-        self.checks = AnswerChecks(job.checks, grid.answers)
+        self.checks = checks_of(job, grid.answers)
         self._maker = SampleMaker(job, grid)
         self._may_be_stale = stale
         self._reviews = reviews
@@ -149,9 +150,6 @@ CHAT = "chat"
 COMPLETION = "completion"
 PREFERENCE = "preference"
 
-# Thoughts at the beginning of an answer; one that was cut off has no end.
-_THOUGHTS = re.compile(r"\s*<(think|thinking)>(.*?)(?:</\1>\s*|\Z)", re.DOTALL)
-
 
 class Sample(msgspec.Struct, frozen=True, gc=False):  # made for every answer, in a third of a dataclass's time
     """What a model is to learn: the prompt as it will be asked, and the answer without blanks around it.
@@ -174,11 +172,6 @@ class Sample(msgspec.Struct, frozen=True, gc=False):  # made for every answer, i
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
     tools: list[Any] | None = None
-
-
-def begins_with_thoughts(text: str) -> bool:
-    """Whether an answer begins with <think> or <thinking>, closed or not."""
-    return text.lstrip().startswith(("<think>", "<thinking>"))
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -269,8 +262,8 @@ class SampleMaker:
         completion, reasoning = record.completion, record.reasoning
         if self._settings.reasoning is None:
             return completion, None
-        if found := _THOUGHTS.match(completion):
-            completion, reasoning = completion[found.end() :], reasoning or found[2]
+        thoughts, completion = split_thoughts(completion)
+        reasoning = reasoning or thoughts
         if self._settings.reasoning == "drop" or not reasoning or not reasoning.strip():
             return completion, None
         return completion, reasoning.strip()

@@ -42,7 +42,7 @@ from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
 from asyncgen.evaluate.taught import read_samples
 from asyncgen.evaluate.verdict import best_of, compare_with_best, pays_from, verdict_by_judge, verdict_on
 from asyncgen.finetune.complete import form_of
-from asyncgen.job.answers import AnswerChecks
+from asyncgen.job.answers import checks_of
 from asyncgen.job.model import Checks
 from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
@@ -276,7 +276,7 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 
 def _read(opened: OpenedJob, entries: Sequence[ReadyContestant], folder: Path, choice: RowChoice) -> dict[str, Answers]:
-    checks = AnswerChecks(opened.job.checks, opened.grid.answers) if answers_are_said(opened) else None
+    checks = checks_of(opened.job, opened.grid.answers) if answers_are_said(opened) else None
     return {
         entry.contestant.name: read_answers(entry, RunDirectory(folder / entry.contestant.name), choice.rows, checks)
         for entry in entries

@@ -16,7 +16,7 @@ import msgspec
 from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.live_file import kept_live
 from asyncgen.generate.pool.budget import Budget, BudgetGate
-from asyncgen.job.answers import AnswerChecks
+from asyncgen.job.answers import AnswerChecks, checks_of
 from asyncgen.providers.choose import EndpointFlags
 from asyncgen.terminal import counted, usd
 
@@ -146,7 +146,7 @@ class Session:
     @property
     def checks(self) -> AnswerChecks:
         """The checks that an answer must pass."""
-        return AnswerChecks(self.opened.job.checks, self.opened.grid.answers)
+        return checks_of(self.opened.job, self.opened.grid.answers)
 
     @property
     def stops_when_useless(self) -> bool:

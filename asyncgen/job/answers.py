@@ -14,6 +14,7 @@ from typing import Any
 from asyncgen.job.cells import NoTextError, value_text
 from asyncgen.job.model import AnswerSettings, Checks, Job
 from asyncgen.job.template import parse
+from asyncgen.job.thoughts import split_thoughts
 from asyncgen.json_text import NotJsonError, decode_json
 
 JSON = "json"
@@ -22,9 +23,8 @@ EACH = "each"
 MESSAGES = "messages"
 MISSING = "missing: "
 
-# A code fence around the whole answer, as models put around JSON; reasoning that a server left in the text.
+# A code fence around the whole answer, as models put around JSON.
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)\r?\n?```", re.DOTALL)
-_THOUGHTS = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.DOTALL)
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 
@@ -195,8 +195,8 @@ def response_schema(job: Job) -> Any:
 
 def _bare_json(completion: str) -> tuple[str, bool]:
     text = completion.strip()
-    if thoughts := _THOUGHTS.match(text):
-        text = text[thoughts.end() :].strip()
+    if not text.startswith(("{", '"')):  # a string of the JSON may hold such a tag
+        text = split_thoughts(text)[1].strip()
     fenced = _FENCED.fullmatch(text)
     return (fenced[1].strip(), True) if fenced else (text, False)
 
@@ -258,11 +258,13 @@ class AnswerChecks:
     Args:
         checks: the table [checks], whose patterns were validated when the job was loaded.
         answers: parses the job's answers; one in another form fails a check, too.
+        without_reasoning: reasoning at the beginning of an answer is not checked, since the dataset puts it elsewhere.
     """
 
-    def __init__(self, checks: Checks, answers: AnswerReader = AS_TEXT) -> None:
+    def __init__(self, checks: Checks, answers: AnswerReader = AS_TEXT, *, without_reasoning: bool = False) -> None:
         self.attempts = checks.attempts
         self._answers = answers
+        self._without_reasoning = without_reasoning
         # Name of each check, and its test for failure; in the order of the job file.
         self._fails: list[tuple[str, Callable[[str, Variables], object]]] = []
         self._add_limit("max_sentences", count_sentences, checks.max_sentences)
@@ -289,6 +291,8 @@ class AnswerChecks:
         """
         failed = list(self._answers.read(text).failures) if self._answers.reads_json else []
         if self._fails:
+            if self._without_reasoning:
+                text = split_thoughts(text)[1]
             failed += [name for name, fails in self._fails if fails(text, variables)]
         return failed
 
@@ -314,6 +318,16 @@ class AnswerChecks:
                 return True
 
         self._fails.append((f"must_contain: {wanted}", fails))
+
+
+def checks_of(job: Job, answers: AnswerReader) -> AnswerChecks:
+    """The checks of a job's answers.
+
+    Args:
+        job: with its overlay applied.
+        answers: parses its answers.
+    """
+    return AnswerChecks(job.checks, answers, without_reasoning=job.dataset.reasoning is not None)
 
 
 def _count_words(text: str) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from asyncgen.dataset.samples import SampleMaker, training_line
 from asyncgen.errors import JobFileError
+from asyncgen.job.answers import checks_of
 
 if TYPE_CHECKING:
     from asyncgen.run.records import Record
@@ -76,7 +77,20 @@ def test_a_system_message_with_an_unknown_variable_is_refused(make_run: MakeRun)
 THOUGHT = "<think>\nFirst this.\n</think>\n\nThe text."
 
 
-@pytest.mark.parametrize("completion", [THOUGHT, "<thinking>First this.</thinking>The text."])
+@pytest.mark.parametrize(
+    "completion",
+    [
+        THOUGHT,
+        "<thinking>First this.</thinking>The text.",
+        "<THINK>First this.</THINK>The text.",
+        "First this.\n</think>\n\nThe text.",  # the template ended the prompt with <think>
+        "[THINK]First this.[/THINK]The text.",
+        "<seed:think>First this.</seed:think>The text.",
+        "<thought>\nFirst this.\n</thought>\nThe text.",
+        "◁think▷First this.◁/think▷The text.",
+        "<|channel|>analysis<|message|>First this.<|end|><|start|>assistant<|channel|>final<|message|>The text.",
+    ],
+)
 @pytest.mark.parametrize(
     ("reasoning", "expected"),
     [
@@ -98,6 +112,14 @@ def test_thoughts_go_where_the_job_says(
 def test_thoughts_without_an_end_leave_no_answer_to_learn(make_run: MakeRun) -> None:
     made = make_run(job=LABELS + '[dataset]\nreasoning = "drop"\n')
     assert written(made, "<think>I was cut") == []
+
+
+@pytest.mark.parametrize("completion", [THOUGHT, "First this.\n</think>\n\nThe text."])
+@pytest.mark.parametrize(("table", "failures"), [('[dataset]\nreasoning = "drop"\n', []), ("", ["max_words"])])
+def test_the_checks_judge_what_is_learnt(make_run: MakeRun, completion: str, table: str, failures: list[str]) -> None:
+    made = make_run(job=LABELS + "[checks]\nmax_words = 2\n" + table)
+    checks = checks_of(made.opened.job, made.opened.grid.answers)
+    assert checks.failures(completion, {}) == failures
 
 
 def test_where_the_job_says_nothing_thoughts_of_their_own_are_left_out_and_the_text_stays(make_run: MakeRun) -> None:

@@ -33,6 +33,7 @@ from asyncgen.dataset.rules.chat import Fault
 from asyncgen.dataset.rules.file import CHAT, DPO, CheckedFile, ExampleChecks, identity_of
 from asyncgen.dataset.samples import Sample
 from asyncgen.errors import AsyncgenError
+from asyncgen.job.thoughts import begins_with_thoughts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 _SHOWN = 20
 _NUMBERS_SHOWN = 10
 _MOST_LAYOUTS = 1000  # rows have a few sets of names, or a hostile file has as many as rows
-_THOUGHT = "<think"  # and <thinking>
 _AS_IT_IS = frozenset({CHAT_LINE, OPENAI_PREFERENCE})
 _READING = frozenset({"json", "form"})
 _BLANK_WORDS = {
@@ -90,7 +90,7 @@ class FileScan:
         read: number of rows.
         repeated: rows with the same sample as an earlier one.
         blanks: number of rows without a sample, by what they lack.
-        thoughts: rows whose answer contains a <think> block.
+        thoughts: rows whose answer begins with the model's reasoning.
         without_system: examples that `system` was added to.
         unused: names that no form uses.
         checked: faults and tokens; no tokens for pairs of texts, which are counted when they are written.
@@ -215,7 +215,7 @@ class FileScan:
             return
         self.without_system += layout.form in _AS_IT_IS and sample != row.values
         self.repeated += self._checks.add(row.number, sample)
-        if any(_THOUGHT in answer for answer in answers_of(sample)):
+        if any(map(begins_with_thoughts, answers_of(sample))):
             self.thoughts.add(row.number)
 
     def _look_at_pair(self, number: int, sample: Sample) -> None:
@@ -224,7 +224,7 @@ class FileScan:
             self.repeated += 1
         else:
             self._seen.add(identity)
-        if _THOUGHT in sample.answer:
+        if begins_with_thoughts(sample.answer):
             self.thoughts.add(number)
 
     def _note(self, form: str, number: int) -> None:

@@ -24,13 +24,13 @@ from asyncgen.dataset.samples import (
     STALE,
     SampleMaker,
     Selection,
-    begins_with_thoughts,
     is_stale,
     may_be_stale,
 )
 from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.dataset.token_counts import Histogram
 from asyncgen.dataset.writer import RowFile, collector_off
+from asyncgen.job.thoughts import begins_with_thoughts
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.reviews import read_reviews

@@ -42,7 +42,7 @@ from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.settle import RowInWork, row_again
 from asyncgen.generate.pool.source import Later
-from asyncgen.job.answers import AnswerChecks
+from asyncgen.job.answers import checks_of
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.run.records import Failure, Record, Usage, encode_line
 from asyncgen.run.state import RowAttempts
@@ -338,7 +338,7 @@ class RowWorker:
             async with self._opener(spec, self._say) as completer:
                 self._pool = pool = Pool(
                     self._feed, self._grid, self._results, completer,
-                    checks=AnswerChecks(spec.form.job.checks, spec.form.answers), rates=self._rates,
+                    checks=checks_of(spec.form.job, spec.form.answers), rates=self._rates,
                     concurrency=spec.concurrency, progress=self._progress, budget=self._gate,
                     rng=Random(),  # noqa: S311 - jitter, no secret
                 )  # fmt: skip

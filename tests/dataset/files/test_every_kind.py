@@ -283,11 +283,11 @@ def test_reasoning_is_taken_where_the_provider_takes_it(tmp_path: Path) -> None:
         prepare(path, provider="openai")
 
 
-def test_think_blocks_are_counted(tmp_path: Path) -> None:
+def test_answers_that_begin_with_reasoning_are_counted(tmp_path: Path) -> None:
     dialogue = Yes()
     path = write_csv(tmp_path / "a.csv", [("a", "<think>x</think>b"), ("c", "<thinking>d"), ("e", "f")])
     prepare_file(path, dialogue, DatasetSettings(), PROFILES["custom"])
-    assert any("2 answers hold a <think> block" in said and "lines 2, 3" in said for said in dialogue.heard)
+    assert any("2 answers begin with reasoning" in said and "lines 2, 3" in said for said in dialogue.heard)
 
 
 def test_a_system_message_is_put_before_chats_that_have_none(tmp_path: Path) -> None:
