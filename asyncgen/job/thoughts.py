@@ -49,5 +49,9 @@ def split_thoughts(text: str) -> tuple[str | None, str]:
 
 
 def begins_with_thoughts(text: str) -> bool:
-    """Whether an answer begins with reasoning, its end there or not."""
+    """Whether an answer begins with reasoning, its end there or not.
+
+    Args:
+        text: the whole answer.
+    """
     return split_thoughts(text)[0] is not None
