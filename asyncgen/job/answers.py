@@ -321,11 +321,14 @@ class AnswerChecks:
 
 
 def checks_of(job: Job, answers: AnswerReader) -> AnswerChecks:
-    """The checks of a job's answers.
+    """Compile the checks of a job's answers.
 
     Args:
         job: with its overlay applied.
         answers: parses its answers.
+
+    Returns:
+        The checks, of the text that the dataset has as the answer.
     """
     return AnswerChecks(job.checks, answers, without_reasoning=job.dataset.reasoning is not None)
 
