@@ -177,6 +177,7 @@ class RowIndex:
         bad_lines: (file, line number, what is wrong) of lines that are not rows; the first hundred.
         is_behind: there is more to read.
         latency: how many answers took so long, by `LATENCY_EDGES_S`, the last one for longer.
+        simulated: number of answers that a simulation made up.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -200,6 +201,7 @@ class RowIndex:
         self.prompts = array("q")
         self.combinations = array("q")
         self.latency = [0] * (len(LATENCY_EDGES_S) + 1)
+        self.simulated = 0
         self.bad_lines: list[tuple[str, int, str]] = []
         self.is_behind = True
         self._is_failure = bytearray()
@@ -268,6 +270,7 @@ class RowIndex:
         place = self._add_row(where, record)
         key = bytes.fromhex(record.key)
         self.digests.append(bytes.fromhex(answer_digest(record.completion)))
+        self.simulated += record.simulated
         self.lengths.append(len(record.completion))
         self.latencies.append(record.latency_s)
         self.prompts.append(hash(record.prompt))

@@ -46,6 +46,7 @@ def counters(view: RunView) -> dict[str, Any]:
         "reading": index.is_behind,
         "counts": counts,
         "requests": state.job.requests,
+        "simulated": index.simulated,
         "left": max(state.job.requests - settled, 0),
         "twins": state.job.twins,
         "spend": _spend(view, counts["done"] + counts["rejected"] + counts["stale"]),

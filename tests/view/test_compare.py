@@ -24,7 +24,8 @@ def write_evaluation(run: Path, answers: dict[str, list[str]]) -> None:
     for name, texts in answers.items():
         lines = [json.dumps({"prompt": f"prompt {n}", "completion": text}) for n, text in enumerate(texts)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    summary = {"contestants": [{"name": name, "technique": "tuned"} for name in sorted(answers, reverse=True)]}
+    contestants = [{"name": name, "technique": "tuned"} for name in sorted(answers, reverse=True)]
+    summary = {"contestants": contestants, "notes": ["only 1 value of city was held out"]}
     (folder / "evaluation.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
@@ -88,6 +89,7 @@ def test_only_answers_that_differ_are_compared_and_blind_votes_uncover_them(
 ) -> None:
     page = page_of(evaluated)
     page.keyboard.press("4")
+    expect(page.get_by_text("only 1 value of city was held out")).to_be_visible()
     rows = page.get_by_role("article")
     expect(rows).to_have_count(2)
     page.get_by_role("checkbox", name="Only those that differ").uncheck()

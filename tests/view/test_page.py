@@ -51,6 +51,17 @@ def test_the_launch_link_leads_to_the_page_and_out_of_the_address(
     expect(page.get_by_role("heading", name="adverts")).to_be_visible()
 
 
+def test_what_a_simulation_made_up_is_marked(make_run: MakeRun, page_of: PageOf) -> None:
+    run = make_run(rows=1)
+    run.add(run.record(1, simulated=True))
+    page = page_of(run)
+    mark = page.locator(".pill", has_text="simulated")
+    expect(mark).to_have_attribute("title", "A simulation made up 1 of the answers")
+    go(page, "records")
+    page.get_by_role("option").filter(has_text="number 1").click()
+    expect(page.get_by_text("no model wrote this")).to_be_visible()
+
+
 def live_state(done: int, **changed: Any) -> LiveState:
     now = time.time()
     fields: dict[str, Any] = {

@@ -197,3 +197,9 @@ def test_a_training_is_followed_as_its_events_come(make_run: MakeRun, page_of: C
             event = Event(job="ftjob-1", id=str(step), created_at=step, type="metrics", data=data)
             file.write(encode(event) + b"\n")
     expect(page.get_by_role("img", name="Loss by step. ftjob-1: step 3, training loss 1.5")).to_be_visible()
+    with run.directory.events.open("ab") as file:
+        event = Event(job="ftjob-1", id="4", created_at=4, type="metrics", data={"step": 4, "full_valid_loss": 1.25})
+        file.write(encode(event) + b"\n")
+    figures = page.get_by_role("region", name="Job ftjob-1").locator("dl.figures")
+    expect(figures).to_contain_text("1.25")
+    expect(figures).to_contain_text("1.5")

@@ -163,6 +163,7 @@
       <div class="line">
         <h1>${run ? ag.plain(run) : "asyncgen"}</h1>
         ${lost ? html`<span class="pill problem" role="alert">server lost</span>` : state ? html`<span class=${`pill ${state.active ? "active" : ""}`}>${state.name}</span>` : null}
+        ${counters?.simulated ? html`<span class="pill problem" title=${`A simulation made up ${ag.count(counters.simulated)} of the answers`}>simulated</span>` : null}
         ${exported ? html`<span class="pill">export</span>` : null}
         <span class="waiting muted">${lost ? "asyncgen view was stopped; what is shown is what was read last" : state ? ag.plain(state.words) : ""}</span>
         ${undo && counters?.reviews[0] ? html`<button class="quiet" onClick=${undo} title="Undo the last rejection or restoration (u)">Undo</button>` : null}

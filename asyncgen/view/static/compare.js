@@ -58,6 +58,7 @@
           </div>
         </header>
         ${found.summary.sentence ? html`<p>${ag.visible(found.summary.sentence)}</p>` : null}
+        ${(found.summary.notes || []).map((note) => html`<p class="muted">${ag.visible(note)}</p>`)}
         <${Contestants} found=${found} blind=${blind} />
       </section>
       <${Rows} ...${{ found, blind, vote: source.canWrite ? vote : null, differ: parameters.get("differ") !== "0" }} />

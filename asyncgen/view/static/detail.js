@@ -126,6 +126,7 @@
   const Figures = ({ line, row }) => html`<${Section} title="Figures">
     <dl class="pairs">
       <div><dt>model</dt><dd>${ag.plain(line.model || "–")}</dd></div>
+      ${line.simulated ? html`<div><dt>simulated</dt><dd>yes, no model wrote this</dd></div>` : null}
       <div><dt>finish reason</dt><dd>${ag.plain(line.finish_reason || "–")}</dd></div>
       <div><dt>prompt tokens</dt><dd>${ag.count(line.usage.prompt_tokens)} (${ag.count(line.usage.cached_tokens)} cached)</dd></div>
       <div><dt>completion tokens</dt><dd>${ag.count(line.usage.completion_tokens)} (${ag.count(line.usage.reasoning_tokens)} of reasoning)</dd></div>

@@ -94,6 +94,7 @@
     const [all, setAll] = useState(false);
     const events = [...job.events].reverse();
     const last = job.points.at(-1);
+    const latest = (column) => ag.decimal([...job.points].reverse().find((point) => point[column] !== null)?.[column]);
     return html`<section class="panel" aria-label=${`Job ${job.id}`}>
       <header>
         <h2>${ag.plain(job.id || "Not created yet")}</h2>
@@ -103,8 +104,8 @@
         <${ag.Figure} label="Model" value=${html`<span class="name">${ag.plain(job.model || "–")}</span>`} note=${ag.plain(job.provider)} />
         <${ag.Figure} label="Tuned model" value=${html`<span class="name">${ag.plain(job.tuned_model || "–")}</span>`} />
         <${ag.Figure} label="Step" value=${last ? ag.count(last[0]) : "–"} />
-        <${ag.Figure} label="Training loss" value=${last ? ag.decimal(last[1]) : "–"} />
-        <${ag.Figure} label="Validation loss" value=${ag.decimal([...job.points].reverse().find((point) => point[2] !== null)?.[2])} />
+        <${ag.Figure} label="Training loss" value=${latest(1)} />
+        <${ag.Figure} label="Validation loss" value=${latest(2)} />
         <${ag.Figure} label="Created" value=${html`<${ag.When} unix=${job.created} />`} />
       </dl>
       ${events.length
