@@ -166,6 +166,7 @@ class PageMixin(click.Command):
         formatter.write_paragraph()
         formatter.write_text(" ".join(first.split()))
         self._write_examples(_path(ctx), formatter)
+        formatter.write_paragraph()
         self.format_usage(ctx, formatter)
         for paragraph in filter(None, rest.split("\n\n")):
             formatter.write_paragraph()
@@ -193,8 +194,9 @@ class PageMixin(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {_OWN: [], **{heading: [] for heading in _HEADINGS}}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                groups[headings.get(parameter.name or "", _OWN)].append(record)
+            if record is not None and record[1]:  # click 8.5.1 gives arguments a line too, with nothing to say
+                name = "help" if "--help" in parameter.opts else parameter.name or ""  # click 8.5 has its own name for it
+                groups[headings.get(name, _OWN)].append(record)
         for heading, records in groups.items():
             if records:
                 with formatter.section(heading):

@@ -50,6 +50,13 @@ def test_a_page_begins_with_a_line_and_examples_and_keeps_within_80_columns(path
 
 
 @pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_every_line_of_options_says_something_and_help_comes_with_the_output(path: tuple[str, ...]) -> None:
+    before, _, output = page(path).partition("\nOutput:\n")
+    assert "-h, --help" in output.partition("\n\n")[0]
+    assert [line for line in before.splitlines() if line.strip() in {"[FILE]", "[RUN]", "[RUN|FILE]"}] == []
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
 def test_every_command_has_two_examples_that_parse(path: tuple[str, ...]) -> None:
     examples = EXAMPLES[" ".join(path)]
     assert len(examples) >= 2
