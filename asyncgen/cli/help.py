@@ -195,7 +195,8 @@ class PageMixin(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and record[1]:  # click 8.5.1 gives arguments a line too, with nothing to say
-                name = "help" if "--help" in parameter.opts else parameter.name or ""  # click 8.5 has its own name for it
+                # click 8.5 has a name of its own for its help option
+                name = "help" if "--help" in parameter.opts else parameter.name or ""
                 groups[headings.get(name, _OWN)].append(record)
         for heading, records in groups.items():
             if records:
