@@ -24,7 +24,7 @@ from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, Usage, decode_failure, decode_record, encode_line
 from asyncgen.run.state import JobState, RunState, read_state, write_state
 from asyncgen.serve.data_folder import read_whole
-from asyncgen.serve.training.messages import decode_message
+from asyncgen.serve.training.protocol import decode_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable

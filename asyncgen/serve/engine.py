@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from pathlib import Path
 
-    from asyncgen.serve.training.config import Hyperparameters
-    from asyncgen.serve.training.messages import TrainerMessage
+    from asyncgen.serve.training.protocol import Hyperparameters, TrainerMessage
 
 EngineName = Literal["llama", "simulated"]
 

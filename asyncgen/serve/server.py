@@ -31,7 +31,7 @@ from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaSettings
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 from asyncgen.serve.simulation.faults import SimulatedLimits, faulty
 from asyncgen.serve.simulation.values import prompt_tokens
-from asyncgen.serve.training.config import LAYERS, RANK
+from asyncgen.serve.training.protocol import LAYERS, RANK
 from asyncgen.serve.tuning.trainers import OtherTrainer
 
 if TYPE_CHECKING:

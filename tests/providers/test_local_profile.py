@@ -14,7 +14,7 @@ from asyncgen.providers.profiles import LOCAL, PROFILES, Finetuning
 from asyncgen.providers.training_prices import epochs_of
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.process import LlamaSettings
-from asyncgen.serve.training.config import Hyperparameters
+from asyncgen.serve.training.protocol import Hyperparameters
 from asyncgen.serve.training.train import LONGEST
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from asyncgen.serve.llama.model_files import SMOLLM2
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.training.architecture import Architecture
-from asyncgen.serve.training.memory import memory_needed
+from asyncgen.serve.training.train import memory_needed
 from asyncgen.serve.tuning.recorder import _COLUMNS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from msgspec import Meta
 from asyncgen.local_http import json_response
 from asyncgen.serve.stores.jobs import JobEntry, JobStore, ServedJob
 from asyncgen.serve.stores.models import tuned_name
-from asyncgen.serve.training.config import Auto, Hyperparameters
+from asyncgen.serve.training.protocol import Auto, Hyperparameters
 from asyncgen.serve.wire import ApiError, Clock, Metadata, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from asyncgen.serve.llama.forced_calls import forced_call, is_forced
 from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaProcess, LlamaSettings, LoadError
 from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.llama.translate import answer_of, path_of, pieces_of, request_of, sum_of
-from asyncgen.serve.training.messages import TrainingEnded
+from asyncgen.serve.training.protocol import TrainingEnded
 from asyncgen.serve.wire import ApiError
 from asyncgen.terminal import counted
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
-    from asyncgen.serve.training.messages import TrainerMessage
+    from asyncgen.serve.training.protocol import TrainerMessage
 
 
 _MOST_ADAPTERS = 8

@@ -20,7 +20,7 @@ import msgspec
 
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.serve.llama.child import ChildConfig
-from asyncgen.serve.training.config import LAYERS, RANK
+from asyncgen.serve.training.protocol import LAYERS, RANK
 from asyncgen.serve.wire import ApiError
 from asyncgen.terminal import counted
 

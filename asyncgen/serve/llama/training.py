@@ -17,8 +17,7 @@ import msgspec
 
 from asyncgen.serve.llama.translate import Encoder
 from asyncgen.serve.training import TrainingError, describe
-from asyncgen.serve.training.config import Config
-from asyncgen.serve.training.messages import TrainerMessage, TrainingFailed, TrainingProgress
+from asyncgen.serve.training.protocol import Config, TrainerMessage, TrainingFailed, TrainingProgress
 from asyncgen.serve.tuning.samples import ChatSample, CompletionSample, Sample, read_samples
 from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError

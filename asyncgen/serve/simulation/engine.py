@@ -29,7 +29,7 @@ from asyncgen.serve.engine import (
 from asyncgen.serve.simulation.answers import made_up_choice
 from asyncgen.serve.simulation.faults import ANSWER_FAULTS, FaultDraw
 from asyncgen.serve.simulation.values import Repetitions, digest_of, prompt_tokens
-from asyncgen.serve.training.messages import (
+from asyncgen.serve.training.protocol import (
     TrainedCheckpoint,
     TrainerMessage,
     TrainingEnded,

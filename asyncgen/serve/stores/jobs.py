@@ -15,7 +15,7 @@ import msgspec
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.run.whole_file import explained
 from asyncgen.serve.stores.files import JsonStore, file_stem
-from asyncgen.serve.training.config import Hyperparameters
+from asyncgen.serve.training.protocol import Hyperparameters
 from asyncgen.serve.wire import Clock, new_id, no_such
 
 if TYPE_CHECKING:

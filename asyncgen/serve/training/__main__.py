@@ -1,7 +1,7 @@
 """The training process: `python -m asyncgen.serve.training CONFIG.json`.
 
 One JSON line on stdout for each event; a foreseen error is the last line, with exit code 1; ends at once on SIGTERM or
-when stdin closes. Must not import numpy before the environment limits its BLAS to one thread (`memory` tells why).
+when stdin closes. Must not import numpy before the environment limits its BLAS to one thread (`train` tells why).
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from threading import Thread
 import msgspec
 
 from asyncgen.errors import DiskError
-from asyncgen.serve.training.config import TrainingError, read_config
-from asyncgen.serve.training.messages import TrainerMessage, TrainingFailed
+from asyncgen.serve.training.protocol import TrainerMessage, TrainingError, TrainingFailed, read_config
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 

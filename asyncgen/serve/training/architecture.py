@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.gguf import Gguf, Tensor, read_gguf
+from asyncgen.serve.training.protocol import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,13 +16,12 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from asyncgen.serve.training.architecture import EMBEDDING
-from asyncgen.serve.training.block import Block
-from asyncgen.serve.training.model import Rotations
+from asyncgen.serve.training.model import Block, Rotations
 from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
 
 if TYPE_CHECKING:
     from asyncgen.serve.training.layers import Array, Weights
-    from asyncgen.serve.training.memory import TrainingThreads
+    from asyncgen.serve.training.packing import TrainingThreads
 
 _TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
 

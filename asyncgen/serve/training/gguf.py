@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.serve.training.config import TrainingError
+from asyncgen.serve.training.protocol import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ Causal attention works on a packed row. A token attends to the shared prefix, an
 the tokens before. The scores are computed sample by sample, (own tokens) x (prefix + own tokens), never as a square of
 the row's length. Probabilities are not kept for the backward pass, only the logarithm of each softmax's denominator:
 one product and one exponential restore them. For a sample of 1,024 tokens that saves some 40 MB in each block. The
-projections are left to `block`.
+projections are left to `model`.
 """
 
 from __future__ import annotations

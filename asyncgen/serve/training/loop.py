@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asyncgen.serve.training.config import TrainingError
-from asyncgen.serve.training.messages import TrainedCheckpoint, TrainerMessage, TrainingStep
 from asyncgen.serve.training.model import PredictionScore, TunedPart
 from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_out
+from asyncgen.serve.training.protocol import TrainedCheckpoint, TrainerMessage, TrainingError, TrainingStep
 
 if TYPE_CHECKING:
     from asyncgen.serve.training.frozen import FrozenStates
     from asyncgen.serve.training.layers import Array
     from asyncgen.serve.training.lora import Adapter
-    from asyncgen.serve.training.memory import TrainingThreads
+    from asyncgen.serve.training.packing import TrainingThreads
 
 WARM_UP = 0.1  # share of all steps, but no more than:
 LONGEST_WARM_UP = 20

@@ -1,4 +1,4 @@
-"""Pack several samples into one row of tokens that contains their common prefix only once.
+"""Pack several samples into one row of tokens that contains their common prefix only once; threads over rows.
 
 A row is the shared prefix (mostly a chat's system message), then each sample's own tokens, without padding. Every
 matrix product is then one of two plain matrices, and the prefix is computed once a row instead of once a sample.
@@ -7,8 +7,9 @@ matrix product is then one of two plain matrices, and the prefix is computed onc
 from __future__ import annotations
 
 import heapq
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ import numpy.typing as npt
 from asyncgen.serve.training.layers import Integers, TokenSpan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
 
 Flags = npt.NDArray[np.bool_]
 
@@ -134,3 +137,31 @@ def share_out(samples: Sequence[TokenSample], prefix: int, threads: int) -> list
         members[row].append(number)
         heapq.heapreplace(rows, (length + own[number], row))
     return members
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class TrainingThreads:
+    """A pool of threads that train side by side.
+
+    Args:
+        count: number of threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count)
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The results for all items, in their order. The first error is raised."""
+        return list(self._pool.map(work, items))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)

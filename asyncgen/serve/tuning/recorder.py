@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyncgen.serve.stores.jobs import JobCheckpoint, ServedJobError
 from asyncgen.serve.stores.models import ServedModel, checkpoint_name
-from asyncgen.serve.training.config import Hyperparameters
-from asyncgen.serve.training.messages import (
+from asyncgen.serve.training.protocol import (
+    Hyperparameters,
     TrainedCheckpoint,
     TrainingEnded,
     TrainingFailed,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncgen.serve.stores.files import FileStore
     from asyncgen.serve.stores.jobs import JobStore
     from asyncgen.serve.stores.models import ModelStore
-    from asyncgen.serve.training.messages import TrainerMessage
+    from asyncgen.serve.training.protocol import TrainerMessage
     from asyncgen.serve.wire import Clock
 
 

@@ -26,7 +26,7 @@ from asyncgen.errors import UsageError
 from asyncgen.json_text import NotJsonError
 from asyncgen.serve.training import TrainingError
 from asyncgen.serve.training.gguf import read_gguf
-from asyncgen.serve.training.messages import (
+from asyncgen.serve.training.protocol import (
     TrainedCheckpoint,
     TrainerMessage,
     TrainingEnded,
@@ -265,7 +265,7 @@ def _settled(message: TrainerMessage, folder: Path, base: Path | None) -> list[T
 
 def _converted(path: Path, base: Path, target: Path) -> tuple[list[TrainerMessage], Path]:
     """The adapter for llama.cpp, and what there is to say of it; the folder as it is where it cannot be converted."""
-    from asyncgen.serve.training.peft import convert_peft  # noqa: PLC0415 - imports numpy
+    from asyncgen.serve.training.lora import convert_peft  # noqa: PLC0415 - imports numpy
 
     try:
         convert_peft(path, base, target)

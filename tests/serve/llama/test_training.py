@@ -18,8 +18,13 @@ from asyncgen.serve.engine import TrainingTask
 from asyncgen.serve.llama import training
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.llama.training import train, untunable
-from asyncgen.serve.training.config import Hyperparameters
-from asyncgen.serve.training.messages import TrainerMessage, TrainingEnded, TrainingFailed, TrainingProgress
+from asyncgen.serve.training.protocol import (
+    Hyperparameters,
+    TrainerMessage,
+    TrainingEnded,
+    TrainingFailed,
+    TrainingProgress,
+)
 from asyncgen.serve.tuning.trainers import trainer_messages
 from asyncgen.serve.wire import ApiError
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.architecture import read_architecture
-from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.lora import write_gguf
+from asyncgen.serve.training.protocol import TrainingError
 
 from .tiny_models import TinyModel, plain
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training import frozen as frozen_module
-from asyncgen.serve.training.block import Block
 from asyncgen.serve.training.frozen import FrozenBlocks, FrozenStates
-from asyncgen.serve.training.memory import TrainingThreads
-from asyncgen.serve.training.model import Rotations
-from asyncgen.serve.training.packing import TokenSample, pack, shared_prefix
+from asyncgen.serve.training.model import Block, Rotations
+from asyncgen.serve.training.packing import TokenSample, TrainingThreads, pack, shared_prefix
 
 from .tiny_models import TinyModel
 

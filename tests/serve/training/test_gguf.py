@@ -9,8 +9,8 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.gguf import ListLength, read_gguf
+from asyncgen.serve.training.protocol import TrainingError
 
 from .tiny_models import TYPE_NUMBERS, TinyModel, tokens
 

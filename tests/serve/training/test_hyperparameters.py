@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.training.config import Hyperparameters, ResolvedHyperparameters, base_learning_rate
+from asyncgen.serve.training.protocol import Hyperparameters, ResolvedHyperparameters, base_learning_rate
 
 
 def test_what_the_job_says_is_kept() -> None:

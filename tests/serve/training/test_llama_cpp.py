@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.architecture import OUTPUT_NORM
-from asyncgen.serve.training.block import Block
 from asyncgen.serve.training.layers import rms_norm
 from asyncgen.serve.training.lora import Adapter, new_adapter, save_adapter
-from asyncgen.serve.training.model import Rotations
+from asyncgen.serve.training.model import Block, Rotations
 from asyncgen.serve.training.packing import pack
 
 from .tiny_models import TYPE_NUMBERS, TinyModel

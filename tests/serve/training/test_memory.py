@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncgen.serve.training.config import TrainingError
-from asyncgen.serve.training.memory import check_memory, installed_memory, memory_needed
+from asyncgen.serve.training.protocol import TrainingError
+from asyncgen.serve.training.train import check_memory, installed_memory, memory_needed
 
 from .tiny_models import TinyModel
 

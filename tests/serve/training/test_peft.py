@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from asyncgen.serve.training.config import TrainingError
 from asyncgen.serve.training.gguf import read_gguf
-from asyncgen.serve.training.peft import convert_peft
+from asyncgen.serve.training.lora import convert_peft
+from asyncgen.serve.training.protocol import TrainingError
 
 from .tiny_models import TinyModel
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from asyncgen.serve.training.gguf import read_gguf
-from asyncgen.serve.training.messages import (
+from asyncgen.serve.training.protocol import (
     TrainedCheckpoint,
     TrainingEnded,
     TrainingFailed,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.training.config import TrainingError
+from asyncgen.serve.training.protocol import TrainingError
 from asyncgen.serve.training.train import LONGEST, SampleFile, read_samples
 
 if TYPE_CHECKING:

@@ -11,14 +11,12 @@ import pytest
 
 from asyncgen.serve.training import describe
 from asyncgen.serve.training.architecture import OUTPUT_NORM, read_architecture
-from asyncgen.serve.training.block import Block
-from asyncgen.serve.training.config import Config
 from asyncgen.serve.training.gguf import Gguf, read_gguf
 from asyncgen.serve.training.layers import Weights, rms_norm
 from asyncgen.serve.training.lora import Adapter, new_adapter
-from asyncgen.serve.training.messages import TrainedCheckpoint, TrainingStep
-from asyncgen.serve.training.model import Rotations
+from asyncgen.serve.training.model import Block, Rotations
 from asyncgen.serve.training.packing import pack
+from asyncgen.serve.training.protocol import Config, TrainedCheckpoint, TrainingStep
 from asyncgen.serve.training.train import train
 
 if TYPE_CHECKING:
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.serve.training.architecture import Architecture
-    from asyncgen.serve.training.messages import TrainerMessage
     from asyncgen.serve.training.packing import TokenSample
+    from asyncgen.serve.training.protocol import TrainerMessage
 
 PROMPT = "<|im_start|>user\n{shop}<|im_end|>\n<|im_start|>assistant\n"
 ANSWER = "{shop} can take payments online from today.<|im_end|>"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from asyncgen.serve.training.config import Config, TrainingError
-from asyncgen.serve.training.messages import (
+from asyncgen.serve.training.protocol import (
+    Config,
     TrainedCheckpoint,
     TrainingEnded,
+    TrainingError,
     TrainingProgress,
     TrainingStarted,
     TrainingStep,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from asyncgen.serve.training.messages import TrainerMessage
+    from asyncgen.serve.training.protocol import TrainerMessage
 
 # Three prompts, each with its own answer; they share their first two tokens.
 FACTS = [[1, 2, *prompt, *answer] for prompt, answer in (([10], [50, 51, 52]), ([11], [60, 61]), ([12, 13], [70]))]

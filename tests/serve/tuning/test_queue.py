@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from asyncgen.serve.stores.jobs import ENDED, JobEntry, JobStore, ServedJob
-from asyncgen.serve.training.config import Hyperparameters
+from asyncgen.serve.training.protocol import Hyperparameters
 from asyncgen.serve.tuning.queue import TuningQueue
 
 if TYPE_CHECKING:

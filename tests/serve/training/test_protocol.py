@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncgen.serve.training.config import TrainingError, read_config
+from asyncgen.serve.training.protocol import TrainingError, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
