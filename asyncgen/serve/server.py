@@ -22,9 +22,8 @@ from aiohttp import web
 from asyncgen import __version__
 from asyncgen.local_http import RequestGuard, is_loopback_host, json_response, listen
 from asyncgen.providers.local_server import ServerInfo, default_data_folder
-from asyncgen.serve.app import Service, build_app, build_service
+from asyncgen.serve.app import RequestLines, ServerAccess, Service, build_app, build_service, request_log
 from asyncgen.serve.data_folder import DataFolder, open_data_folder
-from asyncgen.serve.guard import RequestLines, ServerAccess, request_log
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
 from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaSettings
@@ -316,8 +315,8 @@ async def _listening(
 ) -> AsyncIterator[str]:
     """Listen; at the end, accept no more connections and give requests in flight a few seconds."""
     simulation = settings.simulation
-    weather = faulty(simulation.faults, simulation.seed) if simulation else None
-    app = build_app([*service.routes, *attachment.table()], _access(settings), weather, time.monotonic)
+    faults = faulty(simulation.faults, simulation.seed) if simulation else None
+    app = build_app([*service.routes, *attachment.table()], _access(settings), faults, time.monotonic)
     log = request_log(say) if settings.log_requests else None
     runner = web.AppRunner(
         app,

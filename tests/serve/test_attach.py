@@ -8,8 +8,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from asyncgen.local_http import RequestGuard
-from asyncgen.serve.app import build_app
-from asyncgen.serve.guard import ServerAccess
+from asyncgen.serve.app import ServerAccess, build_app
 from asyncgen.serve.server import AttachedClients
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
 

@@ -2,6 +2,9 @@
 
 A last assistant message is continued, for every model and in streams too: the answer is the whole text, including that
 opening, whose tokens count as prompt. Ids and times are arguments. Sampling is left to the engine.
+
+A model that a user's trainer serves elsewhere is asked there: its name is replaced by its name there, and back;
+everything else is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import orjson
 from aiohttp import web
 
-from asyncgen.serve.api.models import asked_remotely, passed_on
+from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.serve.calls import chat_call, text_calls, wants_stream, wants_stream_usage
 from asyncgen.serve.engine import AnswerPiece, AnswerTokens, EngineAnswer, ModelCall, ModelEngine
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, read_object
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from asyncgen.serve.engine import EngineChoice, ToolCallPart
-    from asyncgen.serve.stores.models import ModelStore
+    from asyncgen.serve.stores.models import ModelStore, ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,3 +288,59 @@ async def _chained(
     yield first
     async for piece in rest:
         yield piece
+
+
+_CONNECT_S = 10
+_OK = 200
+
+
+async def passed_on(request: web.Request, model: ServedModel, body: dict[str, Any]) -> web.StreamResponse:
+    """Pass on the other server's answer as it arrives.
+
+    Raises:
+        ApiError: 503 if it cannot be reached.
+    """
+    async with _session() as session:
+        try:
+            async with _asked(session, model, request.path, body) as answer:
+                response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                return response
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable(model) from error
+
+
+async def asked_remotely(model: ServedModel, route: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON of the other server's answer, for a row of a batch.
+
+    Raises:
+        ApiError: its refusal, or 503 if it cannot be reached.
+    """
+    async with _session() as session:
+        try:
+            async with _asked(session, model, route, body) as answer:
+                content = decode_loosely(await answer.read())
+        except (aiohttp.ClientError, NotJsonError) as error:
+            raise _unreachable(model) from error
+    if answer.status != _OK or not isinstance(content, dict):
+        raise ApiError(answer.status, f"The model's server answered with status {answer.status}: {content}")
+    return content
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT_S))
+
+
+def _asked(
+    session: aiohttp.ClientSession, model: ServedModel, route: str, body: dict[str, Any]
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    url = f"{(model.base_url or '').rstrip('/')}/{route.removeprefix('/v1/')}"
+    data = orjson.dumps({**body, "model": model.remote_model or model.id})
+    return session.post(url, data=data, headers={"Content-Type": "application/json"}, allow_redirects=False)
+
+
+def _unreachable(model: ServedModel) -> ApiError:
+    message = f"The server of the model '{model.id}' at {model.base_url} cannot be reached: start it again."
+    return ApiError(503, message, kind="server_error", code="model_not_served")

@@ -1,10 +1,12 @@
-"""`/v1/fine_tuning/jobs`: create, list, get, cancel, events, checkpoints.
+"""`/v1/fine_tuning/jobs`: create, list, get, cancel, events, checkpoints; `/v1/models`: list, get, delete, download.
 
 Validates a request for a job; running it is left to `tuning`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import secrets
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,13 +18,16 @@ from asyncgen.local_http import json_response
 from asyncgen.serve.stores.jobs import JobEntry, JobStore, ServedJob
 from asyncgen.serve.stores.models import tuned_name
 from asyncgen.serve.training.protocol import Auto, Hyperparameters
-from asyncgen.serve.wire import ApiError, Clock, Metadata, new_id, page_of, parsed, read_object
+from asyncgen.serve.wire import ApiError, Clock, ListPage, Metadata, new_id, page_of, parsed, read_object
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from asyncgen.serve.engine import ModelEngine
     from asyncgen.serve.stores.files import FileStore
-    from asyncgen.serve.stores.models import ModelStore
+    from asyncgen.serve.stores.models import ModelStore, ServedModel
     from asyncgen.serve.tuning.queue import TuningQueue
+
 
 _SEEDS = 2**31
 # Of a rate that is high already: with a multiplier beyond this nothing is learnt but noise.
@@ -208,3 +213,66 @@ def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:
     given = part.hyperparameters if part else wanted.hyperparameters or _Hyperparameters()
     chosen = Hyperparameters(**{name: getattr(given, name) for name in Hyperparameters.__struct_fields__})
     return {"type": kind, kind: {"hyperparameters": msgspec.to_builtins(given)}}, chosen
+
+
+class ModelRoutes:
+    """The routes over the stores."""
+
+    def __init__(self, engine: ModelEngine, models: ModelStore, jobs: JobStore) -> None:
+        self._engine = engine
+        self._models = models
+        self._jobs = jobs
+
+    def table(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/models", self._list),
+            web.get("/v1/models/{name}", self._get),
+            web.delete("/v1/models/{name}", self._delete),
+            web.get("/v1/models/{name}/card", self._card),
+            web.get("/v1/models/{name}/adapter", self._adapter),
+        ]
+
+    async def _list(self, _request: web.Request) -> web.Response:
+        return json_response(ListPage(data=self._models.all()))
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return json_response(self._models.get(request.match_info["name"]))
+
+    async def _card(self, request: web.Request) -> web.Response:
+        """Description of an adapter that can be downloaded. An extension of OpenAI's API."""
+        model, path = self._found(request)
+        kept = self._jobs.find(model.job)
+        with path.open("rb") as file:
+            digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
+        return json_response(
+            {
+                "id": model.id,
+                "base_model": model.base,
+                "base_path": self._engine.traits.base_path,
+                "job": model.job,
+                "created": model.created,
+                "bytes": path.stat().st_size,
+                "sha256": digest.hexdigest(),
+                "hyperparameters": msgspec.to_builtins(kept.job.hyperparameters) if kept else {},
+                "training_file": kept.job.training_file if kept else None,
+                "trained_tokens": kept.job.trained_tokens if kept else None,
+            }
+        )
+
+    async def _adapter(self, request: web.Request) -> web.StreamResponse:
+        _, path = self._found(request)
+        return web.FileResponse(path, headers={"Content-Type": "application/octet-stream"})
+
+    def _found(self, request: web.Request) -> tuple[ServedModel, Path]:
+        """The tuned model and its adapter. Raises ApiError: 404 if there is none."""
+        model = self._models.tuned(request.match_info["name"])
+        path = self._models.adapter(model.id)
+        if path is None or not path.exists():
+            message = f"The model '{model.id}' has no adapter: its training was made up, or another server answers."
+            raise ApiError(404, message, param="model", code="not_found")
+        return model, path
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        self._models.delete(name)
+        return json_response({"id": name, "object": "model", "deleted": True})

@@ -13,8 +13,7 @@ import orjson
 from aiohttp import web
 
 from asyncgen.local_http import json_response
-from asyncgen.serve.api.answers import EVENT_HEADERS, SIMULATED_HEADER
-from asyncgen.serve.api.models import passed_on
+from asyncgen.serve.api.answers import EVENT_HEADERS, SIMULATED_HEADER, passed_on
 from asyncgen.serve.calls import chat_call
 from asyncgen.serve.engine import AnswerPiece, AnswerTokens, EngineAnswer, ToolCallPart
 from asyncgen.serve.wire import DISTURB, ApiError, Clock, new_id, parsed, read_object

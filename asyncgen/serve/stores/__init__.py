@@ -1,5 +1,5 @@
 """The server's data on disk: files, models, fine-tuning jobs and batches, each as the API's object.
 
-Work on them is left to `tuning` and `batching`. A missing object is an `ApiError`, because every caller would make one
+Work on them is left to `tuning` and `batches`. A missing object is an `ApiError`, because every caller would make one
 of it.
 """

@@ -15,9 +15,9 @@ import pytest
 
 from asyncgen.json_text import NotJsonError
 from asyncgen.serve.engine import TrainingTask
-from asyncgen.serve.llama import training
+from asyncgen.serve.llama import engine
+from asyncgen.serve.llama.engine import train, untunable
 from asyncgen.serve.llama.process import LlamaSettings
-from asyncgen.serve.llama.training import train, untunable
 from asyncgen.serve.training.protocol import (
     Hyperparameters,
     TrainerMessage,
@@ -120,7 +120,7 @@ import json, sys
 config = json.load(open(sys.argv[1]))
 sample = json.loads(open(config["train"]).readline())
 print(json.dumps({"type": "end", "trained_tokens": len(sample["tokens"])}))"""
-    monkeypatch.setattr(training, "_TRAINER", (sys.executable, "-c", program))
+    monkeypatch.setattr(engine, "_TRAINER", (sys.executable, "-c", program))
     assert asyncio.run(all_of(task(tmp_path, "Answer")))[-1] == TrainingEnded(trained_tokens=len("QuestionAnswer."))
     assert left_in(tmp_path / "job") == []
 

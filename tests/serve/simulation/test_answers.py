@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import ChatTurn, ModelCall
-from asyncgen.serve.simulation.answers import made_up_choice, wanted_tools
+from asyncgen.serve.simulation.engine import made_up_choice, wanted_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable

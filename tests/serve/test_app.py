@@ -15,8 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from asyncgen.errors import DiskError
 from asyncgen.local_http import RequestGuard
 from asyncgen.providers.endpoint import Secret
-from asyncgen.serve.app import build_app
-from asyncgen.serve.guard import ServerAccess
+from asyncgen.serve.app import ServerAccess, build_app
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.simulation.engine import SimulationSettings
 
