@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncgen.api.loop import run_in_thread
-from asyncgen.api.observer import LibraryObserver, OnProgress
+from asyncgen.api.observer import LibraryObserver, OnProgress, run_in_thread
 from asyncgen.api.runs import Run, open_run
 from asyncgen.evaluate.asking import AskOptions
 from asyncgen.evaluate.session import EXAMPLES, ROWS, SEED, Evaluated, WantedEvaluation, evaluate_run

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import orjson
 
 from asyncgen.api.jobs import LoadedJob, loaded_job
-from asyncgen.api.loop import run_in_thread
-from asyncgen.api.observer import LibraryObserver, OnProgress
+from asyncgen.api.observer import LibraryObserver, OnProgress, run_in_thread
 from asyncgen.api.runs import Run
 from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass

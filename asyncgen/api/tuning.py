@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncgen.api.loop import run_in_thread
-from asyncgen.api.observer import LibraryObserver
+from asyncgen.api.observer import LibraryObserver, run_in_thread
 from asyncgen.api.runs import Run, open_run
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, UsageError

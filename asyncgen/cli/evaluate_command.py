@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from asyncgen.evaluate.judge import JudgedPair, Judging
     from asyncgen.evaluate.measures import ContestantResult
-    from asyncgen.evaluate.page import Agreement
-    from asyncgen.evaluate.result import Evaluation
+    from asyncgen.evaluate.result import Agreement, Evaluation
     from asyncgen.evaluate.small import Comparison
     from asyncgen.evaluate.statistics import Interval
     from asyncgen.evaluate.verdict import PairResult, TuningBreakEven
@@ -303,8 +302,8 @@ def evaluate(
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - as above
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
     from asyncgen.evaluate.asking import AskOptions  # noqa: PLC0415 - as above
-    from asyncgen.evaluate.page import take_votes, write_page  # noqa: PLC0415 - as above
     from asyncgen.evaluate.result import as_json as as_object  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.result import take_votes, write_page  # noqa: PLC0415 - as above
     from asyncgen.evaluate.rows import parse_axes  # noqa: PLC0415 - as above
     from asyncgen.evaluate.session import WantedEvaluation, evaluate_run  # noqa: PLC0415 - as above
     from asyncgen.finetune.target import RUNS  # noqa: PLC0415 - as above

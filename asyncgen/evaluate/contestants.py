@@ -16,8 +16,7 @@ import orjson
 import tomli_w
 
 from asyncgen.errors import UsageError
-from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
-from asyncgen.evaluate.taught import NearestExamples, TaughtSample, seeded_examples
+from asyncgen.evaluate.rows import EvaluationRow, NearestExamples, TaughtSample, answers_are_said, seeded_examples
 from asyncgen.job.load import read_job_file, with_max_tokens
 from asyncgen.job.opened import OpenedJob, open_job
 from asyncgen.providers.choose import EndpointFlags, named_profile, requested_model

@@ -17,8 +17,8 @@ from msgspec import UNSET
 from asyncgen.dataset.near_duplicates import similar
 from asyncgen.dataset.samples import unusable
 from asyncgen.evaluate.contestants import ROW_COLUMN, Contestant, ReadyContestant
+from asyncgen.evaluate.rows import TaughtSample, repeating
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS, Interval, bootstrap, quantile, wilson
-from asyncgen.evaluate.taught import TaughtSample, repeating
 from asyncgen.providers.price import Price, tier_of
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, Usage, decode_failure, decode_record

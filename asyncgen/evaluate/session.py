@@ -37,9 +37,8 @@ from asyncgen.evaluate.contestants import (
 from asyncgen.evaluate.judge import Judging, judge_pairs
 from asyncgen.evaluate.measures import Answers, ContestantResult, CopySources, read_answers, standings
 from asyncgen.evaluate.result import FOLDER, SUMMARY, Evaluation, write_evaluation, write_summary
-from asyncgen.evaluate.rows import EvaluationRow, RowChoice, answers_are_said, choose_rows
+from asyncgen.evaluate.rows import EvaluationRow, RowChoice, answers_are_said, choose_rows, read_samples
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
-from asyncgen.evaluate.taught import read_samples
 from asyncgen.evaluate.verdict import best_of, compare_with_best, pays_from, verdict_by_judge, verdict_on
 from asyncgen.finetune.complete import form_of
 from asyncgen.job.answers import checks_of

@@ -22,10 +22,9 @@ from asyncgen.job.combinations import Combinations
 from asyncgen.job.requests import RequestGrid
 from asyncgen.job.rules import Columns, parameter_problems, parameters_are_known, problems_of
 from asyncgen.job.run_rows import RunRows
-from asyncgen.job.schema import typed_job
+from asyncgen.job.schema import line_of, parse_toml, typed_job
 from asyncgen.job.sources import Sources, file_problem
 from asyncgen.job.template import answer_is_variable, sample_names, template_variables
-from asyncgen.job.toml_lines import line_of, parse_toml
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.profiles import PROFILES, Profile

@@ -17,12 +17,11 @@ from asyncgen import __version__
 from asyncgen.errors import UsageError
 from asyncgen.run.whole_file import explained
 from asyncgen.view.access import CONTENT_SECURITY
-from asyncgen.view.detail import detail
 from asyncgen.view.evaluations import evaluation_names, read_evaluation, shown
 from asyncgen.view.index import Facet, places_in
 from asyncgen.view.overview import axes, counters, heat_map, overview, training_of
 from asyncgen.view.query import REVIEWS
-from asyncgen.view.runs import RunView
+from asyncgen.view.runs import RunView, detail
 
 if TYPE_CHECKING:
     from asyncgen.run.directory import RunDirectory

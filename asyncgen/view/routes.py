@@ -1,6 +1,6 @@
 """The routes of the page: requests parsed, answers as JSON.
 
-Answers come from `runs`, `overview`, `detail`, `evaluations` and `playground`; access was checked before.
+Answers come from `runs`, `overview`, `evaluations` and `playground`; access was checked before.
 Files are read in threads, so that the event loop can serve streams.
 """
 
@@ -20,11 +20,11 @@ from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.local_http import json_response
 from asyncgen.terminal import counted
-from asyncgen.view.detail import detail, previews, similar
 from asyncgen.view.evaluations import Vote, add_vote, evaluation_names, read_evaluation, shown, winner_of
 from asyncgen.view.overview import axes, counters, heat_map, overview, training_of
 from asyncgen.view.playground import Playground, PlaygroundQuestion, offered
 from asyncgen.view.query import Query
+from asyncgen.view.runs import detail, previews, similar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -14,8 +14,7 @@ import pytest
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import EngineOf
 from asyncgen.evaluate.judge import family_of, score_of, verdict_in
-from asyncgen.evaluate.page import take_votes, vote_row, write_page
-from asyncgen.evaluate.result import Evaluation
+from asyncgen.evaluate.result import Evaluation, take_votes, vote_row, write_page
 from asyncgen.evaluate.session import WantedEvaluation, evaluate_run
 from asyncgen.run.directory import RunDirectory
 from asyncgen.view.evaluations import read_evaluation

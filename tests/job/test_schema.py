@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import Problem
-from asyncgen.job.toml_lines import line_of, parse_toml
+from asyncgen.job.schema import line_of, parse_toml
 
 TEXT = '''name = "x"
 [grid]
