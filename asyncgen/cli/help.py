@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.output import result
+from asyncgen.cli.output import result, show_page
 from asyncgen.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -125,7 +125,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "repair": (("asyncgen repair", "the newest run"), ("asyncgen repair runs/job", "this one")),
     "providers": (("asyncgen providers", "a table"), ("asyncgen providers --json", "for a script")),
     "doctor": (("asyncgen doctor", "this machine and your keys"), ("asyncgen doctor job.toml", "and this job")),
-    "help": (("asyncgen help job", "the keys of a job file"), ("asyncgen help finetune create", "a command")),
+    "help": (
+        ("asyncgen help job", "the keys of a job file"),
+        ("asyncgen help job checks", "those of one table"),
+        ("asyncgen help finetune create", "a command"),
+    ),
     "completion": (
         ("asyncgen completion bash >> ~/.bashrc", "for bash"),
         ("asyncgen completion fish > ~/.config/fish/completions/asyncgen.fish", ""),
@@ -291,17 +295,20 @@ _JOB = "job"
 @click.argument("topic", nargs=-1, metavar="[TOPIC]")
 @click.pass_context
 def help_command(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Explain TOPIC: `job` for the keys of the job file, or a command's name."""
+    """Explain TOPIC: the keys of the job file (job), those of one table (job checks), or a command.
+
+    On a terminal a long page opens in a pager ($PAGER).
+    """
     parent = context.parent
     assert parent is not None
     assert isinstance(parent.command, click.Group)
     if not topic:
         result(parent.get_help())
         return
-    if topic == (_JOB,):
+    if topic[0] == _JOB:
         from asyncgen.job.reference import reference  # noqa: PLC0415 - imports msgspec
 
-        result(reference().rstrip())
+        show_page(reference(".".join(topic[1:]) or None))
         return
     command: click.Command = parent.command
     for word in topic:

@@ -6,6 +6,7 @@ Text from a model or a server always passes `terminal.clean` here, whatever the 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -80,6 +81,30 @@ def result(text: str) -> None:
     """Print a line of the result to stdout, wrapped on a terminal."""
     text, width = clean(text), width_of(sys.stdout)
     click.echo(folded(text, width, _hang(text)) if width else text)
+
+
+_WIDEST_PAGE = 100  # columns; longer lines are hard to read
+
+
+def show_page(markdown: str) -> None:
+    """Show a page: laid out for a terminal, in a pager if it is longer than the screen; as Markdown in a pipe."""
+    width = width_of(sys.stdout)
+    if not width:
+        click.echo(markdown.rstrip())
+        return
+    from rich.console import Console  # noqa: PLC0415 - with the next, costs a tenth of a second
+    from rich.markdown import Markdown  # noqa: PLC0415
+
+    written = io.StringIO()
+    console = Console(
+        file=written, width=min(width, _WIDEST_PAGE), force_terminal=has_colour(sys.stdout), highlight=False
+    )
+    console.print(Markdown(markdown, hyperlinks=False))
+    text = written.getvalue()
+    if text.count("\n") < shutil.get_terminal_size().lines:
+        click.echo(text, nl=False)
+    else:
+        click.echo_via_pager(text)
 
 
 def width_of(stream: TextIO) -> int:

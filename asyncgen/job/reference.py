@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
 
+from asyncgen.errors import UsageError, nearest
 from asyncgen.job.model import Job
 from asyncgen.job.schema import type_in_words
 
@@ -18,24 +19,24 @@ if TYPE_CHECKING:
 _HEAD = """\
 # The job file
 
-A job file is TOML. It says what is asked for, whom, and what becomes of the answers. `asyncgen init` writes one to
-start from, `asyncgen init --list` names examples of kinds of work, and `asyncgen plan` shows what a job would send,
-without sending anything. This page is also `asyncgen help job`.
+A job file is TOML. It describes the requests, the provider, and what is done with the answers. `asyncgen init` writes
+a first one, `asyncgen init --list` names examples for several kinds of work, and `asyncgen plan` shows what a job would
+send, without sending anything. `asyncgen help job` prints this page, `asyncgen help job checks` one table of it.
 
-Templates are plain text with places: `{name}` is replaced by the value of an axis or a column, and doubled braces are
-literal ones, as in `{{"text": "{name}"}}`. In `sample` and `target`, `{answer}` is the model's answer and
-`{answer.FIELD}` a field of an answer that is JSON. There are no expressions.
+Templates are plain text with placeholders: `{name}` is replaced by the value of an axis or a column. Write `{{` and
+`}}` for braces, as in `{{"text": "{name}"}}`. In `sample` and `target`, `{answer}` is the model's answer, and
+`{answer.FIELD}` is a field of a JSON answer. There are no expressions.
 
-Relative paths start at the job file's folder. A key of a row is made of the request itself (model, messages,
-parameters) and the number of the repeat, so a changed job pays only for the requests that it changes.
+Relative paths start at the folder of the job file. A row is identified by its request (model, messages, parameters) and
+its repeat number. If you change a job, only the rows whose requests changed are asked for and paid again.
 """
 
 _TABLES = {
-    "": "Above the first table.",
+    "": "A key above the first table.",
     "grid": """\
-The axes: every combination of their values is asked for, the last axis varying fastest. The name of an axis is an
-identifier; its values are a list of texts or numbers, the lines of a file, or a column of a table (.csv, .jsonl,
-.parquet). Blank values of a file are passed over, and each value is taken once.
+The axes. Every combination of their values is asked for; the last axis varies fastest. The name of an axis is an
+identifier. Its values are a list of texts or numbers, the lines of a file, or a column of a table (.csv, .jsonl,
+.parquet). Blank values in a file are skipped, and a value that occurs twice is used once.
 
 ```toml
 [grid]
@@ -44,25 +45,25 @@ city = { file = "cities.txt" }
 sector = { file = "stores.csv", column = "sector" }
 ```""",
     "rows": """\
-Ready combinations instead of axes, or multiplied with them, from one source: `file`, `run` or `files`. Columns that no
-template names do not matter; lists and tables in a cell are JSON text.""",
-    "subset": "A part of the combinations.",
-    "prompt": "What is asked, and what the tuned model will learn to answer.",
+Your own rows, instead of axes or combined with them, from one source: `file`, `run` or `files`. Columns that no
+template names are ignored. Lists and objects in a cell become JSON text.""",
+    "subset": "Use only some of the combinations.",
+    "prompt": "The request, and the prompt and answer that the tuned model learns.",
     "prompt.examples": """\
-Worked examples, sent as earlier turns. Beside these two keys each has a value for every variable that `user` names.""",
-    "generate": "Who answers, and how often.",
-    "answer": "How an answer is read. An answer that is not of this form fails a check, like any other.",
+Examples that are sent as earlier turns (few-shot). Each also has a value for every variable that `user` names.""",
+    "generate": "The provider that answers, and its parameters.",
+    "answer": "How an answer is read. An answer that does not have this form fails a check.",
     "checks": """\
-What an answer must satisfy to become a training sample. They judge the answer as it came. Answers that fail are kept in
-the run, and stay out of the dataset.""",
-    "limits": "All optional: what is absent is learnt from the server's answers.",
-    "dataset": "How answers become samples.",
-    "dataset.scores": "Answers that a judge's run found good enough.",
-    "finetune": "Who tunes which model, and how.",
+Conditions that an answer must meet to become a training sample. They are applied to the answer as it was received.
+Answers that fail stay in the run but not in the dataset.""",
+    "limits": "All are optional. Without them, asyncgen adapts to the server's rate limit headers, errors and latency.",
+    "dataset": "How answers become training samples.",
+    "dataset.scores": "Select answers by the scores of a judge, which is a run of its own.",
+    "finetune": "The fine-tuning job.",
     "on": """\
-Tables under `[on.NAME]` are laid over the others when `NAME` is the provider of that stage: of generation for what is
-asked, of tuning for `[dataset]`, `[finetune]` and the prompt's `sample` and `target`. `false` takes a key or a
-parameter away.
+Settings for one provider. Tables under `[on.NAME]` override the others if provider `NAME` is used: as the provider that
+answers for most tables, as the provider that tunes for `[dataset]`, `[finetune]`, and `sample` and `target` of
+`[prompt]`. `false` removes a key or a parameter.
 
 ```toml
 [generate]
@@ -77,134 +78,175 @@ random_seed = 7
 
 # Key to its purpose and an example of its value ("" if the table's example shows it).
 _KEYS: dict[str, tuple[str, str]] = {
-    "name": ("The name of the run's folder, `runs/NAME`.", '"direct-marketing"'),
-    "rows.file": ("A table: .csv, .jsonl or .parquet; also any file that asyncgen wrote.", '"stores.csv"'),
+    "name": ("Name of the job; the run is kept in `runs/NAME`.", '"direct-marketing"'),
+    "rows.file": ("A .csv, .jsonl or .parquet file; each column is a variable.", '"stores.csv"'),
     "rows.run": (
         (
-            "Another run: a row for each of its settled answers that passed its checks, with its variables, `prompt`, "
-            "`answer` and the fields of the answer. It may still grow: the next `generate` asks for what came since. "
-            "`source` is the key of the answer that a row was made of."
+            "Another run. Each of its answers that passed its checks is a row, with the variables of that run, its "
+            "`prompt` and `answer`, and the fields of a JSON answer. `source` is the key of the answer. If that run "
+            "grows, the next `generate` asks for the new rows."
         ),
         '"runs/questions"',
     ),
     "rows.files": (
-        "Text files by a pattern: a row for each part, with `file`, `part` and `text`. Convert PDF to text first.",
+        (
+            "Text files that match a pattern. Each part of a file is a row, with the variables `file`, `part` and "
+            "`text`. Convert PDF files to text first."
+        ),
         '"docs/**/*.md"',
     ),
     "rows.split_words": (
-        "Parts have at most so many words, but paragraphs stay whole. Left out: each file is one part.",
+        "Maximum number of words in a part; paragraphs stay whole. Left out: each file is one part.",
         "400",
     ),
-    "rows.overlap_words": ("Each part begins with so many words of the one before.", "50"),
-    "subset.size": ("So many combinations, chosen without replacement. Left out: all.", "10000"),
-    "subset.seed": ("Decides which are chosen. A larger size keeps those of a smaller one.", "7"),
+    "rows.overlap_words": ("Number of words that a part repeats from the end of the one before.", "50"),
+    "subset.size": ("Number of combinations, drawn without replacement. Left out: all.", "10000"),
+    "subset.seed": ("Seed of the draw. With the same seed, a larger size includes the smaller one.", "7"),
     "subset.exclude": (
-        "Combinations to leave out: those that agree with all values of one of the entries.",
+        "Combinations to leave out: those that match all values of an entry.",
         '[{ sector = "Pharmacies", size = "large" }]',
     ),
-    "prompt.user": ("The request. Needed, unless `messages` is given.", '"Write a message to {sector} in {city}."'),
+    "prompt.user": ("The user message. Required unless `messages` is set.", '"Write a message to {sector} in {city}."'),
     "prompt.system": ("The system message.", '"You write direct marketing."'),
     "prompt.messages": (
         (
-            "Instead of system and user: a column of [rows] that holds chat turns, as `{role, content}` or as ShareGPT "
-            "has them. They are sent up to the last one that is to be answered."
+            "Instead of `system` and `user`: a column of [rows] with chat messages, as `{role, content}` or in "
+            "ShareGPT's form. They are sent up to the last message that needs an answer."
         ),
         '"turns"',
     ),
     "prompt.sample": (
-        "The prompt of the training samples: what the tuned model will be given. Left out: the values, with commas.",
+        "The prompt of the training samples, which the tuned model will be given. Left out: the values, with commas.",
         '"{sector}, {city}"',
     ),
-    "prompt.target": ("What it is to say. Left out: the answer.", '"{answer}"'),
+    "prompt.target": ("The completion in the training samples. Left out: the answer.", '"{answer}"'),
     "prompt.openings": (
         (
-            "First words of the answer, sent as the last assistant message. The repeats of a combination take them in "
-            "turn. Only for providers that continue an answer."
+            "First words of the answer, sent as a last assistant message; the repeats of a combination use them in "
+            "turn. Only for providers that continue such a message."
         ),
         '["In {city},"]',
     ),
-    "prompt.examples.completion": ("The answer that the example shows.", '"Florists in Vienna can now ..."'),
-    "prompt.examples.opening": ("The number of the only opening with which it is sent, from 0. Left out: any.", "0"),
+    "prompt.examples.completion": ("The answer of the example.", '"Florists in Vienna can now ..."'),
+    "prompt.examples.opening": (
+        "Number of the opening, from 0, with which the example is sent. Left out: it is sent with all of them.",
+        "0",
+    ),
     "generate.provider": (
-        'A name that `asyncgen providers` lists. "auto": the first one whose key is in the environment, else "local".',
+        'A name from `asyncgen providers`. "auto": the first provider whose key is in the environment, else "local".',
         '"openai"',
     ),
-    "generate.model": ("Left out: the provider's default.", '"gpt-6-luna"'),
-    "generate.repeats": ("How often each combination is asked for.", "3"),
-    "generate.max_tokens": ("The bound on an answer, sent under the name that the provider knows.", "200"),
-    "generate.parameters": ("Passed to the API as they are; part of a row's key.", "{ temperature = 1 }"),
+    "generate.model": ("The model that answers. Left out: the provider's default.", '"gpt-6-luna"'),
+    "generate.repeats": ("Number of answers for each combination.", "3"),
+    "generate.max_tokens": (
+        "Maximum number of tokens in an answer, sent under the parameter name that the provider expects.",
+        "200",
+    ),
+    "generate.parameters": (
+        "Parameters of the request, passed to the API unchanged. They are part of a row's identity.",
+        "{ temperature = 1 }",
+    ),
     "answer.format": (
-        '"json": an answer must be JSON, a code fence around it or not; else the check `json` fails.',
+        '"json": an answer must be JSON, with or without a code fence; otherwise it fails the check `json`.',
         '"json"',
     ),
     "answer.schema": (
         (
-            "A file with a JSON Schema; an answer that breaks it fails the check `schema`. Left out: the schema in the "
-            "parameter response_format, where there is one."
+            "A file with a JSON Schema; an answer that does not conform fails the check `schema`. Left out: the schema "
+            "in the parameter `response_format`, if there is one."
         ),
         '"reply.schema.json"',
     ),
-    "answer.each": ("A field that holds a list: each of its items is a sample of its own.", '"pairs"'),
+    "answer.each": ("A field of the answer that holds a list; each item becomes a sample.", '"pairs"'),
     "answer.messages": (
-        "A field that holds turns, `{role, content}`: the conversation to learn from.",
+        "A field of the answer that holds messages, `{role, content}`; the conversation becomes the sample.",
         '"turns"',
     ),
-    "checks.max_sentences": ("At most so many sentences.", "2"),
-    "checks.max_words": ("At most so many words.", "60"),
-    "checks.max_characters": ("At most so many characters.", "400"),
-    "checks.min_words": ("At least so many words.", "5"),
-    "checks.must_contain": ("Texts that must be in the answer, letter by letter; with places.", '["{city}"]'),
-    "checks.must_match": ("Regular expressions that must be found in the answer.", "['[.!?]$']"),
-    "checks.must_not_match": ("Regular expressions that must not be found.", "['(?i)discount']"),
-    "checks.attempts": ("An answer that fails is asked for again, and paid for again, up to so often.", "2"),
-    "limits.concurrency": ("At most so many requests at once.", "64"),
-    "limits.requests_per_minute": ("", "500"),
-    "limits.tokens_per_minute": ("", "200000"),
-    "limits.max_cost": ("USD, over all invocations of the run.", "5.0"),
-    "limits.timeout_s": ("Seconds of one attempt. Left out: learnt from how long answers take.", "600"),
+    "checks.max_sentences": ("Maximum number of sentences.", "2"),
+    "checks.max_words": ("Maximum number of words.", "60"),
+    "checks.max_characters": ("Maximum number of characters.", "400"),
+    "checks.min_words": ("Minimum number of words.", "5"),
+    "checks.must_contain": (
+        "Texts that the answer must contain, with the same upper and lower case; placeholders are allowed.",
+        '["{city}"]',
+    ),
+    "checks.must_match": ("Regular expressions that must match somewhere in the answer.", "['[.!?]$']"),
+    "checks.must_not_match": ("Regular expressions that must not match anywhere in the answer.", "['(?i)discount']"),
+    "checks.attempts": (
+        "Maximum number of times that a row is asked for while its answer fails the checks. Each one is paid for.",
+        "2",
+    ),
+    "limits.concurrency": ("Maximum number of requests in flight.", "64"),
+    "limits.requests_per_minute": ("Maximum number of requests a minute.", "500"),
+    "limits.tokens_per_minute": ("Maximum number of tokens a minute, of prompts and answers together.", "200000"),
+    "limits.max_cost": ("Maximum cost in USD, over all invocations of the run. A hard stop.", "5.0"),
+    "limits.timeout_s": (
+        "Timeout of one attempt, in seconds. Left out: derived from the latency of earlier answers.",
+        "600",
+    ),
     "dataset.format": (
         (
-            '"chat" for lines of messages, "completion" for prompt and completion, "preference" for pairs of a '
+            '"chat": lines with messages; "completion": lines with prompt and completion; "preference": pairs of a '
             "better and a worse answer."
         ),
         '"chat"',
     ),
-    "dataset.system": ("The first message of every chat sample.", '"You write short adverts."'),
-    "dataset.separator": ("Ends every prompt of the completion format.", '" -->"'),
-    "dataset.ending": ("Ends every completion of the completion format.", '"\\n"'),
-    "dataset.validation": ("A share of the combinations that is not trained on.", "0.1"),
-    "dataset.hold_out": ("Values of axes that are not trained on at all, whole.", '{ city = ["Berlin"] }'),
+    "dataset.system": ("The system message of every chat sample.", '"You write short adverts."'),
+    "dataset.separator": ("Text at the end of every prompt, in the completion format.", '" -->"'),
+    "dataset.ending": ("Text at the end of every completion, in the completion format.", '"\\n"'),
+    "dataset.validation": (
+        "Share of the combinations that goes to the validation file and is not trained on.",
+        "0.1",
+    ),
+    "dataset.hold_out": (
+        "Values of axes that are not trained on; all rows with one of them go to the validation file.",
+        '{ city = ["Berlin"] }',
+    ),
     "dataset.reasoning": (
         (
-            'What becomes of an answer\'s reasoning: "drop"; "think" puts it in <think> tags before the answer; the '
-            "others are the field that it goes into, by the template of the model to be tuned."
+            'What to do with an answer\'s reasoning. "drop": leave it out; "think": put it before the answer, in '
+            "<think> tags; any other value: put it into this field of the message, as some chat templates expect."
         ),
         '"think"',
     ),
     "dataset.chosen": ("Of a pair, the values of the better answer's row.", '{ quality = "excellent" }'),
     "dataset.rejected": ("Of a pair, the values of the worse answer's row.", '{ quality = "mediocre" }'),
-    "dataset.scores": ("Answers that a judge's run found good enough.", ""),
-    "dataset.scores.run": ("The judge: a run whose rows are this run's answers.", '"runs/judge"'),
-    "dataset.scores.field": ("The field of the judge's answers that holds the score.", '"score"'),
-    "dataset.scores.at_least": ("Answers below it stay out.", "4"),
-    "dataset.scores.best": ("So many of each combination, the highest scores first.", "1"),
-    "dataset.seed": ("Decides which combinations validate.", "7"),
-    "finetune.provider": ('"auto": who answers, where they tune for new customers; else "local".', '"together"'),
-    "finetune.model": ("Left out: the provider's default.", '"gpt-4.1-mini-2025-04-14"'),
-    "finetune.suffix": ("Becomes part of the tuned model's name.", '"direct_marketing"'),
-    "finetune.seed": ("Passed to the provider.", "7"),
-    "finetune.method": ("", '"dpo"'),
-    "finetune.hyperparameters": ("Passed to the provider, as its API names them.", "{ n_epochs = 4 }"),
-    "finetune.metadata": ("Kept with the job by the provider.", '{ team = "data" }'),
-    "finetune.integrations": ("Passed to the provider.", '[{ type = "wandb", wandb = { project = "adverts" } }]'),
+    "dataset.scores": ("Select answers by the scores of a judge.", ""),
+    "dataset.scores.run": ("The judge's run, which has a row for each answer of this run.", '"runs/judge"'),
+    "dataset.scores.field": ("The field of the judge's answer that holds the score.", '"score"'),
+    "dataset.scores.at_least": ("Minimum score.", "4"),
+    "dataset.scores.best": ("Maximum number of answers for each combination; the highest scores are kept.", "1"),
+    "dataset.seed": ("Seed of the split into training and validation.", "7"),
+    "finetune.provider": (
+        'The provider that tunes. "auto": the one that answers, if it tunes for new customers; else "local".',
+        '"together"',
+    ),
+    "finetune.model": ("The model to tune. Left out: the provider's default.", '"gpt-4.1-mini-2025-04-14"'),
+    "finetune.suffix": ("A part of the tuned model's name.", '"direct_marketing"'),
+    "finetune.seed": ("Seed of the training, passed to the provider.", "7"),
+    "finetune.method": ("The training method, as the provider names it.", '"dpo"'),
+    "finetune.hyperparameters": ("Passed to the provider, under the names of its API.", "{ n_epochs = 4 }"),
+    "finetune.metadata": ("Labels that the provider keeps with the job.", '{ team = "data" }'),
+    "finetune.integrations": (
+        "Passed to the provider unchanged.",
+        '[{ type = "wandb", wandb = { project = "adverts" } }]',
+    ),
 }
 
 
-def reference() -> str:
-    """The whole reference, as Markdown."""
-    lines = [_HEAD]
-    for table, about in _TABLES.items():
-        keys = list(_keys_of(table))
+def reference(only: str | None = None) -> str:
+    """Return the reference as Markdown.
+
+    Args:
+        only: name of a table, with or without brackets, or of a key; None for the whole reference.
+
+    Raises:
+        UsageError: there is no table or key of that name.
+    """
+    chosen = _TABLES if only is None else dict.fromkeys(_tables_named(only.strip("[]")), "")
+    lines = [_HEAD] if only is None else []
+    for table in chosen:
+        about, keys = _TABLES[table], list(_keys_of(table))
         if table and not keys and table not in {"grid", "on"}:
             continue
         title = (
@@ -219,6 +261,20 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _tables_named(name: str) -> list[str]:
+    """The tables of that name and those inside it, or the tables that have a key of that name."""
+    found = [table for table in _TABLES if table and (table == name or table.startswith(f"{name}."))]
+    keys = {table: [key for key, *_ in _keys_of(table)] for table in _TABLES}
+    found = found or [table for table, names in keys.items() if any(name in {k, k.rpartition(".")[2]} for k in names)]
+    if not found:
+        near = nearest(name, [*filter(None, _TABLES), *(key for names in keys.values() for key in names)])
+        raise UsageError(
+            f"a job file has no table and no key {name!r}" + (f" (did you mean {near!r}?)" if near else ""),
+            help_text="asyncgen help job   (the whole reference)",
+        )
+    return found
+
+
 def documented_keys() -> dict[str, str]:
     """Every key of the job file, with an example of its value."""
     keys = [key for table in _TABLES for key, _, _ in _keys_of(table)]
@@ -226,9 +282,8 @@ def documented_keys() -> dict[str, str]:
 
 
 def _entry(key: str, kind: str, default: str, words: str, example: str) -> str:
-    shown = f" `{key.rpartition('.')[2]} = {example}`" if example else ""
-    sentence = f" {words}" if words else ""
-    return f"- `{key}` ({kind}; {default}).{sentence}{shown}"
+    shown = f" Example: `{key.rpartition('.')[2]} = {example}`" if example else ""
+    return f"- `{key}` ({kind}; {default}). {words}{shown}"
 
 
 def _keys_of(table: str) -> Iterator[tuple[str, str, str]]:
@@ -260,7 +315,7 @@ def _is_struct(kind: Any) -> bool:
 
 def _default(field: msgspec.structs.FieldInfo, hint: Any) -> str:
     if field.required:
-        return "needed"
+        return "required"
     value = field.default if field.default is not msgspec.NODEFAULT else None
     if value in (None, "") or (value is None and type(None) in get_args(hint)):
         return "optional"

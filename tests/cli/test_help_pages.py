@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import subprocess
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -127,3 +132,42 @@ def test_completion_knows_providers() -> None:
     option = next(each for each in command.params if each.name == "provider")
     found = option.shell_complete(click.Context(command), "open")
     assert "openai" in {item.value for item in found}
+
+
+def test_help_on_one_table_of_the_job_file_shows_its_keys_alone(here: Here) -> None:
+    limits, by_key = here("help", "job", "limits").out, here("help", "job", "max_cost").out
+    assert limits == by_key
+    assert limits.startswith("## [limits]")
+    assert "checks." not in limits
+    assert here("help", "job", "dataset", "scores").out.startswith("## [dataset.scores]")
+
+
+def test_help_on_an_unknown_table_names_the_nearest_one(here: Here) -> None:
+    told = here("help", "job", "check")
+    assert told.code == 2
+    assert "did you mean 'checks'?" in told.err
+
+
+def on_a_terminal(columns: int, lines: int, *words: str, **variables: str) -> str:
+    """What a command shows on a terminal of that size."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (lines, columns))
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", **variables}
+    command = [sys.executable, "-m", "asyncgen", *words]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how the end of a terminal is told
+            while part := os.read(ours, 100_000):
+                shown += part
+    os.close(ours)
+    assert child.returncode == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_the_reference_is_wrapped_on_a_terminal_and_a_long_page_goes_through_the_pager() -> None:
+    section = on_a_terminal(60, 60, "help", "job", "limits", PAGER="false")
+    assert "limits.max_cost" in section
+    assert max(map(len, section.splitlines())) <= 60
+    paged = on_a_terminal(60, 20, "help", "job", PAGER="wc -l").strip()
+    assert int(paged) > 100
