@@ -1,4 +1,4 @@
-"""Ask a model in a command, and show its answers to people and machines. Shared by `complete` and `run`.
+"""Ask a model for `asyncgen complete`, and show its answers to people and machines.
 
 Finds the form of the prompt, the provider, one model or two, and the cost. Shows a bare answer for one prompt, answers
 under their prompts for several, columns for two models. Text from a model passes `terminal.clean`. The request is left

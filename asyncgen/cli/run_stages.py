@@ -18,7 +18,7 @@ from asyncgen.cli.evaluate_command import small_lines
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import is_verbose, result, say, this_command
-from asyncgen.cli.preflight import RunForecast, problems_ahead, refuse_problems, tuning_where
+from asyncgen.cli.plan_command import RunForecast, problems_ahead, refuse_problems, tuning_where
 from asyncgen.cli.prepare_command import run_lines, run_object
 from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run

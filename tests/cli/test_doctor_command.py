@@ -1,4 +1,4 @@
-"""asyncgen.cli.doctor_checks: what is said of an address, as the commands would meet it."""
+"""asyncgen.cli.doctor_command: what is said of an address, as the commands would meet it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from asyncgen.cli.doctor_checks import Finding, api, key
+from asyncgen.cli.doctor_command import Finding, api, key
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.profiles import PROFILES
 
