@@ -24,7 +24,6 @@ from asyncgen.terminal import counted, one_line, usd
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from asyncgen.dataset.report.collect import Report
     from asyncgen.dataset.report.quality import Axis, Coverage, Quality, ValueDiversity
     from asyncgen.dataset.token_counts import Histogram
 
