@@ -20,9 +20,8 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from asyncgen.api.evaluation import evaluate
     from asyncgen.api.generation import GenerateArguments, agenerate, generate, preview, stream
-    from asyncgen.api.jobs import LoadedJob, load_job, plan
     from asyncgen.api.observer import ProgressSnapshot
-    from asyncgen.api.runs import Run, open_run
+    from asyncgen.api.runs import LoadedJob, Run, load_job, open_run, plan
     from asyncgen.api.tuning import complete, finetune, prepare
     from asyncgen.errors import (
         AsyncgenError,
@@ -40,9 +39,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "asyncgen.api.evaluation": ("evaluate",),
     "asyncgen.api.generation": ("GenerateArguments", "agenerate", "generate", "preview", "stream"),
-    "asyncgen.api.jobs": ("LoadedJob", "load_job", "plan"),
     "asyncgen.api.observer": ("ProgressSnapshot",),
-    "asyncgen.api.runs": ("Run", "open_run"),
+    "asyncgen.api.runs": ("LoadedJob", "Run", "load_job", "open_run", "plan"),
     "asyncgen.api.tuning": ("complete", "finetune", "prepare"),
     "asyncgen.errors": (
         "AsyncgenError", "AuthError", "DiskError", "IncompleteError", "JobFileError", "QuotaError", "RunInUseError",

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import orjson
 
-from asyncgen.api.jobs import LoadedJob, loaded_job
 from asyncgen.api.observer import LibraryObserver, OnProgress, run_in_thread
-from asyncgen.api.runs import Run
+from asyncgen.api.runs import LoadedJob, Run, loaded_job
 from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
 from asyncgen.generate.http.reply import read_reply

@@ -17,7 +17,7 @@ from asyncgen.cli.arguments import RUNS, next_command, run_directory
 from asyncgen.cli.options import output_options, run_argument
 from asyncgen.cli.output import json_result, result, say, table
 from asyncgen.errors import AsyncgenError, UsageError, nearest
-from asyncgen.generate.distributed.shard_status import slowest_first
+from asyncgen.generate.distributed.plan import slowest_first
 from asyncgen.generate.journal.run_status import RunStatus, run_status
 from asyncgen.job.opened import generate_again
 from asyncgen.run.directory import STATE_NAME, RunDirectory
@@ -28,7 +28,7 @@ from asyncgen.terminal import age, counted, in_units, usd
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from asyncgen.generate.distributed.shard_status import ShardStatus
+    from asyncgen.generate.distributed.plan import ShardStatus
     from asyncgen.run.state import FinetuningState, RunState, Spend
 
 

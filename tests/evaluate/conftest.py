@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from asyncgen.api.generation import FunctionCompleter, generate
-from asyncgen.api.jobs import load_job
 from asyncgen.api.observer import LibraryObserver
+from asyncgen.api.runs import load_job
 from asyncgen.api.tuning import prepare
 from asyncgen.evaluate.asking import EngineOf
 from asyncgen.evaluate.contestants import ReadyContestant

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncgen.generate.distributed.plan import Shard, ShardPlan, write_plan
-from asyncgen.generate.distributed.shard_status import shard_statuses
+from asyncgen.generate.distributed.plan import Shard, ShardPlan, shard_statuses, write_plan
 from asyncgen.generate.live_file import LiveFile, LiveState
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.lock import locked

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
-from asyncgen.generate.distributed.shard_status import ShardStatus, shard_statuses
+from asyncgen.generate.distributed.plan import ShardStatus, shard_statuses
 from asyncgen.generate.journal.settled import read_settled
 from asyncgen.job.opened import job_of_run
 from asyncgen.job.requests import MOST_ENUMERATED

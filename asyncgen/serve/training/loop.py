@@ -19,9 +19,9 @@ from asyncgen.serve.training.packing import PackedRow, TokenSample, pack, share_
 from asyncgen.serve.training.protocol import TrainedCheckpoint, TrainerMessage, TrainingError, TrainingStep
 
 if TYPE_CHECKING:
-    from asyncgen.serve.training.frozen import FrozenStates
     from asyncgen.serve.training.layers import Array
     from asyncgen.serve.training.lora import Adapter
+    from asyncgen.serve.training.model import FrozenStates
     from asyncgen.serve.training.packing import TrainingThreads
 
 WARM_UP = 0.1  # share of all steps, but no more than:

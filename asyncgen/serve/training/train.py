@@ -23,12 +23,11 @@ import numpy as np
 
 from asyncgen.json_text import decode_json
 from asyncgen.serve.training.architecture import PROJECTIONS, Architecture, block_shapes, read_architecture
-from asyncgen.serve.training.frozen import FrozenBlocks
 from asyncgen.serve.training.gguf import read_gguf
 from asyncgen.serve.training.layers import Weights
 from asyncgen.serve.training.loop import Clock, Emit, TrainingData, TrainingLoop, TrainingPlan
 from asyncgen.serve.training.lora import new_adapter, save_adapter
-from asyncgen.serve.training.model import LOGITS_AT_A_TIME, TunedPart
+from asyncgen.serve.training.model import LOGITS_AT_A_TIME, FrozenBlocks, TunedPart
 from asyncgen.serve.training.packing import TokenSample, TrainingThreads, shared_prefix
 from asyncgen.serve.training.protocol import (
     Config,

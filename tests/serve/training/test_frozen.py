@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from asyncgen.serve.training import frozen as frozen_module
-from asyncgen.serve.training.frozen import FrozenBlocks, FrozenStates
-from asyncgen.serve.training.model import Block, Rotations
+from asyncgen.serve.training import model as frozen_module
+from asyncgen.serve.training.model import Block, FrozenBlocks, FrozenStates, Rotations
 from asyncgen.serve.training.packing import TokenSample, TrainingThreads, pack, shared_prefix
 
 from .tiny_models import TinyModel
