@@ -124,9 +124,9 @@ batch_argument = click.argument("batch", required=False, metavar="[BATCH]")
 
 @click.group("batch")
 def batch() -> None:
-    """List, show and cancel a run's half-price batches; `asyncgen generate --batch` makes and collects them.
+    """List, show and cancel the batches of a run. `asyncgen generate --batch` creates and collects them.
 
-    BATCH is a batch's id, or a run directory for its newest batch, or left out for that of the newest run.
+    BATCH is the ID of a batch, or a run directory (its newest batch). Default: the newest batch of the newest run.
     """
 
 
@@ -134,7 +134,7 @@ def batch() -> None:
 @run_argument
 @output_options
 def list_batches(run: Path | None, as_json: bool) -> None:
-    """List the batches of RUN, as they were seen last. Asks nobody."""
+    """List the batches of RUN in their last known state. Sends nothing."""
     directory = run_directory(run)
     state = directory.read_state()
     if as_json:
@@ -160,7 +160,7 @@ def _row(noted: BatchState) -> tuple[str, ...]:
 @api_key_file_option
 @output_options
 def show(batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None, as_json: bool) -> None:
-    """Ask the provider how BATCH is."""
+    """Show the current state of BATCH at the provider."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     directory, noted = _target(batch)
@@ -195,9 +195,9 @@ def _lines(noted: BatchState, remote: RemoteBatch) -> list[tuple[str, str]]:
 def cancel(
     batch: str | None, base_url: tuple[str, ...], api_key_file: Path | None, *, yes: bool, as_json: bool
 ) -> None:
-    """Stop BATCH at the provider; what it has answered is kept.
+    """Cancel BATCH at the provider. The answers that it already has are kept.
 
-    A batch that the provider does not know any more is given up: its rows may then be asked for, and paid for, again.
+    If the provider no longer knows the batch, its rows are released: they may be sent, and paid for, again.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 

@@ -24,29 +24,44 @@ _SAMPLING = ("temperature", "top_p", "seed")
 @click.command("complete")
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
 @click.option(
-    "--model", "-m", envvar="ASYNCGEN_MODEL", metavar="MODEL", help="The model to ask.  [default: the newest tuned one]"
+    "--model", "-m", envvar="ASYNCGEN_MODEL", metavar="MODEL", help="The model.  [default: the newest tuned model]"
 )
-@click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="Whose dataset the model was tuned on.")
-@click.option("--compare", metavar="MODEL", help="Ask this model too, and show both answers side by side.")
+@click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="The run that tuned the model.")
+@click.option("--compare", metavar="MODEL", help="Also ask this model, and show both answers side by side.")
 @click.option("--system", metavar="TEXT", help="The system message.  [default: the dataset's]")
-@click.option("--format", "form", type=click.Choice(["chat", "completion"]), help="[default: the dataset's, else chat]")
-@click.option("--separator", metavar="TEXT", help="Ends a prompt of the completion format.  [default: the dataset's]")
-@click.option("--stop", multiple=True, metavar="TEXT", help="Where the answer ends; can be repeated.")
-@click.option("--temperature", type=click.FloatRange(0, 2), metavar="N", help="0 for the likeliest answer.")
-@click.option("--top-p", type=click.FloatRange(0, 1), metavar="N")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="At most so many tokens an answer.")
-@click.option("--seed", type=int, metavar="N")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["chat", "completion"]),
+    help="The format.  [default: the dataset's, else chat]",
+)
+@click.option("--separator", metavar="TEXT", help="Text that ends a prompt (completion).  [default: the dataset's]")
+@click.option("--stop", multiple=True, metavar="TEXT", help="A stop sequence; can be repeated.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    metavar="N",
+    help="The sampling temperature; 0 for the likeliest answer.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1),
+    metavar="N",
+    help="Sample from the likeliest tokens only, up to this probability.",
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="At most N tokens per answer.")
+@click.option("--seed", type=int, metavar="N", help="The sampling seed.")
 @click.option(
     "--parameter", "parameters", multiple=True, callback=name_values, metavar="NAME=VALUE",
-    help="Any other parameter of the API; can be repeated.",
+    help="Any other API parameter; can be repeated.",
 )  # fmt: skip
 @place_options
 @output_options
 def complete(prompts: tuple[str, ...], model: str | None, as_json: bool, **options: Any) -> int:
-    """Ask a model each PROMPT; a PROMPT of - reads them from stdin, one a line.
+    """Send each PROMPT to a model and print its answer. PROMPT - reads prompts from stdin, one per line.
 
-    Without --model it is the newest tuned model: of RUN, else of the newest run. For a model that a run tuned, the
-    system message, separator and stop are those of the run's dataset.
+    The default model is the newest tuned model of RUN, or of the newest run. For a model that a run tuned, the system
+    message, separator and stop sequences are those of the run's dataset.
     """
     from asyncgen.cli.asking import Question, as_object, ask_models, lines  # noqa: PLC0415 - imports the SDK
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio

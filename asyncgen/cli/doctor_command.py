@@ -260,7 +260,7 @@ def look_at_api(endpoint: Endpoint) -> list[Finding]:
 @endpoint_options
 @output_options
 def doctor(file: Path | None, as_json: bool, **where: Any) -> int:
-    """Check versions, disk, key, address, TLS, clock and model for FILE; pays nothing."""
+    """Check versions, disk, API key, connection, TLS, clock and model for FILE. Costs nothing."""
     findings = _findings(file, EndpointFlags(**where))
     failed = any(finding.level == "fail" for finding in findings)
     if as_json:

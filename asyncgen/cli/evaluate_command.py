@@ -260,23 +260,25 @@ _NEXT = "NAME=TECHNIQUE:PROVIDER/MODEL"
 @click.command("evaluate")
 @run_argument
 @click.option("--contestant", "contestants", multiple=True, metavar=_NEXT,
-              help="Who takes part, several times; techniques: zero-shot, prompt, few-shot, tuned.  "
-              "[default: base and tuned model, and whoever wrote the data]")  # fmt: skip
-@click.option("--axis", "axes", multiple=True, metavar="NAME=VALUE,...", help="Ask for values outside the grid.")
-@click.option("-n", "rows", type=click.IntRange(min=1), default=100, show_default=True, help="The most rows asked.")
+              help="A model and its technique: zero-shot, prompt, few-shot or tuned; can be repeated.  "
+              "[default: the base model, the tuned model, and the model that generated the data]")  # fmt: skip
+@click.option("--axis", "axes", multiple=True, metavar="NAME=VALUE,...", help="Evaluate on values outside the grid.")
+@click.option("-n", "rows", type=click.IntRange(min=1), default=100, show_default=True, help="At most N rows.")
 @click.option("--k", "examples", type=click.IntRange(min=1), default=4, show_default=True,
-              help="Examples shown in few-shot.")  # fmt: skip
-@click.option("--nearest", is_flag=True, help="Show the samples most like each row, not the same ones for all.")
-@click.option("--judge", metavar="PROVIDER/MODEL", help="Let a model compare the answers, in both orders.")
-@click.option("--all-pairs", is_flag=True, help="The judge compares everybody with everybody.")
+              help="The number of examples for few-shot.")  # fmt: skip
+@click.option("--nearest", is_flag=True, help="few-shot: use the samples most similar to each row.")
+@click.option("--judge", metavar="PROVIDER/MODEL", help="Let this model compare the answers, in both orders.")
+@click.option("--all-pairs", is_flag=True, help="The judge compares every pair of contestants.")
 @click.option("--margin", "margin_points", type=click.FloatRange(min=0, max=100),
-              help="Points by which a cheaper contestant may be worse; fixed before anything is bought.  "
+              help="By how many percentage points a cheaper contestant may be worse (non-inferiority margin).  "
               "[default: 5]")  # fmt: skip
-@click.option("--seed", type=int, default=7, show_default=True, help="Decides rows, examples and intervals.")
-@click.option("--name", metavar="NAME", help="The evaluation's folder in the run.  [default: one for these settings]")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page of answers side by side.")
+@click.option("--seed", type=int, default=7, show_default=True, help="The seed for rows, examples and intervals.")
+@click.option("--name", metavar="NAME", help="The folder of the evaluation in the run.  [default: one per settings]")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a web page with the answers side by side."
+)
 @click.option("--votes", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-              help="Take in the votes that the page saved.")  # fmt: skip
+              help="Import the votes that the page saved.")  # fmt: skip
 @base_url_option
 @api_key_file_option
 @limit_options
@@ -296,8 +298,8 @@ def evaluate(
 ) -> int:
     """Compare prompting techniques and tuned models on prompts that RUN's model was not trained on.
 
-    Every answer is kept in the run, under evaluations/: the same command goes on where it stopped and pays for
-    nothing twice. --base-url and --api-key-file belong to the provider that wrote the run's data.
+    The answers are kept in the run, under evaluations/. To continue, repeat the command; no answer is paid for twice.
+    --base-url and --api-key-file apply to the provider that generated the run's data.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - as above
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above

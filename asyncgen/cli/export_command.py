@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     metavar="FILE",
-    help="FILE.csv, FILE.jsonl or FILE.parquet; FOLDER/ for the Hugging Face Hub.",
+    help="FILE.csv, FILE.jsonl or FILE.parquet, or FOLDER/ for the Hugging Face Hub.",
 )
 @click.option(
     "--for",
     "trainer",
     type=click.Choice(list(TRAINERS)),
-    help="A folder ready to train: data, configuration, and the command to type.",
+    help="Write a folder for this trainer: data, configuration, and the command to run.",
 )
 @click.option(
-    "--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="With --for: the model to train, on the Hub."
+    "--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="With --for: the Hub name of the model to train."
 )
-@click.option("--raw-csv", is_flag=True, help="Leave CSV cells alone that a spreadsheet would run as formulas.")
-@click.option("--variables", is_flag=True, help="CSV: a column for each variable, too.")
-@click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal.")
+@click.option("--raw-csv", is_flag=True, help="Do not escape CSV cells that a spreadsheet would run as formulas.")
+@click.option("--variables", is_flag=True, help="CSV: also write a column for each variable.")
+@click.option("--simulated", is_flag=True, help="Use simulated answers, too, to test the stages.")
 @output_options
 def export(
     run: Path | None,
@@ -62,9 +62,9 @@ def export(
     simulated: bool,
     as_json: bool,
 ) -> None:
-    """Write the answers of RUN in the order of its grid, whole or not at all.
+    """Export the answers of RUN in the order of its grid.
 
-    Works while the run is written.
+    Works during a run. The output is written completely or not at all.
     """
     directory = run_directory(run)
     path = Path(output)

@@ -117,31 +117,37 @@ def _json_or_text(value: str) -> Any:
 
 @click.command("create")
 @click.argument("source", required=False, metavar="[RUN|FILE]", type=click.Path(path_type=Path))
-@click.option("--validation", type=click.Path(path_type=Path), metavar="FILE", help="For a FILE: measure by this one.")
+@click.option("--validation", type=click.Path(path_type=Path), metavar="FILE", help="With FILE: the validation file.")
 @out_option
 @place_options
-@click.option("--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to tune.")
-@click.option("--suffix", metavar="TEXT", help="Becomes a part of the tuned model's name.")
-@click.option("--seed", type=int, metavar="N", help="The same seed makes the same training, nearly.")
-@click.option("--method", type=click.Choice(_METHODS), help="Answers to imitate, or pairs of a better and a worse one.")
+@click.option("--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to fine-tune.")
+@click.option("--suffix", metavar="TEXT", help="A part of the tuned model's name.")
+@click.option("--seed", type=int, metavar="N", help="The training's seed.")
+@click.option(
+    "--method", type=click.Choice(_METHODS), help="Learn from answers, or from pairs of a better and a worse answer."
+)
 @click.option(
     "--hyperparameter", "hyperparameters", multiple=True, callback=name_values, metavar="NAME=VALUE",
-    help="Such as n_epochs=4; can be repeated.",
+    help="A hyperparameter, such as n_epochs=4; can be repeated.",
 )  # fmt: skip
 @click.option(
-    "--metadata", multiple=True, callback=name_values, metavar="NAME=VALUE", help="Kept with the job; can be repeated."
+    "--metadata",
+    multiple=True,
+    callback=name_values,
+    metavar="NAME=VALUE",
+    help="Stored with the job; can be repeated.",
 )
-@click.option("--wandb", metavar="PROJECT", help="Report to this project of Weights & Biases.")
-@click.option("--no-follow", is_flag=True, help="Return once the job exists.")
-@click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal. RUN only.")
-@click.option("--another", is_flag=True, help="Create a job although the same one exists.")
+@click.option("--wandb", metavar="PROJECT", help="Report to this Weights & Biases project.")
+@click.option("--no-follow", is_flag=True, help="Exit once the job is created.")
+@click.option("--simulated", is_flag=True, help="Use simulated answers, too, to test the stages. RUN only.")
+@click.option("--another", is_flag=True, help="Create a new job even if the same one exists.")
 @verbose_option
 @yes_option
 @output_options
 def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) -> int:
-    """Upload the dataset of RUN, or FILE, and create a fine-tuning job; then follow it.
+    """Upload the dataset of RUN, or FILE, create a fine-tuning job, and follow it.
 
-    The same command, given again, finds the job that it created. Ctrl-C stops following, never the job.
+    Repeating the command finds the job that it created. Ctrl-C stops following; the job goes on.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
@@ -218,9 +224,9 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
 @verbose_option
 @output_options
 def follow(job: str | None, as_json: bool, **options: Any) -> int:
-    """Show what JOB_ID tells until it ends, each event once, whatever breaks on the way.
+    """Show the events of JOB_ID until it ends, each event once. Reconnects when the connection breaks.
 
-    Ctrl-C stops following, never the job. Ends with 0 when the job succeeded, with 3 when it did not.
+    Ctrl-C stops following; the job goes on. The exit code is 0 if the job succeeded, and 3 if it did not.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
@@ -235,11 +241,11 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
 
 
 @click.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="At most N jobs.")
 @place_options
 @output_options
 def list_jobs(as_json: bool, limit: int, **options: Any) -> None:
-    """List the provider's jobs, the newest first."""
+    """List the provider's fine-tuning jobs, newest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     jobs = run_loop(_newest(where_of(options), limit))
@@ -269,7 +275,7 @@ async def _newest(where: EndpointFlags, limit: int) -> list[TuningJob]:
 @place_options
 @output_options
 def show(job: str | None, as_json: bool, **options: Any) -> None:
-    """Show one job: state, models, tokens, error."""
+    """Show a job: state, models, tokens, error."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     found = run_loop(_job(find_target(_job_or_run(job), where_of(options))))
@@ -290,7 +296,7 @@ async def _job(target: Target) -> TuningJob:
 @place_options
 @output_options
 def events(job: str | None, as_json: bool, **options: Any) -> None:
-    """Show all that a job told so far, the oldest first."""
+    """Show all events of a job so far, oldest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     found = run_loop(_events(find_target(_job_or_run(job), where_of(options))))
@@ -314,7 +320,7 @@ async def _events(target: Target) -> list[Event]:
 @place_options
 @output_options
 def checkpoints(job: str | None, as_json: bool, **options: Any) -> None:
-    """List the models that a job made on its way, the newest first."""
+    """List the checkpoints of a job, newest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     found = run_loop(_checkpoints(find_target(_job_or_run(job), where_of(options))))
@@ -347,18 +353,19 @@ _NOT_IN_NAMES = re.compile("[^A-Za-z0-9_-]")  # of ids: a server may send any
 
 @click.command("results")
 @job_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The CSV file; - for stdout.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the CSV table there; - for stdout."
-)
-@click.option(
-    "--png", type=click.Path(path_type=Path), metavar="FILE", help="Draw the loss there too; needs asyncgen[plot]."
+    "--png",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also plot the loss to this file; needs asyncgen[plot].",
 )
 @place_options
 @output_options
 def results(job: str | None, output: Path | None, png: Path | None, as_json: bool, **options: Any) -> None:
-    """Write a job's metrics as CSV, and draw its loss in the terminal.
+    """Write the metrics of a job as CSV, and plot its loss in the terminal.
 
-    The table goes to the run's folder as results.csv, or to JOB_ID.csv where the job belongs to no run.
+    The CSV file is results.csv in the run directory, or JOB_ID.csv if the job belongs to no run.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
@@ -420,7 +427,7 @@ def _show(points: list[Point], path: Path, job: TuningJob, png: Path | None, *, 
 @yes_option
 @output_options
 def cancel(job: str | None, as_json: bool, yes: bool, **options: Any) -> None:
-    """Cancel a job; what was trained so far may still be billed."""
+    """Cancel a job. The training so far may still be billed."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     target = find_target(_job_or_run(job), where_of(options))
@@ -456,7 +463,7 @@ class _Named:
 @yes_option
 @output_options
 def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
-    """Delete a tuned MODEL, the model that JOB_ID made, or an uploaded file, for good."""
+    """Delete a tuned MODEL, the model of JOB_ID, or an uploaded file. This cannot be undone."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
     doomed = run_loop(_deleted(what, where_of(options), yes=yes))
@@ -522,17 +529,23 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
 @click.command("download")
 @click.argument("model", metavar="MODEL|JOB_ID")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Where to.  [default: the model's name]"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The output folder.  [default: the model's name]",
 )
-@click.option("--step", type=click.IntRange(min=1), metavar="N", help="The checkpoint of this step, of those listed.")
+@click.option(
+    "--step", type=click.IntRange(min=1), metavar="N", help="The checkpoint of step N; see finetune checkpoints."
+)
 @place_options
 @yes_option
 @output_options
 def download(model: str, as_json: bool, **options: Any) -> None:
-    """Download a tuned MODEL, or the one that JOB_ID made: the weights and a card that says how to serve them.
+    """Download a tuned MODEL, or the model of JOB_ID: the weights, and a model card that says how to serve them.
 
-    From Together, Fireworks, Nebius and asyncgen's local server; OpenAI and Azure give none. The same command goes on
-    where one was interrupted.
+    Works with Together, Fireworks, Nebius and asyncgen's local server. OpenAI and Azure offer no download. To continue
+    an interrupted download, repeat the command.
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
@@ -576,9 +589,9 @@ async def _downloaded(
 
 @click.group("finetune")
 def finetune() -> None:
-    """Create, follow and look after fine-tuning jobs.
+    """Create, follow and manage fine-tuning jobs.
 
-    JOB_ID is a job's id, or a run directory for its newest job, or left out for that of the newest run.
+    JOB_ID is the ID of a job, or a run directory (its newest job). Default: the newest job of the newest run.
     """
 
 

@@ -45,22 +45,22 @@ _REASON_WIDTH = 160
 @limit_options
 @limit_option
 @retry_failed_option
-@click.option("--retry-rejected", is_flag=True, help="Ask again for rows whose answers `prepare` rejected.")
-@click.option("--batch", is_flag=True, help="Through the Batch API: half the price, answers within a day.")
+@click.option("--retry-rejected", is_flag=True, help="Retry rows whose answers `prepare` rejected.")
+@click.option("--batch", is_flag=True, help="Use the Batch API: half the price, answers within a day.")
 @shard_option
 @click.option(
     "--shard-script", type=click.Choice(["slurm", "k8s"]), help="Print a script that submits N shards (--shard N)."
 )
 @ray_option
-@click.option("--fsync-each", is_flag=True, help="Make every answer safe from a power loss at once; slower.")
+@click.option("--fsync-each", is_flag=True, help="Sync every answer to disk at once, against power loss. Slower.")
 @yes_option
 @output_options
 def generate(file: Path | None, *, as_json: bool, shard: str | None, shard_script: str | None, **options: Any) -> int:
-    """Ask for every row of FILE that is not there yet, and keep the answers in runs/NAME/records.jsonl.
+    """Send the requests of FILE that have no answer yet, and write the answers to runs/NAME/records.jsonl.
 
-    The same command goes on where it stopped. Ctrl-C finishes what is in flight; with --batch it leaves the batches
-    at work, and the same command, given any day later, collects them. Shards are for job arrays: asyncgen merge folds
-    them into the run.
+    To continue after an interruption, repeat the command. Ctrl-C waits for the requests in flight. With --batch, Ctrl-C
+    leaves the batches running; repeat the command later to collect them. --shard is for job arrays: asyncgen merge
+    merges the shards into the run.
     """
     job = job_file(file, built_in=False)
     if shard_script is not None:
@@ -116,7 +116,7 @@ def _script(kind: str, job: Path | None, shard: str | None) -> str:
 def preview(file: Path | None, *, count: int, as_json: bool, **options: Any) -> int:
     """Send a few requests of FILE, from different combinations, and show the answers.
 
-    They are kept as rows of the run. Given again, the command shows the same rows and sends nothing.
+    The answers are kept as rows of the run. Repeating the command shows the same rows and sends nothing.
     """
     job = job_file(file, built_in=True)
     command = next_command("generate" if job else "run", job, keep=_PLACE)

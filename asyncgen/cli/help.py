@@ -32,103 +32,153 @@ _SYNONYMS = {
 
 # Two for each page: what is typed, and what it does.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
-    "": (("asyncgen run", "the built-in example, all the way"), ("asyncgen help job", "the keys of a job file")),
-    "run": (("asyncgen run", "the built-in example"), ("asyncgen run job.toml --until prepare", "data only")),
-    "init": (("asyncgen init my-job.toml", "a small job of your own"), ("asyncgen init --list", "kinds of work")),
+    "": (
+        ("asyncgen run", "run all stages of the built-in example"),
+        ("asyncgen help job", "explain the job file"),
+    ),
+    "run": (
+        ("asyncgen run", "the built-in example"),
+        ("asyncgen run job.toml --until prepare", "without fine-tuning"),
+    ),
+    "init": (
+        ("asyncgen init my-job.toml", "write a small job file"),
+        ("asyncgen init --list", "list the examples"),
+    ),
     "plan": (
-        ("asyncgen plan job.toml", "requests, price, time"),
-        ("asyncgen plan --break-even", "does tuning pay?"),
+        ("asyncgen plan job.toml", "show requests, cost and time"),
+        ("asyncgen plan --break-even", "compare with the cost of fine-tuning"),
     ),
-    "preview": (("asyncgen preview job.toml", "three answers"), ("asyncgen preview job.toml -n 10", "ten")),
+    "preview": (
+        ("asyncgen preview job.toml", "show three answers"),
+        ("asyncgen preview job.toml -n 10", "show ten answers"),
+    ),
     "generate": (
-        ("asyncgen generate job.toml", "asks for what is missing"),
-        ("asyncgen generate job.toml --max-cost 5", "and stops at 5 USD"),
-        ("asyncgen generate job.toml --ray auto", "from every node of a Ray cluster"),
+        ("asyncgen generate job.toml", "generate the missing answers"),
+        ("asyncgen generate job.toml --max-cost 5", "stop at 5 USD"),
+        ("asyncgen generate job.toml --ray auto", "use every node of a Ray cluster"),
     ),
-    "batch": (("asyncgen batch list", "batches of the newest run"), ("asyncgen batch show", "the newest one")),
-    "batch list": (("asyncgen batch list", "of the newest run"), ("asyncgen batch list runs/job", "of this one")),
-    "batch show": (("asyncgen batch show", "the newest batch"), ("asyncgen batch show batch_abc123", "this one")),
+    "batch": (
+        ("asyncgen batch list", "list the batches of the newest run"),
+        ("asyncgen batch show", "show the newest batch"),
+    ),
+    "batch list": (
+        ("asyncgen batch list", "the newest run"),
+        ("asyncgen batch list runs/job", "this run"),
+    ),
+    "batch show": (
+        ("asyncgen batch show", "the newest batch"),
+        ("asyncgen batch show batch_abc123", "this batch"),
+    ),
     "batch cancel": (
         ("asyncgen batch cancel", "the newest batch"),
-        ("asyncgen batch cancel batch_abc123 -y", "this one"),
+        ("asyncgen batch cancel batch_abc123 -y", "this batch, without a question"),
     ),
-    "status": (("asyncgen status", "the newest run"), ("asyncgen status job.toml", "the run of this job")),
+    "status": (
+        ("asyncgen status", "the newest run"),
+        ("asyncgen status job.toml", "the run of this job"),
+    ),
     "show": (
-        ("asyncgen show --random", "any five answers"),
-        ("asyncgen show --where city=Paris -n 10", "ten of the rows with this value"),
+        ("asyncgen show --random", "five random answers"),
+        ("asyncgen show --where city=Paris -n 10", "ten answers for Paris"),
     ),
-    "runs": (("asyncgen runs", "a table"), ("asyncgen runs --json", "for a script")),
-    "report": (("asyncgen report", "the newest run"), ("asyncgen report --html report.html", "a page with charts")),
+    "runs": (
+        ("asyncgen runs", "print a table"),
+        ("asyncgen runs --json", "print JSON"),
+    ),
+    "report": (
+        ("asyncgen report", "the newest run"),
+        ("asyncgen report --html report.html", "write a web page with charts"),
+    ),
     "prepare": (
-        ("asyncgen prepare", "the newest run, as its job file says"),
-        ("asyncgen prepare answers.csv", "pairs become chats"),
+        ("asyncgen prepare", "the newest run"),
+        ("asyncgen prepare answers.csv", "a table of pairs"),
         ("asyncgen prepare faq.xlsx --prompt-column question --completion-column answer", ""),
     ),
     "export": (
-        ("asyncgen export -o answers.csv", "prompt,completion"),
+        ("asyncgen export -o answers.csv", "prompts and completions"),
         ("asyncgen export -o answers.parquet", "every field"),
-        ("asyncgen export -o dataset/", "the samples by split, and a card"),
-        ("asyncgen export -o dataset --for trl", "the dataset, and a script that trains on it"),
+        ("asyncgen export -o dataset/", "the samples by split, and a dataset card"),
+        ("asyncgen export -o dataset --for trl", "the dataset and a training script"),
     ),
-    "finetune": (("asyncgen finetune create", "tune on the newest run"), ("asyncgen finetune list", "your jobs")),
+    "finetune": (
+        ("asyncgen finetune create", "fine-tune on the newest run"),
+        ("asyncgen finetune list", "list your jobs"),
+    ),
     "finetune create": (
         ("asyncgen finetune create", "the newest run's dataset"),
         ("asyncgen finetune create train.jsonl --provider local", "a file, on this machine"),
     ),
     "finetune follow": (
         ("asyncgen finetune follow", "the newest job"),
-        ("asyncgen finetune follow ftjob-abc", ""),
+        ("asyncgen finetune follow ftjob-abc", "this job"),
     ),
-    "finetune list": (("asyncgen finetune list", "the newest 20"), ("asyncgen finetune list --limit 100", "more")),
+    "finetune list": (
+        ("asyncgen finetune list", "the newest 20 jobs"),
+        ("asyncgen finetune list --limit 100", "the newest 100"),
+    ),
     "finetune show": (
         ("asyncgen finetune show", "the newest job"),
-        ("asyncgen finetune show ftjob-abc", ""),
+        ("asyncgen finetune show ftjob-abc", "this job"),
     ),
     "finetune events": (
-        ("asyncgen finetune events", "of the newest job"),
-        ("asyncgen finetune events ftjob-abc", ""),
+        ("asyncgen finetune events", "the newest job"),
+        ("asyncgen finetune events ftjob-abc", "this job"),
     ),
     "finetune checkpoints": (
-        ("asyncgen finetune checkpoints", "of the newest job"),
-        ("asyncgen finetune checkpoints ftjob-abc", "of this one"),
+        ("asyncgen finetune checkpoints", "the newest job"),
+        ("asyncgen finetune checkpoints ftjob-abc", "this job"),
     ),
     "finetune results": (
-        ("asyncgen finetune results", "draws the loss"),
-        ("asyncgen finetune results -o loss.csv", "and writes the table there"),
+        ("asyncgen finetune results", "the newest job"),
+        ("asyncgen finetune results -o loss.csv", "write the table to this file"),
     ),
     "finetune cancel": (
         ("asyncgen finetune cancel", "the newest job"),
-        ("asyncgen finetune cancel ftjob-abc", ""),
+        ("asyncgen finetune cancel ftjob-abc", "this job"),
     ),
     "finetune delete": (
         ("asyncgen finetune delete ft:model:name:1", "a tuned model"),
         ("asyncgen finetune delete file-abc -y", "an uploaded file"),
     ),
     "complete": (
-        ("asyncgen complete 'small Hotel in New York'", "asks the newest tuned model"),
-        ("asyncgen complete - --json", "prompts from stdin, one a line"),
+        ("asyncgen complete 'small Hotel in New York'", "ask the newest tuned model"),
+        ("asyncgen complete - --json", "read the prompts from stdin"),
     ),
     "evaluate": (
-        ("asyncgen evaluate", "the newest run's models"),
-        ("asyncgen evaluate job.toml --json", "for a script"),
+        ("asyncgen evaluate", "the models of the newest run"),
+        ("asyncgen evaluate job.toml --json", "print JSON"),
     ),
     "finetune download": (
         ("asyncgen finetune download ft:model:name:1", "a tuned model"),
-        ("asyncgen finetune download ftjob-abc --step 40 -o folder", "what a job's checkpoint holds"),
+        ("asyncgen finetune download ftjob-abc --step 40 -o folder", "a checkpoint"),
     ),
     "serve": (
         ("asyncgen serve", "a small real model"),
-        ("asyncgen serve --engine simulated --latency-ms 300 --rpm 600", "for rehearsals"),
+        ("asyncgen serve --engine simulated --latency-ms 300 --rpm 600", "for tests"),
     ),
-    "view": (("asyncgen view", "the newest run"), ("asyncgen view runs/job --export page", "a folder to pass on")),
-    "merge": (("asyncgen merge", "the newest run"), ("asyncgen merge runs/job", "this one")),
-    "repair": (("asyncgen repair", "the newest run"), ("asyncgen repair runs/job", "this one")),
-    "providers": (("asyncgen providers", "a table"), ("asyncgen providers --json", "for a script")),
-    "doctor": (("asyncgen doctor", "this machine and your keys"), ("asyncgen doctor job.toml", "and this job")),
+    "view": (
+        ("asyncgen view", "the newest run"),
+        ("asyncgen view runs/job --export page", "write the page to a folder"),
+    ),
+    "merge": (
+        ("asyncgen merge", "the newest run"),
+        ("asyncgen merge runs/job", "this run"),
+    ),
+    "repair": (
+        ("asyncgen repair", "the newest run"),
+        ("asyncgen repair runs/job", "this run"),
+    ),
+    "providers": (
+        ("asyncgen providers", "print a table"),
+        ("asyncgen providers --json", "print JSON"),
+    ),
+    "doctor": (
+        ("asyncgen doctor", "check this machine and your API keys"),
+        ("asyncgen doctor job.toml", "check this job, too"),
+    ),
     "help": (
-        ("asyncgen help job", "the keys of a job file"),
-        ("asyncgen help job checks", "those of one table"),
-        ("asyncgen help finetune create", "a command"),
+        ("asyncgen help job", "explain the job file"),
+        ("asyncgen help finetune create", "explain a command"),
     ),
     "completion": (
         ("asyncgen completion bash >> ~/.bashrc", "for bash"),
@@ -137,7 +187,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 _HEADINGS = {
-    "Who answers": ("provider", "base_url", "model", "api_key_file", "finetune_provider", "finetune_model"),
+    "Provider": ("provider", "base_url", "model", "api_key_file", "finetune_provider", "finetune_model"),
     "Limits": ("concurrency", "rpm", "tpm", "max_cost", "limit"),
     "Output": ("out", "as_json", "quiet", "verbose", "yes", "debug", "help"),
 }
@@ -328,9 +378,9 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes bash, zsh or fish complete asyncgen's words.
+    """Print a completion script for bash, zsh or fish.
 
-    It completes commands, options, providers, runs, and the models that were tuned here.
+    It completes commands, options, providers, runs, and the names of tuned models.
     """
     from click.shell_completion import get_completion_class  # noqa: PLC0415 - only here
 

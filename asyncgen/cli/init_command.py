@@ -65,13 +65,14 @@ def _texts(example: str) -> Iterator[tuple[str, str]]:
 
 @click.command("init")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
-@click.option("--example", type=click.Choice(EXAMPLES), metavar="NAME", help="A job for a kind of work; see --list.")
-@click.option("--list", "as_list", is_flag=True, help="List the examples, and write nothing.")
+@click.option("--example", type=click.Choice(EXAMPLES), metavar="NAME", help="Write this example; see --list.")
+@click.option("--list", "as_list", is_flag=True, help="List the examples. Writes nothing.")
 @output_options
 def init(path: Path | None, *, example: str | None, as_list: bool, as_json: bool) -> None:
-    """Write a small job file to PATH (job.toml, or NAME.toml for an example), named after the file.
+    """Write a small job file to PATH. The job is named after the file.
 
-    What an example names, such as a table or a schema, is written beside it.
+    Default PATH: job.toml, or NAME.toml for an example. Files that an example needs, such as a table, are written next
+    to it.
     """
     if as_list:
         _list(as_json=as_json)

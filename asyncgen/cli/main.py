@@ -21,29 +21,29 @@ from asyncgen.errors import AsyncgenError, UsageError
 
 # name: (module and attribute, one line of help); in the order in which a newcomer meets them
 _COMMANDS = {
-    "run": ("run_command:run", "Do it all: generate, prepare, tune, ask the tuned model."),
-    "init": ("init_command:init", "Write a job file to start from, also for a kind of work."),
-    "plan": ("plan_command:plan", "Show what a job would send, and its price; send nothing."),
+    "run": ("run_command:run", "Run all stages: generate, prepare, fine-tune, try the model."),
+    "init": ("init_command:init", "Write a job file, or an example of one."),
+    "plan": ("plan_command:plan", "Show what a job would send and cost. Sends nothing."),
     "preview": ("generate_command:preview", "Send a few requests and show the answers."),
-    "generate": ("generate_command:generate", "Ask for every row of a job that is not there yet."),
-    "batch": ("batch_command:batch", "List, show and cancel a run's half-price batches."),
-    "merge": ("repair_command:merge", "Fold the finished shards of a run into it."),
-    "status": ("show_command:status", "Say how far a run is; also while it runs."),
-    "show": ("show_command:show", "Show answers of a run, such as five at random."),
-    "runs": ("show_command:runs", "List the runs here: rows, state, age."),
-    "report": ("report_command:report", "Look at a run's answers: coverage, lengths, duplicates."),
-    "prepare": ("prepare_command:prepare", "Make a dataset for fine-tuning from a run or a file."),
-    "export": ("export_command:export", "Write a run's answers as CSV, JSONL or Parquet."),
+    "generate": ("generate_command:generate", "Send the requests of a job that have no answer yet."),
+    "batch": ("batch_command:batch", "List, show and cancel batches (Batch API, half price)."),
+    "merge": ("repair_command:merge", "Merge the finished shards of a run."),
+    "status": ("show_command:status", "Show the progress of a run."),
+    "show": ("show_command:show", "Show answers of a run."),
+    "runs": ("show_command:runs", "List the runs: rows, state, age."),
+    "report": ("report_command:report", "Report on a run's answers: coverage, lengths, duplicates."),
+    "prepare": ("prepare_command:prepare", "Prepare a fine-tuning dataset from a run or a file."),
+    "export": ("export_command:export", "Export answers as CSV, JSONL or Parquet, or for a trainer."),
     "finetune": ("finetune_command:finetune", "Create, follow, list and cancel fine-tuning jobs."),
-    "complete": ("complete_command:complete", "Ask a model, as the dataset taught it."),
-    "evaluate": ("evaluate_command:evaluate", "Compare models and prompting techniques on rows held out."),
-    "serve": ("serve_command:serve", "Run the local server: a small model that answers and learns."),
-    "view": ("view_command:view", "Look at a run in the browser; also while it runs."),
-    "repair": ("repair_command:repair", "Set damaged lines of a run aside."),
-    "providers": ("providers_command:providers", "List the providers, their keys, and what they can do."),
-    "doctor": ("doctor_command:doctor", "Check key, address, model, clock, disk and versions."),
-    "completion": ("help:completion", "Complete words in bash, zsh or fish."),
-    "help": ("help:help_command", "Explain the keys of a job file (help job), or a command."),
+    "complete": ("complete_command:complete", "Send prompts to a tuned model."),
+    "evaluate": ("evaluate_command:evaluate", "Compare models and prompting techniques on held-out prompts."),
+    "serve": ("serve_command:serve", "Run a local OpenAI-compatible server with a small model."),
+    "view": ("view_command:view", "Show a run in the browser."),
+    "repair": ("repair_command:repair", "Move damaged lines out of a run's files."),
+    "providers": ("providers_command:providers", "List the providers, their API keys and features."),
+    "doctor": ("doctor_command:doctor", "Check API key, connection, model, clock, disk and versions."),
+    "completion": ("help:completion", "Print a shell completion script for bash, zsh or fish."),
+    "help": ("help:help_command", "Explain the job file (help job) or a command."),
 }
 
 _SAID_NO = 1  # exit code after answering a question with no
@@ -69,15 +69,16 @@ class _Commands(PageMixin, click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Without a key, `asyncgen run` shows the whole way on this machine.",
+    epilog="Without an API key, `asyncgen run` runs every stage on this machine.",
 )
 @click.version_option(__version__, "--version", "-V", message="asyncgen %(version)s")
 @debug_option
 def cli() -> None:
-    """Make fine-tuning data with a language model, tune a model on it, and use it.
+    """Generate fine-tuning data with a language model, fine-tune a model on it, and use it.
 
-    FILE is a job file; left out: the only one here (run, plan and preview: the built-in example). RUN is a run
-    directory or the job file that made it; left out: the newest run. The same command, given again, goes on.
+    FILE is a job file. Default: the only job file in this folder; for run, plan and preview, the built-in example.
+    RUN is a run directory, or the job file that created it. Default: the newest run. To continue after an
+    interruption, repeat the command.
     """
 
 

@@ -58,76 +58,77 @@ provider_option = click.option(
     envvar="ASYNCGEN_PROVIDER",
     metavar="NAME",
     shell_complete=_complete("providers"),
-    help="Who answers.  [default: the first whose key is set, else local]",
+    help="The provider.  [default: the first one whose API key is set, else local]",
 )
 base_url_option = click.option(
     "--base-url",
     multiple=True,
     envvar="ASYNCGEN_BASE_URL",
     metavar="URL",
-    help="The address to ask, up to its /v1; given more than once, these servers share the requests.",
+    help="The base URL of the API, up to /v1. Repeat it to spread the requests over several servers.",
 )
 model_option = click.option(
     "--model",
     envvar="ASYNCGEN_MODEL",
     metavar="NAME",
     shell_complete=_complete("models"),
-    help="The model to ask.  [default: the job's, else the provider's]",
+    help="The model.  [default: the job's, else the provider's]",
 )
 api_key_file_option = click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
     envvar="ASYNCGEN_API_KEY_FILE",
     metavar="FILE",
-    help="Read the key from this file, not from the provider's variable.",
+    help="Read the API key from this file instead of the environment.",
 )
 concurrency_option = click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     envvar="ASYNCGEN_CONCURRENCY",
     metavar="N",
-    help="At most N requests in flight.  [default: 64, or the provider's own number]",
+    help="At most N requests in flight.  [default: 64, or the provider's setting]",
 )
 rpm_option = click.option(
     "--rpm",
     type=click.FloatRange(min=0, min_open=True),
     envvar="ASYNCGEN_RPM",
     metavar="N",
-    help="At most N requests a minute.  [default: as the server allows]",
+    help="At most N requests per minute.  [default: what the server allows]",
 )
 tpm_option = click.option(
     "--tpm",
     type=click.FloatRange(min=0, min_open=True),
     envvar="ASYNCGEN_TPM",
     metavar="N",
-    help="At most N tokens a minute.  [default: as the server allows]",
+    help="At most N tokens per minute.  [default: what the server allows]",
 )
 max_cost_option = click.option(
     "--max-cost",
     type=click.FloatRange(min=0, min_open=True),
     envvar="ASYNCGEN_MAX_COST",
     metavar="USD",
-    help="Stop before the run costs more, over all its invocations.",
+    help="Stop before the run costs more, over all invocations.",
 )
 limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Send at most N requests this time."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Send at most N requests in this invocation."
 )
 shard_option = click.option(
     "--shard",
     is_flag=False,
     flag_value="",
     metavar="[I/N]",
-    help="Work on one of N parts of what is left, counted from 0; for job arrays. Alone: as the array's variables say.",
+    help="Process part I of N of the remaining rows; I starts at 0. For job arrays: without a value, the array's "
+    "environment variables decide.",
 )
 ray_option = click.option(
     "--ray",
     envvar="ASYNCGEN_RAY",
     metavar="ADDRESS|local",
-    help="Send the requests from the nodes of a Ray cluster: HOST:PORT, auto, or local to try it on this machine.",
+    help="Send the requests from the nodes of a Ray cluster: HOST:PORT, auto, or local (a test on this machine).",
 )
-retry_failed_option = click.option("--retry-failed", is_flag=True, help="Ask again for rows that failed.")
-yes_option = click.option("--yes", "-y", is_flag=True, envvar="ASYNCGEN_YES", help="Answer every question with yes.")
-json_option = click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
+retry_failed_option = click.option("--retry-failed", is_flag=True, help="Retry rows that failed.")
+yes_option = click.option("--yes", "-y", is_flag=True, envvar="ASYNCGEN_YES", help="Answer yes to every question.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 quiet_option = click.option(
     "--quiet",
     "-q",
@@ -136,12 +137,10 @@ quiet_option = click.option(
     expose_value=False,
     callback=_quietly,
     is_eager=True,
-    help="No progress and no remarks.",
+    help="Print no progress and no notes.",
 )
 # `main` looks for the word itself: an error may come before a command has read its options.
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show where in the code an error came from."
-)
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")
 
 
 def _verbosely(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -155,7 +154,7 @@ verbose_option = click.option(
     envvar="ASYNCGEN_VERBOSE",
     expose_value=False,
     callback=_verbosely,
-    help="Say everything: each training step, where things lie, prices elsewhere.",
+    help="Print more: every training step, file paths, prices of other providers.",
 )
 
 

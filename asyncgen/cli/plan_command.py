@@ -202,11 +202,13 @@ _PLACE = ("out", "provider", "base_url", "model", "api_key_file")
 @file_argument
 @out_option
 @endpoint_options
-@click.option("--finetune-provider", metavar="NAME", help="Who would tune.")
+@click.option("--finetune-provider", metavar="NAME", help="The provider for fine-tuning.")
 @concurrency_option
 @rpm_option
 @tpm_option
-@click.option("--break-even", is_flag=True, help="From how many calls on tuning pays against the long prompt.")
+@click.option(
+    "--break-even", is_flag=True, help="Show after how many calls fine-tuning is cheaper than the long prompt."
+)
 @output_options
 def plan(
     file: Path | None,
@@ -220,9 +222,9 @@ def plan(
     as_json: bool,
     **where: Any,
 ) -> None:
-    """Show what FILE would send, what is there already, and the price and time of the rest. Sends nothing.
+    """Show what FILE would send, which answers exist already, and the cost and time of the rest. Sends nothing.
 
-    Prices are published ones, unless $XDG_CONFIG_HOME/asyncgen/prices.toml (or one beside the job file) names yours.
+    Prices are the published ones, unless a prices.toml beside the job file or in $XDG_CONFIG_HOME/asyncgen sets yours.
     """
     job = job_file(file, built_in=True)
     flags = EndpointFlags(**where)

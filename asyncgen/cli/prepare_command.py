@@ -226,28 +226,33 @@ def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str 
     "--format",
     "format_",
     type=click.Choice(["chat", "completion"]),
-    help="How samples are written.  [default: the job's, else chat]",
+    help="The format of the samples.  [default: the job's, else chat]",
 )
-@click.option("--system", metavar="TEXT", help="The first message of every chat sample.")
+@click.option("--system", metavar="TEXT", help="The system message of every chat sample.")
 @click.option(
     "--separator",
     callback=_unescaped,
     metavar="TEXT",
-    help=r"Ends prompts (completion); \n is a line break. FILE: auto.",
+    help=r"Text that ends every prompt (completion format); \n is a line break.  [FILE: automatic]",
 )
-@click.option("--ending", callback=_unescaped, metavar="TEXT", help="Ends completions, likewise. FILE: auto.")
+@click.option(
+    "--ending",
+    callback=_unescaped,
+    metavar="TEXT",
+    help="Text that ends every completion.  [FILE: automatic]",
+)
 @click.option(
     "--validation",
     type=click.FloatRange(min=0, max=1, max_open=True),
     metavar="SHARE",
-    help="The share of the samples that validate.  [default: the job's, else 0]",
+    help="The share of samples for validation.  [default: the job's, else 0]",
 )
-@click.option("--seed", type=int, metavar="N", help="Another seed, another choice of these.")
-@click.option("--provider", metavar="NAME", help="Who will train: its rules hold.")
-@click.option("--prompt-column", metavar="NAME", help="The column of FILE that holds the prompts.")
-@click.option("--completion-column", metavar="NAME", help="The column of FILE that holds the completions.")
-@click.option("--drop-near-duplicates", is_flag=True, help="Leave out what is nearly an earlier answer. RUN only.")
-@click.option("--simulated", is_flag=True, help="Take a simulation's answers, too: a rehearsal. RUN only.")
+@click.option("--seed", type=int, metavar="N", help="The seed of the random split.")
+@click.option("--provider", metavar="NAME", help="The provider that will train; its rules apply.")
+@click.option("--prompt-column", metavar="NAME", help="The column of FILE with the prompts.")
+@click.option("--completion-column", metavar="NAME", help="The column of FILE with the completions.")
+@click.option("--drop-near-duplicates", is_flag=True, help="Leave out near-duplicates of earlier answers. RUN only.")
+@click.option("--simulated", is_flag=True, help="Use simulated answers, too, to test the stages. RUN only.")
 @verbose_option
 @yes_option
 @output_options
@@ -263,11 +268,11 @@ def prepare(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Make a dataset for fine-tuning of RUN (the newest when left out), or of FILE.
+    """Prepare a fine-tuning dataset from RUN (default: the newest run) or from FILE.
 
-    FILE is .csv, .tsv, .xlsx, .parquet, .json, .jsonl or .txt, and holds pairs of prompt and completion, chats
-    (messages, or ShareGPT's conversations), alpaca's instructions, or preferences (TRL's or OpenAI's). It is only
-    read, and the result stands beside it.
+    FILE is .csv, .tsv, .xlsx, .parquet, .json, .jsonl or .txt. It contains prompt-completion pairs, chats (OpenAI
+    messages or ShareGPT), Alpaca instructions, or preferences (TRL or OpenAI). FILE is not changed; the dataset is
+    written next to it.
     """
     given = {name: value for name, value in (("format", format_), *settings.items()) if value is not None}
     if source is not None and not source.is_dir() and source.suffix.lower() != ".toml":

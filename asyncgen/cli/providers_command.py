@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("providers")
 @output_options
 def providers(as_json: bool) -> None:
-    """List the providers: address, key, what they can do, and until when."""
+    """List the providers: address, API key, features, and end dates."""
     profiles = profiles_here()
     if as_json:
         json_result({"providers": [_as_object(profile) for profile in profiles.values()]})

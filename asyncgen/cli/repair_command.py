@@ -28,9 +28,9 @@ _NUMBERS_SHOWN = 20
 @run_argument
 @output_options
 def repair(run: Path | None, as_json: bool) -> None:
-    """Set damaged lines of RUN aside, with their numbers, in files named *.bad; keep all others.
+    """Move damaged lines of RUN, with their line numbers, to files named *.bad. All other lines are kept.
 
-    The rows that they held are asked for, and paid for, again by the next `asyncgen generate`.
+    The next `asyncgen generate` sends the requests of these rows again, and they are paid for again.
     """
     path = with_run(run) or run_directory(None).path
     repaired = repair_run(path)
@@ -75,9 +75,9 @@ def _as_json(path: Path, repaired: RunRepair) -> dict[str, object]:
 @run_argument
 @output_options
 def merge(run: Path | None, as_json: bool) -> None:
-    """Fold the shards of RUN into its records.jsonl, and add up what they spent.
+    """Merge the shards of RUN into its records.jsonl, and add up their cost.
 
-    No shard may be at work. A merge that was cut short is ended by giving the command again.
+    No shard may be running. If a merge was interrupted, repeat the command.
     """
     directory = run_directory(run)
     cost_of = _cost_of(directory)

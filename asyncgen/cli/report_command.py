@@ -267,13 +267,16 @@ def _length_object(histogram: Histogram) -> dict[str, float]:
 @click.command("report")
 @run_argument
 @click.option(
-    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with charts."
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the report as a web page with charts.",
 )
 @output_options
 def report(run: Path | None, html: Path | None, as_json: bool) -> None:
-    """Look at the answers of RUN: coverage by axis, lengths, duplicates, openings, checks, spend. Reads only.
+    """Report on the answers of RUN: coverage by axis, lengths, duplicates, openings, checks, cost.
 
-    Works while the run is written.
+    Reads only; works during a run.
     """
     directory = run_directory(run)
     opened = job_of_run(directory)

@@ -27,8 +27,10 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @file_argument
 @out_option
 @endpoint_options
-@click.option("--finetune-provider", envvar="ASYNCGEN_FINETUNE_PROVIDER", metavar="NAME", help="Who tunes.")
-@click.option("--finetune-model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to tune.")
+@click.option(
+    "--finetune-provider", envvar="ASYNCGEN_FINETUNE_PROVIDER", metavar="NAME", help="The provider for fine-tuning."
+)
+@click.option("--finetune-model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to fine-tune.")
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
 @limit_options
 @retry_failed_option
@@ -36,10 +38,9 @@ STAGES = ("generate", "prepare", "finetune", "complete")
 @verbose_option
 @output_options
 def run(file: Path | None, *, until: str, finetune_model: str | None, as_json: bool, **options: Any) -> int:
-    """Generate, prepare, tune, and ask the tuned model: FILE, or the built-in campaign.
+    """Run all stages of FILE, or of the built-in example: generate, prepare, fine-tune, and try the tuned model.
 
-    Every stage goes on where it stopped when the same command is given again. Without a key everything happens on
-    this machine.
+    To continue after an interruption, repeat the command. Without an API key, everything runs on this machine.
     """
     from asyncgen.cli.run_stages import RunPipeline  # noqa: PLC0415 - imports aiohttp
     from asyncgen.generate.engine import GenerateOptions  # noqa: PLC0415 - as above

@@ -38,64 +38,68 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
     type=click.Choice(["llama", "simulated"]),
     default="llama",
     show_default=True,
-    help="A real model, or made-up answers.",
+    help="A real model, or simulated answers.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=_PORT,
     show_default=True,
     metavar="N",
-    help="0 takes a free one.",
+    help="The port; 0 for any free port.",
 )
 @click.option(
     "--allow-host",
     multiple=True,
     metavar="NAME[:PORT]",
-    help="Another name by which the server is asked, such as a container's; can be repeated.",
+    help="Another host name of the server, such as a container's; can be repeated.",
 )
 @click.option(
     "--allow-origin",
     multiple=True,
     metavar="ORIGIN",
-    help="Web pages that may use the server, such as http://localhost:3000; can be repeated.",
+    help="A web origin that may use the server (CORS), such as http://localhost:3000; can be repeated.",
 )
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Answer only who brings the key in this file.  [default: no key is wanted]",
+    help="Require the API key in this file.  [default: no key]",
 )
-@click.option("--log", is_flag=True, help="Say a line for each request.")
+@click.option("--log", is_flag=True, help="Log every request.")
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where files, jobs and tuned models are kept.  [default: the user's; for made-up ones, none]",
+    help="The folder for files, jobs and tuned models.  [default: the user's data folder; simulated: none]",
 )
 @click.option(
     "--model-path",
     type=click.Path(path_type=Path),
     envvar="ASYNCGEN_MODEL_PATH",
     metavar="GGUF",
-    help="llama: the model.  [default: a small one, fetched once]",
+    help="llama: the model file.  [default: a small model, downloaded once]",
 )
 @click.option(
     "--trainer",
     default="numpy",
     envvar="ASYNCGEN_TRAINER",
     metavar="NAME|COMMAND",
-    help="Who trains: numpy (built in), trl, or a command that takes a folder.  [default: numpy]",
+    help="The trainer: numpy (built in), trl, or a command that takes a folder.  [default: numpy]",
 )
 @click.option(
-    "--slots", type=click.IntRange(1, 64), default=8, metavar="N", help="llama: answers at once.  [default: 8]"
+    "--slots",
+    type=click.IntRange(1, 64),
+    default=8,
+    metavar="N",
+    help="llama: answers generated at once.  [default: 8]",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="llama: processor threads.  [default: all]",
+    help="llama: CPU threads.  [default: all]",
 )
 @click.option(
     "--lora-rank",
@@ -103,7 +107,7 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
     default=16,
     envvar="ASYNCGEN_LORA_RANK",
     metavar="N",
-    help="llama: of the adapters that fine-tuning makes.  [default: 16]",
+    help="llama: the rank of the LoRA adapters.  [default: 16]",
 )
 @click.option(
     "--lora-layers",
@@ -111,27 +115,31 @@ _LLAMA_ONLY = ("model_path", "slots", "threads", "lora_rank", "lora_layers")
     default=12,
     envvar="ASYNCGEN_LORA_LAYERS",
     metavar="N",
-    help="llama: how many of the model's last layers are tuned.  [default: 12]",
+    help="llama: fine-tune only the last N layers.  [default: 12]",
 )
-@click.option("--latency-ms", type=click.FloatRange(0), metavar="MS", help="simulated: time that an answer takes.")
-@click.option("--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: requests a minute.")
-@click.option("--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: tokens a minute.")
-@click.option("--fault", multiple=True, metavar="NAME=PROBABILITY", help="simulated: a fault; can be repeated.")
-@click.option("--reasoning", is_flag=True, help="simulated: answers come with reasoning unless a request declines.")
+@click.option("--latency-ms", type=click.FloatRange(0), metavar="MS", help="simulated: the time per answer.")
+@click.option(
+    "--rpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: the limit of requests per minute."
+)
+@click.option(
+    "--tpm", type=click.FloatRange(0, min_open=True), metavar="N", help="simulated: the limit of tokens per minute."
+)
+@click.option("--fault", multiple=True, metavar="NAME=PROBABILITY", help="simulated: inject a fault; can be repeated.")
+@click.option("--reasoning", is_flag=True, help="simulated: add reasoning to answers, unless a request turns it off.")
 @click.option(
     "--training-s",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="simulated: time that a training takes.  [default: a few seconds at most]",
+    help="simulated: the time per training.  [default: a few seconds at most]",
 )
-@click.option("--seed", type=int, metavar="N", help="simulated: of the faults.  [default: 0]")
+@click.option("--seed", type=int, metavar="N", help="simulated: the seed of the faults.  [default: 0]")
 @click.option("--until-idle", is_flag=True, hidden=True)
 @output_options
 def serve(as_json: bool, **options: Any) -> int | None:
-    """Answer the OpenAI API on this machine, fine-tuning included, until Ctrl-C.
+    """Run an OpenAI-compatible server on this machine, fine-tuning included, until Ctrl-C.
 
-    Without a model at hand, a small one is fetched once. With --engine simulated there is none: the answers and
-    the trainings are made up, for rehearsals.
+    Without --model-path, a small model is downloaded once. With --engine simulated there is no model: answers and
+    trainings are simulated, for tests.
     """
     settings = _settings(options)
     return run(_serve(settings, key_file=options["api_key_file"], as_json=as_json))

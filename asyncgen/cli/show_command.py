@@ -44,13 +44,19 @@ def _conditions(_context: click.Context, _parameter: click.Parameter, texts: tup
 
 @click.command("show")
 @run_argument
-@click.option("-n", "count", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="How many.")
 @click.option(
-    "--where", multiple=True, callback=_conditions, metavar="NAME=VALUE", help="Only rows of this value; repeatable."
+    "-n", "count", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="How many answers."
+)
+@click.option(
+    "--where",
+    multiple=True,
+    callback=_conditions,
+    metavar="NAME=VALUE",
+    help="Only rows with this value; can be repeated.",
 )
 @click.option("--rejected", is_flag=True, help="Only answers that fail a check or are cut off.")
 @click.option("--failed", is_flag=True, help="Rows that failed, with the reason.")
-@click.option("--random", "at_random", is_flag=True, help="Any of them, others each time; else the newest.")
+@click.option("--random", "at_random", is_flag=True, help="A random choice.  [default: the newest]")
 @output_options
 def show(
     run: Path | None,
@@ -62,7 +68,7 @@ def show(
     at_random: bool,
     as_json: bool,
 ) -> None:
-    """Show answers of RUN: the newest ones, or those that you name. Reads only; works while the run is written."""
+    """Show answers of RUN: the newest, or those that the options select. Reads only; works during a run."""
     if rejected and failed:
         raise UsageError("--rejected and --failed are of different rows", help_text="leave one of them out")
     directory = run_directory(run)
@@ -178,7 +184,7 @@ class _Listed:
 @click.command("runs")
 @output_options
 def runs(as_json: bool) -> None:
-    """List the runs here, the newest first: under runs/, and in folders that --out named."""
+    """List the runs under runs/ and in this folder, newest first."""
     found = sorted(_listed(), key=lambda each: -each.changed)
     if as_json:
         json_result({"runs": [each.as_json() for each in found]})
@@ -228,7 +234,7 @@ _ENDED = {"failed": "failed", "cancelled": "was cancelled", "error": "failed", "
 @run_argument
 @output_options
 def status(run: Path | None, as_json: bool) -> None:
-    """Say how far RUN is: rows, spend, dataset, fine-tuning. Reads only; works while the run is written."""
+    """Show the progress of RUN: rows, cost, dataset, fine-tuning. Reads only; works during a run."""
     directory = run_directory(run)
     found = run_status(directory)
     if as_json:

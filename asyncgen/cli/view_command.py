@@ -41,15 +41,17 @@ if TYPE_CHECKING:
 
 @click.command("view")
 @run_argument
-@click.option("--no-browser", is_flag=True, help="Print the link, and open nothing.")
-@click.option("--port", type=click.IntRange(0, 65535), metavar="N", help="[default: the first free one from 7575 on]")
+@click.option("--no-browser", is_flag=True, help="Print the link, but open no browser.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="N", help="The port.  [default: the first free one from 7575 on]"
+)
 @click.option(
     "--as-seen-at", metavar="URL",
-    help="Where your browser finds the page, if a tunnel or a forwarded port stands between.",
+    help="The URL of the page in your browser, if it goes through a tunnel or a forwarded port.",
 )  # fmt: skip
 @click.option(
     "--export", "export_to", type=click.Path(path_type=Path), metavar="DIR",
-    help="Write the page as files that open without a server, and end.",
+    help="Write the page as files that open without a server, and exit.",
 )  # fmt: skip
 @provider_option
 @base_url_option
@@ -64,10 +66,10 @@ def view(
     export_to: Path | None,
     **where: Any,
 ) -> int:
-    """Look at RUN in a browser: progress, answers, training, comparison, playground.
+    """Show RUN in the browser: progress, answers, training, comparison, playground.
 
-    The page is live while the run goes on, and only this user's browser can open it: the link works once. The
-    playground asks whoever made or tuned the run, unless --provider or --base-url names another server.
+    The page updates during a run. Only your browser can open it: the link works once. The playground uses the provider
+    that generated or fine-tuned the run, unless --provider or --base-url names another one.
     """
     from asyncgen.providers.choose import EndpointFlags  # noqa: PLC0415 - the command line comes up without it
     from asyncgen.view.access import BrowserAddress, PageAccess  # noqa: PLC0415 - imports aiohttp
