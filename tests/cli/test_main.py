@@ -110,6 +110,6 @@ def test_a_bug_is_told_without_its_text(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_output_to_a_reader_that_has_gone_is_no_traceback(environment: dict[str, str]) -> None:
     command = f"{sys.executable} -m asyncgen --help | head -1"
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
-    assert "Make fine-tuning data" in done.stdout
+    assert "Generate fine-tuning data" in done.stdout
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
