@@ -66,7 +66,8 @@ def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str
         if len(prompts) > 1:
             yield ""
     for each in asked:
-        say(_used(each))
+        if any(isinstance(answer, Completion) for answer in each.answers):
+            say(_used(each))
         if cut := sum(isinstance(answer, Completion) and answer.finish_reason == "length" for answer in each.answers):
             say(
                 f"{each.model}: {counted(cut, 'answer is', 'answers are')} cut off at the token limit: "
@@ -105,6 +106,8 @@ def _used(asked: ModelAnswers) -> str:
     tokens_in = sum(answer.usage.prompt_tokens for answer in answers)
     tokens_out = sum(answer.usage.completion_tokens for answer in answers)
     cost = "" if asked.cost_usd is None else f", {usd(asked.cost_usd)}"
+    if not tokens_in and not tokens_out:
+        return f"{asked.model}: the server counts no tokens"
     return f"{asked.model}: {counted(tokens_in, 'token')} in, {tokens_out:,} out{cost}"
 
 

@@ -36,6 +36,7 @@ from asyncgen.providers.network import (
     route_to,
     shown_target,
     speaks_no_tls,
+    unreachable_words,
 )
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import newest_run
@@ -48,11 +49,6 @@ _LOW_BYTES = 500 * 1024 * 1024
 _SHORT_LIFE_DAYS = 60
 _UNAUTHORISED = (401, 403)
 _OK, _ABSENT = 200, 404
-_SILENCES = {
-    "ClientConnectorDNSError": "there is no host of that name",
-    "TimeoutError": "it is reached, and silent",
-    "ServerDisconnectedError": "the connection broke off",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +164,8 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         text = f"no trusted connection to {endpoint.base_url}: {certificate_words(error)}"
         return Finding("fail", "address", text, CERTIFICATES_HELP)
-    number = getattr(getattr(error, "os_error", None), "errno", None)
-    reason = os.strerror(number).lower() if number and number > 0 else _SILENCES.get(type(error).__name__, "no answer")
-    return Finding("fail", "address", f"{target} does not answer: {reason}", "check the address, and that it runs")
+    text = f"{target} does not answer: {unreachable_words(error)}"
+    return Finding("fail", "address", text, "check the address, and that it runs")
 
 
 def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes, when: str) -> Finding:

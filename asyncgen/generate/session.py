@@ -390,19 +390,21 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
             elsewhere=shard.elsewhere if shard else None,
         ) as journal:
             progress = _counts(run, opened, journal, stale, shard, retry_failed=options.retry_failed)
-            _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
             began = time.monotonic()
-            if _has_work(progress, journal, in_batch=options.batch):
-                rows = shard.plan.rows if shard else max(progress.left - len(journal.batched), 0)
-                estimate = _consent_to_cost(work, rows)
-                limits = options.limits(opened.job.limits)
-                limits = shard.limits(limits) if shard else limits
-                budget = spending.budget(
-                    limits.max_cost, journal.spend.total, run.state, observer,
-                    is_demanded=options.max_cost is not None,
-                )  # fmt: skip
+            if not _has_work(progress, journal, in_batch=options.batch):
+                _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
+            else:
                 opening = open_endpoint(work.generation, options.where, opened.model, observer.say)
                 async with nullcontext(endpoint) if endpoint is not None else opening as answers:
+                    _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
+                    rows = shard.plan.rows if shard else max(progress.left - len(journal.batched), 0)
+                    estimate = _consent_to_cost(work, rows)
+                    limits = options.limits(opened.job.limits)
+                    limits = shard.limits(limits) if shard else limits
+                    budget = spending.budget(
+                        limits.max_cost, journal.spend.total, run.state, observer,
+                        is_demanded=options.max_cost is not None,
+                    )  # fmt: skip
                     session = Session(
                         run=run, opened=opened, endpoint=answers, journal=journal, progress=progress, limits=limits,
                         spending=spending, budget=budget, options=options, observer=observer,

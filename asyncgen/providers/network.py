@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,26 @@ def headers_for(endpoint: Endpoint) -> dict[str, str]:
     if endpoint.key is not None:
         headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
     return {**headers, **endpoint.headers}
+
+
+def unreachable_words(error: BaseException) -> str:
+    """Find the reason why no connection was made.
+
+    Args:
+        error: the error of the connection.
+
+    Returns:
+        The system's reason, in lower case; never a text that may quote the request.
+    """
+    causes = list(_causes(error))
+    if any(isinstance(each, socket.gaierror) for each in causes):
+        return "there is no host of that name"
+    if any(isinstance(each, ConnectionRefusedError) for each in causes):
+        return "connection refused: nothing listens there"
+    numbers = (each.errno for each in causes if isinstance(each, OSError))
+    if (number := next((each for each in numbers if each and each > 0), None)) is not None:
+        return os.strerror(number).lower()
+    return "no answer in time" if any(isinstance(each, TimeoutError) for each in causes) else "the connection broke off"
 
 
 def speaks_no_tls(error: BaseException) -> bool:

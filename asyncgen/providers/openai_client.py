@@ -33,6 +33,7 @@ from asyncgen.providers.network import (
     route_to,
     shown_target,
     speaks_no_tls,
+    unreachable_words,
 )
 from asyncgen.providers.reply_body import ServerWords, UnreadableBodyError, read_body, read_words
 from asyncgen.run.whole_file import replacing
@@ -404,12 +405,11 @@ def _silence(error: Exception) -> tuple[str, str]:
     if speaks_no_tls(error):
         return "the server speaks http, not https", "give the address with http://"
     if _is_refused(error):
-        return "connection refused: nothing listens at this address", "start the server, or check the address"
+        return unreachable_words(error), "start the server, or check the address"
     root = error.__cause__ or error
     if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
         return f"no trusted connection: {certificate_words(error)}", CERTIFICATES_HELP
-    words = os.strerror(root.errno) if isinstance(root, OSError) and root.errno else str(root)
-    return words or type(root).__name__, "check the network, the address and a proxy; `asyncgen doctor` looks at them"
+    return unreachable_words(error), "check the network, the address and a proxy; `asyncgen doctor` looks at them"
 
 
 def _words(error: openai.APIStatusError) -> ServerWords:

@@ -219,6 +219,8 @@ def test_a_server_that_counts_no_tokens_is_told_of(
         Thread(target=server.serve_forever, args=(0.01,)).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/v1"
         done = asyncgen("generate", "job.toml", "--base-url", address, "--provider", "custom", "--model", "m", "--json")
+        asked = asyncgen("complete", "hi", "--base-url", address, "--provider", "custom", "-m", "m")
         server.shutdown()
     assert answer(done)["done"] == 12, done.stderr
     assert ("counts no tokens" in done.stderr) is not is_counted
+    assert ("counts no tokens" in asked.stderr) is not is_counted

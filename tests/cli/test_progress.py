@@ -87,6 +87,12 @@ def test_a_lost_connection_is_told_at_once_with_how_long_it_lasts() -> None:
     assert "no connection to 127.0.0.1:9803 for 12 s, trying again" in line(progress, 122.0)
 
 
+def test_a_server_that_is_waited_for_is_told_from_the_first_line_on() -> None:
+    progress = Progress(requests=10, began_at=100.0)
+    progress.note_trouble("waiting for the server: no connection to 127.0.0.1:9803 (connection refused)", 100.0)
+    assert "waiting for the server: no connection to 127.0.0.1:9803" in line(progress, 105.0)
+
+
 def test_a_silent_start_says_what_it_waits_for() -> None:
     progress = Progress(requests=10, began_at=100.0, sent=4)
     assert "nothing answered yet" not in line(progress, 103.0)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.endpoint import Endpoint, Secret
-from asyncgen.providers.network import headers_for, proxy_for, route_to, shown_target, trusted_certificates
+from asyncgen.providers.network import (
+    headers_for,
+    proxy_for,
+    route_to,
+    shown_target,
+    trusted_certificates,
+    unreachable_words,
+)
 from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -114,3 +123,22 @@ def test_headers_are_the_keys_and_the_users_and_no_others() -> None:
 
 def test_the_target_of_a_redirect_is_shown_without_secrets() -> None:
     assert shown_target("https://me:secret@b.example/v1?key=secret#x") == "https://b.example/v1"
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"), "connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "no host of that name"),
+        (OSError(errno.ENETUNREACH, "Connect call failed ('10.0.0.1', 1)"), "network is unreachable"),
+        (TimeoutError(), "in time"),
+        (ValueError("POST https://host/v1?key=secret"), "broke off"),
+    ],
+)
+def test_an_unreachable_server_is_told_in_the_systems_words(cause: Exception, words: str) -> None:
+    outer = RuntimeError("Connection error.")
+    outer.__cause__ = cause
+    told = unreachable_words(outer)
+    assert words in told
+    assert "failed" not in told
+    assert "secret" not in told

@@ -7,6 +7,7 @@ and which events the user is told. Collecting is left to `engine`, showing to th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -290,11 +291,12 @@ class BatchSender:
         try:
             return await self._api.create(file_id, batch.intent)
         except AsyncgenError:
-            # The reply may be lost although the request was processed.
-            found = await self._api.find(file_id, batch.intent, batch.created)
-            if found is None:
-                raise
-            return found
+            # The reply may be lost although the request was processed. Where batches cannot be listed either, the
+            # refusal says more than the list's error.
+            with suppress(AsyncgenError):
+                if found := await self._api.find(file_id, batch.intent, batch.created):
+                    return found
+            raise
 
     def _write(self) -> BatchState | None:
         """Write and note the next batch; its rows are claimed from the first one on."""

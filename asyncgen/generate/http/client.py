@@ -35,6 +35,7 @@ from asyncgen.providers.network import (
     route_to,
     shown_target,
     speaks_no_tls,
+    unreachable_words,
 )
 from asyncgen.terminal import counted, one_line
 
@@ -212,7 +213,7 @@ class HttpCompleter:
         """The error, or a wait for a server of the user's own that is still starting or loading its model."""
         if error.type not in {"connection", "loading"} or self._has_worked or perf_counter() > self._starts_until:
             return error
-        message = f"the server is waited for: {error.message}"
+        message = f"waiting for the server: {error.message}"
         return replace(error, kind=ErrorClass.WAIT, type="starting", message=message, retry_after_s=_STARTING_S)
 
     def _is_no_endpoint(self, error: AttemptError) -> bool:
@@ -234,9 +235,8 @@ class HttpCompleter:
             text = f"the proxy {self._proxy} refuses the way to {self._url.authority} (status {error.status})"
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-            reason = getattr(getattr(error, "os_error", None), "strerror", None) or name
             target = f"the proxy {self._proxy}" if self._proxy else self._url.authority
-            text = one_line(f"no connection to {target}: {reason}", _WIDTH)
+            text = one_line(f"no connection to {target} ({unreachable_words(error)})", _WIDTH)
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, TimeoutError):
             text = f"no whole answer within {elapsed_s:.0f} s"

@@ -7,6 +7,7 @@ exit code and the next step, and shows at most the last characters of a key.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -171,7 +172,7 @@ def provider_error(error: AttemptError, reason: StopReason | None, endpoint: End
     if error.kind is ErrorClass.ROW:
         return AsyncgenError(
             f"every request is refused in the same way{_status(error)}", cause=error.message or None,
-            help_text=error.remedy or _remedy_for_refusal(error), code=error.type,
+            help_text=error.remedy or _remedy_for_refusal(error, endpoint), code=error.type,
         )  # fmt: skip
     to = f" to {endpoint.base_url}" if endpoint else ""
     return AsyncgenError(
@@ -228,12 +229,21 @@ def _which_key(endpoint: Endpoint | None) -> str:
     return f"the key from {endpoint.key.source} ({endpoint.key.hint()})" if endpoint.key else "a request without a key"
 
 
-def _remedy_for_refusal(error: AttemptError) -> str:
+def _remedy_for_refusal(error: AttemptError, endpoint: Endpoint | None) -> str:
     if error.param == "model":
         return f"name another model with --model; {_DOCTOR}"
     if error.param and not error.param.startswith(_OF_THE_PROMPT):
         return f"look at {error.param} under [generate.parameters] in the job file"
-    return "look at [prompt] and [generate.parameters] in the job file; `asyncgen plan` shows what is sent"
+    remedy = "look at [prompt] and [generate.parameters] in the job file; `asyncgen plan` shows what is sent"
+    # A gateway refuses a model that it does not know as it refuses a parameter: only its words name the model.
+    if (
+        error.param is None
+        and endpoint is not None
+        and endpoint.model
+        and re.search(rf"(?<!\w){re.escape(endpoint.model)}(?!\w)", error.message)
+    ):
+        return f"if the model is what it refuses, name another one with --model; else {remedy}"
+    return remedy
 
 
 def _status(error: AttemptError) -> str:

@@ -166,6 +166,7 @@ class Admission:
         now = asyncio.get_running_loop().time()
         self._learn(ticket, error.limits, now)
         if error.type == "starting":  # no refusal: the server is still starting
+            self._progress.note_trouble(error.message, now)
             self._pause_for(error.message, now, error.retry_after_s or 0.0)
             return False
         if error.kind is ErrorClass.WAIT:

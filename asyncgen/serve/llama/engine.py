@@ -223,7 +223,7 @@ class LlamaEngine:
             for index in range(call.count):
                 body = request_of(call, process.adapters, index)
                 async with aclosing(_events(process, path_of(call), body)) as chunks:
-                    async for piece in pieces_of(index, call.opening, chunks):
+                    async for piece in pieces_of(index, call, chunks):
                         if isinstance(piece, AnswerPiece):
                             yield piece
                         else:

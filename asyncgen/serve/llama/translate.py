@@ -174,6 +174,8 @@ def request_of(call: ModelCall, adapters: Sequence[Path], choice: int) -> dict[s
     """
     given = {_OTHER_NAMES.get(name, name): value for name, value in call.sampling.items()}
     body: dict[str, Any] = {"temperature": _TEMPERATURE, **given}
+    if body.get("logprobs") is True:  # with 0 llama.cpp gives none at all; `_logprobs` cuts what nobody asked for
+        body["top_logprobs"] = max(body.get("top_logprobs") or 0, 1)
     if "seed" in body:
         body["seed"] += choice
     if call.messages is None:
@@ -234,29 +236,29 @@ def sum_of(tallies: Sequence[AnswerTokens]) -> AnswerTokens:
 
 
 async def pieces_of(
-    index: int, opening: str, chunks: AsyncIterator[dict[str, Any]]
+    index: int, call: ModelCall, chunks: AsyncIterator[dict[str, Any]]
 ) -> AsyncIterator[AnswerPiece | AnswerTokens]:
     """One choice of a stream: its opening, which llama.cpp leaves out here, then what the events say."""
     is_first = True
     async for chunk in chunks:
-        if is_first and opening:
-            yield AnswerPiece(index, opening)
+        if is_first and call.opening:
+            yield AnswerPiece(index, call.opening)
         is_first = False
         for choice in chunk.get("choices", ()):
-            piece = _piece(index, choice)
+            piece = _piece(index, call, choice)
             if piece.text or piece.reasoning or piece.tool_calls or piece.finish_reason:
                 yield piece
         if chunk.get("usage"):
             yield _tally(chunk["usage"])
 
 
-def _piece(index: int, choice: dict[str, Any]) -> AnswerPiece:
+def _piece(index: int, call: ModelCall, choice: dict[str, Any]) -> AnswerPiece:
     delta = choice.get("delta", {})
     return AnswerPiece(
         index,
         choice.get("text") or delta.get("content") or "",
         finish_reason=choice["finish_reason"],
-        logprobs=_logprobs(choice.get("logprobs")),
+        logprobs=_logprobs(call, choice.get("logprobs")),
         reasoning=delta.get("reasoning_content") or "",
         tool_calls=tuple(_tool_call_part(part) for part in delta.get("tool_calls") or ()),
     )
@@ -278,23 +280,27 @@ def _choice(call: ModelCall, choice: dict[str, Any]) -> EngineChoice:
     return EngineChoice(
         text,
         choice["finish_reason"],
-        logprobs=_logprobs(choice.get("logprobs")),
+        logprobs=_logprobs(call, choice.get("logprobs")),
         reasoning=message.get("reasoning_content") or "",
         tool_calls=tuple(tools),
     )
 
 
-def _logprobs(logprobs: dict[str, Any] | None) -> dict[str, Any] | None:
-    """As the API has them: without llama.cpp's token numbers."""
+def _logprobs(call: ModelCall, logprobs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """As the API has them: without llama.cpp's token numbers, and with as many alternatives as were asked for.
+
+    llama.cpp gives 20 to a call that names no number; the API gives none.
+    """
     if not logprobs or not logprobs.get("content"):
         return None
-    return {"content": [_token(token) for token in logprobs["content"]], "refusal": None}
+    asked = call.sampling.get("top_logprobs" if call.messages is not None else "logprobs") or 0
+    return {"content": [_token(token, asked) for token in logprobs["content"]], "refusal": None}
 
 
-def _token(token: dict[str, Any]) -> dict[str, Any]:
+def _token(token: dict[str, Any], alternatives: int = 0) -> dict[str, Any]:
     kept = {name: token[name] for name in ("token", "logprob", "bytes")}
     if "top_logprobs" in token:
-        kept["top_logprobs"] = [_token(other) for other in token["top_logprobs"]]
+        kept["top_logprobs"] = [_token(other) for other in token["top_logprobs"][:alternatives]]
     return kept
 
 

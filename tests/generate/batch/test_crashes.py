@@ -161,6 +161,11 @@ def test_a_creation_whose_answer_was_lost_is_found_at_once(quick_desk: Desk) -> 
     assert_nothing_lost_or_doubled(quick_desk)
 
 
+def test_a_refused_creation_is_told_where_batches_cannot_be_listed_either(quick_desk: Desk) -> None:
+    quick_desk.provider.faults = {"create": [400], "list": [404]}
+    assert "create a batch" in quick_desk.fails().what
+
+
 def test_a_lost_creation_is_found_among_many_batches(quick_desk: Desk) -> None:
     quick_desk.provider.faults = {"create": ["lost"], "list": [500, 500, 500]}
     with pytest.raises(AsyncgenError):

@@ -37,6 +37,20 @@ def test_a_model_that_a_server_does_not_have_is_named(message: str, code: str) -
     assert "404, 404" not in error.what
 
 
+@pytest.mark.parametrize(
+    ("message", "is_named"),
+    [("You passed in model=my-alias. There are no healthy deployments", True), ("no my-aliases here", False)],
+)
+def test_a_refusal_that_names_the_model_has_a_remedy_for_it(message: str, is_named: bool) -> None:
+    error = AttemptError(kind=ErrorClass.ROW, type="bad_request", status=400, message=message)
+    help_text = str(
+        provider_error(
+            error, None, Endpoint(PROFILES["custom"], "http://127.0.0.1:1/v1", None, "my-alias", "test")
+        ).help_text
+    )
+    assert ("--model" in help_text, "[prompt]" in help_text) == (is_named, True)
+
+
 def test_a_refused_prompt_is_looked_for_in_the_prompt() -> None:
     error = AttemptError(kind=ErrorClass.ROW, type="content_filter", status=400, message="x", param="prompt")
     assert "[prompt]" in str(provider_error(error, None).help_text)

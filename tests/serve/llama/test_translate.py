@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,23 @@ def test_completions_of_all_choices_are_counted() -> None:
 
 def test_log_probabilities_lose_token_numbers_only() -> None:
     token = {"id": 7, "token": "a", "bytes": [97], "logprob": -0.5}
-    choice = answer_of(CHAT, [whole("Well, a", logprobs={"content": [{**token, "top_logprobs": [token]}]})]).choices[0]
+    asked = replace(CHAT, sampling={"logprobs": True, "top_logprobs": 1})
+    answer = whole("Well, a", logprobs={"content": [{**token, "top_logprobs": [token]}]})
     kept = {"token": "a", "bytes": [97], "logprob": -0.5}
-    assert choice.logprobs == {"content": [{**kept, "top_logprobs": [kept]}], "refusal": None}
+    assert answer_of(asked, [answer]).choices[0].logprobs == {
+        "content": [{**kept, "top_logprobs": [kept]}],
+        "refusal": None,
+    }
+
+
+@pytest.mark.parametrize("named", [{}, {"top_logprobs": 0}, {"top_logprobs": None}])
+def test_alternatives_come_only_where_a_number_of_them_is_asked_for(named: dict[str, Any]) -> None:
+    asked = replace(CHAT, sampling={"logprobs": True, **named})
+    assert request_of(asked, [], 0)["top_logprobs"] == 1
+    token = {"token": "a", "bytes": [97], "logprob": -0.5}
+    answer = whole("Well, a", logprobs={"content": [{**token, "top_logprobs": [token, token]}]})
+    logprobs = answer_of(asked, [answer]).choices[0].logprobs
+    assert logprobs == {"content": [{**token, "top_logprobs": []}], "refusal": None}
 
 
 def test_stream_gives_the_opening_first_and_the_tally_last() -> None:
@@ -89,7 +104,7 @@ def test_stream_gives_the_opening_first_and_the_tally_last() -> None:
             yield chunk
 
     async def collect() -> list[AnswerPiece | AnswerTokens]:
-        return [piece async for piece in pieces_of(1, "Well,", source())]
+        return [piece async for piece in pieces_of(1, CHAT, source())]
 
     assert asyncio.run(collect()) == [
         AnswerPiece(1, "Well,"),
@@ -145,7 +160,9 @@ def test_streamed_tool_call_comes_in_its_parts() -> None:
             yield chunk
 
     async def collect() -> list[AnswerPiece | AnswerTokens]:
-        return [piece async for piece in pieces_of(0, "", source())]
+        return [
+            piece async for piece in pieces_of(0, ModelCall(model="m", messages=(ChatTurn("user", "x"),)), source())
+        ]
 
     assert asyncio.run(collect()) == [
         AnswerPiece(0, "", reasoning="hm"),
