@@ -11,6 +11,7 @@ import os
 from array import array
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,14 +24,13 @@ from asyncgen.dataset.samples import (
     NEAR_DUPLICATE,
     PREFERENCE,
     SCORE,
-    STALE,
     Sample,
     SampleMaker,
     Selection,
     preference_line,
-    training_line,
+    training_lines,
 )
-from asyncgen.dataset.split import NO_PAIR, TRAIN, Pairing, SampleSides, SideCounts
+from asyncgen.dataset.split import NO_PAIR, TRAIN, CombinationBlock, Pairing, SampleSides, SideCounts
 from asyncgen.dataset.token_counts import TokenRatio, token_counter
 from asyncgen.dataset.writer import RowFile
 from asyncgen.job.answers import is_fenced
@@ -41,9 +41,10 @@ from asyncgen.run.reviews import read_reviews
 from asyncgen.run.whole_file import explained, open_regular, temporary_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from asyncgen.dataset.samples import Judged
     from asyncgen.dataset.scores import ScoreTable
     from asyncgen.dataset.split import Split
     from asyncgen.dataset.token_counts import TokenCounter
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from asyncgen.run.records import Record
     from asyncgen.run.reviews import Reviews
 
-_BATCH = 2000  # samples that are written, and whose tokens are counted, at a time
+_BATCH = 1000  # pairs that are added at a time
 _LEARNT_FROM = 2000  # records from which the tokens per text are learnt
 _ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
 _RECORD_BYTES = 200  # few records are smaller, so this bounds their number
@@ -102,6 +103,23 @@ def drafting(
                 yield draft
     finally:
         path.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Block:
+    """Some samples, which are added together: that is much quicker than one by one."""
+
+    numbers: list[int] = field(default_factory=list)
+    variables: list[dict[str, str]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    texts: list[list[str]] = field(default_factory=list)
+
+    def add(self, place: int, record: Record, sample: Sample) -> None:
+        self.numbers.append(place << _ITEM_BITS | sample.item)
+        self.variables.append(record.variables)
+        self.samples.append(sample)
 
 
 class Draft:
@@ -158,8 +176,6 @@ class Draft:
         self._numbers = array("Q")
         self._prompts = AnswersByPrompt()
         self._sketches = Sketches()
-        self._lines: list[bytes] = []  # not yet written, and their texts
-        self._texts: list[list[str]] = []
         self._maker = SampleMaker(job, grid)
 
     @property
@@ -170,28 +186,35 @@ class Draft:
         """The pass."""
         expected = min(self._grid.count, self._path.stat().st_size // _RECORD_BYTES) if self._path.exists() else 0
         selection = Selection(self._job, self._grid, stale=stale, expected=expected, reviews=reviews)
-        for place, record in enumerate(self._rows):
-            own = selection.own(record)
-            samples, reason = selection.judge(own) if own is not None else ([], STALE)
-            record = own or record  # noqa: PLW2901 - the same record, as the job has it
+        seen = 0
+        for records in self._rows.blocks():
+            self._at_records(selection.judge_all(records), seen)
+            seen += len(records)
+        if self._pairing is not None:
+            self._add_pairs(self._pairing)
+
+    def _at_records(self, judged: Iterable[Judged], first: int) -> None:
+        """Take the next records; the first of them has that place."""
+        block = _Block()
+        for place, (record, samples, reason) in enumerate(judged, first):
             score = None
             if self._scores is not None:
                 score = self._score(record, self._scores)
                 if reason is None and score is None:
-                    samples, reason = [], SCORE
+                    samples, reason = [], SCORE  # noqa: PLW2901 - as if `Selection` had judged so
             if self._pairing is not None:
                 if not self._pairing.add(record, reason, place):
                     self._reject(record, reason or NO_PAIR)
-                continue
-            if reason is not None:
+            elif reason is not None:
                 self._reject(record, reason)
-            self.simulated += record.simulated and bool(samples)
-            for item, sample in enumerate(samples):
-                self._note_score(record, score)
-                self._add(record, sample, place << _ITEM_BITS | item)
-        if self._pairing is not None:
-            self._add_pairs(self._pairing)
-        self._flush()
+            else:
+                self.simulated += record.simulated
+                self.fenced += self._grid.answers.reads_json and is_fenced(record.completion)
+                for sample in samples:
+                    block.add(place, record, sample)
+                    if score is not None:
+                        block.scores.append(score)
+        self._add(block)
 
     def _score(self, record: Record, scores: ScoreTable) -> float | None:
         """The judge's score of a record; None if it has none, or it is too low."""
@@ -200,11 +223,6 @@ class Draft:
         if score is None or wanted is None or (wanted.at_least is not None and score < wanted.at_least):
             return None
         return score
-
-    def _note_score(self, record: Record, score: float | None) -> None:
-        if score is not None:
-            self._combinations.add(orjson.dumps(record.variables).decode(), len(self._numbers))
-            self._scored.append(score)
 
     def _keep_best(self, lines: Fetcher) -> None:
         """Leave out all but the best samples of each combination, if the job limits their number."""
@@ -225,8 +243,12 @@ class Draft:
                     whole.extend((better, worse))
                 else:
                     self._reject_single(lines, better, worse, by_values=pairing.by_values)
-            for better, worse in sorted(zip(whole[::2], whole[1::2], strict=True)):
-                self._add_pair(self._own(lines[better]), self._own(lines[worse]), better)
+            pairs = iter(sorted(zip(whole[::2], whole[1::2], strict=True)))
+            while some := list(islice(pairs, _BATCH)):
+                block = _Block()
+                for better, worse in some:
+                    self._add_pair(block, self._own(lines[better]), self._own(lines[worse]), better)
+                self._keep(block)
 
     def _reject_single(self, lines: Fetcher, better: int | None, worse: int | None, *, by_values: bool) -> None:
         if better is not None:
@@ -241,15 +263,17 @@ class Draft:
         record = decode_record(line)
         return self._grid.match(record) or record
 
-    def _add_pair(self, better: Record, worse: Record, place: int) -> None:
-        settings = self._job.dataset
+    def _add_pair(self, block: _Block, better: Record, worse: Record, place: int) -> None:
         chosen = self._maker.of(better)[0]
         rejected = next(iter(self._maker.of(worse)), Sample(chosen.prompt, worse.completion.strip()))
         if not rejected.answer or rejected.answer == chosen.answer:
             self._reject(worse, NO_PAIR)
             return
         self.simulated += better.simulated or worse.simulated
-        self._note(better, chosen, place << _ITEM_BITS, *preference_line(settings, chosen, rejected))
+        block.add(place, better, chosen)
+        line, texts = preference_line(self._job.dataset, chosen, rejected)
+        block.lines.append(line)
+        block.texts.append(texts)
 
     def finish(self, *, drop_near_duplicates: bool) -> None:
         """Find near-duplicates, and bring every prompt to one side."""
@@ -272,34 +296,34 @@ class Draft:
         """The tokens of each sample on a side."""
         return (tokens for tokens, side in zip(self.tokens, self.sides.codes, strict=True) if side == code)
 
-    def _add(self, record: Record, sample: Sample, number: int) -> None:
+    def _add(self, block: _Block) -> None:
+        """Add samples of answers."""
         settings = self._job.dataset
-        self._note(record, sample, number, *training_line(settings, sample))
-        if self._grid.answers.reads_json and not number % (1 << _ITEM_BITS):  # the first item of its answer
-            self.fenced += is_fenced(record.completion)
-        self.thoughts += begins_with_thoughts(sample.answer)
+        block.lines, block.texts = training_lines(settings, block.samples)
+        self.thoughts += sum(begins_with_thoughts(sample.answer) for sample in block.samples)
         if settings.format == COMPLETION:
-            self.separators += bool(settings.separator) and settings.separator in sample.prompt
-            self.endings += bool(settings.ending) and settings.ending in sample.answer
+            if settings.separator:
+                self.separators += sum(settings.separator in sample.prompt for sample in block.samples)
+            if settings.ending:
+                self.endings += sum(settings.ending in sample.answer for sample in block.samples)
+        self._keep(block)
 
-    def _note(self, record: Record, sample: Sample, number: int, line: bytes, texts: list[str]) -> None:
-        """Note a sample: its line and its place, prompt, words and side."""
-        self._prompts.add(sample.prompt, len(self._numbers))
-        self._sketches.add(sample.answer)
-        self._numbers.append(number)
-        code = self.sides.add(record.variables)
+    def _keep(self, block: _Block) -> None:
+        """Note samples, each with its place, prompt, words and side, and write their lines."""
+        first = len(self._numbers)
+        combinations = CombinationBlock(block.variables)
+        self._numbers.extend(block.numbers)
+        self._prompts.add_all([sample.prompt for sample in block.samples], first)
+        self._sketches.add_all([sample.answer for sample in block.samples])
+        sides = self.sides.add_all(combinations)
         if self._splits:
-            self.values.add(record.variables, validates=code != TRAIN)
-        self._lines.append(line)
-        self._texts.append(texts)
-        if len(self._lines) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._file.write(b"".join(self._lines))
-        self.tokens.extend(self.counter.samples(self._texts, chat=self._job.dataset.format != COMPLETION))
-        self._lines.clear()
-        self._texts.clear()
+            for key, variables, count in combinations.counts():
+                self.values.add(variables, count, validates=sides[key] != TRAIN)
+        if block.scores:
+            self._combinations.add_all(combinations.keys, first)
+            self._scored.extend(block.scores)
+        self.tokens.extend(self.counter.samples(block.texts, chat=self._job.dataset.format != COMPLETION))
+        self._file.write(b"".join(block.lines))
 
     def _reject(self, record: Record, reason: str) -> None:
         self.rejected[reason] += 1

@@ -19,8 +19,8 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
-from itertools import combinations, groupby, pairwise
-from operator import or_
+from itertools import combinations, groupby, pairwise, starmap
+from operator import or_, xor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,17 +91,22 @@ class AnswersByPrompt:
 
     def __init__(self) -> None:
         self._prompts = [array("q") for _ in range(_BUCKETS)]
-        self._numbers = [array("q") for _ in range(_BUCKETS)]
+        self._numbers = [array("I") for _ in range(_BUCKETS)]
 
     def __len__(self) -> int:
         return sum(map(len, self._numbers))
 
     def add(self, prompt: str, number: int) -> None:
-        """Note an answer by a number, such as a place in a file."""
-        hashed = hash(prompt)
-        bucket = hashed % _BUCKETS
-        self._prompts[bucket].append(hashed)
-        self._numbers[bucket].append(number)
+        """Note an answer by a number, such as its place in a list."""
+        self.add_all((prompt,), number)
+
+    def add_all(self, prompts: Iterable[str | bytes], first: int) -> None:
+        """Note the next answers, which are numbered from `first`."""
+        all_prompts, all_numbers = self._prompts, self._numbers
+        for number, hashed in enumerate(map(hash, prompts), first):
+            bucket = hashed % _BUCKETS
+            all_prompts[bucket].append(hashed)
+            all_numbers[bucket].append(number)
 
     def groups(self) -> Iterator[list[int]]:
         """The numbers of each prompt, in the order in which they were added; the order of prompts is arbitrary."""
@@ -125,31 +130,36 @@ class Sketches:
         self._most = array("H")  # bits that may differ from those of a similar text; 0 for a text without a sketch
         self._bit_of = _Bits()
 
-    def add(self, text: str) -> None:
-        """Note the next text; the first one has the number 0."""
-        words = words_of(text)
-        if len(words) > _MOST_SKETCHED:
-            self._bits += bytes(_SKETCH_BYTES)
-            self._most.append(0)
-            return
-        sketch = reduce(or_, map(self._bit_of.__getitem__, words), 0)
-        self._bits += sketch.to_bytes(_SKETCH_BYTES, "little")
-        self._most.append(max(len(words) - 1, 0) // 3 + 2)
+    def add_all(self, texts: Iterable[str]) -> None:
+        """Note the next texts; the first one of all has the number 0."""
+        bit_of = self._bit_of.__getitem__
+        for text in texts:
+            words = words_of(text)
+            if len(words) > _MOST_SKETCHED:
+                self._bits += bytes(_SKETCH_BYTES)
+                self._most.append(0)
+            else:
+                self._bits += reduce(or_, map(bit_of, words), 0).to_bytes(_SKETCH_BYTES, "little")
+                self._most.append(max(len(words) - 1, 0) // 3 + 2)
 
     def candidates(self, numbers: Sequence[int]) -> Sequence[int]:
         """Those of the texts that may be similar to another one of them, in their order."""
         if not 1 < len(numbers) <= _MOST_COMPARED:
             return numbers
+        bits = [self._sketch(number) for number in numbers]
+        most = [self._most[number] for number in numbers]
+        differing = list(map(int.bit_count, starmap(xor, combinations(bits, 2))))
+        if all(most) and min(differing) > max(most):
+            return ()  # as nearly always
         found: set[int] = set()
-        for (one, bits, most), (other, other_bits, other_most) in combinations(map(self._sketch, numbers), 2):
-            differing = (bits ^ other_bits).bit_count()
-            if (differing <= most and differing <= other_most) or not most or not other_most:
+        for (one, other), bits_apart in zip(combinations(range(len(numbers)), 2), differing, strict=True):
+            if bits_apart <= min(most[one], most[other]) or not most[one] or not most[other]:
                 found.update((one, other))
-        return [number for number in numbers if number in found] if found else ()
+        return [numbers[place] for place in sorted(found)]
 
-    def _sketch(self, number: int) -> tuple[int, int, int]:
+    def _sketch(self, number: int) -> int:
         at = number * _SKETCH_BYTES
-        return number, int.from_bytes(self._bits[at : at + _SKETCH_BYTES], "little"), self._most[number]
+        return int.from_bytes(self._bits[at : at + _SKETCH_BYTES], "little")
 
 
 class _Bits(dict[bytes, int]):

@@ -154,8 +154,7 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
             draft.finish(drop_near_duplicates=drop_near_duplicates)
         refuse_simulated(draft.simulated, allowed=simulated)
         files = _write(work, draft)
-    tokens = Histogram()
-    tokens.add(draft.tokens_of(TRAIN))
+    tokens = Histogram(draft.tokens_of(TRAIN))
     costs = training_costs(tokens, work.provider, job.finetune.model, job.finetune.hyperparameters, prices)
     return Prepared(
         train=directory.train,

@@ -23,7 +23,7 @@ from asyncgen.run.records import decode_record, finish_reason_of
 from asyncgen.run.reviews import NO_REVIEWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from asyncgen.job.model import DatasetSettings, Job
     from asyncgen.job.requests import RequestGrid, SampleParts
@@ -128,20 +128,47 @@ class Selection:
 
     def judge(self, record: Record) -> tuple[list[Sample], str | None]:
         """The samples of a record, and the reason why there are none; None if there are some."""
+        ((_, samples, reason),) = self._without_duplicates([(record, *self._made(record))])
+        return samples, reason
+
+    def judge_all(self, records: Sequence[Record]) -> list[Judged]:
+        """Judge the next records of the file, with `own` first; quicker than one by one."""
+        if self._may_be_stale:
+            own = map(self.own, records)
+            made = [
+                (record, [], STALE) if mine is None else (mine, *self._made(mine))
+                for record, mine in zip(records, own, strict=True)
+            ]
+        else:
+            made = [(record, *self._made(record)) for record in records]
+        return self._without_duplicates(made)
+
+    def _made(self, record: Record) -> tuple[list[Sample], str | None]:
         if reason := unusable(record):
             return [], reason
-        if self._reviews.is_rejected(record.key, record.completion):
+        if self._reviews.rejected and self._reviews.is_rejected(record.key, record.completion):
             return [], BY_HAND
         if failures := self.checks.failures(record.completion, record.variables):
             return [], CHECK + failures[0]
-        made = self._maker.of(record)
-        samples = [sample for sample in made if self._is_new(sample)]
-        return samples, None if samples else DUPLICATE if made else EMPTY
+        samples = self._maker.of(record)
+        return samples, None if samples else EMPTY
 
-    def _is_new(self, sample: Sample) -> bool:
-        return self._seen.add_number(hash((sample.prompt, sample.answer)) & _64_BITS)
+    def _without_duplicates(self, judged: list[Judged]) -> list[Judged]:
+        identities = [identity_of(sample) & _64_BITS for _, samples, _ in judged for sample in samples]
+        is_new = self._seen.add_each(identities)
+        if all(is_new):
+            return judged
+        new = iter(is_new)
+        kept = [(record, [each for each in samples if next(new)], reason) for record, samples, reason in judged]
+        return [(record, samples, reason if samples else reason or DUPLICATE) for record, samples, reason in kept]
 
 
+def identity_of(sample: Sample) -> int:
+    """A hash that equal pairs of prompt and answer have in common."""
+    return hash((sample.prompt, sample.answer))
+
+
+Judged = tuple["Record", "list[Sample]", "str | None"]  # the record as the job has it, and as `Selection.judge`
 _64_BITS = 2**64 - 1
 
 
@@ -163,6 +190,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):  # made for every answer, i
         reasoning: the model's reasoning before the answer.
         tool_calls: calls of the answer, as in the API.
         tools: tools that the request offered.
+        item: which of its record's samples it is, from 0.
     """
 
     prompt: str
@@ -172,6 +200,7 @@ class Sample(msgspec.Struct, frozen=True, gc=False):  # made for every answer, i
     reasoning: str | None = None
     tool_calls: list[Any] | None = None
     tools: list[Any] | None = None
+    item: int = 0
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -215,7 +244,8 @@ class SampleMaker:
             made = [self._sample(record, prompt, answer, {}, reasoning)]
         else:
             made = list(self._read(record, completion, reasoning))
-        return [sample for sample in made if sample.prompt.strip() and (sample.answer.strip() or sample.tool_calls)]
+        kept = [sample for sample in made if sample.prompt.strip() and (sample.answer.strip() or sample.tool_calls)]
+        return [msgspec.structs.replace(sample, item=item) if item else sample for item, sample in enumerate(kept)]
 
     def answer_at(self, line: bytes, item: int) -> str:
         """The answer of one sample of a record, given the record's line."""
@@ -319,16 +349,38 @@ def pair(settings: DatasetSettings, sample: Sample) -> tuple[str, str]:
 
 def training_line(settings: DatasetSettings, sample: Sample) -> tuple[bytes, list[str]]:
     """The sample as JSON, newline included, and every text of it that costs tokens."""
-    if settings.format == COMPLETION:
-        prompt, completion = pair(settings, sample)
-        return orjson.dumps({"prompt": prompt, "completion": completion}, option=_LINE), [prompt, completion]
-    conversation = messages(settings, sample)
-    line: dict[str, Any] = {"messages": conversation}
-    if sample.tools:
-        line["tools"] = sample.tools
-    if sample.turns is None and not (sample.reasoning or sample.tool_calls or sample.tools):
-        return orjson.dumps(line, option=_LINE), [message["content"] for message in conversation]
-    return orjson.dumps(line, option=_LINE), _texts(conversation, sample.tools)
+    ((line,), (texts,)) = training_lines(settings, [sample])
+    return line, texts
+
+
+def training_lines(settings: DatasetSettings, samples: Iterable[Sample]) -> tuple[list[bytes], list[list[str]]]:
+    """The line of each sample as JSON, newline included, and its texts that cost tokens."""
+    lines: list[bytes] = []
+    texts: list[list[str]] = []
+    heads: dict[tuple[str, str | None], tuple[bytes, list[str]]] = {}  # what stands before an answer, by prompt
+    for sample in samples:
+        if settings.format == COMPLETION:
+            prompt, completion = pair(settings, sample)
+            lines.append(orjson.dumps({"prompt": prompt, "completion": completion}, option=_LINE))
+            texts.append([prompt, completion])
+        elif sample.turns or sample.reasoning or sample.tool_calls or sample.tools:
+            conversation = messages(settings, sample)
+            line = {"messages": conversation} | ({"tools": sample.tools} if sample.tools else {})
+            lines.append(orjson.dumps(line, option=_LINE))
+            texts.append(_texts(conversation, sample.tools))
+        else:
+            prompt_of = sample.prompt, sample.system
+            head, asked = heads.get(prompt_of) or heads.setdefault(prompt_of, _head(settings, *prompt_of))
+            lines.append(b"%b%b}]}\n" % (head, orjson.dumps(sample.answer)))
+            texts.append([*asked, sample.answer])
+    return lines, texts
+
+
+def _head(settings: DatasetSettings, prompt: str, system: str | None) -> tuple[bytes, list[str]]:
+    """The beginning of the line of a prompt's samples, up to the answer; and the texts in it."""
+    conversation = messages(settings, Sample(prompt, "", system))
+    line = orjson.dumps({"messages": conversation})
+    return line.removesuffix(b'""}]}'), [each["content"] for each in conversation[:-1]]
 
 
 def preference_line(settings: DatasetSettings, better: Sample, worse: Sample) -> tuple[bytes, list[str]]:

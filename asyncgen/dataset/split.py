@@ -23,6 +23,7 @@ one byte a sample for its side, 25 bytes a record for its pairs. Writing the pai
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import blake2b
@@ -46,6 +47,26 @@ if TYPE_CHECKING:
 TRAIN, VALIDATION, HELD_OUT, DROPPED = range(4)
 
 
+class CombinationBlock:
+    """Some rows by their combination: what only depends on that is done once for all of them.
+
+    Attributes:
+        keys: of each row's combination.
+        variables: of each key, in the order in which the combinations come.
+
+    Args:
+        rows: the variables of each row.
+    """
+
+    def __init__(self, rows: Sequence[Mapping[str, str]]) -> None:
+        self.keys = list(map(orjson.dumps, rows))
+        self.variables = dict(zip(self.keys, rows, strict=True))
+
+    def counts(self) -> Iterable[tuple[bytes, Mapping[str, str], int]]:
+        """Key and variables of each combination, and its number of rows."""
+        return ((key, self.variables[key], count) for key, count in Counter(self.keys).items())
+
+
 class SampleSides:
     """Collects the samples' sides; a sample is known by its number, in the order in which they were added.
 
@@ -61,11 +82,15 @@ class SampleSides:
         self.prompts = 0
         self.leaked = 0
 
-    def add(self, variables: Mapping[str, str]) -> int:
+    def add(self, variables: Mapping[str, str]) -> None:
         """Add a sample of this combination; its side as far as the combination decides it."""
-        code = self._split.side_of(variables)
-        self.codes.append(code)
-        return code
+        self.codes.append(self._split.side_of(variables))
+
+    def add_all(self, rows: CombinationBlock) -> dict[bytes, int]:
+        """Add a sample for each row, as `add` does; the side of each combination, by its key."""
+        sides = {key: self._split.side_of(variables) for key, variables in rows.variables.items()}
+        self.codes.extend(map(sides.__getitem__, rows.keys))
+        return sides
 
     def drop(self, number: int) -> None:
         """Leave a sample out."""
@@ -262,17 +287,12 @@ class SideCounts:
 
     _counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
-    def add(self, variables: Mapping[str, str], *, validates: bool) -> None:
-        """Note one sample."""
+    def add(self, variables: Mapping[str, str], count: int = 1, *, validates: bool) -> None:
+        """Note samples of one combination."""
         for name, value in variables.items():
-            values = self._counts.get(name)
-            if values is None:
-                values = self._counts[name] = {}
-            counts = values.get(value)
-            if counts is not None:
-                counts[validates] += 1
-            elif len(values) <= _MOST_COUNTED:
-                values[value] = [not validates, validates]
+            values = self._counts.setdefault(name, {})
+            if value in values or len(values) <= _MOST_COUNTED:
+                values.setdefault(value, [0, 0])[validates] += count
 
     def thin(self, share: float) -> Iterable[ThinValue]:
         """Values that one side has no sample of, axis by axis; axes with very many values are left out.

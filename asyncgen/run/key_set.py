@@ -101,6 +101,28 @@ class KeySet:
             self._make_room(count // 4)
         return True
 
+    def add_each(self, numbers: Sequence[int]) -> list[bool]:
+        """Add many keys, in half the time of one at a time.
+
+        Args:
+            numbers: first 64 bits of each key.
+
+        Returns:
+            Of each whether it was not there yet.
+        """
+        if self._count + len(numbers) > self._room:
+            self._make_room(len(numbers) + self._count // 4)
+        slots, capacity, added = self._slots, self._capacity, []
+        for number in numbers:
+            number = number or 1  # noqa: PLW2901 - as everywhere here
+            slot = number % capacity
+            while (found := slots[slot]) and found != number:
+                slot = slot + 1 if slot + 1 < capacity else 0
+            slots[slot] = number
+            added.append(not found)
+        self._count += added.count(True)
+        return added
+
     def add_all(self, numbers: Sequence[int]) -> bool:
         """Add many keys, in half the time of one at a time.
 

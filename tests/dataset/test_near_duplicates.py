@@ -34,7 +34,7 @@ def find(texts: list[str], prompts: list[str] | None = None) -> list[tuple[int, 
         answers.add(prompts[number] if prompts else "prompt", number)
     sketches = Sketches()
     for text in texts:
-        sketches.add(text)
+        sketches.add_all([text])
     groups = map(sketches.candidates, answers.groups())
     return sorted((found.number, found.earlier) for group in groups for found in similar(group, texts.__getitem__))
 

@@ -1,21 +1,19 @@
 """Collect the report of a run in one pass over its files.
 
-Measures the answers as texts: length, openings, diversity. Memory is bounded: rare openings are dropped on the way, and
-diversity is measured on a sample of fixed size, which also makes runs of different sizes comparable. Read-only: the run
-may be written at the same time. Display is left to the callers.
+Counts what became of every row; measures of the answers are left to `texts` and `quality`, display to the callers.
+Read-only: the run may be written at the same time.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from array import array
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityScan, RowOutcome
+from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityScan, RowOutcome, SampledText
+from asyncgen.dataset.report.texts import Diversity, diversity
 from asyncgen.dataset.samples import (
     CHECK,
     DUPLICATE,
@@ -27,98 +25,25 @@ from asyncgen.dataset.samples import (
     is_stale,
     may_be_stale,
 )
-from asyncgen.dataset.split import Split, known_plan, plan_split
+from asyncgen.dataset.split import CombinationBlock, Split, known_plan, plan_split
 from asyncgen.dataset.token_counts import Histogram
 from asyncgen.dataset.writer import RowFile, collector_off
-from asyncgen.job.thoughts import begins_with_thoughts
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.reviews import read_reviews
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from asyncgen.dataset.report.quality import Axis, Coverage
+    from asyncgen.dataset.samples import Judged
     from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
-    from asyncgen.run.records import Failure, Record, Usage
+    from asyncgen.run.records import Record, Usage
     from asyncgen.run.reviews import Reviews
-
-
-OPENING_WORDS = 3
-SAMPLED = 5000
-_NO_KEY = "g"  # sorts after every key
-_MOST_OPENINGS = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class Diversity:
-    """How much the wording of the answers differs.
-
-    Attributes:
-        answers: number of answers in the sample.
-        distinct: distinct-n, the share of different words, bigrams and trigrams among all; 1 if none occurs twice.
-            (Li et al., "A Diversity-Promoting Objective Function", 2016.)
-    """
-
-    answers: int
-    distinct: tuple[float, float, float]
-
-
-class TextStatistics:
-    """Text statistics of answers, updated one by one."""
-
-    def __init__(self) -> None:
-        self.words = Histogram()
-        self.characters = Histogram()
-        self._openings: Counter[str] = Counter()
-        self._sample: list[tuple[int, str]] = []
-        self._largest_key = _NO_KEY  # of the sample, once it is full
-
-    def add(self, key: str, text: str) -> None:
-        """Note one answer; `key` is its request's, by which the sample is drawn."""
-        words = text.split()
-        self.words.counts[len(words)] += 1
-        self.characters.counts[len(text)] += 1
-        self._openings[" ".join(words[:OPENING_WORDS])] += 1
-        if len(self._openings) > _MOST_OPENINGS:
-            self._openings = Counter(dict(self._openings.most_common(_MOST_OPENINGS // 2)))
-        if key < self._largest_key:  # keys are numbers of one length: they are ordered as their digits are
-            self._keep(key, text)
-
-    def _keep(self, key: str, text: str) -> None:
-        """Keep the answers with the smallest keys: keys are hashes, so this is a fair sample, and always the same."""
-        if len(self._sample) < SAMPLED:
-            heapq.heappush(self._sample, (-int(key, 16), text))
-        else:
-            heapq.heapreplace(self._sample, (-int(key, 16), text))
-        if len(self._sample) == SAMPLED:
-            self._largest_key = f"{-self._sample[0][0]:0{len(key)}x}"
-
-    def openings(self, most: int) -> list[tuple[str, int]]:
-        """The most common first words and how many answers begin so, the commonest first."""
-        ranked = sorted(self._openings.items(), key=lambda item: (-item[1], item[0]))
-        return ranked[:most]
-
-    def diversity(self) -> Diversity:
-        """Diversity of the sampled answers."""
-        texts = [text.lower().split() for _, text in self._sample]
-        one, two, three = (_distinct(texts, length) for length in (1, 2, 3))
-        return Diversity(len(texts), (one, two, three))
-
-
-def _distinct(texts: Iterable[Sequence[str]], length: int) -> float:
-    grams: set[tuple[str, ...]] = set()
-    total = 0
-    for words in texts:
-        runs = zip(*(islice(words, start, None) for start in range(length)), strict=False)
-        for gram in runs:
-            grams.add(gram)
-            total += 1
-    return len(grams) / total if total else 0.0
 
 
 MOST_ENUMERATED = 2_000_000  # rows of a job beyond which they are not counted by value
@@ -228,7 +153,6 @@ class _ReportScan:
         self._selection = Selection(job, grid, stale=stale, reviews=reviews)
         self._twins: dict[bytes, list[int]] = {}
         self._coverage = CoverageCounts()
-        self._texts = TextStatistics()
         self._rejected: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._finish_reasons: Counter[str] = Counter()
@@ -249,23 +173,34 @@ class _ReportScan:
         self._finish_reasons.update([record.finish_reason or "(none)" for record in records])
         self._models.update([record.model for record in records])
         self._latency_ms.add([_rounded_ms(record.latency_s) for record in records])
-        for place, record in enumerate(records, self._seen):
-            self._at_record(record, place)
+        judged = self._selection.judge_all(records)
+        rows = CombinationBlock([record.variables for record, _, _ in judged])
+        outcomes = Counter(zip(rows.keys, [_outcome(reason) for _, _, reason in judged], strict=True))
+        for (key, outcome), count in outcomes.items():
+            self._coverage.add(rows.variables[key], outcome, count)
+        self._at_samples(judged)
+        for record, _, reason in judged:
+            if reason is not None:
+                self._reject(record, reason)
+            if self._twins and reason != STALE:
+                self._cover_twins(record.key, _outcome(reason))
         self._seen += len(records)
 
-    def _at_record(self, record: Record, place: int) -> None:
-        own = self._selection.own(record)
-        samples, reason = self._selection.judge(own) if own is not None else ([], STALE)
-        record = own or record
-        self._cover(record, _fate(reason))
-        for item, sample in enumerate(samples):
-            self._texts.add(record.key, sample.answer)
-            self._quality.add(record.key, sample.prompt, sample.answer, record.variables)
-            self._quality.thoughts += begins_with_thoughts(sample.answer)
-            self._quality.simulated += record.simulated
-            self._samples.append(place << _ITEM_BITS | item)
-        if reason is None:
-            return
+    def _at_samples(self, judged: Sequence[Judged]) -> None:
+        kept = [
+            (place, record, sample)
+            for place, (record, samples, _) in enumerate(judged, self._seen)
+            for sample in samples
+        ]
+        self._samples.extend([place << _ITEM_BITS | sample.item for place, _, sample in kept])
+        self._quality.simulated += sum(record.simulated for _, record, _ in kept)
+        self._quality.add_all(
+            [record.key for _, record, _ in kept],
+            CombinationBlock([record.variables for _, record, _ in kept]),
+            [sample for _, _, sample in kept],
+        )
+
+    def _reject(self, record: Record, reason: str) -> None:
         self._quality.reject(record.key, record.completion)
         self._rejected[reason] += 1
         if reason.startswith(CHECK):
@@ -284,15 +219,14 @@ class _ReportScan:
                 continue
             unsettled.discard(number)
             self._failures[failure.error.type] += 1
-            own = self._grid.match(failure) or failure
-            self._cover(own, RowOutcome.REFUSED if failure.error.type in _REFUSALS else RowOutcome.FAILED)
+            outcome = RowOutcome.REFUSED if failure.error.type in _REFUSALS else RowOutcome.FAILED
+            self._coverage.add((self._grid.match(failure) or failure).variables, outcome)
+            self._cover_twins(failure.key, outcome)
 
-    def _cover(self, row: Record | Failure, fate: RowOutcome) -> None:
-        """Count what became of a row, and of those that have the same request."""
-        self._coverage.add(row.variables, fate)
-        if self._twins and fate is not RowOutcome.STALE:
-            for index in self._twins.get(bytes.fromhex(row.key), ()):
-                self._coverage.add(self._grid.variables_at(index), fate)
+    def _cover_twins(self, key: str, outcome: RowOutcome) -> None:
+        """Count what became of the rows that have the request of another one."""
+        for index in self._twins.get(bytes.fromhex(key), ()):
+            self._coverage.add(self._grid.variables_at(index), outcome)
 
     def report(self, directory: RunDirectory, lines: Fetcher) -> Report:
         """Make the report; call it once. `lines` are those of the records."""
@@ -302,7 +236,9 @@ class _ReportScan:
             place, item = divmod(self._samples[number], 1 << _ITEM_BITS)
             return self._maker.answer_at(lines[place], item)
 
-        quality = self._quality.quality(answer)
+        texts = self._quality.texts
+        sample = [self._sampled(number, lines) for number in texts.sample()]
+        quality = self._quality.quality(answer, sample)
         return Report(
             run=directory.path,
             job=self._job.name,
@@ -315,16 +251,22 @@ class _ReportScan:
             checks=self._violations,
             duplicates=self._rejected[DUPLICATE],
             near_duplicates=quality.near_duplicates,
-            words=self._texts.words,
-            characters=self._texts.characters,
-            openings=tuple(self._texts.openings(_OPENINGS)),
-            diversity=self._texts.diversity(),
+            words=texts.words(),
+            characters=texts.characters(),
+            openings=tuple(texts.openings(_OPENINGS, answer)),
+            diversity=diversity(each.text for each in sample),
             quality=quality,
             latency_ms=self._latency_ms,
             usage=state.spend.usage,
             cost_usd=state.spend.cost_usd,
             unpriced=state.spend.unpriced,
         )
+
+    def _sampled(self, number: int, lines: Fetcher) -> SampledText:
+        place, item = divmod(self._samples[number], 1 << _ITEM_BITS)
+        record = decode_record(lines[place])
+        record = self._selection.own(record) or record
+        return SampledText(number, self._maker.of(record)[item].answer, record.variables)
 
 
 _FILLED = RowOutcome.FILLED  # nearly always it: an enumeration looks its members up slowly
@@ -337,7 +279,7 @@ def _rounded_ms(seconds: float) -> int:
     return round(seconds * 1000) if seconds < 1 else round(seconds * 100) * 10
 
 
-def _fate(reason: str | None) -> RowOutcome:
+def _outcome(reason: str | None) -> RowOutcome:
     if reason is None:
         return _FILLED
     if reason == STALE:

@@ -12,22 +12,24 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches, similar, words_of
+from asyncgen.dataset.report.texts import AnswerTexts
 from asyncgen.dataset.split import TRAIN, SampleSides
+from asyncgen.job.thoughts import begins_with_thoughts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from asyncgen.dataset.split import Split
+    from asyncgen.dataset.samples import Sample
+    from asyncgen.dataset.split import CombinationBlock, Split
     from asyncgen.job.model import Job
 
 
-SAMPLED = 5000
 RUN_OF_WORDS = 8
 _READ = 3
 _MOST_VALUES = 20  # of an axis, whose diversity is told by value
@@ -36,14 +38,12 @@ _MOST_COMPRESSED = 200_000  # bytes of each value's texts, so that ratios can be
 _UNKNOWN = "?"
 _MOST_PAIRS = 20_000  # of values; with more, axes are free text and empty pairs say nothing
 _PAIRED_AXES = 5
-_NO_KEY = "g"  # sorts after every key
 _Pair = tuple[tuple[str, str], ...]  # names and values of two axes
 
 
 class SampledText(NamedTuple):
-    """A sample that is looked at closely; the first fields order the heap, and no two are alike in them."""
+    """A sample that is looked at closely."""
 
-    negated_key: int
     number: int
     text: str
     variables: Mapping[str, str]
@@ -110,127 +110,137 @@ class Quality:
     thoughts: int
 
 
-def masked(text: str, variables: Mapping[str, str]) -> str:
-    """The text with the values of its row replaced by their names in braces, the longest first."""
-    found = [item for item in variables.items() if len(item[1]) >= _LEAST_MASKED and item[1] in text]
-    for name, value in sorted(found, key=lambda item: -len(item[1])) if len(found) > 1 else found:
-        text = text.replace(value, f"{{{name}}}")
+_Masks = list[tuple[str, str]]  # a value, and what stands for it
+
+
+def masks_of(variables: Mapping[str, str]) -> _Masks:
+    """The values of a row that are masked in its answers, the longest first, each with its name in braces."""
+    long_enough = [(value, f"{{{name}}}") for name, value in variables.items() if len(value) >= _LEAST_MASKED]
+    return sorted(long_enough, key=lambda mask: -len(mask[0]))
+
+
+def masked(text: str, masks: _Masks) -> str:
+    """The text with the values of its row replaced by their names; `masks` are from `masks_of`."""
+    for value, name in [mask for mask in masks if mask[0] in text]:
+        text = text.replace(value, name)
     return text
 
 
-@dataclass(slots=True)
 class QualityScan:
-    """Measures samples one by one.
+    """Measures samples, which are known by their numbers in the order in which they were added.
 
     Args:
         job: its prompt and examples are what answers may copy.
         split: decides the side of each combination.
+
+    Attributes:
+        texts: measures of the answers.
+        simulated: simulated samples.
+        thoughts: samples that begin with the model's reasoning.
     """
 
-    job: Job
-    split: Split
-    simulated: int = 0
-    thoughts: int = 0
-    _sides: SampleSides = field(init=False)
-    _empty: dict[_Pair, None] = field(default_factory=dict)
-    _too_many: bool = False
-    _prompts: AnswersByPrompt = field(default_factory=AnswersByPrompt)
-    _sketches: Sketches = field(default_factory=Sketches)
-    _templates: AnswersByPrompt = field(default_factory=AnswersByPrompt)
-    _sample: list[SampledText] = field(default_factory=list)
-    _largest_key: str = _NO_KEY  # of the sample, once it is full
-    _rejected: list[tuple[int, str]] = field(default_factory=list)
-    _longest: list[tuple[int, int, str]] = field(default_factory=list)
-    _shortest: list[tuple[int, int, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._sides = SampleSides(self.split)
+    def __init__(self, job: Job, split: Split) -> None:
+        self.texts = AnswerTexts()
+        self.simulated = 0
+        self.thoughts = 0
+        self._job = job
+        self._sides = SampleSides(split)
+        self._pairs: Counter[_Pair] = Counter()  # that the job asks for, and the samples of each
+        self._too_many = False
+        self._prompts = AnswersByPrompt()
+        self._sketches = Sketches()
+        self._templates = AnswersByPrompt()
+        self._rejected: list[tuple[int, str]] = []
 
     def ask(self, variables: Mapping[str, str]) -> None:
         """Note a row that the job asks for. Call it for all rows before the first sample."""
         if not self._too_many:
-            self._empty.update(dict.fromkeys(_pairs(variables)))
-            self._too_many = len(self._empty) > _MOST_PAIRS
+            self._pairs.update(dict.fromkeys(_pairs_of(variables), 0))
+            self._too_many = len(self._pairs) > _MOST_PAIRS
 
-    def add(self, key: str, prompt: str, text: str, variables: Mapping[str, str]) -> None:
-        """Note one sample; `key` is its record's."""
-        number, length = len(self._sides.codes), len(text)
-        self._sides.add(variables)
-        self._prompts.add(prompt, number)
-        self._sketches.add(text)
-        if self._empty and not self._too_many:
-            for pair in _pairs(variables):
-                self._empty.pop(pair, None)
-        self._templates.add(masked(text, variables), number)
-        if key <= self._largest_key:  # keys are numbers of one length: they are ordered as their digits are
-            _keep(self._sample, SampledText(-int(key, 16), number, text, variables), SAMPLED)
-            if len(self._sample) == SAMPLED:
-                self._largest_key = f"{-self._sample[0].negated_key:0{len(key)}x}"
-        if len(self._longest) < _READ or length >= self._longest[0][0]:
-            _keep(self._longest, (length, number, text), _READ)
-        if len(self._shortest) < _READ or -length >= self._shortest[0][0]:
-            _keep(self._shortest, (-length, number, text), _READ)
+    def add_all(self, keys: Sequence[str], rows: CombinationBlock, samples: Sequence[Sample]) -> None:
+        """Note samples; of each the key of its record and its row."""
+        first = len(self.texts)
+        answers = [sample.answer for sample in samples]
+        self.texts.add_all(keys, answers)
+        self.thoughts += sum(map(begins_with_thoughts, answers))
+        self._sides.add_all(rows)
+        self._prompts.add_all([sample.prompt for sample in samples], first)
+        self._sketches.add_all(answers)
+        masks = {key: masks_of(variables) for key, variables in rows.variables.items()}
+        self._templates.add_all(map(masked, answers, map(masks.__getitem__, rows.keys)), first)
+        if self._pairs and not self._too_many:
+            for _, variables, count in rows.counts():
+                for pair in _pairs_of(variables):
+                    if pair in self._pairs:
+                        self._pairs[pair] += count
 
     def reject(self, key: str, text: str) -> None:
-        """Note an answer that gives no sample."""
+        """Note an answer that gives no sample; the ones with the smallest keys are kept."""
         if text.strip():
-            _keep(self._rejected, (-int(key, 16), text), _READ)
+            if len(self._rejected) < _READ:
+                heapq.heappush(self._rejected, (-int(key, 16), text))
+            else:
+                heapq.heappushpop(self._rejected, (-int(key, 16), text))
 
-    def quality(self, text: Callable[[int], str]) -> Quality:
+    def quality(self, answer: Callable[[int], str], sample: Sequence[SampledText]) -> Quality:
         """Compute the measures; call it once.
 
         Args:
-            text: fetches the answer of a sample by its number, in the order in which they were added.
+            answer: fetches the answer of a sample.
+            sample: what is looked at closely, those of `texts.sample()`.
         """
-        sample = sorted(self._sample, key=lambda each: -each.negated_key)
         near_duplicates = 0
         for numbers in self._prompts.groups():
             self._sides.settle(numbers)
-            near_duplicates += sum(1 for _ in similar(self._sketches.candidates(numbers), text))
-        groups = [numbers for numbers in self._templates.groups() if len(numbers) > 1]
-        largest = max(groups, key=len, default=[])
-        texts = {each.number: masked(each.text, each.variables) for each in sample}
+            near_duplicates += sum(1 for _ in similar(self._sketches.candidates(numbers), answer))
+        template_duplicates, largest = self._same_templates()
+        texts = {each.number: masked(each.text, masks_of(each.variables)) for each in sample}
         near = list(similar([each.number for each in sample], texts.__getitem__))
         codes = self._sides.codes
         return Quality(
             samples=len(codes),
             sampled=len(sample),
             near_duplicates=near_duplicates,
-            template_duplicates=sum(len(numbers) - 1 for numbers in groups),
+            template_duplicates=template_duplicates,
             template=next((texts[number] for number in largest if number in texts), ""),
             template_answers=len(largest),
             near_templates=len(near),
             validation_prompts=self._sides.prompts,
             trained_on=self._sides.leaked,
             leaked_answers=sum((codes[found.number] == TRAIN) != (codes[found.earlier] == TRAIN) for found in near),
-            copies=_copies(self.job, sample),
+            copies=_copies(self._job, sample),
             overall=_diversity([each.text for each in sample]),
             by_value={name: dict(values) for name, values in _by_value(sample)},
-            to_read=self._to_read(sample),
-            empty_pairs=[] if self._too_many else [", ".join(map("=".join, pair)) for pair in self._empty],
+            to_read=self._to_read(sample, answer),
+            empty_pairs=self._empty_pairs(),
             simulated=self.simulated,
             thoughts=self.thoughts,
         )
 
-    def _to_read(self, sample: Sequence[SampledText]) -> list[tuple[str, str]]:
+    def _same_templates(self) -> tuple[int, list[int]]:
+        """How many samples have the template of an earlier one; the samples of the commonest such template."""
+        duplicates, largest = 0, [0]
+        for numbers in self._templates.groups():
+            duplicates += len(numbers) - 1
+            largest = max(largest, numbers, key=lambda each: (len(each), -each[0]))
+        return duplicates, largest if len(largest) > 1 else []
+
+    def _empty_pairs(self) -> list[str]:
+        empty = () if self._too_many else (pair for pair, samples in self._pairs.items() if not samples)
+        return [", ".join(map("=".join, pair)) for pair in empty]
+
+    def _to_read(self, sample: Sequence[SampledText], answer: Callable[[int], str]) -> list[tuple[str, str]]:
         return [
             *(("random", each.text) for each in sample[:_READ]),
             *(("rejected", text) for _, text in sorted(self._rejected, reverse=True)),
-            *(("longest", text) for _, _, text in sorted(self._longest, reverse=True)[:2]),
-            *(("shortest", text) for _, _, text in sorted(self._shortest, reverse=True)[:2]),
+            *(("longest", answer(number)) for number in self.texts.longest(2)),
+            *(("shortest", answer(number)) for number in self.texts.shortest(2)),
         ]
 
 
-def _pairs(variables: Mapping[str, str]) -> Iterator[_Pair]:
+def _pairs_of(variables: Mapping[str, str]) -> Iterator[_Pair]:
     return combinations(list(variables.items())[:_PAIRED_AXES], 2)
-
-
-def _keep(heap: list[Any], item: tuple[Any, ...], most: int) -> None:
-    """Keep the largest items."""
-    if len(heap) < most:
-        heapq.heappush(heap, item)
-    else:
-        heapq.heappushpop(heap, item)
 
 
 def _copies(job: Job, sample: Sequence[SampledText]) -> dict[str, float]:
@@ -361,9 +371,9 @@ class CoverageCounts:
             if value in values or len(values) <= MOST_VALUES:
                 values[value] = values.get(value, 0) + count
 
-    def add(self, variables: Mapping[str, str], fate: RowOutcome) -> None:
-        """Note what became of one row."""
-        self._all[fate] += 1
+    def add(self, variables: Mapping[str, str], fate: RowOutcome, count: int = 1) -> None:
+        """Note what became of rows of one combination."""
+        self._all[fate] += count
         for name, value in variables.items():
             values = self._fates.get(name)
             if values is None:
@@ -373,7 +383,7 @@ class CoverageCounts:
                 if len(values) > MOST_VALUES:
                     continue
                 counts = values[value] = [0] * len(RowOutcome)
-            counts[fate] += 1
+            counts[fate] += count
 
     def total(self, requests: int) -> Coverage:
         """Coverage of all rows; `requests` is the number of rows in the job."""

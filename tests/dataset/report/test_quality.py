@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import hashlib
 
-from asyncgen.dataset.report.quality import Quality, QualityScan, masked
-from asyncgen.dataset.split import Split, SplitPlan
+from asyncgen.dataset.report.quality import Quality, QualityScan, SampledText, masked, masks_of
+from asyncgen.dataset.samples import Sample
+from asyncgen.dataset.split import CombinationBlock, Split, SplitPlan
 from asyncgen.job.model import Example, Job, Prompt
 
 CITIES = ["Bonn", "Oslo", "Rome", "Lima"]
 EXAMPLE = "Shops in Vienna can now take every card there is without any new device at all."
 
 
-def look(held: list[str] | None = None) -> QualityScan:
-    prompt = Prompt(user="Write for {city}.", examples=[Example({"city": "Vienna"}, EXAMPLE)])
-    return QualityScan(Job(name="job", prompt=prompt), Split(SplitPlan(0.0, 7, 0, {"city": []}), {"city": held or []}))
+class Looked(QualityScan):
+    """A scan that keeps its answers, to fetch them from."""
+
+    def __init__(self, held: list[str] | None = None) -> None:
+        prompt = Prompt(user="Write for {city}.", examples=[Example({"city": "Vienna"}, EXAMPLE)])
+        split = Split(SplitPlan(0.0, 7, 0, {"city": []}), {"city": held or []})
+        super().__init__(Job(name="job", prompt=prompt), split)
+        self.kept: list[SampledText] = []
+
+    def add(self, variables: dict[str, str], text: str) -> None:
+        key = hashlib.md5(f"{variables}{text}".encode(), usedforsecurity=False).hexdigest()
+        self.add_all([key], CombinationBlock([variables]), [Sample(", ".join(variables.values()), text)])
+        self.kept.append(SampledText(len(self.kept), text, variables))
 
 
-def add(found: QualityScan, city: str, text: str, size: str = "small") -> None:
-    key = hashlib.md5(f"{city}{text}{size}".encode(), usedforsecurity=False).hexdigest()
-    found.add(key, f"{city}, {size}", text, {"city": city, "size": size})
+def look(held: list[str] | None = None) -> Looked:
+    return Looked(held)
 
 
-def quality_of(found: QualityScan) -> Quality:
-    return found.quality(lambda _: "")  # whole answers are compared for near-duplicates alone
+def add(found: Looked, city: str, text: str, size: str = "small") -> None:
+    found.add({"city": city, "size": size}, text)
+
+
+def quality_of(found: Looked) -> Quality:
+    return found.quality(lambda number: found.kept[number].text, [found.kept[each] for each in found.texts.sample()])
 
 
 def test_values_are_masked_by_their_names_the_longest_first() -> None:
     variables = {"city": "York", "place": "New York"}
-    assert masked("New York is not York.", variables) == "{place} is not {city}."
+    assert masked("New York is not York.", masks_of(variables)) == "{place} is not {city}."
 
 
 def test_answers_that_differ_in_the_values_alone_are_one_template() -> None:
@@ -54,7 +68,7 @@ def test_eight_words_in_a_row_from_an_example_or_a_source_are_copies() -> None:
     found = look()
     add(found, "Bonn", "In Bonn, shops can now take every card there is without any new device at all!")
     source = "the treaty of the year was signed by all of them in the old town hall"
-    found.add("0" * 32, "p", f"Indeed {source}.", {"text": source})
+    found.add({"text": source}, f"Indeed {source}.")
     assert quality_of(found).copies == {"prompt": 0.0, "examples": 0.5, "source": 0.5}
 
 
