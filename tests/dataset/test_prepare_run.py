@@ -359,6 +359,17 @@ def test_near_duplicates_are_counted_and_dropped_when_asked(make_run: MakeRun) -
     assert {row["repeat"] for row in lines(made.directory.rejected)} == {1}
 
 
+def test_near_duplicates_among_the_items_of_answers_are_those_that_became_samples(make_run: MakeRun) -> None:
+    first, second = "Pay by card in every shop of the town, at once.", "Our team calls you back before the evening ends."
+    items = [[first], [first, second], [second.replace("calls", "writes")]]
+    each = '[answer]\nformat = "json"\neach = "texts"\n'
+    made = make_run(each).fill(
+        lambda record: msgspec.structs.replace(record, completion=json.dumps({"texts": items[record.repeat]}))
+    )
+    prepared = prepare(made)
+    assert (prepared.near_duplicates, prepared.files[0].samples) == (12, 36)
+
+
 def test_without_validation_an_earlier_validation_file_is_removed(make_run: MakeRun) -> None:
     made = make_run(VALIDATED).fill()
     prepare(made)
