@@ -360,8 +360,9 @@ def test_near_duplicates_are_counted_and_dropped_when_asked(make_run: MakeRun) -
 
 
 def test_near_duplicates_among_the_items_of_answers_are_those_that_became_samples(make_run: MakeRun) -> None:
-    first, second = "Pay by card in every shop of the town, at once.", "Our team calls you back before the evening ends."
-    items = [[first], [first, second], [second.replace("calls", "writes")]]
+    first = "Pay by card in every shop of the town, at once."
+    second = "Give your shops a safe way to accept cards online, because every customer wants it now."
+    items = [[first], [first, second], [second.replace("safe", "quick")]]
     each = '[answer]\nformat = "json"\neach = "texts"\n'
     made = make_run(each).fill(
         lambda record: msgspec.structs.replace(record, completion=json.dumps({"texts": items[record.repeat]}))
