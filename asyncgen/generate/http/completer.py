@@ -236,12 +236,8 @@ def _remedy_for_refusal(error: AttemptError, endpoint: Endpoint | None) -> str:
         return f"look at {error.param} under [generate.parameters] in the job file"
     remedy = "look at [prompt] and [generate.parameters] in the job file; `asyncgen plan` shows what is sent"
     # A gateway refuses a model that it does not know as it refuses a parameter: only its words name the model.
-    if (
-        error.param is None
-        and endpoint is not None
-        and endpoint.model
-        and re.search(rf"(?<!\w){re.escape(endpoint.model)}(?!\w)", error.message)
-    ):
+    model = endpoint.model if endpoint is not None and error.param is None else ""
+    if model and re.search(rf"(?<!\w){re.escape(model)}(?!\w)", error.message):
         return f"if the model is what it refuses, name another one with --model; else {remedy}"
     return remedy
 

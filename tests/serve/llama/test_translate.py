@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from asyncgen.serve.engine import AnswerPiece, AnswerTokens, ChatTurn, EngineChoice, ModelCall, ToolCall, ToolCallPart
@@ -72,7 +72,7 @@ def test_completions_of_all_choices_are_counted() -> None:
 
 def test_log_probabilities_lose_token_numbers_only() -> None:
     token = {"id": 7, "token": "a", "bytes": [97], "logprob": -0.5}
-    asked = replace(CHAT, sampling={"logprobs": True, "top_logprobs": 1})
+    asked = msgspec.structs.replace(CHAT, sampling={"logprobs": True, "top_logprobs": 1})
     answer = whole("Well, a", logprobs={"content": [{**token, "top_logprobs": [token]}]})
     kept = {"token": "a", "bytes": [97], "logprob": -0.5}
     assert answer_of(asked, [answer]).choices[0].logprobs == {
@@ -83,7 +83,7 @@ def test_log_probabilities_lose_token_numbers_only() -> None:
 
 @pytest.mark.parametrize("named", [{}, {"top_logprobs": 0}, {"top_logprobs": None}])
 def test_alternatives_come_only_where_a_number_of_them_is_asked_for(named: dict[str, Any]) -> None:
-    asked = replace(CHAT, sampling={"logprobs": True, **named})
+    asked = msgspec.structs.replace(CHAT, sampling={"logprobs": True, **named})
     assert request_of(asked, [], 0)["top_logprobs"] == 1
     token = {"token": "a", "bytes": [97], "logprob": -0.5}
     answer = whole("Well, a", logprobs={"content": [{**token, "top_logprobs": [token, token]}]})
