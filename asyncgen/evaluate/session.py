@@ -37,7 +37,7 @@ from asyncgen.evaluate.contestants import (
 from asyncgen.evaluate.judge import Judging, judge_pairs
 from asyncgen.evaluate.measures import Answers, ContestantResult, CopySources, read_answers, standings
 from asyncgen.evaluate.result import FOLDER, SUMMARY, Evaluation, write_evaluation, write_summary
-from asyncgen.evaluate.rows import EvaluationRow, RowChoice, answers_are_said, choose_rows, read_samples
+from asyncgen.evaluate.rows import RowChoice, answers_are_said, choose_rows, read_samples
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
 from asyncgen.evaluate.verdict import best_of, compare_with_best, pays_from, verdict_by_judge, verdict_on
 from asyncgen.finetune.complete import form_of
@@ -46,7 +46,7 @@ from asyncgen.job.model import Checks
 from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_address
-from asyncgen.providers.prices import load_price_list
+from asyncgen.providers.prices import PriceList, load_price_list
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.lock import locked
 from asyncgen.run.whole_file import read_whole
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.generate.observer import Observer
-    from asyncgen.providers.price import Price
     from asyncgen.run.state import DatasetState
 
 ROWS, EXAMPLES, MARGIN_POINTS, SEED = 100, 4, 5.0, 7
@@ -136,6 +135,46 @@ async def evaluate_run(
         UsageError: there is no prompt to send, or consent is needed.
         AsyncgenError: it could not go on; answers that were paid for are kept.
     """
+    setup = _set_up(directory, wanted)
+    folder = setup.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        settings = _fix_settings(setup)
+        choice = setup.choice
+        observer.say(f"{folder}: {len(choice.rows):,} of {counted(choice.possible, 'row')}, {choice.source}")
+        entries = _enter_all(setup)
+        plan = planned(entries, folder)
+        agree_to(plan, observer)
+        code = await ask_contestants(plan, folder, wanted.options, observer, engine)
+        if code not in {0, 3}:
+            return Evaluated(None, code)
+        answers = _read(setup, entries)
+        judging = None
+        if wanted.judge:
+            judging, judge_code = await _judge(setup, answers, observer, engine)
+            if judging is None:
+                return Evaluated(None, judge_code)
+            code = code or judge_code
+        evaluation = _evaluated(setup, answers, judging, settings["margin"])
+        write_evaluation(evaluation, settings, answers)
+    return Evaluated(evaluation, code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What an evaluation compares, and where: all that is known before anything is sent."""
+
+    opened: OpenedJob
+    directory: RunDirectory
+    dataset: DatasetState
+    choice: RowChoice
+    contestants: Sequence[Contestant]
+    folder: Path
+    wanted: WantedEvaluation
+
+
+def _set_up(directory: RunDirectory, wanted: WantedEvaluation) -> _Setup:
+    """Check what is wanted, and choose rows and contestants. Writes nothing."""
     opened = job_of_run(directory)
     dataset = _dataset_of(directory)
     choice = choose_rows(
@@ -147,35 +186,7 @@ async def evaluate_run(
     if wanted.name is not None and not NAME.fullmatch(wanted.name):
         raise UsageError(f"{wanted.name!r} cannot be an evaluation's name", help_text=NAME_HELP)
     folder = directory.path / FOLDER / (wanted.name or _name(wanted))
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        settings = _fix_settings(folder, choice, contestants, wanted)
-        observer.say(f"{folder}: {len(choice.rows):,} of {counted(choice.possible, 'row')}, {choice.source}")
-        teaching = PromptMaterial(
-            form_of(dataset),
-            partial(read_samples, directory.train, dataset),
-            wanted.examples,
-            wanted.nearest,
-            wanted.seed,
-        )
-        entries = [_entered(each, opened, choice.rows, teaching, folder, wanted) for each in contestants]
-        plan = planned(entries, folder)
-        agree_to(plan, observer)
-        code = await ask_contestants(plan, folder, wanted.options, observer, engine)
-        if code not in {0, 3}:
-            return Evaluated(None, code)
-        answers = _read(opened, entries, folder, choice)
-        judging = None
-        if wanted.judge:
-            judging, judge_code = await _judge(opened, answers, folder, wanted, observer, engine)
-            if judging is None:
-                return Evaluated(None, judge_code)
-            code = code or judge_code
-        evaluation = _evaluated(
-            opened, directory, dataset, choice, answers, judging, folder, settings["margin"], wanted
-        )
-        write_evaluation(evaluation, settings, answers)
-    return Evaluated(evaluation, code)
+    return _Setup(opened, directory, dataset, choice, contestants, folder, wanted)
 
 
 def _dataset_of(directory: RunDirectory) -> DatasetState:
@@ -189,35 +200,43 @@ def _dataset_of(directory: RunDirectory) -> DatasetState:
 
 
 def _contestants(opened: OpenedJob, directory: RunDirectory, wanted: WantedEvaluation) -> list[Contestant]:
+    defaults = default_contestants(opened, directory.read_state(), wanted.base_url)
     if wanted.contestants is None:
-        return default_contestants(opened, directory.read_state(), wanted.base_url)
-    own = {each.place: each for each in default_contestants(opened, directory.read_state(), wanted.base_url)}
+        return defaults
     found = [parse_contestant(text, opened.file.profiles) for text in wanted.contestants]
     if twice := {each.name for each in found if sum(each.name == other.name for other in found) > 1}:
         raise UsageError(f"two contestants are named {min(twice)}", help_text="give each a name of its own")
-    return [_addressed(each, own, opened, wanted) for each in found]
+    return [_addressed(each, {each.place: each for each in defaults}, opened, wanted) for each in found]
 
 
 def _addressed(
-    contestant: Contestant, own: Mapping[str, Contestant], opened: OpenedJob, wanted: WantedEvaluation
+    contestant: Contestant, defaults: Mapping[str, Contestant], opened: OpenedJob, wanted: WantedEvaluation
 ) -> Contestant:
     """The contestant with the address at which the run knows its model, or its provider."""
-    if contestant.place in own:
-        return replace(contestant, base_url=own[contestant.place].base_url)
-    known = next((each.base_url for each in own.values() if each.provider == contestant.provider), None)
+    if contestant.place in defaults:
+        return replace(contestant, base_url=defaults[contestant.place].base_url)
+    known = next((each.base_url for each in defaults.values() if each.provider == contestant.provider), None)
     return replace(contestant, base_url=wanted.base_url if contestant.provider == opened.generation else known)
 
 
-def _entered(
-    contestant: Contestant,
-    opened: OpenedJob,
-    rows: Sequence[EvaluationRow],
-    teaching: PromptMaterial,
-    folder: Path,
-    wanted: WantedEvaluation,
-) -> ReadyContestant:
-    key = wanted.api_key_file if contestant.provider == opened.generation else None
-    return enter(contestant, opened, rows, teaching, folder, parameters=wanted.parameters, api_key_file=key)
+def _enter_all(setup: _Setup) -> list[ReadyContestant]:
+    """Write the job of each contestant."""
+    opened, wanted = setup.opened, setup.wanted
+    material = PromptMaterial(
+        form_of(setup.dataset),
+        partial(read_samples, setup.directory.train, setup.dataset),
+        wanted.examples,
+        wanted.nearest,
+        wanted.seed,
+    )
+    return [
+        enter(
+            contestant, opened, setup.choice.rows, material, setup.folder,
+            parameters=wanted.parameters,
+            api_key_file=wanted.api_key_file if contestant.provider == opened.generation else None,
+        )
+        for contestant in setup.contestants
+    ]  # fmt: skip
 
 
 def _name(wanted: WantedEvaluation) -> str:
@@ -228,14 +247,13 @@ def _name(wanted: WantedEvaluation) -> str:
     return f"{word}-{digest}"
 
 
-def _fix_settings(
-    folder: Path, choice: RowChoice, contestants: Sequence[Contestant], wanted: WantedEvaluation
-) -> dict[str, Any]:
+def _fix_settings(setup: _Setup) -> dict[str, Any]:
     """Write down what must not be chosen after the answers are seen: margin, rows and contestants.
 
     Raises:
         UsageError: another margin was written down before.
     """
+    folder, choice, wanted = setup.folder, setup.choice, setup.wanted
     kept = _summary(folder)
     margin = kept.get("margin")
     asked = None if wanted.margin_points is None else wanted.margin_points / 100
@@ -259,7 +277,7 @@ def _fix_settings(
     }
     begun = [
         {"name": each.name, "technique": each.technique, "provider": each.provider, "model": each.model}
-        for each in contestants
+        for each in setup.contestants
     ]
     if not kept.get("sentence"):
         write_summary(folder, {**settings, "contestants": begun})
@@ -274,10 +292,13 @@ def _summary(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read(opened: OpenedJob, entries: Sequence[ReadyContestant], folder: Path, choice: RowChoice) -> dict[str, Answers]:
+def _read(setup: _Setup, entries: Sequence[ReadyContestant]) -> dict[str, Answers]:
+    opened = setup.opened
     checks = checks_of(opened.job, opened.grid.answers) if answers_are_said(opened) else None
     return {
-        entry.contestant.name: read_answers(entry, RunDirectory(folder / entry.contestant.name), choice.rows, checks)
+        entry.contestant.name: read_answers(
+            entry, RunDirectory(setup.folder / entry.contestant.name), setup.choice.rows, checks
+        )
         for entry in entries
     }
 
@@ -287,39 +308,64 @@ def _judge_of(opened: OpenedJob, wanted: WantedEvaluation) -> Contestant:
 
 
 async def _judge(
-    opened: OpenedJob,
-    answers: Mapping[str, Answers],
-    folder: Path,
-    wanted: WantedEvaluation,
-    observer: Observer,
-    engine: EngineOf,
+    setup: _Setup, answers: Mapping[str, Answers], observer: Observer, engine: EngineOf
 ) -> tuple[Judging | None, int]:
+    opened, wanted = setup.opened, setup.wanted
     judge = _judge_of(opened, wanted)
     base_url = wanted.base_url if judge.provider == opened.generation else None
     known = [each.entry.contestant for each in answers.values()]
     base_url = base_url or next((each.base_url for each in known if each.provider == judge.provider), None)
     return await judge_pairs(
         replace(judge, name="judge", base_url=base_url),
-        opened, answers, folder, wanted.options, observer, engine,
+        opened, answers, setup.folder, wanted.options, observer, engine,
         seed=wanted.seed,
         all_pairs=wanted.all_pairs,
         api_key_file=wanted.api_key_file if judge.provider == opened.generation else None,
     )  # fmt: skip
 
 
-def _evaluated(
-    opened: OpenedJob,
-    directory: RunDirectory,
-    dataset: DatasetState,
-    choice: RowChoice,
-    answers: Mapping[str, Answers],
-    judging: Judging | None,
-    folder: Path,
-    margin: float,
-    wanted: WantedEvaluation,
-) -> Evaluation:
-    prices = load_price_list(opened.file.path and opened.file.folder, os.environ)
-    priced: dict[str, Price | None] = {
+def _evaluated(setup: _Setup, answers: Mapping[str, Answers], judging: Judging | None, margin: float) -> Evaluation:
+    choice, seed = setup.choice, setup.wanted.seed
+    prices = load_price_list(setup.opened.file.path and setup.opened.file.folder, os.environ)
+    found = _measured(setup, answers, prices)
+    answered = [each for each in found if each.n]
+    if not answered:
+        raise UsageError("no contestant has an answer", help_text="--retry-failed asks again", code="no_answers")
+    best = best_of(answered).contestant.name
+    pairs = compare_with_best(
+        {each.contestant.name: answers[each.contestant.name] for each in answered}, best, seed=seed
+    )
+    unit = "combinations" if answers_are_said(setup.opened) else "prompts"
+    tells = _has_checks(setup.opened, choice)
+    verdict = (
+        verdict_on(answered, pairs, margin, unit) if tells else verdict_by_judge(judging.pairs if judging else (), unit)
+    )
+    return Evaluation(
+        path=setup.folder,
+        rows=len(choice.rows),
+        source=choice.source,
+        clusters=choice.clusters,
+        cluster_name=choice.cluster_name,
+        margin=margin,
+        seed=seed,
+        contestants=tuple(found),
+        comparisons=tuple(pairs),
+        judging=judging,
+        pays=tuple(pays_from(setup.opened, setup.directory, found, prices)),
+        notes=tuple(_notes(found, choice, judging, tells=tells)),
+        sentence=verdict.sentence,
+        use=verdict.use,
+        more_rows=verdict.more_rows,
+        answers=_texts(choice, answers),
+        passed=_passed(answers),
+        prompts={row.id: row.prompt for row in choice.rows},
+        cost_usd=sum(spent_usd(path) for path in setup.folder.iterdir() if path.is_dir()),
+    )
+
+
+def _measured(setup: _Setup, answers: Mapping[str, Answers], prices: PriceList) -> list[ContestantResult]:
+    """Measure every contestant's answers, at the price of its model."""
+    priced = {
         name: prices.price(
             each.entry.contestant.provider,
             named_address(each.entry.choice.profile, each.entry.where),
@@ -327,49 +373,24 @@ def _evaluated(
         )
         for name, each in answers.items()
     }
-    held_out = [sample.answer for sample in read_samples(directory.validation, dataset)]
-    taught = CopySources(partial(read_samples, directory.train, dataset), held_out)
-    found = standings(list(answers.values()), taught, priced, seed=wanted.seed)
-    answered = [each for each in found if each.n]
-    if not answered:
-        raise UsageError(
-            "no contestant has an answer", help_text="--retry-failed asks again", code="no_answers"
-        )  # fmt: skip
-    best = best_of(answered).contestant.name
-    pairs = compare_with_best({each.contestant.name: answers[each.contestant.name] for each in answered}, best,
-                              seed=wanted.seed)  # fmt: skip
-    unit = "combinations" if answers_are_said(opened) else "prompts"
-    tells = _has_checks(opened, choice)
-    verdict = (
-        verdict_on(answered, pairs, margin, unit) if tells else verdict_by_judge(judging.pairs if judging else (), unit)
-    )
-    return Evaluation(
-        path=folder,
-        rows=len(choice.rows),
-        source=choice.source,
-        clusters=choice.clusters,
-        cluster_name=choice.cluster_name,
-        margin=margin,
-        seed=wanted.seed,
-        contestants=tuple(found),
-        comparisons=tuple(pairs),
-        judging=judging,
-        pays=tuple(pays_from(opened, directory, found, prices)),
-        notes=tuple(_notes(found, choice, judging, tells=tells)),
-        sentence=verdict.sentence,
-        use=verdict.use,
-        more_rows=verdict.more_rows,
-        answers={
-            row.id: {name: each.by_row[row.id].text for name, each in answers.items() if row.id in each.by_row}
-            for row in choice.rows
-        },
-        passed={
-            name: frozenset(row for row, answer in each.by_row.items() if answer.passed)
-            for name, each in answers.items()
-        },
-        prompts={row.id: row.prompt for row in choice.rows},
-        cost_usd=sum(spent_usd(path) for path in folder.iterdir() if path.is_dir()),
-    )
+    held_out = [sample.answer for sample in read_samples(setup.directory.validation, setup.dataset)]
+    sources = CopySources(partial(read_samples, setup.directory.train, setup.dataset), held_out)
+    return standings(list(answers.values()), sources, priced, seed=setup.wanted.seed)
+
+
+def _texts(choice: RowChoice, answers: Mapping[str, Answers]) -> dict[str, dict[str, str]]:
+    """Row to the text of each contestant that answered it."""
+    return {
+        row.id: {name: each.by_row[row.id].text for name, each in answers.items() if row.id in each.by_row}
+        for row in choice.rows
+    }
+
+
+def _passed(answers: Mapping[str, Answers]) -> dict[str, frozenset[str]]:
+    """Contestant to the rows whose answers passed."""
+    return {
+        name: frozenset(row for row, answer in each.by_row.items() if answer.passed) for name, each in answers.items()
+    }
 
 
 def _has_checks(opened: OpenedJob, choice: RowChoice) -> bool:
