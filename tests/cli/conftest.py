@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,39 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Done(int(caught.value.code or 0), shown.out, shown.err)
 
     return run
+
+
+@pytest.fixture
+def asked(
+    here: Callable[..., Done], simulated_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """The command line, with the simulated server as everybody's address."""
+    monkeypatch.setenv("ASYNCGEN_PROVIDER", "local")
+    monkeypatch.setenv("ASYNCGEN_FINETUNE_PROVIDER", "local")
+    monkeypatch.setenv("ASYNCGEN_BASE_URL", simulated_server().base_url)
+    monkeypatch.setenv("ASYNCGEN_YES", "1")
+    return here
+
+
+@pytest.fixture
+def write_job() -> Callable[[str, str], None]:
+    """Write a job of twelve rows to a file, under a name."""
+
+    def write(path: str, name: str) -> None:
+        Path(path).write_text(f'name = "{name}"\n{_TABLES}', encoding="utf-8")
+
+    return write
+
+
+_TABLES = """
+[grid]
+city = ["Paris", "Rome", "Oslo", "Bonn", "Kyiv", "Bern"]
+tone = ["dry", "warm"]
+[prompt]
+user = "Write to {city}, {tone}."
+sample = "{city}, {tone}"
+[generate]
+model = "m"
+[dataset]
+validation = 0.2
+"""

@@ -19,19 +19,6 @@ from openpyxl import Workbook
 from asyncgen.cli.help import EXAMPLES
 
 Here = Callable[..., Any]
-JOB = """
-name = "job"
-[grid]
-city = ["Paris", "Rome", "Oslo", "Bonn", "Kyiv", "Bern"]
-tone = ["dry", "warm"]
-[prompt]
-user = "Write to {city}, {tone}."
-sample = "{city}, {tone}"
-[generate]
-model = "m"
-[dataset]
-validation = 0.2
-"""
 CSV = "prompt,completion\n" + "".join(f"Shop {number} in Paris,Text {number} is new!\n" for number in range(12))
 # What has ended cannot be ended again, a simulation has no adapter, and there is no cluster here; the command is right,
 # and says so.
@@ -45,20 +32,16 @@ LAST = ("batch cancel", "finetune cancel", "finetune delete")
 
 
 @pytest.fixture
-def finished(here: Here, simulated_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def finished(asked: Here, write_job: Callable[[str, str], None]) -> dict[str, str]:
     """A folder with files and a run that has been through every stage; gives the ids to put into the examples."""
-    monkeypatch.setenv("ASYNCGEN_PROVIDER", "local")
-    monkeypatch.setenv("ASYNCGEN_FINETUNE_PROVIDER", "local")
-    monkeypatch.setenv("ASYNCGEN_BASE_URL", simulated_server().base_url)
-    monkeypatch.setenv("ASYNCGEN_YES", "1")
-    Path("job.toml").write_text(JOB, encoding="utf-8")
+    write_job("job.toml", "job")
     Path("answers.csv").write_text(CSV, encoding="utf-8")
     book = Workbook()
     for row in [("question", "answer"), *((f"What is {number}?", f"It is {number}.") for number in range(12))]:
         book.active.append(row)
     book.save("faq.xlsx")
     for words in (("generate", "job.toml", "--batch"), ("run", "job.toml", "--until", "complete")):
-        ran = here(*words)
+        ran = asked(*words)
         assert ran.code == 0, ran.err
     shutil.copy("runs/job/train.jsonl", "train.jsonl")
     state = json.loads(Path("runs/job/run.json").read_text(encoding="utf-8"))

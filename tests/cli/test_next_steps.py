@@ -23,6 +23,7 @@ from tests.commands import commands_in
 
 Here = Callable[..., Any]
 _STEP = ("next:", "      ", "help:", "To go on:", "-> ", "when all shards", "left ", "stopped")
+NAME = "it's my job.toml"
 _STAYS = {"serve", "view"}  # go on until they are stopped
 
 
@@ -49,34 +50,8 @@ def follow(here: Here, *first: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def asked(here: Here, simulated_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Here:
-    """The command line, with the simulated server as everybody's address."""
-    monkeypatch.setenv("ASYNCGEN_PROVIDER", "local")
-    monkeypatch.setenv("ASYNCGEN_FINETUNE_PROVIDER", "local")
-    monkeypatch.setenv("ASYNCGEN_BASE_URL", simulated_server().base_url)
-    monkeypatch.setenv("ASYNCGEN_YES", "1")
-    return here
-
-
-JOB = """
-name = "a-job"
-[grid]
-city = ["Paris", "Rome", "Oslo", "Bonn", "Kyiv", "Bern"]
-tone = ["dry", "warm"]
-[prompt]
-user = "Write to {city}, {tone}."
-sample = "{city}, {tone}"
-[generate]
-model = "m"
-[dataset]
-validation = 0.2
-"""
-NAME = "it's my job.toml"
-
-
-@pytest.fixture
-def job(asked: Here) -> str:
-    Path(NAME).write_text(JOB, encoding="utf-8")
+def job(asked: Here, write_job: Callable[[str, str], None]) -> str:
+    write_job(NAME, "a-job")
     return NAME
 
 
@@ -130,12 +105,14 @@ def test_a_part_leads_to_the_rest(asked: Here, job: str) -> None:
 
 
 @pytest.fixture
-def in_copies(asked: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Iterator[str]]:
+def in_copies(
+    asked: Here, write_job: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Iterator[str]]:
     """Make a folder as it is after some stage, and give each command a copy of it to run in."""
 
     def each(until: str, commands: list[str]) -> Iterator[str]:
         if until != "nothing":
-            Path(NAME).write_text(JOB, encoding="utf-8")
+            write_job(NAME, "a-job")
         if until == "preview":
             assert asked("preview", NAME).code == 0
         elif until in {"generate", "prepare", "finetune"}:

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from asyncgen.run.directory import RunDirectory
+
 # Imports once what a command imports, then runs each command in a process of its own: a fork takes milliseconds
 # where a new interpreter takes most of a second, and a hundred kills are to fit into a minute.
 _FOR_EVER_S = 600.0
@@ -86,6 +88,15 @@ class Child:
 
 
 TrainingStarted = Callable[..., Child]
+
+
+@pytest.fixture
+def run(tmp_path: Path, request: pytest.FixtureRequest) -> RunDirectory:
+    """Where the run of `job.toml` will be, a job of as many rows as the test's module names in `ROWS`."""
+    values = ", ".join(f'"row {number}"' for number in range(request.module.ROWS))
+    text = f'name = "job"\n[grid]\nrow = [{values}]\n[prompt]\nuser = "Write about {{row}}."\n'
+    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
+    return RunDirectory(tmp_path / "runs" / "job")
 
 
 @pytest.fixture(scope="module")

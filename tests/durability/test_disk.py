@@ -24,15 +24,6 @@ CONCURRENCY = 8
 ROWS = 60
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    """Where the run of `job.toml` will be."""
-    values = ", ".join(f'"row {number}"' for number in range(ROWS))
-    text = f'name = "job"\n[grid]\nrow = [{values}]\n[prompt]\nuser = "Write about {{row}}."\n'
-    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
-    return RunDirectory(tmp_path / "runs" / "job")
-
-
 def command(server: Any, *more: str) -> tuple[str, ...]:
     return ("generate", "job.toml", "--base-url", server.base_url, "--model", "m",
             "--concurrency", str(CONCURRENCY), *more)  # fmt: skip

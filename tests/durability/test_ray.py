@@ -118,14 +118,6 @@ def wait_for(met: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    values = ", ".join(f'"row {number}"' for number in range(ROWS))
-    text = f'name = "job"\n[grid]\nrow = [{values}]\n[prompt]\nuser = "Write about {{row}}."\n'
-    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
-    return RunDirectory(tmp_path / "runs" / "job")
-
-
-@pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start `asyncgen generate job.toml --json ARGUMENTS` in `tmp_path`."""
     begun: list[subprocess.Popen[str]] = []
