@@ -121,10 +121,10 @@ def what_is_wrong(error: Exception, text: bytes | str) -> str:
         if _LONE_SURROGATE.search(whole):
             return "it ends early, or holds half of a surrogate pair (\\ud83d, such as a cut emoji)"
         return "it ends early" if whole.strip() else "it is empty"
-    return _in_our_words(error, said)
+    return _plain_message(error, said)
 
 
-def _in_our_words(error: Exception, said: str) -> str:
+def _plain_message(error: Exception, said: str) -> str:
     place = _AT.search(said)
     fault = _AT.sub("", said)
     where = f"{place['place']}: " if place and place["place"] else ""

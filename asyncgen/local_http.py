@@ -109,7 +109,7 @@ class RequestGuard:
         if len(origins) > 1 or (origins and origins[0].lower() != f"http://{authority}"):
             raise ForeignRequestError(403, "invalid_origin", "Pages of other sites may not use this server.")
         site = request.headers.get("Sec-Fetch-Site", "none").lower()
-        if site not in {"none", "same-origin"} and not self._follows_a_link(request):
+        if site not in {"none", "same-origin"} and not self._is_navigation(request):
             raise ForeignRequestError(403, "invalid_origin", "Pages of other sites may not use this server.")
 
     def allows_origin(self, request: web.Request) -> bool:
@@ -128,7 +128,7 @@ class RequestGuard:
             raise ForeignRequestError(400, "invalid_host", "A request must have one Host header.")
         own_port = (request.get_extra_info("sockname") or ("", 0))[1]
         match = _AUTHORITY.fullmatch(hosts[0])
-        if match is None or not self._is_own(match, own_port):
+        if match is None or not self._is_own_host(match, own_port):
             shown = hosts[0] if match else "HOST"
             raise ForeignRequestError(
                 403,
@@ -138,7 +138,7 @@ class RequestGuard:
             )
         return hosts[0].lower()
 
-    def _is_own(self, match: re.Match[str], own_port: int) -> bool:
+    def _is_own_host(self, match: re.Match[str], own_port: int) -> bool:
         name = (match["v6"] or match["name"]).lower()
         port = int(match["port"] or _HTTP_PORT)
         if name in self.allowed_hosts or f"{name}:{port}" in self.allowed_hosts:
@@ -150,7 +150,7 @@ class RequestGuard:
         # Whoever listens for others is asked by any of its addresses, and no foreign name can stand for one.
         return is_address(name) and not is_loopback_host(self.host)
 
-    def _follows_a_link(self, request: web.Request) -> bool:
+    def _is_navigation(self, request: web.Request) -> bool:
         mode = request.headers.get("Sec-Fetch-Mode", "").lower()
         return request.method == "GET" and mode == "navigate" and request.path in self.linked_paths
 

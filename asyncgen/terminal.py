@@ -66,7 +66,7 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def folded(text: str, width: int, hang: int = 2) -> str:
+def wrapped(text: str, width: int, hang: int = 2) -> str:
     """Wrap lines at words.
 
     Args:
@@ -77,10 +77,10 @@ def folded(text: str, width: int, hang: int = 2) -> str:
     Returns:
         The wrapped text.
     """
-    return "\n".join(part for line in text.split("\n") for part in _folded_line(line, max(width, 20), hang))
+    return "\n".join(part for line in text.split("\n") for part in _wrapped_line(line, max(width, 20), hang))
 
 
-def _folded_line(line: str, width: int, hang: int) -> Iterator[str]:
+def _wrapped_line(line: str, width: int, hang: int) -> Iterator[str]:
     if cells(line) <= width:
         yield line
         return

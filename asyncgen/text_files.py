@@ -269,7 +269,7 @@ def delimited_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator
         except StopIteration:
             return
         except csv.Error as error:
-            raise DelimitedError(begins, _in_our_words(error)) from None
+            raise DelimitedError(begins, _delimited_problem(error)) from None
         if source.ended:
             if begins <= source.number:
                 raise DelimitedError(begins, "a quote opened in this row is not closed before the file ends")
@@ -277,7 +277,7 @@ def delimited_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator
         yield DelimitedRow(begins, source.number, cells, source.bare)
 
 
-def _in_our_words(error: csv.Error) -> str:
+def _delimited_problem(error: csv.Error) -> str:
     if "field limit" in str(error):
         return f"a cell is longer than {LONGEST_LINE_BYTES >> 20} MiB; most likely a quote is not closed"
     return "the row is not delimited text"

@@ -110,18 +110,18 @@ def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...]
         keep: names of this command's parameters, such as "base_url"; only what was given on the command line counts,
             for a variable of the environment is still there.
     """
-    return command_line(name, *arguments, *_kept(keep))
+    return command_line(name, *arguments, *_options_of(keep))
 
 
-def given_words(left_out: set[str]) -> list[str]:
+def given_options(left_out: set[str]) -> list[str]:
     """The options of this command as they were given on the command line, but for some by their parameters' names."""
     context = click.get_current_context(silent=True)
     if context is None:
         return []
-    return _kept(tuple(name for option in context.command.params if (name := option.name or "") not in left_out))
+    return _options_of(tuple(name for option in context.command.params if (name := option.name or "") not in left_out))
 
 
-def _kept(names: tuple[str, ...]) -> list[str]:
+def _options_of(names: tuple[str, ...]) -> list[str]:
     context = click.get_current_context(silent=True)
     if context is None:
         return []
@@ -129,11 +129,11 @@ def _kept(names: tuple[str, ...]) -> list[str]:
     words: list[str] = []
     for name in names:
         if name in options and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            words += _words(options[name], context.params)
+            words += _as_arguments(options[name], context.params)
     return words
 
 
-def _words(option: click.Option, values: Mapping[str, object]) -> list[str]:
+def _as_arguments(option: click.Option, values: Mapping[str, object]) -> list[str]:
     flag = max(option.opts, key=len)
     value = values.get(option.name or "")
     if option.is_flag:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.finetune_command import json_values, name_values, place_options, where_of
+from asyncgen.cli.finetune_command import endpoint_flags_of, json_values, name_values, provider_options
 from asyncgen.cli.options import output_options
 from asyncgen.cli.output import json_result, show_error
 from asyncgen.errors import IncompleteError, UsageError
@@ -55,7 +55,7 @@ _SAMPLING = ("temperature", "top_p", "seed")
     "--parameter", "parameters", multiple=True, callback=name_values, metavar="NAME=VALUE",
     help="Any other API parameter; can be repeated.",
 )  # fmt: skip
-@place_options
+@provider_options
 @output_options
 def complete(prompts: tuple[str, ...], model: str | None, as_json: bool, **options: Any) -> int:
     """Send each PROMPT to a model and print its answer. PROMPT - reads prompts from stdin, one per line.
@@ -69,7 +69,7 @@ def complete(prompts: tuple[str, ...], model: str | None, as_json: bool, **optio
 
     texts = _texts(prompts)
     model = model or newest_tuned_model(options["run"])
-    question = Question.of(model, options["compare"], where_of(options), options["run"], os.environ)
+    question = Question.of(model, options["compare"], endpoint_flags_of(options), options["run"], os.environ)
     form = _form(question.form, options)
     asked = run_loop(ask_models(question, form, texts, _parameters(options), options["max_tokens"]))
     if as_json:

@@ -305,7 +305,7 @@ def evaluate(
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
     from asyncgen.evaluate.asking import AskOptions  # noqa: PLC0415 - as above
     from asyncgen.evaluate.result import as_json as as_object  # noqa: PLC0415 - as above
-    from asyncgen.evaluate.result import take_votes, write_page  # noqa: PLC0415 - as above
+    from asyncgen.evaluate.result import import_votes, write_page  # noqa: PLC0415 - as above
     from asyncgen.evaluate.rows import parse_axes  # noqa: PLC0415 - as above
     from asyncgen.evaluate.session import WantedEvaluation, evaluate_run  # noqa: PLC0415 - as above
     from asyncgen.finetune.target import RUNS  # noqa: PLC0415 - as above
@@ -320,7 +320,7 @@ def evaluate(
     if done.evaluation is None:
         return done.exit_code
     evaluation = done.evaluation
-    agreed = take_votes(evaluation, votes)
+    agreed = import_votes(evaluation, votes)
     if html is not None:
         write_page(evaluation, html)
         say(f"the answers side by side: {html}")

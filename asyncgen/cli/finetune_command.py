@@ -47,7 +47,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 job_argument = click.argument("job", required=False, metavar="[JOB_ID]")
 
 
-def place_options(command: Command) -> Command:
+def provider_options(command: Command) -> Command:
     """The options for the provider of a job: --provider, --base-url, --api-key-file."""
     return provider_option(base_url_option(api_key_file_option(command)))
 
@@ -67,8 +67,8 @@ def _job_or_run(argument: str | None) -> str | None:
     return None if argument is None else str(with_run(argument))
 
 
-def where_of(options: dict[str, Any]) -> EndpointFlags:
-    """The flags of `place_options`."""
+def endpoint_flags_of(options: dict[str, Any]) -> EndpointFlags:
+    """The flags of `provider_options`."""
     return EndpointFlags(
         provider=options["provider"], base_url=options["base_url"], api_key_file=options["api_key_file"]
     )
@@ -119,7 +119,7 @@ def _json_or_text(value: str) -> Any:
 @click.argument("source", required=False, metavar="[RUN|FILE]", type=click.Path(path_type=Path))
 @click.option("--validation", type=click.Path(path_type=Path), metavar="FILE", help="With FILE: the validation file.")
 @out_option
-@place_options
+@provider_options
 @click.option("--model", envvar="ASYNCGEN_FINETUNE_MODEL", metavar="NAME", help="The model to fine-tune.")
 @click.option("--suffix", metavar="TEXT", help="A part of the tuned model's name.")
 @click.option("--seed", type=int, metavar="N", help="The training's seed.")
@@ -158,7 +158,7 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     if options["validation"] and (source is None or source.is_dir() or is_job_file(source)):
         raise UsageError("--validation is for a FILE; a run has its own")
     source = with_run(source)
-    found = find_source(source, options["validation"], options["out"], where_of(options), options["model"])
+    found = find_source(source, options["validation"], options["out"], endpoint_flags_of(options), options["model"])
     wanted = _wanted(found, options)
     with open_run(found.run, job_name=found.new_run_name) as run:
         tuned = run_loop(tune(run, wanted, Screen(yes=options["yes"]), following=not no_follow))
@@ -220,7 +220,7 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
 
 @click.command("follow")
 @job_argument
-@place_options
+@provider_options
 @verbose_option
 @output_options
 def follow(job: str | None, as_json: bool, **options: Any) -> int:
@@ -233,7 +233,7 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
     from asyncgen.finetune.session import follow_job  # noqa: PLC0415 - imports the SDK
     from asyncgen.finetune.target import event_log, find_target  # noqa: PLC0415 - with the run's state
 
-    target = find_target(_job_or_run(job), where_of(options))
+    target = find_target(_job_or_run(job), endpoint_flags_of(options))
     with event_log(target, say) as log:
         tuned = run_loop(follow_job(target.choice, target.where, target.job_id, log, Screen(yes=False)))
     show_tuned(tuned, target.run.path if target.run else None, as_json=as_json)
@@ -242,13 +242,13 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
 
 @click.command("list")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="At most N jobs.")
-@place_options
+@provider_options
 @output_options
 def list_jobs(as_json: bool, limit: int, **options: Any) -> None:
     """List the provider's fine-tuning jobs, newest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    jobs = run_loop(_newest(where_of(options), limit))
+    jobs = run_loop(_newest(endpoint_flags_of(options), limit))
     if as_json:
         json_result({"jobs": [job.raw for job in jobs]})
         return
@@ -272,13 +272,13 @@ async def _newest(where: EndpointFlags, limit: int) -> list[TuningJob]:
 
 @click.command("show")
 @job_argument
-@place_options
+@provider_options
 @output_options
 def show(job: str | None, as_json: bool, **options: Any) -> None:
     """Show a job: state, models, tokens, error."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_job(find_target(_job_or_run(job), where_of(options))))
+    found = run_loop(_job(find_target(_job_or_run(job), endpoint_flags_of(options))))
     if as_json:
         json_result(found.raw)
         return
@@ -293,13 +293,13 @@ async def _job(target: Target) -> TuningJob:
 
 @click.command("events")
 @job_argument
-@place_options
+@provider_options
 @output_options
 def events(job: str | None, as_json: bool, **options: Any) -> None:
     """Show all events of a job so far, oldest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_events(find_target(_job_or_run(job), where_of(options))))
+    found = run_loop(_events(find_target(_job_or_run(job), endpoint_flags_of(options))))
     if as_json:
         json_result({"events": msgspec.to_builtins(found)})
         return
@@ -317,13 +317,13 @@ async def _events(target: Target) -> list[Event]:
 
 @click.command("checkpoints")
 @job_argument
-@place_options
+@provider_options
 @output_options
 def checkpoints(job: str | None, as_json: bool, **options: Any) -> None:
     """List the checkpoints of a job, newest first."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_checkpoints(find_target(_job_or_run(job), where_of(options))))
+    found = run_loop(_checkpoints(find_target(_job_or_run(job), endpoint_flags_of(options))))
     if as_json:
         json_result({"checkpoints": msgspec.to_builtins(found)})
         return
@@ -360,7 +360,7 @@ _NOT_IN_NAMES = re.compile("[^A-Za-z0-9_-]")  # of ids: a server may send any
     metavar="FILE",
     help="Also plot the loss to this file; needs asyncgen[plot].",
 )
-@place_options
+@provider_options
 @output_options
 def results(job: str | None, output: Path | None, png: Path | None, as_json: bool, **options: Any) -> None:
     """Write the metrics of a job as CSV, and plot its loss in the terminal.
@@ -369,7 +369,7 @@ def results(job: str | None, output: Path | None, png: Path | None, as_json: boo
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    target = find_target(_job_or_run(job), where_of(options))
+    target = find_target(_job_or_run(job), endpoint_flags_of(options))
     found, content = run_loop(_metrics(target))
     points = points_of_table(content)
     if output == Path("-"):
@@ -423,14 +423,14 @@ def _show(points: list[Point], path: Path, job: TuningJob, png: Path | None, *, 
 
 @click.command("cancel")
 @job_argument
-@place_options
+@provider_options
 @yes_option
 @output_options
 def cancel(job: str | None, as_json: bool, yes: bool, **options: Any) -> None:
     """Cancel a job. The training so far may still be billed."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    target = find_target(_job_or_run(job), where_of(options))
+    target = find_target(_job_or_run(job), endpoint_flags_of(options))
     ended = run_loop(_cancelled(target, yes=yes))
     note_state(target, ended)
     if as_json:
@@ -459,14 +459,14 @@ class _Named:
 
 @click.command("delete")
 @click.argument("what", metavar="MODEL|JOB_ID|FILE_ID")
-@place_options
+@provider_options
 @yes_option
 @output_options
 def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
     """Delete a tuned MODEL, the model of JOB_ID, or an uploaded file. This cannot be undone."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    doomed = run_loop(_deleted(what, where_of(options), yes=yes))
+    doomed = run_loop(_deleted(what, endpoint_flags_of(options), yes=yes))
     if as_json:
         json_result({"deleted": doomed.name, "kind": doomed.kind})
     else:
@@ -538,7 +538,7 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
 @click.option(
     "--step", type=click.IntRange(min=1), metavar="N", help="The checkpoint of step N; see finetune checkpoints."
 )
-@place_options
+@provider_options
 @yes_option
 @output_options
 def download(model: str, as_json: bool, **options: Any) -> None:
@@ -549,7 +549,9 @@ def download(model: str, as_json: bool, **options: Any) -> None:
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    found = run_loop(_downloaded(model, where_of(options), options["output"], options["step"], yes=options["yes"]))
+    found = run_loop(
+        _downloaded(model, endpoint_flags_of(options), options["output"], options["step"], yes=options["yes"])
+    )
     if as_json:
         weights = found.weights
         files = [str(file) for file in found.files]

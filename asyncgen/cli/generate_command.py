@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyncgen.cli.arguments import given_words, job_file, next_command
+from asyncgen.cli.arguments import given_options, job_file, next_command
 from asyncgen.cli.options import (
     endpoint_options,
     file_argument,
@@ -100,7 +100,7 @@ def _script(kind: str, job: Path | None, shard: str | None) -> str:
     count = (shard or "4").rpartition("/")[2]
     if not count.isdecimal() or not 0 < int(count) <= MOST_SHARDS:
         raise UsageError(f"--shard {shard!r} does not say how many shards", help_text="--shard 8, with --shard-script")
-    words = [word for word in given_words({"shard", "shard_script"}) if word != str(job)]
+    words = [word for word in given_options({"shard", "shard_script"}) if word != str(job)]
     named = ["--yes"] if "--yes" not in words and "-y" not in words else []
     name = read_job_file(job).raw.get("name")
     return shard_script(kind, ["generate", str(job), *words, *named], int(count), job=str(job), name=str(name))

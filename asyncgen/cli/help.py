@@ -196,7 +196,7 @@ _OWN = "Options"
 
 def add_help(command: click.Command) -> click.Command:
     """Apply the layout of our help pages to a command and its subcommands."""
-    command.__class__ = _dressed(type(command))
+    command.__class__ = _with_page(type(command))
     for option in command.params:
         if option.metavar is None and option.type.name in {"integer", "float", "integer range", "float range"}:
             option.metavar = "N"
@@ -206,7 +206,7 @@ def add_help(command: click.Command) -> click.Command:
     return command
 
 
-def _dressed(kind: type[click.Command]) -> type[click.Command]:
+def _with_page(kind: type[click.Command]) -> type[click.Command]:
     if issubclass(kind, PageMixin):
         return kind
     return type(kind.__name__, (PageMixin, kind), {})
@@ -282,7 +282,7 @@ def unknown_command(word: str, names: Iterable[str], group: str) -> str:
     return f"there is no command '{group} {word}'{meant}"
 
 
-def in_our_words(error: click.ClickException) -> str:
+def usage_message(error: click.ClickException) -> str:
     """A message of click's, as we say it."""
     if isinstance(error, click.NoSuchOption):
         near = f" (did you mean {error.possibilities[0]}?)" if error.possibilities else ""

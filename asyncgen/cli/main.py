@@ -14,7 +14,7 @@ from typing import Never
 import click
 
 from asyncgen import __version__
-from asyncgen.cli.help import PageMixin, add_help, in_our_words
+from asyncgen.cli.help import PageMixin, add_help, usage_message
 from asyncgen.cli.options import debug_option
 from asyncgen.cli.output import DECLINED, show_error
 from asyncgen.errors import AsyncgenError, UsageError
@@ -129,7 +129,7 @@ def _open_closed_streams() -> None:
 def _usage_error(error: click.ClickException) -> UsageError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "asyncgen"
-    return UsageError(in_our_words(error), help_text=f"{path} --help")
+    return UsageError(usage_message(error), help_text=f"{path} --help")
 
 
 def _bug(error: Exception) -> AsyncgenError:

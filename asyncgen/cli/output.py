@@ -19,7 +19,7 @@ import click
 import orjson
 
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.terminal import cells, clean, folded
+from asyncgen.terminal import cells, clean, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ _GAP = "  "
 _WIDEST_LABEL = 20
 DECLINED = "declined"
 # How a line begins says what it means; its first word is set off by colour or weight.
-_LOOKS: dict[str, dict[str, Any]] = {
+_STYLES: dict[str, dict[str, Any]] = {
     "error:": {"fg": "red", "bold": True},
     "warning:": {"fg": "yellow", "bold": True},
     "note:": {"fg": "cyan"},
@@ -65,10 +65,10 @@ def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
     """Each row as its first text, with a line for each of the others."""
     label = max(map(cells, headers[1:]))
     for first, *others in rows:
-        yield folded(first, width)
+        yield wrapped(first, width)
         for header, text in zip(headers[1:], others, strict=True):
             if text:
-                yield folded(f"  {header:{label}}  {text}", width, label + 2)
+                yield wrapped(f"  {header:{label}}  {text}", width, label + 2)
 
 
 def say(text: str) -> None:
@@ -80,7 +80,7 @@ def say(text: str) -> None:
 def result(text: str) -> None:
     """Print a line of the result to stdout, wrapped on a terminal."""
     text, width = clean(text), width_of(sys.stdout)
-    click.echo(folded(text, width, _hang(text)) if width else text)
+    click.echo(wrapped(text, width, _hanging_indent(text)) if width else text)
 
 
 _WIDEST_PAGE = 100  # columns; longer lines are hard to read
@@ -120,7 +120,7 @@ def has_colour(stream: TextIO) -> bool:
     return bool(width_of(stream)) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _hang(text: str) -> int:
+def _hanging_indent(text: str) -> int:
     """Indentation of continuation lines: below the text if the line begins with a label."""
     label = re.match(r" *\S+ {2,}(?=\S)|(?:error|cause|help|warning|note|next):\s+", text)
     return label.end() - (len(text) - len(text.lstrip(" "))) if label and label.end() <= _WIDEST_LABEL else 2
@@ -165,7 +165,7 @@ def confirm(question: str, *, yes: bool, why: str) -> None:
         raise UsageError("nothing was sent", code=DECLINED)
 
 
-def offered(question: str, *, yes: bool) -> bool | None:
+def confirm_optional(question: str, *, yes: bool) -> bool | None:
     """Ask about something optional; None if nobody can be asked."""
     if yes:
         return True
@@ -177,7 +177,7 @@ def _agreed(question: str) -> bool:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         question, width = clean(question), width_of(sys.stderr)
-        return click.confirm(folded(question, width) if width else question, default=False, err=True)
+        return click.confirm(wrapped(question, width) if width else question, default=False, err=True)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -214,10 +214,10 @@ def _write_error(text: str) -> None:
     # A terminal that is gone must not end a run: the answers still have to be written down.
     with contextlib.suppress(OSError):
         # Not through click, which finds a way past the live block's stand-in for stderr.
-        print(_dressed(clean(text)), file=sys.stderr, flush=True)
+        print(_styled(clean(text)), file=sys.stderr, flush=True)
 
 
-def _dressed(text: str) -> str:
+def _styled(text: str) -> str:
     """A line for stderr, wrapped and with its first word coloured on a terminal.
 
     A command to be copied is not wrapped: the terminal does that, and joins it again when it is copied.
@@ -225,7 +225,7 @@ def _dressed(text: str) -> str:
     width = width_of(sys.stderr)
     first = text.split(" ", 1)[0]
     if width and not (first in _COMMANDS and "asyncgen " in text):
-        text = folded(text, width, _hang(text))
-    if first in _LOOKS and has_colour(sys.stderr):
-        return click.style(first, **_LOOKS[first]) + text[len(first) :]
+        text = wrapped(text, width, _hanging_indent(text))
+    if first in _STYLES and has_colour(sys.stderr):
+        return click.style(first, **_STYLES[first]) + text[len(first) :]
     return text

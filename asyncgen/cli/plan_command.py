@@ -126,7 +126,7 @@ def labelled(label: str, lines: list[str]) -> Iterator[str]:
 def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
     yield f"{label}; the tuned model will be given: {_shortened(prompt.short)}"
     for message in prompt.body["messages"]:
-        first, *rest = _shortened(_words_of(message)).strip().splitlines() or [""]
+        first, *rest = _shortened(_message_text(message)).strip().splitlines() or [""]
         yield f"  {message['role']}: {first}"
         yield from (f"    {line}" for line in rest)
     parameters = {name: value for name, value in prompt.body.items() if name not in {"model", "messages"}}
@@ -134,7 +134,7 @@ def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
         yield f"  parameters: {json.dumps(parameters, ensure_ascii=False)}"  # with spaces, at which it can be folded
 
 
-def _words_of(message: Mapping[str, Any]) -> str:
+def _message_text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else orjson.dumps(content or message.get("tool_calls")).decode()
 
@@ -247,8 +247,8 @@ def plan(
     if as_json:
         json_result(plan_as_json(made, compared))
         return
-    ahead = RunForecast(opened, generation, flags, tuning, tuning_where(opened, flags), None, yes=True)
-    later = labelled("then", ahead_lines(ahead, problems_ahead(ahead)))
+    ahead = RunForecast(opened, generation, flags, tuning, tuning_flags(opened, flags), None, yes=True)
+    later = labelled("then", forecast_lines(ahead, find_problems(ahead)))
     for line in (*plan_lines(made), *later, *(break_even_lines(*compared) if compared else ())):
         result(line)
     say(f"next: {_next_step(job, made.left)}")
@@ -276,18 +276,18 @@ class RunForecast:
     Attributes:
         opened: the job.
         generation: the provider that answers.
-        generation_where: its flags.
+        generation_flags: its flags.
         tuning: the provider that tunes.
-        tuning_where: its flags.
+        tuning_flags: its flags.
         model: the model to tune; None for the job's, else the provider's default.
         yes: whether every question is answered with yes.
     """
 
     opened: OpenedJob
     generation: ProviderChoice
-    generation_where: EndpointFlags
+    generation_flags: EndpointFlags
     tuning: ProviderChoice
-    tuning_where: EndpointFlags
+    tuning_flags: EndpointFlags
     model: str | None
     yes: bool
 
@@ -298,7 +298,7 @@ class RunForecast:
         return order_of(model_to_tune(self.tuning, self.model or settings.model), settings)
 
 
-def tuning_where(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
+def tuning_flags(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
     """Flags of the tuning stage: the given address applies to it, too, if both stages have the same provider."""
     same = opened.tuning == opened.generation
     return EndpointFlags(
@@ -308,7 +308,7 @@ def tuning_where(opened: OpenedJob, where: EndpointFlags) -> EndpointFlags:
     )
 
 
-def problems_ahead(ahead: RunForecast, *, tuning: bool = True) -> list[tuple[str, AsyncgenError]]:
+def find_problems(ahead: RunForecast, *, tuning: bool = True) -> list[tuple[str, AsyncgenError]]:
     """Find what would stop each stage.
 
     Args:
@@ -318,13 +318,15 @@ def problems_ahead(ahead: RunForecast, *, tuning: bool = True) -> list[tuple[str
     Returns:
         Name of each stage that is stopped, and the problem.
     """
-    found = _raised("generate", lambda: _see_endpoint(ahead.generation, ahead.generation_where, ahead.opened.model))
+    found = _problem_of(
+        "generate", lambda: _check_endpoint(ahead.generation, ahead.generation_flags, ahead.opened.model)
+    )
     if not tuning:
         return found
-    found += _raised("prepare", lambda: _see_enough_samples(ahead))
-    found += _raised("finetune", lambda: _see_endpoint(ahead.tuning, ahead.tuning_where, ""))
-    found += _raised("finetune", lambda: _see_order(ahead))
-    return found + _raised("finetune", lambda: _see_consent(ahead))
+    found += _problem_of("prepare", lambda: _check_samples(ahead))
+    found += _problem_of("finetune", lambda: _check_endpoint(ahead.tuning, ahead.tuning_flags, ""))
+    found += _problem_of("finetune", lambda: _check_order(ahead))
+    return found + _problem_of("finetune", lambda: _check_consent(ahead))
 
 
 def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
@@ -338,7 +340,7 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
     first = found[0][1]
     if len(found) == 1:
         raise first
-    cause = "\n".join(f"{stage}: {_in_words(error)}" for stage, error in found)
+    cause = "\n".join(f"{stage}: {_error_text(error)}" for stage, error in found)
     helps = dict.fromkeys(error.help_text for _, error in found if error.help_text)
     raise type(first)(
         f"{counted(len(found), 'problem')} would stop this run; nothing was sent",
@@ -347,7 +349,7 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
     )
 
 
-def ahead_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -> list[str]:
+def forecast_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -> list[str]:
     """Lines about the later stages, for `plan`."""
     try:
         will = f"tune {ahead.order.model} at {ahead.tuning.profile.name} ({ahead.tuning.why})"
@@ -356,10 +358,10 @@ def ahead_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -> l
     finetuning = ahead.tuning.profile.finetuning
     closed = finetuning is not None and not finetuning.new_customers
     limits = ["note: it tunes only for those who tuned there before"] if closed else []
-    return [will, *limits, *(f"missing for {stage}: {_in_words(error)}" for stage, error in found)]
+    return [will, *limits, *(f"missing for {stage}: {_error_text(error)}" for stage, error in found)]
 
 
-def _raised(stage: str, check: Callable[[], object]) -> list[tuple[str, AsyncgenError]]:
+def _problem_of(stage: str, check: Callable[[], object]) -> list[tuple[str, AsyncgenError]]:
     try:
         check()
     except AsyncgenError as error:
@@ -367,16 +369,16 @@ def _raised(stage: str, check: Callable[[], object]) -> list[tuple[str, Asyncgen
     return []
 
 
-def _in_words(error: AsyncgenError) -> str:
+def _error_text(error: AsyncgenError) -> str:
     return error.what + (f" ({error.cause})" if error.cause else "")
 
 
-def _see_endpoint(choice: ProviderChoice, where: EndpointFlags, model: str) -> None:
+def _check_endpoint(choice: ProviderChoice, where: EndpointFlags, model: str) -> None:
     if choice.profile.name != LOCAL or named_address(choice.profile, where) is not None:
         addressed_endpoint(choice, where, model)
 
 
-def _see_enough_samples(ahead: RunForecast) -> None:
+def _check_samples(ahead: RunForecast) -> None:
     finetuning = ahead.tuning.profile.finetuning
     job, requests = ahead.opened.job, ahead.opened.grid.count
     if finetuning is None or getattr(job.answer, "each", None) or requests >= finetuning.min_samples:
@@ -390,13 +392,13 @@ def _see_enough_samples(ahead: RunForecast) -> None:
     )
 
 
-def _see_order(ahead: RunForecast) -> None:
+def _check_order(ahead: RunForecast) -> None:
     profile = ahead.tuning.profile
     assert profile.finetuning is not None, "the choice of a provider sees to it"
     check_order(with_defaults(ahead.order, profile.finetuning), profile)
 
 
-def _see_consent(ahead: RunForecast) -> None:
+def _check_consent(ahead: RunForecast) -> None:
     finetuning = ahead.tuning.profile.finetuning
     if ahead.yes or finetuning is None or finetuning.free or (sys.stdin.isatty() and sys.stderr.isatty()):
         return

@@ -18,7 +18,7 @@ from asyncgen.cli.evaluate_command import small_lines
 from asyncgen.cli.generate_command import summarise
 from asyncgen.cli.loop import run as run_loop
 from asyncgen.cli.output import is_verbose, result, say, this_command
-from asyncgen.cli.plan_command import RunForecast, problems_ahead, refuse_problems, tuning_where
+from asyncgen.cli.plan_command import RunForecast, find_problems, refuse_problems, tuning_flags
 from asyncgen.cli.prepare_command import run_lines, run_object
 from asyncgen.cli.screen import Screen
 from asyncgen.dataset.prepare_run import prepare_run
@@ -103,9 +103,9 @@ class RunPipeline:
         opened, generation, tuner = open_named_job(
             self.job, self.options.where, finetune_provider=self.options.finetune_provider
         )
-        where = tuning_where(opened, self.options.where)
+        where = tuning_flags(opened, self.options.where)
         ahead = RunForecast(opened, generation, self.options.where, tuner, where, self.finetune_model, self.yes)
-        refuse_problems(problems_ahead(ahead, tuning=tuning))
+        refuse_problems(find_problems(ahead, tuning=tuning))
         return opened, generation
 
     def _say_end(self, last: str, elapsed_s: float) -> None:
@@ -128,8 +128,8 @@ class RunPipeline:
             return [tuning_command(self._run, *([rehearsal] if rehearsal else [])), look]
         prompt = self.report.get("complete", {}).get("prompt", "YOUR PROMPT")
         steps = [f"{next_command('complete', prompt)}   (ask the tuned model)"] if self._tuned_model else []
-        own = "init my-job.toml" if self.job is None else ""
-        last_step = f"{next_command(own)}   (a job of your own)" if own else next_command("report", run)
+        init_step = "init my-job.toml" if self.job is None else ""
+        last_step = f"{next_command(init_step)}   (a job of your own)" if init_step else next_command("report", run)
         return [*steps, look, last_step]
 
     def _generate(self, opened: OpenedJob, generation: ProviderChoice) -> int:
@@ -165,7 +165,7 @@ class RunPipeline:
 
     def _finetune(self) -> int:
         source = find_source(
-            self._run.path, None, None, tuning_where(job_of_run(self._run), self.options.where), self.finetune_model
+            self._run.path, None, None, tuning_flags(job_of_run(self._run), self.options.where), self.finetune_model
         )
         wanted = WantedTuning(
             choice=ProviderChoice(source.choice.profile, "who tunes, by the run's job"),

@@ -13,8 +13,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import TYPE_CHECKING
 
 from asyncgen.cli.loop import interruptible
-from asyncgen.cli.output import confirm, error_console, is_live, offered, say, this_command
-from asyncgen.terminal import duration, folded, one_line
+from asyncgen.cli.output import confirm, confirm_optional, error_console, is_live, say, this_command
+from asyncgen.terminal import duration, one_line, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -40,7 +40,7 @@ _ANSWER_LINES = 2
 
 
 @asynccontextmanager
-async def shown(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[None]:
+async def progress_display(progress: Progress, spent: Callable[[], str]) -> AsyncIterator[None]:
     """Show the counts while the block runs.
 
     Args:
@@ -70,7 +70,7 @@ async def _live(progress: Progress, spent: Callable[[], str]) -> None:
             if now_s - shown_at > _LATEST_S and progress.latest is not latest:
                 latest, shown_at = progress.latest, now_s
             lines = [*block(progress, now_s, width), spent()]
-            drawn = Text(folded("\n".join(lines), width))
+            drawn = Text(wrapped("\n".join(lines), width))
             for text in answer_lines(latest, width) if latest else ():
                 drawn.append(f"\n{text}", style="dim")
             live.update(drawn, refresh=True)
@@ -91,27 +91,27 @@ def block(progress: Progress, now_s: float, width: int) -> list[str]:
     bar_width = max(min(width - 30, 40), 10)
     filled = round(share * bar_width)
     bar = "━" * filled + "╺" * (filled < bar_width) + "─" * (bar_width - filled - 1)
-    return [f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})", _moving(progress, now_s)]
+    return [f"{bar} {progress.done:,} of {progress.requests:,} ({share:.0%})", _progress_line(progress, now_s)]
 
 
 def line(progress: Progress, now_s: float) -> str:
     """The progress as one plain line."""
-    return f"{progress.done:,} of {progress.requests:,} done, {_moving(progress, now_s)}"
+    return f"{progress.done:,} of {progress.requests:,} done, {_progress_line(progress, now_s)}"
 
 
 def answer_lines(record: Record, width: int) -> list[str]:
     """An answer and its row, in a few lines."""
     row = record.prompt or ", ".join(record.variables.values())
     text = one_line(record.completion, _ANSWER_LINES * (width - 6))
-    return [one_line(row, width), *(f"  {part}" for part in folded(f'"{text}"', width - 4, 1).split("\n"))]
+    return [one_line(row, width), *(f"  {part}" for part in wrapped(f'"{text}"', width - 4, 1).split("\n"))]
 
 
-def _moving(progress: Progress, now_s: float) -> str:
+def _progress_line(progress: Progress, now_s: float) -> str:
     per_second = progress.per_second(now_s)
     gone = f", {duration(now_s - progress.began_at)} so far" if progress.began_at else ""
     rate = f"{_rate(per_second)}, " if per_second > 0 else ""
     moving = f"{rate}{progress.in_flight:,} in flight, {_left(progress, per_second, now_s)}{gone}"
-    return moving + _troubles(progress) + _wait(progress, now_s)
+    return moving + _problem_counts(progress) + _wait(progress, now_s)
 
 
 def _rate(per_second: float) -> str:
@@ -124,7 +124,7 @@ def _left(progress: Progress, per_second: float, now_s: float) -> str:
     return f"{progress.left:,} left" + (f", about {duration(eta_s)}" if eta_s is not None and progress.left else "")
 
 
-def _troubles(progress: Progress) -> str:
+def _problem_counts(progress: Progress) -> str:
     failed = progress.failed + progress.failed_before
     troubles = (
         (failed, "failed"),
@@ -179,13 +179,13 @@ class Screen:
         confirm(question, yes=self._yes, why=why)
 
     def offer(self, question: str) -> bool | None:
-        return offered(question, yes=self._yes)
+        return confirm_optional(question, yes=self._yes)
 
     def interruptible(self, on_first: Callable[[], None]) -> AbstractAsyncContextManager[Interrupt]:
         return interruptible(on_first)
 
     def watching(self, progress: Progress, spent: Callable[[], str]) -> AbstractAsyncContextManager[None]:
-        return shown(progress, spent)
+        return progress_display(progress, spent)
 
     def watching_batches(self, progress: Progress) -> AbstractContextManager[Watcher]:
         from asyncgen.cli.batch_command import watching  # noqa: PLC0415 - imports the SDK

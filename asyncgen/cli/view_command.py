@@ -116,13 +116,13 @@ def _opening(where: EndpointFlags) -> OpenEndpoint:
     from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - not needed to look at a run
 
     def open_for(directory: RunDirectory, model: str) -> AbstractAsyncContextManager[Endpoint]:
-        choice, place = _place_of(directory, model, where)
+        choice, place = _provider_of(directory, model, where)
         return open_endpoint(choice, place, model, say)
 
     return open_for
 
 
-def _place_of(directory: RunDirectory, model: str, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
+def _provider_of(directory: RunDirectory, model: str, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
     from asyncgen.providers.choose import EndpointFlags, choose_generation, named_profile  # noqa: PLC0415 - as above
     from asyncgen.providers.profiles import ProviderChoice  # noqa: PLC0415 - as above
 

@@ -38,7 +38,7 @@ from asyncgen.job.thoughts import begins_with_thoughts
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
 from asyncgen.run.reviews import read_reviews
-from asyncgen.run.whole_file import explained, open_regular, temporary_for
+from asyncgen.run.whole_file import as_disk_error, open_regular, temporary_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -94,7 +94,7 @@ def drafting(
     """
     path = temporary_for(directory.path / "samples.jsonl")
     try:
-        with explained(f"{path} could not be written"):
+        with as_disk_error(f"{path} could not be written"):
             path.unlink(missing_ok=True)
             with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b") as file:
                 counter = token_counter(model, _token_ratio(directory.records, grid))

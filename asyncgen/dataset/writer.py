@@ -23,7 +23,7 @@ from asyncgen.dataset.token_counts import Histogram
 from asyncgen.json_text import NotJsonError
 from asyncgen.run.jsonl import lines_of, read_blocks, rows_of
 from asyncgen.run.state import DatasetFile
-from asyncgen.run.whole_file import explained, open_regular, replacing_together
+from asyncgen.run.whole_file import as_disk_error, open_regular, replacing_together
 from asyncgen.text_files import BYTE_ORDER_MARK
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Fetcher:
             return self._read[at : at + end - begin]
         number, offset = divmod(begin, 1 << _FILE_BITS)
         descriptor = self._descriptors[number]
-        with explained(f"{self._paths[number]} could not be read"):
+        with as_disk_error(f"{self._paths[number]} could not be read"):
             if end >> _FILE_BITS != number or not end:
                 return self._last(descriptor, offset)
             self._read_at = begin

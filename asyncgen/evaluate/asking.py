@@ -76,10 +76,10 @@ class PlannedContestant:
 
 def engine_of(entry: ReadyContestant) -> Engine:
     """Return the engine that asks a contestant: for chats, or for bare completions if it was tuned on them."""
-    return _BareEngine() if entry.is_bare else OnlineEngine()
+    return _CompletionsEngine() if entry.is_bare else OnlineEngine()
 
 
-def planned(entries: Sequence[ReadyContestant], folder: Path) -> list[PlannedContestant]:
+def plan_contestants(entries: Sequence[ReadyContestant], folder: Path) -> list[PlannedContestant]:
     """Count the requests that a contestant still needs, and estimate their cost.
 
     Raises:
@@ -96,7 +96,7 @@ def planned(entries: Sequence[ReadyContestant], folder: Path) -> list[PlannedCon
     return found
 
 
-def agree_to(plan: Sequence[PlannedContestant], observer: Observer) -> None:
+def consent_to_plan(plan: Sequence[PlannedContestant], observer: Observer) -> None:
     """Report what will be sent, and ask for consent if it costs more than a little.
 
     Raises:
@@ -198,7 +198,7 @@ async def _server_kept_for(plan: Sequence[PlannedContestant], observer: Observer
         yield
 
 
-class _BareEngine:
+class _CompletionsEngine:
     """Sends a session's rows as bare completions."""
 
     async def run(self, session: Session) -> EngineResult:
@@ -210,10 +210,10 @@ class _BareEngine:
             say=session.observer.say,
             path=COMPLETIONS,
         ) as completer:
-            return await OnlineEngine(BareCompleter(completer)).run(session)
+            return await OnlineEngine(CompletionsCompleter(completer)).run(session)
 
 
-class BareCompleter:
+class CompletionsCompleter:
     """Makes a bare completion of every chat of one message, and passes it on.
 
     Args:
@@ -224,10 +224,10 @@ class BareCompleter:
         self._completer = completer
 
     async def complete(self, body: bytes) -> Answer | AttemptError:
-        return await self._completer.complete(orjson.dumps(bare(decode_json(body))))
+        return await self._completer.complete(orjson.dumps(as_completion_request(decode_json(body))))
 
 
-def bare(body: dict[str, Any]) -> dict[str, Any]:
+def as_completion_request(body: dict[str, Any]) -> dict[str, Any]:
     """The request for `/completions` that says what a chat's one message says."""
     rest = {name: value for name, value in body.items() if name != "messages"}
     return {"model": rest.pop("model"), "prompt": body["messages"][-1]["content"], **rest}

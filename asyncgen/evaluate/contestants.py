@@ -16,7 +16,7 @@ import orjson
 import tomli_w
 
 from asyncgen.errors import UsageError
-from asyncgen.evaluate.rows import EvaluationRow, NearestExamples, TaughtSample, answers_are_said, seeded_examples
+from asyncgen.evaluate.rows import DatasetSample, EvaluationRow, NearestExamples, answers_are_targets, seeded_examples
 from asyncgen.job.load import read_job_file, with_max_tokens
 from asyncgen.job.opened import OpenedJob, open_job
 from asyncgen.providers.choose import EndpointFlags, named_profile, requested_model
@@ -104,7 +104,7 @@ def default_contestants(opened: OpenedJob, state: RunState, base_url: str | None
     if tuned and base[2] is None and tuned.provider == opened.generation:
         base = (base[0], base[1], base_url)
     found = [Contestant("zero-shot", "zero-shot", *base), Contestant("few-shot", "few-shot", *base)]
-    if answers_are_said(opened):
+    if answers_are_targets(opened):
         found.append(Contestant("prompt", "prompt", *writer))
     if tuned and tuned.tuned_model:
         found.append(Contestant("tuned", "tuned", base[0], tuned.tuned_model, base[2]))
@@ -124,7 +124,7 @@ class PromptMaterial:
     """
 
     form: PromptForm
-    samples: Callable[[], Iterable[TaughtSample]]
+    samples: Callable[[], Iterable[DatasetSample]]
     examples: int
     nearest: bool
     seed: int
@@ -231,7 +231,7 @@ def open_entry(
 def _common(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, Any]:
     """Tables that do not depend on the technique: the job's name, its checks, and its limits at the same provider."""
     common: dict[str, Any] = {"name": contestant.name}
-    if answers_are_said(opened):
+    if answers_are_targets(opened):
         checks = msgspec.to_builtins(msgspec.structs.replace(job.checks, attempts=1))
         common["checks"] = _without_unset(checks)
         common["answer"] = _without_unset(msgspec.to_builtins(job.answer))
@@ -249,7 +249,7 @@ def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
     short = {"sample": f"{{{PROMPT_COLUMN}}}"}
     if contestant.technique != "prompt":
         return {"messages": TURNS_COLUMN, **short}
-    if not answers_are_said(opened):
+    if not answers_are_targets(opened):
         raise UsageError(
             f"{contestant.name}: the long prompt of this job does another task than the tuned model",
             help_text="compare zero-shot, few-shot and tuned",
@@ -266,7 +266,7 @@ def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
 def _parameters(contestant: Contestant, job: Job, form: PromptForm, opened: OpenedJob) -> dict[str, Any]:
     """The job's, as far as the model takes them: a tuned one is another model than the one they were chosen for."""
     parameters = dict(job.generate.parameters)
-    if not answers_are_said(opened):
+    if not answers_are_targets(opened):
         for name in ("response_format", "max_tokens", "max_completion_tokens", "tools", "tool_choice"):
             parameters.pop(name, None)  # they bound what the long prompt asks for
     if contestant.technique != "tuned":
@@ -301,11 +301,11 @@ def _as_taught(row: EvaluationRow, form: PromptForm) -> list[Mapping[str, Any]]:
     return [*([{"role": "system", "content": row.system}] if row.system else []), *row.turns]
 
 
-def _as_example(sample: TaughtSample) -> list[Mapping[str, Any]]:
+def _as_example(sample: DatasetSample) -> list[Mapping[str, Any]]:
     return [*sample.turns, {"role": "assistant", "content": sample.answer}]
 
 
-def _examples_for(teaching: PromptMaterial) -> Callable[[EvaluationRow], list[TaughtSample]]:
+def _examples_for(teaching: PromptMaterial) -> Callable[[EvaluationRow], list[DatasetSample]]:
     if teaching.nearest:
         nearest = NearestExamples(teaching.samples(), teaching.seed)
         return lambda row: nearest.of(row.prompt, teaching.examples)

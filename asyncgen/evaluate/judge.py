@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, planned
+from asyncgen.evaluate.asking import AskOptions, EngineOf, ask_contestants, consent_to_plan, plan_contestants
 from asyncgen.evaluate.contestants import Contestant, ReadyContestant, open_entry
-from asyncgen.evaluate.rows import EvaluationRow, answers_are_said
+from asyncgen.evaluate.rows import EvaluationRow, answers_are_targets
 from asyncgen.evaluate.statistics import (
     Interval,
     bootstrap,
@@ -175,8 +175,8 @@ async def judge_pairs(
     verdicts: dict[str, Side] = {}
     code = 0
     if entry is not None:
-        plan = planned([entry], folder)
-        agree_to(plan, observer)
+        plan = plan_contestants([entry], folder)
+        consent_to_plan(plan, observer)
         code = await ask_contestants(plan, folder, options, observer, engine)
         if code not in {0, 3}:
             return None, code
@@ -238,7 +238,7 @@ def _rows(match: _Match, opened: OpenedJob) -> Iterator[dict[str, Any]]:
 
 def _task(row: EvaluationRow, opened: OpenedJob) -> Any:
     """The task: the job's long prompt, without the overlay of any provider; else the short one."""
-    if not answers_are_said(opened):
+    if not answers_are_targets(opened):
         return row.prompt if len(row.turns) == 1 else list(row.turns)
     prompt = opened.file.job("", opened.tuning).prompt
     return "\n\n".join(parse(text).render(row.variables) for text in (prompt.system, prompt.user) if text)

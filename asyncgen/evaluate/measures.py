@@ -17,7 +17,7 @@ from msgspec import UNSET
 from asyncgen.dataset.near_duplicates import similar
 from asyncgen.dataset.samples import unusable
 from asyncgen.evaluate.contestants import ROW_COLUMN, Contestant, ReadyContestant
-from asyncgen.evaluate.rows import TaughtSample, repeating
+from asyncgen.evaluate.rows import DatasetSample, copies_of_samples
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS, Interval, bootstrap, quantile, wilson
 from asyncgen.providers.price import Price, tier_of
 from asyncgen.run.jsonl import read_rows
@@ -183,7 +183,7 @@ class CopySources:
         held_out: answers of the model that wrote the data that no model was trained on.
     """
 
-    train: Callable[[], Iterable[TaughtSample]]
+    train: Callable[[], Iterable[DatasetSample]]
     held_out: Sequence[str]
 
 
@@ -200,13 +200,13 @@ def standings(
     """
     texts = [[answer.text for answer in each.by_row.values()] for each in answers]
     sizes = [len("\n".join(each).encode()) for each in texts if len(each) >= _FEWEST_FOR_DIVERSITY]
-    copies = repeating([text for each in [*texts, taught.held_out] for text in each], taught.train())
+    copies = copies_of_samples([text for each in [*texts, taught.held_out] for text in each], taught.train())
     held_out = copies[sum(map(len, texts)) :]
     baseline = fmean(held_out) if held_out else None
     found, begin = [], 0
-    for each, own in zip(answers, texts, strict=True):
-        copied = fmean(copies[begin : begin + len(own)]) if own else None
-        begin += len(own)
+    for each, answer_texts in zip(answers, texts, strict=True):
+        copied = fmean(copies[begin : begin + len(answer_texts)]) if answer_texts else None
+        begin += len(answer_texts)
         beyond = None if copied is None or baseline is None else copied - baseline
         found.append(
             ContestantResult(
@@ -216,7 +216,7 @@ def standings(
                 copied=copied,
                 copied_beyond=beyond,
                 **_passing(each, seed),
-                **_diversity(own, min(sizes, default=0)),
+                **_diversity(answer_texts, min(sizes, default=0)),
                 **_usage(each, prices.get(each.entry.contestant.name)),
             )
         )

@@ -330,7 +330,7 @@ def vote_row(row: str) -> str:
     return blake2b(f"{row}\0".encode(), digest_size=8).hexdigest()
 
 
-def take_votes(evaluation: Evaluation, path: Path | None) -> Agreement | None:
+def import_votes(evaluation: Evaluation, path: Path | None) -> Agreement | None:
     """Import the votes of a file that the page saved, and compare all votes with the judge.
 
     Args:
@@ -349,7 +349,7 @@ def take_votes(evaluation: Evaluation, path: Path | None) -> Agreement | None:
     there = [vote for _, vote in read_rows(kept, _decode_vote)]
     if path is not None:
         new = [vote for _, vote in read_rows(path, _decode_vote) if vote not in there]
-        _refuse_strange(evaluation, new, path)
+        _refuse_foreign_votes(evaluation, new, path)
         if new:
             with closing(LineFile(kept)) as file:
                 for vote in new:
@@ -360,7 +360,7 @@ def take_votes(evaluation: Evaluation, path: Path | None) -> Agreement | None:
     return _agreement(evaluation, newest) if newest else None
 
 
-def _refuse_strange(evaluation: Evaluation, votes: Sequence[BallotVote], path: Path) -> None:
+def _refuse_foreign_votes(evaluation: Evaluation, votes: Sequence[BallotVote], path: Path) -> None:
     rows = {vote_row(row) for row in evaluation.prompts}
     winners = {each.contestant.name for each in evaluation.contestants} | {TIE}
     if any(vote.row not in rows or vote.winner not in winners for vote in votes):

@@ -100,7 +100,7 @@ def parse_axes(given: Iterable[str]) -> dict[str, list[str]]:
     return axes
 
 
-def answers_are_said(opened: OpenedJob) -> bool:
+def answers_are_targets(opened: OpenedJob) -> bool:
     """Whether the tuned model says what the job's long prompt asks for, to a prompt made of variables alone.
 
     Where not (a label said to a text, the pairs of a list, conversations), the long prompt does another task than the
@@ -145,7 +145,7 @@ def choose_rows(
         _refuse_axes(opened, axes)
         candidates, source = _outside(opened, axes), "outside the grid: " + _named(axes)
         name = " and ".join(axes)
-    elif answers_are_said(opened):
+    elif answers_are_targets(opened):
         candidates, source = _validating(opened, directory), "the validation side of the run"
         name = " and ".join(opened.job.dataset.hold_out)
     else:
@@ -162,7 +162,7 @@ def choose_rows(
         source = "prompts that it was trained on, since none was held out"
     if not unique:
         raise _nothing(directory, axes)
-    chosen = heapq.nsmallest(most, unique.values(), lambda row: order_by(seed, row.id))
+    chosen = heapq.nsmallest(most, unique.values(), lambda row: seeded_order(seed, row.id))
     clustered = len({row.cluster for row in chosen}) < len(chosen)
     return RowChoice(tuple(chosen), source, name if clustered else "", len(unique))
 
@@ -185,7 +185,7 @@ def _nothing(directory: RunDirectory, axes: Mapping[str, Sequence[str]]) -> Usag
 def _refuse_axes(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> None:
     """See that these values can be put into prompts, and are outside the grid or held out."""
     grid = opened.grid
-    if not answers_are_said(opened):
+    if not answers_are_targets(opened):
         raise UsageError(
             "values outside the grid have no prompt here: this job makes its short prompts of answers",
             help_text="leave --axis out, and the validation side is asked",
@@ -219,7 +219,7 @@ def _validating(opened: OpenedJob, directory: RunDirectory) -> Iterator[Evaluati
 
 
 def _trained(opened: OpenedJob, directory: RunDirectory, dataset: DatasetState) -> Iterator[EvaluationRow]:
-    if answers_are_said(opened):
+    if answers_are_targets(opened):
         return (_row(opened, variables, "") for variables in _combinations(opened))
     return _of_samples(opened, directory.train, dataset)
 
@@ -266,17 +266,17 @@ def _of_samples(opened: OpenedJob, samples: Path, dataset: DatasetState) -> Iter
         yield _row_of(sample, expected=sample.answer if is_label else None)
 
 
-def _row_of(sample: TaughtSample, *, expected: str | None) -> EvaluationRow:
+def _row_of(sample: DatasetSample, *, expected: str | None) -> EvaluationRow:
     name = _id_of(sample)
     return EvaluationRow(name, sample.prompt, {}, name, sample.turns, sample.system, expected)
 
 
-def _id_of(sample: TaughtSample) -> str:
+def _id_of(sample: DatasetSample) -> str:
     return _id(sample.prompt if len(sample.turns) == 1 else repr(sample.turns))
 
 
 def _id(text: str) -> str:
-    return order_by(0, text).hex()
+    return seeded_order(0, text).hex()
 
 
 RUN_WORDS = 13
@@ -286,7 +286,7 @@ _WIDE_WORD = 20  # characters a word, on average, beyond which a text has no wor
 
 
 @dataclass(frozen=True, slots=True)
-class TaughtSample:
+class DatasetSample:
     """A training sample in the form of a prompt and an answer.
 
     Attributes:
@@ -302,7 +302,7 @@ class TaughtSample:
     system: str | None = None
 
 
-def read_samples(path: Path, dataset: DatasetState) -> Iterator[TaughtSample]:
+def read_samples(path: Path, dataset: DatasetState) -> Iterator[DatasetSample]:
     """The samples of a file that `prepare` wrote; one that is not text, such as a call of a tool, is passed over.
 
     Args:
@@ -319,13 +319,13 @@ def read_samples(path: Path, dataset: DatasetState) -> Iterator[TaughtSample]:
             yield found
 
 
-def _of_completion(sample: Mapping[str, Any], dataset: DatasetState) -> TaughtSample:
+def _of_completion(sample: Mapping[str, Any], dataset: DatasetState) -> DatasetSample:
     prompt = str(sample["prompt"]).removesuffix(dataset.separator)
     answer = str(sample.get("completion", "")).removesuffix(dataset.ending).strip()
-    return TaughtSample(prompt, answer, ({"role": "user", "content": prompt},))
+    return DatasetSample(prompt, answer, ({"role": "user", "content": prompt},))
 
 
-def _of_chat(sample: Mapping[str, Any]) -> TaughtSample | None:
+def _of_chat(sample: Mapping[str, Any]) -> DatasetSample | None:
     if "messages" in sample:
         *asked, last = sample["messages"]
     else:  # a pair of answers, of which the better one is learnt from
@@ -334,22 +334,22 @@ def _of_chat(sample: Mapping[str, Any]) -> TaughtSample | None:
     turns = tuple(asked[1:] if system is not None else asked)
     if not turns or not isinstance(last.get("content"), str) or not isinstance(turns[-1].get("content"), str):
         return None
-    return TaughtSample(turns[-1]["content"], last["content"].strip(), turns, system)
+    return DatasetSample(turns[-1]["content"], last["content"].strip(), turns, system)
 
 
-def order_by(seed: int, text: str) -> bytes:
+def seeded_order(seed: int, text: str) -> bytes:
     """The position of a text in the seed's order, independent of all other texts."""
     return blake2b(f"{seed}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def seeded_examples(samples: Iterable[TaughtSample], count: int, seed: int) -> list[TaughtSample]:
+def seeded_examples(samples: Iterable[DatasetSample], count: int, seed: int) -> list[DatasetSample]:
     """So many samples of different prompts, the same ones for the same seed."""
     by_prompt = {sample.prompt: sample for sample in heapq.nsmallest(8 * count, samples, lambda s: _place(seed, s))}
     return list(by_prompt.values())[:count]
 
 
-def _place(seed: int, sample: TaughtSample) -> bytes:
-    return order_by(seed, f"{sample.prompt}\0{sample.answer}")
+def _place(seed: int, sample: DatasetSample) -> bytes:
+    return seeded_order(seed, f"{sample.prompt}\0{sample.answer}")
 
 
 class NearestExamples:
@@ -360,12 +360,12 @@ class NearestExamples:
         seed: decides between samples that are equally near.
     """
 
-    def __init__(self, samples: Iterable[TaughtSample], seed: int) -> None:
+    def __init__(self, samples: Iterable[DatasetSample], seed: int) -> None:
         chosen = heapq.nsmallest(_MOST_LOOKED_AT, samples, lambda sample: _place(seed, sample))
         by_prompt = {sample.prompt: sample for sample in reversed(chosen)}
         self._samples = [(frozenset(_words(sample.prompt)), sample) for sample in reversed(by_prompt.values())]
 
-    def of(self, prompt: str, count: int) -> list[TaughtSample]:
+    def of(self, prompt: str, count: int) -> list[DatasetSample]:
         """The nearest samples, the very nearest last: models stay close to what they read last."""
         words = frozenset(_words(prompt))
         near = heapq.nlargest(count, enumerate(self._samples), lambda each: (_alike(words, each[1][0]), -each[0]))
@@ -380,7 +380,7 @@ def _words(text: str) -> list[str]:
     return ["".join(filter(str.isalnum, word)) or word for word in text.casefold().split()]
 
 
-def runs_of(text: str) -> set[int]:
+def word_sequences(text: str) -> set[int]:
     """Hashes of all sequences of 13 words of a text; of 50 characters if it is written without spaces."""
     words = _words(text)
     if words and len(text) / len(words) > _WIDE_WORD:
@@ -389,15 +389,15 @@ def runs_of(text: str) -> set[int]:
     return {hash(tuple(words[at : at + RUN_WORDS])) for at in range(len(words) - RUN_WORDS + 1)}
 
 
-def repeating(texts: Sequence[str], samples: Iterable[TaughtSample]) -> list[bool]:
+def copies_of_samples(texts: Sequence[str], samples: Iterable[DatasetSample]) -> list[bool]:
     """Find the texts that share a long sequence of words with the answer of a sample.
 
     Memory grows with the texts, not with the samples.
     """
-    runs = [runs_of(text) for text in texts]
+    runs = [word_sequences(text) for text in texts]
     wanted = set().union(*runs)
     seen: set[int] = set()
     if wanted:
         for sample in samples:
-            seen |= wanted & runs_of(sample.answer)
+            seen |= wanted & word_sequences(sample.answer)
     return [not seen.isdisjoint(each) for each in runs]

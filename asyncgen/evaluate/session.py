@@ -23,7 +23,15 @@ import msgspec
 import orjson
 
 from asyncgen.errors import UsageError, command_line
-from asyncgen.evaluate.asking import AskOptions, EngineOf, agree_to, ask_contestants, engine_of, planned, spent_usd
+from asyncgen.evaluate.asking import (
+    AskOptions,
+    EngineOf,
+    ask_contestants,
+    consent_to_plan,
+    engine_of,
+    plan_contestants,
+    spent_usd,
+)
 from asyncgen.evaluate.contestants import (
     NAME,
     NAME_HELP,
@@ -37,7 +45,7 @@ from asyncgen.evaluate.contestants import (
 from asyncgen.evaluate.judge import Judging, judge_pairs
 from asyncgen.evaluate.measures import Answers, ContestantResult, CopySources, read_answers, standings
 from asyncgen.evaluate.result import FOLDER, SUMMARY, Evaluation, write_evaluation, write_summary
-from asyncgen.evaluate.rows import RowChoice, answers_are_said, choose_rows, read_samples
+from asyncgen.evaluate.rows import RowChoice, answers_are_targets, choose_rows, read_samples
 from asyncgen.evaluate.statistics import FEWEST_CLUSTERS
 from asyncgen.evaluate.verdict import best_of, compare_with_best, pays_from, verdict_by_judge, verdict_on
 from asyncgen.finetune.complete import form_of
@@ -143,8 +151,8 @@ async def evaluate_run(
         choice = setup.choice
         observer.say(f"{folder}: {len(choice.rows):,} of {counted(choice.possible, 'row')}, {choice.source}")
         entries = _enter_all(setup)
-        plan = planned(entries, folder)
-        agree_to(plan, observer)
+        plan = plan_contestants(entries, folder)
+        consent_to_plan(plan, observer)
         code = await ask_contestants(plan, folder, wanted.options, observer, engine)
         if code not in {0, 3}:
             return Evaluated(None, code)
@@ -294,7 +302,7 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 def _read(setup: _Setup, entries: Sequence[ReadyContestant]) -> dict[str, Answers]:
     opened = setup.opened
-    checks = checks_of(opened.job, opened.grid.answers) if answers_are_said(opened) else None
+    checks = checks_of(opened.job, opened.grid.answers) if answers_are_targets(opened) else None
     return {
         entry.contestant.name: read_answers(
             entry, RunDirectory(setup.folder / entry.contestant.name), setup.choice.rows, checks
@@ -335,7 +343,7 @@ def _evaluated(setup: _Setup, answers: Mapping[str, Answers], judging: Judging |
     pairs = compare_with_best(
         {each.contestant.name: answers[each.contestant.name] for each in answered}, best, seed=seed
     )
-    unit = "combinations" if answers_are_said(setup.opened) else "prompts"
+    unit = "combinations" if answers_are_targets(setup.opened) else "prompts"
     tells = _has_checks(setup.opened, choice)
     verdict = (
         verdict_on(answered, pairs, margin, unit) if tells else verdict_by_judge(judging.pairs if judging else (), unit)
@@ -395,7 +403,7 @@ def _passed(answers: Mapping[str, Answers]) -> dict[str, frozenset[str]]:
 
 def _has_checks(opened: OpenedJob, choice: RowChoice) -> bool:
     """Whether there is anything that an answer can fail, but for being cut off or empty."""
-    if not answers_are_said(opened):
+    if not answers_are_targets(opened):
         return any(row.expected is not None for row in choice.rows)
     return opened.grid.answers.reads_json or msgspec.structs.replace(opened.job.checks, attempts=1) != Checks()
 

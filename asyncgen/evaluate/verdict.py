@@ -149,7 +149,7 @@ def verdict_on(found: Sequence[ContestantResult], pairs: Sequence[PairResult], m
     if not open_pairs:
         sentence = f"{_more_often(runner_up, unit)}{_cost_words(best, others[runner_up.b])}: use {runner_up.a}"
         return Conclusion(sentence, runner_up.a)
-    return _untold(min(open_pairs, key=lambda each: each.difference.value), margin, unit)
+    return _inconclusive(min(open_pairs, key=lambda each: each.difference.value), margin, unit)
 
 
 def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
@@ -167,7 +167,7 @@ def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
     decided = wins + losses
     total = decided + pair.ties
     wanted = units_needed(decided / total, (wins - losses) / total) if total and wins != losses else None
-    more = _more(wanted, total)
+    more = _missing_units(wanted, total)
     told = f"; about {more:,} more {unit} would, if it is as seen" if more else ""
     return Conclusion(f"the data does not tell: the judge prefers {better} to {worse} {rows}{told}", None, more)
 
@@ -225,16 +225,16 @@ def _ratio(one: ContestantResult, other: ContestantResult) -> str:
     return f"costs {one.cost_usd_per_1000 / other.cost_usd_per_1000:.2g} of it"
 
 
-def _untold(pair: PairResult, margin: float, unit: str) -> Conclusion:
+def _inconclusive(pair: PairResult, margin: float, unit: str) -> Conclusion:
     detected = margin or pair.difference.value  # without a margin, the difference that was seen
-    more = _more(units_needed(pair.discordant, detected), pair.pairs)
-    seen = _more(units_needed(pair.discordant, pair.difference.value), pair.pairs)
+    more = _missing_units(units_needed(pair.discordant, detected), pair.pairs)
+    seen = _missing_units(units_needed(pair.discordant, pair.difference.value), pair.pairs)
     told = f"; about {more:,} more {unit} would show a difference of {100 * detected:g} points" if more else ""
     as_seen = f", about {seen:,} more one as large as seen" if seen and margin else ""
     return Conclusion(f"the data does not tell: {_more_often(pair, unit)}{told}{as_seen}", None, more)
 
 
-def _more(wanted: int | None, there: int) -> int | None:
+def _missing_units(wanted: int | None, there: int) -> int | None:
     """Number of missing units, in tens; None if no number suffices."""
     return None if wanted is None else max(-(-(wanted - there) // _TENS) * _TENS, _TENS)
 

@@ -30,7 +30,7 @@ from asyncgen.providers.choose import is_same_place
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.network import shown_target
 from asyncgen.providers.openai_client import open_http, retrying
-from asyncgen.run.whole_file import explained, open_regular, sync_folder
+from asyncgen.run.whole_file import as_disk_error, open_regular, sync_folder
 from asyncgen.terminal import in_units
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ async def _beginning(response: httpx2.Response) -> bytes:
 def _locked_part(path: Path) -> Iterator[_Part]:
     part = path.with_name(f"{path.name}.part")
     descriptor = open_regular(part, os.O_RDWR | os.O_CREAT)
-    with explained(f"{part} could not be written"), os.fdopen(descriptor, "r+b") as file:
+    with as_disk_error(f"{part} could not be written"), os.fdopen(descriptor, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -138,7 +138,7 @@ def cell_text(value: Any, column: str) -> str | None:
         raise TableError(f"column {column!r}: {error}") from None
 
 
-def needed_cell(value: Any, *, column: str, blanks: bool) -> str:
+def required_cell(value: Any, *, column: str, blanks: bool) -> str:
     """Convert a required cell to text.
 
     Args:
@@ -158,7 +158,7 @@ def needed_cell(value: Any, *, column: str, blanks: bool) -> str:
     return text or ""
 
 
-def spare_cell(value: Any, *, column: str, blanks: bool) -> str:  # noqa: ARG001 - called as `needed_cell` is
+def optional_cell(value: Any, *, column: str, blanks: bool) -> str:  # noqa: ARG001 - called as `required_cell` is
     """Convert a cell that no template uses to text; "" if that is impossible."""
     try:
         return cell_text(value, column) or ""

@@ -43,7 +43,7 @@ _TUNING_PROMPT_KEYS = ("sample", "target")
 _TAKEN_AS_THEY_ARE = ("generate", "parameters")  # below this key, a table is the value of a parameter
 
 
-def laid_over(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:
+def with_overlays(raw: Mapping[str, Any], generation: str, tuning: str) -> dict[str, Any]:
     """Apply the overlays of the chosen providers.
 
     Args:
@@ -157,7 +157,7 @@ class JobFile:
             The job.
         """
         problems: list[Problem] = []
-        job = typed_job(laid_over(self.raw, generation, tuning), problems)
+        job = typed_job(with_overlays(self.raw, generation, tuning), problems)
         assert job is not None
         assert not problems
         return job

@@ -156,8 +156,8 @@ def open_named_job(
     file = read_job_file(path)
     generation = choose_generation(where, file.generation_provider, os.environ, file.profiles)
     tuning = choose_tuning(generation, finetune_provider, file.tuning_provider, file.profiles)
-    laid_over = file.job(generation.profile.name, tuning.profile.name)
-    model = requested_model(generation.profile, where.model or laid_over.generate.model)
+    with_overlays = file.job(generation.profile.name, tuning.profile.name)
+    model = requested_model(generation.profile, where.model or with_overlays.generate.model)
     opened = open_job(file, generation=generation.profile.name, tuning=tuning.profile.name, model=model)
     return opened, generation, tuning
 

@@ -11,7 +11,7 @@ import msgspec
 
 from asyncgen.errors import UsageError, nearest
 from asyncgen.job.model import Job
-from asyncgen.job.schema import type_in_words
+from asyncgen.job.schema import type_description
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,7 +296,7 @@ def _keys_of(table: str) -> Iterator[tuple[str, str, str]]:
         key = f"{table}.{field.name}" if table else field.name
         if key in _TABLES or key == "prompt.examples.variables":
             continue
-        yield key, type_in_words(hints[field.name]), _default(field, hints[field.name])
+        yield key, type_description(hints[field.name]), _default(field, hints[field.name])
 
 
 def _struct_of(table: str) -> type[msgspec.Struct] | None:

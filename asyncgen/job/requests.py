@@ -301,7 +301,7 @@ class RequestGrid:
         """
         variables = self.variables(request)
         if self._turns_at is not None and self._job.prompt.sample is None:
-            return _last_words(self._turns(variables))
+            return _last_text(self._turns(variables))
         if self.prompt_needs_answer:
             variables = self._with_answer(variables, {name: f"{{{name}}}" for name in self.sample.names})
         return self.sample.render(variables)
@@ -346,7 +346,7 @@ class RequestGrid:
         asked = self._turns(variables)
         if self._job.prompt.sample is not None:
             return SampleParts(self.sample.render(self._with_answer(variables, answer)), target)
-        return SampleParts(_last_words(asked), target, (*asked, {"role": "assistant", "content": target}))
+        return SampleParts(_last_text(asked), target, (*asked, {"role": "assistant", "content": target}))
 
     def _with_answer(self, variables: Mapping[str, str], answer: Mapping[str, str]) -> dict[str, str]:
         return {**answer, **variables} if self.answer_is_variable else {**variables, **answer}
@@ -516,7 +516,7 @@ class GridForm:
         )
 
 
-def _last_words(turns: Sequence[Mapping[str, Any]]) -> str:
+def _last_text(turns: Sequence[Mapping[str, Any]]) -> str:
     """The text of the last turn."""
     content = turns[-1].get("content") if turns else ""
     return content if isinstance(content, str) else canonical_json(content)

@@ -72,10 +72,10 @@ class RunRows:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
             raise TableError(f"no settled row can be used yet{f' ({reasons})' if reasons else ''}")
         fields = dict.fromkeys(name for each in first for item in each.items for name in item.fields)
-        own = [name for name in first[0].record.variables if name not in {SOURCE, PROMPT, ANSWER}]
-        self.variables: tuple[str, ...] = tuple(own)
-        rest = [name for name in fields if name not in {*own, SOURCE, PROMPT, ANSWER}]
-        self.columns: tuple[str, ...] = (*own, SOURCE, PROMPT, ANSWER, *rest)
+        source_variables = [name for name in first[0].record.variables if name not in {SOURCE, PROMPT, ANSWER}]
+        self.variables: tuple[str, ...] = tuple(source_variables)
+        rest = [name for name in fields if name not in {*source_variables, SOURCE, PROMPT, ANSWER}]
+        self.columns: tuple[str, ...] = (*source_variables, SOURCE, PROMPT, ANSWER, *rest)
 
     def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - a row without a field is not a row
         return _RunTable(self, columns, needed)

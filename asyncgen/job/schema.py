@@ -72,18 +72,18 @@ def parse_toml(text: str) -> dict[str, Any] | Problem:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        return _explained(text, str(error))
+        return _syntax_problem(text, str(error))
     except RecursionError:
         return Problem("", "nested too deeply")
     except ValueError:
         return Problem("", "a number of more than 4,300 digits")
 
 
-def _explained(text: str, message: str) -> Problem:
+def _syntax_problem(text: str, message: str) -> Problem:
     position = _POSITION.search(message)
     lines = text.split("\n")
     line, column = (int(position[1]), int(position[2])) if position and position[1] else (len(lines), 1)
-    if message.startswith(_TWICE) and (twice := _stands_twice(text, line)):
+    if message.startswith(_TWICE) and (twice := _defined_twice(text, line)):
         key, places = twice
         return Problem("", f"`{key}` stands here twice (lines {places[0]} and {places[1]})", line=places[1])
     if (
@@ -98,10 +98,10 @@ def _explained(text: str, message: str) -> Problem:
     if message.startswith("Unclosed"):
         line, column = _last_opened(lines, line, "[" if "array" in message else "{")
         words = words.replace("begins above", "begins here")
-    return Problem("", f"{words}\n{_line_shown(lines, line, column)}", line=line)
+    return Problem("", f"{words}\n{_marked_line(lines, line, column)}", line=line)
 
 
-def _line_shown(lines: list[str], line: int, column: int) -> str:
+def _marked_line(lines: list[str], line: int, column: int) -> str:
     """The line with a caret below the column."""
     shown = lines[line - 1].replace("\t", " ")
     begin = max(column - _SHOWN_WIDTH, 0)
@@ -117,7 +117,7 @@ def _last_opened(lines: list[str], line: int, bracket: str) -> tuple[int, int]:
     return min(line, len(lines)), 1
 
 
-def _stands_twice(text: str, line: int) -> tuple[str, tuple[int, int]] | None:
+def _defined_twice(text: str, line: int) -> tuple[str, tuple[int, int]] | None:
     """The key or table that is defined for the second time on this line or above it."""
     seen: dict[str, int] = {}
     for number, key in _keys(text):
@@ -269,7 +269,7 @@ def _checked(wanted: Any, raw: Any, key: str, problems: list[Problem]) -> Any:
     elif origin is dict and isinstance(raw, dict):
         return {name: _checked(get_args(wanted)[1], each, _join(key, name), problems) for name, each in raw.items()}
     elif not _fits(wanted, raw):
-        problems.append(Problem(key, f"expected {type_in_words(wanted)}, found {_shown(wanted, raw)}"))
+        problems.append(Problem(key, f"expected {type_description(wanted)}, found {_shown(wanted, raw)}"))
     elif isinstance(raw, int | float) and not isinstance(raw, bool):
         _check_number(raw, key, problems)
     return raw
@@ -312,7 +312,7 @@ def _fits(wanted: Any, raw: Any) -> bool:
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
 
-def type_in_words(wanted: Any) -> str:
+def type_description(wanted: Any) -> str:
     """Describe a type of `model` for the reader.
 
     Args:
@@ -326,7 +326,7 @@ def type_in_words(wanted: Any) -> str:
         kinds = [each for each in get_args(wanted) if each is not type(None)]
         if {str, int, float} <= set(kinds):
             return "text or a number"
-        return " or ".join(type_in_words(each) for each in kinds)
+        return " or ".join(type_description(each) for each in kinds)
     if origin is Literal:
         return " or ".join(f'"{each}"' for each in get_args(wanted))
     return _NAMES.get(origin or wanted, "a value")

@@ -62,7 +62,7 @@ def parts_of(text: str, split_words: int | None, overlap_words: int = 0) -> list
         groups[-1].append(paragraph)
         words += more
     texts = ["\n\n".join(group) for group in groups]
-    heads = ["", *(_last_words(before, overlap_words) for before in texts)]
+    heads = ["", *(_overlap(before, overlap_words) for before in texts)]
     return [f"{head}\n\n{text}" if head else text for head, text in zip(heads, texts, strict=False)]
 
 
@@ -74,7 +74,7 @@ def _headings_at_end(group: list[str]) -> list[str]:
     return moved
 
 
-def _last_words(text: str, count: int) -> str:
+def _overlap(text: str, count: int) -> str:
     begins = [match.start() for match in _WORD.finditer(text)]
     return text[begins[-count] if count <= len(begins) else 0 :] if count and begins else ""
 
@@ -320,14 +320,14 @@ def _column(table: TableFile, values: ValuesFile) -> Iterator[str]:
     if values.column not in names:
         text = f"{values.file} has no column {values.column!r}; it has {', '.join(names)}"
         raise _NoColumn(text, nearest(values.column, names))
-    _refuse_twins(table.columns, {values.column})
+    _refuse_duplicates(table.columns, {values.column})
     return (row[0] for row in table.table([values.column], {values.column}, blanks=True))
 
 
-def _refuse_twins(columns: Iterable[str], named: Collection[str]) -> None:
-    twins = [name for name, count in Counter(columns).items() if count > 1 and name in named]
-    if twins:
-        raise TableError(f"column {twins[0]!r} stands twice", 1)
+def _refuse_duplicates(columns: Iterable[str], named: Collection[str]) -> None:
+    duplicates = [name for name, count in Counter(columns).items() if count > 1 and name in named]
+    if duplicates:
+        raise TableError(f"column {duplicates[0]!r} stands twice", 1)
 
 
 def _named_source(rows: Rows) -> tuple[str, str] | None:
@@ -344,12 +344,12 @@ def _columns(job: Job, source: JobRowSource) -> tuple[Row, frozenset[str]]:
         kept = {*source.file.variables, SOURCE}
         columns = tuple(name for name in source.columns if name in kept or name in wanted)
         return columns, frozenset(columns) & _needed(job, named, columns, ())
-    _refuse_twins(source.columns, wanted)
-    twins = {name for name, count in Counter(source.columns).items() if count > 1}
+    _refuse_duplicates(source.columns, wanted)
+    duplicates = {name for name, count in Counter(source.columns).items() if count > 1}
     columns = tuple(
         name
         for name in source.columns
-        if name and name not in twins and (name in wanted or name not in source.file.nested)
+        if name and name not in duplicates and (name in wanted or name not in source.file.nested)
     )
     return columns, _needed(job, named, columns, [name for name in columns if name.isidentifier()])
 

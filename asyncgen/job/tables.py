@@ -17,7 +17,15 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncgen.errors import UsageError
-from asyncgen.job.cells import LONGEST_LINE_BYTES, TableError, decoded, needed_cell, open_file, raw_lines, spare_cell
+from asyncgen.job.cells import (
+    LONGEST_LINE_BYTES,
+    TableError,
+    decoded,
+    open_file,
+    optional_cell,
+    raw_lines,
+    required_cell,
+)
 from asyncgen.json_text import NotJsonError, decode_json
 
 if TYPE_CHECKING:
@@ -252,7 +260,9 @@ class _JsonlFile:
         self.nested = frozenset(name for name, value in _flat(first[1]).items() if isinstance(value, dict | list))
 
     def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:
-        cells = [partial(needed_cell if name in needed else spare_cell, column=name, blanks=blanks) for name in columns]
+        cells = [
+            partial(required_cell if name in needed else optional_cell, column=name, blanks=blanks) for name in columns
+        ]
         return _LineTable(self.path, columns, (0, 1), partial(_jsonl_rows, tuple(zip(columns, cells, strict=True))))
 
 
@@ -327,7 +337,8 @@ class ParquetTable:
         self.columns = tuple(columns)
         self._file = file
         self._cells = {
-            name: partial(needed_cell if name in needed else spare_cell, column=name, blanks=blanks) for name in columns
+            name: partial(required_cell if name in needed else optional_cell, column=name, blanks=blanks)
+            for name in columns
         }
         metadata = file.metadata
         self._ends = list(accumulate(metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)))
@@ -388,7 +399,7 @@ def _texts(column: Any, name: str, first: int, text: partial[str]) -> list[str]:
     try:
         values = _values(column, name)
     except TableError:
-        if text.func is needed_cell:
+        if text.func is required_cell:
             raise
         return [""] * len(column)
     texts = []

@@ -21,7 +21,7 @@ from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError, command_line, nearest
 from asyncgen.run.lock import LOCK_NAME, FolderLock, locked
 from asyncgen.run.state import VERSION, JobState, RunState, read_state, with_shards, write_state
-from asyncgen.run.whole_file import disk_error, explained, remove_leftovers, replacing
+from asyncgen.run.whole_file import as_disk_error, disk_error, remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +129,7 @@ class RunDirectory:
         """The shards whose files are not merged yet, in order; empty for a shard."""
         if self.part:
             return []
-        with explained(f"{self.path} could not be read"):
+        with as_disk_error(f"{self.path} could not be read"):
             found = {entry: _PART_FILE.fullmatch(entry) for entry in _names_in(self.path)}
         parts = {(int(name["count"]), int(name["index"])): name["part"] for name in found.values() if name}
         return [RunDirectory(self.path, part) for _, part in sorted(parts.items())]
@@ -246,7 +246,7 @@ def find_run(path: Path | None, *, root: Path) -> RunDirectory:
         return newest_run(root)
     if is_job_file(path):
         return _run_of_job(path, root)
-    with explained(f"{path} could not be read"):
+    with as_disk_error(f"{path} could not be read"):
         if not (path / STATE_NAME).exists():
             near = nearest(str(path), [str(state.parent) for state in root.glob(f"*/{STATE_NAME}")])
             raise _not_a_run(path, near)
@@ -321,7 +321,7 @@ def newest_run(root: Path) -> RunDirectory:
         UsageError: there is no run.
         DiskError: the folder cannot be read.
     """
-    with explained(f"{root} could not be read"):
+    with as_disk_error(f"{root} could not be read"):
         states = [(state.stat().st_mtime_ns, state.parent) for state in root.glob(f"*/{STATE_NAME}")]
     if not states:
         raise UsageError(

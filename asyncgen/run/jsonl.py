@@ -17,7 +17,7 @@ import msgspec
 from asyncgen.errors import AsyncgenError, DiskError, command_line
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.run.lock import lock_file
-from asyncgen.run.whole_file import disk_error, explained, open_regular, sync_folder
+from asyncgen.run.whole_file import as_disk_error, disk_error, open_regular, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -85,7 +85,7 @@ def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     except FileNotFoundError:
         return
     number, begun = 1, bytearray()  # number and beginning of the line that is not complete yet
-    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=0) as file:
+    with as_disk_error(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=0) as file:
         while piece := file.read(_BLOCK_READ_BYTES):
             end = piece.rfind(b"\n") + 1
             if end:
@@ -255,7 +255,7 @@ class LineFile:
         self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             lock_file(self._descriptor, path)
-            with explained(f"{path} could not be mended"):
+            with as_disk_error(f"{path} could not be mended"):
                 self.torn_bytes = self._mend()
                 sync_folder(path.parent)
                 opened = os.fstat(self._descriptor)
@@ -349,7 +349,7 @@ class LineFile:
         Raises:
             DiskError: the system reports an earlier write as failed only now, as network file systems do.
         """
-        with explained(f"{self.path} could not be closed"):
+        with as_disk_error(f"{self.path} could not be closed"):
             os.close(self._descriptor)
 
     def _refuse_long(self, lines: bytes) -> None:

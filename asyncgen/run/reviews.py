@@ -101,10 +101,10 @@ def read_reviews(folder: Path) -> Reviews:
         BadLineError: a line is not a review.
         DiskError: the file cannot be read.
     """
-    return folded(review for _, review in read_rows(folder / REVIEWED_NAME, decode_review))
+    return current_reviews(review for _, review in read_rows(folder / REVIEWED_NAME, decode_review))
 
 
-def folded(reviews: Iterable[Review]) -> Reviews:
+def current_reviews(reviews: Iterable[Review]) -> Reviews:
     """Apply decisions in order.
 
     Args:

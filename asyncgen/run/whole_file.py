@@ -49,7 +49,7 @@ def disk_error(doing: str, error: OSError) -> DiskError:
 
 
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
+def as_disk_error(doing: str) -> Iterator[None]:
     """Turn an OSError of the block into a DiskError.
 
     Args:
@@ -89,7 +89,7 @@ def open_regular(path: Path, flags: int) -> int:
             raise _irregular(path) from error
         raise disk_error(f"{path} could not be opened", error) from error
     try:
-        with explained(f"{path} could not be read"):
+        with as_disk_error(f"{path} could not be read"):
             is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         if not is_regular:
             raise _irregular(path)
@@ -122,7 +122,7 @@ def read_whole(path: Path, max_bytes: int) -> bytes:
         DiskError: it is not a regular file, is larger than `max_bytes`, or cannot be read.
     """
     descriptor = open_regular(path, os.O_RDONLY)
-    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
+    with as_disk_error(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise DiskError(f"{path} is larger than {max_bytes} bytes")
@@ -142,7 +142,7 @@ def make_safe(path: Path) -> None:
         descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    with explained(f"{path} could not be made safe on the disk"):
+    with as_disk_error(f"{path} could not be made safe on the disk"):
         try:
             os.fsync(descriptor)
         finally:
@@ -181,7 +181,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     path = _replaceable(path)
     temporary = temporary_for(path)
     try:
-        with explained(f"{path} could not be written"):
+        with as_disk_error(f"{path} could not be written"):
             temporary.unlink(missing_ok=True)
             with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 yield file
@@ -200,7 +200,7 @@ def _replaceable(path: Path) -> Path:
     Raises:
         DiskError: it is not a regular file.
     """
-    with explained(f"{path} could not be written"):
+    with as_disk_error(f"{path} could not be written"):
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise _irregular(path)
@@ -229,7 +229,7 @@ def replacing_together(paths: Sequence[Path], before: Callable[[], object]) -> I
         with ExitStack() as stack:
             files: list[BinaryIO] = []
             for path, temporary in zip(paths, temporaries, strict=True):
-                stack.enter_context(explained(f"{path} could not be written"))
+                stack.enter_context(as_disk_error(f"{path} could not be written"))
                 temporary.unlink(missing_ok=True)
                 descriptor = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
                 files.append(stack.enter_context(os.fdopen(descriptor, "wb")))
@@ -239,7 +239,7 @@ def replacing_together(paths: Sequence[Path], before: Callable[[], object]) -> I
                 os.fsync(file.fileno())
         before()
         for path, temporary in zip(paths, temporaries, strict=True):
-            with explained(f"{path} could not be written"):
+            with as_disk_error(f"{path} could not be written"):
                 temporary.rename(path)
                 sync_folder(path.parent)
     finally:
@@ -275,7 +275,7 @@ def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """
     if folder.is_symlink():
         return
-    with explained(f"{folder} could not be read"):
+    with as_disk_error(f"{folder} could not be read"):
         for leftover in folder.glob(".*.tmp"):
             name = _TEMPORARY.fullmatch(leftover.name)
             if name and is_ours(name["of"]) and stat.S_ISREG(leftover.lstat().st_mode):

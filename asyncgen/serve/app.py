@@ -108,10 +108,10 @@ def build_app(
     Returns:
         The application.
     """
-    middlewares = [guarding(access, clock), *([faults] if faults else [])]
+    middlewares = [access_middleware(access, clock), *([faults] if faults else [])]
     app = web.Application(middlewares=middlewares, client_max_size=_LARGEST_BODY)
     app.router.add_routes(routes)
-    app.on_response_prepare.append(signing(access, clock))
+    app.on_response_prepare.append(response_hook(access, clock))
     return app
 
 
@@ -167,7 +167,7 @@ class ServerAccess:
         return request.method == "OPTIONS" and asks and self.guard.allows_origin(request)
 
 
-def guarding(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
+def access_middleware(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
     """Make the outermost middleware.
 
     Args:
@@ -188,13 +188,13 @@ def guarding(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
         except ApiError as error:
             return error.response()
         except web.HTTPException as error:
-            return _in_shape(request, error).response()
+            return _api_error(request, error).response()
         except (web.RequestPayloadError, HttpProcessingError) as error:  # a body that is not encoded as its headers say
             reason = str(error.__cause__ or error).split("message:")[-1].strip()
             return ApiError(400, f"The request's body cannot be read: {reason}.", code="invalid_body").response()
         except (AsyncgenError, OSError) as error:  # a full disk, most likely: this request fails, the server lives on
             _log.error("%s: %s %s: %s", request[_ID], request.method, request.path, error)
-            return _unable(error).response()
+            return _io_error(error).response()
         except Exception:  # noqa: BLE001 - the edge: a bug is logged whole, and answered as the API would
             _log.exception("%s: %s %s", request[_ID], request.method, request.path)
             return ApiError(500, "The server had an error; its log tells more.", kind="server_error").response()
@@ -202,7 +202,7 @@ def guarding(access: ServerAccess, clock: Callable[[], float]) -> Middleware:
     return guarded
 
 
-def signing(
+def response_hook(
     access: ServerAccess, clock: Callable[[], float]
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """Make the hook that adds the request's id and time, and CORS headers, to a response."""
@@ -220,7 +220,7 @@ def signing(
     return sign
 
 
-class RequestLines(AbstractAccessLogger):
+class AccessLog(AbstractAccessLogger):
     """A line for each request, once it is answered: when, what, status, bytes, milliseconds, id."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
@@ -248,7 +248,7 @@ def request_log(say: Callable[[str], None]) -> logging.Logger:
     return log
 
 
-def _in_shape(request: web.Request, error: web.HTTPException) -> ApiError:
+def _api_error(request: web.Request, error: web.HTTPException) -> ApiError:
     if error.status == web.HTTPNotFound.status_code:
         return _unknown_url(request)
     if error.status == web.HTTPMethodNotAllowed.status_code:
@@ -265,7 +265,7 @@ def _unknown_url(request: web.Request) -> ApiError:
     return ApiError(404, f"{message}; this server has {there}." if there else message, code="unknown_url")
 
 
-def _unable(error: AsyncgenError | OSError) -> ApiError:
+def _io_error(error: AsyncgenError | OSError) -> ApiError:
     if isinstance(error, OSError):
         message = f"The server could not read or write its files: {error.strerror or error}."
     else:

@@ -22,7 +22,7 @@ import orjson
 
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.json_text import NotJsonError, decode_loosely, decoder
-from asyncgen.run.whole_file import explained
+from asyncgen.run.whole_file import as_disk_error
 from asyncgen.serve.stores.files import JsonStore, file_stem
 from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
 from asyncgen.terminal import counted
@@ -79,9 +79,9 @@ def check_requests(path: Path, endpoint: str) -> tuple[int, str | None, list[Bat
                 continue
             if isinstance(named := request.body.get("model"), str):
                 model = model or named
-            errors.extend(_complaints(request, number, endpoint, model, seen))
+            errors.extend(_request_errors(request, number, endpoint, model, seen))
             seen.add(request.custom_id)
-    return count, model, errors + _file_complaints(count)
+    return count, model, errors + _file_errors(count)
 
 
 def _request(line: bytes, number: int) -> BatchRequest | BatchError:
@@ -91,7 +91,7 @@ def _request(line: bytes, number: int) -> BatchRequest | BatchError:
         return BatchError(code="invalid_json_line", message=f"This line is not a request: {error}.", line=number)
 
 
-def _complaints(
+def _request_errors(
     request: BatchRequest, number: int, endpoint: str, model: str | None, seen: set[str]
 ) -> Iterator[BatchError]:
     if request.custom_id in seen:
@@ -109,7 +109,7 @@ def _complaints(
         yield BatchError(code="mismatched_model", message=message, line=number, param="body.model")
 
 
-def _file_complaints(count: int) -> list[BatchError]:
+def _file_errors(count: int) -> list[BatchError]:
     if not count:
         return [BatchError(code="empty_file", message="There is no request in the file.")]
     if count > MOST_REQUESTS:
@@ -207,11 +207,11 @@ def opened_results(folder: Path, total: int) -> Iterator[BatchResults]:
         files = [stack.enter_context((folder / name).open("a+b", buffering=0)) for name in (OUTPUT, ERRORS)]
         results = BatchResults(files[0], files[1], total)
         for file in files:
-            _take_up(file, results)
+            _replay(file, results)
         yield results
 
 
-def _take_up(file: IO[bytes], results: BatchResults) -> None:
+def _replay(file: IO[bytes], results: BatchResults) -> None:
     """Take what was written before into the sums; what cannot be read is taken out, and its request asked again."""
     file.seek(0)
     good: list[bytes] = []
@@ -327,7 +327,7 @@ class BatchStore:
 
     def add(self, batch: Batch) -> None:
         folder = self.folder(batch.id)
-        with explained(f"{folder} could not be made"):
+        with as_disk_error(f"{folder} could not be made"):
             folder.mkdir()
         self._batches.put(batch)
 

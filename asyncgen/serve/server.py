@@ -22,13 +22,13 @@ from aiohttp import web
 from asyncgen import __version__
 from asyncgen.local_http import RequestGuard, is_loopback_host, json_response, listen
 from asyncgen.providers.local_server import ServerInfo, default_data_folder
-from asyncgen.serve.app import RequestLines, ServerAccess, Service, build_app, build_service, request_log
+from asyncgen.serve.app import AccessLog, ServerAccess, Service, build_app, build_service, request_log
 from asyncgen.serve.data_folder import DataFolder, open_data_folder
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.model_files import find_model
 from asyncgen.serve.llama.process import THREADS_SLEEP, LlamaSettings
 from asyncgen.serve.simulation.engine import SimulatedEngine, SimulationSettings
-from asyncgen.serve.simulation.faults import SimulatedLimits, faulty
+from asyncgen.serve.simulation.faults import SimulatedLimits, fault_middleware
 from asyncgen.serve.simulation.values import prompt_tokens
 from asyncgen.serve.training.protocol import LAYERS, RANK
 from asyncgen.serve.tuning.trainers import OtherTrainer
@@ -315,13 +315,13 @@ async def _listening(
 ) -> AsyncIterator[str]:
     """Listen; at the end, accept no more connections and give requests in flight a few seconds."""
     simulation = settings.simulation
-    faults = faulty(simulation.faults, simulation.seed) if simulation else None
+    faults = fault_middleware(simulation.faults, simulation.seed) if simulation else None
     app = build_app([*service.routes, *attachment.table()], _access(settings), faults, time.monotonic)
     log = request_log(say) if settings.log_requests else None
     runner = web.AppRunner(
         app,
         access_log=log,
-        access_log_class=RequestLines,
+        access_log_class=AccessLog,
         handler_cancellation=True,
         shutdown_timeout=_DRAIN_S,
     )

@@ -15,7 +15,7 @@ import msgspec
 
 from asyncgen import __version__
 from asyncgen.errors import UsageError
-from asyncgen.run.whole_file import explained
+from asyncgen.run.whole_file import as_disk_error
 from asyncgen.view.access import CONTENT_SECURITY
 from asyncgen.view.evaluations import evaluation_names, read_evaluation, shown
 from asyncgen.view.index import Facet, places_in
@@ -50,7 +50,7 @@ def export_run(directory: RunDirectory, target: Path) -> Path:
     """
     view = RunView(directory, directory.path.resolve().name)
     view.read_all()
-    with explained(f"{target} could not be written"):
+    with as_disk_error(f"{target} could not be written"):
         _claim(target)
         shutil.copytree(_STATIC, target / "static")
         data = target / "data"

@@ -21,7 +21,7 @@ from asyncgen.dataset.samples import unusable
 from asyncgen.errors import RunInUseError
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record
 from asyncgen.run.reviews import answer_digest
-from asyncgen.run.whole_file import explained, open_regular
+from asyncgen.run.whole_file import as_disk_error, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -438,7 +438,7 @@ class _LineReader:
 
     def _read(self, offset: int, size: int) -> int:
         """Fill the buffer with a line at least; returns where it ends."""
-        with explained(f"{self._path} could not be read"):
+        with as_disk_error(f"{self._path} could not be read"):
             if self._descriptor is None:
                 self._descriptor = open_regular(self._path, os.O_RDONLY)
             while True:
@@ -464,7 +464,7 @@ def _lines(source: _Source, most_bytes: int) -> Iterator[tuple[int, bytes]]:
         descriptor = open_regular(source.path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    with explained(f"{source.path} could not be read"), os.fdopen(descriptor, "rb") as file:
+    with as_disk_error(f"{source.path} could not be read"), os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         source.identity = (found.st_dev, found.st_ino)
         file.seek(source.offset)

@@ -164,7 +164,7 @@ def heat_map(view: RunView, x: str, y: str | None) -> dict[str, Any]:
     totals = view.totals
     known = totals.values if totals else {}
     values = [
-        _few(list(dict.fromkeys([*known.get(name, []), *column])) if name else [""])
+        _limited(list(dict.fromkeys([*known.get(name, []), *column])) if name else [""])
         for name, column in zip((x, y), columns, strict=True)
     ]
     places = [{value: place for place, value in enumerate(each)} for each in values]
@@ -201,7 +201,7 @@ def _column(view: RunView, name: str | None) -> list[str]:
     return facet.values if facet else []
 
 
-def _few(values: list[str]) -> list[str]:
+def _limited(values: list[str]) -> list[str]:
     """The values themselves, or the first of them and a place for all others."""
     return values if len(values) <= _MOST_VALUES else [*values[:_MOST_VALUES], OTHERS]
 
@@ -225,7 +225,7 @@ def training_of(directory: RunDirectory, state: RunState) -> dict[str, Any]:
     noted = {job.job_id: job for job in state.finetuning if job.job_id}
     strangers = [job_id for job_id in events if job_id not in noted]
     jobs = [_job(job, events.get(job.job_id or "", [])) for job in reversed(state.finetuning)]
-    return {"jobs": jobs + [_stranger(job_id, events[job_id]) for job_id in strangers]}
+    return {"jobs": jobs + [_unknown_job(job_id, events[job_id]) for job_id in strangers]}
 
 
 def _job(job: FinetuningState, events: list[Event]) -> dict[str, Any]:
@@ -238,17 +238,17 @@ def _job(job: FinetuningState, events: list[Event]) -> dict[str, Any]:
         "tuned_model": job.tuned_model,
         "suffix": job.suffix,
         "created": job.created,
-        **_told(events),
+        **_events_json(events),
     }
 
 
-def _stranger(job_id: str, events: list[Event]) -> dict[str, Any]:
+def _unknown_job(job_id: str, events: list[Event]) -> dict[str, Any]:
     """A job that `run.json` does not name, as after a repair."""
     known = {"id": job_id, "provider": "", "model": "", "status": "", "ended": False, "tuned_model": None}
-    return {**known, "suffix": None, "created": events[0].created_at, **_told(events)}
+    return {**known, "suffix": None, "created": events[0].created_at, **_events_json(events)}
 
 
-def _told(events: list[Event]) -> dict[str, Any]:
+def _events_json(events: list[Event]) -> dict[str, Any]:
     messages = [event for event in events if event.type != "metrics"]
     return {
         "points": [[point.step, point.train_loss, point.valid_loss] for point in _thinned(points_of_events(events))],

@@ -96,7 +96,7 @@ async def _listen_or_taken(runner: web.AppRunner, port: int) -> str:
 
 def build_app(routes: Routes, access: PageAccess) -> web.Application:
     """The application: nothing is answered but what passes `access`."""
-    app = web.Application(middlewares=[access.middleware(), explained_errors], client_max_size=_LARGEST_BODY)
+    app = web.Application(middlewares=[access.middleware(), error_middleware], client_max_size=_LARGEST_BODY)
     app.router.add_get("/", _page)
     app.router.add_routes(routes.table())
     app.router.add_static("/static/", STATIC)
@@ -109,7 +109,7 @@ async def _page(_: web.Request) -> web.FileResponse:
 
 
 @web.middleware
-async def explained_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Middleware that answers foreseen errors in the form of the command line."""
     try:
         return await handler(request)

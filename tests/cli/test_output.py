@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asyncgen.cli.output import result, say, show_error, table
 from asyncgen.errors import UsageError
-from asyncgen.terminal import cells, counted, folded, in_units
+from asyncgen.terminal import cells, counted, in_units, wrapped
 
 LONG = "the local server fetched its model and its licence, and put both of them in a folder of the user's cache " * 2
 
@@ -92,7 +92,7 @@ def test_a_table_that_is_too_wide_becomes_blocks() -> None:
 
 @given(st.text(alphabet="ab 漢\n", max_size=300), st.integers(20, 80), st.integers(0, 10))
 def test_folding_loses_no_word_and_keeps_within_the_width(text: str, width: int, hang: int) -> None:
-    shown = folded(text, width, hang)
+    shown = wrapped(text, width, hang)
     assert shown.split() == text.split()
     widest = max(map(cells, text.split()), default=0)
     for line in shown.split("\n"):

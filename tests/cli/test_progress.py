@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from asyncgen.cli import screen as shown_progress
-from asyncgen.cli.screen import answer_lines, block, line, shown
+from asyncgen.cli.screen import answer_lines, block, line, progress_display
 from asyncgen.generate.engine import used
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.run.records import Record, Usage
@@ -21,7 +21,7 @@ def test_the_first_plain_line_knows_the_rate_and_what_was_spent(monkeypatch: pyt
         told: asyncio.Queue[str] = asyncio.Queue()
         monkeypatch.setattr(shown_progress, "_PLAIN_S", 0.05)
         monkeypatch.setattr(shown_progress, "say", told.put_nowait)
-        async with shown(progress, lambda: "7 tokens in, 3 out"):
+        async with progress_display(progress, lambda: "7 tokens in, 3 out"):
             progress.settled = 40
             return await told.get()
 

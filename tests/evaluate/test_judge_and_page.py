@@ -14,7 +14,7 @@ import pytest
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import EngineOf
 from asyncgen.evaluate.judge import family_of, score_of, verdict_in
-from asyncgen.evaluate.result import Evaluation, take_votes, vote_row, write_page
+from asyncgen.evaluate.result import Evaluation, import_votes, vote_row, write_page
 from asyncgen.evaluate.session import WantedEvaluation, evaluate_run
 from asyncgen.run.directory import RunDirectory
 from asyncgen.view.evaluations import read_evaluation
@@ -182,15 +182,15 @@ def test_the_page_holds_all_answers_and_lets_none_of_them_out(evaluated: Evaluat
 
 def test_votes_are_kept_once_and_compared_with_the_judge(evaluated: Evaluate, tmp_path: Path) -> None:
     found = evaluated(prefers_good)
-    assert take_votes(found, None) is None
+    assert import_votes(found, None) is None
     rows = [vote_row(row) for row in found.prompts]
     lines = [
         {"row": row, "winner": "one" if number < 10 else "other", "created": 1, "blind": True}
         for number, row in enumerate(rows)
     ]
     (tmp_path / "votes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    take_votes(found, tmp_path / "votes.jsonl")
-    agreed = take_votes(found, tmp_path / "votes.jsonl")
+    import_votes(found, tmp_path / "votes.jsonl")
+    agreed = import_votes(found, tmp_path / "votes.jsonl")
     assert agreed is not None
     assert agreed.tally == {"one": 10, "other": 2, "tie": 0}
     assert agreed.compared == 12
@@ -205,7 +205,7 @@ def test_votes_on_something_else_are_refused(evaluated: Evaluate, tmp_path: Path
     found = evaluated(prefers_good)
     (tmp_path / "votes.jsonl").write_text('{"row": "x", "winner": "one", "created": 1}\n', encoding="utf-8")
     with pytest.raises(UsageError, match="another evaluation"):
-        take_votes(found, tmp_path / "votes.jsonl")
+        import_votes(found, tmp_path / "votes.jsonl")
 
 
 def test_view_reads_what_an_evaluation_writes(evaluated: Evaluate) -> None:

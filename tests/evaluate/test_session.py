@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asyncgen.errors import UsageError
-from asyncgen.evaluate.asking import AskOptions, EngineOf, bare
+from asyncgen.evaluate.asking import AskOptions, EngineOf, as_completion_request
 from asyncgen.evaluate.contestants import ReadyContestant, parse_contestant
 from asyncgen.evaluate.result import as_json
 from asyncgen.evaluate.rows import parse_axes
@@ -241,7 +241,7 @@ def test_a_tuned_model_of_the_completion_format_is_asked_with_separator_and_stop
 
     directory = make_run(JOB.replace("[dataset]", '[dataset]\nformat = "completion"'))
     run(directory, observer, answering({"t": keep}), axes=AXES, contestants=["t=tuned:local/ft:base-model:mine"])
-    body = bare(dict(seen[0]))
+    body = as_completion_request(dict(seen[0]))
     assert body["prompt"].endswith(" -->")
     assert body["stop"] == ["\n"]
     assert body["max_tokens"] > 16

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.run.jsonl import BadLineError
-from asyncgen.run.reviews import REVIEWED_NAME, Review, add_review, answer_digest, folded, read_reviews
+from asyncgen.run.reviews import REVIEWED_NAME, Review, add_review, answer_digest, current_reviews, read_reviews
 
 ANSWER = {"k1": answer_digest("one"), "k2": answer_digest("two")}
 
@@ -28,7 +28,7 @@ def test_a_row_that_was_asked_for_again_is_judged_anew(tmp_path: Path) -> None:
 
 
 def test_a_restored_answer_is_rejected_no_more() -> None:
-    found = folded([review(1, "reject", answers=ANSWER), review(2, "restore", answers={"k1": ANSWER["k1"]})])
+    found = current_reviews([review(1, "reject", answers=ANSWER), review(2, "restore", answers={"k1": ANSWER["k1"]})])
     assert (found.is_rejected("k1", "one"), found.is_rejected("k2", "two")) == (False, True)
 
 
@@ -38,14 +38,14 @@ def test_undo_takes_back_one_decision_and_those_before_it_hold_again() -> None:
         review(2, "restore", answers=ANSWER),
         review(3, "undo", of="2"),
     ]
-    found = folded(lines)
+    found = current_reviews(lines)
     assert found.is_rejected("k1", "one")
     assert found.undoable == ("1",)
-    assert folded([*lines, review(4, "undo", of="1")]).rejected == {}
+    assert current_reviews([*lines, review(4, "undo", of="1")]).rejected == {}
 
 
 def test_what_was_seen_is_no_decision_to_undo() -> None:
-    found = folded([review(1, "seen", answers=ANSWER)])
+    found = current_reviews([review(1, "seen", answers=ANSWER)])
     assert (dict(found.seen), found.undoable) == (ANSWER, ())
 
 

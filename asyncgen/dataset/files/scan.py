@@ -176,9 +176,9 @@ class FileScan:
             has = f"{numbers.count:,} row{'s have' if numbers.count > 1 else ' has'}"
             yield f"{has} {_BLANK_WORDS[part]}: {numbers.words(self.file.place)}"
         if self.blanks and self.file.kind == "XLSX":
-            explained = about_empty_cells(self.file.path)
-            if explained:
-                yield explained
+            as_disk_error = about_empty_cells(self.file.path)
+            if as_disk_error:
+                yield as_disk_error
 
     def _layout(self, row: FileRow) -> Layout:
         names = tuple(row.values)

@@ -24,7 +24,7 @@ from asyncgen.run.jsonl import BadLineError, LineFile, read_blocks, read_lines, 
 from asyncgen.run.lock import is_held, locked
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.state import FoldState, RunState, with_shards
-from asyncgen.run.whole_file import explained
+from asyncgen.run.whole_file import as_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ def _cut_back(run: RunWriter) -> None:
     for path in _line_files(run.directory):
         size = run.state.fold.sizes.get(path.name, 0)
         if path.exists() and path.stat().st_size > size:
-            with explained(f"{path} could not be cut back"):
+            with as_disk_error(f"{path} could not be cut back"):
                 os.truncate(path, size)
     run.update(lambda state: msgspec.structs.replace(state, fold=None))
 
@@ -204,7 +204,7 @@ def _ended(directory: RunDirectory) -> Callable[[int], bool]:
 
 def _remove_shards(run: RunWriter) -> None:
     directory = run.directory
-    with explained(f"the files of merged shards in {directory.path} could not be removed"):
+    with as_disk_error(f"the files of merged shards in {directory.path} could not be removed"):
         for shard in directory.shards():
             for path in (*_line_files(shard), shard.live, shard.path / shard.lock_name, shard.state):
                 path.unlink(missing_ok=True)

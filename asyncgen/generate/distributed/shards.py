@@ -30,7 +30,7 @@ from asyncgen.run.directory import RunDirectory, RunWriter, open_run
 from asyncgen.run.key_set import KeySet
 from asyncgen.run.lock import FolderLock, locked
 from asyncgen.run.state import RunState, write_state
-from asyncgen.run.whole_file import explained, remove_leftovers
+from asyncgen.run.whole_file import as_disk_error, remove_leftovers
 from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ async def open_shard(
 
 
 def _make_folder(path: Path) -> None:
-    with explained(f"the folder {path} cannot be made"):
+    with as_disk_error(f"the folder {path} cannot be made"):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts and answers may be personal data
 
 

@@ -31,7 +31,7 @@ from asyncgen.run.lock import locked
 from asyncgen.run.records import SIMULATED_MARK, Failure, Record, decode_failure, decode_record
 from asyncgen.run.reviews import REVIEWED_NAME, decode_review
 from asyncgen.run.state import JobState, MoveState, RunState, Spend, write_state
-from asyncgen.run.whole_file import explained, open_regular, read_whole, remove_leftovers, replacing
+from asyncgen.run.whole_file import as_disk_error, open_regular, read_whole, remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,7 +231,7 @@ def repair_run(path: Path) -> RunRepair:
         DiskError: a file cannot be read or written; each file is either unchanged or repaired.
     """
     directory = RunDirectory(path)
-    with explained(f"{path} could not be read"):
+    with as_disk_error(f"{path} could not be read"):
         is_run = directory.state.exists() or directory.records.exists()
     if not is_run:
         raise UsageError(f"there is no run at {path}", help_text="name a run directory", code="not_a_run")
@@ -270,7 +270,7 @@ def _repair_shard(run: RunDirectory, shard: RunDirectory) -> tuple[FileRepair, .
     except DiskError as error:
         if error.code != "bad_state":
             raise
-        with explained(f"{shard.state} could not be renamed"):
+        with as_disk_error(f"{shard.state} could not be renamed"):
             shard.state.rename(_free_name(shard.state))
         return files
     if any(file.bad for file in files):
@@ -355,7 +355,7 @@ def _mended_end(path: Path) -> int:
             return file.torn_bytes
     except SeveralRowsError:
         descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND)
-        with explained(f"{path} could not be mended"), os.fdopen(descriptor, "ab") as file:
+        with as_disk_error(f"{path} could not be mended"), os.fdopen(descriptor, "ab") as file:
             file.write(b"\n")
         return 0
 
@@ -377,7 +377,7 @@ def _set_aside(path: Path, judge: Judge) -> None:
 def _judged(path: Path, judge: Judge) -> Iterator[tuple[int, bytes, bytes, bytes, str]]:
     """Every line as (number, the line, what is good in it, what is wrong in it, why)."""
     descriptor = open_regular(path, os.O_RDONLY)
-    with explained(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
+    with as_disk_error(f"{path} could not be read"), os.fdopen(descriptor, "rb") as file:
         for number, line in _lines(file):
             yield number, line, *_divided(line, judge)
 
@@ -429,7 +429,7 @@ def _sound_state(directory: RunDirectory) -> tuple[RunState, bool]:
     except DiskError as error:
         if error.code != "bad_state":
             raise
-        with explained(f"{directory.state} could not be renamed"):
+        with as_disk_error(f"{directory.state} could not be renamed"):
             directory.state.rename(_free_name(directory.state))
     return RunState(job=JobState(name=_job_name(directory)), batches=batches_by_files(directory)), True
 

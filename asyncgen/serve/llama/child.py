@@ -56,7 +56,7 @@ def main() -> int:
     _tell({"address": server.listening_address})
     while sys.stdin.buffer.read(1):
         pass
-    os._exit(0)  # the native threads need no farewell, and one of them may be in mid-answer
+    os._exit(0)  # the native threads need no clean-up, and one of them may be in mid-answer
 
 
 def _parameters(xllamacpp: object, config: ChildConfig) -> object:

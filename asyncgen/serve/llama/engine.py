@@ -92,7 +92,7 @@ class ProcessSwitch:
             yield process
 
     @asynccontextmanager
-    async def process_at_hand(self) -> AsyncIterator[LlamaProcess]:
+    async def any_process(self) -> AsyncIterator[LlamaProcess]:
         """Open any process, for cheap calls. A changed priority is no reason to load the model again."""
         if self._process.is_alive:
             with self._process.in_use() as process:
@@ -194,7 +194,7 @@ class LlamaEngine:
     async def _complete(self, call: ModelCall) -> EngineAnswer:
         self._check(call)
         if call.max_tokens == 0:
-            return await self._nothing(call)
+            return await self._empty_answer(call)
         async with self._switch.process_for(call.adapter) as process:
             bodies = [request_of(call, process.adapters, choice) for choice in range(call.count)]
             answers = await asyncio.gather(*(process.ask(path_of(call), body) for body in bodies))
@@ -213,7 +213,7 @@ class LlamaEngine:
     async def _stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
         self._check(call)
         if call.max_tokens == 0:
-            answer = await self._nothing(call)
+            answer = await self._empty_answer(call)
             for index, choice in enumerate(answer.choices):
                 yield AnswerPiece(index, choice.text, finish_reason=choice.finish_reason)
             yield answer.tally
@@ -248,7 +248,7 @@ class LlamaEngine:
             self._has_tools = bool(found.get("supports_tools", True))
         return self._has_tools
 
-    async def _nothing(self, call: ModelCall) -> EngineAnswer:
+    async def _empty_answer(self, call: ModelCall) -> EngineAnswer:
         """The answer of no tokens, of which llama.cpp would make one."""
         tokens = (await self._ask("/tokenize", {"content": call.prompt, "add_special": True}))["tokens"]
         return EngineAnswer((EngineChoice(call.opening, "length"),) * call.count, AnswerTokens(len(tokens), 0))
@@ -282,7 +282,7 @@ class LlamaEngine:
         await self._switch.close()
 
     async def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        async with self._switch.process_at_hand() as process:
+        async with self._switch.any_process() as process:
             return await process.ask(path, body)
 
 

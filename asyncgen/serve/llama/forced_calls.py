@@ -58,10 +58,10 @@ async def forced_call(call: ModelCall, complete: Callable[[ModelCall], Awaitable
     """
     functions = {tool["function"]["name"]: tool["function"] for tool in call.tools}
     if not isinstance(call.tool_choice, str):
-        return _bound(call, functions[call.tool_choice["function"]["name"]])
+        return _forced(call, functions[call.tool_choice["function"]["name"]])
     if len(functions) == 1:
-        return _bound(call, *functions.values())
-    told = "\n".join(_told(function) for function in functions.values())
+        return _forced(call, *functions.values())
+    told = "\n".join(_function_json(function) for function in functions.values())
     question = f"These functions can be called:\n{told}\nAnswer with the name of the one to call now, as a JSON string."
     schema = {"type": "string", "enum": list(functions)}
     choosing = msgspec.structs.replace(_with_schema(call, question, schema), count=1, max_tokens=_NAME_TOKENS)
@@ -70,7 +70,7 @@ async def forced_call(call: ModelCall, complete: Callable[[ModelCall], Awaitable
         name = decode_json(answer.choices[0].text.removeprefix(call.opening).encode(), str)
     except NotJsonError:  # the grammar admits no other text, but a stop text of the request may have cut it
         name = ""
-    return _bound(call, functions.get(name) or next(iter(functions.values())), answer.tally.completion)
+    return _forced(call, functions.get(name) or next(iter(functions.values())), answer.tally.completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +142,14 @@ def _finish(reason: str) -> str:
     return _CALLED if reason == "stop" else reason
 
 
-def _bound(call: ModelCall, function: Mapping[str, Any], spent: int = 0) -> ForcedCall:
-    text = (
-        f"Call this function now:\n{_told(function)}\nAnswer with the arguments of the call alone, as one JSON object."
-    )
+def _forced(call: ModelCall, function: Mapping[str, Any], spent: int = 0) -> ForcedCall:
+    order = "Answer with the arguments of the call alone, as one JSON object."
+    text = f"Call this function now:\n{_function_json(function)}\n{order}"
     schema = function.get("parameters") or {"type": "object"}
     return ForcedCall(_with_schema(call, text, schema), function["name"], spent)
 
 
-def _told(function: Mapping[str, Any]) -> str:
+def _function_json(function: Mapping[str, Any]) -> str:
     kept = {name: function[name] for name in ("name", "description", "parameters") if function.get(name)}
     return json.dumps(kept, ensure_ascii=False)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-_FAREWELL_S = 2.0
+_GRACE_S = 2.0
 # llama.cpp's threads wait for one another thousands of times a second, by default in busy loops: of two threads on two
 # processors with other work, an answer took 3 to 9 times the CPU time of one thread. Threads that sleep at once are
 # slow on idle processors: the built-in job's 162 rows took 50 s on two of them, 36 s in busy loops, and 32 s where a
@@ -196,7 +196,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     assert process.stdin is not None, "it is a pipe"
     process.stdin.close()
     with contextlib.suppress(TimeoutError, ProcessLookupError):
-        await asyncio.wait_for(process.wait(), _FAREWELL_S)
+        await asyncio.wait_for(process.wait(), _GRACE_S)
     if process.returncode is None:
         process.kill()
         await process.wait()

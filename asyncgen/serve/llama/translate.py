@@ -51,13 +51,13 @@ class Vocabulary:
     async def of_model(cls, ask: Ask) -> Vocabulary:
         """Find out whether a text needs a prefix to be tokenised unchanged."""
         plain, guarded = cls(ask, "", 0), cls(ask, _GUARD, len(await _tokenized(ask, _GUARD)))
-        return plain if await plain.behind("x") == await guarded.behind("x") else guarded
+        return plain if await plain.continuation("x") == await guarded.continuation("x") else guarded
 
     async def request(self, text: str) -> list[int]:
         """As llama.cpp reads a request: names of special tokens are those, and the token of a beginning is there."""
         return await _tokenized(self._ask, text, add_special=True)
 
-    async def behind(self, text: str, *, parse_special: bool = False) -> list[int]:
+    async def continuation(self, text: str, *, parse_special: bool = False) -> list[int]:
         """As what goes on from other text."""
         tokens = await _tokenized(self._ask, self._guard + text, parse_special=parse_special)
         return tokens[self._guard_length :]
@@ -99,7 +99,7 @@ class Encoder:
     async def for_model(cls, ask: Ask) -> Encoder:
         """Find out how the model's template ends an answer: that is what it must learn to stop with."""
         vocabulary = await Vocabulary.of_model(ask)
-        return cls(ask, vocabulary, await vocabulary.behind(await _ending(ask), parse_special=True))
+        return cls(ask, vocabulary, await vocabulary.continuation(await _ending(ask), parse_special=True))
 
     async def encode(self, sample: ChatSample | CompletionSample) -> list[Tokens]:
         """Tokenise a sample.
@@ -132,7 +132,7 @@ class Encoder:
         return samples
 
     async def _answer(self, encoded: Tokens, text: str) -> None:
-        encoded.add(await self._vocabulary.behind(text), learn=True)
+        encoded.add(await self._vocabulary.continuation(text), learn=True)
         encoded.add(self._ending_tokens, learn=True)
 
 

@@ -38,9 +38,9 @@ from asyncgen.serve.simulation.values import (
     UnfitSchemaError,
     cut,
     digest_of,
-    made_up_text,
-    made_up_value,
     prompt_tokens,
+    simulated_text,
+    simulated_value,
 )
 from asyncgen.serve.training.protocol import (
     TrainedCheckpoint,
@@ -63,7 +63,7 @@ _EPOCHS, _BATCH = 3, 8
 _TOKENS_PER_SAMPLE = 40
 
 
-async def made_up_training(
+async def simulated_training(
     task: TrainingTask, *, training_s: float | None = None
 ) -> AsyncGenerator[TrainerMessage, None]:
     """The messages of a training of `task`.
@@ -216,13 +216,13 @@ class SimulatedEngine:
             return EngineChoice("", "stop", refusal="Simulated refusal.")
         if fault == "empty":
             return EngineChoice("", "stop")
-        choice = made_up_choice(call, digest, repetition, index, reasons=self._reasons)
+        choice = simulated_choice(call, digest, repetition, index, reasons=self._reasons)
         if fault == "length":
             return msgspec.structs.replace(choice, text=choice.text[: len(choice.text) // 2], finish_reason="length")
         return msgspec.structs.replace(choice, finish_reason=_FILTERED) if fault == "content-filter" else choice
 
     def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
-        return made_up_training(task, training_s=self._training_s)
+        return simulated_training(task, training_s=self._training_s)
 
     async def untunable(self) -> str | None:
         return None
@@ -276,7 +276,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _KEY = re.compile(r'["\'`]([A-Za-z_][\w-]*)["\'`]\s*:')
 
 
-def made_up_choice(call: ModelCall, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:
+def simulated_choice(call: ModelCall, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:
     """Make one choice of an answer.
 
     Args:
@@ -345,7 +345,7 @@ def _tool_calls(functions: list[Mapping[str, Any]], seed: bytes, left: int | Non
 def _text(call: ModelCall, digest: bytes, repetition: int, index: int, seed: bytes) -> str:
     wanted = call.sampling.get("response_format") or {}
     if call.messages is None or not isinstance(wanted, dict) or wanted.get("type", "text") == "text":
-        return made_up_text(digest, repetition, index)
+        return simulated_text(digest, repetition, index)
     if wanted["type"] == "json_schema":
         return json.dumps(_value(wanted["json_schema"]["schema"], seed, "response_format"), ensure_ascii=False)
     keys = dict.fromkeys(key for turn in call.messages for key in _KEY.findall(turn.text)) or {"answer": None}
@@ -355,7 +355,7 @@ def _text(call: ModelCall, digest: bytes, repetition: int, index: int, seed: byt
 
 def _value(schema: Any, seed: bytes, param: str) -> Any:
     try:
-        return made_up_value(schema, seed)
+        return simulated_value(schema, seed)
     except UnfitSchemaError as error:
         raise ApiError(400, f"Invalid schema in '{param}': {error}.", param=param, code="invalid_json_schema") from None
 
@@ -366,7 +366,7 @@ def _reasoning(call: ModelCall, seed: bytes, *, reasons: bool) -> tuple[str, boo
     if effort == "none" or call.messages is None:
         return "", False
     count = _SENTENCES.get(effort, _SENTENCES[_USUAL_EFFORT])
-    sentences = [made_up_text(seed, 1, place).replace("text", "thought", 1) for place in range(count)]
+    sentences = [simulated_text(seed, 1, place).replace("text", "thought", 1) for place in range(count)]
     text, reason = cut(" ".join(sentences), (), call.max_tokens)
     return text, reason == "length"
 

@@ -291,14 +291,14 @@ class FaultDraw:
         return None
 
 
-def faulty(chances: Mapping[str, float], seed: int) -> Middleware | None:
+def fault_middleware(chances: Mapping[str, float], seed: int) -> Middleware | None:
     """Make the middleware that causes faults of status and connection under `/v1`; None if there are none."""
     draw = FaultDraw({name: chance for name, chance in chances.items() if name not in ANSWER_FAULTS}, seed)
     if not draw:
         return None
 
     @web.middleware
-    async def meet_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def apply_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.path.startswith("/v1/"):
             return await handler(request)
         name = draw.fault(await _question(request))
@@ -311,7 +311,7 @@ def faulty(chances: Mapping[str, float], seed: int) -> Middleware | None:
             return await handler(request)
         return await _WIRE[name](request, handler)
 
-    return meet_faults
+    return apply_faults
 
 
 async def _is_streamed(request: web.Request) -> bool:

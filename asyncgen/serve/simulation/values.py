@@ -123,7 +123,7 @@ def _calls_in(turn: ChatTurn) -> str:
     return "\x1d".join(f"{call['function']}" for call in turn.rest.get("tool_calls", ()))
 
 
-def made_up_text(digest: bytes, repetition: int, choice: int) -> str:
+def simulated_text(digest: bytes, repetition: int, choice: int) -> str:
     """A sentence of 13 words; the repetition and the choice vary it."""
     seed = digest if not (repetition or choice) else _varied(digest, repetition, choice)
     return "Simulated text " + " ".join([WORDS[byte & _MASK] for byte in seed[:11]]) + "."
@@ -181,7 +181,7 @@ class UnfitSchemaError(ValueError):
     """No value can be made by this schema; the message says why."""
 
 
-def made_up_value(schema: Any, seed: bytes) -> Any:
+def simulated_value(schema: Any, seed: bytes) -> Any:
     """A value that is valid by the schema.
 
     Raises:
@@ -190,7 +190,7 @@ def made_up_value(schema: Any, seed: bytes) -> Any:
     validator = _validator(json.dumps(schema, sort_keys=True))
     rng = random.Random(seed)  # noqa: S311 - answers, not secrets
     for _ in range(_TRIES):
-        value = _Maker(schema, rng).value(schema, "text", 0)
+        value = _ValueGenerator(schema, rng).value(schema, "text", 0)
         if validator.is_valid(value):
             return value
     raise UnfitSchemaError("the simulation found no value that is valid by it")
@@ -206,7 +206,7 @@ def _validator(schema: str) -> jsonschema_rs.Validator:
         raise UnfitSchemaError(f"it is not a JSON schema: {error}".splitlines()[0]) from error
 
 
-class _Maker:
+class _ValueGenerator:
     """One value in the making.
 
     Args:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Generic, Self, TypeVar
 import msgspec
 
 from asyncgen.errors import AsyncgenError
-from asyncgen.run.whole_file import explained
+from asyncgen.run.whole_file import as_disk_error
 from asyncgen.serve.data_folder import read_whole, write_whole
 from asyncgen.serve.wire import ApiError, Clock, new_id, no_such
 
@@ -216,7 +216,7 @@ class FileStore:
             purpose=purpose,
             expires_at=now + lifetime_s if lifetime_s else None,
         )
-        with explained(f"{filename!r} could not be kept"):
+        with as_disk_error(f"{filename!r} could not be kept"):
             self.part(item.id).replace(self._folder / item.id)
         try:
             self._objects.put(item)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.run.whole_file import explained
+from asyncgen.run.whole_file import as_disk_error
 from asyncgen.serve.stores.files import JsonStore, file_stem
 from asyncgen.serve.training.protocol import Hyperparameters
 from asyncgen.serve.wire import Clock, new_id, no_such
@@ -236,7 +236,7 @@ class JobStore:
     def add(self, entry: JobEntry) -> None:
         """Raises DiskError: it could not be written, and is not there."""
         folder = self.folder(entry.job.id)
-        with explained(f"{folder} could not be made"):
+        with as_disk_error(f"{folder} could not be made"):
             folder.mkdir()
         self._entries.put(entry)
 

@@ -92,12 +92,12 @@ class ModelStore:
     def all(self) -> list[ModelObject]:
         """The base model, then the tuned ones of this base, newest first."""
         servable = [model for model in self._tuned.newest_first() if self._fits(model)]
-        return [self._base(self._traits.base_model), *(self._shown(model) for model in servable)]
+        return [self._base_object(self._traits.base_model), *(self._tuned_object(model) for model in servable)]
 
     def get(self, name: str) -> ModelObject:
         """Raises ApiError: 404."""
         model = self._find(name)
-        return self._shown(model) if model else self._base(name)
+        return self._tuned_object(model) if model else self._base_object(name)
 
     def adapter(self, name: str) -> Path | None:
         """The adapter of a model; None for a base model. Raises ApiError: 404, or 400 if it is not served here."""
@@ -165,10 +165,10 @@ class ModelStore:
         is_elsewhere = bool(model.base_url or model.kept_at)
         return self._traits.any_model or model.base == self._traits.base_model or is_elsewhere
 
-    def _base(self, name: str) -> ModelObject:
+    def _base_object(self, name: str) -> ModelObject:
         return ModelObject(id=name, created=self._traits.created, owned_by=self._traits.owner)
 
-    def _shown(self, model: ServedModel) -> ModelObject:
+    def _tuned_object(self, model: ServedModel) -> ModelObject:
         return ModelObject(id=model.id, created=model.created, owned_by=self._traits.organization)
 
 

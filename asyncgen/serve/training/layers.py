@@ -192,7 +192,7 @@ class TokenSpan:
     prefix: int
 
     @property
-    def own(self) -> slice:
+    def indexes(self) -> slice:
         return slice(self.start, self.stop)
 
 
@@ -226,7 +226,7 @@ def attention(queries: Array, keys: Array, values: Array, spans: Sequence[TokenS
         scores -= top
         np.exp(scores, out=scores)
         total = scores.sum(axis=-1, keepdims=True)
-        mixed[span.own] = _by_token(scores @ _seen(values, span) / total, mixed.shape[1])
+        mixed[span.indexes] = _by_token(scores @ _seen(values, span) / total, mixed.shape[1])
         log_sums.append(top + np.log(total))
     return SavedAttention(queries, keys, values, mixed, log_sums)
 
@@ -243,23 +243,23 @@ def attention_backward(d_mixed: Array, kept: SavedAttention, spans: Sequence[Tok
         probabilities = _scores(kept.queries, kept.keys, span)
         probabilities -= log_sum
         np.exp(probabilities, out=probabilities)
-        gradient = _by_head(d_mixed[span.own], kv_heads)
-        result = _by_head(kept.mixed[span.own], kv_heads)
+        gradient = _by_head(d_mixed[span.indexes], kv_heads)
+        result = _by_head(kept.mixed[span.indexes], kv_heads)
         _add(d_values, span, probabilities.swapaxes(1, 2) @ gradient)
         d_scores = gradient @ _seen(kept.values, span).swapaxes(1, 2)
         d_scores -= np.einsum("hti,hti->ht", gradient, result)[..., None]
         d_scores *= probabilities
-        _add(d_keys, span, d_scores.swapaxes(1, 2) @ _by_head(kept.queries[span.own], kv_heads))
-        d_queries[span.own] = _by_token(d_scores @ _seen(kept.keys, span), d_queries.shape[1])
+        _add(d_keys, span, d_scores.swapaxes(1, 2) @ _by_head(kept.queries[span.indexes], kv_heads))
+        d_queries[span.indexes] = _by_token(d_scores @ _seen(kept.keys, span), d_queries.shape[1])
     d_queries *= d_queries.shape[-1] ** -0.5
     return d_queries, d_keys, d_values
 
 
 def _scores(queries: Array, keys: Array, span: TokenSpan) -> Array:
     """(kv heads, G · tokens, prefix + tokens), minus infinity where a token would see a later one."""
-    own = queries[span.own]
-    tokens, kv_heads = len(own), keys.shape[1]
-    scores: Array = _by_head(own, kv_heads) @ _seen(keys, span).swapaxes(1, 2)
+    inside = queries[span.indexes]
+    tokens, kv_heads = len(inside), keys.shape[1]
+    scores: Array = _by_head(inside, kv_heads) @ _seen(keys, span).swapaxes(1, 2)
     later = np.triu(np.full((tokens, tokens), -np.inf, scores.dtype), k=1)
     scores.reshape(kv_heads, -1, tokens, span.prefix + tokens)[..., span.prefix :] += later
     return scores
@@ -267,7 +267,7 @@ def _scores(queries: Array, keys: Array, span: TokenSpan) -> Array:
 
 def _seen(x: Array, span: TokenSpan) -> Array:
     """What a span sees of keys or values: (kv heads, prefix + tokens, length)."""
-    seen = np.concatenate([x[: span.prefix], x[span.own]]) if span.prefix else x[span.own]
+    seen = np.concatenate([x[: span.prefix], x[span.indexes]]) if span.prefix else x[span.indexes]
     return seen.swapaxes(0, 1)
 
 
@@ -275,7 +275,7 @@ def _add(total: Array, span: TokenSpan, part: Array) -> None:
     """The reverse of `_seen`: add a gradient (kv heads, prefix + tokens, length) to where it came from."""
     by_token = part.swapaxes(0, 1)
     total[: span.prefix] += by_token[: span.prefix]
-    total[span.own] += by_token[span.prefix :]
+    total[span.indexes] += by_token[span.prefix :]
 
 
 def _by_head(x: Array, kv_heads: int) -> Array:

@@ -201,7 +201,7 @@ class TrainingLoop:
             score, gradient_norm = self._learn(batch.tolist(), rate)
             self.trained_tokens += sum(len(self._data.samples[number].tokens) for number in batch)
             epoch_score += score
-            self._emit(self._told(epoch, score, gradient_norm, rate))
+            self._emit(self._step_message(epoch, score, gradient_norm, rate))
         return epoch_score
 
     def _learn(self, batch: Sequence[int], rate: float) -> tuple[PredictionScore, float]:
@@ -245,7 +245,7 @@ class TrainingLoop:
             gradient += other.numbers
         return score, gradient
 
-    def _told(self, epoch: int, score: PredictionScore, gradient_norm: float, rate: float) -> TrainingStep:
+    def _step_message(self, epoch: int, score: PredictionScore, gradient_norm: float, rate: float) -> TrainingStep:
         every = max(1, self._plan.total_steps // MEASUREMENTS)
         validation = self._data.validation
         measured = validation[:: -(-len(validation) // MEASURED_SAMPLES)] if validation else validation

@@ -361,7 +361,7 @@ class FrozenBlocks:
             kept = kept or FrozenStates(file, states[0][:prefix].copy())
             for numbers, row, state in zip(members, rows, states, strict=True):
                 for number, span in zip(numbers, row.samples, strict=True):
-                    kept.keep(portion[number], state[span.own])
+                    kept.keep(portion[number], state[span.indexes])
         assert kept is not None  # there is at least one sample
         return kept
 

@@ -80,14 +80,14 @@ def shared_prefix(samples: Sequence[TokenSample]) -> int:
     The token before stays in each sample, for its prediction is the sample's own.
     """
     first = samples[0].tokens
-    length = min(_learns_from(sample) for sample in samples)
+    length = min(_first_predictor(sample) for sample in samples)
     for sample in samples:
         differs = np.flatnonzero(sample.tokens[:length] != first[:length])
         length = int(differs[0]) if len(differs) else length
     return length
 
 
-def _learns_from(sample: TokenSample) -> int:
+def _first_predictor(sample: TokenSample) -> int:
     """The place of the first token whose next one is to be learnt."""
     return int(np.argmax(sample.targets)) - 1
 

@@ -88,7 +88,7 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
             sample = _sample(line, vocabulary)
         except ValueError as error:
             raise TrainingError(
-                f"line {number} of the tokenised {_words(param)} is not a sample",
+                f"line {number} of the tokenised {_file_label(param)} is not a sample",
                 code=f"invalid_{param}",
                 param=param,
                 cause=str(error),
@@ -109,11 +109,14 @@ def _lines(path: Path, param: str) -> Iterator[bytes]:
             yield from stream
     except OSError as error:
         raise TrainingError(
-            f"the tokenised {_words(param)} cannot be read", code=f"invalid_{param}", param=param, cause=error.strerror
+            f"the tokenised {_file_label(param)} cannot be read",
+            code=f"invalid_{param}",
+            param=param,
+            cause=error.strerror,
         ) from error
 
 
-def _words(param: str) -> str:
+def _file_label(param: str) -> str:
     """The user's name for the file; its path is the server's own."""
     return param.replace("_", " ")
 
@@ -172,7 +175,7 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=config.output_dir) as file, TrainingThreads(thread_count) as threads:
         prefix = shared_prefix(inputs.samples)
-        frozen = FrozenBlocks(weights, range(_first_tuned(config, weights)), threads, _tenths(emit))
+        frozen = FrozenBlocks(weights, range(_first_tuned(config, weights)), threads, _report_tenths(emit))
         states = frozen.run(inputs.samples, prefix, file)
         data = TrainingData(inputs.samples, len(inputs.train.samples), prefix, states)
         loop = _loop(config, weights, data, plan, threads=threads, emit=emit, elapsed=lambda: clock() - began)
@@ -231,7 +234,7 @@ def _first_tuned(config: Config, weights: Weights) -> int:
     return max(0, weights.architecture.blocks - config.layers)
 
 
-def _tenths(emit: Emit) -> Callable[[float], None]:
+def _report_tenths(emit: Emit) -> Callable[[float], None]:
     """Report progress at each tenth."""
     told = 0
 

@@ -82,12 +82,12 @@ class TuningQueue:
 
     async def run(self) -> None:
         """Validate new jobs and train those that are ready, forever; cancelling it stops the training."""
-        self._take_up_again()
+        self._requeue_unfinished()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._work_off(self._news, self._check))
-            group.create_task(self._work_off(self._ready, self._work.train))
+            group.create_task(self._consume(self._news, self._check))
+            group.create_task(self._consume(self._ready, self._work.train))
 
-    def _take_up_again(self) -> None:
+    def _requeue_unfinished(self) -> None:
         for job in reversed(self._jobs.all()):
             starts = self._jobs.entry(job.id).starts
             if job.status in ENDED:
@@ -103,12 +103,12 @@ class TuningQueue:
                 self._jobs.change(job.id, status="queued", estimated_finish=None)
                 self._ready.put_nowait(job.id)
 
-    async def _work_off(self, waiting: asyncio.Queue[str], step: TrainingStep) -> None:
+    async def _consume(self, waiting: asyncio.Queue[str], step: TrainingStep) -> None:
         while True:
             identifier = await waiting.get()
             if self._jobs.get(identifier).status in ENDED:  # cancelled while it waited
                 continue
-            task = asyncio.create_task(self._guarded(identifier, step))
+            task = asyncio.create_task(self._run_step(identifier, step))
             entry = (identifier, task)
             self._in_progress.add(entry)
             try:
@@ -120,7 +120,7 @@ class TuningQueue:
             if not task.cancelled():
                 task.result()
 
-    async def _guarded(self, identifier: str, step: TrainingStep) -> None:
+    async def _run_step(self, identifier: str, step: TrainingStep) -> None:
         starts = self._jobs.entry(identifier).starts
         try:
             self._jobs.note(identifier, starts=starts + 1)

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 BUILT_IN = "numpy"
 _LINE_LIMIT = 1024 * 1024
-_FAREWELL_S = 1.0
-_COMMAND_FAREWELL_S = 5.0
+_GRACE_S = 1.0
+_COMMAND_GRACE_S = 5.0
 _LAST_LINES = 5
 _CHILD = (sys.executable, "-m", "asyncgen.serve.tuning.child")
 
@@ -97,13 +97,13 @@ def _trl() -> tuple[str, ...]:
 
 
 async def trainer_messages(
-    command: Sequence[str], *, farewell_s: float = _FAREWELL_S, chatty: bool = False
+    command: Sequence[str], *, grace_s: float = _GRACE_S, chatty: bool = False
 ) -> AsyncGenerator[TrainerMessage, None]:
     """Run a trainer's process. If it ends without a last message, `TrainingFailed` is yielded.
 
     Args:
         command: what to run; its stdin stays open as long as this server lives.
-        farewell_s: seconds that it may take to end when asked to.
+        grace_s: seconds that it may take to end after a signal.
         chatty: skip lines that are not messages; the last ones are shown if it fails.
 
     Yields:
@@ -139,7 +139,7 @@ async def trainer_messages(
             code="server_error", message=f"The training process ended unexpectedly (exit {code}){said}."
         )
     finally:
-        await _end(process, farewell_s)
+        await _end(process, grace_s)
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
@@ -151,12 +151,12 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
             continue
 
 
-async def _end(process: asyncio.subprocess.Process, farewell_s: float) -> None:
+async def _end(process: asyncio.subprocess.Process, grace_s: float) -> None:
     """Ask the process and its children to end, and kill them if they do not."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), farewell_s)
+        await asyncio.wait_for(process.wait(), grace_s)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
@@ -205,14 +205,14 @@ class OtherTrainer:
 
     async def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
         folder = task.folder / "trainer"
-        await asyncio.to_thread(_lay_out, folder, task)
+        await asyncio.to_thread(_write_job_folder, folder, task)
         base = self._base(task.model)
         command = (*_CHILD, *self.command, str(folder))
         yield TrainingProgress(message=f"Training with: {shlex.join(self.command)}")
-        messages = trainer_messages(command, farewell_s=_COMMAND_FAREWELL_S, chatty=True)
+        messages = trainer_messages(command, grace_s=_COMMAND_GRACE_S, chatty=True)
         async with contextlib.aclosing(messages):
             async for message in messages:
-                for settled in await asyncio.to_thread(_settled, message, folder, base):
+                for settled in await asyncio.to_thread(_with_absolute_paths, message, folder, base):
                     yield settled
 
     def _base(self, model: str) -> Path | None:
@@ -221,7 +221,7 @@ class OtherTrainer:
         return Path(traits.base_path) if traits.base_path and model == traits.base_model else None
 
 
-def _lay_out(folder: Path, task: TrainingTask) -> None:
+def _write_job_folder(folder: Path, task: TrainingTask) -> None:
     """The folder that the command gets. Raises OSError."""
     shutil.rmtree(folder, ignore_errors=True)  # of a training that was interrupted
     folder.mkdir()
@@ -238,13 +238,13 @@ def _lay_out(folder: Path, task: TrainingTask) -> None:
     (folder / "job.json").write_bytes(msgspec.json.encode(job))
 
 
-def _settled(message: TrainerMessage, folder: Path, base: Path | None) -> list[TrainerMessage]:
-    """With the paths that it names absolute and in the job's folder, where they are adapters that can be served.
+def _with_absolute_paths(message: TrainerMessage, folder: Path, base: Path | None) -> list[TrainerMessage]:
+    """Make the path that a message names absolute; copy an adapter that can be served into the job's folder.
 
     Args:
         message: of the trainer.
-        folder: that it was given.
-        base: the model that answers here, where that is the one that was tuned: PEFT's adapters of it are converted.
+        folder: the job's folder.
+        base: the model that answers here, if it is the one that was tuned: PEFT's adapters of it are converted.
     """
     if not isinstance(message, TrainedCheckpoint | TrainingEnded) or message.path is None:
         return [message]
@@ -252,15 +252,15 @@ def _settled(message: TrainerMessage, folder: Path, base: Path | None) -> list[T
     if not path.exists():
         why = f"The trainer named {message.path}, and there is no such file."
         return [TrainingFailed(code="trainer_error", message=why)]
-    own = folder / (f"step-{message.step}.gguf" if isinstance(message, TrainedCheckpoint) else "final.gguf")
-    told: list[TrainerMessage] = []
+    target = folder / (f"step-{message.step}.gguf" if isinstance(message, TrainedCheckpoint) else "final.gguf")
+    notices: list[TrainerMessage] = []
     if base is not None and is_peft(path):
-        told, path = _converted(path, base, own)
+        notices, path = _converted(path, base, target)
     elif path.is_file() and is_adapter(path) and not path.resolve().is_relative_to(folder.resolve()):
-        path = Path(shutil.copyfile(path, own))
+        path = Path(shutil.copyfile(path, target))
     if path.is_dir() or not is_adapter(path):
         path = path.absolute()
-    return [*told, msgspec.structs.replace(message, path=str(path))]
+    return [*notices, msgspec.structs.replace(message, path=str(path))]
 
 
 def _converted(path: Path, base: Path, target: Path) -> tuple[list[TrainerMessage], Path]:

@@ -10,7 +10,7 @@ from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.profiles import PROFILES
 
 
-def explained(message: str, *, base_url: str = "http://127.0.0.1:1/v1", code: str | None = None) -> AsyncgenError:
+def as_disk_error(message: str, *, base_url: str = "http://127.0.0.1:1/v1", code: str | None = None) -> AsyncgenError:
     error = AttemptError(kind=ErrorClass.STOP, type="not_found", status=404, message=message, code=code)
     endpoint = Endpoint(PROFILES["custom"], base_url, None, "my-alias", "test")
     return provider_error(error, StopReason.AUTH, endpoint)
@@ -18,11 +18,11 @@ def explained(message: str, *, base_url: str = "http://127.0.0.1:1/v1", code: st
 
 @pytest.mark.parametrize("message", ["a web page", "Not Found", "Invalid URL (POST /llm/chat/completions)", ""])
 def test_a_path_that_a_server_does_not_have_is_not_blamed_on_the_model(message: str) -> None:
-    error = explained(message)
+    error = as_disk_error(message)
     assert (error.code, error.exit_code) == ("address", 4)
     assert "my-alias" not in error.what
     assert "--base-url http://127.0.0.1:1/llm/v1 may be meant" in str(
-        explained(message, base_url="http://127.0.0.1:1/llm").help_text
+        as_disk_error(message, base_url="http://127.0.0.1:1/llm").help_text
     )
 
 
@@ -31,7 +31,7 @@ def test_a_path_that_a_server_does_not_have_is_not_blamed_on_the_model(message: 
     [("The model `my-alias` does not exist.", "404"), ("no such", "model_not_found"), ("", "DeploymentNotFound")],
 )
 def test_a_model_that_a_server_does_not_have_is_named(message: str, code: str) -> None:
-    error = explained(message, code=code)
+    error = as_disk_error(message, code=code)
     assert error.code == "model"
     assert "my-alias" in error.what
     assert "404, 404" not in error.what

@@ -272,14 +272,14 @@ def test_small_requests_start_no_process_beside_a_training_and_answers_do(tiny_m
         switch = ProcessSwitch(settings, first)
         try:
             switch.lower_priority()
-            async with switch.process_at_hand() as process:
+            async with switch.any_process() as process:
                 assert process is first
             async with switch.process_for(None) as process:
                 assert process.settings.niceness > 0
-            async with switch.process_at_hand() as again:
+            async with switch.any_process() as again:
                 assert again is process
             await process.close()  # as if it had died
-            async with switch.process_at_hand() as again:
+            async with switch.any_process() as again:
                 assert again is not process
                 assert again.is_alive
         finally:

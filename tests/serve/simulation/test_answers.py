@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import ChatTurn, ModelCall
-from asyncgen.serve.simulation.engine import made_up_choice, wanted_tools
+from asyncgen.serve.simulation.engine import simulated_choice, wanted_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +184,7 @@ def test_reasoning_is_streamed_before_the_answer(client: openai.OpenAI) -> None:
 
 def test_reasoning_uses_up_the_token_limit() -> None:
     call = ModelCall(model="m", messages=(ChatTurn("user", "Hello"),), max_tokens=10, reasoning_effort="high")
-    choice = made_up_choice(call, b"x" * 16, 0, 0, reasons=False)
+    choice = simulated_choice(call, b"x" * 16, 0, 0, reasons=False)
     assert (choice.text, choice.finish_reason, estimate_text(choice.reasoning)) == ("", "length", 10)
 
 

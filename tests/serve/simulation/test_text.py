@@ -7,23 +7,23 @@ from hypothesis import strategies as st
 
 from asyncgen.providers.tokens import estimate_text
 from asyncgen.serve.engine import ChatTurn, ModelCall
-from asyncgen.serve.simulation.values import Repetitions, cut, digest_of, made_up_text, prompt_tokens
+from asyncgen.serve.simulation.values import Repetitions, cut, digest_of, prompt_tokens, simulated_text
 
 
 def test_text_depends_on_question_repetition_and_choice_only() -> None:
     texts = {
-        made_up_text(digest_of(ModelCall(model=model, prompt=prompt)), repetition, choice)
+        simulated_text(digest_of(ModelCall(model=model, prompt=prompt)), repetition, choice)
         for model in "ab"
         for prompt in "cd"
         for repetition in (0, 1)
         for choice in (0, 1)
     }
     assert len(texts) == 16
-    assert made_up_text(b"x" * 16, 0, 0) == made_up_text(b"x" * 16, 0, 0)
+    assert simulated_text(b"x" * 16, 0, 0) == simulated_text(b"x" * 16, 0, 0)
 
 
 def test_text_is_one_sentence_that_says_what_it_is() -> None:
-    text = made_up_text(b"x" * 16, 0, 0)
+    text = simulated_text(b"x" * 16, 0, 0)
     assert text.startswith("Simulated text ")
     assert text.count(".") == 1
     assert text.endswith(".")

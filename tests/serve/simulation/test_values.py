@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.serve.simulation.values import UnfitSchemaError, made_up_value
+from asyncgen.serve.simulation.values import UnfitSchemaError, simulated_value
 
 QA = {
     "type": "object",
@@ -66,17 +66,17 @@ SCHEMAS: dict[str, Any] = {
 @given(seed=st.binary(min_size=16, max_size=16))
 def test_value_is_valid_by_its_schema(name: str, seed: bytes) -> None:
     validator = jsonschema_rs.validator_for(SCHEMAS[name])
-    value = made_up_value(SCHEMAS[name], seed)
+    value = simulated_value(SCHEMAS[name], seed)
     validator.validate(value)
-    assert value == made_up_value(SCHEMAS[name], seed)
+    assert value == simulated_value(SCHEMAS[name], seed)
 
 
 def test_seeds_give_other_values() -> None:
-    assert len({str(made_up_value(QA, b"%d" % seed)) for seed in range(10)}) == 10
+    assert len({str(simulated_value(QA, b"%d" % seed)) for seed in range(10)}) == 10
 
 
 def test_optional_fields_are_there_and_texts_say_what_they_are() -> None:
-    value = made_up_value({"type": "object", "properties": {"city": {"type": "string"}}}, b"x")
+    value = simulated_value({"type": "object", "properties": {"city": {"type": "string"}}}, b"x")
     assert value["city"].startswith("Simulated city ")
 
 
@@ -100,7 +100,7 @@ def test_optional_fields_are_there_and_texts_say_what_they_are() -> None:
 )
 def test_schema_without_a_value_is_refused(schema: Any) -> None:
     with pytest.raises(UnfitSchemaError):
-        made_up_value(schema, b"x")
+        simulated_value(schema, b"x")
 
 
 _json = st.recursive(
@@ -117,7 +117,7 @@ _json = st.recursive(
 @given(_json)
 def test_any_json_is_a_schema_with_a_valid_value_or_refused(schema: Any) -> None:
     try:
-        value = made_up_value(schema, b"x")
+        value = simulated_value(schema, b"x")
     except UnfitSchemaError:
         return
     assert jsonschema_rs.is_valid(schema, value)

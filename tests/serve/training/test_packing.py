@@ -54,9 +54,9 @@ def test_each_sample_stands_in_the_row_as_it_is(samples: list[TokenSample]) -> N
     row = pack(samples, prefix)
     assert len(row.tokens) == len(row.positions) == prefix + sum(len(span_range(span)) for span in row.samples)
     for sample, span in zip(samples, row.samples, strict=True):
-        whole = np.concatenate([row.tokens[:prefix], row.tokens[span.own]])
+        whole = np.concatenate([row.tokens[:prefix], row.tokens[span.indexes]])
         assert whole.tolist() == sample.inputs.tolist()
-        assert row.positions[span.own].tolist() == list(range(prefix, len(whole)))
+        assert row.positions[span.indexes].tolist() == list(range(prefix, len(whole)))
         assert span.prefix == prefix
 
 
