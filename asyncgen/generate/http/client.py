@@ -23,7 +23,7 @@ from yarl import URL
 
 from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError, Completer, ErrorClass
-from asyncgen.generate.http.reply import read_limits, read_reply
+from asyncgen.generate.http.reply import read_irregular, read_limits, read_regular
 from asyncgen.generate.http.servers import ServerSpread
 from asyncgen.generate.pool.backpressure import AdaptiveTimeout
 from asyncgen.providers.endpoint import Endpoint, near_address, redacted
@@ -133,8 +133,11 @@ class HttpCompleter:
             response = await self._session.post(self._url, data=body, allow_redirects=False)
             headers = response.headers
             length = headers.get(CONTENT_LENGTH)
+            stream = response.content
             if length is None or CONTENT_ENCODING in headers or int(length) > MAX_REPLY_BYTES:
                 content = await _read_to_cap(response)
+            elif stream.is_eof():  # the body came together with the headers, as small ones do
+                content = stream.read_nowait()
             else:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -151,22 +154,19 @@ class HttpCompleter:
         latency_s = perf_counter() - began
         if self._key_bytes in content:  # keep the key out of the records
             content = redacted(content.decode("utf-8", "surrogateescape"), self._key).encode("utf-8", "surrogateescape")
-        reply = read_reply(
-            response.status,
-            headers,
-            content,
-            latency_s=latency_s,
-            secret=self._key,
-            sends_tools=_TOOLS in body or _FUNCTIONS in body,
-        )
+        reply: Answer | AttemptError | None = read_regular(response.status, headers, content, latency_s, self._key)
+        if reply is None:
+            tools = _TOOLS in body or _FUNCTIONS in body
+            reply = read_irregular(response.status, headers, content, latency_s, self._key, sends_tools=tools)
         if self._limit_headers is not None:
             reply = _with_limits(reply, headers, *self._limit_headers)
-        if isinstance(reply, Answer):
-            self._has_worked = True
-            self._answers += 1
-            self._slowest_s = max(self._slowest_s, latency_s)
-            return reply
-        return self._explained(reply, response)
+        if not isinstance(reply, Answer):
+            return self._explained(reply, response)
+        self._has_worked = True
+        self._answers += 1
+        if latency_s > self._slowest_s:  # quicker than `max`
+            self._slowest_s = latency_s
+        return reply
 
     async def sweep(self) -> None:
         """Cancel requests that exceed the timeout, forever.

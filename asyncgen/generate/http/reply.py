@@ -15,6 +15,7 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -256,27 +257,60 @@ def read_reply(
     Returns:
         The answer, or the classified error. Never raises, whatever the bytes are.
     """
+    answer = read_regular(status, headers, content, latency_s, secret)
+    return answer or read_irregular(status, headers, content, latency_s, secret, sends_tools=sends_tools)
+
+
+def read_regular(
+    status: int, headers: Mapping[str, str], content: bytes, latency_s: float, secret: Secret | None
+) -> Answer | None:
+    """Read a reply that is an answer of the usual form, as nearly all are; the arguments are those of `read_reply`.
+
+    Returns:
+        The answer; None if the reply is anything else, which is left to `read_irregular`.
+    """
     if not _OK <= status < _NO_LONGER_OK:
-        return _Reply(status, headers, content, latency_s, secret, sends_tools).read_error()
+        return None
     try:
         plain = _decode_plain(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _Reply(status, headers, content, latency_s, secret, sends_tools).read_closely()
-    message = plain.choices[0].message
+        return None
+    choice, usage = plain.choices[0], plain.usage
+    message = choice.message
     if message.content.isspace():
-        return _Reply(status, headers, content, latency_s, secret, sends_tools).read_closely()
+        return None
     request_id = headers.get(_REQUEST_ID)
     return Answer(
         message.content,
-        plain.choices[0].finish_reason,
-        _shown(plain.model, secret),
-        _usage_of(plain.usage),
+        choice.finish_reason,
+        _shown_model(plain.model, secret),
+        Usage(
+            usage.prompt_tokens,
+            (usage.prompt_tokens_details or _NO_DETAILS).cached_tokens,
+            usage.completion_tokens,
+            (usage.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
+        ),
         _shown(request_id, secret) if request_id else None,
         latency_s,
         read_limits(headers),
         message.reasoning_content or message.reasoning or None,
-        simulated=plain.system_fingerprint == SIMULATED_FINGERPRINT,
+        None,
+        plain.system_fingerprint == SIMULATED_FINGERPRINT,
     )
+
+
+def read_irregular(
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    latency_s: float,
+    secret: Secret | None,
+    *,
+    sends_tools: bool,
+) -> Answer | AttemptError:
+    """Read a reply that `read_regular` did not take; the arguments are those of `read_reply`."""
+    reply = _Reply(status, headers, content, latency_s, secret, sends_tools)
+    return reply.read_closely() if _OK <= status < _NO_LONGER_OK else reply.read_error()
 
 
 def _shown(text: str, secret: Secret | None, width: int = _NAME_WIDTH) -> str:
@@ -284,6 +318,9 @@ def _shown(text: str, secret: Secret | None, width: int = _NAME_WIDTH) -> str:
     text = redacted(text, secret)
     is_plain = len(text) <= width and text.isascii() and text.isprintable()  # as nearly all ids and names are
     return text if is_plain else one_line(text, width)
+
+
+_shown_model = lru_cache(maxsize=64)(_shown)  # all replies name the same one or two models
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,15 +557,6 @@ def _is_plain_json(value: Any, deepest: int) -> bool:
         return True
     items = value.values() if isinstance(value, dict) else value
     return deepest > 0 and all(_is_plain_json(item, deepest - 1) for item in items)
-
-
-def _usage_of(counts: _Usage) -> Usage:
-    return Usage(
-        counts.prompt_tokens,
-        (counts.prompt_tokens_details or _NO_DETAILS).cached_tokens,
-        counts.completion_tokens,
-        (counts.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
-    )
 
 
 def read_usage(raw: Any) -> Usage:

@@ -26,7 +26,7 @@ _FIRST = 5  # requests to wait for before deciding that all will fail
 
 
 class Ticket(msgspec.Struct, frozen=True, gc=False):
-    """Permission to send one request; must be given to `Admission.release` or `Admission.withdraw`.
+    """Permission to send one request; must be given to one of `release`, `release_answered` and `withdraw`.
 
     Attributes:
         body: the request body.
@@ -123,35 +123,44 @@ class Admission:
         """True while one of the first `_FIRST` requests is in flight."""
         return bool(self._first_in_flight)
 
-    def release(self, ticket: Ticket, outcome: Answer | AttemptError | None, *, among: int = 0) -> bool:
-        """Release the slot of a request that ended, and learn from its outcome.
+    def release_answered(self, ticket: Ticket, answer: Answer, among: int) -> None:
+        """Release the slot of a request that was answered, and learn from the answer.
 
         Args:
             ticket: from `acquire`.
-            outcome: None for a request that was cancelled in flight.
-            among: requests that were in flight when the outcome arrived, itself included.
+            answer: its outcome.
+            among: requests that were in flight when the answer arrived, itself included.
+        """
+        self._limit.succeeded(among)
+        if self._is_in_doubt:
+            self._trust_again()
+        if ticket.tokens:
+            self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
+        if answer.limits is not NO_LIMITS:
+            self._learn(ticket, answer.limits, asyncio.get_running_loop().time())
+        self._release_slot(ticket, answer)
+
+    def release(self, ticket: Ticket, error: AttemptError | None) -> bool:
+        """Release the slot of a request that was not answered, and learn from its error.
+
+        Args:
+            ticket: from `acquire`.
+            error: its outcome; None for a request that was cancelled in flight.
 
         Returns:
             True if no other request can succeed either.
         """
-        is_hopeless = False
-        if isinstance(outcome, Answer):
-            self._limit.succeeded(among)
-            if self._is_in_doubt:
-                self._trust_again()
-            if ticket.tokens:
-                self._rates.tokens.settle(ticket.body, ticket.tokens, outcome.usage)
-            if outcome.limits is not NO_LIMITS:
-                self._learn(ticket, outcome.limits, asyncio.get_running_loop().time())
-        elif outcome is not None:
-            is_hopeless = self._erred(ticket, outcome)
+        is_hopeless = error is not None and self._erred(ticket, error)
+        self._release_slot(ticket, error)
+        return is_hopeless
+
+    def _release_slot(self, ticket: Ticket, outcome: Answer | AttemptError | None) -> None:
         self._progress.ended += 1
         self._slots.release()
         if self._first_in_flight:
             self._first_in_flight.discard(ticket.number)
         if self._budget is not None:
             self._budget.settle(ticket.body, ticket.held_usd, outcome)
-        return is_hopeless
 
     def _trust_again(self) -> None:
         """Reset pause and breaker: the first answer ever, or the first after errors, arrived."""

@@ -220,59 +220,73 @@ class Pool:
     # Workers.
 
     async def _work(self) -> None:
+        """Attempt one row after another; their outcomes wait for the next round."""
+        complete = self._completer.complete
         try:
-            while (row := await self._next_row()) is not None:
-                await self._attempt(row)
+            while True:  # one coroutine for a row and its attempt: each further one costs every request more
+                place = self._ask_for_row()
+                try:
+                    row = await place
+                except asyncio.CancelledError:
+                    self._withdraw(place)
+                    raise
+                if row is None:
+                    return
+                body = row.request.body
+                ticket = row.ticket or await self._admitted(row, body)
+                if ticket is None:
+                    continue
+                row.ticket = None
+                if row.attempts:
+                    self._count_retry(row)
+                row.attempts += 1
+                try:
+                    outcome = await complete(body)
+                except BaseException as error:
+                    self._broken_off(row, ticket)
+                    if not isinstance(error, Exception):
+                        raise
+                    self._fail(error)  # a bug: raised at the end, when everything paid for is kept
+                else:
+                    self._outcomes.append((row, ticket, outcome))
         finally:
             self._workers -= 1
             self._plan_round()
 
-    async def _next_row(self) -> RowInWork | None:
-        """The worker's next row, handed out in the next round; None if there will be no more."""
+    def _ask_for_row(self) -> asyncio.Future[RowInWork | None]:
+        """A worker's place in the queue: its next row, handed out in the next round; None if there will be no more."""
         place: asyncio.Future[RowInWork | None] = self._loop.create_future()
         self._idle.append(place)
         self._plan_round()
-        try:
-            return await place
-        except asyncio.CancelledError:
-            if place.cancelled() or not place.done():
-                with suppress(ValueError):  # a round may have removed it
-                    self._idle.remove(place)
-            elif (row := place.result()) is not None:
-                self._requeue_unsent(row)
-            raise
+        return place
 
-    async def _attempt(self, row: RowInWork) -> None:
-        """Send the row's request once, and queue the outcome for the next round."""
-        body = row.request.body
+    def _withdraw(self, place: asyncio.Future[RowInWork | None]) -> None:
+        """The worker at this place was cancelled."""
+        if place.cancelled() or not place.done():
+            with suppress(ValueError):  # a round may have removed it
+                self._idle.remove(place)
+        elif (row := place.result()) is not None:
+            self._requeue_unsent(row)
+
+    async def _admitted(self, row: RowInWork, body: bytes) -> Ticket | None:
+        """A ticket to send the row's request; None if the row is postponed, since the pool drains or has a bug."""
         try:
-            ticket, row.ticket = row.ticket or await self._admitted(body), None
-        except Exception as bug:  # noqa: BLE001 - raised at the end, when everything paid for is kept
+            ticket = await self._wait_for_ticket(body)
+        except BaseException as error:
             self._rescue(row)
-            self._fail(bug)
-            return
-        except BaseException:
-            self._rescue(row)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            self._fail(error)
+            return None
         if ticket is None:
             self._rescue(row)
-            return
-        if row.attempts:
-            self._progress.retries += 1
-            self._progress.maybe_paid_twice += row.may_pay_twice
-        row.attempts += 1
-        try:
-            outcome = await self._completer.complete(body)
-        except Exception as bug:  # noqa: BLE001 - as above
-            self._broken_off(row, ticket)
-            self._fail(bug)
-        except BaseException:
-            self._broken_off(row, ticket)
-            raise
-        else:
-            self._outcomes.append((row, ticket, outcome))
+        return ticket
 
-    async def _admitted(self, body: bytes) -> Ticket | None:
+    def _count_retry(self, row: RowInWork) -> None:
+        self._progress.retries += 1
+        self._progress.maybe_paid_twice += row.may_pay_twice
+
+    async def _wait_for_ticket(self, body: bytes) -> Ticket | None:
         """A ticket to send; None if the pool starts to drain while waiting."""
         if self.state is not PoolState.OPEN:
             return None
@@ -346,12 +360,12 @@ class Pool:
         records: list[Record] = []
         for row, ticket, outcome in outcomes:
             try:
-                if isinstance(outcome, Answer):
-                    row.answered(outcome)
-                is_hopeless = self._admission.release(ticket, outcome, among=in_flight)
                 if not isinstance(outcome, Answer):
-                    self._erred(row, outcome, is_hopeless=is_hopeless)
-                elif (record := self._judged(row)) is not None:
+                    self._erred(row, outcome, is_hopeless=self._admission.release(ticket, outcome))
+                    continue
+                row.answered(outcome)
+                self._admission.release_answered(ticket, outcome, in_flight)
+                if (record := self._judged(row)) is not None:
                     records.append(record)
             except Exception as bug:  # noqa: BLE001 - a bug in one row must not lose the others' answers
                 self._rescue(row)

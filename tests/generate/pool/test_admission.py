@@ -60,7 +60,7 @@ def test_places_come_back_one_for_one(world: Any) -> None:
         waiting = [asyncio.create_task(admission.acquire(b"{}")) for _ in range(3)]
         for ticket in tickets:
             assert ticket is not None
-            admission.release(ticket, answer, among=progress.in_flight)
+            admission.release_answered(ticket, answer, progress.in_flight)
             await asyncio.sleep(0)
             assert progress.in_flight == 3
         await asyncio.wait(waiting)
