@@ -130,20 +130,22 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
         run.update(lambda state: msgspec.structs.replace(state, servers=[*state.servers, server]))
 
 
-def note_simulation(run: RunWriter, server: ServerState) -> bool:
-    """Note of a server that answered just now whether it makes its answers up, and tell; raises `DiskError`."""
-    made_up = count_simulated(run.directory.records) > 0  # those of an earlier simulation were already set aside
+def note_simulation(run: RunWriter, server: ServerState, *, simulated: bool) -> None:
+    """Note of a server that answered just now whether it makes its answers up.
+
+    Raises:
+        DiskError: the run cannot be written.
+    """
 
     def change(state: RunState) -> RunState:
         servers = [
-            msgspec.structs.replace(each, simulated=made_up) if _is_same(each, server) else each
+            msgspec.structs.replace(each, simulated=simulated) if _is_same(each, server) else each
             for each in state.servers
         ]
         return msgspec.structs.replace(state, servers=servers)
 
-    if any(_is_same(each, server) and each.simulated != made_up for each in run.state.servers):
+    if any(_is_same(each, server) and each.simulated != simulated for each in run.state.servers):
         run.update(change)
-    return made_up
 
 
 def _noted(state: RunState, server: ServerState) -> ServerState | None:

@@ -282,7 +282,8 @@ async def _generated(
         elif agreed is not None:
             generated = replace(generated, outcome=replace(generated.outcome, error=_declined()))
     if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
-        simulated = note_simulation(run, work.server)
+        simulated = simulated or generated.simulated
+        note_simulation(run, work.server, simulated=simulated)
     return replace(generated, simulated=simulated)
 
 
@@ -302,6 +303,7 @@ def _joined(first: Generated, rest: Generated) -> Generated:
         rest,
         cost_usd=sum(costs) if costs else None,
         estimate=first.estimate,
+        simulated=first.simulated or rest.simulated,
         elapsed_s=first.elapsed_s + rest.elapsed_s,
     )
 
@@ -379,7 +381,7 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
     opened, options, observer, spending = work.opened, work.options, work.observer, work.spending
     endpoint = work.endpoint
     result, estimate, began = EngineResult(Outcome(None, None)), None, time.monotonic()
-    progress, cost_usd = Progress(requests=opened.grid.count), None
+    progress, cost_usd, simulated = Progress(requests=opened.grid.count), None, False
     try:
         with open_journal(
             run,
@@ -411,14 +413,15 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
                         share=1 / shard.shard.count if shard else 1.0,
                     )  # fmt: skip
                     result = await work.engine.run(session)
-                if opened.grid.count <= MOST_ENUMERATED:  # the pass may have ended early, or found failed rows
+                is_counted = shard is None and progress.done == progress.requests  # every row was met, and has an answer
+                if not is_counted and opened.grid.count <= MOST_ENUMERATED:
                     progress.twins = count_twins(
                         opened.grid, lambda key: journal.has_record(key) and not journal.is_left(key)
                     )
                 _note_twins(run, progress.twins)
                 if budget is not None:
                     journal.spend.add_unanswered(budget.unanswered_usd)
-            lately = journal.spend.lately
+            lately, simulated = journal.spend.lately, journal.simulated
             cost_usd = lately.cost_usd if spending.price is not None or lately.cost_usd else None
             if progress.settled and not (lately.usage.prompt_tokens or lately.usage.completion_tokens):
                 observer.say("the server counts no tokens: what was used is not known")
@@ -433,6 +436,7 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
     return Generated(
         run.directory.path, progress, result.outcome, cost_usd, estimate, stale.records, elapsed_s, code,
         tuple(request.key.hex() for request in sample),
+        simulated=simulated,
         shard=shard.shard if shard else None,
     )  # fmt: skip
 

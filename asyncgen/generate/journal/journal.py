@@ -18,7 +18,7 @@ from asyncgen.generate.journal.settled import CostOf, OtherShards, SettledKeys, 
 from asyncgen.generate.pool.settle import given_up
 from asyncgen.run.jsonl import LineFile
 from asyncgen.run.key_set import KeySet, number_of
-from asyncgen.run.records import Usage, encode_line
+from asyncgen.run.records import SIMULATED_MARK, Usage, encode_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +52,7 @@ class Journal:
         elsewhere: what a shard leaves to others; None for a whole run.
 
     Attributes:
+        simulated: a simulation made up some of the answers that this invocation wrote.
         claim: claims a key before its request is sent or its answer settled; False if it is recorded or claimed.
     """
 
@@ -67,6 +68,7 @@ class Journal:
         elsewhere: OtherShards | None = None,
     ) -> None:
         self.files = files
+        self.simulated = False
         self._elsewhere = elsewhere
         self._claimed = keys.settled  # recorded or claimed
         self.claim: Callable[[bytes], bool] = keys.settled.add  # bound once: called for every row of a resumed run
@@ -129,7 +131,8 @@ class Journal:
             DiskError: none of the records could be written.
         """
         lines = b"".join(map(encode_line, records))
-        self.settle_lines(lines, [record.key for record in records], [record.usage for record in records], in_batch)
+        self.simulated = self.simulated or True in [record.simulated for record in records]
+        self._settle(lines, [record.key for record in records], [record.usage for record in records], in_batch)
 
     def settle_lines(self, lines: bytes, keys: Sequence[str], usages: Sequence[Usage], in_batch: bool = False) -> None:
         """Write records that another process has encoded already, as `settle` does.
@@ -143,6 +146,10 @@ class Journal:
         Raises:
             NotSafeError, DiskError: as `settle`.
         """
+        self.simulated = self.simulated or SIMULATED_MARK in lines
+        self._settle(lines, keys, usages, in_batch)
+
+    def _settle(self, lines: bytes, keys: Sequence[str], usages: Sequence[Usage], in_batch: bool) -> None:
         self.files.records.append(lines)
         self._settled_count += len(keys)
         if self._tried or self._failed_count:
