@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,6 +189,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     Returns:
         The most similar name; None if no name is similar.
     """
+    from difflib import get_close_matches  # noqa: PLC0415 - slow to import, and needed after a mistake only
+
     return next(iter(get_close_matches(name, list(names), 1)), None)
 
 

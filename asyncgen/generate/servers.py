@@ -15,7 +15,6 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.http.client import open_session
-from asyncgen.generate.journal.repair import set_simulated_aside
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.choose import addressed_endpoint, named_address
 from asyncgen.providers.endpoint import Endpoint
@@ -114,11 +113,8 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
         UsageError: others answered, and there is no consent.
         BadLineError, DiskError: the records cannot be read or written.
     """
-    if moved := set_simulated_aside(run) if not simulated and count_simulated(run.directory.records) else 0:
-        kept = f"what it made up is kept in {run.directory.replaced}"
-        observer.say(
-            f"{counted(moved, 'row was', 'rows were')} answered by a simulation and are asked for again; {kept}"
-        )
+    if not simulated and count_simulated(run.directory.records):
+        _set_simulated_aside(run, observer)
     if _noted(run.state, server) is None:
         others = [
             f"{each.provider} at {each.host or 'this machine'}" for each in run.state.servers if not each.simulated
@@ -128,6 +124,14 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
             observer.say(what)
             observer.agree("Go on, and let those answers stand?", why=what)
         run.update(lambda state: msgspec.structs.replace(state, servers=[*state.servers, server]))
+
+
+def _set_simulated_aside(run: RunWriter, observer: Observer) -> None:
+    from asyncgen.generate.journal.repair import set_simulated_aside  # noqa: PLC0415 - few runs need it
+
+    moved = set_simulated_aside(run)
+    kept = f"what it made up is kept in {run.directory.replaced}"
+    observer.say(f"{counted(moved, 'row was', 'rows were')} answered by a simulation and are asked for again; {kept}")
 
 
 def note_simulation(run: RunWriter, server: ServerState, *, simulated: bool) -> None:

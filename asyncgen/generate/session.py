@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError, IncompleteError, UsageError, command_line
-from asyncgen.generate.distributed.merge import merge_shards
-from asyncgen.generate.distributed.shards import OpenShard, open_shard
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session, result_of, watched
 from asyncgen.generate.http.client import open_completer
 from asyncgen.generate.http.completer import Completer
 from asyncgen.generate.journal.files import GROUP_ROWS
 from asyncgen.generate.journal.journal import Journal, open_journal
-from asyncgen.generate.journal.repair import set_rejected_aside
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY, USELESS_CODE, Outcome
 from asyncgen.generate.pool.pool import generate as generate_grid
@@ -44,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from asyncgen.generate.distributed.plan import Shard
+    from asyncgen.generate.distributed.shards import OpenShard
     from asyncgen.generate.observer import Observer
     from asyncgen.generate.plan.request_tokens import Span
     from asyncgen.providers.endpoint import Endpoint
@@ -224,15 +222,20 @@ async def generate_opened(
     if options.shard is not None:
         return await _generate_shard(path, options.shard, work)
     with open_run(path, job_name=opened.job.name) as run:
-        merged = merge_shards(run, spending.cost_of)
-        if merged.shards:
-            observer.say(
-                f"{counted(merged.records, 'row')} of {counted(merged.shards, 'shard')} merged into "
-                f"{run.directory.records}"
-            )
+        if run.directory.plan.exists() or run.state.fold is not None or run.directory.shards():
+            _merge_shards(run, work)
         simulated = await _is_simulation_again(run.directory, work)
         stale = _prepared(run, work, is_first=True, simulated=simulated)
         return await _generated(run, work, stale, simulated=simulated)
+
+
+def _merge_shards(run: RunWriter, work: _Work) -> None:
+    from asyncgen.generate.distributed.merge import merge_shards  # noqa: PLC0415 - few runs have shards
+
+    merged = merge_shards(run, work.spending.cost_of)
+    if merged.shards:
+        shards = counted(merged.shards, "shard")
+        work.observer.say(f"{counted(merged.records, 'row')} of {shards} merged into {run.directory.records}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +325,8 @@ async def _is_simulation_again(directory: RunDirectory, work: _Work) -> bool:
 
 
 async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
+    from asyncgen.generate.distributed.shards import open_shard  # noqa: PLC0415 - few runs have shards
+
     options = work.options
     if options.batch or options.retry_rejected:
         flag = "--batch" if options.batch else "--retry-rejected"
@@ -342,6 +347,8 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
 
 
 def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
+    from asyncgen.generate.journal.repair import set_rejected_aside  # noqa: PLC0415 - for --retry-rejected alone
+
     aside = set_rejected_aside(run)
     if aside.goes_on:
         observer.say(f"goes on with the rows whose rejected answers stand in {run.directory.replaced}")
@@ -413,7 +420,7 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
                         share=1 / shard.shard.count if shard else 1.0,
                     )  # fmt: skip
                     result = await work.engine.run(session)
-                is_counted = shard is None and progress.done == progress.requests  # every row was met, and has an answer
+                is_counted = shard is None and progress.done == progress.requests  # every row was met
                 if not is_counted and opened.grid.count <= MOST_ENUMERATED:
                     progress.twins = count_twins(
                         opened.grid, lambda key: journal.has_record(key) and not journal.is_left(key)

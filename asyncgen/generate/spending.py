@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncgen.errors import UsageError
-from asyncgen.generate.plan.costs import cost_of_rows
-from asyncgen.generate.plan.request_tokens import RunMeasurements, Span, tokens_of_a_request
 from asyncgen.generate.pool.budget import Budget, open_budget
 from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.endpoint import is_loopback
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncgen.generate.observer import Observer
+    from asyncgen.generate.plan.request_tokens import Span
     from asyncgen.job.opened import OpenedJob
     from asyncgen.run.records import Usage
     from asyncgen.run.state import RunState, Spend
@@ -55,6 +54,9 @@ class Spending:
         """Estimated USD for `rows` rows; None for an unknown price."""
         if self.price is None or not rows:
             return None
+        from asyncgen.generate.plan.costs import cost_of_rows  # noqa: PLC0415 - servers of one's own have no price
+        from asyncgen.generate.plan.request_tokens import RunMeasurements, tokens_of_a_request  # noqa: PLC0415
+
         tokens = tokens_of_a_request(opened.job, opened.grid, RunMeasurements())
         tier = BATCH if self.in_batch else self.tier
         return cost_of_rows(rows, tokens, self.price, tier) or cost_of_rows(rows, tokens, self.price, STANDARD)

@@ -14,7 +14,6 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Never
 from urllib.parse import SplitResult, quote, quote_plus, urlsplit
 
@@ -475,6 +474,8 @@ def nearly_named(profile: Profile, environment: Mapping[str, str]) -> str | None
     Returns:
         Its name; None if there is none.
     """
+    from difflib import get_close_matches  # noqa: PLC0415 - slow to import, and needed without a key only
+
     known = {each.key_variable for each in PROFILES.values()}
     others = [name for name, value in environment.items() if value.strip() and name not in known]
     telling = [name for name in others if re.search(r"KEY|TOKEN|SECRET", name.upper())]

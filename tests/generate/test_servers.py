@@ -91,7 +91,7 @@ def test_what_a_simulation_made_up_settles_nothing_for_another_server(
 ) -> None:
     consent(run, ONE, Asked(agrees=False))
     answer(run, make_record, simulated=True)
-    assert note_simulation(run, ONE)
+    note_simulation(run, ONE, simulated=True)
     consent(run, ONE, Asked(agrees=False), simulated=True)
     assert kept(run) == 3  # the simulation goes on with its own
     consent(run, OTHER, Asked(agrees=False), simulated=True)
@@ -105,10 +105,10 @@ def test_what_a_simulation_made_up_settles_nothing_for_another_server(
 def test_real_answers_stay_when_a_simulations_go(run: RunWriter, make_record: Callable[..., Record]) -> None:
     consent(run, ONE, Asked(agrees=False))
     answer(run, make_record, simulated=False)
-    note_simulation(run, ONE)
+    note_simulation(run, ONE, simulated=False)
     consent(run, OTHER, Asked(agrees=True))
     answer(run, make_record, simulated=True, first=10)
-    note_simulation(run, OTHER)
+    note_simulation(run, OTHER, simulated=True)
     consent(run, ONE, Asked(agrees=False))
     assert [record.simulated for _, record in read_rows(run.directory.records, decode_record)] == [False] * 3
 

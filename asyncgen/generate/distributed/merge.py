@@ -17,8 +17,7 @@ import msgspec
 
 from asyncgen.errors import RunInUseError, command_line
 from asyncgen.generate.distributed.plan import read_plan, write_plan
-from asyncgen.generate.journal.repair import end_move
-from asyncgen.generate.journal.settled import CostOf, SpendCount, checked_number, key_number, read_settled
+from asyncgen.generate.journal.settled import CostOf, SpendCount, checked_number, end_move, key_number, read_settled
 from asyncgen.run.directory import RunDirectory, RunWriter
 from asyncgen.run.jsonl import BadLineError, LineFile, read_blocks, read_lines, read_rows
 from asyncgen.run.lock import is_held, locked

@@ -24,7 +24,6 @@ from yarl import URL
 from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import Answer, AttemptError, Completer, ErrorClass
 from asyncgen.generate.http.reply import read_irregular, read_limits, read_regular
-from asyncgen.generate.http.servers import ServerSpread
 from asyncgen.generate.pool.backpressure import AdaptiveTimeout
 from asyncgen.providers.endpoint import Endpoint, near_address, redacted
 from asyncgen.providers.network import (
@@ -131,15 +130,11 @@ class HttpCompleter:
         in_flight[task] = began = perf_counter()
         try:
             response = await self._session.post(self._url, data=body, allow_redirects=False)
-            headers = response.headers
-            length = headers.get(CONTENT_LENGTH)
-            stream = response.content
-            if length is None or CONTENT_ENCODING in headers or int(length) > MAX_REPLY_BYTES:
+            headers, stream = response.headers, response.content
+            if _may_exceed_cap(headers):
                 content = await _read_to_cap(response)
-            elif stream.is_eof():  # the body came together with the headers, as small ones do
-                content = stream.read_nowait()
-            else:
-                content = await response.read()
+            else:  # small bodies come together with the headers
+                content = stream.read_nowait() if stream.is_eof() else await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._unless_starting(self._broken(error, perf_counter() - began))
         except asyncio.CancelledError:
@@ -154,18 +149,17 @@ class HttpCompleter:
         latency_s = perf_counter() - began
         if self._key_bytes in content:  # keep the key out of the records
             content = redacted(content.decode("utf-8", "surrogateescape"), self._key).encode("utf-8", "surrogateescape")
-        reply: Answer | AttemptError | None = read_regular(response.status, headers, content, latency_s, self._key)
-        if reply is None:
-            tools = _TOOLS in body or _FUNCTIONS in body
-            reply = read_irregular(response.status, headers, content, latency_s, self._key, sends_tools=tools)
+        status, key = response.status, self._key
+        reply: Answer | AttemptError = read_regular(status, headers, content, latency_s, key) or read_irregular(
+            status, headers, content, latency_s, key, sends_tools=_TOOLS in body or _FUNCTIONS in body
+        )
         if self._limit_headers is not None:
             reply = _with_limits(reply, headers, *self._limit_headers)
         if not isinstance(reply, Answer):
             return self._explained(reply, response)
         self._has_worked = True
         self._answers += 1
-        if latency_s > self._slowest_s:  # quicker than `max`
-            self._slowest_s = latency_s
+        self._slowest_s = max(self._slowest_s, latency_s)
         return reply
 
     async def sweep(self) -> None:
@@ -277,6 +271,11 @@ def _with_limits(
     return replace(reply, limits=limits)
 
 
+def _may_exceed_cap(headers: Mapping[str, str]) -> bool:
+    length = headers.get(CONTENT_LENGTH)
+    return length is None or CONTENT_ENCODING in headers or int(length) > MAX_REPLY_BYTES
+
+
 async def _read_to_cap(response: aiohttp.ClientResponse) -> bytes | None:
     """The whole body, decompressed; None if it exceeds the cap, which is only known while decompressing."""
     chunks: list[bytes] = []
@@ -331,7 +330,12 @@ async def open_completer(
             )
             for address in (endpoint.base_url, *endpoint.others)
         ]
-        yield ServerSpread(opened, say=say, share=share) if endpoint.others else opened[0][1]
+        if not endpoint.others:
+            yield opened[0][1]
+            return
+        from asyncgen.generate.http.servers import ServerSpread  # noqa: PLC0415 - few users have several
+
+        yield ServerSpread(opened, say=say, share=share)
 
 
 @asynccontextmanager

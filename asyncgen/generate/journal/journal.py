@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING
 from asyncgen.errors import DiskError
 from asyncgen.generate.batch.batched_keys import BatchedKeys, open_batched_keys
 from asyncgen.generate.journal.files import JournalFiles
-from asyncgen.generate.journal.repair import end_move
-from asyncgen.generate.journal.settled import CostOf, OtherShards, SettledKeys, SpendCount, key_number, read_settled
+from asyncgen.generate.journal.settled import (
+    CostOf,
+    OtherShards,
+    SettledKeys,
+    SpendCount,
+    end_move,
+    key_number,
+    read_settled,
+)
 from asyncgen.generate.pool.settle import given_up
 from asyncgen.run.jsonl import LineFile
 from asyncgen.run.key_set import KeySet, number_of

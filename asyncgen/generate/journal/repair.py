@@ -22,7 +22,7 @@ import msgspec
 
 from asyncgen.errors import DiskError, UsageError, command_line
 from asyncgen.generate.batch.batched_keys import batches_by_files
-from asyncgen.generate.journal.settled import checked_number, key_number, read_settled
+from asyncgen.generate.journal.settled import checked_number, end_move, key_number, read_settled
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.directory import FILE_NAMES, RunDirectory, RunWriter
 from asyncgen.run.jsonl import MAX_LINE_BYTES, LineFile, SeveralRowsError, read_lines, read_rows, rows_in
@@ -112,25 +112,6 @@ def read_rejected(path: Path) -> KeySet:
         if row.reason != "stale":  # not used any more
             rejected.add_number(checked_number(path, number, row.key))
     return rejected
-
-
-def end_move(run: RunWriter, lines: int) -> None:
-    """Count the spend right after a move that a crash may have cut short.
-
-    Args:
-        run: open for writing.
-        lines: of `records.jsonl` now; they tell whether its new content has taken its place.
-
-    Raises:
-        DiskError: it could not be noted.
-    """
-    move = run.state.move
-    if move is None:
-        return
-    spend = run.state.spend
-    if lines == move.lines_after:
-        spend = msgspec.structs.replace(spend, records=move.counted_after)
-    run.update(lambda state: msgspec.structs.replace(state, spend=spend, move=None))
 
 
 def _has_open_replaced(directory: RunDirectory) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from asyncgen.run.directory import RunDirectory
+    from asyncgen.run.directory import RunDirectory, RunWriter
 
 
 _HEX_DIGITS = 32
@@ -320,3 +320,22 @@ def _plus(before: Spend, usages: Sequence[Usage], cost_usd: float, unpriced: int
         unanswered_usd=before.unanswered_usd,
         records=before.records + (len(usages) if is_record else 0),
     )
+
+
+def end_move(run: RunWriter, lines: int) -> None:
+    """Count the spend right after a move that a crash may have cut short.
+
+    Args:
+        run: open for writing.
+        lines: of `records.jsonl` now; they tell whether its new content has taken its place.
+
+    Raises:
+        DiskError: it could not be noted.
+    """
+    move = run.state.move
+    if move is None:
+        return
+    spend = run.state.spend
+    if lines == move.lines_after:
+        spend = msgspec.structs.replace(spend, records=move.counted_after)
+    run.update(lambda state: msgspec.structs.replace(state, spend=spend, move=None))

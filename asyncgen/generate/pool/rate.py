@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from aiolimiter import AsyncLimiter
-
 from asyncgen.errors import UsageError
 from asyncgen.providers.tokens import TokenEstimate
 from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiolimiter import AsyncLimiter
 
     from asyncgen.generate.http.completer import RateLimits
     from asyncgen.run.records import Usage
@@ -95,6 +95,8 @@ class RatePace:
                 amount -= part
 
     def _fresh_bucket(self, per_minute: float) -> AsyncLimiter:
+        from aiolimiter import AsyncLimiter  # noqa: PLC0415 - slow to import; many servers have no limits
+
         per_second = per_minute / _MINUTE_S
         burst = self._burst_of(per_second)
         return AsyncLimiter(burst, burst / per_second)
