@@ -41,6 +41,7 @@ URL: Final = "/v1/chat/completions"
 _MESSAGE_WIDTH = 500
 _NOTHING: dict[str, str] = {}
 _OK = 200
+_DEEPEST_ANSWER = 3  # gateways wrap it in `result` and `message`
 
 
 def input_line(key: bytes, body: bytes) -> bytes:
@@ -138,19 +139,42 @@ def _read_closely(line: bytes) -> _Told:
     if isinstance(error, list) and all(isinstance(each, str) for each in error):
         error = "; ".join(error)
     response = response if isinstance(response, dict) else {}
-    if response.get("choices") and not response.get("body"):
-        response = {"body": response}  # the answer itself
+    if not _has_answer(response.get("body")) and (found := _answer_within(whole)):
+        response = {"body": found}
     status = _status(response.get("status_code") or response.get("status"))
     given = response.get("request_id")
     request_id = str(given) if isinstance(given, str | int) and given else None
     body = _unwrapped(response.get("body"))
     if body:
-        has_answer = isinstance(body, dict) and bool(body.get("choices"))
-        return _OK if has_answer else status or _OK, request_id, _as_json(body)
+        return _OK if _has_answer(body) else status or _OK, request_id, _as_json(body)
     if is_error(error):
         told = 0 if status == _OK else status
         return told or _status(read_words(error).status), request_id, _as_json({"error": error})
+    if not status and any(_is_unknown_outcome(name, value) for name, value in whole.items()):
+        return _OK, request_id, line  # perhaps paid for
     return status, request_id, _as_json({"error": error} if not status else None)
+
+
+def _has_answer(value: Any) -> bool:
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return isinstance(choices, list) and any(isinstance(each, dict) for each in choices)
+
+
+def _is_unknown_outcome(name: str, value: Any) -> bool:
+    """Something came of the request, in a form that is not known."""
+    if name == "response" and not isinstance(value, dict):
+        return bool(value)
+    return name not in {"response", "error"} and isinstance(value, dict | list) and bool(value)
+
+
+def _answer_within(value: Any, depth: int = 0) -> Any:
+    """A chat completion, wherever in a line it stands; None if there is none."""
+    if _has_answer(value):
+        return value
+    if depth == _DEEPEST_ANSWER or not isinstance(value, dict | list):
+        return None
+    inner = value.values() if isinstance(value, dict) else value
+    return next((found for each in inner if (found := _answer_within(_unwrapped(each), depth + 1))), None)
 
 
 def _unwrapped(value: Any) -> Any:
@@ -180,8 +204,11 @@ def _status(given: Any) -> int:
 
 def _not_done(body: bytes, secret: Secret | None) -> AttemptError:
     """The error of a request that expired, was cancelled, or was lost by the provider."""
-    words = read_words(read_body(body))
-    message = one_line(redacted(words.message, secret), _MESSAGE_WIDTH)
+    told = read_body(body)
+    words = read_words(told)
+    error = told.get("error") if isinstance(told, dict) else told
+    text = words.message or (_as_json(error).decode() if error else "the provider names no outcome")
+    message = one_line(redacted(text, secret), _MESSAGE_WIDTH)
     return AttemptError(kind=ErrorClass.RETRY, type=words.code or "not_done", code=words.code, message=message)
 
 

@@ -92,6 +92,15 @@ def test_a_line_without_an_outcome_is_a_request_that_was_never_made(line: dict[s
     outcome = read_output_line(orjson.dumps(line))
     assert isinstance(outcome, AttemptError)
     assert (outcome.kind, outcome.maybe_paid) == (ErrorClass.RETRY, False)
+    assert outcome.message
+
+
+@pytest.mark.parametrize("fields", [{"result": {"type": "succeeded"}}, {"response": "busy"}, {"output": ["Buy now."]}])
+def test_an_outcome_in_an_unknown_form_may_have_been_paid_for(fields: dict[str, Any]) -> None:
+    outcome = read_output_line(orjson.dumps({"custom_id": KEY.hex()} | fields))
+    assert isinstance(outcome, AttemptError)
+    assert outcome.maybe_paid
+    assert outcome.message
 
 
 def test_a_response_without_an_answer_in_it_may_have_been_paid_for() -> None:
@@ -141,6 +150,9 @@ BODY = {"model": "m", "choices": [{"message": {"content": "Buy now."}, "finish_r
         line_of(response=BODY),
         line_of(response=json.dumps({"status_code": 200, "body": BODY})),
         line_of(response={"status": "200 OK", "body": BODY}),
+        line_of(result={"type": "succeeded", "message": BODY}),
+        line_of(**BODY),
+        line_of(response=[{"status_code": 200, "body": BODY}]),
         b"\xef\xbb\xbf" + line_of(response={"status_code": 200, "body": BODY}),
         line_of(response={"status_code": 200, "body": BODY | {"logprobs": None}}).replace(b"null", b"NaN"),
     ],
