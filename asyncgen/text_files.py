@@ -77,6 +77,32 @@ def open_input(path: Path) -> IO[bytes]:
     )
 
 
+def read_input(path: Path, *, most_bytes: int) -> str:
+    """Read a whole file that the user named as text, without a byte order mark.
+
+    Args:
+        path: the file, in UTF-8.
+        most_bytes: maximum size.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UsageError: as `open_input`; or it is too large, or not UTF-8.
+    """
+    with open_input(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise UsageError(f"{path} is larger than {most_bytes >> 20} MiB")
+    if content.startswith(_UTF16_MARKS):
+        raise UsageError(f"{path} is UTF-16, expected UTF-8", help_text="save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}:{line}: not UTF-8", help_text="save it as UTF-8") from None
+
+
 def is_utf16(path: Path) -> bool:
     """Check whether a file begins with a byte order mark of UTF-16.
 

@@ -19,6 +19,7 @@ from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
+from asyncgen.text_files import open_input
 
 _TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
@@ -101,10 +102,11 @@ def find_source(
     """
     if argument is None or argument.is_dir():
         return _of_run(find_run(argument, root=RUNS), where, model)
-    if not argument.is_file():
+    if not os.path.lexists(argument):
         raise UsageError(
             f"there is no run and no file at {argument}", help_text="asyncgen runs   (lists the runs here)"
         )
+    open_input(argument).close()
     if argument.suffix.lower() in _TABLES:
         raise UsageError(
             f"{argument} is a table, and a training file is JSON Lines",

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncgen.errors import DiskError
 from asyncgen.json_text import NotJsonError, decoder
+from asyncgen.run.whole_file import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -115,8 +117,8 @@ def read_live(folder: Path, now: Callable[[], float] = time.time, name: str = LI
         The state; None if no process is running.
     """
     try:
-        state = _decode((folder / name).read_bytes()[:_MAX_BYTES])
-    except (OSError, NotJsonError):
+        state = _decode(read_whole(folder / name, _MAX_BYTES))
+    except (OSError, DiskError, NotJsonError):
         return None
     return state if abs(now() - state.updated) < FRESH_S else None
 

@@ -22,7 +22,7 @@ from asyncgen.job.combinations import Combinations
 from asyncgen.job.requests import RequestGrid
 from asyncgen.job.rules import Columns, parameter_problems, parameters_are_known, problems_of
 from asyncgen.job.run_rows import RunRows
-from asyncgen.job.schema import line_of, parse_toml, typed_job
+from asyncgen.job.schema import typed_job
 from asyncgen.job.sources import Sources, file_problem
 from asyncgen.job.template import answer_is_variable, sample_names, template_variables
 from asyncgen.json_text import NotJsonError, decode_json
@@ -31,6 +31,7 @@ from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.providers.user_profiles import load_profiles
 from asyncgen.run.directory import RunDirectory
 from asyncgen.terminal import counted
+from asyncgen.toml_text import line_of, parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

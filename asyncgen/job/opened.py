@@ -24,6 +24,7 @@ from asyncgen.job.rules import provider_remarks
 from asyncgen.job.template import ANSWER, template_variables
 from asyncgen.providers.choose import EndpointFlags, choose_generation, choose_tuning, named_profile, requested_model
 from asyncgen.run.whole_file import open_regular, read_whole, replacing
+from asyncgen.text_files import LONGEST_LINE_BYTES, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -264,9 +265,13 @@ def changed_job_file(directory: RunDirectory) -> Path | None:
     job = directory.read_state().job
     with contextlib.suppress(OSError, UsageError):
         path = Path(job.file)
-        if job.file and path.read_text(encoding="utf-8-sig") != directory.job.read_text(encoding="utf-8"):
+        if job.file and _text(path) != _text(directory.job):
             return path if read_job_file(path).raw.get("name") == job.name else None
     return None
+
+
+def _text(path: Path) -> str:
+    return read_input(path, most_bytes=LONGEST_LINE_BYTES)
 
 
 def job_of_run(directory: RunDirectory) -> OpenedJob:

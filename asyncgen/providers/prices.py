@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import tomllib
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from asyncgen.providers.price import BATCH, FLEX, FREE, STANDARD, Price, TokenRa
 from asyncgen.providers.profiles import LOCAL, PROFILES
 from asyncgen.providers.training_prices import TuningPrice, base_model, tuned_model
 from asyncgen.providers.user_profiles import configuration_folder, load_user_providers
+from asyncgen.toml_text import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -190,14 +191,9 @@ def load_price_list(job_folder: Path | None, environ: Mapping[str, str]) -> Pric
 
 
 def _read(path: Path) -> dict[tuple[str, str], OwnPrice]:
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return {}
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read", cause=error.strerror) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML", cause=str(error)) from error
+    _, document = read_toml(path)
     try:
         return _entries(document, str(path))
     except msgspec.ValidationError as error:

@@ -17,8 +17,8 @@ known ones, but never send the key of one provider to the host of another.
 from __future__ import annotations
 
 import math
+import os
 import re
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from asyncgen.providers.endpoint import header_fault, host_and_port, is_loopback
 from asyncgen.providers.price import TokenRates
 from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.terminal import counted
+from asyncgen.toml_text import line_of, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -104,9 +105,9 @@ def load_user_providers(folder: Path | None, environ: Mapping[str, str]) -> User
     """
     profiles, prices, sources = dict(PROFILES), dict[str, TokenRates](), dict[str, str]()
     for place in (configuration_folder(environ), folder):
-        if place is None or (text := _read(place / FILE_NAME)) is None:
+        if place is None or not os.path.lexists(place / FILE_NAME):
             continue
-        file = _File(str(place / FILE_NAME), text)
+        file = _File(place / FILE_NAME)
         for name, table in file.tables():
             profile, rates = file.provider(name, table, profiles.get(name))
             if profile is not None:
@@ -117,39 +118,23 @@ def load_user_providers(folder: Path | None, environ: Mapping[str, str]) -> User
     return UserProviders(profiles, prices, sources)
 
 
-def _read(path: Path) -> str | None:
-    try:
-        if not path.is_file():
-            return None
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read", cause=error.strerror) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} cannot be read", cause="it is not UTF-8", help_text="save it as UTF-8") from error
-
-
 class _File:
     """One file, and the problems found in it.
 
     Args:
-        label: its path, for messages.
-        text: its content.
+        path: of the file.
+
+    Raises:
+        UsageError: it cannot be read, or is not TOML.
     """
 
-    def __init__(self, label: str, text: str) -> None:
-        self.label = label
-        self._text = text
+    def __init__(self, path: Path) -> None:
+        self.label = str(path)
+        self._text, self._document = read_toml(path)
         self._problems: list[Problem] = []
 
     def tables(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        try:
-            document = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
-            words, _, place = str(error).partition(" (at ")
-            line = re.match(r"line (\d+)", place)
-            problem = Problem("", words, line=int(line[1]) if line else None, file=self.label)
-            raise UsageError(f"{self.label} is not TOML", cause=str(problem), code="providers_file") from error
-        for name, table in document.items():
+        for name, table in self._document.items():
             if not isinstance(table, dict):
                 self._wrong(name, "expected a table: a provider's settings stand under [NAME]")
             elif name in _RESERVED or not _NAME.fullmatch(name):
@@ -221,7 +206,7 @@ class _File:
             self._wrong(f"{name}.{key}", f"unknown key; they are {known}", nearest(key, _FIELDS))
 
     def _wrong(self, key: str, message: str, suggestion: str | None = None) -> None:
-        self._problems.append(Problem(key, message, suggestion, line=_line_of(self._text, key), file=self.label))
+        self._problems.append(Problem(key, message, suggestion, line=line_of(self._text, key), file=self.label))
 
     def refuse_problems(self) -> None:
         if self._problems:
@@ -232,23 +217,6 @@ class _File:
                 help_text="correct the file; `asyncgen providers` (reads it, and shows what came of it)",
                 code="providers_file",
             )
-
-
-def _line_of(text: str, key: str) -> int | None:
-    """The line of a dotted key: where it is set under its table, else the table's."""
-    first, *rest = key.split(".")
-    table, found = "", None
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-            table = header[1].replace('"', "").replace("'", "")
-            if table in {first, key}:
-                found = found or number
-        elif table and (setting := re.match(r"""\s*["']?([\w-]+)["']?\s*[=.]""", line)):
-            if rest and f"{table}.{setting[1]}" in {key, f"{first}.{rest[0]}"}:
-                return number
-        elif not table and re.match(rf"""\s*["']?{re.escape(first)}["']?\s*[=.]""", line):
-            return number
-    return found
 
 
 def _text(name: str) -> Callable[[Any], dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import tomllib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from asyncgen.errors import AsyncgenError, DiskError, RunInUseError, UsageError,
 from asyncgen.run.lock import LOCK_NAME, FolderLock, locked
 from asyncgen.run.state import VERSION, JobState, RunState, read_state, with_shards, write_state
 from asyncgen.run.whole_file import as_disk_error, disk_error, remove_leftovers, replacing
+from asyncgen.toml_text import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -283,17 +283,9 @@ def _run_of_job(path: Path, root: Path) -> RunDirectory:
 
 
 def _job_name(path: Path) -> str:
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", help_text="asyncgen runs   (lists the runs here)") from error
-    except OSError as error:
-        raise disk_error(f"{path} could not be read", error) from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise UsageError(
-            f"{path} is not a job file that can be read",
-            help_text=f"{command_line('plan', path)}   (says what is wrong with it)",
-        ) from error
+    if not os.path.lexists(path):
+        raise UsageError(f"there is no file {path}", help_text="asyncgen runs   (lists the runs here)")
+    _, raw = read_toml(path)
     name = raw.get("name")
     if not isinstance(name, str) or not name or "/" in name or name in {".", ".."}:
         help_text = f"{command_line('plan', path)}   (says what is wrong with it)"

@@ -208,7 +208,7 @@ def follow_lines(path: Path, offset: int, most_bytes: int = 1 << 20) -> tuple[in
         DiskError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             file.seek(offset)
             block = file.read(most_bytes)
             if block and b"\n" not in block:

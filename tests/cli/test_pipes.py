@@ -56,6 +56,42 @@ def test_a_pipe_in_the_place_of_a_file_is_refused(
     assert name in done.err
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["prices.toml", "providers.toml"])
+@pytest.mark.parametrize("command", ["plan", "generate"])
+def test_a_pipe_in_the_place_of_a_file_beside_the_job_is_refused(
+    here: Callable[..., Any], made_run: Path, name: str, command: str
+) -> None:
+    os.mkfifo(made_run.parents[1] / name)
+    done = here(command, "job.toml", *WHERE)
+    assert done.code == 2, done.err
+    assert name in done.err
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("command", ["status", "report", "prepare"])
+def test_a_pipe_that_is_named_as_the_job_file_of_a_run_is_refused(
+    here: Callable[..., Any], made_run: Path, command: str
+) -> None:
+    os.mkfifo(made_run.parents[1] / "pipe.toml")
+    done = here(command, "pipe.toml")
+    assert done.code == 2, done.err
+    assert "pipe.toml" in done.err
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", ["live.json", "job.toml", "evaluations"])
+def test_a_pipe_where_readers_look_for_what_may_be_missing_stops_nobody(
+    here: Callable[..., Any], made_run: Path, name: str
+) -> None:
+    place = made_run.parents[1] / name if name == "job.toml" else made_run / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    assert here("status", str(made_run)).code == 0
+    assert here("view", str(made_run), "--export", "page").code == 0
+    assert here("prepare", str(made_run), "--yes").code == 1  # there are no samples
+
+
 @pytest.fixture
 def made_run(here: Callable[..., Any], tmp_path: Path) -> Path:
     """A run of which nothing is answered: nobody listens."""

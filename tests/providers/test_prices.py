@@ -223,14 +223,20 @@ def test_a_price_file_with_a_mistake_is_refused_with_its_place(tmp_path: Path, t
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="not TOML"):
+    with pytest.raises(UsageError, match="UTF-16"):
         load_price_list(tmp_path, {})
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prices.toml").mkdir()
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="a directory"):
         load_price_list(tmp_path, {})
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    text = "[openai.mine]\ninput = 1.0\noutput = 2.0\n"
+    (tmp_path / "prices.toml").write_text(text, encoding="utf-8-sig")
+    assert load_price_list(tmp_path, {}).price("openai", None, "mine") is not None
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
+"""TOML that a person wrote: errors in our own words, and the lines of keys."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.errors import Problem
-from asyncgen.job.schema import line_of, parse_toml
+from asyncgen.toml_text import line_of, parse_toml
 
 TEXT = '''name = "x"
 [grid]
