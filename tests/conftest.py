@@ -1,4 +1,4 @@
-"""Fixtures that several rooms use: a simulated server on loopback, and a look at the commands that errors name."""
+"""Fixtures that the tests of several packages use: a simulated server, and a check of the commands that errors name."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def modules() -> dict[str, ast.Module]:
 
 
 def package_of(module: str) -> str:
-    """The package directly below `asyncgen`; a module at the top level is one of the leaves."""
+    """The package directly below `asyncgen`; "" for a module at the top level."""
     name = module.partition(".")[2].partition(".")[0]
-    return name if (ROOT / name).is_dir() else "leaves"
+    return name if (ROOT / name).is_dir() else ""
 
 
 def names_from_elsewhere() -> dict[str, set[str]]:

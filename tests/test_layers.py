@@ -1,4 +1,4 @@
-"""Imports go from a higher layer to a lower one, and never between the packages of one layer."""
+"""Imports go from a higher layer to a lower one, never between the packages of one layer, and never in a circle."""
 
 import ast
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ LAYERS = [
     ["api"],
     ["cli"],
 ]
-LEVEL = {room: level for level, rooms in enumerate(LAYERS, 1) for room in rooms}
+LEVEL = {package: level for level, packages in enumerate(LAYERS, 1) for package in packages}
 HEAVY = {"aiohttp", "openai", "rich", "numpy", "xllamacpp", "pyarrow", "genai_prices", "uvloop", "openpyxl", "ray"}
 
 
-def room_of(parts: tuple[str, ...]) -> str:
-    """The room of a module's path or dotted name below the package; "" for a leaf."""
+def package_of(parts: tuple[str, ...]) -> str:
+    """The package of a module, from its path or dotted name below `asyncgen`; "" for a top-level module."""
     return parts[0] if parts[0] in LEVEL else ""
 
 
@@ -39,15 +39,15 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down_only(path: Path) -> None:
-    own = room_of(path.relative_to(ROOT).parts)
+    package = package_of(path.relative_to(ROOT).parts)
     if path in {ROOT / "__main__.py", ROOT / "__init__.py"}:
-        own = "cli"  # the doors: the command line, and the public names
+        package = "cli"  # the entry points: the command line, and the public names
     for line, name in imports(path):
         first, *rest = name.split(".")
         if first != "asyncgen" or not rest:
             continue
-        other = room_of(tuple(rest))
-        assert other == own or LEVEL.get(other, 0) < LEVEL.get(own, 0), f"{path}:{line} imports {name}"
+        other = package_of(tuple(rest))
+        assert other == package or LEVEL.get(other, 0) < LEVEL.get(package, 0), f"{path}:{line} imports {name}"
 
 
 def test_the_local_server_knows_nothing_of_its_clients() -> None:
@@ -85,10 +85,10 @@ def imported(path: Path, known: dict[str, Path]) -> set[str]:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     known = modules()
-    del known["asyncgen"]  # the door: it imports the public names when they are used
+    del known["asyncgen"]  # it imports the public names when they are used
     graph = {name: imported(path, known) - {name} for name, path in known.items()}
-    while leaves := {name for name, targets in graph.items() if not targets}:
-        graph = {name: targets - leaves for name, targets in graph.items() if name not in leaves}
+    while last := {name for name, targets in graph.items() if not targets}:
+        graph = {name: targets - last for name, targets in graph.items() if name not in last}
     assert sorted(graph) == []
 
 
@@ -101,5 +101,5 @@ def test_no_public_class_name_stands_twice() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
-def test_the_top_level_holds_a_few_leaves_only() -> None:
-    assert len(list(ROOT.glob("*.py"))) <= 9  # 8 and the door to the command line
+def test_there_are_few_modules_at_the_top_level() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 9  # 8, and `__main__`

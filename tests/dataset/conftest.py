@@ -1,4 +1,4 @@
-"""Runs made for the tests of this room: a job, and records as generation would have left them."""
+"""Runs made for the tests of this package: a job, and records as generation would have left them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: rows made up, and a world for the pool on a clock of its own.
+"""What the tests of this package share: made-up rows, and surroundings of the pool with a clock of their own.
 
 There time jumps to the next timer, so that hours take milliseconds, and nothing waits. A loop with no timer and nothing
 ready is stuck, and says so.
