@@ -81,7 +81,7 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """This module, in which a public name stands for the function and not for the package of the same name.
+    """The type of this module: public names are functions, not the packages of the same name.
 
     Importing `asyncgen.generate.session` would put the package `generate` into the function's place.
     """

@@ -45,7 +45,7 @@ def decoder(kind: Any) -> Callable[[bytes | str], Any]: ...
 
 
 def decoder(kind: Any) -> Callable[[bytes | str], Any]:
-    """A function that reads JSON of the form `kind`; quicker than `decode_json` for many texts.
+    """Return a function that decodes JSON of a type; faster than `decode_json` for many texts.
 
     Args:
         kind: a `msgspec.Struct` or any type that msgspec knows.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether only this machine is reached there.
+    """Whether a host is a loopback address or `localhost`.
 
     Args:
         host: a name or an address, without port and brackets, in any case.
@@ -77,7 +77,7 @@ class ForeignRequestError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestGuard:
-    """Lets in what was sent by a program, or by a page of the server's own.
+    """Admits requests of programs and of the server's own pages, and refuses all others.
 
     Attributes:
         host: where the server listens, as it was asked to.
@@ -122,7 +122,7 @@ class RequestGuard:
         return len(origins) == 1 and origins[0].lower() in self.allowed_origins
 
     def _check_host(self, request: web.Request) -> str:
-        """The authority by which the server was asked, in lower case."""
+        """Check the request's `Host`; returns it in lower case."""
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1:
             raise ForeignRequestError(400, "invalid_host", "A request must have one Host header.")

@@ -257,7 +257,7 @@ class DelimitedError(ValueError):
 
 
 class DelimitedRow(NamedTuple):
-    """A row.
+    """A row of a delimited file.
 
     Attributes:
         line: on which it begins.
@@ -310,7 +310,7 @@ def _delimited_problem(error: csv.Error) -> str:
 
 
 class _Lines:
-    """The lines for `csv.reader`, which remembers what that does not tell.
+    """Lines for `csv.reader`; remembers what the reader does not report.
 
     One line more than there are is handed out. It becomes a row of its own, begun behind the last line, unless a
     quote is open.

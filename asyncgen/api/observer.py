@@ -160,7 +160,7 @@ def _snapshot(progress: Progress, began_s: float) -> ProgressSnapshot:
 
 
 class _Batches:
-    """Counts what is collected of batches."""
+    """Counts the collected rows of batches. Implements `Watcher`."""
 
     def __init__(self, progress: Progress, on_progress: OnProgress | None, began_s: float) -> None:
         self._progress = progress

@@ -146,7 +146,7 @@ def plan(job: LoadedJob | str | os.PathLike[str], *, out: str | os.PathLike[str]
 
 
 def loaded_job(job: LoadedJob | str | os.PathLike[str]) -> LoadedJob:
-    """Return a loaded job as it is, and load the job of a path.
+    """Return the job if it is loaded, or load it from its path.
 
     Args:
         job: a loaded job, or the path of a job file.

@@ -95,14 +95,14 @@ def run_directory(given: Path | None) -> RunDirectory:
 
 
 def with_run(given: str | Path | None) -> Path | None:
-    """An argument that may be a run or something else, with a job file turned into the run that it made."""
+    """Return an argument unchanged, or the run that it made if it is a job file."""
     if given is None:
         return None
     return run_directory(Path(given)).path if is_job_file(Path(given)) else Path(given)
 
 
 def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...] = ()) -> str:
-    """A command to be copied, with those options of the present command that it needs too.
+    """A command line for the user to copy, with the options of the present command that apply to it too.
 
     Args:
         name: of the command, without `asyncgen`.
@@ -114,7 +114,7 @@ def next_command(name: str, *arguments: str | Path | None, keep: tuple[str, ...]
 
 
 def given_options(left_out: set[str]) -> list[str]:
-    """The options of this command as they were given on the command line, but for some by their parameters' names."""
+    """The options that were given on the command line, except those whose parameters are named in `left_out`."""
     context = click.get_current_context(silent=True)
     if context is None:
         return []

@@ -54,7 +54,7 @@ _SHARED = (AbsentError, AuthError, QuotaError)  # what is wrong with one prompt'
 
 
 def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str]:
-    """The answers; tokens and cost go to stderr."""
+    """Lines with the answers; tokens and cost go to stderr."""
     for place, prompt in enumerate(prompts):
         if len(prompts) > 1:
             yield f"> {clean(prompt)}"
@@ -82,7 +82,7 @@ def _text(answer: Completion | Unanswered) -> str:
 
 
 def _beside(asked: Sequence[ModelAnswers], answers: Sequence[Completion | Unanswered]) -> Iterator[str]:
-    """Two answers in columns, or one below the other if the terminal is too narrow."""
+    """Two answers in columns; one below the other if the terminal is too narrow."""
     width = (shutil.get_terminal_size((100, 24)).columns - len(_GAP)) // len(asked)
     if width < _NARROWEST:
         for each, answer in zip(asked, answers, strict=True):
@@ -200,7 +200,7 @@ class ModelAnswers:
 
     @property
     def errors(self) -> list[AsyncgenError]:
-        """Why prompts have no answer."""
+        """The errors of prompts without an answer."""
         return [answer.error for answer in self.answers if isinstance(answer, Unanswered)]
 
 

@@ -41,7 +41,7 @@ _COUNTS_S = 30.0
 
 @contextmanager
 def watching(progress: Progress) -> Iterator[Watcher]:
-    """A watcher for as long as the block runs; `progress` gets the counts of what is collected."""
+    """A watcher of batches while the block runs; `progress` counts what is collected."""
     if not is_live():
         yield _Lines(progress, time.monotonic)
         return
@@ -54,7 +54,7 @@ def watching(progress: Progress) -> Iterator[Watcher]:
 
 
 def _counted(progress: Progress, batch: BatchState, joined: JoinResult) -> str:
-    """Raise the counts; what to say of it."""
+    """Add to the counts; returns the line to print."""
     progress.settled += joined.answered
     progress.failed += joined.failed
     remarks = {
@@ -217,7 +217,7 @@ def cancel(
 
 
 def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
-    """Let the rows of a batch go that is not, or no longer, at the provider."""
+    """Release the rows of a batch that is not at the provider, or no longer."""
     from asyncgen.generate.batch.engine import release_batch  # noqa: PLC0415 - imports the SDK
 
     what = f"{noted.provider} does not know batch {noted.batch_id or noted.intent}"
@@ -228,7 +228,7 @@ def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
 
 
 def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
-    """The batch that the argument means, and its run.
+    """Find the batch that the argument names, and its run.
 
     Raises:
         UsageError: there is none.

@@ -101,7 +101,7 @@ def run_lock(root: Path) -> Iterator[Finding]:
 
 
 def proxy(endpoint: Endpoint) -> Iterator[Finding]:
-    """The proxy by which the address is asked."""
+    """Report the proxy for the address."""
     if (found := route_to(endpoint).proxy) is not None:
         yield Finding("ok", "proxy", f"{endpoint.base_url} is asked by the proxy {found}")
 
@@ -117,7 +117,7 @@ def local_model() -> Iterator[Finding]:
 
 
 def key(endpoint: Endpoint) -> Finding:
-    """Where the key was found; never the key."""
+    """Report where the API key was found; never the key itself."""
     if endpoint.key is None:
         variable = endpoint.profile.key_variable
         return Finding("ok", "key", f"none is sent: {variable} is not set" if variable else "none is needed")

@@ -46,7 +46,7 @@ _SIDE_BY_SIDE = 3  # rows; the figures are of all
 
 
 def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Iterator[str]:
-    """The figures, what limits them, and the verdict last."""
+    """Lines with the figures, their limitations, and the verdict last."""
     values = counted(evaluation.clusters, "value")
     of_clusters = f", {values} of {evaluation.cluster_name}" if evaluation.cluster_name else ""
     yield f"{counted(evaluation.rows, 'prompt')}, {evaluation.source}{of_clusters}"
@@ -73,7 +73,7 @@ def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Ite
 
 
 def small_lines(found: Comparison) -> Iterator[str]:
-    """Base and tuned model side by side, as `run` ends with it."""
+    """Lines with base and tuned model side by side, for the end of `run`."""
     for row in found.rows[:_SIDE_BY_SIDE]:
         yield row.prompt
         answers = [("before", row.base, row.base_passed)] if found.base is not None else []

@@ -116,7 +116,7 @@ def _records(directory: RunDirectory, opened: OpenedJob, check: SimulationCheck)
 
 
 def _refuse_made_up_dataset(directory: RunDirectory, check: SimulationCheck) -> None:
-    """The dataset as prepared may be of other answers than those that are there now."""
+    """Refuse a prepared dataset of simulated answers; the records may have changed since."""
     dataset = directory.read_state().dataset
     refuse_simulated(dataset.simulated if dataset else 0, allowed=check.allowed)
 

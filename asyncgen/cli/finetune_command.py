@@ -54,7 +54,7 @@ def provider_options(command: Command) -> Command:
 
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Tuner]:
-    """The provider of the target."""
+    """Open the tuner of the target's provider."""
     from asyncgen.finetune.open_tuner import open_tuner  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - with the next, what needs a connection
 
@@ -68,7 +68,7 @@ def _job_or_run(argument: str | None) -> str | None:
 
 
 def endpoint_flags_of(options: dict[str, Any]) -> EndpointFlags:
-    """The flags of `provider_options`."""
+    """Collect the values of `provider_options`."""
     return EndpointFlags(
         provider=options["provider"], base_url=options["base_url"], api_key_file=options["api_key_file"]
     )
@@ -451,7 +451,7 @@ async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """The meaning of an argument."""
+    """What an argument names: a file or a model."""
 
     kind: str
     name: str

@@ -188,7 +188,7 @@ def _part(done: int, requests: int) -> str:
 
 
 def say_failures(done: Generated) -> None:
-    """Say what of a generation cannot be used, and why."""
+    """Print how many answers of a generation cannot be used, and why."""
     progress, error = done.progress, done.outcome.error
     if progress.unusable:
         say(f"{progress.usable:,} of {counted(progress.settled, 'answer')} can be used")
@@ -204,7 +204,7 @@ def say_failures(done: Generated) -> None:
 
 
 def _say_reasons(reasons: Counter[str], remedies: Mapping[str, str]) -> None:
-    """The commonest ones, with what can be done."""
+    """Print the most frequent reasons, with remedies."""
     for reason, count in reasons.most_common(_REASONS_SHOWN):
         remedy = f": {remedies[reason]}" if reason in remedies else ""
         say(f"  {count:,} x {one_line(reason, _REASON_WIDTH)}{remedy}")

@@ -283,7 +283,7 @@ def unknown_command(word: str, names: Iterable[str], group: str) -> str:
 
 
 def usage_message(error: click.ClickException) -> str:
-    """A message of click's, as we say it."""
+    """Reword one of click's error messages."""
     if isinstance(error, click.NoSuchOption):
         near = f" (did you mean {error.possibilities[0]}?)" if error.possibilities else ""
         return f"there is no option {error.option_name}{near}"
@@ -403,7 +403,7 @@ def providers(_context: click.Context, _parameter: click.Parameter, begun: str) 
 
 
 def runs_and_files(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Run directories and job files, and whatever file there is."""
+    """Complete run directories, job files and other files."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only while a shell completes
 
     from asyncgen.cli.arguments import RUNS, job_files  # noqa: PLC0415 - as above

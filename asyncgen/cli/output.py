@@ -62,7 +62,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | No
 
 
 def _blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """Each row as its first text, with a line for each of the others."""
+    """Format each row as a block: its first text, then a line for each of the others."""
     label = max(map(cells, headers[1:]))
     for first, *others in rows:
         yield wrapped(first, width)
@@ -127,7 +127,7 @@ def _hanging_indent(text: str) -> int:
 
 
 def json_result(answer: Any) -> None:
-    """The answer of a command that was given --json: one object on one line, the last one on stdout."""
+    """Print the result for --json: one object, as the last line on stdout."""
     click.echo(orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS).decode())
 
 
@@ -183,7 +183,7 @@ def _agreed(question: str) -> bool:
 
 
 def this_command() -> str:
-    """The command line as it was given, to be copied: given again, it goes on."""
+    """The present command line, for the user to repeat: the same command resumes."""
     return shlex.join(["asyncgen", *sys.argv[1:]])
 
 

@@ -63,7 +63,7 @@ _SHOWN_CHARACTERS = 500  # of each end of a long prompt
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """The whole plan, but for the comparison with tuning."""
+    """Lines of the plan, without the comparison with tuning."""
     yield f"{counted(plan.requests, 'request')} to {plan.model} at {plan.provider}"
     if plan.excluded:
         yield f"left out by subset.exclude: {plan.excluded:,}"
@@ -330,7 +330,7 @@ def find_problems(ahead: RunForecast, *, tuning: bool = True) -> list[tuple[str,
 
 
 def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
-    """End before anything is sent where a stage cannot be done.
+    """Raise an error if a stage cannot be done, before anything is sent.
 
     Raises:
         AsyncgenError: of the first problem's kind, with all of them.

@@ -101,7 +101,7 @@ def run_object(prepared: Prepared) -> dict[str, Any]:
 
 
 def token_object(tokens: Histogram, label: str) -> dict[str, Any]:
-    """Tokens of the training samples for machines."""
+    """Tokens of the training samples, for `--json`."""
     summary = tokens.summary()
     return {
         "total": summary.total,
@@ -140,7 +140,7 @@ def _price(cost: TrainingCost) -> str:
 
 
 def _asking(separator: str, ending: str) -> str:
-    """How the tuned model has to be asked."""
+    """The form of prompts for the tuned model."""
     parts = []
     if separator:
         parts.append(f"end each prompt in `{visible(separator)}`")
@@ -216,7 +216,7 @@ def next_step(source: Path, files: Sequence[Path]) -> str:
 
 
 def _unescaped(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    r"""Let `\n` and `\t` be written in a shell."""
+    r"""Replace `\n` and `\t`, so that they can be written in a shell."""
     return value.replace("\\n", "\n").replace("\\t", "\t") if value is not None else None
 
 

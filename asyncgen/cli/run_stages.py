@@ -95,7 +95,7 @@ class RunPipeline:
         return code
 
     def _opened(self, *, tuning: bool) -> tuple[OpenedJob, ProviderChoice]:
-        """The job and the provider that answers, after every stage was found to be possible. Sends nothing.
+        """Open the job, and check that every stage is possible. Sends nothing.
 
         Raises:
             AsyncgenError: a stage is impossible; the cause lists every problem.
@@ -213,7 +213,7 @@ class RunPipeline:
 
 
 class _QuietScreen(Screen):
-    """Asks and shows progress; what is said of every contestant would hide the answers."""
+    """A screen without messages: those about every contestant would hide the answers."""
 
     def say(self, text: str) -> None:
         pass

@@ -136,7 +136,7 @@ def _problem_counts(progress: Progress) -> str:
 
 
 def _wait(progress: Progress, now_s: float) -> str:
-    """The reason why nothing is sent, if that takes more than a moment."""
+    """Why nothing is being sent, if that lasts longer than a moment."""
     paused_s, silent_s = progress.paused_until - now_s, now_s - progress.sent_at
     if progress.trouble and now_s - progress.trouble_since > _TROUBLE_S:
         since = duration(now_s - progress.trouble_since)

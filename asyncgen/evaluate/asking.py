@@ -75,7 +75,7 @@ class PlannedContestant:
 
 
 def engine_of(entry: ReadyContestant) -> Engine:
-    """Return the engine that asks a contestant: for chats, or for bare completions if it was tuned on them."""
+    """Return the engine that asks a contestant: by `/completions` if it was tuned on that format, else by chat."""
     return _CompletionsEngine() if entry.is_bare else OnlineEngine()
 
 
@@ -167,7 +167,7 @@ async def ask_contestants(
 
 
 def _budget_of(name: str, folder: Path, max_cost: float | None) -> float | None:
-    """USD that a contestant may cost, over all invocations: what the others, and the judge, have not spent."""
+    """Budget of a contestant in USD, over all invocations: what the others and the judge have left."""
     if max_cost is None:
         return None
     spent = sum(spent_usd(state.parent) for state in folder.glob(f"*/{STATE_NAME}") if state.parent.name != name)
@@ -187,7 +187,7 @@ def spent_usd(path: Path) -> float:
 
 @asynccontextmanager
 async def _server_kept_for(plan: Sequence[PlannedContestant], observer: Observer) -> AsyncIterator[None]:
-    """Keep the local server for all contestants that it answers for: it would end, and load its model again."""
+    """Keep the local server running for all contestants that it answers; otherwise each would start it again."""
     is_local = any(
         each.left
         and each.entry.contestant.provider == LOCAL
@@ -199,7 +199,7 @@ async def _server_kept_for(plan: Sequence[PlannedContestant], observer: Observer
 
 
 class _CompletionsEngine:
-    """Sends a session's rows as bare completions."""
+    """Sends a session's rows to `/completions`."""
 
     async def run(self, session: Session) -> EngineResult:
         concurrency = session.limits.concurrency or session.endpoint.profile.concurrency or DEFAULT_CONCURRENCY
@@ -214,7 +214,7 @@ class _CompletionsEngine:
 
 
 class CompletionsCompleter:
-    """Makes a bare completion of every chat of one message, and passes it on.
+    """Converts every chat of one message to a request for `/completions`, and passes it on.
 
     Args:
         completer: sends it.
@@ -228,6 +228,6 @@ class CompletionsCompleter:
 
 
 def as_completion_request(body: dict[str, Any]) -> dict[str, Any]:
-    """The request for `/completions` that says what a chat's one message says."""
+    """The request for `/completions` whose prompt is the chat's only message."""
     rest = {name: value for name, value in body.items() if name != "messages"}
     return {"model": rest.pop("model"), "prompt": body["messages"][-1]["content"], **rest}

@@ -113,7 +113,7 @@ def default_contestants(opened: OpenedJob, state: RunState, base_url: str | None
 
 @dataclass(frozen=True, slots=True)
 class PromptMaterial:
-    """What the techniques take from the run's dataset.
+    """Parts of the run's dataset that the techniques need.
 
     Attributes:
         form: form of the tuned model's prompts.
@@ -264,7 +264,7 @@ def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
 
 
 def _parameters(contestant: Contestant, job: Job, form: PromptForm, opened: OpenedJob) -> dict[str, Any]:
-    """The job's, as far as the model takes them: a tuned one is another model than the one they were chosen for."""
+    """The job's parameters that apply to the model; most were chosen for another model than a tuned one."""
     parameters = dict(job.generate.parameters)
     if not answers_are_targets(opened):
         for name in ("response_format", "max_tokens", "max_completion_tokens", "tools", "tool_choice"):

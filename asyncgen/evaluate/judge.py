@@ -100,7 +100,7 @@ class JudgedPair:
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """All that the judge said.
+    """The verdicts of the judge, and the figures from them.
 
     Attributes:
         judge: provider and model.

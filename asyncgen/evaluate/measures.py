@@ -36,7 +36,7 @@ _FEWEST_FOR_DIVERSITY = 3
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """An answer to a row, and what the job says of it.
+    """An answer to a row, and the result of the job's checks.
 
     Attributes:
         failures: names of the checks that it does not pass; `prepare` would not take it then.
@@ -69,13 +69,13 @@ class Answers:
 
     @property
     def simulated(self) -> bool:
-        """Whether a simulation made them up."""
+        """Whether the answers are simulated."""
         return any(answer.record.simulated for answer in self.by_row.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestantResult:
-    """Figures of a contestant.
+    """The measures of a contestant.
 
     Attributes:
         contestant: technique, provider and model.
@@ -170,7 +170,7 @@ def _failures(row: EvaluationRow, record: Record, checks: AnswerChecks | None) -
 
 
 def _plain(text: str) -> str:
-    """A label without what does not matter in it: case, blanks, and full stops or quotes around it."""
+    """Normalise a label: without case, blanks, and surrounding full stops or quotes."""
     return " ".join(text.casefold().split()).strip(" .\"'`")
 
 
@@ -190,7 +190,7 @@ class CopySources:
 def standings(
     answers: Sequence[Answers], taught: CopySources, prices: Mapping[str, Price | None], *, seed: int
 ) -> list[ContestantResult]:
-    """The figures of all contestants, in their order.
+    """Measure all contestants, in their order.
 
     Args:
         answers: of each.

@@ -246,7 +246,7 @@ def _line(row: str, answers: Answers) -> bytes:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Put `evaluation.json` in its place; raises `DiskError`."""
+    """Write `evaluation.json`; raises `DiskError`."""
     with replacing(folder / SUMMARY) as file:
         file.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
 
@@ -326,7 +326,7 @@ def _data(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def vote_row(row: str) -> str:
-    """The name that votes have for a row, as `asyncgen view` makes it of the row's key."""
+    """The id of a row in votes, derived from the row's key as `asyncgen view` does it."""
     return blake2b(f"{row}\0".encode(), digest_size=8).hexdigest()
 
 
@@ -379,7 +379,7 @@ def _agreement(evaluation: Evaluation, votes: Mapping[str, str]) -> Agreement:
 
 
 def _compared(evaluation: Evaluation, votes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The person's word and the judge's, for every pair that both have looked at."""
+    """The votes of the person and of the judge, for every pair that both have compared."""
     scores = evaluation.judging.scores if evaluation.judging else {}
     for (row, a, b), score in scores.items():
         winner = votes.get(vote_row(row))

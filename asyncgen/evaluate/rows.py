@@ -101,10 +101,10 @@ def parse_axes(given: Iterable[str]) -> dict[str, list[str]]:
 
 
 def answers_are_targets(opened: OpenedJob) -> bool:
-    """Whether the tuned model says what the job's long prompt asks for, to a prompt made of variables alone.
+    """Whether the tuned model is trained on the job's answers, with a prompt made of variables alone.
 
-    Where not (a label said to a text, the pairs of a list, conversations), the long prompt does another task than the
-    tuned model, and rows can only be samples of the validation side.
+    Otherwise (a label for a text, the pairs of a list, conversations) the long prompt is for another task than the
+    tuned model's, and rows can only be samples of the validation side.
     """
     job, grid = opened.job, opened.grid
     asks_answer = any(name == ANSWER or field_of(name) for name in grid.sample.names) and not grid.answer_is_variable
@@ -183,7 +183,7 @@ def _nothing(directory: RunDirectory, axes: Mapping[str, Sequence[str]]) -> Usag
 
 
 def _refuse_axes(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> None:
-    """See that these values can be put into prompts, and are outside the grid or held out."""
+    """Check that these values are of axes in the prompt, and are outside the grid or held out."""
     grid = opened.grid
     if not answers_are_targets(opened):
         raise UsageError(
@@ -231,7 +231,7 @@ def _combinations(opened: OpenedJob) -> Iterator[dict[str, str]]:
 
 
 def _outside(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> Iterator[EvaluationRow]:
-    """Every combination with the values put in the place of the axes' own."""
+    """Every combination, with the values in place of those of the axes."""
     grid = opened.grid
     rest = {
         tuple(value for name, value in grid.variables(request).items() if name not in axes)
@@ -303,7 +303,7 @@ class DatasetSample:
 
 
 def read_samples(path: Path, dataset: DatasetState) -> Iterator[DatasetSample]:
-    """The samples of a file that `prepare` wrote; one that is not text, such as a call of a tool, is passed over.
+    """The samples of a file that `prepare` wrote; samples that are not text, such as tool calls, are skipped.
 
     Args:
         path: of the file; one that is not there has no samples.
@@ -343,7 +343,7 @@ def seeded_order(seed: int, text: str) -> bytes:
 
 
 def seeded_examples(samples: Iterable[DatasetSample], count: int, seed: int) -> list[DatasetSample]:
-    """So many samples of different prompts, the same ones for the same seed."""
+    """Samples of different prompts, the same ones for the same seed."""
     by_prompt = {sample.prompt: sample for sample in heapq.nsmallest(8 * count, samples, lambda s: _place(seed, s))}
     return list(by_prompt.values())[:count]
 

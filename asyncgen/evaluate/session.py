@@ -402,7 +402,7 @@ def _passed(answers: Mapping[str, Answers]) -> dict[str, frozenset[str]]:
 
 
 def _has_checks(opened: OpenedJob, choice: RowChoice) -> bool:
-    """Whether there is anything that an answer can fail, but for being cut off or empty."""
+    """Whether an answer can fail for another reason than being cut off or empty."""
     if not answers_are_targets(opened):
         return any(row.expected is not None for row in choice.rows)
     return opened.grid.answers.reads_json or msgspec.structs.replace(opened.job.checks, attempts=1) != Checks()

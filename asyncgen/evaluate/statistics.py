@@ -41,7 +41,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedCounts:
-    """Yes or no of two contestants, A and B, on the same units."""
+    """Counts of pass and fail of two contestants, A and B, on the same units."""
 
     both: int
     only_a: int
@@ -97,7 +97,7 @@ def _distance(first: float, second: float, phi: float) -> float:
 
 
 def _phi(counts: PairedCounts) -> float:
-    """How far the two go together, with Newcombe's correction for continuity."""
+    """The phi coefficient of two contestants, with Newcombe's continuity correction."""
     a, b, c, d = counts.both, counts.only_a, counts.only_b, counts.neither
     root = math.sqrt((a + b) * (c + d) * (a + c) * (b + d))
     if not root:
@@ -168,7 +168,7 @@ def _mean_of(sums: Sequence[tuple[float, int]]) -> float:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """Between the two nearest of ordered values."""
+    """Interpolate between the two nearest of ordered values."""
     place = share * (len(ordered) - 1)
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)

@@ -100,7 +100,7 @@ def _compared(a: Answers, b: Answers, seed: int) -> PairResult:
 
 
 def _cluster_test(differences: Sequence[float], clusters: Sequence[str]) -> float:
-    """The sign test over clusters: rows of one cluster are no independent witnesses."""
+    """The sign test over clusters, because rows of one cluster are not independent."""
     sums: dict[str, float] = {}
     for difference, cluster in zip(differences, clusters, strict=True):
         sums[cluster] = sums.get(cluster, 0.0) + difference
@@ -109,7 +109,7 @@ def _cluster_test(differences: Sequence[float], clusters: Sequence[str]) -> floa
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The conclusion from the figures.
+    """A conclusion, and the technique that it recommends.
 
     Attributes:
         sentence: for the reader.
@@ -250,7 +250,7 @@ def _share(standing: ContestantResult) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TuningBreakEven:
-    """A tuned contestant against another one.
+    """The number of calls after which a tuned contestant costs less than another one.
 
     Attributes:
         tuned: name of the tuned one.
@@ -271,7 +271,7 @@ class TuningBreakEven:
 def pays_from(
     opened: OpenedJob, directory: RunDirectory, found: Sequence[ContestantResult], prices: PriceList
 ) -> Iterator[TuningBreakEven]:
-    """Every tuned contestant against every one that is not.
+    """Compute the break-even of every tuned contestant against every other one.
 
     Args:
         opened: the run's job.

@@ -52,7 +52,7 @@ class RunDirectory:
 
     @property
     def job(self) -> Path:
-        """The job file, as the run was begun with it."""
+        """The job file of the run."""
         return self.path / "job.toml"
 
     @property
@@ -72,7 +72,7 @@ class RunDirectory:
 
     @property
     def live(self) -> Path:
-        """The figures of a run under way, for readers."""
+        """The progress of a running generation, for readers."""
         return self.path / f"live{self.part}.json"
 
     @property

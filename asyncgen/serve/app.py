@@ -49,7 +49,7 @@ _LARGEST_BODY = 16 * 1024 * 1024  # files are streamed and have their own caps
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The routes and what works behind them."""
+    """The routes, and the queues of fine-tuning jobs and batches."""
 
     routes: tuple[web.RouteDef, ...]
     tuning: TuningQueue
@@ -57,7 +57,7 @@ class Service:
 
     @property
     def is_busy(self) -> bool:
-        """Whether work goes on that no client need wait for."""
+        """Whether a fine-tuning job or a batch is waiting or running."""
         return self.tuning.is_busy or self.batching.is_busy
 
 
@@ -221,7 +221,7 @@ def response_hook(
 
 
 class AccessLog(AbstractAccessLogger):
-    """A line for each request, once it is answered: when, what, status, bytes, milliseconds, id."""
+    """Access log: a line for each answered request with time, request, status, bytes, milliseconds and id."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         self.logger.info(
@@ -237,7 +237,7 @@ class AccessLog(AbstractAccessLogger):
 
 
 def request_log(say: Callable[[str], None]) -> logging.Logger:
-    """A log whose lines are said."""
+    """A logger that passes its lines to `say`."""
 
     class Saying(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

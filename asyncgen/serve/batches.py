@@ -39,7 +39,7 @@ _MOST_NAMED = 20
 
 
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One line."""
+    """One line of a batch's input file."""
 
     custom_id: str
     method: Literal["POST"]
@@ -51,7 +51,7 @@ _decode = decoder(BatchRequest)
 
 
 def read_requests(path: Path) -> Iterator[BatchRequest]:
-    """The requests of a file that was found valid."""
+    """Read the requests of a file that passed `check_requests`."""
     with path.open("rb") as stream:
         for line in stream:
             if line.strip():
@@ -59,7 +59,7 @@ def read_requests(path: Path) -> Iterator[BatchRequest]:
 
 
 def check_requests(path: Path, endpoint: str) -> tuple[int, str | None, list[BatchError]]:
-    """Read a whole file.
+    """Check every line of an input file.
 
     Returns:
         The number of requests, their model, and what is wrong (the first twenty things).
@@ -169,11 +169,11 @@ class BatchResults:
         self._add(self._errors, _line(custom_id, response=_response(refusal.status, refusal.body())))
 
     def dropped(self, custom_id: str, code: str, message: str) -> None:
-        """It was never asked."""
+        """Record an error for a request that the engine never got."""
         self._add(self._errors, _line(custom_id, error={"code": code, "message": message}))
 
     def replay(self, line: dict[str, Any]) -> None:
-        """Take a line into the sums. Raises KeyError, TypeError or AttributeError: it is none of these files."""
+        """Count a line of a results file. Raises KeyError, TypeError or AttributeError if it has another form."""
         custom_id, response = line["custom_id"], line["response"]
         is_answer = response is not None and response["status_code"] == _OK
         usage = response["body"]["usage"] if is_answer else {}
@@ -197,7 +197,7 @@ class BatchResults:
 
 @contextmanager
 def opened_results(folder: Path, total: int) -> Iterator[BatchResults]:
-    """The results in a batch's folder, what is there already taken into the sums.
+    """Open the results in a batch's folder, and count those that are already there.
 
     Args:
         folder: the batch's own.
@@ -212,7 +212,7 @@ def opened_results(folder: Path, total: int) -> Iterator[BatchResults]:
 
 
 def _replay(file: IO[bytes], results: BatchResults) -> None:
-    """Take what was written before into the sums; what cannot be read is taken out, and its request asked again."""
+    """Count the results written before; remove unreadable lines, so that their requests are answered again."""
     file.seek(0)
     good: list[bytes] = []
     lines = file.read().split(b"\n")
@@ -253,14 +253,14 @@ class BatchError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """All of them."""
+    """All problems of an input file."""
 
     data: list[BatchError]
     object: str = "list"
 
 
 class ServedCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a batch is."""
+    """Progress of a batch: requests in total, completed and failed."""
 
     total: int = 0
     completed: int = 0
@@ -338,7 +338,7 @@ class BatchStore:
         return batch
 
     def count(self, identifier: str, counts: ServedCounts) -> None:
-        """Note the progress of a batch in memory; on disk the answers themselves show it."""
+        """Note the progress of a batch in memory; on disk its results show it."""
         self._batches.replace_in_memory(msgspec.structs.replace(self.get(identifier), request_counts=counts))
 
 
@@ -350,7 +350,7 @@ _EXPIRED = ("batch_expired", "The request was not answered before the batch's wi
 
 
 class BatchWork:
-    """The way of a batch, over the stores.
+    """Executes a batch: checks its file, answers its requests, and stores the results.
 
     Args:
         answer: answers one row.
@@ -369,7 +369,7 @@ class BatchWork:
         self._clock = clock
 
     async def do(self, batch: Batch) -> None:
-        """Bring a batch from wherever it stands to its end."""
+        """Continue a batch from its present state to its end."""
         try:
             path = self._files.content(batch.input_file_id)
         except ApiError as error:
@@ -386,7 +386,7 @@ class BatchWork:
         await self._finish(batch, results)
 
     def fail(self, batch: Batch, errors: list[BatchError]) -> None:
-        """Fail a batch. If that cannot be written, it is failed until the server ends."""
+        """Mark a batch as failed; if that cannot be written, in memory only."""
         with suppress(DiskError):
             self._batches.change(batch.id, status="failed", failed_at=self._now(), errors=BatchErrors(data=errors))
 
@@ -397,7 +397,7 @@ class BatchWork:
                 group.create_task(self._answer_some(batch, rows, results))
 
     async def _answer_some(self, batch: Batch, rows: Iterator[BatchRequest], results: BatchResults) -> None:
-        """One worker; all of a batch share the rows."""
+        """One worker; the workers of a batch share its iterator of requests."""
         for row in rows:
             if self._batches.get(batch.id).status == "cancelling":
                 return
@@ -441,7 +441,7 @@ class BatchWork:
 
 
 class BatchQueue:
-    """The queue of a server.
+    """The queue of a server's batches.
 
     Args:
         batches: the store.
@@ -457,7 +457,7 @@ class BatchQueue:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch is waiting or in work."""
+        """Whether a batch is waiting or running."""
         return any(batch.status not in BATCH_ENDED for batch in self._batches.all())
 
     def submit(self, batch: Batch) -> Batch:
@@ -487,7 +487,7 @@ class BatchQueue:
                 await self._guarded(batch)
 
     async def _guarded(self, batch: Batch) -> None:
-        """Work on one; whatever goes wrong ends this batch and no other one."""
+        """Execute one batch. An error ends this batch only."""
         try:
             await self._work.do(batch)
         except Exception as raised:  # noqa: BLE001 - the edge: a bug is logged whole

@@ -64,7 +64,7 @@ class DataFolder:
         write_whole(self.root / "server.json", info)
 
     def close(self) -> None:
-        """Take `server.json` away and let the lock go."""
+        """Remove `server.json` and release the lock."""
         (self.root / "server.json").unlink(missing_ok=True)
         os.close(self.lock_descriptor)
 

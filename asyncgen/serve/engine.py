@@ -142,7 +142,7 @@ class EngineChoice(msgspec.Struct, frozen=True):
 
 
 class EngineAnswer(msgspec.Struct, frozen=True):
-    """All choices of a call, and what they took."""
+    """All choices of a call, and its token usage."""
 
     choices: tuple[EngineChoice, ...]
     tally: AnswerTokens
@@ -171,7 +171,7 @@ class AnswerPiece(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingTask:
-    """A training.
+    """A training to execute.
 
     Attributes:
         model: the model to tune, by the job's name for it.
@@ -204,7 +204,7 @@ class ModelEngine(Protocol):
         ...
 
     def stream(self, call: ModelCall) -> AsyncIterator[AnswerPiece | AnswerTokens]:
-        """Answer a call piece by piece, the tally last. Raises ApiError before the first piece."""
+        """Answer a call piece by piece, the token usage last. Raises ApiError before the first piece."""
         ...
 
     def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:

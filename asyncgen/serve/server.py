@@ -43,7 +43,7 @@ _TICK_S = 0.25
 
 
 class AttachedClients:
-    """The clients of a server.
+    """The clients that are attached to a server, which ends when none is left.
 
     Args:
         traits: for `/health`.
@@ -75,7 +75,7 @@ class AttachedClients:
         return [web.get("/health", self._health), web.get("/asyncgen/attach", self._attach)]
 
     def end(self) -> None:
-        """Let the attached clients go: the server ends."""
+        """End all attachments, because the server ends."""
         self._ending.set()
 
     async def until_idle(self) -> None:
@@ -273,12 +273,12 @@ def _llama_settings(settings: ServeSettings, model: Path) -> LlamaSettings:
 
 
 def _idle_processors() -> int:
-    """Those that were not in use over the last minute; at least one."""
+    """Number of processors that were idle over the last minute; at least one."""
     return max(1, min(processors(), round(processors() - os.getloadavg()[0])))
 
 
 def processors(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Those that this process may use; at least one.
+    """Number of processors that this process may use; at least one.
 
     Args:
         limit: a container's, as cgroups v2 have it: microseconds of work, or "max", in a period of so many.

@@ -71,7 +71,7 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
-        """The JSON that says so: `{"error": {...}}`."""
+        """The JSON of the error: `{"error": {...}}`."""
         return {
             "error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code},
         }
@@ -81,12 +81,12 @@ class ApiError(Exception):
 
 
 def no_such(kind: str, identifier: str, *, param: str = "id") -> ApiError:
-    """The 404 for an object that is not there."""
+    """The 404 error for a missing object."""
     return ApiError(404, f"No such {kind}: {identifier}", param=param, code="not_found")
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
-    """The request's body as a JSON object.
+    """Read the request's body as a JSON object.
 
     Raises:
         ApiError: it is not JSON, or no object.
@@ -101,7 +101,7 @@ async def read_object(request: web.Request) -> dict[str, Any]:
 
 
 def parsed(body: Mapping[str, Any], kind: type[Body]) -> Body:
-    """A JSON object as the struct that it must be.
+    """Convert a JSON object to a struct.
 
     Raises:
         ApiError: 400, naming the parameter at fault.
@@ -147,7 +147,7 @@ def page_of(
     identify: Callable[[Item], str],
     most: int = _PAGE_LIMIT,
 ) -> ListPage[Item]:
-    """The page that the query's `after` and `limit` ask for.
+    """Return the page of a list that the query's `after` and `limit` select.
 
     Args:
         items: all of them, in the order of the list.

@@ -92,7 +92,7 @@ class BrowserAddress:
 
 @dataclass(slots=True)
 class PageAccess:
-    """The secrets of one server.
+    """Access control of one server: its one-time link, cookie and token.
 
     Attributes:
         seen_at: address in the browser, if it differs from the one that the server listens on.
@@ -124,7 +124,7 @@ class PageAccess:
         return f"asyncgen_{self.port}"
 
     def middleware(self) -> Middleware:
-        """Lets a request through to its route, or answers it."""
+        """Middleware that passes a request on to its route, or refuses it."""
         guard = RequestGuard(
             host=HOST,
             allowed_hosts=frozenset({self.seen_at.authority}) if self.seen_at else frozenset(),

@@ -82,7 +82,7 @@ def evaluation_names(run: Path) -> list[str]:
 
 
 def read_evaluation(run: Path, name: str) -> EvaluationFiles:
-    """An evaluation whole.
+    """Read an evaluation.
 
     Raises:
         UsageError: the run has none of that name.
@@ -115,7 +115,7 @@ def add_vote(run: Path, name: str, vote: Vote) -> None:
 
 
 def shown(evaluation: EvaluationFiles, *, blind: bool) -> dict[str, Any]:
-    """An evaluation in the form that the page gets.
+    """Convert an evaluation for the page.
 
     Args:
         evaluation: the evaluation.
@@ -192,7 +192,7 @@ def _tally(evaluation: EvaluationFiles) -> dict[str, int]:
 
 
 def _shuffled(row: str, answers: dict[str, EvaluatedAnswer]) -> list[str]:
-    """Contestants in an order that the row decides, so that it is the same each time and says nothing."""
+    """The contestants in an order that differs from row to row, but not from view to view, and reveals nothing."""
     return sorted(answers, key=lambda name: blake2b(f"{row}\0{name}".encode(), digest_size=8).digest())
 
 

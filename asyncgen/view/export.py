@@ -87,7 +87,7 @@ def _page() -> str:
 
 
 def _in_script(content: bytes) -> bytes:
-    """JSON as JavaScript that an old parser takes too: both line ends of Unicode are none within its strings."""
+    """JSON as JavaScript for old parsers too: U+2028 and U+2029 are escaped, because they end a line there."""
     return content.replace("\u2028".encode(), rb"\u2028").replace("\u2029".encode(), rb"\u2029")
 
 
@@ -176,7 +176,7 @@ def _of_sets(sets: dict[str, int], places: list[int]) -> dict[str, Any]:
 
 
 def _bits(rows: int, size: int) -> bytes:
-    """A set as a byte for each place; much quicker to ask than the int."""
+    """A set as one byte per place, which is much faster to test than the int."""
     found = bytearray(size)
     for place in places_in(rows & ((1 << size) - 1)):
         found[place] = 1

@@ -149,7 +149,7 @@ LATENCY_EDGES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 @dataclass(slots=True)
 class _Source:
-    """One of the files, and how far it was read.
+    """One of the files, and the offset up to which it was read.
 
     Attributes:
         rows: number of its rows, without superseded failures.
@@ -219,7 +219,7 @@ class RowIndex:
         return sum(source.offset for source in self._sources)
 
     def read_on(self, most_bytes: int = 64 * _BLOCK_BYTES) -> bool:
-        """Read what was added, at most so much of each file; True when something was.
+        """Read what was appended, up to a limit per file; returns whether there was anything.
 
         Raises:
             DiskError: a file cannot be read.
@@ -243,13 +243,13 @@ class RowIndex:
         return changed
 
     def _find_sources(self) -> None:
-        """Add files of shards that are new; those that went were merged, and their rows stand elsewhere now."""
+        """Add files of new shards; files that are gone were merged, so their rows are in the run's own files."""
         known = {source.path for source in self._sources}
         kinds = ((self._directory.record_files(), False), (self._directory.failure_files(), True))
         self._sources += [_Source(path, kind) for paths, kind in kinds for path in paths if path not in known]
 
     def _read(self, number: int, most_bytes: int) -> bool:
-        """Read whole lines; True when more are there."""
+        """Read whole lines; returns whether there are more."""
         source = self._sources[number]
         add = self._add_failure_line if source.is_failures else self._add_record_line
         end = source.offset + most_bytes
@@ -328,7 +328,7 @@ class RowIndex:
         return place
 
     def ended_in(self, directory: RunDirectory) -> tuple[int, int]:
-        """Of the run or a shard of it: rows with an answer, and rows given up on, as far as was read."""
+        """Rows with an answer, and rows given up on, of the run or one of its shards, as far as was read."""
         rows = {source.path: source.rows for source in self._sources}
         return rows.get(directory.records, 0), rows.get(directory.failures, 0)
 
@@ -369,7 +369,7 @@ class RowIndex:
             return None
 
     def judged(self, answers: dict[str, str]) -> int:
-        """The rows whose answers are named, as a set.
+        """The rows whose answers are given, as a set.
 
         Args:
             answers: key to the digest of the answer.
@@ -380,7 +380,7 @@ class RowIndex:
         return bits_of(found)
 
     def differing(self) -> int:
-        """The records of combinations whose repeats do not all say the same, as a set."""
+        """The records of combinations whose repeats have different answers, as a set."""
         first: dict[int, bytes] = {}
         differ = set()
         for combination, digest in zip(self.combinations, self.digests, strict=True):
@@ -409,12 +409,12 @@ class RowIndex:
         return self.decoded(place, next(self.lines([place])))
 
     def decoded(self, place: int, line: bytes) -> Record | Failure:
-        """A line of `lines` as what it is."""
+        """Decode a line of `lines` to a record or failure."""
         return decode_failure(line) if self._sources[self._source_of[place]].is_failures else decode_record(line)
 
 
 class _LineReader:
-    """Lines of one file by their offsets; those that stand one behind the other are read many at a time."""
+    """Reads lines of one file by their offsets; adjacent lines are read many at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

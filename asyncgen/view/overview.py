@@ -202,7 +202,7 @@ def _column(view: RunView, name: str | None) -> list[str]:
 
 
 def _limited(values: list[str]) -> list[str]:
-    """The values themselves, or the first of them and a place for all others."""
+    """The values, or the first of them and one entry for all others."""
     return values if len(values) <= _MOST_VALUES else [*values[:_MOST_VALUES], OTHERS]
 
 
@@ -261,7 +261,7 @@ def _events_json(events: list[Event]) -> dict[str, Any]:
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """At most so many points; those with a validation loss, of which there are few, are all kept."""
+    """Reduce the number of points for the chart; all points with a validation loss are kept, because they are few."""
     ordered = sorted(points, key=lambda point: point.step)
     step = -(-len(ordered) // _POINTS_SHOWN) or 1
     return [point for number, point in enumerate(ordered) if not number % step or point.valid_loss is not None]

@@ -52,14 +52,14 @@ class PlaygroundQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model that a page may offer, and why it is there."""
+    """A model that the page offers, and why."""
 
     name: str
     why: str
 
 
 def offered(state: RunState) -> list[ModelChoice]:
-    """The models of a run: those that were tuned, the newest first, those that they were made of, and its author."""
+    """The models of a run: tuned ones, newest first, their base models, and the model that wrote the answers."""
     tuned = [ModelChoice(job.tuned_model, "tuned on this run") for job in reversed(state.finetuning) if job.tuned_model]
     base = [ModelChoice(job.model, "base of a tuned one") for job in reversed(state.finetuning) if job.tuned_model]
     author = [ModelChoice(state.job.model, "wrote this run")] if state.job.model else []
@@ -68,7 +68,7 @@ def offered(state: RunState) -> list[ModelChoice]:
 
 
 def form_for(state: RunState, question: PlaygroundQuestion) -> PromptForm:
-    """The form in which a question is put."""
+    """The form of the prompt for a question."""
     form = form_of(state.dataset) if state.dataset and question.form == "dataset" else PromptForm()
     return form if question.system is None or form.format != "chat" else replace(form, system=question.system or None)
 
@@ -171,6 +171,6 @@ def _ending(
 
 
 def _without_key(error: AsyncgenError, endpoint: Endpoint) -> AsyncgenError:
-    """The error without the key, which a server may quote."""
+    """The error's text without the API key, which a server may quote."""
     what, cause = (redacted(text or "", endpoint.key) for text in (error.what, error.cause))
     return AsyncgenError(what, cause=cause or None, help_text=error.help_text, code=error.code)

@@ -178,7 +178,7 @@ class Searcher:
         return QueryResult(SORTS[query.sort](self._index, places), facets, truncated)
 
     def _named_sets(self) -> dict[str, dict[str, int]]:
-        """The facets that change after a row was found."""
+        """The facets whose values can change after a row was read."""
         rejected, seen, everything = self.rejected_by_person(), self.seen(), _all(self._index)
         return {
             "status": self.statuses(),
@@ -239,7 +239,7 @@ def _all(index: RowIndex) -> int:
 
 
 def _largest(counts: list[tuple[str, int]], chosen: Sequence[str]) -> list[tuple[str, int]]:
-    """All values in their order, or the hundred that most rows have, with those that are chosen."""
+    """All values in order, or the hundred most frequent ones and the chosen ones."""
     if len(counts) <= _SHOWN_VALUES:
         return counts
     ranked = sorted(counts, key=lambda pair: -pair[1])[:_SHOWN_VALUES]

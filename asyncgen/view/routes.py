@@ -53,7 +53,7 @@ class ReviewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class VoteRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which of a row's answers is better."""
+    """A vote: which of a row's answers is better."""
 
     row: str
     choice: str
@@ -193,7 +193,7 @@ class Routes:
 
 
 def listed(runs: Runs) -> list[dict[str, Any]]:
-    """The runs as a list shows them; one that cannot be read says why."""
+    """The runs for the list; for an unreadable one, the reason."""
     return [_listed(runs, name, changed) for name, _, changed in runs.listed()]
 
 
@@ -218,7 +218,7 @@ def _listed(runs: Runs, name: str, changed: float) -> dict[str, Any]:
 
 
 async def _changes(view: RunView, stopping: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
-    """The counters now and then, at once while there is more to read, until the server ends."""
+    """Yield the counters at intervals, at once while there is more to read, until the server ends."""
     while not stopping.is_set():
         found = await asyncio.to_thread(_counted, view)
         yield found

@@ -57,7 +57,7 @@ class GridTotals:
 
 
 class RunView:
-    """One run, as far as it was read.
+    """A run that is read on as it grows.
 
     Args:
         directory: of the run.
@@ -92,7 +92,7 @@ class RunView:
             yield self
 
     def read_all(self) -> None:
-        """Read on to the end of what is there."""
+        """Read to the present end of the files."""
         with self.in_turn():
             while self.index.is_behind:
                 self.index.read_on()
@@ -144,7 +144,7 @@ class RunView:
         return self.searcher.find(query)
 
     def body_of(self, row: Record) -> dict[str, object] | None:
-        """The request as it was sent; None if the job no longer makes it."""
+        """The body of a row's request; None if the job no longer has it."""
         job = self.job
         if isinstance(job, AsyncgenError):
             return None
@@ -352,7 +352,7 @@ def _figures(row: Record | Failure) -> dict[str, Any]:
 
 
 def detail(view: RunView, place: int) -> dict[str, Any]:
-    """A row whole.
+    """One row in full.
 
     Raises:
         DiskError: a file of the run cannot be read.

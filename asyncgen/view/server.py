@@ -82,7 +82,7 @@ async def _listened(runner: web.AppRunner, port: int | None, say: Callable[[str]
 
 
 class _PortTakenError(Exception):
-    """Another program listens there."""
+    """Another program listens on the port."""
 
 
 async def _listen_or_taken(runner: web.AppRunner, port: int) -> str:
@@ -95,7 +95,7 @@ async def _listen_or_taken(runner: web.AppRunner, port: int) -> str:
 
 
 def build_app(routes: Routes, access: PageAccess) -> web.Application:
-    """The application: nothing is answered but what passes `access`."""
+    """Build the application. Every request passes `access` first."""
     app = web.Application(middlewares=[access.middleware(), error_middleware], client_max_size=_LARGEST_BODY)
     app.router.add_get("/", _page)
     app.router.add_routes(routes.table())

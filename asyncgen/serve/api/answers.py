@@ -162,7 +162,7 @@ EVENT_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Cont
 
 
 class AnswerRoutes:
-    """The two routes over one engine."""
+    """The routes `/v1/chat/completions` and `/v1/completions`."""
 
     def __init__(self, engine: ModelEngine, models: ModelStore, admit: Admit, clock: Clock) -> None:
         self._engine = engine
@@ -175,7 +175,7 @@ class AnswerRoutes:
         return [web.post(CHAT_ROUTE, self._respond), web.post(TEXT_ROUTE, self._respond)]
 
     async def answer(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer's JSON for a body, outside of HTTP and of the limits: a row of a batch.
+        """Answer a row of a batch: without HTTP, and without the rate limits.
 
         Raises:
             ApiError: as the route would answer.

@@ -35,7 +35,7 @@ _DIGITS = 9
 
 @dataclass(slots=True)
 class _Form:
-    """The fields of an upload."""
+    """The form fields of an upload."""
 
     filename: str | None = None
     purpose: str | None = None
@@ -43,7 +43,7 @@ class _Form:
 
 
 class FileRoutes:
-    """The routes over the store."""
+    """The routes `/v1/files`."""
 
     def __init__(self, files: FileStore) -> None:
         self._files = files
@@ -190,7 +190,7 @@ class _Create(msgspec.Struct, kw_only=True):
 
 
 class BatchRoutes:
-    """The routes over the queue and its store."""
+    """The routes `/v1/batches`."""
 
     def __init__(self, queue: BatchQueue, batches: BatchStore, files: FileStore, clock: Clock) -> None:
         self._queue = queue

@@ -41,7 +41,7 @@ _EXPECTED = {
 
 
 class _Hyperparameters(Hyperparameters, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Whose upper limits `_read` knows."""
+    """Hyperparameters of a request; `_read` checks their upper limits."""
 
 
 class _DpoHyperparameters(_Hyperparameters, kw_only=True, frozen=True):
@@ -75,7 +75,7 @@ class _Create(msgspec.Struct, kw_only=True):
 
 
 class FineTuningRoutes:
-    """The routes over the queue and its store."""
+    """The routes `/v1/fine_tuning/jobs`."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ def _method(wanted: _Create) -> tuple[dict[str, Any], Hyperparameters]:
 
 
 class ModelRoutes:
-    """The routes over the stores."""
+    """The routes `/v1/models`."""
 
     def __init__(self, engine: ModelEngine, models: ModelStore, jobs: JobStore) -> None:
         self._engine = engine

@@ -64,7 +64,7 @@ class _Body(msgspec.Struct, kw_only=True):
 
 
 class ResponseRoutes:
-    """The route over one engine."""
+    """The route `/v1/responses`."""
 
     def __init__(self, engine: ModelEngine, models: ModelStore, admit: Admit, clock: Clock) -> None:
         self._engine = engine
@@ -165,7 +165,7 @@ class ResponseRoutes:
 
 
 class _Items:
-    """The items of an answer under way: takes parts of the answer, and makes events of the stream.
+    """The items of a streamed answer: turns parts of the answer into events of the stream.
 
     Attributes:
         done: the complete items.

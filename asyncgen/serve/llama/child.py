@@ -17,7 +17,7 @@ from asyncgen.json_text import decode_json
 
 
 class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What to load and how.
+    """The model and adapters to load, and the settings of llama.cpp.
 
     Attributes:
         adapters: LoRA files; a request selects one by its index.

@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 
 class ProcessSwitch:
-    """The processes that serve one model.
+    """Starts and replaces the processes that serve one model.
 
     Args:
         settings: of every process, except during a training.
@@ -102,7 +102,7 @@ class ProcessSwitch:
                 yield process
 
     def lower_priority(self) -> None:
-        """Leave the processor to a training: from the next answer on, llama.cpp runs at low priority.
+        """Run llama.cpp at low priority from the next answer on, so that a training gets the processor.
 
         If its threads wait in busy loops it gets only one: several would take far more from the training than they
         need.
@@ -249,7 +249,7 @@ class LlamaEngine:
         return self._has_tools
 
     async def _empty_answer(self, call: ModelCall) -> EngineAnswer:
-        """The answer of no tokens, of which llama.cpp would make one."""
+        """The answer for a limit of 0 tokens, for which llama.cpp would generate one."""
         tokens = (await self._ask("/tokenize", {"content": call.prompt, "add_special": True}))["tokens"]
         return EngineAnswer((EngineChoice(call.opening, "length"),) * call.count, AnswerTokens(len(tokens), 0))
 

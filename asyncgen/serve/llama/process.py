@@ -128,7 +128,7 @@ class LlamaProcess:
 
     @asynccontextmanager
     async def opened(self, path: str, body: dict[str, Any] | None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Ask, and stream the answer. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
+        """POST, and stream the answer. Leaving the block early makes llama.cpp stop. Raises as `ask`."""
         try:
             method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
             async with self._session.request(method, path, data=data) as response:
@@ -161,7 +161,7 @@ class LlamaProcess:
         self._unused.set()
 
     async def close(self) -> None:
-        """End it now."""
+        """Stop the process at once."""
         await self._session.close()
         await _end(self._process)
 

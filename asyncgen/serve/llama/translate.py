@@ -54,11 +54,11 @@ class Vocabulary:
         return plain if await plain.continuation("x") == await guarded.continuation("x") else guarded
 
     async def request(self, text: str) -> list[int]:
-        """As llama.cpp reads a request: names of special tokens are those, and the token of a beginning is there."""
+        """Tokenise a request as llama.cpp does: special tokens are parsed, and the token of the beginning is added."""
         return await _tokenized(self._ask, text, add_special=True)
 
     async def continuation(self, text: str, *, parse_special: bool = False) -> list[int]:
-        """As what goes on from other text."""
+        """Tokenise a text that continues another one."""
         tokens = await _tokenized(self._ask, self._guard + text, parse_special=parse_special)
         return tokens[self._guard_length :]
 
@@ -195,7 +195,7 @@ def request_of(call: ModelCall, adapters: Sequence[Path], choice: int) -> dict[s
 
 
 def messages_of(messages: Sequence[ChatTurn]) -> list[dict[str, Any]]:
-    """With the roles that chat templates know."""
+    """The messages with the roles that chat templates know."""
     return [
         {"role": "system" if turn.role == "developer" else turn.role, "content": turn.text, **turn.rest}
         for turn in messages
@@ -220,7 +220,7 @@ def _tools(call: ModelCall) -> dict[str, Any]:
 
 
 def answer_of(call: ModelCall, answers: Sequence[dict[str, Any]]) -> EngineAnswer:
-    """One answer from llama.cpp's, one for each choice."""
+    """Combine llama.cpp's answers, one for each choice, to one answer."""
     return EngineAnswer(
         tuple(_choice(call, answer["choices"][0]) for answer in answers),
         sum_of([_tally(answer["usage"]) for answer in answers]),
@@ -287,7 +287,7 @@ def _choice(call: ModelCall, choice: dict[str, Any]) -> EngineChoice:
 
 
 def _logprobs(call: ModelCall, logprobs: dict[str, Any] | None) -> dict[str, Any] | None:
-    """As the API has them: without llama.cpp's token numbers, and with as many alternatives as were asked for.
+    """The log probabilities in the API's form: without token numbers, and with as many alternatives as requested.
 
     llama.cpp gives 20 to a call that names no number; the API gives none.
     """

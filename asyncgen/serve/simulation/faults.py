@@ -35,7 +35,7 @@ _MINUTE_S = 60.0
 
 
 class Bucket:
-    """An allowance that refills steadily.
+    """Token bucket.
 
     Args:
         noun: "requests" or "tokens", for headers and messages.
@@ -53,7 +53,7 @@ class Bucket:
         self._filled_at = clock()
 
     def wait_for(self, amount: float) -> float:
-        """Seconds until the amount can be taken, 0 for now; what is larger than the bucket needs it full."""
+        """Seconds until the amount is available; an amount larger than the bucket needs it full."""
         now = self._clock()
         self._level = min(self.capacity, self._level + (now - self._filled_at) * self._rate)
         self._filled_at = now
@@ -65,7 +65,7 @@ class Bucket:
         self._level -= amount
 
     def headers(self) -> dict[str, str]:
-        """Limit, what remains of it, and the time until all of it is back."""
+        """Headers with the limit, what remains of it, and the time until the bucket is full."""
         missing = self.capacity - self._level
         return {
             f"x-ratelimit-limit-{self.noun}": f"{self.per_minute:.12g}",
@@ -89,7 +89,7 @@ class SimulatedLimits:
         self._tokens = Bucket("tokens", tokens_per_minute, clock) if tokens_per_minute else None
 
     def admit(self, model: str, tokens: int) -> dict[str, str]:
-        """Take one request and its tokens (prompt and the largest answer) out of the limits.
+        """Count one request and its tokens (prompt and largest answer) against the limits.
 
         Returns:
             The headers for the answer.
@@ -109,7 +109,7 @@ class SimulatedLimits:
 
 
 def go_duration(seconds: float) -> str:
-    """As the API writes durations: `12ms`, `1.5s`, `6m0s`."""
+    """Format a duration as the API does: `12ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     minutes, rest = divmod(seconds, _MINUTE_S)
@@ -165,12 +165,12 @@ _STATUS = {
 
 
 async def _reset(request: web.Request, _handler: Handler) -> web.StreamResponse:
-    """The connection breaks before anything is done."""
+    """The connection breaks before the request is handled."""
     return _drop(request)
 
 
 async def _reset_after(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Everything is done, and the connection breaks before the client hears of it."""
+    """The request is answered, but the connection breaks before the client gets the answer."""
     await handler(request)
     return _drop(request)
 
@@ -182,7 +182,7 @@ async def _hang(request: web.Request, _handler: Handler) -> web.StreamResponse:
 
 
 async def _slow(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The answer drips, a byte at a time."""
+    """The answer is sent a byte at a time."""
     body = _body(await handler(request))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.content_length = len(body)
@@ -210,7 +210,7 @@ async def _truncated(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 async def _html(_request: web.Request, _handler: Handler) -> web.StreamResponse:
-    """A page of a proxy in the way, with the status 200."""
+    """An HTML page, as of a proxy, with the status 200."""
     return web.Response(
         text="<html><body>Simulated page of a proxy: please sign in.</body></html>", content_type="text/html"
     )
@@ -280,7 +280,7 @@ class FaultDraw:
         return any(self._chances.values())
 
     def fault(self, question: bytes) -> str | None:
-        """The fault that this asking of the question meets."""
+        """Draw the fault for a request; the same request can get another one when it is repeated."""
         key = blake2b(question, digest_size=16, salt=self._seed.to_bytes(8, "little", signed=True)).digest()
         repetition = self._repetitions.count(key)
         drawn = int.from_bytes(blake2b(b"%b%d" % (key, repetition), digest_size=8).digest(), "little") / _SPAN
@@ -325,7 +325,7 @@ async def _is_streamed(request: web.Request) -> bool:
 
 
 def _disturbing(name: str, request: web.Request) -> Disturb:
-    """Disturb a stream: after a few events it breaks off, or ends in the middle of one."""
+    """Break off a stream after a few events, or in the middle of one."""
 
     async def disturb(response: web.StreamResponse, number: int, event: bytes) -> bool:
         if name == "slow":

@@ -97,14 +97,14 @@ _REMEMBERED = 65_536
 
 
 class Repetitions:
-    """How often each question was asked, for the most recent ones; memory is bounded."""
+    """Counts how often each of the most recent requests was repeated; memory is bounded."""
 
     def __init__(self, most: int = _REMEMBERED) -> None:
         self._most = most
         self._asked: OrderedDict[bytes, int] = OrderedDict()
 
     def count(self, question: bytes) -> int:
-        """How often it was asked before; this time is counted too."""
+        """Return how often the request came before, and count it."""
         before = self._asked.pop(question, 0)
         self._asked[question] = before + 1
         if len(self._asked) > self._most:
@@ -113,7 +113,7 @@ class Repetitions:
 
 
 def digest_of(call: ModelCall) -> bytes:
-    """A hash that identifies a question: model, texts, and the seed if there is one."""
+    """A hash that identifies a request: model, texts, and the seed if there is one."""
     texts = [turn.text + _calls_in(turn) for turn in call.messages] if call.messages else [call.prompt]
     parts = "\x1e".join([call.model, str(call.sampling.get("seed", "")), *texts])
     return blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -178,7 +178,7 @@ _KEYWORDS_OF = {
 
 
 class UnfitSchemaError(ValueError):
-    """No value can be made by this schema; the message says why."""
+    """No value of this schema can be generated; the message says why."""
 
 
 def simulated_value(schema: Any, seed: bytes) -> Any:
@@ -207,7 +207,7 @@ def _validator(schema: str) -> jsonschema_rs.Validator:
 
 
 class _ValueGenerator:
-    """One value in the making.
+    """Generates a value of a JSON schema.
 
     Args:
         root: what `#/...` leads into.
@@ -243,7 +243,7 @@ class _ValueGenerator:
         return make() if make else self._string(rules, name)
 
     def _flat(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
-        """With what `$ref`, `allOf`, `anyOf` and `oneOf` add to it."""
+        """The schema with `$ref`, `allOf`, `anyOf` and `oneOf` resolved."""
         rules = {name: rule for name, rule in schema.items() if name not in {"$ref", "allOf", "anyOf", "oneOf"}}
         added = list(schema.get("allOf", ()))
         if "$ref" in schema:

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def file_stem(identifier: str) -> str:
-    """The name of an object's file, without its ending: no id leads out of the folder, and none is too long."""
+    """File name for an id, without its suffix. It never leads out of the folder, and is never too long."""
     if _PLAIN.fullmatch(identifier):
         return identifier.replace(":", "_")
     digest = hashlib.blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16)
@@ -148,7 +148,7 @@ class FileObject(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class UploadedFile:
-    """A file on its way in. Leaving the `with` block without `finish` throws away what was written."""
+    """An upload in progress. Leaving the `with` block without `finish` discards it."""
 
     store: FileStore
     identifier: str
@@ -156,7 +156,7 @@ class UploadedFile:
     size: int = field(default=0)
 
     def write(self, data: bytes) -> None:
-        """Append; blocks as a disk does."""
+        """Append to the file. Blocks."""
         self.stream.write(data)
         self.size += len(data)
 
@@ -198,7 +198,7 @@ class FileStore:
         )
 
     def part(self, identifier: str) -> Path:
-        """Where an upload is written to."""
+        """Path of a temporary file for an upload."""
         return self._folder / f"{identifier}.part"
 
     def begin(self) -> UploadedFile:
@@ -226,7 +226,7 @@ class FileStore:
         return item
 
     def add(self, content: bytes, *, filename: str, purpose: str) -> FileObject:
-        """A file of the server's own making."""
+        """Add a file that the server made."""
         with self.begin() as upload:
             upload.write(content)
             return upload.finish(filename=filename, purpose=purpose)

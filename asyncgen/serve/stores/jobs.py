@@ -102,7 +102,7 @@ class JobLog:
         return self._checkpoints[identifier][::-1]
 
     def forget_checkpoints(self, identifier: str) -> None:
-        """Those of a training that begins again."""
+        """Remove the checkpoints of a training that starts over."""
         self._checkpoints[identifier].clear()
         (self._folder / identifier / "checkpoints.jsonl").unlink(missing_ok=True)
 
@@ -175,7 +175,7 @@ class ServedJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """`job.json`: the job, and what the API does not show.
+    """Content of `job.json`: the job, and fields that the API does not show.
 
     Attributes:
         model_name: the name that the tuned model will have.
@@ -234,7 +234,7 @@ class JobStore:
         return self._entries.get(identifier)
 
     def add(self, entry: JobEntry) -> None:
-        """Raises DiskError: it could not be written, and is not there."""
+        """Add a job. Raises DiskError if it cannot be written; it is not added then."""
         folder = self.folder(entry.job.id)
         with as_disk_error(f"{folder} could not be made"):
             folder.mkdir()

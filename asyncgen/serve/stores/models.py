@@ -108,7 +108,7 @@ class ModelStore:
         return self._root / model.adapter if model and model.adapter else None
 
     def tuned(self, name: str) -> ServedModel:
-        """A tuned model. Raises ApiError: 404 for one that is none."""
+        """Return a tuned model. Raises ApiError: 404 for any other name."""
         model = self._find(name)
         if model is None:
             raise _not_found(f"The model '{name}' is a base model; only tuned ones are kept here.")
@@ -123,7 +123,7 @@ class ModelStore:
         self._tuned.put(model)
 
     def delete(self, name: str) -> None:
-        """Take a tuned model away, its adapter too.
+        """Delete a tuned model and its adapter.
 
         Raises:
             ApiError: 404 for an unknown one, 403 for a base model.
@@ -135,7 +135,7 @@ class ModelStore:
         self._remove(model)
 
     def forget(self, job: str) -> None:
-        """Take the models of a job away: it is trained again, and writes its adapters anew."""
+        """Delete the models of a job that is trained again."""
         for model in self._tuned.newest_first():
             if model.job == job:
                 self._remove(model)
@@ -173,7 +173,7 @@ class ModelStore:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path leads to somewhere in the data folder."""
+    """Whether a path is inside the data folder."""
     return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts and "\0" not in path
 
 

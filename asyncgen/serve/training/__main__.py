@@ -22,7 +22,7 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def main(arguments: list[str]) -> int:
-    """Train as the given file says; the exit code."""
+    """Run the training that the given file configures; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: ends at once, and there is nothing to clean up
     Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def emit(event: TrainerMessage) -> None:
-    """Write an event as a line of its own, at once."""
+    """Write an event as one line, and flush it."""
     sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
     sys.stdout.buffer.flush()
 
@@ -62,7 +62,7 @@ def _train(arguments: list[str]) -> None:
 
 
 def _end_with_stdin() -> None:
-    """The server holds the other end of stdin: a server that was killed lets go of it, and of this training."""
+    """End when stdin closes: the server holds its other end, and may have been killed."""
     while os.read(0, 4096):
         pass
     os._exit(1)

@@ -89,7 +89,7 @@ class Architecture:
 
 
 def read_architecture(model: Gguf) -> Architecture:
-    """Find out what the model is.
+    """Read and check the architecture of a model.
 
     Raises:
         TrainingError: it cannot be tuned; the message says why.
@@ -138,7 +138,7 @@ def _refuse_unusual(model: Gguf, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """The metadata below the architecture's name."""
+    """Reads the metadata keys that begin with the architecture's name."""
 
     model: Gguf
     name: str
@@ -178,7 +178,7 @@ def _check_heads(architecture: Architecture, settings: _Settings) -> None:
 
 
 def _check_tensors(model: Gguf, architecture: Architecture) -> None:
-    """Exactly the known tensors, of the right shapes and of types that can be read."""
+    """Check that there are exactly the known tensors, of the right shapes and of types that can be read."""
     shapes = expected_shapes(architecture)
     optional = {OUTPUT: shapes[EMBEDDING]}
     if architecture.family.factors:

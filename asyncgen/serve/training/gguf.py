@@ -85,7 +85,7 @@ _OTHER_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class ListLength:
-    """Stands for a list in the metadata (vocabularies, mostly), which nothing here needs."""
+    """Placeholder for a list in the metadata (mostly vocabularies), whose values are not needed."""
 
     length: int
 
@@ -137,7 +137,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """What the header of a file says.
+    """The header of a file.
 
     Attributes:
         values_end: bytes up to the end of the metadata, where the tensors' entries begin.
@@ -178,7 +178,7 @@ def read_gguf(path: Path) -> Gguf:
 
 
 class _DamagedError(Exception):
-    """What is wrong with a file, without its name."""
+    """A damaged file; the message says what is wrong, without the file's name."""
 
 
 class _Cursor:

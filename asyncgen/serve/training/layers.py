@@ -95,7 +95,7 @@ def rms_norm(x: Array, weight: Array, epsilon: float) -> tuple[Array, SavedNorm]
 
 
 def rms_norm_backward(dy: Array, weight: Array, normed: SavedNorm) -> Array:
-    """Its gradient: (g - u · mean(g · u)) / rms with u = x / rms, g = weight · dy; what lies along x has no effect."""
+    """The gradient (g - u · mean(g · u)) / rms with u = x / rms, g = weight · dy; its part along x is zero."""
     gradient = dy * weight
     along = np.einsum("...i,...i->...", gradient, normed.unit)[..., None] / normed.unit.shape[-1]
     gradient -= normed.unit * along
@@ -121,7 +121,7 @@ class Rotation:
         return self._turn(x, self.sine)
 
     def turn_back(self, x: Array) -> Array:
-        """Rotate the other way: the inverse, and for a rotation that is the gradient."""
+        """Rotate the other way: the inverse, which is also the gradient."""
         return self._turn(x, -self.sine)
 
     def _turn(self, x: Array, sine: Array) -> Array:
@@ -158,7 +158,7 @@ def gated(gate: Array, up: Array) -> Array:
 
 
 def gated_backward(dy: Array, gate: Array, up: Array) -> tuple[Array, Array]:
-    """Its gradients: d_gate = dy · up · s · (1 + gate · (1 - s)) and d_up = dy · gate · s, with s = sigmoid(gate)."""
+    """The gradients d_gate = dy · up · s · (1 + gate · (1 - s)) and d_up = dy · gate · s, with s = sigmoid(gate)."""
     sigmoid = _sigmoid(gate)
     d_up = gate * sigmoid
     d_gate = gate - d_up  # gate · (1 - s)

@@ -37,7 +37,7 @@ def learning_rate(step: int, total_steps: int, peak: float) -> float:
 
 
 class AdamW:
-    """The optimiser of one vector, which it changes in place.
+    """The AdamW optimiser of one vector, which it changes in place.
 
     Args:
         numbers: what is trained.
@@ -78,7 +78,7 @@ class AdamW:
 
 
 def clip(gradient: Array, longest: float) -> float:
-    """Shorten a gradient to the length `longest`, in place; the length that it had."""
+    """Clip a gradient to the norm `longest`, in place; returns the norm that it had."""
     length = float(np.linalg.norm(gradient))
     if length > longest:
         gradient *= longest / length
@@ -95,7 +95,7 @@ MEASURED_SAMPLES = 8  # at each of these
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """All samples, and what the frozen part makes of them.
+    """All samples, with the cached states of the frozen blocks.
 
     Attributes:
         samples: those to train on, then those to validate with.
@@ -127,7 +127,7 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """How to go through the data."""
+    """Length of a training, and its highest learning rate."""
 
     epochs: int
     steps_per_epoch: int
@@ -205,7 +205,7 @@ class TrainingLoop:
         return epoch_score
 
     def _learn(self, batch: Sequence[int], rate: float) -> tuple[PredictionScore, float]:
-        """One step on the mean loss of the batch's targets; the loss before it, and the gradient's length."""
+        """One optimiser step on the mean loss of a batch; returns the loss before it, and the gradient norm."""
         score, gradient = self._score_and_gradient(batch)
         gradient /= score.targets
         gradient_norm = clip(gradient, LONGEST_GRADIENT)

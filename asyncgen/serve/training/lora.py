@@ -119,7 +119,7 @@ class LoraPair:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The trained numbers, or a gradient of them.
+    """The trained parameters, or a gradient of them.
 
     Attributes:
         numbers: all of them, one after the other.
@@ -136,7 +136,7 @@ class Adapter:
         return LoraPair(self.tensors[name + "a"], self.tensors[name + "b"])
 
     def zeros(self) -> Adapter:
-        """An adapter of the same shape, all zero: where gradients are added up."""
+        """An adapter of the same shape with all zeros, to accumulate gradients in."""
         return _adapter({name: view.shape for name, view in self.tensors.items()}, self.scale, self.numbers.dtype)
 
 
@@ -227,7 +227,7 @@ _PROJECTIONS = {
 
 
 class _Config(msgspec.Struct, kw_only=True):
-    """What of `adapter_config.json` changes the arithmetic."""
+    """The fields of `adapter_config.json` that change the arithmetic."""
 
     peft_type: str = "LORA"
     r: int
@@ -308,7 +308,7 @@ def _check_shape(name: str, place: str, shape: tuple[int, ...], architecture: Ar
 
 
 def _adjacent(matrix: Array, heads: int) -> Array:
-    """Rows of which each of a head's first half turns with its like in the second, put side by side."""
+    """Reorder rows: each row of a head's first half is put next to its rotary partner in the second half."""
     rows, rank = matrix.shape
     halves = matrix.reshape(heads, 2, rows // heads // 2, rank)
     return halves.swapaxes(1, 2).reshape(rows, rank)

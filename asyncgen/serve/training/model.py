@@ -74,7 +74,7 @@ class Activations:
 
 
 class Block:
-    """A block of the model.
+    """A transformer block.
 
     Args:
         index: its place in the model, 0 first; names its part of the adapter.
@@ -205,7 +205,7 @@ class PredictionScore:
 
 
 class Rotations:
-    """Makes the geometry of rows; holds the model's frequency divisors, where it has them."""
+    """Computes the geometry of rows from the model's rotary frequencies."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -236,7 +236,7 @@ class TunedPart:
         self._epsilon = architecture.norm_epsilon
 
     def score(self, hidden: Array, row: PackedRow) -> PredictionScore:
-        """Only the loss: for validation."""
+        """Compute the loss only, for validation."""
         geometry = self._rotations.geometry(row)
         for block in self._blocks:
             hidden, _ = block.forward(hidden, geometry)
@@ -309,7 +309,7 @@ class FrozenStates:
         self._places: dict[int, tuple[int, int]] = {}  # of each sample: where its states begin, and how many bytes
 
     def keep(self, number: int, states: Array) -> None:
-        """Keep a sample's. Raises OSError, when the disk is full for one."""
+        """Store the states of a sample. Raises OSError, as for a full disk."""
         data = states.tobytes()
         self._places[number] = (self._file.seek(0, os.SEEK_END), len(data))
         self._file.write(data)
@@ -326,7 +326,7 @@ class FrozenStates:
 
 
 class FrozenBlocks:
-    """The frozen blocks.
+    """The blocks without an adapter.
 
     Args:
         weights: the model's.

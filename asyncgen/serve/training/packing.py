@@ -44,7 +44,7 @@ class TokenSample:
 
     @property
     def inputs(self) -> Integers:
-        """The tokens that something is to be predicted from: all before the last one to be learnt."""
+        """The tokens that the model reads: all before the last target."""
         return self.tokens[: int(np.flatnonzero(self.targets)[-1])]
 
 
@@ -70,14 +70,14 @@ class PackedRow:
 
     @property
     def spans(self) -> tuple[TokenSpan, ...]:
-        """All of the row: the prefix, if there is one, then the samples."""
+        """The ranges of the whole row: the prefix, if there is one, then the samples."""
         return (TokenSpan(0, self.prefix, prefix=0), *self.samples) if self.prefix else self.samples
 
 
 def shared_prefix(samples: Sequence[TokenSample]) -> int:
-    """How many tokens all samples begin with, short of the token before the first one that any of them learns.
+    """Length of the longest common prefix that ends before the first predicting token of any sample.
 
-    The token before stays in each sample, for its prediction is the sample's own.
+    The predicting token stays in each sample, because its prediction belongs to the sample.
     """
     first = samples[0].tokens
     length = min(_first_predictor(sample) for sample in samples)
@@ -88,7 +88,7 @@ def shared_prefix(samples: Sequence[TokenSample]) -> int:
 
 
 def _first_predictor(sample: TokenSample) -> int:
-    """The place of the first token whose next one is to be learnt."""
+    """Index of the first token whose successor is a target."""
     return int(np.argmax(sample.targets)) - 1
 
 
@@ -155,7 +155,7 @@ class TrainingThreads:
         self._pool = ThreadPoolExecutor(count)
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """The results for all items, in their order. The first error is raised."""
+        """Apply a function to all items in parallel; returns the results in order, or raises the first error."""
         return list(self._pool.map(work, items))
 
     def __enter__(self) -> Self:

@@ -73,14 +73,14 @@ class ResolvedHyperparameters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
-    """As a job asks for them; "auto" leaves one to the trainer."""
+    """Hyperparameters as a job requests them; "auto" leaves one to the trainer."""
 
     n_epochs: Count | Auto = "auto"
     batch_size: Count | Auto = "auto"
     learning_rate_multiplier: Positive | Auto = "auto"
 
     def decided(self, samples: int) -> ResolvedHyperparameters:
-        """Decide what was left open, for so many training samples."""
+        """Resolve "auto" for a number of training samples."""
         batch = min(BATCH, max(1, samples // FEWEST_STEPS))
         return ResolvedHyperparameters(
             n_epochs=local_epochs(samples) if self.n_epochs == "auto" else self.n_epochs,
@@ -98,7 +98,7 @@ RANK, LAYERS = 16, 12  # the server's default
 
 
 class Config(Hyperparameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A training.
+    """The configuration of a training.
 
     Attributes:
         model: the GGUF file of the base model.
@@ -145,7 +145,7 @@ class TrainingStarted(ResolvedHyperparameters, frozen=True, kw_only=True, tag="s
 
 
 class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """Something worth knowing between steps."""
+    """A message for the job's log, between steps."""
 
     message: str = ""
 
@@ -195,7 +195,7 @@ class TrainingEnded(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
 
 
 class TrainingFailed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
-    """The training is not going to end well."""
+    """The training failed."""
 
     message: str
     code: str = "training_failed"
@@ -208,7 +208,7 @@ _decode = decoder(TrainerMessage)
 
 
 def decode_message(line: bytes) -> TrainerMessage:
-    """Read one line of a trainer.
+    """Decode one line of a trainer's output.
 
     Raises:
         NotJsonError: it is not JSON, or no message of the protocol.

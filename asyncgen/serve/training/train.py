@@ -49,7 +49,7 @@ LONGEST = 1024  # tokens; longer samples are cut at their end
 
 @dataclass(frozen=True, slots=True)
 class SampleFile:
-    """The content of a file.
+    """The samples of a file.
 
     Attributes:
         samples: samples with tokens to learn.
@@ -103,7 +103,7 @@ def read_samples(path: Path, *, param: str, vocabulary: int, longest: int = LONG
 
 
 def _lines(path: Path, param: str) -> Iterator[bytes]:
-    """Line by line: the samples themselves are all that is held of a file."""
+    """Read line by line, so that only the samples are in memory."""
     try:
         with path.open("rb") as stream:
             yield from stream
@@ -117,7 +117,7 @@ def _lines(path: Path, param: str) -> Iterator[bytes]:
 
 
 def _file_label(param: str) -> str:
-    """The user's name for the file; its path is the server's own."""
+    """The name of the file for messages; the user does not know its path on the server."""
     return param.replace("_", " ")
 
 

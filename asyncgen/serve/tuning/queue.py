@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class TuningQueue:
-    """The queue of a server.
+    """The queue of a server's fine-tuning jobs.
 
     Args:
         jobs: the store.
@@ -51,7 +51,7 @@ class TuningQueue:
         return any(job.status not in ENDED for job in self._jobs.all())
 
     def submit(self, kept: JobEntry) -> ServedJob:
-        """Take a new job."""
+        """Add a new job."""
         self._jobs.add(kept)
         identifier = kept.job.id
         self._jobs.log.add(identifier, f"Created fine-tuning job: {identifier}")

@@ -99,7 +99,7 @@ def metrics_csv(steps: Iterable[TrainingStep]) -> bytes:
 
 
 class JobFailedError(Exception):
-    """Ends a job.
+    """Ends a job with an error.
 
     Args:
         message: what the job's `error` will say.
@@ -111,7 +111,7 @@ class JobFailedError(Exception):
 
 
 class JobRecorder:
-    """One job in training.
+    """Records the messages of one training.
 
     Args:
         root: the data folder; adapters are noted relative to it.
@@ -137,7 +137,7 @@ class JobRecorder:
         self._first_step_at = 0.0
 
     def record(self, message: TrainerMessage) -> TrainingEnded | None:
-        """Take in one message.
+        """Record one message.
 
         Returns:
             The end, when this was it.

@@ -99,11 +99,11 @@ Sample = ChatSample | CompletionSample | PreferenceSample
 
 
 class SampleError(ValueError):
-    """A file from which nothing can be learnt; the message is for the job's `error`."""
+    """A file without a usable sample; the message is for the job's `error`."""
 
 
 def read_samples(path: Path, method: str) -> Iterator[tuple[int, Sample | str]]:
-    """Each line's number and its sample, or what is wrong with it; empty lines are passed over.
+    """Yield each line's number and its sample, or what is wrong with it; empty lines are skipped.
 
     Args:
         path: the file.
@@ -117,7 +117,7 @@ def read_samples(path: Path, method: str) -> Iterator[tuple[int, Sample | str]]:
 
 
 def check_samples(path: Path, method: str, fewest: int) -> int:
-    """Read a whole file.
+    """Check every line of a file.
 
     Args:
         path: the file.
@@ -163,7 +163,7 @@ def _sample(line: bytes, method: str) -> Sample | str:
 
 
 def _refuse(part: msgspec.Struct, *names: str) -> None:
-    """What the API knows and nothing here can learn may stand in a sample as long as it is empty."""
+    """Refuse fields of the API that this server cannot train on, unless they are empty."""
     for name in names:
         if getattr(part, name):
             raise ValueError(f"`{name}` is not supported by this server")
@@ -179,7 +179,7 @@ _FEWEST_SAMPLES = 10
 
 
 class TuningWork:
-    """The two steps, over one engine and its stores.
+    """The two steps of a job: check its files, and train.
 
     Args:
         engine: what trains.
@@ -206,7 +206,7 @@ class TuningWork:
         self._clock = clock
 
     async def check(self, job: ServedJob) -> None:
-        """Read the job's files, and find it ready to be trained.
+        """Check the job's files, and mark it as ready for training.
 
         Raises:
             JobFailedError: a file is not as it must be, or was deleted.

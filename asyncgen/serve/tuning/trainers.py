@@ -143,7 +143,7 @@ async def trainer_messages(
 
 
 async def _line(stream: asyncio.StreamReader) -> bytes:
-    """The next line; what goes beyond the limit of one is passed over."""
+    """Read the next line; what exceeds the limit of a line is skipped."""
     while True:
         try:
             return await stream.readline()
@@ -174,7 +174,7 @@ class _JobFile(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class OtherTrainer:
-    """An engine whose trainings are done by a command of the user's own.
+    """An engine that trains with a user's command.
 
     Attributes:
         engine: what answers.
@@ -216,13 +216,13 @@ class OtherTrainer:
                     yield settled
 
     def _base(self, model: str) -> Path | None:
-        """The file of the model that is tuned, where it is the one that answers here."""
+        """Path of the model to tune; None if it is not the one that answers here."""
         traits = self.traits
         return Path(traits.base_path) if traits.base_path and model == traits.base_model else None
 
 
 def _write_job_folder(folder: Path, task: TrainingTask) -> None:
-    """The folder that the command gets. Raises OSError."""
+    """Write the folder that the command gets. Raises OSError."""
     shutil.rmtree(folder, ignore_errors=True)  # of a training that was interrupted
     folder.mkdir()
     shutil.copyfile(task.train, folder / "train.jsonl")
@@ -264,7 +264,7 @@ def _with_absolute_paths(message: TrainerMessage, folder: Path, base: Path | Non
 
 
 def _converted(path: Path, base: Path, target: Path) -> tuple[list[TrainerMessage], Path]:
-    """The adapter for llama.cpp, and what there is to say of it; the folder as it is where it cannot be converted."""
+    """Convert an adapter for llama.cpp; returns messages and its path, or `path` if it cannot be converted."""
     from asyncgen.serve.training.lora import convert_peft  # noqa: PLC0415 - imports numpy
 
     try:
