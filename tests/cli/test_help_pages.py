@@ -152,7 +152,8 @@ def on_a_terminal(columns: int, lines: int, *words: str, **variables: str) -> st
     """What a command shows on a terminal of that size."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (lines, columns))
-    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", **variables}
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    environment = {**inherited, "TERM": "xterm", "NO_COLOR": "1", **variables}
     command = [sys.executable, "-m", "asyncgen", *words]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
         os.close(theirs)
