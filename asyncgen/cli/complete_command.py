@@ -24,7 +24,10 @@ _SAMPLING = ("temperature", "top_p", "seed")
 @click.command("complete")
 @click.argument("prompts", nargs=-1, metavar="PROMPT...")
 @click.option(
-    "--model", "-m", envvar="ASYNCGEN_MODEL", metavar="MODEL", help="The model.  [default: the newest tuned model]"
+    "--model",
+    "-m",
+    metavar="MODEL",
+    help="The model.  [default: the newest tuned model, else that of ASYNCGEN_MODEL]",
 )
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="The run that tuned the model.")
 @click.option("--compare", metavar="MODEL", help="Also ask this model, and show both answers side by side.")
@@ -65,10 +68,9 @@ def complete(prompts: tuple[str, ...], model: str | None, as_json: bool, **optio
     """
     from asyncgen.cli.asking import Question, as_object, ask_models, lines  # noqa: PLC0415 - imports the SDK
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
-    from asyncgen.finetune.target import newest_tuned_model  # noqa: PLC0415 - with the SDK
 
     texts = _texts(prompts)
-    model = model or newest_tuned_model(options["run"])
+    model = model or _default_model(options["run"])
     question = Question.of(model, options["compare"], endpoint_flags_of(options), options["run"], os.environ)
     form = _form(question.form, options)
     asked = run_loop(ask_models(question, form, texts, _parameters(options), options["max_tokens"]))
@@ -78,6 +80,22 @@ def complete(prompts: tuple[str, ...], model: str | None, as_json: bool, **optio
         for line in lines(asked, texts):
             click.echo(line)
     return _exit_code(asked)
+
+
+def _default_model(run: Path | None) -> str:
+    """The newest tuned model. The variable, which `serve` says to set for the other stages, holds where there is none.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    from asyncgen.finetune.target import newest_tuned_model  # noqa: PLC0415 - with the SDK
+
+    try:
+        return newest_tuned_model(run)
+    except UsageError:
+        if run is not None or not (named := os.environ.get("ASYNCGEN_MODEL")):
+            raise
+        return named
 
 
 def _texts(prompts: tuple[str, ...]) -> list[str]:

@@ -328,7 +328,7 @@ def checkpoints(job: str | None, as_json: bool, **options: Any) -> None:
         json_result({"checkpoints": msgspec.to_builtins(found)})
         return
     if not found:
-        say("there are no checkpoints yet")
+        say("there are no checkpoints")
         return
     rows = [(str(each.step), local_time(each.created_at), _figures(each), each.model) for each in found]
     for line in table(("step", "created", "figures", "model"), rows):

@@ -133,8 +133,12 @@ def preview(file: Path | None, *, count: int, as_json: bool, **options: Any) -> 
     before = f", {counted(there, 'answer')} there before" if there > 0 else ""
     new = counted(done.progress.settled, "new answer")
     say(f"{new} in {duration(done.elapsed_s)}{cost}{before}; kept in {done.run}")
-    if done.outcome.error is None:
-        say(f"next: {command}")
+    if done.outcome.error is not None:
+        return done.exit_code
+    if job and records and all(record.check_failures for record in records):
+        say("none of these can be used: first change [prompt] or [checks] in the job file")
+        command = next_command("preview", job, keep=_PLACE)
+    say(f"next: {command}")
     return done.exit_code
 
 

@@ -221,7 +221,10 @@ def _write(work: _Work, dialogue: Dialogue, *, unique: bool) -> PreparedFile:
         work.refuse(whole_file_faults(scan.format, files[0].samples, files[0].bytes, work.provider))
     if share and not files[1].samples:
         paths[1].unlink()
-        dialogue.found("WARNING: no sample is left for validation: there are too few for this share")
+        dialogue.found(
+            "WARNING: no sample is left for validation: a prompt is on one side only, and there are too few prompts "
+            "for this share"
+        )
     written = [(path, file.samples) for path, file in zip(paths, files, strict=True) if file.samples]
     return work.prepared(
         tuple(path for path, _ in written), tuple(samples for _, samples in written), writer.tokens, unique=unique

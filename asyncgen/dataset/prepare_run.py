@@ -296,7 +296,10 @@ def _warnings(
 
 def _thin_warnings(work: _Work, draft: Draft, files: list[DatasetFile]) -> Iterator[str]:
     if len(files) == 1:
-        yield "no sample is left for validation: there are too few for this share"
+        yield (
+            "no sample is left for validation: a prompt is on one side only, and there are too few prompts "
+            "for this share"
+        )
         return
     by_axis: dict[tuple[str, str], list[ThinValue]] = {}
     settings = work.job.dataset

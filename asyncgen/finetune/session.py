@@ -264,7 +264,7 @@ async def _consent(tuner: Tuner, wanted: WantedTuning, extent: TrainingExtent, o
     observer.say(f"price: {price}")
     observer.agree(
         f"Upload the dataset to {tuner.words} and start the job?",
-        why=f"a fine-tuning job at {tuner.words} costs money: {price}",
+        why=f"a fine-tuning job at {tuner.words} costs money ({price})",
     )
 
 

@@ -78,6 +78,15 @@ def test_a_preview_shows_answers_and_keeps_them(asyncgen: Run, simulated: Callab
     assert last_line(asyncgen("generate", "job.toml", *where, "--json"))["already_done"] == 2
 
 
+def test_a_preview_without_a_usable_answer_leads_back_to_the_job_file(
+    asyncgen: Run, simulated: Callable[..., str], job: Path
+) -> None:
+    job.write_text(f"{JOB}[checks]\nmust_contain = ['is in no answer']\n", encoding="utf-8")
+    shown = asyncgen("preview", "job.toml", "-n", "2", "--base-url", simulated(), "--model", "any")
+    assert "[checks] in the job file" in shown.stderr
+    assert "next: asyncgen preview job.toml" in shown.stderr
+
+
 def test_a_city_more_pays_for_its_own_rows_only(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
     where = ("--base-url", simulated(), "--model", "any", "--json")
     asyncgen("generate", "job.toml", *where)

@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from asyncgen.cli.main import main
 from asyncgen.providers.profiles import PROFILES
-from asyncgen.run.directory import RunDirectory
+from asyncgen.run.directory import RunDirectory, open_run
+from asyncgen.run.state import FinetuningState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -359,6 +361,28 @@ def test_complete_asks_as_the_file_taught(asyncgen: Asyncgen, provider: Any, tra
         "temperature": 0.0,
     }
     assert asked.stdout == "on Hotel, New York, small -->\n"
+
+
+def test_complete_asks_the_newest_tuned_model_and_the_variables_model_only_where_there_is_none(
+    asyncgen: Asyncgen, provider: Any, tmp_path: Path
+) -> None:
+    at = {"ASYNCGEN_MODEL": "base", "ASYNCGEN_BASE_URL": provider.base_url}
+    assert asyncgen("complete", "hi", **at).returncode == 0
+    assert provider.bodies[-1]["model"] == "base"
+    with open_run(tmp_path / "runs" / "r", job_name="r") as run:
+        tuned = FinetuningState(
+            intent="i",
+            training_file="t.jsonl",
+            model="base",
+            provider="custom",
+            base_url=provider.base_url,
+            job_id="ftjob-1",
+            tuned_model="ft:base",
+        )
+        run.update(lambda state: msgspec.structs.replace(state, finetuning=[tuned]))
+    assert asyncgen("complete", "hi", **at).returncode == 0
+    assert provider.bodies[-1]["model"] == "ft:base"
+    assert asyncgen("complete", "hi", "--run", "elsewhere", **at).returncode == 2
 
 
 def test_complete_takes_several_prompts_and_stdin_and_cleans_what_it_shows(

@@ -133,6 +133,7 @@ class Completer(Protocol):
         ...
 
 
+RAISE_LIMIT = "raise max_tokens under [generate], or the parameter in its place"
 _DOCTOR = "asyncgen doctor   (looks at key, address and model)"
 _ADDRESSES = "--base-url takes the address up to the endpoint, mostly https://HOST/v1"
 _OF_THE_PROMPT = ("prompt", "messages", "input")

@@ -23,7 +23,15 @@ from msgspec import UNSET, UnsetType
 from multidict import istr
 
 from asyncgen.backoff import server_wait_s
-from asyncgen.generate.http.completer import NO_LIMITS, Answer, AttemptError, ErrorClass, RateLimits, StopReason
+from asyncgen.generate.http.completer import (
+    NO_LIMITS,
+    RAISE_LIMIT,
+    Answer,
+    AttemptError,
+    ErrorClass,
+    RateLimits,
+    StopReason,
+)
 from asyncgen.providers.endpoint import Secret, redacted
 from asyncgen.providers.reply_body import (
     ServerWords,
@@ -414,13 +422,13 @@ class _Reply:
             kind, name, message = ErrorClass.RETRY, "server_error", "the server broke off its answer"
         elif finish == "length":
             name, message = "empty", "the tokens were used up before the first word"
-            remedy = "raise max_completion_tokens under [generate.parameters]: hidden reasoning counts too"
+            remedy = f"{RAISE_LIMIT}: hidden reasoning counts too"
         elif has_calls:
             name, message = "tool_calls", "the model called a tool that the job does not send, and wrote nothing"
             remedy = "say in the prompt that the answer is to be text"
         elif has_reasoning:
             name, message = "only_reasoning", "the model's thoughts came, and no answer"
-            remedy = "raise max_completion_tokens under [generate.parameters], or lower reasoning_effort"
+            remedy = f"{RAISE_LIMIT}, or lower reasoning_effort"
         else:
             kind, name, message = ErrorClass.RETRY, "empty", "the answer is empty"
         return AttemptError(

@@ -293,7 +293,7 @@ def _reasons(job: Job) -> bool:
 def _basis(job: Job, cap: int | None) -> str:
     words = ["estimated without a tokenizer"]
     if cap is None:
-        words.append("no max_completion_tokens, so the answers' length is a guess")
+        words.append("no max_tokens under [generate], so the answers' length is a guess")
     else:
         words.append(f"answers of at most {counted(cap, 'token')}")
     if _reasons(job):

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from asyncgen.generate.http.completer import RAISE_LIMIT
+
 if TYPE_CHECKING:
     from asyncgen.generate.http.completer import AttemptError
     from asyncgen.run.records import Record
@@ -124,7 +126,7 @@ class Progress:
             reason = f"ended with {record.finish_reason!r}"
         self.unusable[reason] += 1
         if reason == _CUT_OFF:
-            self.remedies[reason] = "raise max_completion_tokens under [generate.parameters]"
+            self.remedies[reason] = RAISE_LIMIT
 
     def count_check_failures(self, record: Record) -> None:
         """Count an answer that failed checks, whether it is asked for again or not.

@@ -241,7 +241,7 @@ class RequestRates:
             f"a single request may take {counted(self.tokens.at_least(len(body)), 'token')}, more than "
             f"{whose} limit of "
             f"{limit:,.0f} a minute",
-            help_text="lower max_completion_tokens or shorten the prompt"
+            help_text="lower max_tokens under [generate] or shorten the prompt"
             + ("" if self._learns_tokens else ", or raise tokens_per_minute"),
         )
 

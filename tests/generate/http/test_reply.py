@@ -124,7 +124,7 @@ def test_what_is_no_answer_is_a_failure_that_was_paid_for(choice: dict[str, Any]
 
 def test_an_empty_answer_whose_tokens_were_used_up_tells_what_to_raise() -> None:
     reply = failed(answer(message={"content": ""}, finish_reason="length"))
-    assert "max_completion_tokens" in (reply.remedy or "")
+    assert "max_tokens under [generate]" in (reply.remedy or "")
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_a_request_that_no_minute_can_hold_is_refused_before_anything_is_sent() 
     refused = RequestRates(None, 150.0, 100).refusal(BODY)
     assert refused is not None
     assert "200 tokens, more than the limit of 150 a minute" in refused.what
-    assert "max_completion_tokens" in (refused.help_text or "")
+    assert "max_tokens under [generate]" in (refused.help_text or "")
     assert RequestRates(None, 200.0, 100).refusal(BODY) is None
     assert RequestRates(None, None, 10**9).refusal(BODY) is None
     assert RequestRates(None, 150.0, None).refusal(BODY) is None, "an answer of unknown length is no reason"
