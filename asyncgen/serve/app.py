@@ -28,7 +28,7 @@ from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
 from asyncgen.serve.stores.models import ModelStore
 from asyncgen.serve.tuning.queue import TuningQueue
-from asyncgen.serve.tuning.samples import TuningWork
+from asyncgen.serve.tuning.work import TuningWork
 from asyncgen.serve.wire import ApiError, new_id
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.server import ServeSettings
 from asyncgen.serve.training.architecture import Architecture
 from asyncgen.serve.training.train import memory_needed
-from asyncgen.serve.tuning.recorder import _COLUMNS
+from asyncgen.serve.tuning.work import _COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from dataclasses import replace
 import msgspec
 
 from asyncgen.errors import AsyncgenError, DiskError
-from asyncgen.generate.distributed.leases import LeaseBook, Need, most_holders
+from asyncgen.generate.distributed.leases import LeaseBook, Need, WorkerLostError, WorkerPort, WorkerState, most_holders
 from asyncgen.generate.distributed.messages import (
     SentRow,
     WorkerCounts,
@@ -31,7 +31,6 @@ from asyncgen.generate.distributed.messages import (
     decode_report,
     encode,
 )
-from asyncgen.generate.distributed.worker_state import WorkerLostError, WorkerPort, WorkerState
 from asyncgen.generate.engine import Session
 from asyncgen.generate.http.completer import NO_LIMITS, ErrorClass, StopReason
 from asyncgen.generate.pool.pool import USELESS, Outcome, Stop, outcome_of, useless_answers

@@ -27,10 +27,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from asyncgen import __version__
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.generate.distributed.dispatch import Dispatcher
-from asyncgen.generate.distributed.leases import most_holders
+from asyncgen.generate.distributed.leases import WorkerLostError, WorkerPort, most_holders
 from asyncgen.generate.distributed.messages import WorkSpec
 from asyncgen.generate.distributed.row_worker import RowWorker
-from asyncgen.generate.distributed.worker_state import WorkerLostError, WorkerPort
 from asyncgen.generate.engine import EngineResult, Session, result_of, watched
 from asyncgen.generate.pool.pool import DEFAULT_CONCURRENCY
 from asyncgen.providers.endpoint import is_loopback

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.serve.stores.jobs import ENDED, JobEntry, JobStore, ServedJob, ServedJobError
-from asyncgen.serve.tuning.recorder import JobFailedError
+from asyncgen.serve.tuning.work import JobFailedError
 from asyncgen.serve.wire import ApiError, Clock
 
 if TYPE_CHECKING:
-    from asyncgen.serve.tuning.samples import TuningWork
+    from asyncgen.serve.tuning.work import TuningWork
 
 TrainingStep = Callable[[ServedJob], Awaitable[None]]
 

@@ -18,9 +18,9 @@ from msgspec import structs
 
 from asyncgen.errors import AuthError, DiskError
 from asyncgen.generate.distributed.dispatch import LEASE_S, Dispatcher
+from asyncgen.generate.distributed.leases import WorkerLostError
 from asyncgen.generate.distributed.messages import SentRow, WorkOrder, WorkSpec, decode_report, encode
 from asyncgen.generate.distributed.row_worker import RowWorker
-from asyncgen.generate.distributed.worker_state import WorkerLostError
 from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.http.completer import AttemptError, ErrorClass, RateLimits, StopReason
 from asyncgen.generate.pool.budget import Budget

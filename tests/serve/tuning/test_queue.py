@@ -15,7 +15,7 @@ from asyncgen.serve.tuning.queue import TuningQueue
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncgen.serve.tuning.samples import TuningWork
+    from asyncgen.serve.tuning.work import TuningWork
 
 ID = "ftjob-1"
 
