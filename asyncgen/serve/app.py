@@ -28,7 +28,7 @@ from asyncgen.serve.stores.files import FileStore
 from asyncgen.serve.stores.jobs import JobStore
 from asyncgen.serve.stores.models import ModelStore
 from asyncgen.serve.tuning.queue import TuningQueue
-from asyncgen.serve.tuning.work import TuningWork
+from asyncgen.serve.tuning.work import TuningStores, TuningWork
 from asyncgen.serve.wire import ApiError, new_id
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def build_service(engine: ModelEngine, folder: DataFolder, admit: Admit, clock: 
     files = FileStore(folder.files, clock)
     models = ModelStore(folder.root, engine.traits)
     jobs = JobStore(folder.jobs, clock)
-    work = TuningWork(engine, jobs=jobs, files=files, models=models, root=folder.root, clock=clock)
+    work = TuningWork(engine, TuningStores(jobs, files, models, folder.root, clock))
     tuning = TuningQueue(jobs, work, engine.traits.notice, clock)
     answers = AnswerRoutes(engine, models, admit, clock)
     batches = BatchStore(folder.batches)

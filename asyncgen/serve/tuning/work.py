@@ -10,6 +10,7 @@ import asyncio
 import csv
 import io
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 
 RESULT_FILENAME = "step_metrics.csv"
+_FEWEST_SAMPLES = 10
 _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
@@ -116,29 +118,34 @@ class JobFailedError(Exception):
         self.error = ServedJobError(code=code, message=message, param=param)
 
 
+@dataclass(frozen=True, slots=True)
+class TuningStores:
+    """Where jobs, their files and their models are stored.
+
+    Attributes:
+        jobs, files, models: the stores.
+        root: the data folder; adapters are noted relative to it.
+        clock: Unix seconds.
+    """
+
+    jobs: JobStore
+    files: FileStore
+    models: ModelStore
+    root: Path
+    clock: Clock
+
+
 class JobRecorder:
     """Records the messages of one training.
 
     Args:
-        root: the data folder; adapters are noted relative to it.
+        identifier: id of the job.
+        stores: where the job and its results are stored.
     """
 
-    def __init__(
-        self,
-        identifier: str,
-        jobs: JobStore,
-        files: FileStore,
-        models: ModelStore,
-        *,
-        root: Path,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, identifier: str, stores: TuningStores) -> None:
         self._id = identifier
-        self._jobs = jobs
-        self._files = files
-        self._models = models
-        self._root = root
-        self._clock = clock
+        self._stores = stores
         self._steps: list[TrainingStep] = []
         self._first_step_at = 0.0
 
@@ -155,7 +162,7 @@ class JobRecorder:
             case TrainingStarted():
                 self._start(message)
             case TrainingProgress():
-                self._jobs.log.add(self._id, message.message)
+                self._stores.jobs.log.add(self._id, message.message)
             case TrainingStep():
                 self._step(message)
             case TrainedCheckpoint():
@@ -168,15 +175,15 @@ class JobRecorder:
 
     def succeed(self, end: TrainingEnded) -> None:
         """Name the model, and mark the job as succeeded; the model answers from now on."""
-        name = self._add_model(self._jobs.entry(self._id).model_name, end.path, end)
-        table = self._files.add(metrics_csv(self._steps), filename=RESULT_FILENAME, purpose="fine-tune-results")
-        self._jobs.log.add(self._id, f"New fine-tuned model created: {name}")
-        self._jobs.log.add(self._id, "The job has successfully completed")
-        self._jobs.change(
+        name = self._add_model(self._stores.jobs.entry(self._id).model_name, end.path, end)
+        table = self._stores.files.add(metrics_csv(self._steps), filename=RESULT_FILENAME, purpose="fine-tune-results")
+        self._stores.jobs.log.add(self._id, f"New fine-tuned model created: {name}")
+        self._stores.jobs.log.add(self._id, "The job has successfully completed")
+        self._stores.jobs.change(
             self._id,
             status="succeeded",
             fine_tuned_model=name,
-            finished_at=int(self._clock()),
+            finished_at=int(self._stores.clock()),
             estimated_finish=None,
             trained_tokens=end.trained_tokens,
             result_files=[table.id],
@@ -184,33 +191,33 @@ class JobRecorder:
 
     def _start(self, start: TrainingStarted) -> None:
         decided = {name: getattr(start, name) for name in Hyperparameters.__struct_fields__}
-        asked = self._jobs.get(self._id).method
+        asked = self._stores.jobs.get(self._id).method
         kind = asked["type"]
         shown = {**asked.get(kind, {}).get("hyperparameters", {}), **decided}
-        self._jobs.change(
+        self._stores.jobs.change(
             self._id,
             hyperparameters=Hyperparameters(**decided),
             method={"type": kind, kind: {"hyperparameters": shown}},
         )
-        self._jobs.log.add(self._id, start_message(start))
+        self._stores.jobs.log.add(self._id, start_message(start))
 
     def _step(self, step: TrainingStep) -> None:
         self._steps.append(step)
-        self._jobs.log.add(self._id, step_message(step), metrics=step_metrics(step))
-        now = self._clock()
+        self._stores.jobs.log.add(self._id, step_message(step), metrics=step_metrics(step))
+        now = self._stores.clock()
         if len(self._steps) == 1:
             self._first_step_at = now
         elif 1 < step.step <= step.total_steps:
             left_s = (now - self._first_step_at) / (step.step - 1) * (step.total_steps - step.step)
-            self._jobs.estimate(self._id, int(now + left_s))
+            self._stores.jobs.estimate(self._id, int(now + left_s))
 
     def _checkpoint(self, checkpoint: TrainedCheckpoint) -> None:
-        tuned = checkpoint_name(self._jobs.entry(self._id).model_name, checkpoint.step)
+        tuned = checkpoint_name(self._stores.jobs.entry(self._id).model_name, checkpoint.step)
         name = self._add_model(tuned, checkpoint.path)
-        self._jobs.log.add_checkpoint(
+        self._stores.jobs.log.add_checkpoint(
             JobCheckpoint(
                 id=new_id("ftckpt_"),
-                created_at=int(self._clock()),
+                created_at=int(self._stores.clock()),
                 fine_tuned_model_checkpoint=name,
                 fine_tuning_job_id=self._id,
                 metrics=checkpoint_metrics(checkpoint),
@@ -219,17 +226,17 @@ class JobRecorder:
         )
         if checkpoint.full_valid_loss is not None:
             message = f"Epoch {checkpoint.epoch}: full validation loss={checkpoint.full_valid_loss:.2f}"
-            self._jobs.log.add(self._id, message, metrics=validation_metrics(checkpoint))
-        self._jobs.log.add(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
+            self._stores.jobs.log.add(self._id, message, metrics=validation_metrics(checkpoint))
+        self._stores.jobs.log.add(self._id, f"Checkpoint created at step {checkpoint.step}: {name}")
 
     def _add_model(self, name: str, path: str | None, end: TrainingEnded | None = None) -> str:
         servable = path is not None and is_servable(path)
-        self._models.add(
+        self._stores.models.add(
             ServedModel(
                 id=name,
-                created=int(self._clock()),
-                base=self._jobs.get(self._id).model,
-                adapter=Path(path).relative_to(self._root).as_posix() if path and servable else None,
+                created=int(self._stores.clock()),
+                base=self._stores.jobs.get(self._id).model,
+                adapter=Path(path).relative_to(self._stores.root).as_posix() if path and servable else None,
                 job=self._id,
                 kept_at=path if path and not servable else None,
                 base_url=end.base_url if end else None,
@@ -244,35 +251,17 @@ def is_servable(path: str) -> bool:
     return path.endswith(".gguf") and is_adapter(Path(path))
 
 
-_FEWEST_SAMPLES = 10
-
-
 class TuningWork:
     """The two steps of a job: check its files, and train.
 
     Args:
         engine: what trains.
-        jobs, files, models: the stores.
-        root: the data folder.
-        clock: Unix seconds.
+        stores: where jobs and their results are stored.
     """
 
-    def __init__(
-        self,
-        engine: ModelEngine,
-        *,
-        jobs: JobStore,
-        files: FileStore,
-        models: ModelStore,
-        root: Path,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, engine: ModelEngine, stores: TuningStores) -> None:
         self._engine = engine
-        self._jobs = jobs
-        self._files = files
-        self._models = models
-        self._root = root
-        self._clock = clock
+        self._stores = stores
 
     async def check(self, job: ServedJob) -> None:
         """Check the job's files, and mark it as ready for training.
@@ -281,14 +270,14 @@ class TuningWork:
             JobFailedError: a file is not as it must be, or was deleted.
         """
         method = job.method["type"]
-        self._jobs.log.add(job.id, f"Validating training file: {job.training_file}")
+        self._stores.jobs.log.add(job.id, f"Validating training file: {job.training_file}")
         samples = await self._count(job.training_file, method, "training_file", _FEWEST_SAMPLES)
         if job.validation_file:
-            self._jobs.log.add(job.id, f"Validating validation file: {job.validation_file}")
+            self._stores.jobs.log.add(job.id, f"Validating validation file: {job.validation_file}")
             await self._count(job.validation_file, method, "validation_file", 1)
-        self._jobs.note(job.id, samples=samples)
-        self._jobs.log.add(job.id, "Files validated, moving job to queued state")
-        self._jobs.change(job.id, status="queued")
+        self._stores.jobs.note(job.id, samples=samples)
+        self._stores.jobs.log.add(job.id, "Files validated, moving job to queued state")
+        self._stores.jobs.change(job.id, status="queued")
 
     async def _count(self, file: str, method: str, param: str, fewest: int) -> int:
         try:
@@ -304,15 +293,15 @@ class TuningWork:
             JobFailedError: the training failed, or a file was deleted meanwhile.
             ApiError: the adapter cannot be loaded.
         """
-        task = self._task(self._jobs.entry(job.id))
-        self._jobs.change(job.id, status="running")
-        self._models.forget(job.id)  # of a training that was interrupted
-        self._jobs.log.forget_checkpoints(job.id)
-        self._jobs.log.add(job.id, "Fine-tuning job started")
+        task = self._task(self._stores.jobs.entry(job.id))
+        self._stores.jobs.change(job.id, status="running")
+        self._stores.models.forget(job.id)  # of a training that was interrupted
+        self._stores.jobs.log.forget_checkpoints(job.id)
+        self._stores.jobs.log.add(job.id, "Fine-tuning job started")
         await self._follow(job, task)
 
     async def _follow(self, job: ServedJob, task: TrainingTask) -> None:
-        recorder = JobRecorder(job.id, self._jobs, self._files, self._models, root=self._root, clock=self._clock)
+        recorder = JobRecorder(job.id, self._stores)
         async with aclosing(self._engine.train(task)) as messages:
             async for message in messages:
                 if end := recorder.record(message):
@@ -327,7 +316,7 @@ class TuningWork:
         return TrainingTask(
             model=job.model,
             suffix=job.user_provided_suffix,
-            folder=self._jobs.folder(job.id),
+            folder=self._stores.jobs.folder(job.id),
             train=self._path(job.training_file, "training_file"),
             validation=self._path(job.validation_file, "validation_file") if job.validation_file else None,
             samples=kept.samples,
@@ -337,7 +326,7 @@ class TuningWork:
 
     def _path(self, file: str, param: str) -> Path:
         try:
-            return self._files.content(file)
+            return self._stores.files.content(file)
         except ApiError:
             message = f"The {param.replace('_', ' ')} {file} was deleted."
             raise JobFailedError(message, code="file_not_found", param=param) from None
