@@ -32,6 +32,7 @@ from asyncgen.providers.endpoint import (
 )
 from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
 from asyncgen.providers.user_profiles import load_profiles
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -427,6 +428,7 @@ async def open_endpoint(
 
 def _announce(endpoint: Endpoint, say: Callable[[str], None]) -> None:
     chosen = ", ".join(name for name in (endpoint.profile.name, endpoint.model) if name)
-    say(f"{chosen} at {endpoint.base_url} ({endpoint.why})")
+    more = f" and {counted(len(endpoint.others), 'more address', 'more addresses')}" if endpoint.others else ""
+    say(f"{chosen} at {endpoint.base_url}{more} ({endpoint.why})")
     for remark in endpoint.remarks:
         say(remark)

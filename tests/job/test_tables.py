@@ -5,6 +5,7 @@ import json
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -146,6 +147,18 @@ def test_a_parquet_cell_that_is_needed_and_has_no_text_is_named(
         table_of(tmp_path / "t.parquet", "city")
     if values:
         assert len(open_table(tmp_path / "t.parquet").table(["city"], ())) == len(values)
+
+
+@pytest.mark.parametrize("values", [["Paris", "", "\u00e9\u4e2d"], [3, -(2**62), 0]])
+def test_a_parquet_column_without_empty_cells_reads_as_one_with_them(tmp_path: Path, values: list[Any]) -> None:
+    import pyarrow as pa  # noqa: PLC0415 - an optional extra
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an optional extra
+
+    pq.write_table(pa.table({"whole": values, "holed": values}), tmp_path / "t.parquet")
+    whole = list(table_of(tmp_path / "t.parquet"))
+    pq.write_table(pa.table({"whole": [*values, None], "holed": [*values, None]}), tmp_path / "h.parquet")
+    holed = list(open_table(tmp_path / "h.parquet").table(["whole", "holed"], ()))
+    assert whole == holed[:-1] == [(str(value), str(value)) for value in values]
 
 
 def test_nanoseconds_and_durations_of_parquet_are_read(tmp_path: Path) -> None:

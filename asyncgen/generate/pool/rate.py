@@ -129,9 +129,14 @@ class TokenRate:
         """Tokens that a request takes for certain, as far as is known; without a guess about the answer."""
         return self._estimate.corrected(body_bytes // _BYTES_PER_TOKEN) + (self._max_output_tokens or 0)
 
-    def exceeds_a_minute(self, body_bytes: int) -> bool:
-        """Whether the request is larger than the limit, and would wait forever."""
-        return self.pace.per_minute is not None and self.at_least(body_bytes) > self.pace.per_minute
+    def exceeds_a_minute(self, body_bytes: Callable[[], int]) -> bool:
+        """Whether the request is larger than the limit, and would wait forever.
+
+        Args:
+            body_bytes: the request's size; only called if there is a limit, since the longest of many rows takes long
+                to find.
+        """
+        return self.pace.per_minute is not None and self.at_least(body_bytes()) > self.pace.per_minute
 
     async def acquire(self, body: bytes) -> int:
         """Wait for the request's tokens; returns the number reserved."""

@@ -158,7 +158,7 @@ class RowSource:
         Raises:
             UsageError: a single request exceeds the user's token limit per minute; raised before the first row.
         """
-        if self._rates.tokens.exceeds_a_minute(self._grid.longest_body()):
+        if self._rates.tokens.exceeds_a_minute(self._grid.longest_body):
             yield from self._look_through()
         given, tried_any = 0, self._journal.tried_any
         leaves_any = self._journal.leaves_any

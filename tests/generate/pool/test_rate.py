@@ -284,3 +284,16 @@ def test_whoever_stops_waiting_holds_up_nobody() -> None:
         return asyncio.get_running_loop().time()
 
     assert run(scenario()) < 2.1
+
+
+def test_the_longest_request_is_looked_for_only_where_a_limit_could_be_too_small_for_it() -> None:
+    asked: list[None] = []
+
+    def longest() -> int:
+        asked.append(None)
+        return len(BODY)
+
+    assert not RequestRates(None, None, 100).tokens.exceeds_a_minute(longest)
+    assert not asked
+    assert RequestRates(None, 150.0, 100).tokens.exceeds_a_minute(longest)
+    assert asked
