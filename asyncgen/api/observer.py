@@ -194,7 +194,7 @@ class _Training:
 
 
 Result = TypeVar("Result")
-_TICK_S = 0.1  # a lock that is waited for without an end would not let Ctrl-C through on every platform
+_TICK_S = 0.1  # on some platforms an endless wait for a lock cannot be interrupted by Ctrl-C
 
 
 def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> Result:
@@ -216,7 +216,7 @@ def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> R
     interrupted = False
     while not call.ended.is_set():
         try:
-            call.ended.wait(_TICK_S)  # not `join`: broken off by Ctrl-C, it takes the thread for ended
+            call.ended.wait(_TICK_S)  # not `join`: when Ctrl-C interrupts it, it marks the thread as ended
         except KeyboardInterrupt:
             call.interrupt(again=interrupted)
             interrupted = True

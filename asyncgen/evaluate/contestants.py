@@ -36,7 +36,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_HELP = "letters, digits, '.', '_' and '-'"
 _TAKEN = frozenset({"jobs", "judge", "votes", "evaluation"})
 _KEPT_FOR_TUNED = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
-_ANSWER_TOKENS = 256  # of bare completions, which stop after 16 by themselves
+_ANSWER_TOKENS = 256  # for `/completions`, which stop after 16 tokens by default
 ROW_COLUMN, PROMPT_COLUMN, TURNS_COLUMN = "row_id", "short_prompt", "turns"
 
 
@@ -268,7 +268,7 @@ def _parameters(contestant: Contestant, job: Job, form: PromptForm, opened: Open
     parameters = dict(job.generate.parameters)
     if not answers_are_targets(opened):
         for name in ("response_format", "max_tokens", "max_completion_tokens", "tools", "tool_choice"):
-            parameters.pop(name, None)  # they bound what the long prompt asks for
+            parameters.pop(name, None)  # they limit the answers to the long prompt
     if contestant.technique != "tuned":
         return parameters
     kept = {name: parameters[name] for name in _KEPT_FOR_TUNED if name in parameters}

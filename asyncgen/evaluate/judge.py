@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Side = Literal["first", "second", "tie"]
 FEWEST_FOR_LENGTH = 50
-_ATTEMPTS = 2  # a verdict that cannot be read is asked for once more
+_ATTEMPTS = 2  # an unreadable verdict is requested once more
 _LOCAL_TOKENS = 300
 _ASKS_FOR_JSON = frozenset({"openai", LOCAL})  # other formats are described in the prompt only
 _PAIR = "pair"

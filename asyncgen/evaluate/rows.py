@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncgen.run.state import DatasetState
 
 
-_MOST_SEEN = 200_000  # combinations of a grid too large to go over, and of those that outside values are put into
+_MOST_SEEN = 200_000  # combinations read of a larger grid, and combinations that outside values are put into
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ def _id(text: str) -> str:
 
 RUN_WORDS = 13
 RUN_CHARACTERS = 50
-_MOST_LOOKED_AT = 20_000  # samples among which the nearest ones are looked for
+_MOST_LOOKED_AT = 20_000  # samples that are searched for the nearest ones
 _WIDE_WORD = 20  # characters a word, on average, beyond which a text has no words to speak of (Chinese, Thai)
 
 
@@ -328,7 +328,7 @@ def _of_completion(sample: Mapping[str, Any], dataset: DatasetState) -> DatasetS
 def _of_chat(sample: Mapping[str, Any]) -> DatasetSample | None:
     if "messages" in sample:
         *asked, last = sample["messages"]
-    else:  # a pair of answers, of which the better one is learnt from
+    else:  # a preference sample: the better answer counts
         asked, last = sample["input"]["messages"], sample["preferred_output"][0]
     system = asked[0]["content"] if asked and asked[0]["role"] == "system" else None
     turns = tuple(asked[1:] if system is not None else asked)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SMALL_NAME = "run"
 SMALL_ROWS = 6
 _BASE, _TUNED = "base", "tuned"
-# What the stores of the built-in campaign never met.
+# Values that are not in the grid of the built-in campaign.
 _OUTSIDE_BUILT_IN = {
     "sector": ("Hotel", "Bakery", "Book Shops", "Florists"),
     "city": ("New York", "Madrid", "Vienna"),

@@ -80,7 +80,7 @@ def build_service(engine: ModelEngine, folder: DataFolder, admit: Admit, clock: 
     tuning = TuningQueue(jobs, work, engine.traits.notice, clock)
     answers = AnswerRoutes(engine, models, admit, clock)
     batches = BatchStore(folder.batches)
-    parallel = max(1, engine.traits.parallel - 1)  # one is left for requests from outside
+    parallel = max(1, engine.traits.parallel - 1)  # one slot is left for requests of clients
     batch_work = BatchWork(answers.answer, batches, files, parallel=parallel, clock=clock)
     batching = BatchQueue(batches, batch_work, clock)
     tables = (
@@ -192,7 +192,7 @@ def access_middleware(access: ServerAccess, clock: Callable[[], float]) -> Middl
         except (web.RequestPayloadError, HttpProcessingError) as error:  # a body that is not encoded as its headers say
             reason = str(error.__cause__ or error).split("message:")[-1].strip()
             return ApiError(400, f"The request's body cannot be read: {reason}.", code="invalid_body").response()
-        except (AsyncgenError, OSError) as error:  # a full disk, most likely: this request fails, the server lives on
+        except (AsyncgenError, OSError) as error:  # most likely a full disk: the request fails, the server continues
             _log.error("%s: %s %s: %s", request[_ID], request.method, request.path, error)
             return _io_error(error).response()
         except Exception:  # noqa: BLE001 - the edge: a bug is logged whole, and answered as the API would

@@ -189,7 +189,7 @@ class BatchResults:
         """Write a line whole or not at all. Raises OSError."""
         data = orjson.dumps(line) + b"\n"
         whole = file.seek(0, os.SEEK_END)
-        if file.write(data) != len(data):  # a disk that fills up takes a part, and says no more of it
+        if file.write(data) != len(data):  # a full disk accepts a part of a write without an error
             file.truncate(whole)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.replay(line)
@@ -409,7 +409,7 @@ class BatchWork:
             except ApiError as refusal:
                 results.refused(row.custom_id, refusal)
             self._batches.count(batch.id, results.counts)
-            await asyncio.sleep(0)  # an engine that answers at once would keep everybody else waiting
+            await asyncio.sleep(0)  # with an engine that answers at once, other tasks would never run
 
     async def _finish(self, batch: Batch, results: BatchResults) -> None:
         cancelled = self._batches.get(batch.id).status == "cancelling"
@@ -483,7 +483,9 @@ class BatchQueue:
                 self._waiting.put_nowait(batch.id)
         while True:
             batch = self._batches.get(await self._waiting.get())
-            if batch.status not in BATCH_ENDED:  # one that was taken up above may have been handed in just then
+            if (
+                batch.status not in BATCH_ENDED
+            ):  # a batch that was resumed above may have been submitted at the same time
                 await self._guarded(batch)
 
     async def _guarded(self, batch: Batch) -> None:

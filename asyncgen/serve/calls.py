@@ -124,7 +124,7 @@ class _TextBody(_Body, kw_only=True):
     suffix: None = None
 
 
-# Said by the API's reference; they change nothing in what a local model answers.
+# Parameters of the API's reference without effect on a local model's answer.
 _WITHOUT_EFFECT = frozenset(
     {
         "metadata",
@@ -210,7 +210,7 @@ _INSTEAD = {
     "audio": "; it reads and writes text",
     "prediction": "",
     "web_search_options": "; its models know what they were trained on and what the request says",
-}  # what is refused, and what there is instead
+}  # what is refused, and the alternative
 
 
 def chat_call(body: Mapping[str, Any], resolve: Resolve, *, strict: bool) -> ModelCall:

@@ -82,7 +82,9 @@ def open_data_folder(root: Path, engine: EngineName, say: Callable[[str], None])
         UsageError: it belongs to the other engine, or to a newer release.
         DiskError: it cannot be written.
     """
-    root = root.absolute()  # what lies in it is noted relative to it, and named to processes elsewhere
+    root = (
+        root.absolute()
+    )  # paths in it are stored relative to it, and passed to processes with other working directories
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -91,7 +93,7 @@ def open_data_folder(root: Path, engine: EngineName, say: Callable[[str], None])
         _claim(root, engine, say)
         for part in (folder.files, folder.jobs, folder.models, folder.batches):
             part.mkdir(exist_ok=True, mode=0o700)
-            remove_leftovers(part, lambda _name: True)  # all in there is the server's
+            remove_leftovers(part, lambda _name: True)  # all files in it belong to the server
         if stat.S_IMODE(root.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
             say(f"warning: others on this machine can read {root}, uploads and models in it; `chmod 700 {root}`")
     except OSError as error:
@@ -117,7 +119,7 @@ def _claim(root: Path, engine: EngineName, say: Callable[[str], None]) -> None:
     path = root / "folder.json"
     try:
         owner = read_whole(path, _Owner) if path.exists() else _Owner(engine)
-    except AsyncgenError as error:  # the objects are still there, and each says of what base it is
+    except AsyncgenError as error:  # the objects are unharmed, and each names its base model
         say(f"warning: {error.what} ({error.cause}); it is written anew")
         owner = _Owner(engine)
     if owner.version > _VERSION:

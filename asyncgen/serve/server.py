@@ -108,7 +108,7 @@ class AttachedClients:
         try:
             await response.prepare(request)
             while not self._ending.is_set():
-                await response.write(b"attached\n")  # also finds out that a client is gone without a word
+                await response.write(b"attached\n")  # also detects a client that disappeared without closing
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), _HEARTBEAT_S)
         finally:
@@ -181,7 +181,7 @@ async def serve(
     """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_opened_folder(settings, say))
-        # Threads that still write into the folder end before it is let go.
+        # Threads that still write into the folder end before its lock is released.
         stack.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
         engine = await stack.enter_async_context(_running_engine(settings, say))
         service = build_service(engine, folder, _admission(settings.simulation), time.time)

@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 Body = TypeVar("Body")
 
 _PAGE_LIMIT = 100
-_DIGITS = 9  # of a number in a query
+_DIGITS = 9  # digits of a number in a query
 _PLACE = re.compile(
     r"^(?P<what>.*?)(?: - at (?:`\w+` in )?`\$(?P<path>.*)`)?$", re.DOTALL
 )  # how msgspec ends its messages

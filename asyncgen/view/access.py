@@ -162,8 +162,8 @@ class PageAccess:
                 return web.Response(text=_LAUNCHED, content_type="text/html")
             return _closed(request, "The link was used before, or is not whole.")
         self._launch = None
-        # Not a redirect: a link in a web terminal is followed from a foreign page, and where a redirect leads a Strict
-        # cookie would not be sent. A page of our own that goes on by itself is at home.
+        # Not a redirect: a link in a web terminal is opened from a foreign page, and after a redirect a Strict
+        # cookie would not be sent. A page of this server that loads the next one has the cookie sent.
         response = web.Response(text=_LAUNCHED, content_type="text/html")
         response.set_cookie(self.cookie, self._session, max_age=_COOKIE_S, path="/", httponly=True, samesite="Strict")
         return response

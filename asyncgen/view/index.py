@@ -191,7 +191,7 @@ class RowIndex:
         self.facets: dict[str, Facet] = {}
         self.checks = Marks()
         self.offsets = array("Q")
-        self._source_of = array("H")  # the place among the sources
+        self._source_of = array("H")  # index in the list of sources
         self.keys = bytearray()
         self.digests: list[bytes] = []
         self.indexes = array("Q")
@@ -231,12 +231,12 @@ class RowIndex:
         before = len(self), len(self.bad_lines)
         try:
             self._find_sources()
-        except RunInUseError:  # shards are being merged: what stands in two files is there once in a moment
+        except RunInUseError:  # shards are being merged; a row that is in two files now will soon be in one
             self.is_behind = False
             return False
         behind = [
             self._read(number, most_bytes) for number in range(len(self._sources))
-        ]  # of every file, not the first
+        ]  # at the end of every file, not only the first
         self.is_behind = any(behind)
         changed = (len(self), len(self.bad_lines)) != before
         self.version += changed
@@ -260,7 +260,7 @@ class RowIndex:
                 continue
             try:
                 add((number, offset), line.removeprefix(codecs.BOM_UTF8) if not offset else line)
-            except ValueError as error:  # no JSON, no row, or a key that is none
+            except ValueError as error:  # not JSON, not a row, or an invalid key
                 if len(self.bad_lines) < 100:  # noqa: PLR2004 - enough to show
                     self.bad_lines.append((source.path.name, source.line, str(error)))
         return source.offset >= end
@@ -431,7 +431,7 @@ class _LineReader:
         begin = offset - self._start
         end = self._buffer.find(b"\n", begin) + 1 if 0 <= begin < len(self._buffer) else 0
         if not end:
-            # Who asks for what comes next is likely to go on so.
+            # A request for the next line suggests that more adjacent lines will follow.
             size = _BLOCK_BYTES // 4 if 0 <= begin <= len(self._buffer) else _LINE_BYTES
             begin, end = 0, self._read(offset, size)
         return self._buffer[begin:end].removeprefix(codecs.BOM_UTF8)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_VALUES = 70
 _BUCKETS = 90
-_IN_A_BUCKET = 4  # fewer, and the curve would jump between none and one
+_IN_A_BUCKET = 4  # with fewer, the curve would alternate between zero and one
 _BREAK_S = 600
 _MOST_SHARDS = 100
 OTHERS = "(others)"

@@ -244,7 +244,7 @@ class AnswerRoutes:
         if len(calls) > 1:
             raise ApiError(400, "A stream answers one prompt only.", param="prompt", code="invalid_value")
         pieces = self._engine.stream(calls[0])
-        first = await anext(pieces)  # an error before it is answered as such, not as a broken stream
+        first = await anext(pieces)  # an error before the first piece becomes an error response, not a broken stream
         response = web.StreamResponse(headers={**EVENT_HEADERS, **headers})
         await response.prepare(request)
         common = {

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _SEEDS = 2**31
-# Of a rate that is high already: with a multiplier beyond this nothing is learnt but noise.
+# The base rate is high already; with a larger multiplier a training diverges.
 _LARGEST = {"n_epochs": 50, "batch_size": 256, "learning_rate_multiplier": 10}
 _EXPECTED = {
     "n_epochs": '"auto" or a whole number from 1 to 50',
@@ -112,7 +112,7 @@ class FineTuningRoutes:
 
     async def _check(self, wanted: _Create) -> None:
         if not self._engine.traits.tunes_any_model:
-            self._models.adapter(wanted.model)  # 404 for a name that is none
+            self._models.adapter(wanted.model)  # raises 404 for an unknown name
         method = wanted.method.type if wanted.method else "supervised"
         if method not in self._engine.traits.methods:
             raise ApiError(

@@ -126,7 +126,7 @@ class ResponseRoutes:
         self, request: web.Request, body: Mapping[str, Any], call: ModelCall, headers: dict[str, str]
     ) -> web.StreamResponse:
         pieces = self._engine.stream(call)
-        first = await anext(pieces)  # an error before it is answered as such, not as a broken stream
+        first = await anext(pieces)  # an error before the first piece becomes an error response, not a broken stream
         response = web.StreamResponse(headers={**EVENT_HEADERS, **headers})
         await response.prepare(request)
         disturb, number = request.get(DISTURB), 0

@@ -36,16 +36,16 @@ class ChildConfig(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-_CACHE_MIB = 512  # prompts that left their slot, to be taken up again; llama.cpp's own default is 8 GiB
+_CACHE_MIB = 512  # cache of prompts whose slot was reused; llama.cpp's default is 8 GiB
 _SMALL_REQUESTS = 8  # more threads than answers need, so that tokenising does not wait
 _SILENT = -1
 
 
 def main() -> int:
     """Serve until stdin closes; 1 when the model cannot be loaded."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process in its time
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C, and ends this process afterwards
     config = decode_json(sys.stdin.buffer.readline(), ChildConfig)
-    os.nice(config.niceness)  # before there are threads, which each have their own
+    os.nice(config.niceness)  # before there are threads: each has a priority of its own
     try:
         import xllamacpp  # noqa: PLC0415 - the extra `local`; its absence is told like any other failure
 
@@ -62,7 +62,7 @@ def main() -> int:
 def _parameters(xllamacpp: object, config: ChildConfig) -> object:
     params = xllamacpp.CommonParams()  # type: ignore[attr-defined] # a native module without types
     params.model.path = config.model
-    # Scale 0: without a word about adapters in the request, the base model answers.
+    # Scale 0: a request that names no adapter is answered by the base model.
     params.lora_adapters = [
         xllamacpp.CommonAdapterLoraInfo(path, 0.0)  # type: ignore[attr-defined]
         for path in config.adapters
@@ -72,7 +72,7 @@ def _parameters(xllamacpp: object, config: ChildConfig) -> object:
     for pool in (params.cpuparams, params.cpuparams_batch):
         pool.n_threads = config.threads
         pool.poll = 0  # threads that spin while they wait starve a training on the same cores
-    # llama.cpp forgets by which adapter such a prompt was read, and would go on with the wrong one's.
+    # llama.cpp does not note the adapter of a cached prompt, and would continue with the wrong one's.
     params.cache_ram_mib = 0 if config.adapters else _CACHE_MIB
     params.n_threads_http = 2 * config.slots + _SMALL_REQUESTS
     params.warmup = False

@@ -302,7 +302,7 @@ async def _events(process: LlamaProcess, path: str, body: dict[str, Any]) -> Asy
 
 _TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
 _CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
-_ALPHA_PER_RANK = 2  # so that the learning rate fits every rank alike
+_ALPHA_PER_RANK = 2  # so that one learning rate suits every rank
 _AT_ONCE = 16
 
 
@@ -345,7 +345,7 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
                 yield message
     except _BadSampleError as error:
         yield TrainingFailed(code=f"invalid_{error.param}", message=str(error), param=error.param)
-    finally:  # what was only for the trainer can be made again from the upload
+    finally:  # the trainer's input can be made again from the upload
         for name in (_CONFIG, _TRAIN, _VALIDATION):
             (task.folder / name).unlink(missing_ok=True)
 
@@ -381,7 +381,7 @@ async def _encode_file(source: Path, target: Path, encoder: Encoder, param: str)
         while group := list(islice(samples, _AT_ONCE)):
             encoding = (_encode(*item, encoder, param) for item in group)
             for encoded in await asyncio.gather(*encoding, return_exceptions=True):
-                if isinstance(encoded, BaseException):  # the first in the file, not the first that was found
+                if isinstance(encoded, BaseException):  # the first error in the file, not the first one in time
                     raise encoded
                 stream.writelines(msgspec.json.encode(tokens) + b"\n" for tokens in encoded)
 

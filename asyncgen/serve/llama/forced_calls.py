@@ -117,7 +117,7 @@ class ForcedCall:
             first = piece.index not in begun
             begun.add(piece.index)
             if first and self.call.opening and piece.text == self.call.opening:
-                begun.discard(piece.index)  # what came with the request is not an argument
+                begun.discard(piece.index)  # text that the request gave for continuation is not an argument
                 continue
             part = ToolCallPart(0, piece.text, new_id("call_") if first else None, self.name if first else None)
             yield msgspec.structs.replace(

@@ -112,7 +112,7 @@ async def find_model(
     say("converting the model once, for faster answers")
     try:
         await asyncio.to_thread(_convert, source, quick, packaged)
-    except (DiskError, OSError) as error:  # a full disk: it answers as well as before, but slower
+    except (DiskError, OSError) as error:  # a full disk: the unconverted model works too, only slower
         reason = error.cause if isinstance(error, DiskError) else error.strerror
         say(f"warning: the converted model could not be kept ({reason}); the fetched one is served")
         return source
@@ -158,7 +158,7 @@ def _convert(source: Path, target: Path, packaged: PackagedModel) -> None:
 def _given(path: Path) -> Path:
     if not path.is_file():
         raise UsageError(f"there is no model file {path}", help_text="--model-path takes a GGUF file")
-    return path.absolute()  # not what a link leads to: its name is the model's
+    return path.absolute()  # not the target of a link: the name of the link is the model's name
 
 
 def require_llama() -> None:
@@ -244,7 +244,7 @@ def _wheels(folder: Path) -> list[Path]:
 def _bytes_in(folder: Path) -> int:
     sizes = 0
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # pip moves its files about
+        with suppress(FileNotFoundError):  # pip moves files while it works
             sizes += path.stat().st_size
     return sizes
 
@@ -282,7 +282,7 @@ def _sha256(path: Path) -> str:
 _Q8_0, _F32 = 8, 0
 _FILE_TYPE = b"general.file_type"
 _MOSTLY_Q8_0 = 7  # llama.cpp's number for such files
-_U32 = struct.pack("<I", 4)  # the metadata's type of it
+_U32 = struct.pack("<I", 4)  # its type in the metadata
 
 
 def write_q8(source: Path, target: BinaryIO) -> None:

@@ -180,7 +180,9 @@ async def _address(
     )
     assert process.stdin is not None, "it is a pipe"
     assert process.stdout is not None, "it is a pipe"
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended at once; its last output says why
+    with contextlib.suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # it ended during start-up; its last output is the reason
         process.stdin.write(msgspec.json.encode(config) + b"\n")
         await process.stdin.drain()
     line = await process.stdout.readline()

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 Ask = Callable[[str, dict[str, Any] | None], Awaitable[dict[str, Any]]]
 """POST to llama.cpp, or GET where the body is None; raises ApiError."""
 
-_GUARD = "\ue000"  # for private use, so in no vocabulary: it becomes tokens of its bytes, which nothing joins
+_GUARD = (
+    "\ue000"  # a private-use character is in no vocabulary: it becomes byte tokens, which are never merged with others
+)
 
 
 class Vocabulary:
@@ -157,7 +159,7 @@ _TEMPERATURE = 1.0
 # A model that thinks before it answers would spend a short answer's tokens on it, and would be trained on answers
 # without thoughts: unless a request says otherwise it is told not to, by those templates that know the switch.
 NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
-_OTHER_NAMES = {"repetition_penalty": "repeat_penalty"}  # vLLM's name, and llama.cpp's
+_OTHER_NAMES = {"repetition_penalty": "repeat_penalty"}  # the name in vLLM and llama.cpp
 
 
 def path_of(call: ModelCall) -> str:
@@ -174,7 +176,7 @@ def request_of(call: ModelCall, adapters: Sequence[Path], choice: int) -> dict[s
     """
     given = {_OTHER_NAMES.get(name, name): value for name, value in call.sampling.items()}
     body: dict[str, Any] = {"temperature": _TEMPERATURE, **given}
-    if body.get("logprobs") is True:  # with 0 llama.cpp gives none at all; `_logprobs` cuts what nobody asked for
+    if body.get("logprobs") is True:  # with 0 llama.cpp returns none at all; `_logprobs` removes the surplus
         body["top_logprobs"] = max(body.get("top_logprobs") or 0, 1)
     if "seed" in body:
         body["seed"] += choice
@@ -187,7 +189,7 @@ def request_of(call: ModelCall, adapters: Sequence[Path], choice: int) -> dict[s
     if call.stop:
         body["stop"] = list(call.stop)
     if adapters:
-        # For the base model too: without a word, llama.cpp goes on with what another adapter read of the same prompt.
+        # For the base model too: otherwise llama.cpp reuses the cache of another adapter for the same prompt.
         body["lora"] = [
             {"id": place, "scale": float(adapter == call.adapter)} for place, adapter in enumerate(adapters)
         ]
@@ -273,7 +275,7 @@ def _tool_call_part(part: dict[str, Any]) -> ToolCallPart:
 def _choice(call: ModelCall, choice: dict[str, Any]) -> EngineChoice:
     message = choice.get("message", {})
     text = choice["text"] if call.messages is None else message["content"] or ""
-    # llama.cpp has done it both ways in chats; the API here has one rule. A bare prompt it never repeats.
+    # In chats, versions of llama.cpp differ; this API has one rule. A bare prompt is never repeated.
     if call.messages is None or not text.startswith(call.opening):
         text = call.opening + text
     tools = [ToolCall(tool["id"], **tool["function"]) for tool in message.get("tool_calls") or ()]

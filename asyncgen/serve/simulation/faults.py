@@ -47,7 +47,7 @@ class Bucket:
         self.noun = noun
         self.per_minute = per_minute
         self._rate = per_minute / _MINUTE_S
-        self.capacity = max(1.0, per_minute)  # the allowance of a minute, which may be used at once
+        self.capacity = max(1.0, per_minute)  # the allowance of a minute, as burst size
         self._level = self.capacity
         self._clock = clock
         self._filled_at = clock()
@@ -363,7 +363,7 @@ def _status_error(fault: _Status) -> ApiError:
 def _drop(request: web.Request) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.abort()
-    return web.Response()  # goes nowhere
+    return web.Response()  # is not sent
 
 
 def _body(response: web.StreamResponse) -> bytes:

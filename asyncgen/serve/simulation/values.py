@@ -153,7 +153,7 @@ def _varied(digest: bytes, repetition: int, choice: int) -> bytes:
 
 
 _TRIES = 50
-_SHALLOW = 3  # below this depth, what may be left out is left out
+_SHALLOW = 3  # below this depth optional parts are left out
 _DEEPEST = 60
 _MOST_ITEMS = 3
 _LARGEST = 10_000
@@ -257,7 +257,7 @@ class _ValueGenerator:
         return rules
 
     def _option(self, options: list[Any], depth: int) -> Any:
-        if depth > _SHALLOW:  # down there, what ends soonest
+        if depth > _SHALLOW:  # deep in a value, the option that ends it soonest
             return min(options, key=lambda option: len(json.dumps(option)) + 1000 * ("$ref" in str(option)))
         return self._rng.choice(options)
 
@@ -338,7 +338,7 @@ class _ValueGenerator:
 
         try:
             return str(rstr.Rstr(self._rng).xeger(pattern))
-        except Exception as error:  # the parser of `re` has many
+        except Exception as error:  # the parser of `re` raises many kinds
             raise UnfitSchemaError(f"no text can be made by the pattern {pattern!r}") from error
 
     def _words(self, count: int) -> list[str]:

@@ -186,7 +186,7 @@ class FileStore:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        for rest in folder.glob("*.part"):  # uploads that a crash cut off
+        for rest in folder.glob("*.part"):  # incomplete uploads from before a crash
             rest.unlink()
         self._objects = JsonStore(
             folder,
@@ -269,7 +269,9 @@ class FileStore:
 
     def content(self, identifier: str) -> Path:
         """Path of the bytes. Raises ApiError: 404."""
-        return self._folder / self.get(identifier).id  # made by this server, or found under its own name
+        return (
+            self._folder / self.get(identifier).id
+        )  # an id made by this server, or of a file that was found at start-up
 
     def delete(self, identifier: str) -> None:
         """Raises ApiError: 404."""

@@ -23,7 +23,7 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 def main(arguments: list[str]) -> int:
     """Run the training that the given file configures; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as SIGTERM: ends at once, and there is nothing to clean up
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as for SIGTERM: end at once, since there is nothing to clean up
     Thread(target=_end_with_stdin, daemon=True).start()
     try:
         _train(arguments)
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
             TrainingFailed(code="out_of_memory", message="there is not enough memory to tune this model", param="model")
         )
         return 1
-    except BrokenPipeError:  # the server has gone
+    except BrokenPipeError:  # the server has ended
         return 1
     except (OSError, DiskError) as error:
         why = error.cause if isinstance(error, DiskError) else error.strerror

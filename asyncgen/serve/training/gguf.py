@@ -232,7 +232,7 @@ class _Cursor:
 
 def _read(path: Path, descriptor: int) -> Gguf:
     if not os.fstat(descriptor).st_size:
-        raise _DamagedError("it is empty")  # and could not be mapped
+        raise _DamagedError("it is empty")  # an empty file cannot be mapped
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
         return _parse(path, data)
 
@@ -273,7 +273,7 @@ def _entry(cursor: _Cursor) -> Tensor:
 def _check_extent(tensor: Tensor, file_size: int) -> None:
     known = TENSOR_TYPES.get(tensor.type)
     if known is None:
-        return  # only an error for whoever needs its numbers
+        return  # an error only when its values are needed
     if not tensor.shape or tensor.shape[-1] % known.elements:
         raise _DamagedError(f"the tensor {tensor.name} of type {known.name} cannot have the shape {tensor.shape}")
     if tensor.offset + tensor.size > file_size:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asyncgen.serve.training.model import FrozenStates
     from asyncgen.serve.training.packing import TrainingThreads
 
-WARM_UP = 0.1  # share of all steps, but no more than:
+WARM_UP = 0.1  # share of all steps, up to:
 LONGEST_WARM_UP = 20
 
 
@@ -173,7 +173,7 @@ class TrainingLoop:
         self._optimiser = AdamW(adapter.numbers)
         self._order, self._save, self._emit, self._elapsed = order, save, emit, elapsed
         self._steps = 0
-        self.trained_tokens = 0  # of all samples gone through, those not to be learnt included
+        self.trained_tokens = 0  # tokens of all samples so far, targets or not
 
     def run(self) -> Path:
         """Train all epochs, and return the path of the last adapter.

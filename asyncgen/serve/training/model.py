@@ -175,7 +175,7 @@ class Block:
         )
 
 
-LOGITS_AT_A_TIME = 1 << 23  # numbers; bounds what a long completion needs: 32 MB
+LOGITS_AT_A_TIME = 1 << 23  # limits the memory for a long completion to 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ class TunedPart:
         return PredictionScore(loss, correct, len(labels))
 
 
-_TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory while the blocks are gone through
+_TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory at the same time
 
 # Called with the share that is done, from 0 to 1.
 OnProgress = Callable[[float], None]
@@ -306,7 +306,7 @@ class FrozenStates:
     def __init__(self, file: IO[bytes], prefix: Array) -> None:
         self._file = file
         self._prefix = prefix
-        self._places: dict[int, tuple[int, int]] = {}  # of each sample: where its states begin, and how many bytes
+        self._places: dict[int, tuple[int, int]] = {}  # for each sample: offset and size of its states in bytes
 
     def keep(self, number: int, states: Array) -> None:
         """Store the states of a sample. Raises OSError, as for a full disk."""

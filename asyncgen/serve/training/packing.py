@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Flags = npt.NDArray[np.bool_]
 
-ROW_TOKENS = 512  # of the samples in a row, about: longer rows are no faster, and memory grows with them
+ROW_TOKENS = 512  # approximate length of a row: longer ones are no faster and need more memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def _sample(line: bytes, vocabulary: int) -> TokenSample:
     if not set(fields.targets) <= {0, 1}:
         raise ValueError("targets are 0 or 1")
     targets = np.array(fields.targets, np.bool_)
-    targets[:1] = False  # nothing stands before the first token that it could be predicted from
+    targets[:1] = False  # the first token cannot be predicted: no token precedes it
     return TokenSample(np.array(fields.tokens, np.int32), targets)
 
 
@@ -162,7 +162,7 @@ def train(config: Config, emit: Emit, clock: Clock) -> None:
     weights = _open(config)
     inputs = _read(config, weights)
     chosen = config.decided(len(inputs.train.samples))
-    thread_count = min(config.threads, chosen.batch_size)  # more would have nothing to do, and each takes its memory
+    thread_count = min(config.threads, chosen.batch_size)  # more threads would be idle, and each needs memory
     tokens = sum(len(sample.tokens) for sample in inputs.samples)
     needed = memory_needed(
         weights.architecture, layers=config.layers, rank=config.rank, threads=thread_count, sample_tokens=tokens
@@ -271,10 +271,10 @@ def _loop(
     return TrainingLoop(data, part, adapter, plan, threads=threads, order=order, save=save, emit=emit, elapsed=elapsed)
 
 
-_BYTES = 4  # of a number
-_SAMPLE_BYTES = 5  # of a token of the samples: its id, and whether it is learnt
+_BYTES = 4  # per number
+_SAMPLE_BYTES = 5  # per token of the samples: its id, and whether it is a target
 _LONGEST_ROW_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
-_PROCESS = 100 << 20  # interpreter, numpy, and what is small
+_PROCESS = 100 << 20  # interpreter, numpy and small objects
 
 
 def memory_needed(architecture: Architecture, *, layers: int, rank: int, threads: int, sample_tokens: int = 0) -> int:

@@ -131,7 +131,7 @@ class TuningQueue:
             raise
         except JobFailedError as failure:
             self._fail(identifier, failure.error)
-        except ApiError as refusal:  # an adapter that does not load
+        except ApiError as refusal:  # an adapter cannot be loaded
             error = ServedJobError(code=refusal.code or "server_error", message=str(refusal), param=refusal.param)
             self._fail(identifier, error)
         except (OSError, AsyncgenError) as error:  # a full disk, most likely
@@ -153,7 +153,7 @@ class TuningQueue:
             self._jobs.change(
                 identifier, status="failed", error=error, finished_at=int(self._clock()), estimated_finish=None
             )
-        except DiskError as refused:  # it has failed all the same; the next server tries it once more
+        except DiskError as refused:  # it has failed in memory; the next server tries it once more
             _log.warning("%s: %s", refused.what, refused.cause)
 
 

@@ -89,7 +89,7 @@ def _trl() -> tuple[str, ...]:
     if find_spec("trl") and find_spec("peft"):
         return (sys.executable, script)
     if uv := shutil.which("uv"):
-        return (uv, "run", script)  # it reads from the script what it needs
+        return (uv, "run", script)  # uv reads the requirements from the script
     raise UsageError(
         "--trainer trl needs the packages trl and peft, or uv",
         help_text="pip install trl peft, or install uv, which fetches them for the training",
@@ -147,7 +147,7 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
     while True:
         try:
             return await stream.readline()
-        except ValueError:  # the reader has thrown away what it held
+        except ValueError:  # the reader has discarded its buffer
             continue
 
 
