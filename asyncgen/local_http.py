@@ -147,7 +147,7 @@ class RequestGuard:
             return False
         if name == self.host.lower() or is_loopback_host(name):
             return True
-        # Whoever listens for others is asked by any of its addresses, and no foreign name can stand for one.
+        # A server that listens for other machines is reached by any of its addresses; DNS rebinding needs a name.
         return is_address(name) and not is_loopback_host(self.host)
 
     def _is_navigation(self, request: web.Request) -> bool:

@@ -171,7 +171,7 @@ def _utf16_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         try:
             while line := text.readline(LONGEST_LINE_BYTES + 1):
                 yield line.encode("utf-8")
-        except UnicodeError:  # found a block ahead, so that the line is not known
+        except UnicodeError:  # the decoder reads a block ahead, so the line is unknown
             raise AsyncgenError(
                 f"{path} is not UTF-16, though it begins as such a file does",
                 help_text="save it again as UTF-8",
@@ -243,7 +243,7 @@ def _without_mark(path: Path, text: str, *, allowed: bool) -> str:
     )
 
 
-# The likely ones, in the order in which they are tried when the usual one does not fit.
+# Delimiters in the order in which they are tried if the usual one does not fit.
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
 
@@ -286,7 +286,7 @@ def delimited_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator
         DelimitedError: a quote is not closed, or encloses more than a cell may contain.
     """
     source = _Lines(lines)
-    csv.field_size_limit(LONGEST_LINE_BYTES)  # the module's own bound is 128 KiB; it is the whole process's
+    csv.field_size_limit(LONGEST_LINE_BYTES)  # the default is 128 KiB, and applies to the whole process
     reader = csv.reader(source, delimiter=delimiter)
     while True:
         begins = source.number + 1

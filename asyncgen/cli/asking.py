@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _GAP = " │ "
 _NARROWEST = 30
 _MODELS_SHOWN = 8
-_SHARED = (AbsentError, AuthError, QuotaError)  # what is wrong with one prompt's request for these is so with all
+_SHARED = (AbsentError, AuthError, QuotaError)  # these errors occur for all prompts alike
 
 
 def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str]:

@@ -277,7 +277,7 @@ async def _cancel(noted: BatchState, where: EndpointFlags) -> str | None:
 
 
 async def _found(api: BatchApi, noted: BatchState) -> RemoteBatch | None:
-    if noted.batch_id is None:  # it may have been created all the same, and its id been lost
+    if noted.batch_id is None:  # it may have been created, and its id lost
         return await api.find(noted.file_id, noted.intent, noted.created)
     return await api.retrieve(noted.batch_id)
 
@@ -287,7 +287,7 @@ async def _api(noted: BatchState, where: EndpointFlags) -> AsyncIterator[BatchAp
     from asyncgen.generate.batch.api import BatchApi  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.openai_client import open_client  # noqa: PLC0415 - as above
 
-    if not where.addresses and noted.provider != LOCAL:  # this machine's own server has another address each time
+    if not where.addresses and noted.provider != LOCAL:  # the local server has another address each time
         where = replace(where, base_url=noted.base_url)
     choice = ProviderChoice(named_profile(noted.provider), "the run's batch is there")
     async with open_endpoint(choice, where, noted.model, say) as endpoint, open_client(endpoint) as client:

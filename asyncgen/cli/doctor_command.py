@@ -177,7 +177,7 @@ def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: 
         return Finding("fail", "address", f"{answered}: it sends on to {target}", "give that one to --base-url")
     if "html" in headers.get("Content-Type", "").lower() or body.lstrip()[:1] == b"<":
         return Finding("fail", "address", f"{answered} and a web page: no API", near or "it mostly ends in /v1")
-    if status == _ABSENT:  # some servers that answer have no list of models
+    if status == _ABSENT:  # some servers have no list of models
         level: Literal["warn", "fail"] = "fail" if near else "warn"
         return Finding(level, "address", f"{answered}: it has no /models", near or "asyncgen preview   (asks it)")
     if status not in (_OK, *_UNAUTHORISED):

@@ -42,7 +42,7 @@ _HEADERS = (
 _MOST_VALUES = 20
 _MODEL_WIDTH = 34
 _ANSWER_WIDTH = 240
-_SIDE_BY_SIDE = 3  # rows; the figures are of all
+_SIDE_BY_SIDE = 3  # rows shown; the figures count all
 
 
 def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Iterator[str]:
@@ -241,7 +241,7 @@ def _votes_line(agreement: Agreement) -> str:
 def _pays_line(pays: TuningBreakEven) -> Iterator[str]:
     note = f" ({pays.note})" if pays.note else ""
     if pays.calls is None or pays.outlay_usd is None or pays.outlay_usd.high == 0:
-        return  # not known, or nothing to pay back
+        return  # unknown, or no cost to recover
     if math.isinf(pays.calls.low):
         yield f"{pays.tuned} never pays against {pays.other}: its calls cost as much or more{note}"
         return

@@ -89,7 +89,7 @@ def export(
 def _file(directory: RunDirectory, path: Path, csv: CsvStyle, check: SimulationCheck) -> Exported:
     job = directory.read_state().job
     stale = job.stale
-    # Without rows of another form the grid has nothing to say, and a run that lost its job can still be exported.
+    # If all rows have the job's variables, the grid is not needed, and a run without its job can be exported.
     grid = job_of_run(directory).grid if stale or job.renamed else None
     exported = export_file(path, check.passing(ordered_records(directory.record_files(), grid)), csv)
     if stale:

@@ -187,7 +187,7 @@ def _wanted(found: TuningSource, options: dict[str, Any]) -> Any:
     )
 
 
-_PLACE = ("provider", "base_url", "api_key_file")  # as given for this command, for the next one
+_PLACE = ("provider", "base_url", "api_key_file")  # the options of this command, for the next one
 
 
 def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:

@@ -84,7 +84,7 @@ def _step_after(done: Generated, job: Path | None) -> str:
     if done.outcome.error is not None or done.exit_code in _SIGNALLED:
         return ""
     if done.shard is not None:
-        return ""  # the other shards may still be at work
+        return ""  # other shards may still be running
     if done.progress.left:
         return next_command("generate", job, keep=_PLACE)
     if done.progress.unusable and not done.progress.usable and done.progress.settled:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-# What people type for a command of ours.
+# Other words that users type for a command.
 _SYNONYMS = {
     "tune": "finetune", "train": "finetune", "fine-tune": "finetune", "fine_tune": "finetune", "ft": "finetune",
     "fine-tuning": "finetune", "fine_tuning": "finetune", "chat": "complete", "ask": "complete", "prompt": "complete",
@@ -248,8 +248,8 @@ class PageMixin(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {_OWN: [], **{heading: [] for heading in _HEADINGS}}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None and record[1]:  # click 8.5.1 gives arguments a line too, with nothing to say
-                # click 8.5 has a name of its own for its help option
+            if record is not None and record[1]:  # click 8.5.1 lists arguments too, without a text
+                # click 8.5 names its help option differently
                 name = "help" if "--help" in parameter.opts else parameter.name or ""
                 groups[headings.get(name, _OWN)].append(record)
         for heading, records in groups.items():
@@ -424,5 +424,5 @@ def models(_context: click.Context, _parameter: click.Parameter, begun: str) -> 
         try:
             names += [job.tuned_model for job in read_state(path).finetuning if job.tuned_model]
         except AsyncgenError:
-            continue  # a damaged run has nothing to offer
+            continue  # a damaged run has no models
     return _items(names, begun)

@@ -44,7 +44,7 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
 
 
 def _is_of_ctrl_c(error: BaseException) -> bool:
-    behind = error.__context__  # a step or two down: each step of the closing fails in turn
+    behind = error.__context__  # one or two levels down: each step of closing fails in turn
     return behind is not None and (isinstance(behind, KeyboardInterrupt) or _is_of_ctrl_c(behind))
 
 

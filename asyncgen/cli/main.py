@@ -49,7 +49,7 @@ _COMMANDS = {
 
 # Imports make many objects that stay, and the usual 700 would have the garbage collector scan them again and again.
 _OBJECTS_TO_COLLECT = 50_000
-_SAID_NO = 1  # exit code after answering a question with no
+_SAID_NO = 1  # exit code when a question was answered with no
 
 
 class _Commands(PageMixin, click.Group):
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> Never:
     except (KeyboardInterrupt, click.exceptions.Abort):
         code = 130
     except BrokenPipeError:
-        code = 1  # whoever read the results has gone
+        code = 1  # the reader of the results has ended
     except Exception as error:  # noqa: BLE001 - a bug: say so, and keep the trace for --debug
         _trace(arguments)
         show_error(_bug(error), as_json=as_json)
@@ -126,7 +126,7 @@ def _open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 

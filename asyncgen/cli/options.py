@@ -139,7 +139,7 @@ quiet_option = click.option(
     is_eager=True,
     help="Print no progress and no notes.",
 )
-# `main` looks for the word itself: an error may come before a command has read its options.
+# `main` searches for the flag itself: an error may occur before a command has read its options.
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _GAP = "  "
 _WIDEST_LABEL = 20
 DECLINED = "declined"
-# How a line begins says what it means; its first word is set off by colour or weight.
+# Beginning of a line to the style of its first word.
 _STYLES: dict[str, dict[str, Any]] = {
     "error:": {"fg": "red", "bold": True},
     "warning:": {"fg": "yellow", "bold": True},
@@ -173,7 +173,7 @@ def confirm_optional(question: str, *, yes: bool) -> bool | None:
 
 
 def _agreed(question: str) -> bool:
-    # Within a running loop the first Ctrl-C would only be noted, and the question go on waiting for its answer.
+    # Within a running event loop the first Ctrl-C would only be noted, and the question would still wait for an answer.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         question, width = clean(question), width_of(sys.stderr)
@@ -211,9 +211,9 @@ def is_verbose() -> bool:
 
 
 def _write_error(text: str) -> None:
-    # A terminal that is gone must not end a run: the answers still have to be written down.
+    # A closed terminal must not end a run: the answers still have to be written.
     with contextlib.suppress(OSError):
-        # Not through click, which finds a way past the live block's stand-in for stderr.
+        # Not through click, which bypasses the live display's replacement of stderr.
         print(_styled(clean(text)), file=sys.stderr, flush=True)
 
 

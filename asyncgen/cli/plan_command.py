@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 _LABEL = 11
-_SHOWN_CHARACTERS = 500  # of each end of a long prompt
+_SHOWN_CHARACTERS = 500  # characters of each end of a long prompt
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
         yield from (f"    {line}" for line in rest)
     parameters = {name: value for name, value in prompt.body.items() if name not in {"model", "messages"}}
     if parameters:
-        yield f"  parameters: {json.dumps(parameters, ensure_ascii=False)}"  # with spaces, at which it can be folded
+        yield f"  parameters: {json.dumps(parameters, ensure_ascii=False)}"  # with spaces, so that it can be wrapped
 
 
 def _message_text(message: Mapping[str, Any]) -> str:
@@ -256,7 +256,7 @@ def plan(
 
 def _next_step(job: Path | None, left: int) -> str:
     if job is None:
-        return next_command("run", keep=_PLACE)  # the only command that takes the built-in job and sends all of it
+        return next_command("run", keep=_PLACE)  # the only command that sends all of the built-in job
     return next_command("generate", job, keep=_PLACE) if left else next_command("prepare", job)
 
 

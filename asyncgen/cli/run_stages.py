@@ -88,7 +88,7 @@ class RunPipeline:
                 raise
             code = code or stage_code
             if stage_code not in {0, IncompleteError.exit_code}:
-                if name != "generate" or stage_code not in _SIGNALLED:  # else the stage has said so itself
+                if name != "generate" or stage_code not in _SIGNALLED:  # otherwise the stage has reported it
                     _say_where(name)
                 return stage_code
         self._say_end(last, time.monotonic() - began)
@@ -136,7 +136,7 @@ class RunPipeline:
         generated = run_loop(generate_opened(opened, generation, self.options, Screen(yes=self.yes)))
         summarise(generated)
         self._run = RunDirectory(generated.run)
-        # Nobody else is paid to learn from answers that the simulation which this run asks made up.
+        # Answers of the simulation are not uploaded to a provider that charges for training on them.
         self._is_simulated = generated.simulated
         self._is_rehearsal = generated.simulated and opened.tuning in {opened.generation, LOCAL}
         self.report["generate"] = generated.as_json()

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 _LIVE_S = 0.2
-_LATEST_S = 2.0  # an answer stays so long that it can be read
+_LATEST_S = 2.0  # minimum time that an answer stays on the screen
 _FIRST_PLAIN_S = 5.0
 _PLAIN_S = 30.0
 _SILENT_S = 30.0
 _UNANSWERED_S = 5.0
-_ENOUGH_S = 3.0  # before that a time left would be a wild guess
+_ENOUGH_S = 3.0  # before that an estimate of the time left would be arbitrary
 _TROUBLE_S = 2.0
 _CAUSE_WIDTH = 120
 _ANSWER_LINES = 2
@@ -54,7 +54,7 @@ async def progress_display(progress: Progress, spent: Callable[[], str]) -> Asyn
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError):  # a terminal that is gone must not end the run
+        with contextlib.suppress(asyncio.CancelledError, OSError):  # a closed terminal must not end the run
             await task
 
 

@@ -152,8 +152,8 @@ async def _serve(settings: ServeSettings, *, key_file: Path | None, as_json: boo
         if as_json:
             json_result(msgspec.structs.asdict(info))
         elif is_quiet():
-            result(info.base_url)  # with --port 0, nobody could know it otherwise
-        if not settings.until_idle:  # then another command started it, and its user does not ask it by hand
+            result(info.base_url)  # with --port 0, the port is not known otherwise
+        if not settings.until_idle:  # another command started it, so its user sends no requests by hand
             say(f"try:  {_curl(info, key_file)}")
             say(f"use:  {_export(info, key_file)}     (Ctrl-C here ends the server)")
 

@@ -218,7 +218,7 @@ def _listed() -> Iterator[_Listed]:
             files = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
             changed = (path / STATE_NAME).stat().st_mtime
         except OSError:
-            continue  # removed meanwhile
+            continue  # removed in the meantime
         status, problem = None, ""
         try:
             status = run_status(RunDirectory(path))

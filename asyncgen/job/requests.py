@@ -62,7 +62,7 @@ class Keyed(Protocol):
 KeyedRow = TypeVar("KeyedRow", bound=Keyed)
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):  # for every row: a quarter of a dataclass's time
+class Request(msgspec.Struct, frozen=True, gc=False):  # made for every row, in a quarter of a dataclass's time
     """One rendered prompt with its parameters.
 
     Attributes:
