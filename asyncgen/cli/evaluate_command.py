@@ -145,8 +145,8 @@ def _seconds(standing: ContestantResult) -> str:
 
 
 def _diversity_lines(found: Sequence[ContestantResult]) -> Iterator[str]:
-    told = [each for each in found if each.compression is not None]
-    if told:
+    measured = [each for each in found if each.compression is not None]
+    if measured:
         yield ""
         yield "how alike the answers of one contestant are, over as many bytes each:"
         rows = [
@@ -157,7 +157,7 @@ def _diversity_lines(found: Sequence[ContestantResult]) -> Iterator[str]:
                 f"{each.distinct_2 or 0:.2f}",
                 f"{each.duplicates:,}/{each.near_duplicates:,}",
             ]
-            for each in told
+            for each in measured
         ]
         headers = ["contestant", "compression", "distinct-1", "distinct-2", "duplicates/nearly"]
         yield from (f"  {line}" for line in table(headers, rows))

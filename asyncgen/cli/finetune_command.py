@@ -466,23 +466,23 @@ def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
     """Delete a tuned MODEL, the model of JOB_ID, or an uploaded file. This cannot be undone."""
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
 
-    doomed = run_loop(_deleted(what, endpoint_flags_of(options), yes=yes))
+    deleted = run_loop(_deleted(what, endpoint_flags_of(options), yes=yes))
     if as_json:
-        json_result({"deleted": doomed.name, "kind": doomed.kind})
+        json_result({"deleted": deleted.name, "kind": deleted.kind})
     else:
-        result(f"deleted the {doomed.kind} {doomed.name}")
+        result(f"deleted the {deleted.kind} {deleted.name}")
 
 
 async def _deleted(what: str, where: EndpointFlags, *, yes: bool) -> _Named:
     async with opened(_owner(what, where)) as tuner:
-        doomed = await _named(tuner, what)
-        question = f"Delete the {doomed.kind} {doomed.name} at {tuner.words}?"
-        confirm(question, yes=yes, why=f"the {doomed.kind} {doomed.name} would be deleted, for good")
-        if doomed.kind == "file":
-            await tuner.files.delete(doomed.name)
+        deleted = await _named(tuner, what)
+        question = f"Delete the {deleted.kind} {deleted.name} at {tuner.words}?"
+        confirm(question, yes=yes, why=f"the {deleted.kind} {deleted.name} would be deleted, for good")
+        if deleted.kind == "file":
+            await tuner.files.delete(deleted.name)
         else:
-            await _delete_model(tuner, doomed.name)
-        return doomed
+            await _delete_model(tuner, deleted.name)
+        return deleted
 
 
 def _owner(what: str, where: EndpointFlags) -> Target:

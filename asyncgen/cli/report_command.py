@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncgen.dataset.token_counts import Histogram
 
 
-FATES = ("filled", "rejected", "refused", "failed", "left", "stale")
+OUTCOMES = ("filled", "rejected", "refused", "failed", "left", "stale")
 _BAR = 24
 _LABEL = 28
 _VALUES_SHOWN = 20
@@ -48,7 +48,9 @@ def report_lines(report: Report, bar: str) -> Iterator[str]:
     yield f"{report.run}: {report.job}, answered by {models}"
     yield ""
     yield f"{'rows':<{_LABEL}} {coverage.requested or 0:,}: " + ", ".join(
-        f"{number:,} {fate}" for fate, number in _numbers(coverage).items() if number or fate in {"filled", "left"}
+        f"{number:,} {outcome}"
+        for outcome, number in _numbers(coverage).items()
+        if number or outcome in {"filled", "left"}
     )
     whole = [axis.name for axis in report.axes if axis.values and not any(each.holes for each in axis.values.values())]
     if whole:
@@ -67,7 +69,7 @@ def report_lines(report: Report, bar: str) -> Iterator[str]:
 
 
 def _numbers(coverage: Coverage) -> dict[str, int]:
-    return {fate: getattr(coverage, fate) or 0 for fate in FATES}
+    return {outcome: getattr(coverage, outcome) or 0 for outcome in OUTCOMES}
 
 
 def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
@@ -76,12 +78,12 @@ def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
         yield f"{axis.name}: too many values to show"
         return
     shown = dict(sorted(axis.values.items(), key=lambda item: -item[1].holes)[:_VALUES_SHOWN])
-    columns = [fate for fate in FATES if any(_numbers(coverage)[fate] for coverage in axis.values.values())]
-    yield f"{one_line(axis.name, _LABEL):<{_LABEL}} {'':<{_BAR}} " + "".join(f"{fate:>10}" for fate in columns)
+    columns = [outcome for outcome in OUTCOMES if any(_numbers(coverage)[outcome] for coverage in axis.values.values())]
+    yield f"{one_line(axis.name, _LABEL):<{_LABEL}} {'':<{_BAR}} " + "".join(f"{outcome:>10}" for outcome in columns)
     for value, coverage in axis.values.items():
         if value in shown:
             numbers = _numbers(coverage)
-            figures = "".join(f"{numbers[fate]:>10,}" for fate in columns)
+            figures = "".join(f"{numbers[outcome]:>10,}" for outcome in columns)
             part = coverage.filled / (coverage.filled + coverage.holes) if coverage.filled else 0.0
             yield f"{one_line(value, _LABEL):<{_LABEL}} {_bar(part, bar)} {figures}"
     if len(shown) < len(axis.values):
@@ -248,7 +250,7 @@ def report_object(report: Report) -> dict[str, Any]:
 
 
 def _coverage_object(coverage: Coverage) -> dict[str, int | None]:
-    return {"requested": coverage.requested} | {fate: getattr(coverage, fate) for fate in FATES}
+    return {"requested": coverage.requested} | {outcome: getattr(coverage, outcome) for outcome in OUTCOMES}
 
 
 def _length_object(histogram: Histogram) -> dict[str, float]:

@@ -259,8 +259,8 @@ def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
         {**each.variables, "completion": each.completion, **({} if each.opening is None else {"opening": each.opening})}
         for each in prompt.examples
     ]
-    told = {"system": prompt.system, "user": prompt.user, "openings": prompt.openings, "examples": examples}
-    return _without_unset(told) | short
+    long_prompt = {"system": prompt.system, "user": prompt.user, "openings": prompt.openings, "examples": examples}
+    return _without_unset(long_prompt) | short
 
 
 def _parameters(contestant: Contestant, job: Job, form: PromptForm, opened: OpenedJob) -> dict[str, Any]:

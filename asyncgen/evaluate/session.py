@@ -262,8 +262,8 @@ def _fix_settings(setup: _Setup) -> dict[str, Any]:
         UsageError: another margin was written down before.
     """
     folder, choice, wanted = setup.folder, setup.choice, setup.wanted
-    kept = _summary(folder)
-    margin = kept.get("margin")
+    earlier = _summary(folder)
+    margin = earlier.get("margin")
     asked = None if wanted.margin_points is None else wanted.margin_points / 100
     if margin is not None and asked is not None and asked != margin:
         raise UsageError(
@@ -287,7 +287,7 @@ def _fix_settings(setup: _Setup) -> dict[str, Any]:
         {"name": each.name, "technique": each.technique, "provider": each.provider, "model": each.model}
         for each in setup.contestants
     ]
-    if not kept.get("sentence"):
+    if not earlier.get("sentence"):
         write_summary(folder, {**settings, "contestants": begun})
     return settings
 

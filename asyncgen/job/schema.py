@@ -214,7 +214,7 @@ def _grid(raw: Any, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _axis(values: list[Any], key: str, problems: list[Problem]) -> list[Any]:
-    kept = []
+    valid = []
     wrong: dict[str, None] = {}
     for value in values:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -222,15 +222,15 @@ def _axis(values: list[Any], key: str, problems: list[Problem]) -> list[Any]:
             continue
         try:
             value_text(value)
-            kept.append(value)
+            valid.append(value)
         except NoTextError as error:
             wrong[str(error)] = None
     problems += [Problem(key, message) for message in wrong]
     if not values:
         problems.append(Problem(key, "an axis needs at least one value"))
-    counts = Counter(cell_text(value, key) for value in kept)
+    counts = Counter(cell_text(value, key) for value in valid)
     problems += [Problem(key, f"{value!r} stands here twice") for value, count in counts.items() if count > 1]
-    return kept
+    return valid
 
 
 def _examples(raw: Any, problems: list[Problem]) -> list[Example]:

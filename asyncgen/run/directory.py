@@ -437,14 +437,14 @@ def _claim(directory: RunDirectory, *, create: bool) -> None:
         raise disk_error(f"{path} could not be opened", error) from error
     if STATE_NAME in names:
         return
-    strangers = {name for name in names if not name.startswith(LOCK_NAME) and not name.endswith(".tmp")}
-    if strangers and create and RECORDS_NAME not in names:
+    other_files = {name for name in names if not name.startswith(LOCK_NAME) and not name.endswith(".tmp")}
+    if other_files and create and RECORDS_NAME not in names:
         raise UsageError(
             f"{path} is not a run of asyncgen: it holds other files",
             help_text="name an empty or a new folder with --out",
             code="not_a_run",
         )
-    if strangers or not create:
+    if other_files or not create:
         raise _not_a_run(path)
 
 

@@ -145,7 +145,7 @@ class EngineAnswer(msgspec.Struct, frozen=True):
     """All choices of a call, and its token usage."""
 
     choices: tuple[EngineChoice, ...]
-    tally: AnswerTokens
+    answer_tokens: AnswerTokens
 
 
 class ToolCallPart(msgspec.Struct, frozen=True):

@@ -125,7 +125,7 @@ def shown(evaluation: EvaluationFiles, *, blind: bool) -> dict[str, Any]:
         "name": evaluation.name,
         "contestants": evaluation.contestants,
         "summary": evaluation.summary,
-        "votes": _tally(evaluation),
+        "votes": _vote_counts(evaluation),
         "rows": [_row(evaluation, row, answers, blind=blind) for row, answers in evaluation.rows.items()],
     }
 
@@ -183,7 +183,7 @@ def _row(evaluation: EvaluationFiles, row: str, answers: dict[str, EvaluatedAnsw
     }
 
 
-def _tally(evaluation: EvaluationFiles) -> dict[str, int]:
+def _vote_counts(evaluation: EvaluationFiles) -> dict[str, int]:
     counts = dict.fromkeys([*evaluation.contestants, TIE], 0)
     for row, vote in evaluation.votes.items():
         if row in evaluation.rows and vote.winner in counts:

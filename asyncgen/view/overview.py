@@ -223,9 +223,9 @@ def training_of(directory: RunDirectory, state: RunState) -> dict[str, Any]:
     for _, event in read_rows(directory.events, _decode_event):
         events.setdefault(event.job, []).append(event)
     noted = {job.job_id: job for job in state.finetuning if job.job_id}
-    strangers = [job_id for job_id in events if job_id not in noted]
+    unknown = [job_id for job_id in events if job_id not in noted]
     jobs = [_job(job, events.get(job.job_id or "", [])) for job in reversed(state.finetuning)]
-    return {"jobs": jobs + [_unknown_job(job_id, events[job_id]) for job_id in strangers]}
+    return {"jobs": jobs + [_unknown_job(job_id, events[job_id]) for job_id in unknown]}
 
 
 def _job(job: FinetuningState, events: list[Event]) -> dict[str, Any]:

@@ -51,13 +51,13 @@ class Shape:
     chunk: Callable[[AnswerPiece, int | None], dict[str, Any]]
 
 
-def usage(tally: AnswerTokens) -> dict[str, Any]:
+def usage(answer_tokens: AnswerTokens) -> dict[str, Any]:
     return {
-        "prompt_tokens": tally.prompt,
-        "completion_tokens": tally.completion,
-        "total_tokens": tally.prompt + tally.completion,
-        "prompt_tokens_details": {"cached_tokens": tally.cached},
-        "completion_tokens_details": {"reasoning_tokens": tally.reasoning},
+        "prompt_tokens": answer_tokens.prompt,
+        "completion_tokens": answer_tokens.completion,
+        "total_tokens": answer_tokens.prompt + answer_tokens.completion,
+        "prompt_tokens_details": {"cached_tokens": answer_tokens.cached},
+        "completion_tokens_details": {"reasoning_tokens": answer_tokens.reasoning},
     }
 
 
@@ -210,14 +210,14 @@ class AnswerRoutes:
         if len(calls) == 1:
             return await self._engine.complete(calls[0])
         answers = await asyncio.gather(*(self._engine.complete(call) for call in calls))
-        tallies = [answer.tally for answer in answers]
+        token_counts = [answer.answer_tokens for answer in answers]
         return EngineAnswer(
             tuple(choice for answer in answers for choice in answer.choices),
             AnswerTokens(
-                prompt=sum(tally.prompt for tally in tallies),
-                completion=sum(tally.completion for tally in tallies),
-                cached=sum(tally.cached for tally in tallies),
-                reasoning=sum(tally.reasoning for tally in tallies),
+                prompt=sum(answer_tokens.prompt for answer_tokens in token_counts),
+                completion=sum(answer_tokens.completion for answer_tokens in token_counts),
+                cached=sum(answer_tokens.cached for answer_tokens in token_counts),
+                reasoning=sum(answer_tokens.reasoning for answer_tokens in token_counts),
             ),
         )
 
@@ -228,7 +228,7 @@ class AnswerRoutes:
             "created": int(self._clock()),
             "model": model,
             "choices": [shape.choice(index, choice) for index, choice in enumerate(answer.choices)],
-            "usage": usage(answer.tally),
+            "usage": usage(answer.answer_tokens),
             "system_fingerprint": self._engine.traits.fingerprint,
         }
 

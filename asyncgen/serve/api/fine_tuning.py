@@ -108,7 +108,7 @@ class FineTuningRoutes:
     async def _create(self, request: web.Request) -> web.Response:
         wanted = _read(await read_object(request))
         await self._check(wanted)
-        return json_response(self._queue.submit(self._kept(wanted)))
+        return json_response(self._queue.submit(self._new_entry(wanted)))
 
     async def _check(self, wanted: _Create) -> None:
         if not self._engine.traits.tunes_any_model:
@@ -137,7 +137,7 @@ class FineTuningRoutes:
         if wanted.validation_file:
             self._files.require(wanted.validation_file, "fine-tune", param="validation_file")
 
-    def _kept(self, wanted: _Create) -> JobEntry:
+    def _new_entry(self, wanted: _Create) -> JobEntry:
         method, chosen = _method(wanted)
         organization = self._engine.traits.organization
         job = ServedJob(
@@ -241,7 +241,7 @@ class ModelRoutes:
     async def _card(self, request: web.Request) -> web.Response:
         """Description of an adapter that can be downloaded. An extension of OpenAI's API."""
         model, path = self._found(request)
-        kept = self._jobs.find(model.job)
+        entry = self._jobs.find(model.job)
         with path.open("rb") as file:
             digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
         return json_response(
@@ -253,9 +253,9 @@ class ModelRoutes:
                 "created": model.created,
                 "bytes": path.stat().st_size,
                 "sha256": digest.hexdigest(),
-                "hyperparameters": msgspec.to_builtins(kept.job.hyperparameters) if kept else {},
-                "training_file": kept.job.training_file if kept else None,
-                "trained_tokens": kept.job.trained_tokens if kept else None,
+                "hyperparameters": msgspec.to_builtins(entry.job.hyperparameters) if entry else {},
+                "training_file": entry.job.training_file if entry else None,
+                "trained_tokens": entry.job.trained_tokens if entry else None,
             }
         )
 

@@ -90,12 +90,12 @@ class ResponseRoutes:
         for piece in _pieces(answer):
             list(items.events_of(piece))
         list(items.close())
-        return json_response(self._object(body, call, items, answer.tally), headers=headers)
+        return json_response(self._object(body, call, items, answer.answer_tokens), headers=headers)
 
     def _object(
-        self, body: Mapping[str, Any], call: ModelCall, items: _Items, tally: AnswerTokens | None
+        self, body: Mapping[str, Any], call: ModelCall, items: _Items, answer_tokens: AnswerTokens | None
     ) -> dict[str, Any]:
-        status = "in_progress" if tally is None else "incomplete" if items.is_cut else "completed"
+        status = "in_progress" if answer_tokens is None else "incomplete" if items.is_cut else "completed"
         return {
             "id": new_id("resp_", 48),
             "object": "response",
@@ -117,7 +117,7 @@ class ResponseRoutes:
             "tools": body.get("tools") or [],
             "top_p": body.get("top_p", 1.0),
             "truncation": "disabled",
-            "usage": None if tally is None else _usage(tally),
+            "usage": None if answer_tokens is None else _usage(answer_tokens),
             "metadata": body.get("metadata") or {},
             "system_fingerprint": self._engine.traits.fingerprint,
         }
@@ -146,7 +146,7 @@ class ResponseRoutes:
         first: AnswerPiece | AnswerTokens,
         rest: AsyncIterator[AnswerPiece | AnswerTokens],
     ) -> AsyncIterator[dict[str, Any]]:
-        items, tally = _Items(), AnswerTokens(0, 0)
+        items, answer_tokens = _Items(), AnswerTokens(0, 0)
         shown = self._object(body, call, items, None)
         yield {"type": "response.created", "response": {**shown, "output": []}}
         yield {"type": "response.in_progress", "response": {**shown, "output": []}}
@@ -154,13 +154,13 @@ class ResponseRoutes:
             yield event
         async for piece in rest:
             if isinstance(piece, AnswerTokens):
-                tally = piece
+                answer_tokens = piece
                 continue
             for event in items.events_of(piece):
                 yield event
         for event in items.close():
             yield event
-        final = {**self._object(body, call, items, tally), "id": shown["id"], "created_at": shown["created_at"]}
+        final = {**self._object(body, call, items, answer_tokens), "id": shown["id"], "created_at": shown["created_at"]}
         yield {"type": f"response.{final['status']}", "response": final}
 
 
@@ -251,13 +251,13 @@ def _pieces(answer: EngineAnswer) -> Iterator[AnswerPiece]:
     yield AnswerPiece(0, choice.text, choice.finish_reason, choice.refusal, None, choice.reasoning, tuple(parts))
 
 
-def _usage(tally: AnswerTokens) -> dict[str, Any]:
+def _usage(answer_tokens: AnswerTokens) -> dict[str, Any]:
     return {
-        "input_tokens": tally.prompt,
-        "input_tokens_details": {"cached_tokens": tally.cached},
-        "output_tokens": tally.completion,
-        "output_tokens_details": {"reasoning_tokens": tally.reasoning},
-        "total_tokens": tally.prompt + tally.completion,
+        "input_tokens": answer_tokens.prompt,
+        "input_tokens_details": {"cached_tokens": answer_tokens.cached},
+        "output_tokens": answer_tokens.completion,
+        "output_tokens_details": {"reasoning_tokens": answer_tokens.reasoning},
+        "total_tokens": answer_tokens.prompt + answer_tokens.completion,
     }
 
 

@@ -216,9 +216,9 @@ class LlamaEngine:
             answer = await self._empty_answer(call)
             for index, choice in enumerate(answer.choices):
                 yield AnswerPiece(index, choice.text, finish_reason=choice.finish_reason)
-            yield answer.tally
+            yield answer.answer_tokens
             return
-        tallies: list[AnswerTokens] = []
+        token_counts: list[AnswerTokens] = []
         async with self._switch.process_for(call.adapter) as process:
             for index in range(call.count):
                 body = request_of(call, process.adapters, index)
@@ -227,8 +227,8 @@ class LlamaEngine:
                         if isinstance(piece, AnswerPiece):
                             yield piece
                         else:
-                            tallies.append(piece)
-        yield sum_of(tallies)
+                            token_counts.append(piece)
+        yield sum_of(token_counts)
 
     async def train(self, task: TrainingTask) -> AsyncGenerator[TrainerMessage, None]:
         self._switch.lower_priority()

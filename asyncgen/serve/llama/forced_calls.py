@@ -70,7 +70,7 @@ async def forced_call(call: ModelCall, complete: Callable[[ModelCall], Awaitable
         name = decode_json(answer.choices[0].text.removeprefix(call.opening).encode(), str)
     except NotJsonError:  # the grammar admits no other text, but a stop text of the request may have cut it
         name = ""
-    return _forced(call, functions.get(name) or next(iter(functions.values())), answer.tally.completion)
+    return _forced(call, functions.get(name) or next(iter(functions.values())), answer.answer_tokens.completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class ForcedCall:
         Returns:
             The answer to the call that came.
         """
-        return EngineAnswer(tuple(map(self._choice, answer.choices)), self._tally(answer.tally))
+        return EngineAnswer(tuple(map(self._choice, answer.choices)), self._answer_tokens(answer.answer_tokens))
 
     async def pieces_of(
         self, pieces: AsyncIterator[AnswerPiece | AnswerTokens]
@@ -112,7 +112,7 @@ class ForcedCall:
         begun: set[int] = set()
         async for piece in pieces:
             if isinstance(piece, AnswerTokens):
-                yield self._tally(piece)
+                yield self._answer_tokens(piece)
                 continue
             first = piece.index not in begun
             begun.add(piece.index)
@@ -134,8 +134,8 @@ class ForcedCall:
             choice, text="", tool_calls=(called,), finish_reason=_finish(choice.finish_reason)
         )
 
-    def _tally(self, tally: AnswerTokens) -> AnswerTokens:
-        return msgspec.structs.replace(tally, completion=tally.completion + self.spent)
+    def _answer_tokens(self, answer_tokens: AnswerTokens) -> AnswerTokens:
+        return msgspec.structs.replace(answer_tokens, completion=answer_tokens.completion + self.spent)
 
 
 def _finish(reason: str) -> str:

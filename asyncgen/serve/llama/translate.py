@@ -225,16 +225,16 @@ def answer_of(call: ModelCall, answers: Sequence[dict[str, Any]]) -> EngineAnswe
     """Combine llama.cpp's answers, one for each choice, to one answer."""
     return EngineAnswer(
         tuple(_choice(call, answer["choices"][0]) for answer in answers),
-        sum_of([_tally(answer["usage"]) for answer in answers]),
+        sum_of([_answer_tokens(answer["usage"]) for answer in answers]),
     )
 
 
-def sum_of(tallies: Sequence[AnswerTokens]) -> AnswerTokens:
+def sum_of(token_counts: Sequence[AnswerTokens]) -> AnswerTokens:
     """Usage of one call over all choices: their prompt is the same and counts once, as in the API."""
-    if not tallies:
+    if not token_counts:
         return AnswerTokens(0, 0)
-    completion = sum(tally.completion for tally in tallies)
-    return AnswerTokens(prompt=tallies[0].prompt, completion=completion, cached=tallies[0].cached)
+    completion = sum(answer_tokens.completion for answer_tokens in token_counts)
+    return AnswerTokens(prompt=token_counts[0].prompt, completion=completion, cached=token_counts[0].cached)
 
 
 async def pieces_of(
@@ -251,7 +251,7 @@ async def pieces_of(
             if piece.text or piece.reasoning or piece.tool_calls or piece.finish_reason:
                 yield piece
         if chunk.get("usage"):
-            yield _tally(chunk["usage"])
+            yield _answer_tokens(chunk["usage"])
 
 
 def _piece(index: int, call: ModelCall, choice: dict[str, Any]) -> AnswerPiece:
@@ -306,6 +306,6 @@ def _token(token: dict[str, Any], alternatives: int = 0) -> dict[str, Any]:
     return kept
 
 
-def _tally(usage: dict[str, Any]) -> AnswerTokens:
+def _answer_tokens(usage: dict[str, Any]) -> AnswerTokens:
     cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
     return AnswerTokens(prompt=usage["prompt_tokens"], completion=usage["completion_tokens"], cached=cached)

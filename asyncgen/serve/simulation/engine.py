@@ -209,7 +209,7 @@ class SimulatedEngine:
             for piece in _pieces(index, call.opening, choice):
                 yield piece
             yield AnswerPiece(index, "", finish_reason=choice.finish_reason, refusal=choice.refusal)
-        yield answer.tally
+        yield answer.answer_tokens
 
     def _choice(self, call: ModelCall, digest: bytes, repetition: int, index: int, fault: str | None) -> EngineChoice:
         if fault == "refusal":

@@ -231,26 +231,26 @@ def attention(queries: Array, keys: Array, values: Array, spans: Sequence[TokenS
     return SavedAttention(queries, keys, values, mixed, log_sums)
 
 
-def attention_backward(d_mixed: Array, kept: SavedAttention, spans: Sequence[TokenSpan]) -> tuple[Array, Array, Array]:
+def attention_backward(d_mixed: Array, saved: SavedAttention, spans: Sequence[TokenSpan]) -> tuple[Array, Array, Array]:
     """The gradients of queries, keys and values.
 
     With p = softmax(s) and o = p · v:  dv = pᵀ · do,  ds = p · (do · vᵀ - sum(do · o)).
     """
-    d_queries = np.empty_like(kept.queries)
-    d_keys, d_values = np.zeros_like(kept.keys), np.zeros_like(kept.values)
-    kv_heads = kept.keys.shape[1]
-    for span, log_sum in zip(spans, kept.log_sums, strict=True):
-        probabilities = _scores(kept.queries, kept.keys, span)
+    d_queries = np.empty_like(saved.queries)
+    d_keys, d_values = np.zeros_like(saved.keys), np.zeros_like(saved.values)
+    kv_heads = saved.keys.shape[1]
+    for span, log_sum in zip(spans, saved.log_sums, strict=True):
+        probabilities = _scores(saved.queries, saved.keys, span)
         probabilities -= log_sum
         np.exp(probabilities, out=probabilities)
         gradient = _by_head(d_mixed[span.indexes], kv_heads)
-        result = _by_head(kept.mixed[span.indexes], kv_heads)
+        result = _by_head(saved.mixed[span.indexes], kv_heads)
         _add(d_values, span, probabilities.swapaxes(1, 2) @ gradient)
-        d_scores = gradient @ _seen(kept.values, span).swapaxes(1, 2)
+        d_scores = gradient @ _seen(saved.values, span).swapaxes(1, 2)
         d_scores -= np.einsum("hti,hti->ht", gradient, result)[..., None]
         d_scores *= probabilities
-        _add(d_keys, span, d_scores.swapaxes(1, 2) @ _by_head(kept.queries[span.indexes], kv_heads))
-        d_queries[span.indexes] = _by_token(d_scores @ _seen(kept.keys, span), d_queries.shape[1])
+        _add(d_keys, span, d_scores.swapaxes(1, 2) @ _by_head(saved.queries[span.indexes], kv_heads))
+        d_queries[span.indexes] = _by_token(d_scores @ _seen(saved.keys, span), d_queries.shape[1])
     d_queries *= d_queries.shape[-1] ** -0.5
     return d_queries, d_keys, d_values
 

@@ -103,17 +103,17 @@ class Block:
         y += middle
         return y, Activations(attn_norm, head_norms, attended, ffn_norm, gate, up, thin)
 
-    def backward(self, dy: Array, kept: Activations, geometry: Geometry, gradient: Adapter) -> Array:
+    def backward(self, dy: Array, saved: Activations, geometry: Geometry, gradient: Adapter) -> Array:
         """Add to the adapter's gradient, and return the gradient of the block's input."""
-        normed = kept.ffn_norm.unit * self.weights["ffn_norm.weight"]
-        d_gated = self._back("ffn_down", dy, gated(kept.gate, kept.up), kept, gradient)
-        d_gate, d_up = gated_backward(d_gated, kept.gate, kept.up)
-        d_normed = self._back("ffn_gate", d_gate, normed, kept, gradient)
-        d_normed += self._back("ffn_up", d_up, normed, kept, gradient)
-        d_middle = rms_norm_backward(d_normed, self.weights["ffn_norm.weight"], kept.ffn_norm)
+        normed = saved.ffn_norm.unit * self.weights["ffn_norm.weight"]
+        d_gated = self._back("ffn_down", dy, gated(saved.gate, saved.up), saved, gradient)
+        d_gate, d_up = gated_backward(d_gated, saved.gate, saved.up)
+        d_normed = self._back("ffn_gate", d_gate, normed, saved, gradient)
+        d_normed += self._back("ffn_up", d_up, normed, saved, gradient)
+        d_middle = rms_norm_backward(d_normed, self.weights["ffn_norm.weight"], saved.ffn_norm)
         d_middle += dy
-        d_normed = self._attend_backward(d_middle, kept, geometry, gradient)
-        dx = rms_norm_backward(d_normed, self.weights["attn_norm.weight"], kept.attn_norm)
+        d_normed = self._attend_backward(d_middle, saved, geometry, gradient)
+        dx = rms_norm_backward(d_normed, self.weights["attn_norm.weight"], saved.attn_norm)
         dx += d_middle
         return dx
 
@@ -131,18 +131,18 @@ class Block:
         values = self._heads(self._project("attn_v", x, thin))
         return attention(turned[0], turned[1], values, geometry.spans), head_norms
 
-    def _attend_backward(self, d_middle: Array, kept: Activations, geometry: Geometry, gradient: Adapter) -> Array:
-        mixed = kept.attended.mixed.reshape(len(d_middle), -1)
-        d_mixed = self._heads(self._back("attn_output", d_middle, mixed, kept, gradient))
-        d_queries, d_keys, d_values = attention_backward(d_mixed, kept.attended, geometry.spans)
-        normed = kept.attn_norm.unit * self.weights["attn_norm.weight"]
-        d_normed = self._back("attn_v", d_values.reshape(len(normed), -1), normed, kept, gradient)
+    def _attend_backward(self, d_middle: Array, saved: Activations, geometry: Geometry, gradient: Adapter) -> Array:
+        mixed = saved.attended.mixed.reshape(len(d_middle), -1)
+        d_mixed = self._heads(self._back("attn_output", d_middle, mixed, saved, gradient))
+        d_queries, d_keys, d_values = attention_backward(d_mixed, saved.attended, geometry.spans)
+        normed = saved.attn_norm.unit * self.weights["attn_norm.weight"]
+        d_normed = self._back("attn_v", d_values.reshape(len(normed), -1), normed, saved, gradient)
         for name, d_turned in (("attn_q", d_queries), ("attn_k", d_keys)):
             heads: Array = geometry.rotation.turn_back(d_turned)
             norm = self.weights.get(f"{name}_norm.weight")
             if norm is not None:
-                heads = rms_norm_backward(heads, norm, kept.head_norms[name])
-            d_normed += self._back(name, heads.reshape(len(normed), -1), normed, kept, gradient)
+                heads = rms_norm_backward(heads, norm, saved.head_norms[name])
+            d_normed += self._back(name, heads.reshape(len(normed), -1), normed, saved, gradient)
         return d_normed
 
     def _norm(self, name: str, x: Array) -> tuple[Array, SavedNorm]:
@@ -162,12 +162,12 @@ class Block:
             y += bias
         return y
 
-    def _back(self, name: str, dy: Array, x: Array, kept: Activations, gradient: Adapter) -> Array:
+    def _back(self, name: str, dy: Array, x: Array, saved: Activations, gradient: Adapter) -> Array:
         assert self.adapter is not None
         return project_backward(
             dy,
             x,
-            kept.thin[name],
+            saved.thin[name],
             self.weights[f"{name}.weight"],
             self.adapter.pair(self.index, name),
             self.adapter.scale,
@@ -246,17 +246,17 @@ class TunedPart:
     def score_and_gradient(self, hidden: Array, row: PackedRow, gradient: Adapter) -> PredictionScore:
         """Add the gradient of the row's summed loss to `gradient`."""
         geometry = self._rotations.geometry(row)
-        kept = []
+        saved = []
         for block in self._blocks:
             hidden, memory = block.forward(hidden, geometry)
-            kept.append(memory)
+            saved.append(memory)
         normed, output_norm = rms_norm(hidden[row.predictors], self._norm, self._epsilon)
         d_normed = np.empty_like(normed)
         score = self._predict(normed, row.labels, d_normed)
         dx = np.zeros_like(hidden)
         dx[row.predictors] = rms_norm_backward(d_normed, self._norm, output_norm)
         for block in reversed(self._blocks):
-            dx = block.backward(dx, kept.pop(), geometry, gradient)
+            dx = block.backward(dx, saved.pop(), geometry, gradient)
         return score
 
     def _predict(self, normed: Array, labels: Integers, d_normed: Array | None) -> PredictionScore:
@@ -349,7 +349,7 @@ class FrozenBlocks:
             OSError: the file cannot be written.
         """
         embedding = self._weights.tensor(EMBEDDING)
-        kept = None
+        saved = None
         for portion in _portions(samples):
             members = share_out(samples[portion.start : portion.stop], prefix, self._threads.count)
             rows = [pack([samples[portion[number]] for number in numbers], prefix) for numbers in members]
@@ -358,12 +358,12 @@ class FrozenBlocks:
                 states = self._through_block(index, states, rows)
                 share = (index + 1) / len(self._blocks)
                 self._on_progress((portion.start + len(portion) * share) / len(samples))
-            kept = kept or FrozenStates(file, states[0][:prefix].copy())
+            saved = saved or FrozenStates(file, states[0][:prefix].copy())
             for numbers, row, state in zip(members, rows, states, strict=True):
                 for number, span in zip(numbers, row.samples, strict=True):
-                    kept.keep(portion[number], state[span.indexes])
-        assert kept is not None  # there is at least one sample
-        return kept
+                    saved.keep(portion[number], state[span.indexes])
+        assert saved is not None  # there is at least one sample
+        return saved
 
     def _through_block(self, index: int, states: Sequence[Array], rows: Sequence[PackedRow]) -> list[Array]:
         block = Block(index, self._weights.block(index), self._weights.architecture)

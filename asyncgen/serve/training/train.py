@@ -236,12 +236,12 @@ def _first_tuned(config: Config, weights: Weights) -> int:
 
 def _report_tenths(emit: Emit) -> Callable[[float], None]:
     """Report progress at each tenth."""
-    told = 0
+    reported = 0
 
     def on_progress(done: float) -> None:
-        nonlocal told
-        if (tenth := int(done * 10)) > told:
-            told = tenth
+        nonlocal reported
+        if (tenth := int(done * 10)) > reported:
+            reported = tenth
             emit(TrainingProgress(message=f"frozen layers: {tenth * 10} % of the samples' tokens done"))
 
     return on_progress

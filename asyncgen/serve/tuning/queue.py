@@ -50,15 +50,15 @@ class TuningQueue:
         """Whether a job is waiting or running."""
         return any(job.status not in ENDED for job in self._jobs.all())
 
-    def submit(self, kept: JobEntry) -> ServedJob:
+    def submit(self, job_entry: JobEntry) -> ServedJob:
         """Add a new job."""
-        self._jobs.add(kept)
-        identifier = kept.job.id
+        self._jobs.add(job_entry)
+        identifier = job_entry.job.id
         self._jobs.log.add(identifier, f"Created fine-tuning job: {identifier}")
         if self._notice:
             self._jobs.log.add(identifier, self._notice, level="warn")
         self._news.put_nowait(identifier)
-        return kept.job
+        return job_entry.job
 
     async def cancel(self, identifier: str) -> ServedJob:
         """Cancel a job. A training in progress has stopped when this returns.

@@ -311,15 +311,15 @@ class TuningWork:
                     return
         raise JobFailedError("The training ended before its end.", code="server_error")
 
-    def _task(self, kept: JobEntry) -> TrainingTask:
-        job = kept.job
+    def _task(self, entry: JobEntry) -> TrainingTask:
+        job = entry.job
         return TrainingTask(
             model=job.model,
             suffix=job.user_provided_suffix,
             folder=self._stores.jobs.folder(job.id),
             train=self._path(job.training_file, "training_file"),
             validation=self._path(job.validation_file, "validation_file") if job.validation_file else None,
-            samples=kept.samples,
+            samples=entry.samples,
             hyperparameters=job.hyperparameters,
             seed=job.seed,
         )

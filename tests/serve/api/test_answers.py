@@ -81,12 +81,12 @@ def test_stream_ends_with_a_finish_reason_and_the_usage(client: openai.OpenAI) -
     stream = client.chat.completions.create(
         model="m", messages=HELLO, stream=True, stream_options={"include_usage": True}
     )
-    *parts, last, tally = list(stream)
+    *parts, last, answer_tokens = list(stream)
     assert parts[0].choices[0].delta.role == "assistant"
     assert last.choices[0].finish_reason == "stop"
-    assert tally.choices == []
-    assert tally.usage is not None
-    assert tally.usage.completion_tokens > 0
+    assert answer_tokens.choices == []
+    assert answer_tokens.usage is not None
+    assert answer_tokens.usage.completion_tokens > 0
 
 
 def test_usage_is_not_streamed_unasked(client: openai.OpenAI) -> None:

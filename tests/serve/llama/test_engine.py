@@ -78,12 +78,12 @@ def test_model_is_named_after_its_file_and_answers(llama: openai.OpenAI) -> None
 def test_temperature_0_gives_the_same_answer_streamed_or_not(llama: openai.OpenAI) -> None:
     opened: list[Any] = [*HELLO, {"role": "assistant", "content": "Well, "}]
     whole = ask(llama, messages=opened).choices[0].message.content
-    *parts, tally = list(ask(llama, messages=opened, stream=True, stream_options={"include_usage": True}))
+    *parts, answer_tokens = list(ask(llama, messages=opened, stream=True, stream_options={"include_usage": True}))
     assert "".join(part.choices[0].delta.content or "" for part in parts) == whole
     assert parts[0].choices[0].delta.content == "Well, "
     assert whole.startswith("Well, ")
-    assert tally.usage.completion_tokens == 8
-    assert tally.usage.prompt_tokens > 8
+    assert answer_tokens.usage.completion_tokens == 8
+    assert answer_tokens.usage.prompt_tokens > 8
 
 
 def test_choices_of_one_seed_differ_and_come_again(llama: openai.OpenAI) -> None:

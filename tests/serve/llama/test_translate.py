@@ -59,7 +59,7 @@ def test_bare_prompt_goes_to_its_own_path() -> None:
 def test_answer_holds_the_opening_once_whatever_llama_cpp_does(content: str) -> None:
     answer = answer_of(CHAT, [whole(content)])
     assert answer.choices[0].text == "Well, hello"
-    assert answer.tally == AnswerTokens(prompt=9, completion=3, cached=4)
+    assert answer.answer_tokens == AnswerTokens(prompt=9, completion=3, cached=4)
 
 
 def test_answer_without_content_is_the_opening() -> None:
@@ -67,7 +67,7 @@ def test_answer_without_content_is_the_opening() -> None:
 
 
 def test_completions_of_all_choices_are_counted() -> None:
-    assert answer_of(CHAT, [whole("Well, a"), whole("Well, b")]).tally == AnswerTokens(9, 6, 4)
+    assert answer_of(CHAT, [whole("Well, a"), whole("Well, b")]).answer_tokens == AnswerTokens(9, 6, 4)
 
 
 def test_log_probabilities_lose_token_numbers_only() -> None:
