@@ -6,15 +6,17 @@ An engine gets an answer for each open row of a session and settles it in the se
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from contextlib import asynccontextmanager, contextmanager
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from asyncgen.generate.http.completer import StopReason
-from asyncgen.generate.live_file import kept_live
+from asyncgen.generate.live_file import LIVE_NAME, LiveFile, LiveState, PauseNote, Pauses
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.job.answers import AnswerChecks, checks_of
 from asyncgen.providers.choose import EndpointFlags
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from asyncgen.run.state import Spend
 
 _OBJECTS_TO_COLLECT = 50_000
+_LIVE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +229,59 @@ async def watched(session: Session, concurrency: int) -> AsyncIterator[Interrupt
     ):
         with collecting_seldom():
             yield interrupt
+
+
+@asynccontextmanager
+async def kept_live(folder: Path, progress: Progress, concurrency: int, name: str = LIVE_NAME) -> AsyncIterator[None]:
+    """Write the live file of a run each second while the block runs, and remove it at the end.
+
+    Args:
+        folder: the run directory.
+        progress: updated by the pool.
+        concurrency: maximum number of requests in flight.
+        name: name of the file.
+    """
+    file, ended = LiveFile(folder, name), asyncio.Event()
+    writing = asyncio.create_task(_write_each_second(file, progress, concurrency, ended))
+    try:
+        yield
+    finally:
+        ended.set()
+        try:
+            await writing  # a write under way would restore the removed file
+        finally:
+            file.remove()
+
+
+async def _write_each_second(file: LiveFile, progress: Progress, concurrency: int, ended: asyncio.Event) -> None:
+    clock, began, pauses = asyncio.get_running_loop().time, time.time(), Pauses()
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), _LIVE_EVERY_S)
+            return
+        pauses.update(progress, clock(), time.time())
+        state = _state_of(progress, concurrency, began, pauses.newest)
+        await asyncio.to_thread(file.write, state)  # a network folder may be slow
+
+
+def _state_of(progress: Progress, concurrency: int, began: float, pauses: tuple[PauseNote, ...]) -> LiveState:
+    per_second = progress.per_second(time.monotonic())
+    return LiveState(
+        updated=time.time(),
+        began=began,
+        requests=progress.requests,
+        done=progress.done,
+        failed=progress.failed + progress.failed_before,
+        left=progress.left,
+        in_flight=progress.in_flight,
+        waits_for=progress.waits_for,
+        concurrency=concurrency,
+        per_second=per_second,
+        eta_s=progress.eta_s(per_second),
+        retries=progress.retries,
+        rate_limited=progress.rate_limited,
+        pauses=pauses,
+    )
 
 
 def result_of(session: Session, outcome: Outcome, interrupt: Interrupt) -> EngineResult:

@@ -7,10 +7,9 @@ the leftover of a killed process.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,14 +19,13 @@ from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.run.whole_file import read_whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from asyncgen.generate.pool.progress import Progress
 
 LIVE_NAME = "live.json"
 FRESH_S = 10.0
-_EVERY_S = 1.0
 _PAUSES_KEPT = 20
 _MAX_BYTES = 1 << 20
 
@@ -153,39 +151,6 @@ def sum_of_live(states: Sequence[LiveState]) -> LiveState:
     )
 
 
-@asynccontextmanager
-async def kept_live(folder: Path, progress: Progress, concurrency: int, name: str = LIVE_NAME) -> AsyncIterator[None]:
-    """Write the file each second while the block runs, and remove it at its end.
-
-    Args:
-        folder: the run directory.
-        progress: updated by the pool.
-        concurrency: maximum number of requests in flight.
-        name: name of the file.
-    """
-    file, ended = LiveFile(folder, name), asyncio.Event()
-    writing = asyncio.create_task(_write_each_second(file, progress, concurrency, ended))
-    try:
-        yield
-    finally:
-        ended.set()
-        try:
-            await writing  # a write under way would restore the removed file
-        finally:
-            file.remove()
-
-
-async def _write_each_second(file: LiveFile, progress: Progress, concurrency: int, ended: asyncio.Event) -> None:
-    clock, began, pauses = asyncio.get_running_loop().time, time.time(), Pauses()
-    while True:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), _EVERY_S)
-            return
-        pauses.update(progress, clock(), time.time())
-        state = _state_of(progress, concurrency, began, pauses.newest)
-        await asyncio.to_thread(file.write, state)  # a network folder may be slow
-
-
 class Pauses:
     """The pauses of a run, detected from its counts.
 
@@ -211,23 +176,3 @@ class Pauses:
         began = self.newest[-1].began if goes_on and self.newest else wall_s
         note = PauseNote(began, wall_s + self._until - now_s, progress.pause_cause or "the server asked for it")
         self.newest = (*self.newest[:-1], note) if goes_on else (*self.newest, note)[-_PAUSES_KEPT:]
-
-
-def _state_of(progress: Progress, concurrency: int, began: float, pauses: tuple[PauseNote, ...]) -> LiveState:
-    per_second = progress.per_second(time.monotonic())
-    return LiveState(
-        updated=time.time(),
-        began=began,
-        requests=progress.requests,
-        done=progress.done,
-        failed=progress.failed + progress.failed_before,
-        left=progress.left,
-        in_flight=progress.in_flight,
-        waits_for=progress.waits_for,
-        concurrency=concurrency,
-        per_second=per_second,
-        eta_s=progress.eta_s(per_second),
-        retries=progress.retries,
-        rate_limited=progress.rate_limited,
-        pauses=pauses,
-    )

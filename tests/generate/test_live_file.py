@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncgen.generate.live_file import FRESH_S, LIVE_NAME, LiveFile, LiveState, PauseNote, Pauses, kept_live, read_live
+from asyncgen.generate.engine import kept_live
+from asyncgen.generate.live_file import FRESH_S, LIVE_NAME, LiveFile, LiveState, PauseNote, Pauses, read_live
 from asyncgen.generate.pool.progress import Progress
 
 

@@ -12,7 +12,6 @@ import os
 import time
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -278,7 +277,7 @@ def shard_statuses(directory: RunDirectory, ended: Ended | None = None) -> tuple
         return ()
     ended = ended or _read_ended
     found = [_status(directory, plan, Shard(index, plan.shards), ended) for index in range(plan.shards)]
-    usual_s = median_low([each.eta_s for each in found])
+    usual_s = sorted(each.eta_s for each in found)[(len(found) - 1) // 2]  # `statistics` is slow to import
     return tuple(replace(each, is_straggler=each.eta_s > _STRAGGLES * usual_s) for each in found)
 
 

@@ -69,7 +69,9 @@ def run_status(directory: RunDirectory) -> RunStatus:
     keys = read_settled(directory)
     settled = len(keys.settled)
     stale = min(state.job.stale, settled)
-    done = settled - stale + (_twins(directory, state, keys) if settled else 0)
+    done = settled - stale
+    if settled > 0 and done < state.job.requests:  # else there is an answer to each row, or to none
+        done += _twins(directory, state, keys)
     failed = max(len(keys.failed) - state.job.stale_failures, 0)
     left = max(state.job.requests - done - failed, 0)
     is_moving = being_written or state.move is not None  # then files and counts are not of the same moment
