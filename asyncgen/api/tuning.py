@@ -11,7 +11,7 @@ from asyncgen.api.runs import Run, open_run
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import Completion, PromptSettings, Unanswered, answer_limit, ask_all, form_of
-from asyncgen.finetune.open_tuner import open_calls
+from asyncgen.finetune.openai_shape import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
 from asyncgen.finetune.target import owner_of_model

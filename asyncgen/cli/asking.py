@@ -30,8 +30,7 @@ from asyncgen.finetune.complete import (
     ask_all,
     form_of,
 )
-from asyncgen.finetune.open_tuner import open_calls
-from asyncgen.finetune.openai_shape import JobPage
+from asyncgen.finetune.openai_shape import JobPage, open_calls
 from asyncgen.finetune.target import RUNS, Target, owner_of_model
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.prices import load_price_list

@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from asyncgen.cli.arguments import next_command, with_run
+from asyncgen.cli.finetune_display import chart
 from asyncgen.cli.options import (
     api_key_file_option,
     base_url_option,
@@ -30,8 +31,8 @@ from asyncgen.cli.options import (
 from asyncgen.cli.output import confirm, json_result, result, say, table
 from asyncgen.errors import AsyncgenError, AuthError, UsageError, command_line
 from asyncgen.finetune.api import AbsentError, Checkpoint, Event, TuningJob
-from asyncgen.finetune.loss_curve import Point, chart, points_of_table
-from asyncgen.finetune.target import Target, find_target, note_state, owner_of_model
+from asyncgen.finetune.follow import Point, note_state, points_of_table
+from asyncgen.finetune.target import Target, find_target, owner_of_model
 from asyncgen.providers.choose import EndpointFlags, choose_tuner
 from asyncgen.run.directory import RunDirectory, is_job_file, output_file
 from asyncgen.terminal import local_time
@@ -55,7 +56,7 @@ def provider_options(command: Command) -> Command:
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Tuner]:
     """Open the tuner of the target's provider."""
-    from asyncgen.finetune.open_tuner import open_tuner  # noqa: PLC0415 - imports the SDK
+    from asyncgen.finetune.openai_shape import open_tuner  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - with the next, what needs a connection
 
     async with open_endpoint(target.choice, target.where, "", say) as endpoint, open_tuner(endpoint) as tuner:
@@ -210,7 +211,7 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
         return
     result(job.tuned_model or job.id)
     if tuned.answers and job.tuned_model:
-        from asyncgen.finetune.complete import example_prompt  # noqa: PLC0415 - needs the reader of answers
+        from asyncgen.finetune.source import example_prompt  # noqa: PLC0415 - needs the reader of answers
 
         prompt = example_prompt(RunDirectory(run)) if run else "YOUR PROMPT"
         say(f"next: {next_command('complete', '-m', job.tuned_model, prompt, keep=_PLACE)}")
@@ -230,8 +231,9 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
     """
     from asyncgen.cli.loop import run as run_loop  # noqa: PLC0415 - imports asyncio
     from asyncgen.cli.screen import Screen  # noqa: PLC0415 - as above
+    from asyncgen.finetune.follow import event_log  # noqa: PLC0415 - with the run's state
     from asyncgen.finetune.session import follow_job  # noqa: PLC0415 - imports the SDK
-    from asyncgen.finetune.target import event_log, find_target  # noqa: PLC0415 - with the run's state
+    from asyncgen.finetune.target import find_target  # noqa: PLC0415 - with the run's state
 
     target = find_target(_job_or_run(job), endpoint_flags_of(options))
     with event_log(target, say) as log:

@@ -11,11 +11,13 @@ import contextlib
 import re
 import time
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from itertools import pairwise
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from asyncgen.cli.output import error_console, is_live, is_verbose, say
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.loss_curve import points_of_events, sparkline
+from asyncgen.finetune.follow import points_of_events
 from asyncgen.run.directory import output_file
 from asyncgen.terminal import cells, clean, duration, in_units, local_time
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.finetune.api import Event, OnProgress, TuningJob
-    from asyncgen.finetune.loss_curve import Point
+    from asyncgen.finetune.follow import Point
 
 _TRANSFER_S = 30.0
 
@@ -212,3 +214,60 @@ async def _plain(display: TrainingDisplay) -> None:
         await asyncio.sleep(_PLAIN_S)
         if line := display.line():
             say(line)
+
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Draw values as one line of bars.
+
+    Args:
+        values: in order.
+        width: maximum characters; with more values each bar is the mean of its share.
+
+    Returns:
+        The line; "" for no values.
+    """
+    means = _means(values, width)
+    if not means:
+        return ""
+    low, high = min(means), max(means)
+    span = high - low
+    top = len(_BARS) - 1
+    return "".join(_BARS[round((mean - low) / span * top) if span else 0] for mean in means)
+
+
+def chart(values: Sequence[float], width: int, height: int) -> list[str]:
+    """Draw values as bars from zero up, with a scale on the left.
+
+    Args:
+        values: 0 or more; others are drawn as 0.
+        width: characters for the bars, without the scale.
+        height: number of lines.
+
+    Returns:
+        The lines; empty for no values.
+    """
+    means = _means(values, width)
+    if not means:
+        return []
+    high = max(*means, 0.0, 1e-9)
+    eighths = [round(max(mean, 0.0) / high * height * len(_BARS)) for mean in means]
+    scale = [f"{high * level / height:.3g}" for level in range(height, 0, -1)]
+    margin = max(map(len, scale))
+    return [
+        f"{label:>{margin}} │" + "".join(_cell(count - len(_BARS) * (height - 1 - row)) for count in eighths)
+        for row, label in enumerate(scale)
+    ]
+
+
+def _cell(eighths: int) -> str:
+    return " " if eighths <= 0 else _BARS[min(eighths, len(_BARS)) - 1]
+
+
+def _means(values: Sequence[float], width: int) -> list[float]:
+    """The values in at most `width` shares of nearly equal size, each as its mean."""
+    count = min(len(values), width)
+    edges = [len(values) * share // count for share in range(count + 1)] if count > 0 else []
+    return [fmean(values[start:end]) for start, end in pairwise(edges)]

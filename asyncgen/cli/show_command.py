@@ -360,7 +360,7 @@ def _step_of_training(path: Path, found: RunStatus) -> str:
         return tuning_command(RunDirectory(path), *simulated)
     last = tunings[-1]
     if last.tuned_model:
-        from asyncgen.finetune.complete import example_prompt  # noqa: PLC0415 - needs the reader of answers
+        from asyncgen.finetune.source import example_prompt  # noqa: PLC0415 - needs the reader of answers
 
         return next_command("complete", example_prompt(RunDirectory(path)), "--model", last.tuned_model)
     if last.status in _ENDED:

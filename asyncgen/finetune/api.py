@@ -541,7 +541,7 @@ class Tuner:
         jobs: the provider's fine-tuning jobs.
         models: the provider's models.
         weights: the weights of tuned models.
-        fetcher: downloads files.
+        make_fetcher: makes what downloads files.
     """
 
     profile: Profile
@@ -550,7 +550,7 @@ class Tuner:
     jobs: JobApi
     models: ModelApi
     weights: WeightApi
-    fetcher: FileFetcher
+    make_fetcher: Callable[[], FileFetcher]
 
     @property
     def words(self) -> str:

@@ -1,119 +1,24 @@
 """Ask a model with short prompts, in the form in which a dataset taught it to answer.
 
-A run's dataset records its form when it is prepared; for a training file of another origin the form is inferred from
-what all its samples begin or end with. Prices and display are left to the callers.
+The form is noted in the run's `run.json`. Prices and display are left to the callers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.generate.http.completer import Answer
 from asyncgen.generate.http.reply import read_reply
-from asyncgen.json_text import decode_json
-from asyncgen.run.jsonl import read_lines
 from asyncgen.run.state import DatasetState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from asyncgen.providers.profiles import Profile
-    from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Usage
-
-_NO_WORD_AT_THE_END = re.compile(r"\W*\Z")
-# Endings without a line break that the legacy preparation tool offered; any other may be a natural full stop.
-_ENDINGS = frozenset({" END", " [END]", "***", "+++", "&&&", "$$$", "@@@", "%%%"})
-
-
-def taught_form(path: Path) -> DatasetState:
-    """The format, separator, ending and system message that all samples of the file share.
-
-    Args:
-        path: a training file that was found valid.
-
-    Raises:
-        DiskError: it cannot be read.
-    """
-    samples = _samples(path)
-    first = next(samples, {})
-    if "prompt" not in first and "completion" not in first:
-        return DatasetState(files=[], format="chat", system=_common_system(first, samples))
-    prompts, completions = str(first.get("prompt", "")), str(first.get("completion", ""))
-    for sample in samples:
-        prompts = common_suffix(prompts, str(sample.get("prompt", "")))
-        completions = common_suffix(completions, str(sample.get("completion", "")))
-    return DatasetState(files=[], format="completion", separator=separator_in(prompts), ending=ending_in(completions))
-
-
-def _samples(path: Path) -> Iterator[dict[str, Any]]:
-    for _, line in read_lines(path):
-        sample = decode_json(line)
-        if isinstance(sample, dict):
-            yield sample
-
-
-_LONGEST_EXAMPLE = 200  # characters of a prompt that a command can show
-
-
-def example_prompt(directory: RunDirectory) -> str:
-    """Find a short prompt of the run's dataset, for a command to be copied.
-
-    Args:
-        directory: of the run.
-
-    Returns:
-        The first prompt, of the validation file if there is one; "YOUR PROMPT" if it is long, or has several lines.
-
-    Raises:
-        DiskError: the file cannot be read.
-    """
-    path = next((path for path in (directory.validation, directory.train) if path.exists()), None)
-    sample = next(_samples(path), {}) if path else {}
-    messages = sample.get("messages") or sample.get("input", {}).get("messages") or []
-    asked = [str(message.get("content")) for message in messages if message.get("role") == "user"]
-    dataset = directory.read_state().dataset
-    separator = dataset.separator if dataset else ""
-    prompt = (asked[0] if asked else str(sample.get("prompt", "")).removesuffix(separator)).strip()
-    return prompt if 0 < len(prompt) <= _LONGEST_EXAMPLE and prompt.isprintable() else "YOUR PROMPT"
-
-
-def _common_system(first: dict[str, Any], others: Iterator[dict[str, Any]]) -> str | None:
-    system = _system(first)
-    if system is None or any(_system(sample) != system for sample in others):
-        return None
-    return system
-
-
-def _system(sample: dict[str, Any]) -> str | None:
-    messages = sample.get("messages") or sample.get("input", {}).get("messages") or [{}]
-    content = messages[0].get("content")
-    return content if messages[0].get("role") in ("system", "developer") and isinstance(content, str) else None
-
-
-def common_suffix(first: str, second: str) -> str:
-    """What both texts end with."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False))
-    return first[len(first) - sum(1 for _ in same) :]
-
-
-def separator_in(suffix: str) -> str:
-    """The separator in what all prompts end with: no letters or digits, which only happen to be the same."""
-    found = _NO_WORD_AT_THE_END.search(suffix)
-    return found[0] if found and len(found[0]) > 1 else ""
-
-
-def ending_in(suffix: str) -> str:
-    """The ending in what all completions end with; a full stop is none, or it would end the answer too early."""
-    if "\n" in suffix:
-        return suffix[suffix.index("\n") :]
-    return next((ending for ending in _ENDINGS if suffix.endswith(ending)), "")
 
 
 _AT_ONCE = 8

@@ -1,23 +1,30 @@
 """Create a fine-tuning job exactly once, even if the process dies between the request and its answer.
 
 Order: upload the files, note the intent, create the job, note its id. If a job may exist whose id was never noted, it
-is looked up before another one is created. Consent and output are left to `session`.
+is looked up before another one is created. A file is uploaded once: its name at the provider contains its hash, and a
+byte order mark is added if the provider wants one. Consent and output are left to `session`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
+import hashlib
 import secrets
+import shutil
+import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from msgspec.structs import replace
 
-from asyncgen.errors import AsyncgenError
+from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.api import (
     AbsentError,
+    FileApi,
     JobOrder,
     OnProgress,
     OutageError,
@@ -28,20 +35,12 @@ from asyncgen.finetune.api import (
     fingerprint,
     with_defaults,
 )
-from asyncgen.finetune.uploads import (
-    Notes,
-    UploadSource,
-    upload_once,
-    upload_source,
-    with_intent,
-    with_job,
-    without_intent,
-)
-from asyncgen.run.state import FinetuningState
+from asyncgen.finetune.target import Notes, noted_file, with_intent, with_job, with_upload, without_intent
+from asyncgen.run.state import FinetuningState, UploadState
+from asyncgen.run.whole_file import disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Iterator
 
 INTENT_KEY = "asyncgen_intent"
 _ATTEMPTS = 3
@@ -306,3 +305,124 @@ async def _to_its_end(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+_NO_SUCH_METHOD = frozenset({"http_405", "http_501"})
+
+
+_NAMED_BY = 16  # hexadecimal digits: no two files of one account share them
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSource:
+    """A file as it will be sent.
+
+    Attributes:
+        path: the file.
+        sha256: hexadecimal hash of its content.
+        bytes: size.
+        filename: its name at the provider, which contains the hash.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    filename: str
+
+
+@contextmanager
+def upload_source(path: Path, *, byte_order_mark: bool, max_bytes: int) -> Iterator[UploadSource]:
+    """Open the file with or without a byte order mark, as the provider wants it; a temporary copy is made if necessary.
+
+    Args:
+        path: the file.
+        byte_order_mark: whether it must begin with one.
+        max_bytes: maximum size.
+
+    Yields:
+        The file to upload.
+
+    Raises:
+        DiskError: it cannot be read.
+        UsageError: it is larger than `max_bytes`.
+    """
+    with tempfile.TemporaryDirectory(prefix="asyncgen-") as folder:
+        try:
+            wanted = _as_wanted(path, Path(folder), byte_order_mark=byte_order_mark)
+            with wanted.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+        except OSError as error:
+            raise disk_error(f"{path} could not be read", error) from error
+        if size > max_bytes:
+            raise UsageError(
+                f"{path} has {size / 1024**2:,.0f} MB; the provider takes {max_bytes / 1024**2:,.0f} MB at most"
+            )
+        yield UploadSource(wanted, sha256, size, f"{path.stem}-{sha256[:_NAMED_BY]}.jsonl")
+
+
+def _as_wanted(path: Path, folder: Path, *, byte_order_mark: bool) -> Path:
+    with path.open("rb") as file:
+        marked = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+        if marked == byte_order_mark:
+            return path
+        if not marked:
+            file.seek(0)
+        copy = folder / path.name
+        with copy.open("wb") as target:
+            target.write(codecs.BOM_UTF8 if byte_order_mark else b"")
+            shutil.copyfileobj(file, target)
+    return copy
+
+
+async def upload_once(tuner: Tuner, notes: Notes, source: UploadSource, on_progress: OnProgress) -> str:
+    """Upload a file, unless the provider already has these bytes.
+
+    Args:
+        tuner: the provider.
+        notes: of the run.
+        source: the file.
+        on_progress: called with bytes sent and bytes in total.
+
+    Returns:
+        The provider's id of the file.
+
+    Raises:
+        OutageError: the provider cannot be reached.
+        AuthError: the provider refuses the key.
+        QuotaError: the account is empty.
+        AsyncgenError: the provider refuses the file.
+        DiskError: the file cannot be read, or the id cannot be noted.
+    """
+    file_id = await _held(tuner, notes, source)
+    if file_id is None:
+        file_id = await tuner.files.upload(source.path, source.filename, on_progress)
+    upload = UploadState(
+        provider=tuner.profile.name, base_url=tuner.place, sha256=source.sha256, file_id=file_id, purpose="fine-tune"
+    )
+    await asyncio.to_thread(notes.update, lambda state: with_upload(state, upload))
+    return file_id
+
+
+async def _held(tuner: Tuner, notes: Notes, source: UploadSource) -> str | None:
+    noted = noted_file(notes.state, tuner.profile.name, tuner.place, source.sha256)
+    if noted and await _exists(tuner.files, noted):
+        return noted
+    try:
+        async for file in tuner.files.all():
+            if file.filename == source.filename and file.bytes in (0, source.bytes):
+                return file.id
+    except AbsentError:  # a server that stores files, but does not list them
+        return None
+    except AsyncgenError as error:  # without the list the file is uploaded again
+        if error.code not in _NO_SUCH_METHOD:
+            raise
+    return None
+
+
+async def _exists(files: FileApi, file_id: str) -> bool:
+    try:
+        await files.get(file_id)
+    except AbsentError:
+        return False
+    return True

@@ -160,14 +160,14 @@ async def download(tuner: Tuner, weights: TunedWeights, folder: Path, paths: Seq
         AsyncgenError: as `Downloader.fetch`; what was received is kept for the next attempt.
         DiskError: the folder cannot be created.
     """
-    done = []
+    done, fetcher = [], tuner.make_fetcher()
     for file, path in zip(weights.files, paths, strict=True):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(f"{path.parent} could not be made", error) from error
         with bar(file.name) as on_progress:
-            await tuner.fetcher.fetch(file, path, on_progress)
+            await fetcher.fetch(file, path, on_progress)
         done.append(_with_ending(path))
     with output_file(folder / CARD) as card:
         card.write(card_text(weights, folder, done, tuner.words).encode())

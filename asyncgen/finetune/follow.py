@@ -2,29 +2,35 @@
 
 Reads event pages that come newest first, polls at an adapted interval, and decides which errors to wait out. Never
 changes the job: an interruption only ends the following. `events.jsonl` holds the events of a run's jobs, each once,
-however often a job is followed. Display is left to the observer.
+however often a job is followed. Also reads the metrics of a training, from its events or a table, under the names
+that providers give them. Display is left to the observer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+import math
 import random
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 from asyncgen.backoff import full_jitter_s
+from asyncgen.errors import RunInUseError
 from asyncgen.finetune.api import Event, JobApi, OutageError, TuningJob
-from asyncgen.finetune.uploads import noted_job, with_job, with_last_event
+from asyncgen.finetune.target import Target, noted_job, with_job, with_last_event
 from asyncgen.json_text import decoder
+from asyncgen.run.directory import open_run
 from asyncgen.run.jsonl import LineFile, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
 
     from asyncgen.errors import AsyncgenError
     from asyncgen.run.directory import RunWriter
@@ -317,3 +323,107 @@ async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
         for each in (task, stopped):
             each.cancel()
         await asyncio.wait([task, stopped])
+
+
+def note_state(target: Target, job: TuningJob) -> None:
+    """Note the job's state in its run. Does nothing without a run, or while another process writes it.
+
+    Args:
+        target: the job.
+        job: its present state.
+    """
+    if target.run is None:
+        return
+    with suppress(RunInUseError), open_run(target.run.path) as run, open_run_log(run, target.job_id) as log:
+        log.note(job)
+
+
+@contextmanager
+def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
+    """Open the log of the target's events.
+
+    It is the run's; in memory if there is no run, or while another process writes it.
+
+    Args:
+        target: the job.
+        say: called to report that events are not kept.
+
+    Yields:
+        The log.
+    """
+    if target.run is None:
+        yield MemoryLog()
+        return
+    with ExitStack() as stack:
+        try:
+            run = stack.enter_context(open_run(target.run.path))
+        except RunInUseError:
+            say(f"{target.run.path} is being written by another asyncgen: what the job tells is shown, not kept")
+            yield MemoryLog(past_events(target.run.events, target.job_id))
+            return
+        yield stack.enter_context(open_run_log(run, target.job_id))
+
+
+_TRAIN = ("train_loss", "train/loss", "training_loss", "loss")
+
+
+_VALID = ("full_valid_loss", "valid_loss", "eval/loss", "eval_loss", "validation_loss")
+
+
+_STEP = ("step", "global_step", "train/global_step")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The metrics of a step; None for one that was not measured."""
+
+    step: int
+    train_loss: float | None = None
+    valid_loss: float | None = None
+
+
+def points_of_events(events: Iterable[Event]) -> list[Point]:
+    """Read the steps from "metrics" events.
+
+    Args:
+        events: of a job.
+
+    Returns:
+        The steps, in the events' order.
+    """
+    found = (_point(event.data) for event in events)
+    return [point for point in found if point is not None]
+
+
+def points_of_table(content: bytes) -> list[Point]:
+    """Read the steps from a CSV table of metrics.
+
+    Args:
+        content: the table; lines without a step are skipped.
+
+    Returns:
+        The steps; empty if it is not a table.
+    """
+    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "replace"), newline=""))
+    try:
+        found = [_point(row) for row in rows]
+    except csv.Error:  # not a table
+        return []
+    return [point for point in found if point is not None]
+
+
+def _point(figures: dict[str, object] | dict[str, str]) -> Point | None:
+    step = _figure(figures, _STEP)
+    point = None if step is None else Point(int(step), _figure(figures, _TRAIN), _figure(figures, _VALID))
+    return point if point and (point.train_loss, point.valid_loss) != (None, None) else None
+
+
+def _figure(figures: dict[str, object] | dict[str, str], names: Sequence[str]) -> float | None:
+    for name in names:
+        try:
+            value = float(figures[name])  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(value):
+            return value
+    return None

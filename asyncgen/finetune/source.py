@@ -1,25 +1,36 @@
 """What to tune on: the dataset of a run with its job's settings, or a training file.
 
-Resolves `[RUN|FILE]`, the provider that tunes, and the run in which the job is noted. Sends nothing.
+Resolves `[RUN|FILE]`, the provider that tunes, and the run in which the job is noted. Infers the form that a training
+file teaches from what all its samples begin or end with; a run's dataset has its form noted. Sends nothing.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.api import JobOrder
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.target import RUNS
-from asyncgen.job.load import read_job_file
+from asyncgen.job.load import JobFile, read_job_file
 from asyncgen.job.model import FinetuneSettings
-from asyncgen.job.opened import OpenedJob, job_of_run
+from asyncgen.job.opened import saved_job_file
+from asyncgen.json_text import decode_json
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
+from asyncgen.run.jsonl import read_lines
+from asyncgen.run.state import DatasetState
 from asyncgen.text_files import open_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 _TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
@@ -131,13 +142,11 @@ def _of_run(directory: RunDirectory, where: EndpointFlags, model: str | None) ->
     if not directory.job.exists():
         settings, choice, folder = FinetuneSettings(), _for_file(where), None
     else:
-        opened = job_of_run(directory)
-        generation = ProviderChoice(
-            named_profile(opened.generation, opened.file.profiles), "the run's rows were asked for there"
-        )
-        choice = _for_run(where, opened)
-        settings = opened.file.job(generation.profile.name, choice.profile.name).finetune
-        folder = opened.file.folder
+        noted = directory.read_state().job
+        file = saved_job_file(directory, noted)
+        choice = _for_run(where, file, noted.tuning_provider)
+        settings = file.job(noted.generation_provider, choice.profile.name).finetune
+        folder = file.folder
     return TuningSource(
         run=directory.path,
         new_run_name=None,
@@ -160,14 +169,13 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
     return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
 
 
-def _for_run(where: EndpointFlags, opened: OpenedJob) -> ProviderChoice:
+def _for_run(where: EndpointFlags, file: JobFile, noted: str) -> ProviderChoice:
     """The provider that tunes a run: from the flags, else the job file, else as chosen when the run began."""
-    profiles = opened.file.profiles
     if where.provider or where.addresses:
-        return choose_tuner(where, os.environ, profiles)
-    if opened.file.tuning_provider != AUTO:
-        return ProviderChoice(named_profile(opened.file.tuning_provider, profiles), "named in the job file")
-    return ProviderChoice(named_profile(opened.tuning, profiles), "chosen when the run began")
+        return choose_tuner(where, os.environ, file.profiles)
+    if file.tuning_provider != AUTO:
+        return ProviderChoice(named_profile(file.tuning_provider, file.profiles), "named in the job file")
+    return ProviderChoice(named_profile(noted, file.profiles), "chosen when the run began")
 
 
 def _for_file(where: EndpointFlags) -> ProviderChoice:
@@ -222,3 +230,94 @@ def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
             f"--provider {LOCAL} (run: --finetune-provider {LOCAL}) tunes a small model on this machine",
         )
     return model
+
+
+_NO_WORD_AT_THE_END = re.compile(r"\W*\Z")
+
+
+# Endings without a line break that the legacy preparation tool offered; any other may be a natural full stop.
+_ENDINGS = frozenset({" END", " [END]", "***", "+++", "&&&", "$$$", "@@@", "%%%"})
+
+
+def taught_form(path: Path) -> DatasetState:
+    """The format, separator, ending and system message that all samples of the file share.
+
+    Args:
+        path: a training file that was found valid.
+
+    Raises:
+        DiskError: it cannot be read.
+    """
+    samples = _samples(path)
+    first = next(samples, {})
+    if "prompt" not in first and "completion" not in first:
+        return DatasetState(files=[], format="chat", system=_common_system(first, samples))
+    prompts, completions = str(first.get("prompt", "")), str(first.get("completion", ""))
+    for sample in samples:
+        prompts = common_suffix(prompts, str(sample.get("prompt", "")))
+        completions = common_suffix(completions, str(sample.get("completion", "")))
+    return DatasetState(files=[], format="completion", separator=separator_in(prompts), ending=ending_in(completions))
+
+
+def _samples(path: Path) -> Iterator[dict[str, Any]]:
+    for _, line in read_lines(path):
+        sample = decode_json(line)
+        if isinstance(sample, dict):
+            yield sample
+
+
+_LONGEST_EXAMPLE = 200  # characters of a prompt that a command can show
+
+
+def example_prompt(directory: RunDirectory) -> str:
+    """Find a short prompt of the run's dataset, for a command to be copied.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The first prompt, of the validation file if there is one; "YOUR PROMPT" if it is long, or has several lines.
+
+    Raises:
+        DiskError: the file cannot be read.
+    """
+    path = next((path for path in (directory.validation, directory.train) if path.exists()), None)
+    sample = next(_samples(path), {}) if path else {}
+    messages = sample.get("messages") or sample.get("input", {}).get("messages") or []
+    asked = [str(message.get("content")) for message in messages if message.get("role") == "user"]
+    dataset = directory.read_state().dataset
+    separator = dataset.separator if dataset else ""
+    prompt = (asked[0] if asked else str(sample.get("prompt", "")).removesuffix(separator)).strip()
+    return prompt if 0 < len(prompt) <= _LONGEST_EXAMPLE and prompt.isprintable() else "YOUR PROMPT"
+
+
+def _common_system(first: dict[str, Any], others: Iterator[dict[str, Any]]) -> str | None:
+    system = _system(first)
+    if system is None or any(_system(sample) != system for sample in others):
+        return None
+    return system
+
+
+def _system(sample: dict[str, Any]) -> str | None:
+    messages = sample.get("messages") or sample.get("input", {}).get("messages") or [{}]
+    content = messages[0].get("content")
+    return content if messages[0].get("role") in ("system", "developer") and isinstance(content, str) else None
+
+
+def common_suffix(first: str, second: str) -> str:
+    """What both texts end with."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False))
+    return first[len(first) - sum(1 for _ in same) :]
+
+
+def separator_in(suffix: str) -> str:
+    """The separator in what all prompts end with: no letters or digits, which only happen to be the same."""
+    found = _NO_WORD_AT_THE_END.search(suffix)
+    return found[0] if found and len(found[0]) > 1 else ""
+
+
+def ending_in(suffix: str) -> str:
+    """The ending in what all completions end with; a full stop is none, or it would end the answer too early."""
+    if "\n" in suffix:
+        return suffix[suffix.index("\n") :]
+    return next((ending for ending in _ENDINGS if suffix.endswith(ending)), "")

@@ -1,29 +1,29 @@
-"""The job, provider and run that a `finetune` command is about.
+"""The job, provider and run that a `finetune` command is about, and what `run.json` notes of uploads and jobs.
 
-Resolves an argument: nothing (the newest run), a run directory, or a job's id. Sends nothing.
+Resolves an argument: nothing (the newest run), a run directory, or a job's id. Each change of the noted state is a
+function from state to state; the file and its lock are left to `Notes`, which an open run implements. Sends nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from asyncgen.errors import RunInUseError, UsageError, command_line
-from asyncgen.finetune.follow import MemoryLog, open_run_log, past_events
-from asyncgen.finetune.uploads import newest_job, noted_job
+from msgspec.structs import replace
+
+from asyncgen.errors import UsageError, command_line
+from asyncgen.finetune.api import TuningJob
 from asyncgen.providers.choose import EndpointFlags, choose_tuner, is_same_place, named_profile
 from asyncgen.providers.profiles import ProviderChoice
-from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run, open_run
+from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
+from asyncgen.run.state import FinetuningState, RunState, UploadState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from asyncgen.finetune.api import TuningJob
-    from asyncgen.finetune.follow import EventLog
-    from asyncgen.run.state import FinetuningState
 
 RUNS = Path("runs")
 
@@ -77,7 +77,7 @@ def find_target(argument: str | None, where: EndpointFlags, environment: Mapping
 def _noted_place(noted: FinetuningState, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
     if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
-    return ProviderChoice(named_profile(noted.provider), "the run's job is there"), replace(
+    return ProviderChoice(named_profile(noted.provider), "the run's job is there"), dataclasses.replace(
         where, base_url=noted.base_url or None
     )
 
@@ -131,47 +131,79 @@ def owner_of_model(model: str, where: EndpointFlags) -> Target | None:
     return None
 
 
-def note_state(target: Target, job: TuningJob) -> None:
-    """Note the job's state in its run. Does nothing without a run, or while another process writes it.
-
-    Args:
-        target: the job.
-        job: its present state.
-    """
-    if target.run is None:
-        return
-    with suppress(RunInUseError), open_run(target.run.path) as run, open_run_log(run, target.job_id) as log:
-        log.note(job)
-
-
-@contextmanager
-def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
-    """Open the log of the target's events.
-
-    It is the run's; in memory if there is no run, or while another process writes it.
-
-    Args:
-        target: the job.
-        say: called to report that events are not kept.
-
-    Yields:
-        The log.
-    """
-    if target.run is None:
-        yield MemoryLog()
-        return
-    with ExitStack() as stack:
-        try:
-            run = stack.enter_context(open_run(target.run.path))
-        except RunInUseError:
-            say(f"{target.run.path} is being written by another asyncgen: what the job tells is shown, not kept")
-            yield MemoryLog(past_events(target.run.events, target.job_id))
-            return
-        yield stack.enter_context(open_run_log(run, target.job_id))
-
-
 def _way_to_a_job(run: RunDirectory) -> str:
     """The next command on the way to a fine-tuning job."""
     if run.read_state().dataset is None:
         return f"{command_line('prepare', run.path)}   (makes the dataset first)"
     return f"{command_line('finetune create', run.path)}   (creates a job)"
+
+
+class Notes(Protocol):
+    """A state that outlives the process, such as `run.json`."""
+
+    @property
+    def state(self) -> RunState:
+        """The noted state."""
+        ...
+
+    def update(self, change: Callable[[RunState], RunState]) -> RunState:
+        """Note what `change` makes of the state; raises DiskError."""
+        ...
+
+
+def noted_file(state: RunState, provider: str, place: str, sha256: str) -> str | None:
+    """The id that these bytes had at the provider, as far as is noted."""
+    for upload in reversed(state.uploads):
+        if (upload.provider, upload.base_url, upload.sha256) == (provider, place, sha256):
+            return upload.file_id
+    return None
+
+
+def with_upload(state: RunState, upload: UploadState) -> RunState:
+    """The state with an upload, which replaces an earlier one of the same bytes to the same place."""
+    place = (upload.provider, upload.base_url, upload.sha256, upload.purpose)
+    others = [old for old in state.uploads if (old.provider, old.base_url, old.sha256, old.purpose) != place]
+    return replace(state, uploads=[*others, upload])
+
+
+def with_intent(state: RunState, intent: FinetuningState) -> RunState:
+    """The state with a job that is about to be asked for."""
+    return replace(state, finetuning=[*state.finetuning, intent])
+
+
+def without_intent(state: RunState, intent: FinetuningState) -> RunState:
+    """The state without a job that was asked for and does not exist."""
+    return replace(state, finetuning=[noted for noted in state.finetuning if noted.intent != intent.intent])
+
+
+def with_job(state: RunState, intent: str, job: TuningJob) -> RunState:
+    """The state with what the provider says of the job that was asked for under this intent."""
+    return replace(
+        state,
+        finetuning=[
+            replace(noted, job_id=job.id, status=job.status, tuned_model=job.tuned_model or noted.tuned_model)
+            if noted.intent == intent
+            else noted
+            for noted in state.finetuning
+        ],
+    )
+
+
+def with_last_event(state: RunState, job_id: str, event_id: str) -> RunState:
+    """Return the state with a job's newest event in `events.jsonl`."""
+    return replace(
+        state,
+        finetuning=[
+            replace(noted, last_event=event_id) if noted.job_id == job_id else noted for noted in state.finetuning
+        ],
+    )
+
+
+def noted_job(state: RunState, job_id: str) -> FinetuningState | None:
+    """The noted job; None if it is not one of the run's."""
+    return next((noted for noted in state.finetuning if noted.job_id == job_id), None)
+
+
+def newest_job(state: RunState) -> FinetuningState | None:
+    """The run's newest job that surely exists."""
+    return next((noted for noted in reversed(state.finetuning) if noted.job_id), None)

@@ -287,15 +287,33 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
         UsageError: the run directory has no job.
         JobFileError: a file that the job names is missing or changed.
     """
-    state: JobState = directory.read_state().job
+    state = directory.read_state().job
+    file = saved_job_file(directory, state)
+    opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
+    if needs_matching(state, opened.grid):
+        match_rows(directory, opened.grid)
+    return opened
+
+
+def saved_job_file(directory: RunDirectory, state: JobState) -> JobFile:
+    """Read the job file as it was run last, without its rows.
+
+    Args:
+        directory: of the run.
+        state: what the run notes of its job.
+
+    Returns:
+        The job file.
+
+    Raises:
+        UsageError: the run directory has no job.
+        JobFileError: the file has mistakes.
+        DiskError: it cannot be read.
+    """
     if not directory.job.exists() or not state.model:
         raise UsageError(
             f"{directory.path} does not say which job it belongs to",
             help_text=f"give its job file again: {command_line('generate', 'job.toml', '--out', directory.path)}",
         )
     os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
-    file = read_job_file(directory.job, Path(state.folder))
-    opened = open_job(file, generation=state.generation_provider, tuning=state.tuning_provider, model=state.model)
-    if needs_matching(state, opened.grid):
-        match_rows(directory, opened.grid)
-    return opened
+    return read_job_file(directory.job, Path(state.folder))

@@ -13,7 +13,7 @@ import msgspec
 
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.api import Event
-from asyncgen.finetune.loss_curve import Point, points_of_events
+from asyncgen.finetune.follow import Point, points_of_events
 from asyncgen.generate.distributed.plan import shard_statuses, slowest_first
 from asyncgen.json_text import decoder
 from asyncgen.run.jsonl import read_rows

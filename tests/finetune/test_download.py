@@ -140,7 +140,7 @@ def fetched(open_provider: Any, provider: Any, storage: Storage, tmp_path: Path)
             async with open_provider() as tuner:
                 told: list[tuple[int, int]] = []
                 file = RemoteFile(name="w", url=url, **known)
-                await tuner.fetcher.fetch(file, path, lambda there, size: told.append((there, size)))
+                await tuner.make_fetcher().fetch(file, path, lambda there, size: told.append((there, size)))
                 assert told[-1:] in ([], [(len(CONTENT), len(CONTENT))])
 
         asyncio.run(work())

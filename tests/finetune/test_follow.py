@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncgen.errors import AsyncgenError, AuthError
 from asyncgen.finetune.api import AbsentError, Event, EventPage, OutageError, TuningJob
 from asyncgen.finetune.follow import EventLog, FollowPace, MemoryLog, follow, open_run_log, past_events
-from asyncgen.finetune.uploads import with_intent
+from asyncgen.finetune.target import with_intent
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.state import FinetuningState
 

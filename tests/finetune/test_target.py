@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import TuningJob
+from asyncgen.finetune.follow import event_log, note_state
 from asyncgen.finetune.source import find_source
-from asyncgen.finetune.target import Target, event_log, find_target, note_state, owner_of_model
+from asyncgen.finetune.target import Target, find_target, owner_of_model
 from asyncgen.providers.choose import EndpointFlags, choose_tuner
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import open_run

@@ -1,4 +1,4 @@
-"""asyncgen.finetune.loss_curve: figures read and drawn."""
+"""asyncgen.finetune.follow and cli.finetune_display: metrics read and drawn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncgen.cli.finetune_display import chart, sparkline
 from asyncgen.finetune.api import Event
-from asyncgen.finetune.loss_curve import Point, chart, points_of_events, points_of_table, sparkline
+from asyncgen.finetune.follow import Point, points_of_events, points_of_table
 
 losses = st.lists(st.floats(0, 1e6), max_size=300)
 

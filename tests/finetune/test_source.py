@@ -1,4 +1,4 @@
-"""asyncgen.finetune.complete: what all samples of a file share."""
+"""asyncgen.finetune.source: what all samples of a file share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.finetune.complete import common_suffix, ending_in, example_prompt, separator_in, taught_form
+from asyncgen.finetune.source import common_suffix, ending_in, example_prompt, separator_in, taught_form
 from asyncgen.run.state import DatasetState
 
 if TYPE_CHECKING:

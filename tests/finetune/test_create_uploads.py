@@ -1,4 +1,4 @@
-"""asyncgen.finetune.uploads: the same bytes are sent once."""
+"""asyncgen.finetune.create: the same bytes are sent once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from asyncgen.errors import DiskError, UsageError
 from asyncgen.finetune.api import OutageError
-from asyncgen.finetune.uploads import upload_once, upload_source
+from asyncgen.finetune.create import upload_once, upload_source
 
 if TYPE_CHECKING:
     from pathlib import Path

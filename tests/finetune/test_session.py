@@ -3,7 +3,7 @@
 import pytest
 
 from asyncgen.finetune.api import TuningJob
-from asyncgen.finetune.messages import success_words
+from asyncgen.finetune.session import success_words
 from asyncgen.providers.profiles import PROFILES
 
 
