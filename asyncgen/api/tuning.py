@@ -11,10 +11,9 @@ from asyncgen.api.runs import Run, open_run
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import Completion, PromptSettings, Unanswered, answer_limit, ask_all, form_of
-from asyncgen.finetune.openai_shape import open_calls
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
-from asyncgen.finetune.target import owner_of_model
+from asyncgen.finetune.target import open_calls, owner_of_model
 from asyncgen.job.opened import job_of_run
 from asyncgen.providers.choose import EndpointFlags, open_endpoint
 from asyncgen.providers.prices import load_price_list

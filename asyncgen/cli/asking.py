@@ -30,8 +30,8 @@ from asyncgen.finetune.complete import (
     ask_all,
     form_of,
 )
-from asyncgen.finetune.openai_shape import JobPage, open_calls
-from asyncgen.finetune.target import RUNS, Target, owner_of_model
+from asyncgen.finetune.openai_shape import JobPage
+from asyncgen.finetune.target import RUNS, Target, open_calls, owner_of_model
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.prices import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run

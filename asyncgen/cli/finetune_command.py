@@ -56,7 +56,7 @@ def provider_options(command: Command) -> Command:
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Tuner]:
     """Open the tuner of the target's provider."""
-    from asyncgen.finetune.openai_shape import open_tuner  # noqa: PLC0415 - imports the SDK
+    from asyncgen.finetune.target import open_tuner  # noqa: PLC0415 - imports the SDK
     from asyncgen.providers.choose import open_endpoint  # noqa: PLC0415 - with the next, what needs a connection
 
     async with open_endpoint(target.choice, target.where, "", say) as endpoint, open_tuner(endpoint) as tuner:

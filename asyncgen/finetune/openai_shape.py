@@ -1,4 +1,4 @@
-"""Files, fine-tuning jobs and models of OpenAI-compatible providers; opens the tuner of any endpoint.
+"""Files, fine-tuning jobs and models of OpenAI-compatible providers.
 
 Builds the body of a job request for each provider of that form; knows paths and pages; reads OpenAI's objects, also
 where a provider leaves fields out. What differs between providers is in their profiles. Importing this module imports
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-from contextlib import asynccontextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,29 +20,23 @@ from asyncgen.finetune.api import (
     Event,
     EventPage,
     FileApi,
-    FileFetcher,
     JobApi,
     JobError,
     JobOrder,
-    ModelApi,
     ModelFacts,
     RemoteFile,
     StoredFile,
     TunedWeights,
-    Tuner,
     TuningJob,
-    WeightApi,
 )
 from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
-from asyncgen.providers.openai_client import Pacing, open_client, upload
-from asyncgen.providers.profiles import LOCAL
+from asyncgen.providers.openai_client import upload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from asyncgen.finetune.api import OnProgress
-    from asyncgen.providers.endpoint import Endpoint, Secret
     from asyncgen.providers.profiles import Finetuning
 
 
@@ -371,83 +363,3 @@ def _day(text: str | None) -> date | None:
         return date.fromisoformat((text or "")[:10])
     except ValueError:
         return None
-
-
-@asynccontextmanager
-async def open_tuner(
-    endpoint: Endpoint, *, wandb_key: Secret | None = None, pacing: Pacing | None = None
-) -> AsyncIterator[Tuner]:
-    """Open the files, jobs and models of an endpoint; the connection is closed at the end of the block.
-
-    Args:
-        endpoint: of a provider that tunes.
-        wandb_key: API key of Weights & Biases, which some providers need for jobs that report there; None for none.
-        pacing: retry settings; None for the defaults.
-
-    Yields:
-        The open provider.
-
-    Raises:
-        UsageError: a variable names a proxy or certificates that cannot be used.
-    """
-    finetuning = endpoint.profile.finetuning
-    assert finetuning is not None, "the choice of a provider sees to it"
-    async with open_calls(endpoint, pacing=pacing) as calls:
-        files, jobs, models, weights = _apis(endpoint, finetuning, calls, wandb_key)
-        yield Tuner(
-            endpoint.profile, place_of(endpoint), files, jobs, models, weights, lambda: _fetcher(endpoint, calls.pacing)
-        )
-
-
-def _apis(
-    endpoint: Endpoint, finetuning: Finetuning, calls: JsonCalls, wandb_key: Secret | None
-) -> tuple[FileApi, JobApi, ModelApi, WeightApi]:
-    """The implementations that the endpoint's profile asks for; those of other providers are not imported."""
-    if finetuning.api == "fireworks":
-        from asyncgen.finetune import fireworks  # noqa: PLC0415 - see above
-
-        account = fireworks.FireworksAccount(
-            calls, endpoint.base_url, os.environ.get(fireworks.ACCOUNT_VARIABLE) or None
-        )
-        return (
-            fireworks.FireworksFiles(account),
-            fireworks.FireworksJobs(account, finetuning, wandb_key),
-            fireworks.FireworksModels(account),
-            fireworks.FireworksWeights(account),
-        )
-    if finetuning.api == "together":
-        from asyncgen.finetune import together  # noqa: PLC0415 - see above
-
-        jobs = together.TogetherJobs(calls, finetuning, wandb_key)
-        return together.TogetherFiles(calls), jobs, OpenaiModels(calls), together.TogetherWeights()
-    openai_files, openai_jobs = OpenaiFiles(calls), OpenaiJobs(calls, finetuning)
-    return openai_files, openai_jobs, OpenaiModels(calls), OpenaiWeights(calls, openai_files, openai_jobs)
-
-
-def _fetcher(endpoint: Endpoint, pacing: Pacing) -> FileFetcher:
-    from asyncgen.finetune.fetch import Downloader  # noqa: PLC0415 - few commands download
-
-    return Downloader(endpoint, pacing)
-
-
-@asynccontextmanager
-async def open_calls(endpoint: Endpoint, *, pacing: Pacing | None = None) -> AsyncIterator[JsonCalls]:
-    """Open calls of an endpoint's API; the connection is closed at the end of the block.
-
-    Args:
-        endpoint: address, key and headers.
-        pacing: retry settings; None for the defaults.
-
-    Yields:
-        The calls.
-
-    Raises:
-        UsageError: a variable names a proxy or certificates that cannot be used.
-    """
-    async with open_client(endpoint) as client:
-        yield JsonCalls(client, pacing or Pacing())
-
-
-def place_of(endpoint: Endpoint) -> str:
-    """The address as `run.json` keeps it: "" for this user's own server, whose port changes."""
-    return "" if endpoint.profile.name == LOCAL else endpoint.base_url

@@ -20,8 +20,8 @@ from asyncgen.errors import IncompleteError, UsageError, command_line
 from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow, open_run_log
-from asyncgen.finetune.openai_shape import open_tuner
 from asyncgen.finetune.source import taught_form
+from asyncgen.finetune.target import open_tuner
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
 from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback

@@ -1,13 +1,15 @@
 """The job, provider and run that a `finetune` command is about, and what `run.json` notes of uploads and jobs.
 
 Resolves an argument: nothing (the newest run), a run directory, or a job's id. Each change of the noted state is a
-function from state to state; the file and its lock are left to `Notes`, which an open run implements. Sends nothing.
+function from state to state; the file and its lock are left to `Notes`, which an open run implements. Opens the tuner
+of a provider: the implementation that its profile asks for. Requests are left to the tuners.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,14 +17,20 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from asyncgen.errors import UsageError, command_line
-from asyncgen.finetune.api import TuningJob
+from asyncgen.finetune.api import Tuner
 from asyncgen.providers.choose import EndpointFlags, choose_tuner, is_same_place, named_profile
-from asyncgen.providers.profiles import ProviderChoice
+from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 from asyncgen.run.state import FinetuningState, RunState, UploadState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from asyncgen.finetune.api import FileApi, FileFetcher, JobApi, ModelApi, TuningJob, WeightApi
+    from asyncgen.finetune.json_calls import JsonCalls
+    from asyncgen.providers.endpoint import Endpoint, Secret
+    from asyncgen.providers.openai_client import Pacing
+    from asyncgen.providers.profiles import Finetuning
 
 
 RUNS = Path("runs")
@@ -207,3 +215,84 @@ def noted_job(state: RunState, job_id: str) -> FinetuningState | None:
 def newest_job(state: RunState) -> FinetuningState | None:
     """The run's newest job that surely exists."""
     return next((noted for noted in reversed(state.finetuning) if noted.job_id), None)
+
+
+@asynccontextmanager
+async def open_tuner(
+    endpoint: Endpoint, *, wandb_key: Secret | None = None, pacing: Pacing | None = None
+) -> AsyncIterator[Tuner]:
+    """Open the files, jobs and models of an endpoint; the connection is closed at the end of the block.
+
+    Args:
+        endpoint: of a provider that tunes.
+        wandb_key: API key of Weights & Biases, which some providers need for jobs that report there; None for none.
+        pacing: retry settings; None for the defaults.
+
+    Yields:
+        The open provider.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
+    """
+    finetuning = endpoint.profile.finetuning
+    assert finetuning is not None, "the choice of a provider sees to it"
+    async with open_calls(endpoint, pacing=pacing) as calls:
+        files, jobs, models, weights = _apis(endpoint, finetuning, calls, wandb_key)
+        yield Tuner(
+            endpoint.profile, place_of(endpoint), files, jobs, models, weights, lambda: _fetcher(endpoint, calls.pacing)
+        )
+
+
+def _apis(
+    endpoint: Endpoint, finetuning: Finetuning, calls: JsonCalls, wandb_key: Secret | None
+) -> tuple[FileApi, JobApi, ModelApi, WeightApi]:
+    """The implementations that the endpoint's profile asks for; those of other providers are not imported."""
+    if finetuning.api == "fireworks":
+        from asyncgen.finetune import fireworks  # noqa: PLC0415 - see above
+
+        named = os.environ.get(fireworks.ACCOUNT_VARIABLE) or None
+        account = fireworks.FireworksAccount(calls, endpoint.base_url, named)
+        jobs = fireworks.FireworksJobs(account, finetuning, wandb_key)
+        models, weights = fireworks.FireworksModels(account), fireworks.FireworksWeights(account)
+        return fireworks.FireworksFiles(account), jobs, models, weights
+    from asyncgen.finetune import openai_shape  # noqa: PLC0415 - imports the SDK
+
+    if finetuning.api == "together":
+        from asyncgen.finetune import together  # noqa: PLC0415 - see above
+
+        jobs_there = together.TogetherJobs(calls, finetuning, wandb_key)
+        return together.TogetherFiles(calls), jobs_there, openai_shape.OpenaiModels(calls), together.TogetherWeights()
+    files, usual_jobs = openai_shape.OpenaiFiles(calls), openai_shape.OpenaiJobs(calls, finetuning)
+    return files, usual_jobs, openai_shape.OpenaiModels(calls), openai_shape.OpenaiWeights(calls, files, usual_jobs)
+
+
+def _fetcher(endpoint: Endpoint, pacing: Pacing) -> FileFetcher:
+    from asyncgen.finetune.fetch import Downloader  # noqa: PLC0415 - few commands download
+
+    return Downloader(endpoint, pacing)
+
+
+@asynccontextmanager
+async def open_calls(endpoint: Endpoint, *, pacing: Pacing | None = None) -> AsyncIterator[JsonCalls]:
+    """Open calls of an endpoint's API; the connection is closed at the end of the block.
+
+    Args:
+        endpoint: address, key and headers.
+        pacing: retry settings; None for the defaults.
+
+    Yields:
+        The calls.
+
+    Raises:
+        UsageError: a variable names a proxy or certificates that cannot be used.
+    """
+    from asyncgen.finetune.json_calls import JsonCalls  # noqa: PLC0415 - imports the SDK
+    from asyncgen.providers.openai_client import Pacing, open_client  # noqa: PLC0415 - imports the SDK
+
+    async with open_client(endpoint) as client:
+        yield JsonCalls(client, pacing or Pacing())
+
+
+def place_of(endpoint: Endpoint) -> str:
+    """The address as `run.json` keeps it: "" for this user's own server, whose port changes."""
+    return "" if endpoint.profile.name == LOCAL else endpoint.base_url

@@ -337,7 +337,7 @@ def open_provider(provider: FakeProvider) -> Callable[..., Any]:
 
     @asynccontextmanager
     async def opened(name: str = "openai", attempts: int = 2, **finetuning: Any) -> AsyncIterator[Tuner]:
-        from asyncgen.finetune.openai_shape import open_tuner  # noqa: PLC0415 - the SDK takes a second to import
+        from asyncgen.finetune.target import open_tuner  # noqa: PLC0415 - the SDK takes a second to import
         from asyncgen.providers.openai_client import Pacing  # noqa: PLC0415 - as above
 
         async def sleep(_seconds: float) -> None:

@@ -12,7 +12,7 @@ from asyncgen.finetune.api import AbsentError, JobOrder, OutageError
 from asyncgen.finetune.complete import Completion, PromptForm, PromptSettings, ask_all
 from asyncgen.finetune.create import ClockAndEntropy, Created, Dataset, create
 from asyncgen.finetune.follow import FollowPace, follow, open_run_log, points_of_table
-from asyncgen.finetune.openai_shape import open_calls, open_tuner
+from asyncgen.finetune.target import open_calls, open_tuner
 from asyncgen.providers.endpoint import Endpoint
 from asyncgen.providers.openai_client import Pacing
 from asyncgen.providers.profiles import PROFILES

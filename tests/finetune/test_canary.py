@@ -15,7 +15,7 @@ from aiohttp import web
 from asyncgen.errors import AsyncgenError
 from asyncgen.finetune.api import RemoteFile
 from asyncgen.finetune.fetch import Downloader
-from asyncgen.finetune.openai_shape import open_calls
+from asyncgen.finetune.target import open_calls
 from asyncgen.generate.http.client import open_completer
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.openai_client import Pacing, open_client, reported, retrying
