@@ -17,9 +17,8 @@ from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.api import JobOrder
 from asyncgen.finetune.create import Dataset
 from asyncgen.finetune.target import RUNS
-from asyncgen.job.load import JobFile, read_job_file
+from asyncgen.job.load import JobFile, read_job_file, saved_job_file
 from asyncgen.job.model import FinetuneSettings
-from asyncgen.job.opened import saved_job_file
 from asyncgen.json_text import decode_json
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
 from asyncgen.providers.profiles import LOCAL, ProviderChoice

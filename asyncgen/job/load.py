@@ -30,6 +30,7 @@ from asyncgen.providers.choose import named_profile
 from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.providers.user_profiles import load_profiles
 from asyncgen.run.directory import RunDirectory
+from asyncgen.run.whole_file import open_regular
 from asyncgen.terminal import counted
 from asyncgen.toml_text import line_of, parse_toml
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from asyncgen.job.model import Job
     from asyncgen.run.records import Record
+    from asyncgen.run.state import JobState
 
 _TUNING_TABLES = ("dataset", "finetune")
 _TUNING_PROMPT_KEYS = ("sample", "target")
@@ -135,6 +137,7 @@ class JobFile:
 
     @property
     def label(self) -> str:
+        """How messages name the file."""
         return str(self.path) if self.path else BUILT_IN_NAME
 
     @property
@@ -428,3 +431,27 @@ def _staleness(grid: RequestGrid) -> Any:
         return key is None or key.hex() != record.key
 
     return is_stale
+
+
+def saved_job_file(directory: RunDirectory, state: JobState) -> JobFile:
+    """Read the job file as it was run last, without its rows.
+
+    Args:
+        directory: of the run.
+        state: what the run notes of its job.
+
+    Returns:
+        The job file.
+
+    Raises:
+        UsageError: the run directory has no job.
+        JobFileError: the file has mistakes.
+        DiskError: it cannot be read.
+    """
+    if not directory.job.exists() or not state.model:
+        raise UsageError(
+            f"{directory.path} does not say which job it belongs to",
+            help_text=f"give its job file again: {command_line('generate', 'job.toml', '--out', directory.path)}",
+        )
+    os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
+    return read_job_file(directory.job, Path(state.folder))

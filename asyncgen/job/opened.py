@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.errors import UsageError, command_line
-from asyncgen.job.load import JobFile, open_grid, read_job_file, with_max_tokens
-from asyncgen.job.requests import RequestGrid
+from asyncgen.job.load import JobFile, open_grid, read_job_file, saved_job_file, with_max_tokens
 from asyncgen.job.row_matching import match_rows, needs_matching
 from asyncgen.job.rules import provider_remarks
 from asyncgen.job.template import ANSWER, template_variables
 from asyncgen.providers.choose import EndpointFlags, choose_generation, choose_tuning, named_profile, requested_model
-from asyncgen.run.whole_file import open_regular, read_whole, replacing
+from asyncgen.run.whole_file import read_whole, replacing
 from asyncgen.text_files import LONGEST_LINE_BYTES, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncgen.job.model import Job
+    from asyncgen.job.requests import RequestGrid
     from asyncgen.providers.profiles import Profile, ProviderChoice
     from asyncgen.run.directory import RunDirectory, RunWriter
     from asyncgen.run.state import JobState, RunState
@@ -293,27 +293,3 @@ def job_of_run(directory: RunDirectory) -> OpenedJob:
     if needs_matching(state, opened.grid):
         match_rows(directory, opened.grid)
     return opened
-
-
-def saved_job_file(directory: RunDirectory, state: JobState) -> JobFile:
-    """Read the job file as it was run last, without its rows.
-
-    Args:
-        directory: of the run.
-        state: what the run notes of its job.
-
-    Returns:
-        The job file.
-
-    Raises:
-        UsageError: the run directory has no job.
-        JobFileError: the file has mistakes.
-        DiskError: it cannot be read.
-    """
-    if not directory.job.exists() or not state.model:
-        raise UsageError(
-            f"{directory.path} does not say which job it belongs to",
-            help_text=f"give its job file again: {command_line('generate', 'job.toml', '--out', directory.path)}",
-        )
-    os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
-    return read_job_file(directory.job, Path(state.folder))

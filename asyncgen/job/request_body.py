@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from asyncgen.job.cells import stable_json
-from asyncgen.job.combinations import Combinations
 from asyncgen.job.template import Placeholder, Template, parse
 
 if TYPE_CHECKING:
+    from asyncgen.job.combinations import Combinations
     from asyncgen.job.model import Example, Job
 
 
