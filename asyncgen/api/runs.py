@@ -18,7 +18,7 @@ from asyncgen.generate.plan.request_tokens import measure_run
 from asyncgen.generate.session import RUNS
 from asyncgen.job.opened import OpenedJob, job_of_run, open_named_job
 from asyncgen.providers.choose import EndpointFlags, named_address
-from asyncgen.providers.prices import load_price_list
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import Failure, Record, decode_failure, decode_record

@@ -16,8 +16,8 @@ from asyncgen.finetune.source import find_source
 from asyncgen.finetune.target import open_calls, owner_of_model
 from asyncgen.job.opened import job_of_run
 from asyncgen.providers.choose import EndpointFlags, open_endpoint
-from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.directory import open_run as open_for_writing
 

@@ -33,7 +33,7 @@ from asyncgen.finetune.complete import (
 from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import RUNS, Target, open_calls, owner_of_model
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
-from asyncgen.providers.prices import load_price_list
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.terminal import clean, counted, usd
 

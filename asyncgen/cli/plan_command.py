@@ -45,8 +45,8 @@ from asyncgen.generate.plan.request_tokens import Span, measure_run
 from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint, named_address
 from asyncgen.providers.price import FREE
-from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory
 from asyncgen.terminal import counted, usd, usd_range
 

@@ -27,7 +27,7 @@ from asyncgen.finetune.source import tuning_command
 from asyncgen.job.model import DatasetSettings
 from asyncgen.job.opened import OpenedJob, changed_job_file, job_in, job_of_run, open_job
 from asyncgen.providers.choose import named_profile
-from asyncgen.providers.prices import load_price_list
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.terminal import counted, in_units, usd_range
 

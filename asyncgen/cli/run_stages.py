@@ -31,8 +31,8 @@ from asyncgen.generate.engine import GenerateOptions
 from asyncgen.generate.session import generate_opened
 from asyncgen.job.opened import OpenedJob, job_of_run, open_named_job
 from asyncgen.providers.choose import named_profile
-from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.terminal import counted, duration, usd
 

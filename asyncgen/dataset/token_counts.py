@@ -15,9 +15,9 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from asyncgen.providers.prices import epochs_of
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.providers.tokens import estimate_text
-from asyncgen.providers.training_prices import epochs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

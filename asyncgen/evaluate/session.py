@@ -54,7 +54,8 @@ from asyncgen.job.model import Checks
 from asyncgen.job.opened import OpenedJob, job_of_run
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_address
-from asyncgen.providers.prices import PriceList, load_price_list
+from asyncgen.providers.prices import PriceList
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.lock import locked
 from asyncgen.run.whole_file import read_whole

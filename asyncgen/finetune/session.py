@@ -25,8 +25,8 @@ from asyncgen.finetune.target import open_tuner
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
 from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
-from asyncgen.providers.prices import is_at_home, load_price_list
-from asyncgen.providers.training_prices import hosting_price, shutdown_date
+from asyncgen.providers.prices import hosting_price, is_at_home, shutdown_date
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.simulated import refuse_simulated
 from asyncgen.terminal import counted, local_time, usd, usd_range
 

@@ -14,8 +14,8 @@ from asyncgen.generate.pool.budget import Budget, open_budget
 from asyncgen.providers.choose import EndpointFlags, named_address
 from asyncgen.providers.endpoint import is_loopback
 from asyncgen.providers.price import BATCH, STANDARD, Price, tier_of
-from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES, Profile, ProviderChoice
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.terminal import counted
 
 if TYPE_CHECKING:

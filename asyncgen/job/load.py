@@ -28,7 +28,7 @@ from asyncgen.job.template import answer_is_variable, sample_names, template_var
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import named_profile
 from asyncgen.providers.profiles import PROFILES, Profile
-from asyncgen.providers.user_profiles import load_profiles
+from asyncgen.providers.user_files import load_profiles
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.whole_file import open_regular
 from asyncgen.terminal import counted

@@ -31,7 +31,7 @@ from asyncgen.providers.endpoint import (
     refuse_clear_key,
 )
 from asyncgen.providers.profiles import LOCAL, Profile, ProviderChoice
-from asyncgen.providers.user_profiles import load_profiles
+from asyncgen.providers.user_files import load_profiles
 from asyncgen.terminal import counted
 
 if TYPE_CHECKING:

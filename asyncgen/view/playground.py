@@ -19,7 +19,7 @@ from asyncgen.errors import AsyncgenError, UsageError
 from asyncgen.finetune.complete import PromptForm, PromptSettings, answer_limit, form_of, request_body
 from asyncgen.generate.http.reply import read_usage
 from asyncgen.providers.endpoint import Endpoint, redacted
-from asyncgen.providers.prices import load_price_list
+from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ import pytest
 from asyncgen.dataset.token_counts import Histogram, training_costs
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import JobOrder, check_order
-from asyncgen.providers.prices import PriceList
+from asyncgen.providers.prices import PriceList, epochs_of
 from asyncgen.providers.profiles import LOCAL, PROFILES, Finetuning
-from asyncgen.providers.training_prices import epochs_of
 from asyncgen.serve.llama.engine import LlamaEngine
 from asyncgen.serve.llama.process import LlamaSettings
 from asyncgen.serve.training.protocol import Hyperparameters

@@ -11,10 +11,9 @@ import pytest
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.price import BATCH, FLEX, tier_of
-from asyncgen.providers.prices import PriceList, load_price_list
+from asyncgen.providers.prices import PriceList, base_model, hosting_price, shutdown_date, tuned_model
 from asyncgen.providers.profiles import PROFILES
-from asyncgen.providers.training_prices import base_model, hosting_price, shutdown_date, tuned_model
-from asyncgen.providers.user_profiles import configuration_folder
+from asyncgen.providers.user_files import configuration_folder, load_price_list
 from asyncgen.run.records import Usage
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from asyncgen.dataset.samples import COMPLETION, PREFERENCE, Selection
 from asyncgen.dataset.token_counts import token_counter
 from asyncgen.dataset.writer import HashedFile
 from asyncgen.errors import UsageError, command_line
+from asyncgen.providers.prices import epochs_of
 from asyncgen.providers.profiles import Finetuning
-from asyncgen.providers.training_prices import epochs_of
 from asyncgen.run.reviews import read_reviews
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from asyncgen.generate.plan.request_tokens import RequestTokens, Span
 from asyncgen.providers.price import BATCH, FLEX, STANDARD, Price
+from asyncgen.providers.prices import HostingPrice, TuningPrice, epochs_of, hosting_price
 from asyncgen.providers.profiles import PROFILES, Finetuning, Profile
-from asyncgen.providers.training_prices import HostingPrice, TuningPrice, epochs_of, hosting_price
 from asyncgen.run.records import Usage
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from asyncgen.generate.plan.request_tokens import (
     tokens_of_a_request,
 )
 from asyncgen.providers.price import Price, tier_of
-from asyncgen.providers.training_prices import shutdown_date
+from asyncgen.providers.prices import shutdown_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

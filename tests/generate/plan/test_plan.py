@@ -15,7 +15,7 @@ from asyncgen.generate.plan.request_tokens import RequestTokens, RunMeasurements
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.opened import OpenedJob
 from asyncgen.providers.price import TokenRates
-from asyncgen.providers.prices import OwnPrice, PriceList
+from asyncgen.providers.prices import UserPrice, PriceList
 from asyncgen.providers.profiles import PROFILES, Finetuning, usual_epochs
 
 Open = Callable[..., OpenedJob]
@@ -35,9 +35,9 @@ def plan_of(opened: OpenedJob, there: RunMeasurements | None = None, prices: Pri
     return make_plan(opened.job, opened.grid, there or RunMeasurements(), place, prices or PriceList())
 
 
-def own(rates: TokenRates, **more: object) -> OwnPrice:
+def own(rates: TokenRates, **more: object) -> UserPrice:
     fields: dict[str, object] = {"tiers": {"standard": rates}, "training": None, "tuned": None}
-    return OwnPrice(**(fields | {"source": "test", "as_of": None} | more))  # type: ignore[arg-type]
+    return UserPrice(**(fields | {"source": "test", "as_of": None} | more))  # type: ignore[arg-type]
 
 
 def test_only_the_rows_left_are_priced(open_job: Open) -> None:

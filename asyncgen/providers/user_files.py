@@ -1,5 +1,6 @@
-"""The user's own providers: `providers.toml` beside the job file, and in the configuration folder.
+"""The user's own files, in the configuration folder and beside the job file: `providers.toml` and `prices.toml`.
 
+    # providers.toml
     [gpu-box]
     base_url = "http://vllm.internal:8000/v1"   # or base_urls = [...]: several servers, which share the requests
     key_variable = "VLLM_KEY"                   # environment variable of the key; default: no key is sent
@@ -10,12 +11,24 @@
     input = 0.10
     output = 0.40
 
-Finds, reads and validates these files, and reports every problem at once. A file may add providers and change fields of
-known ones, but never send the key of one provider to the host of another.
+    # prices.toml
+    date = 2026-11-22                           # shown with every estimate made from this file
+    [openai."gpt-6-luna"]                       # provider, model; USD per million tokens
+    input = 0.10
+    cached = 0.01                               # default: as input
+    output = 0.50
+    reasoning = 0.50                            # default: as output
+    batch = { input = 0.05, output = 0.25 }     # also flex and priority
+    training = 5.0
+    tuned = { input = 0.20, output = 1.00 }     # calls to models tuned from this one
+
+Finds, reads and validates these files, and reports every problem of `providers.toml` at once. A file may add providers
+and change fields of known ones, but never send the key of one provider to the host of another.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import os
 import re
@@ -23,9 +36,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from asyncgen.errors import Problem, UsageError, nearest
 from asyncgen.providers.endpoint import header_fault, host_and_port, is_loopback, read_address
-from asyncgen.providers.price import TokenRates
+from asyncgen.providers.price import BATCH, FLEX, STANDARD, TokenRates
+from asyncgen.providers.prices import ANY_MODEL, PriceList, UserPrice
 from asyncgen.providers.profiles import PROFILES, Profile
 from asyncgen.terminal import counted
 from asyncgen.toml_text import line_of, read_toml
@@ -33,7 +49,7 @@ from asyncgen.toml_text import line_of, read_toml
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-FILE_NAME = "providers.toml"
+PROVIDERS_NAME = "providers.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _RESERVED = frozenset({"auto", "local"})
@@ -105,9 +121,9 @@ def load_user_providers(folder: Path | None, environ: Mapping[str, str]) -> User
     """
     profiles, prices, sources = dict(PROFILES), dict[str, TokenRates](), dict[str, str]()
     for place in (configuration_folder(environ), folder):
-        if place is None or not os.path.lexists(place / FILE_NAME):
+        if place is None or not os.path.lexists(place / PROVIDERS_NAME):
             continue
-        file = _File(place / FILE_NAME)
+        file = _File(place / PROVIDERS_NAME)
         for name, table in file.tables():
             profile, rates = file.provider(name, table, profiles.get(name))
             if profile is not None:
@@ -174,9 +190,9 @@ class _File:
         for owner in PROFILES.values():
             if owner.key_variable is None or owner.key_variable != profile.key_variable:
                 continue
-            own = {host_and_port(each) for each in owner.addresses if not is_loopback(each)}
-            strange = [each for each in profile.addresses if host_and_port(each) not in own]
-            if (own and strange) or (not own and profile.name != owner.name):
+            hosts = {host_and_port(each) for each in owner.addresses if not is_loopback(each)}
+            strange = [each for each in profile.addresses if host_and_port(each) not in hosts]
+            if (hosts and strange) or (not hosts and profile.name != owner.name):
                 text = f"{owner.key_variable} belongs to {owner.name}; name another variable for {strange[0]}"
                 self._wrong(f"{profile.name}.key_variable", text)
 
@@ -301,3 +317,111 @@ _FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "starts_within_s": _seconds,
     "notes": _text("notes"),
 }
+
+
+PRICES_NAME = "prices.toml"
+
+
+class _TokenRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    input: float
+    output: float
+    cached: float | None = None
+    reasoning: float | None = None
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    input: float | None = None
+    output: float | None = None
+    cached: float | None = None
+    reasoning: float | None = None
+    batch: _TokenRates | None = None
+    flex: _TokenRates | None = None
+    priority: _TokenRates | None = None
+    training: float | None = None
+    tuned: _TokenRates | None = None
+
+
+def load_price_list(job_folder: Path | None, environ: Mapping[str, str]) -> PriceList:
+    """Load the user's prices. Those beside the job file take precedence over those in the configuration folder.
+
+    An entry for a model takes precedence over the price of a provider in `providers.toml`.
+
+    Args:
+        job_folder: folder of the job file; None for the built-in job.
+        environ: for XDG_CONFIG_HOME and HOME.
+
+    Returns:
+        The price list.
+
+    Raises:
+        UsageError: a file cannot be read, or is not a price file.
+    """
+    given = load_user_providers(job_folder, environ)
+    entries = {
+        (name, ANY_MODEL): UserPrice({STANDARD: rates}, None, None, given.sources[name], None)
+        for name, rates in given.prices.items()
+    }
+    for folder in (configuration_folder(environ), job_folder):
+        if folder is not None:
+            entries |= _read_prices(folder / PRICES_NAME)
+    return PriceList(entries)
+
+
+def _read_prices(path: Path) -> dict[tuple[str, str], UserPrice]:
+    if not os.path.lexists(path):
+        return {}
+    _, document = read_toml(path)
+    try:
+        return _entries(document, str(path))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path} is not a price file", cause=str(error)) from error
+
+
+def _entries(document: dict[str, Any], source: str) -> dict[tuple[str, str], UserPrice]:
+    as_of = document.pop("date", None)
+    if as_of is not None and not isinstance(as_of, dt.date):
+        raise msgspec.ValidationError("Expected a day such as 2026-11-22 - at `$.date`")
+    return {
+        (provider, model): _price_of_entry(_entry(entry, f"{provider}.{model}"), source, as_of, f"{provider}.{model}")
+        for provider, models in document.items()
+        for model, entry in _table(models, provider).items()
+    }
+
+
+def _table(value: object, place: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise msgspec.ValidationError(f"Expected a table of models - at `{place}`")
+
+
+def _entry(value: object, place: str) -> _Entry:
+    try:
+        return msgspec.convert(value, _Entry)
+    except msgspec.ValidationError as error:  # has the path within the entry only
+        raise msgspec.ValidationError(f"{error} of `{place}`") from error
+
+
+def _price_of_entry(entry: _Entry, source: str, as_of: dt.date | None, place: str) -> UserPrice:
+    tiers: dict[str, TokenRates] = {}
+    if entry.input is not None and entry.output is not None:
+        standard = _TokenRates(entry.input, entry.output, entry.cached, entry.reasoning)
+        tiers[STANDARD] = _rates(standard, place)
+        special = {BATCH: entry.batch, FLEX: entry.flex, "priority": entry.priority}
+        tiers |= {tier: _rates(given, f"{place}.{tier}") for tier, given in special.items() if given}
+    elif any((entry.input, entry.output, entry.cached, entry.batch, entry.flex, entry.priority)):
+        raise msgspec.ValidationError(f"Expected both `input` and `output` - at `{place}`")
+    _refuse_nonsense(entry.training, place)
+    tuned = _rates(entry.tuned, f"{place}.tuned") if entry.tuned else None
+    return UserPrice(tiers, entry.training, tuned, source, as_of)
+
+
+def _rates(given: _TokenRates, place: str) -> TokenRates:
+    for value in (given.input, given.output, given.cached, given.reasoning):
+        _refuse_nonsense(value, place)
+    cached = given.input if given.cached is None else given.cached
+    return TokenRates(given.input, cached, given.output, given.reasoning)
+
+
+def _refuse_nonsense(usd: float | None, place: str) -> None:
+    if usd is not None and not (math.isfinite(usd) and usd >= 0):
+        raise msgspec.ValidationError(f"Expected USD of 0 or more, got {usd} - at `{place}`")

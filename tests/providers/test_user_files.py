@@ -1,4 +1,4 @@
-"""asyncgen.providers.user_profiles: the user's own providers, and what a file may not say."""
+"""asyncgen.providers.user_files: the user's own providers, and what a file may not say."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from asyncgen.errors import UsageError
 from asyncgen.job.load import read_job_file
 from asyncgen.providers.choose import AUTO, EndpointFlags, addressed_endpoint, choose_generation, choose_tuning
-from asyncgen.providers.prices import load_price_list
 from asyncgen.providers.profiles import PROFILES
-from asyncgen.providers.user_profiles import FILE_NAME, load_profiles
+from asyncgen.providers.user_files import PROVIDERS_NAME, load_price_list, load_profiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +33,14 @@ output = 0.4
 
 def write(folder: Path, text: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE_NAME).write_text(text, encoding="utf-8")
+    (folder / PROVIDERS_NAME).write_text(text, encoding="utf-8")
     return folder
 
 
 def wrong(folder: Path, text: str) -> str:
     with pytest.raises(UsageError) as caught:
         load_profiles(write(folder, text), {})
-    assert FILE_NAME in caught.value.what
+    assert PROVIDERS_NAME in caught.value.what
     return caught.value.cause or ""
 
 
@@ -71,7 +70,7 @@ def test_its_price_holds_for_every_model_and_one_in_prices_toml_before_it(tmp_pa
     price = prices.price("gpu-box", "http://vllm.internal:8000/v1", "any")
     assert price is not None
     assert (price.rates().input, price.rates().cached, price.rates().output) == (0.1, 0.1, 0.4)
-    assert price.source.endswith(FILE_NAME)
+    assert price.source.endswith(PROVIDERS_NAME)
     big = prices.price("gpu-box", "http://vllm.internal:8000/v1", "big")
     assert big is not None
     assert big.rates().input == 1
@@ -112,7 +111,7 @@ def test_everything_wrong_is_told_at_once_with_line_and_key(tmp_path: Path) -> N
         "[box.price]\ninput = -1\n[Bad]\n[x]\nnotes = 'n'\n",
     )
     lines = cause.splitlines()
-    assert [line.partition(f"{FILE_NAME}:")[2].split(":")[0] for line in lines] == ["2", "3", "4", "6", "7", "8"]
+    assert [line.partition(f"{PROVIDERS_NAME}:")[2].split(":")[0] for line in lines] == ["2", "3", "4", "6", "7", "8"]
     assert "did you mean 'base_url'" in lines[0]
     assert "box.headers" in lines[2]
     assert "base_url is missing" in lines[5]
@@ -141,13 +140,13 @@ def test_a_key_in_the_file_is_refused_and_not_shown(tmp_path: Path, line: str) -
 
 @pytest.mark.parametrize("text", ["[box\n", "a = 1\n", "box = 3\n", "[auto]\n", "[local]\nbase_url = 'https://b/v1'\n"])
 def test_what_is_no_table_of_providers_is_a_usage_error(tmp_path: Path, text: str) -> None:
-    assert f"{FILE_NAME}:1" in wrong(tmp_path, text)
+    assert f"{PROVIDERS_NAME}:1" in wrong(tmp_path, text)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused(tmp_path: Path, text: str) -> None:
-    path = write(tmp_path, "") / FILE_NAME
+    path = write(tmp_path, "") / PROVIDERS_NAME
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with suppress(UsageError):
         assert set(PROFILES) <= set(load_profiles(tmp_path, {}))
