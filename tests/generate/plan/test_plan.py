@@ -15,7 +15,7 @@ from asyncgen.generate.plan.request_tokens import RequestTokens, RunMeasurements
 from asyncgen.job.model import DatasetSettings, FinetuneSettings, Job, Limits, Prompt
 from asyncgen.job.opened import OpenedJob
 from asyncgen.providers.price import TokenRates
-from asyncgen.providers.prices import UserPrice, PriceList
+from asyncgen.providers.prices import PriceList, UserPrice
 from asyncgen.providers.profiles import PROFILES, Finetuning, usual_epochs
 
 Open = Callable[..., OpenedJob]
