@@ -69,6 +69,8 @@ class Admission:
         self._waiting_for_rates = 0
         self._began = 0.0  # when the first request was sent
         self._first_in_flight: set[int] = set()
+        self._broken: set[int] = set()  # hashes of bodies whose connection broke, to be sent again
+        self._sent_again: set[int] = set()
         self._is_in_doubt = True  # no answer yet, or the last outcome was an error, or a pause is on
 
     @property
@@ -94,6 +96,8 @@ class Admission:
             return None
         progress = self._progress
         progress.sent = number = progress.sent + 1
+        if self._broken:
+            self._note_resent(body)
         return Ticket(body, number, 0, 0.0)
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -192,10 +196,25 @@ class Admission:
                 self._limit.congested(ticket.number, self._progress.sent)
             elif error.type in _BROKEN:
                 self._limit.broke(ticket.number, self._progress.sent)
+                self._note_broken(ticket, error)
             wait_s = self._breaker.failed(ticket.number, self._progress.sent)
             self._pause_for(error.message or error.type, now, max(wait_s, error.retry_after_s or 0.0))
             return self._breaker.is_hopeless or self._pause.is_hopeless(now)
         return False
+
+    def _note_broken(self, ticket: Ticket, error: AttemptError) -> None:
+        """Remember a row that has one more attempt only, which others shall not endanger."""
+        broken = hash(ticket.body)
+        if error.maybe_paid and broken not in self._sent_again:
+            self._broken.add(broken)
+            self._limit.hold(len(self._broken))
+
+    def _note_resent(self, body: bytes) -> None:
+        sent = hash(body)
+        if sent in self._broken:
+            self._broken.remove(sent)
+            self._sent_again.add(sent)
+            self._limit.hold(len(self._broken))
 
     def _pause_for(self, cause: str, now: float, wait_s: float) -> None:
         if wait_s > 0:
@@ -209,6 +228,8 @@ class Admission:
         progress = self._progress
         progress.sent = number = progress.sent + 1
         progress.sent_at = asyncio.get_running_loop().time()
+        if self._broken:
+            self._note_resent(body)
         if number <= _FIRST:
             self._first_in_flight.add(number)
             self._began = progress.sent_at if number == 1 else self._began
@@ -223,7 +244,7 @@ class Admission:
     async def _turn(self, body: bytes) -> int:
         """Acquire a slot, then wait for pause and rate limits; returns the number of tokens reserved."""
         while True:
-            await self._slots.acquire()
+            await self._slots.acquire(is_urgent=bool(self._broken) and hash(body) in self._broken)
             try:
                 tokens = await self._wait_for_rates(body)
             except BaseException:

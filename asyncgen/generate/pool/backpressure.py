@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ConcurrencySlots:
-    """A resizable semaphore for requests in flight. Waiters are served in order of arrival.
+    """A resizable semaphore for requests in flight. Waiters are served in order of arrival, urgent ones before others.
 
     Args:
         allowed: returns the present number of slots.
@@ -47,11 +47,11 @@ class ConcurrencySlots:
         self._in_use += 1
         return True
 
-    async def acquire(self) -> None:
-        """Wait for a free slot and acquire it."""
+    async def acquire(self, *, is_urgent: bool = False) -> None:
+        """Wait for a free slot and acquire it; an urgent one goes before all that wait."""
         while self._in_use >= self._allowed():
             turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            (self._waiting.appendleft if is_urgent else self._waiting.append)(turn)
             try:
                 await turn
             except asyncio.CancelledError:
@@ -80,7 +80,9 @@ _CUT = 0.7
 _BREAKS = 3.0  # broken connections before the limit falls to 1; half the limit if that is less
 _ANSWERS_FOR_A_BREAK = 10.0  # answers that offset one broken connection
 _ANSWERS_ALONE = 10  # answers at limit 1 after connections broke
+_MORE_ANSWERS_ALONE = 20  # should a row whose connection broke not come back, as it was given up on
 _ANSWERS_TO_PROBE = 100  # answers before the limit at which connections broke is tried again
+_ANSWERS_TO_TRUST = 300  # answers in a row after which a broken connection is an accident again
 
 
 class ConcurrencyLimit:
@@ -104,10 +106,12 @@ class ConcurrencyLimit:
         self._alone = 0  # answers left at limit 1
         self._breaks_at: int | None = None  # the limit at which connections broke repeatedly
         self._answers_below = 0
+        self._held = self._may_hold = 0
+        self._wary = 0  # answers left in which one broken connection is enough: its row has one more attempt
 
     def succeeded(self, in_flight: int) -> None:
         """An answer arrived; `in_flight` is the number of requests in flight then, its own included."""
-        if self._breaks or self._alone or self._breaks_at is not None:
+        if self._breaks or self._wary:
             self._recover()
         if self.limit >= self._ceiling or self._alone:
             return
@@ -148,13 +152,19 @@ class ConcurrencyLimit:
         if number <= self._cut_at:
             return
         self._breaks += 1.0
-        if self._breaks < min(_BREAKS, max(self.limit / 2, 1.0)):
+        if not self._wary and self._breaks < min(_BREAKS, max(self.limit / 2, 1.0)):
             return
         if self._cut_at and self.limit > 1:
             self._breaks_at, self._answers_below = self.limit, 0
-        self._cut_at, self._breaks, self._alone = sent, 0.0, _ANSWERS_ALONE
+        self._cut_at, self._breaks, self._alone, self._wary = sent, 0.0, _ANSWERS_ALONE, _ANSWERS_TO_TRUST
         self._grows_quickly = True
         self._set(1.0)
+
+    def hold(self, rows: int) -> None:
+        """So many rows whose connection broke are to be sent again: stay at limit 1 until they are."""
+        if rows > self._held:
+            self._may_hold = rows + _MORE_ANSWERS_ALONE
+        self._held = rows
 
     @property
     def _most(self) -> int:
@@ -162,7 +172,9 @@ class ConcurrencyLimit:
 
     def _recover(self) -> None:
         self._breaks = max(self._breaks - 1.0 / _ANSWERS_FOR_A_BREAK, 0.0)
-        self._alone = max(self._alone - 1, 0)
+        self._alone = max(self._alone - 1, int(self._held > 0 and self._may_hold > 0))
+        self._may_hold = max(self._may_hold - 1, 0)
+        self._wary = max(self._wary - (self._breaks_at is None), 0)
         if self._breaks_at is not None:
             self._answers_below += 1
             if self._answers_below >= _ANSWERS_TO_PROBE:

@@ -586,8 +586,11 @@ def test_a_bug_in_the_admission_ends_the_run_and_keeps_what_is_in_flight(
     assert (story.tasks_left, story.progress.in_flight) == (0, 0)
 
 
-@pytest.mark.parametrize("connections", [1, 2, 5])
-def test_a_server_that_takes_few_connections_loses_no_row(world: Any, ok: Answer, connections: int) -> None:
+@pytest.mark.parametrize("latency_s", [(0.05,), (1.0,), (1.0, 0.2, 3.0)])
+@pytest.mark.parametrize("connections", [1, 2, 3, 4, 5, 8])
+def test_a_server_that_takes_few_connections_loses_no_row(
+    world: Any, ok: Answer, connections: int, latency_s: tuple[float, ...]
+) -> None:
     reset = world.error(RETRY, "disconnected", maybe_paid=True)
     open_until: list[float] = []
 
@@ -595,11 +598,26 @@ def test_a_server_that_takes_few_connections_loses_no_row(world: Any, ok: Answer
         open_until[:] = [until for until in open_until if until > now]
         if len(open_until) >= connections:
             return 0.01, reset
-        open_until.append(now + 1.0)
-        return 1.0, ok
+        answered.append(latency_s[len(answered) % len(latency_s)])
+        open_until.append(now + answered[-1])
+        return answered[-1], ok
 
-    story = world.play(server, rows=200)
-    assert (story.progress.settled, story.progress.failed) == (200, 0)
+    answered: list[float] = []
+    story = world.play(server, rows=400)
+    assert (story.progress.settled, story.progress.failed) == (400, 0)
+
+
+def test_a_row_that_is_given_up_on_after_its_connection_broke_holds_the_others_for_a_while_only(
+    world: Any, ok: Answer
+) -> None:
+    reset = world.error(RETRY, "disconnected", maybe_paid=True)
+    doomed = (b"city 3 ", b"city 4 ", b"city 5 ", b"city 6 ")
+    story = world.play(
+        lambda now, body, asked: (0.1, reset if any(name in body for name in doomed) else ok),
+        rows=2000, limits=Limits(concurrency=64),
+    )  # fmt: skip
+    assert (story.progress.settled, story.progress.failed) == (1996, 4)
+    assert story.ended < 60
 
 
 def test_one_broken_connection_among_many_answers_lowers_nothing(world: Any, ok: Answer) -> None:
