@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 UserCompleter = Callable[[Mapping[str, Any]], Awaitable[str | Mapping[str, Any]]]
 _MESSAGE_WIDTH = 500
+
+
+_REMEDY = "look at the function of completer="
 
 
 class FunctionCompleter:
@@ -59,11 +63,17 @@ class FunctionCompleter:
         """
         request = decode_json(body)
         began_s = time.monotonic()
+        answer: Any = None
         try:
-            answer = await self._function(request)
+            pending: Any = self._function(request)
+            answer = await pending if isawaitable(pending) else None
         except Exception as error:  # noqa: BLE001 - it is the user's, and fails the row, not the run
             message = one_line(f"{type(error).__name__}: {error}", _MESSAGE_WIDTH)
-            return AttemptError(kind=ErrorClass.RETRY, type="completer", message=message)
+            return AttemptError(kind=ErrorClass.RETRY, type="completer", message=message, remedy=_REMEDY)
+        if not isawaitable(pending):
+            message = f"the function returned {type(pending).__name__}, and is not async"
+            remedy = "define it with async def"
+            return AttemptError(kind=ErrorClass.STOP, type="completer", message=message, remedy=remedy)
         latency_s = time.monotonic() - began_s
         if isinstance(answer, str):
             return Answer(answer, "stop", str(request.get("model", "")), Usage(), latency_s=latency_s)

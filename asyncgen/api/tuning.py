@@ -10,12 +10,12 @@ from asyncgen.api.observer import LibraryObserver, run_in_thread
 from asyncgen.api.runs import Run, open_run
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.errors import AsyncgenError, UsageError
-from asyncgen.finetune.complete import Completion, PromptSettings, Unanswered, answer_limit, ask_all, form_of
+from asyncgen.finetune.complete import Completion, PromptSettings, Unanswered, answer_limit, ask_all
 from asyncgen.finetune.session import WantedTuning, tune
 from asyncgen.finetune.source import find_source
-from asyncgen.finetune.target import open_calls, owner_of_model
+from asyncgen.finetune.target import form_for, open_calls, owner_of_model
 from asyncgen.job.opened import job_of_run
-from asyncgen.providers.choose import EndpointFlags, open_endpoint
+from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory
@@ -151,8 +151,9 @@ def complete(
     Args:
         prompts: texts in the form of the job's `sample`.
         model: the model to ask; None for the newest tuned model of the run.
-        run: the run whose dataset gives the form; None for the run that tuned the model, else the newest one.
-        provider: the provider that serves the model; None for the one that tuned it.
+        run: the run whose dataset gives the form, and whose newest model is asked where none is named; None for the
+            run that tuned the model. A model that no run tuned is asked in a plain chat.
+        provider: the provider that serves the model; None for the one that tuned it, or as in `load_job`.
         base_url: the provider's address; None for that of its profile.
         api_key_file: file with the API key; None to read the provider's environment variable.
         max_tokens: maximum tokens of an answer.
@@ -162,7 +163,7 @@ def complete(
         One item per prompt, in the same order: the answer, or an `Unanswered` with the error.
 
     Raises:
-        UsageError: the run has no tuned model or no dataset.
+        UsageError: the run has no tuned model, or the run that was named has no dataset.
 
     Example:
         >>> answers = complete(["florist, Paris"], provider="local", base_url=server)
@@ -172,17 +173,13 @@ def complete(
     where = EndpointFlags(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
     named = model or _newest_model(_path(run))
     owner = owner_of_model(named, where)
-    if owner is None or owner.run is None:
-        raise UsageError(f"no run here tuned {named}", help_text="name the run with run=")
-    dataset = owner.run.read_state().dataset
-    if dataset is None:
-        raise UsageError(f"{owner.run.path} has no dataset", help_text="call prepare first")
-    form = form_of(dataset)
+    choice = owner.choice if owner else choose_generation(where, AUTO, os.environ)
+    form = form_for(owner, _path(run) if run is not None else None)
 
     async def work(_: Interrupt) -> list[Completion | Unanswered]:
-        asking = PromptSettings(named, form, {**answer_limit(owner.choice.profile, form, max_tokens), **parameters})
+        asking = PromptSettings(named, form, {**answer_limit(choice.profile, form, max_tokens), **parameters})
         async with (
-            open_endpoint(owner.choice, owner.where, named, lambda _: None) as endpoint,
+            open_endpoint(choice, owner.where if owner else where, named, lambda _: None) as endpoint,
             open_calls(endpoint) as calls,
         ):
             return [answer async for answer in ask_all(calls, asking, prompts)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncgen.cli.output import say
-from asyncgen.errors import AsyncgenError, AuthError, QuotaError, UsageError, command_line, nearest
+from asyncgen.errors import AsyncgenError, AuthError, QuotaError, nearest
 from asyncgen.finetune.api import AbsentError
 from asyncgen.finetune.complete import (
     Completion,
@@ -28,13 +28,11 @@ from asyncgen.finetune.complete import (
     Unanswered,
     answer_limit,
     ask_all,
-    form_of,
 )
 from asyncgen.finetune.openai_shape import JobPage
-from asyncgen.finetune.target import RUNS, Target, open_calls, owner_of_model
+from asyncgen.finetune.target import form_for, open_calls, owner_of_model
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.user_files import load_price_list
-from asyncgen.run.directory import RunDirectory, find_run
 from asyncgen.terminal import clean, counted, usd
 
 if TYPE_CHECKING:
@@ -166,23 +164,7 @@ class Question:
         owner = owner_of_model(model, where)
         choice = owner.choice if owner else choose_generation(where, AUTO, environment)
         place = owner.where if owner else where
-        return cls(models, choice, place, _form(owner, run))
-
-
-def _form(owner: Target | None, run: Path | None) -> PromptForm:
-    directory = find_run(run, root=RUNS) if run else owner.run if owner else None
-    if directory is None:
-        return PromptForm()
-    return _form_of_run(directory, named=run is not None)
-
-
-def _form_of_run(directory: RunDirectory, *, named: bool) -> PromptForm:
-    dataset = directory.read_state().dataset
-    if dataset is not None:
-        return form_of(dataset)
-    if named:
-        raise UsageError(f"{directory.path} has no dataset", help_text=command_line("prepare", directory.path))
-    return PromptForm()
+        return cls(models, choice, place, form_for(owner, run))
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,10 @@ class Prepared:
     costs: tuple[TrainingCost, ...]
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        files = ", ".join(f"{self.train.parent / file.name} {file.samples:,} samples" for file in self.files)
+        return f"<Prepared: {files}; {self.rejected.total():,} left out>"
+
 
 def prepare_run(
     run: RunWriter,

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.api import Tuner
+from asyncgen.finetune.complete import PromptForm, form_of
 from asyncgen.providers.choose import EndpointFlags, choose_tuner, is_same_place, named_profile
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
@@ -137,6 +138,26 @@ def owner_of_model(model: str, where: EndpointFlags) -> Target | None:
             if noted.tuned_model == model and noted.job_id:
                 return Target(noted.job_id, run, *_noted_place(noted, where))
     return None
+
+
+def form_for(owner: Target | None, run: Path | None) -> PromptForm:
+    """Find the form in which prompts are sent to a model.
+
+    Args:
+        owner: the job that made the model; None if no run knows it.
+        run: the run that the user named; None for that of the owner.
+
+    Returns:
+        That of the run's dataset; a plain chat without one.
+
+    Raises:
+        UsageError: `run` is not a run, or has no dataset.
+    """
+    directory = find_run(run, root=RUNS) if run else owner.run if owner else None
+    dataset = directory.read_state().dataset if directory is not None else None
+    if run is not None and directory is not None and dataset is None:
+        raise UsageError(f"{directory.path} has no dataset", help_text=command_line("prepare", directory.path))
+    return form_of(dataset) if dataset is not None else PromptForm()
 
 
 def _way_to_a_job(run: RunDirectory) -> str:

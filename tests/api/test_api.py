@@ -224,3 +224,20 @@ def test_sync_calls_work_outside_the_main_thread(job: asyncgen.LoadedJob) -> Non
     thread.start()
     thread.join()
     assert counts == [8]
+
+
+def test_a_function_that_is_not_async_is_told_at_once(job: asyncgen.LoadedJob) -> None:
+    with pytest.raises(asyncgen.AsyncgenError) as caught:
+        asyncgen.generate(job, completer=lambda request: request["model"])
+    assert "not async" in (caught.value.cause or "")
+    assert "async def" in (caught.value.help_text or "")
+
+
+def test_what_a_notebook_shows_of_a_result_is_a_line(job: asyncgen.LoadedJob) -> None:
+    run = asyncgen.generate(job, completer=shout)
+    shown = [repr(each) for each in (asyncgen.plan(job), run.status(), run.report(), asyncgen.prepare(run))]
+    assert "8 requests" in shown[0]
+    assert "8 done" in shown[1]
+    assert "8 rows filled" in shown[2]
+    assert "8 samples" in shown[3]
+    assert max(map(len, shown)) < 200

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from asyncgen.api.tuning import complete
 from asyncgen.cli.main import main
+from asyncgen.errors import UsageError
+from asyncgen.finetune.complete import Completion
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.state import FinetuningState
@@ -383,6 +386,17 @@ def test_complete_asks_the_newest_tuned_model_and_the_variables_model_only_where
     assert asyncgen("complete", "hi", **at).returncode == 0
     assert provider.bodies[-1]["model"] == "ft:base"
     assert asyncgen("complete", "hi", "--run", "elsewhere", **at).returncode == 2
+
+
+def test_python_asks_a_model_that_no_run_tuned_as_the_command_does(
+    asyncgen: Asyncgen, provider: Any, tmp_path: Path
+) -> None:
+    assert asyncgen("runs").returncode == 0  # in the folder and the environment of the commands
+    (answer,) = complete(["hi"], model="base", base_url=provider.base_url)
+    assert isinstance(answer, Completion)
+    assert provider.bodies[-1]["messages"] == [{"role": "user", "content": "hi"}]
+    with pytest.raises(UsageError):
+        complete(["hi"], model="base", base_url=provider.base_url, run=tmp_path / "elsewhere")
 
 
 def test_complete_takes_several_prompts_and_stdin_and_cleans_what_it_shows(

@@ -100,6 +100,11 @@ class Report:
     cost_usd: float
     unpriced: int
 
+    def __repr__(self) -> str:
+        rows = self.coverage
+        counts = f"{rows.filled:,} rows filled, {rows.rejected:,} rejected, {rows.failed:,} failed"
+        return f"<Report on {self.run}: {counts}; {self.duplicates:,} duplicates>"
+
 
 def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     """Make the report of a run in one pass over its files.

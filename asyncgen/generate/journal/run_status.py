@@ -48,6 +48,9 @@ class RunStatus:
     being_written: bool
     shards: tuple[ShardStatus, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<RunStatus: {self.done:,} done, {self.failed:,} failed, {self.left:,} left, {self.stale:,} stale>"
+
 
 def run_status(directory: RunDirectory) -> RunStatus:
     """Count the rows of a run.

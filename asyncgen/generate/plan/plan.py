@@ -31,6 +31,7 @@ from asyncgen.generate.plan.request_tokens import (
 )
 from asyncgen.providers.price import Price, tier_of
 from asyncgen.providers.prices import shutdown_date
+from asyncgen.terminal import usd_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,11 @@ class Plan:
     trainings: tuple[Training, ...]
     shutdowns: tuple[tuple[str, date], ...]
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        cost = "cost unknown" if self.cost_usd is None else usd_range(self.cost_usd.low, self.cost_usd.high)
+        left = f"{self.left:,} of {self.requests:,} requests"
+        return f"<Plan: {left} to {self.model} at {self.provider} are left, {cost}>"
 
     @property
     def cost_usd(self) -> Span | None:
