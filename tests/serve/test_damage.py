@@ -178,7 +178,7 @@ def test_bug_in_a_job_ends_that_job_alone(
         raise ZeroDivisionError("secret detail")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr("asyncgen.serve.tuning.samples.check_samples", broken)
+        patch.setattr("asyncgen.serve.tuning.work.check_samples", broken)
         failed = ended(client, client.fine_tuning.jobs.create(model="m", training_file=training_file).id)
     assert (failed.status, failed.error and failed.error.code) == ("failed", "server_error")
     assert "secret detail" in caplog.text
