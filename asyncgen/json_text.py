@@ -119,7 +119,7 @@ def what_is_wrong(error: Exception, text: bytes | str) -> str:
     if "truncated" in said or "surrogate" in said:
         whole = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         if _LONE_SURROGATE.search(whole):
-            return "it ends early, or holds half of a surrogate pair (\\ud83d, such as a cut emoji)"
+            return "it ends early, or contains half of a surrogate pair (\\ud83d, such as a cut emoji)"
         return "it ends early" if whole.strip() else "it is empty"
     return _plain_message(error, said)
 

@@ -133,7 +133,7 @@ class RequestGuard:
             raise ForeignRequestError(
                 403,
                 "invalid_host",
-                f"The Host header names another server than this one; if this one is meant, start it with "
+                f"The Host header does not name this server. To allow this name, start the server with "
                 f"{self.option} {shown}.",
             )
         return hosts[0].lower()
@@ -169,7 +169,7 @@ def checked_host(text: str) -> str:
     """
     match = _AUTHORITY.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is not a host", help_text="give NAME or NAME:PORT, such as mybox.local:8093")
+        raise UsageError(f"{text!r} is not a host name", help_text="use NAME or NAME:PORT, such as mybox.local:8093")
     name = (match["v6"] or match["name"]).lower()
     return f"{name}:{int(match['port'])}" if match["port"] else name
 
@@ -188,7 +188,7 @@ def checked_origin(text: str) -> str:
     """
     if _ORIGIN.fullmatch(text.removesuffix("/")) is None:
         raise UsageError(
-            f"{text!r} is not an origin", help_text="give SCHEME://HOST[:PORT], such as http://localhost:3000"
+            f"{text!r} is not an origin", help_text="use SCHEME://HOST[:PORT], such as http://localhost:3000"
         )
     return text.removesuffix("/").lower()
 
@@ -214,12 +214,12 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> str:
     except (OSError, UnicodeError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise AsyncgenError(
-                f"port {port} of {host} is taken", help_text="--port 0 takes a free one", code="port_taken"
+                f"port {port} of {host} is already in use", help_text="--port 0 uses a free port", code="port_taken"
             ) from error
         raise AsyncgenError(
             f"cannot listen on {host}:{port}",
             cause=str(error),
-            help_text="give an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them",
+            help_text="use an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all addresses",
         ) from error
     address, bound_port = runner.addresses[0][:2]
     return f"http://{f'[{address}]' if ':' in address else address}:{bound_port}"

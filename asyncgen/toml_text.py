@@ -28,28 +28,28 @@ _SHOWN_WIDTH = 100
 
 # Beginning of the parser's message to ours, and the remedy.
 _WORDS = (
-    ("Unclosed array", "a list that begins above is not closed: a ] is missing"),
-    ("Unclosed inline table", "a table that begins above is not closed: a } is missing"),
+    ("Unclosed array", "a list that begins above is not closed: ] is missing"),
+    ("Unclosed inline table", "a table that begins above is not closed: } is missing"),
     (
         "Illegal character",
-        "a text has no closing quote on its line; one of several lines stands between three quotes",
+        "a string has no closing quote on its line; use three quotes for several lines",
     ),
-    ("Unterminated string", "a text has no closing quotes"),
-    ('Expected "', "a text of several lines has no closing quotes"),
-    ("Expected '=' after a key", "a key needs a = and a value behind it"),
-    ("Expected newline or end", "something is left over at the end of the line; is a quote or a comma missing?"),
-    ("Expected ']'", "the name of a table needs a ] behind it"),
-    ("Invalid value", "no value can begin so; a text stands between quotes, and it is true or false in small letters"),
+    ("Unterminated string", "a string has no closing quotes"),
+    ('Expected "', "a string of several lines has no closing quotes"),
+    ("Expected '=' after a key", "a key needs = and a value"),
+    ("Expected newline or end", "unexpected text at the end of the line; is a quote or a comma missing?"),
+    ("Expected ']'", "the name of a table needs a closing ]"),
+    ("Invalid value", "not a value; a string needs quotes, and true and false are lower case"),
     ("Invalid statement", "neither a table in [brackets] nor `key = value`"),
-    ("Invalid initial character for a key", "a key has letters, digits, - and _, or stands between quotes"),
+    ("Invalid initial character for a key", "a key has letters, digits, - and _, or it is in quotes"),
     (
         "Unescaped '\\'",
-        "a \\ between double quotes must be doubled; between single quotes it stands for itself",
+        "a \\ between double quotes must be doubled; between single quotes it is literal",
     ),
-    ("Invalid hex", "a \\x, \\u or \\U in a text needs the digits of a character behind it"),
-    ("Escaped character is not", "a \\u or \\U in a text names no character"),
+    ("Invalid hex", "\\x, \\u and \\U in a string need the digits of a character"),
+    ("Escaped character is not", "\\u or \\U in a string is not a character"),
     ("Found invalid character", "a control character that TOML does not allow"),
-    ("Invalid date or datetime", "no date is so"),
+    ("Invalid date or datetime", "not a valid date"),
 )
 _TWICE = ("Cannot overwrite", "Duplicate inline table key", "Cannot declare", "Cannot mutate", "Cannot redefine")
 
@@ -100,7 +100,7 @@ def _syntax_problem(text: str, message: str) -> Problem:
     line, column = (int(position[1]), int(position[2])) if position and position[1] else (len(lines), 1)
     if message.startswith(_TWICE) and (twice := _defined_twice(text, line)):
         key, places = twice
-        return Problem("", f"`{key}` stands here twice (lines {places[0]} and {places[1]})", line=places[1])
+        return Problem("", f"`{key}` is set twice (lines {places[0]} and {places[1]})", line=places[1])
     if (
         message.startswith("Invalid value")
         and _KEY.match(lines[line - 1])
@@ -109,7 +109,7 @@ def _syntax_problem(text: str, message: str) -> Problem:
         message = "Unclosed array"  # a list was not closed before the next key
     words = next((ours for theirs, ours in _WORDS if message.startswith(theirs)), "this is not TOML")
     if message.startswith(_TWICE):
-        words = "a key or a table stands here twice"
+        words = "a key or a table is set twice"
     if message.startswith("Unclosed"):
         line, column = _last_opened(lines, line, "[" if "array" in message else "{")
         words = words.replace("begins above", "begins here")

@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency-ms", type=float, default=0)
-    parser.add_argument("--rpm", type=float, default=0, help="enforce so many requests a minute")
+    parser.add_argument("--rpm", type=float, default=0, help="enforce so many requests per minute")
     parser.add_argument("--bucket", type=float, default=10, help="and so many at once")
     parser.add_argument("--tell-limits", action="store_true", help="send x-ratelimit-limit-requests")
     parser.add_argument("--core", type=int, help="run on this core only (Linux)")

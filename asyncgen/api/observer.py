@@ -100,7 +100,7 @@ class LibraryObserver:
 
     def agree(self, question: str, *, why: str) -> None:
         if not self._yes:
-            raise UsageError(why, cause=question, help_text="pass yes=True to go on", code="needs_yes")
+            raise UsageError(why, cause=question, help_text="pass yes=True to continue", code="needs_yes")
 
     def offer(self, question: str) -> bool | None:  # noqa: ARG002 - the protocol's name
         return self._yes or None

@@ -129,7 +129,7 @@ def finetune(
         with open_for_writing(source.run) as writer:
             tuned = await tune(writer, wanted, LibraryObserver(yes=yes, interrupt=interrupt), following=follow)
         if tuned.job is None:
-            raise AsyncgenError("stopped before the job existed", help_text="call finetune again")
+            raise AsyncgenError("stopped before the job was created", help_text="call finetune again")
         return tuned.job
 
     return run_in_thread(work)

@@ -38,15 +38,15 @@ def job_file(given: Path | None, *, built_in: bool) -> Path | None:
     if given is None:
         return None if built_in else _only_job_file()
     if not str(given).strip() or given == Path():
-        raise UsageError("a job file is needed, and this is a folder", help_text=_which(job_files(Path())))
+        raise UsageError("expected a job file, not a folder", help_text=_which(job_files(Path())))
     if given.is_dir():
         own = given / "job.toml"
         if (given / STATE_NAME).exists() and own.exists():
             raise UsageError(
-                f"{given} is a run, and a job file is needed",
-                help_text=f"{command_line('status', given)}   (how far it is)",
+                f"{given} is a run directory; this command needs a job file",
+                help_text=f"{command_line('status', given)}   (shows its progress)",
             )
-        raise UsageError(f"{given} is a folder, and a job file is needed", help_text=_which(job_files(given)))
+        raise UsageError(f"{given} is a folder; this command needs a job file", help_text=_which(job_files(given)))
     if not os.path.lexists(given):
         near = nearest(given.name, [path.name for path in job_files(given.parent)])
         meant = f" (did you mean {given.parent / near}?)" if near else ""
@@ -75,14 +75,14 @@ def _only_job_file() -> Path:
     found = job_files(Path())
     if len(found) == 1:
         return found[0]
-    what = "which job file is meant?" if found else "there is no job file here"
+    what = "there are several job files here" if found else "there is no job file here"
     raise UsageError(what, help_text=_which(found), code="no_job_file")
 
 
 def _which(found: list[Path]) -> str:
     if found:
         return "name one of " + ", ".join(map(str, found))
-    return "asyncgen init my-job.toml   (writes one), or asyncgen run   (the built-in example)"
+    return "asyncgen init my-job.toml   (writes one), or asyncgen run   (runs the built-in example)"
 
 
 def run_directory(given: Path | None) -> RunDirectory:

@@ -67,8 +67,8 @@ def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str
             say(_used(each))
         if cut := sum(isinstance(answer, Completion) and answer.finish_reason == "length" for answer in each.answers):
             say(
-                f"{each.model}: {counted(cut, 'answer is', 'answers are')} cut off at the token limit: "
-                "raise --max-tokens"
+                f"{each.model}: {counted(cut, 'answer was', 'answers were')} cut off at the token limit; raise "
+                "--max-tokens"
             )
 
 

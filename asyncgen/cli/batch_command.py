@@ -60,10 +60,10 @@ def _counted(progress: Progress, batch: BatchState, joined: JoinResult) -> str:
     remarks = {
         "failed": joined.failed,
         "without an outcome": joined.open,
-        "lines that belong to no row": joined.unread,
+        "lines that match no row": joined.unread,
     }
     said = "".join(f", {count:,} {what}" for what, count in remarks.items() if count)
-    return f"{batch.batch_id}: {counted(joined.answered, 'answer')} kept{said}"
+    return f"{batch.batch_id}: {counted(joined.answered, 'answer')} saved{said}"
 
 
 class _Lines:
@@ -141,7 +141,7 @@ def list_batches(run: Path | None, as_json: bool) -> None:
         json_result({"batches": [msgspec.to_builtins(each) for each in state.batches]})
         return
     if not state.batches:
-        say(f"this run has no batch; {generate_again(directory, '--batch')}   (makes them)")
+        say(f"this run has no batch; {generate_again(directory, '--batch')}   (creates them)")
         return
     headers = ("batch", "created", "provider", "state", "rows", "done", "failed")
     for line in table(headers, list(map(_row, state.batches))):
@@ -204,7 +204,7 @@ def cancel(
     directory, noted = _target(batch)
     if noted.collected:
         help_text = command_line("batch list", directory.path)
-        raise UsageError(f"batch {noted.batch_id} was collected already", help_text=help_text)
+        raise UsageError(f"batch {noted.batch_id} is already collected", help_text=help_text)
     status = run_loop(_cancel(noted, EndpointFlags(base_url=base_url, api_key_file=api_key_file)))
     if status is None:
         _give_up(directory, noted, yes=yes)
@@ -213,7 +213,7 @@ def cancel(
         json_result({"batch": noted.batch_id, "status": status})
         return
     result(f"{noted.batch_id or noted.intent}: {status}")
-    say(f"next: {generate_again(directory, '--batch')}   (collects what was answered, and says what is left)")
+    say(f"next: {generate_again(directory, '--batch')}   (collects the answers and shows what is left)")
 
 
 def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
@@ -221,8 +221,8 @@ def _give_up(directory: RunDirectory, noted: BatchState, *, yes: bool) -> None:
     from asyncgen.generate.batch.engine import release_batch  # noqa: PLC0415 - imports the SDK
 
     what = f"{noted.provider} does not know batch {noted.batch_id or noted.intent}"
-    say(f"{what}; if it ever answered, those answers are lost")
-    confirm(f"Give it up, and let its {counted(noted.requests, 'row')} be asked for again?", yes=yes, why=what)
+    say(f"{what}; if it has answers, they are lost")
+    confirm(f"Give the batch up, and send its {counted(noted.requests, 'row')} again later?", yes=yes, why=what)
     with open_run(directory.path) as run:
         release_batch(run, noted, "given up")
 
@@ -238,7 +238,7 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
         directory = run_directory(path)
         batches = directory.read_state().batches
         if not batches:
-            help_text = f"{generate_again(directory, '--batch')}   (makes batches)"
+            help_text = f"{generate_again(directory, '--batch')}   (creates batches)"
             raise UsageError(f"{directory.path} has no batch", help_text=help_text)
         return directory, batches[-1]
     for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):
@@ -248,14 +248,14 @@ def _target(argument: str | None) -> tuple[RunDirectory, BatchState]:
                 return directory, noted
     raise UsageError(
         f"no run under {RUNS} has a batch {argument!r}",
-        help_text="name the run's directory; asyncgen runs   (lists them)",
+        help_text="name the run directory; asyncgen runs   (lists the runs)",
     )
 
 
 async def _retrieve(directory: RunDirectory, noted: BatchState, where: EndpointFlags) -> RemoteBatch:
     if noted.batch_id is None:
         help_text = f"{generate_again(directory, '--batch')}   (sends it)"
-        raise UsageError(f"batch {noted.intent} was not sent yet", help_text=help_text)
+        raise UsageError(f"batch {noted.intent} has not been sent yet", help_text=help_text)
     async with _api(noted, where) as api:
         return await api.retrieve(noted.batch_id)
 
@@ -289,6 +289,6 @@ async def _api(noted: BatchState, where: EndpointFlags) -> AsyncIterator[BatchAp
 
     if not where.addresses and noted.provider != LOCAL:  # the local server has another address each time
         where = replace(where, base_url=noted.base_url)
-    choice = ProviderChoice(named_profile(noted.provider), "the run's batch is there")
+    choice = ProviderChoice(named_profile(noted.provider), "the run's batch is at this provider")
     async with open_endpoint(choice, where, noted.model, say) as endpoint, open_client(endpoint) as client:
         yield BatchApi(client)

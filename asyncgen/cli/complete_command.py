@@ -106,7 +106,7 @@ def _texts(prompts: tuple[str, ...]) -> list[str]:
         lines = sys.stdin.read().split("\n") if prompt == "-" else [prompt]
         texts += [line.removesuffix("\r") for line in lines if line.strip()]
     if not texts:
-        raise UsageError("there is no prompt on stdin", help_text="one prompt a line")
+        raise UsageError("there is no prompt on stdin", help_text="write one prompt per line")
     return texts
 
 

@@ -79,7 +79,7 @@ def disk(folder: Path) -> Iterator[Finding]:
     """Check that runs can be written here, and that there is disk space."""
     present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(present, os.W_OK | os.X_OK):
-        yield Finding("fail", "disk", f"{present} may not be written", "choose another place with --out")
+        yield Finding("fail", "disk", f"{present} is not writable", "choose another folder with --out")
         return
     free = shutil.disk_usage(present).free
     level: Literal["ok", "warn"] = "ok" if free >= _LOW_BYTES else "warn"
@@ -103,7 +103,7 @@ def run_lock(root: Path) -> Iterator[Finding]:
 def proxy(endpoint: Endpoint) -> Iterator[Finding]:
     """Report the proxy for the address."""
     if (found := route_to(endpoint).proxy) is not None:
-        yield Finding("ok", "proxy", f"{endpoint.base_url} is asked by the proxy {found}")
+        yield Finding("ok", "proxy", f"{endpoint.base_url} is reached through the proxy {found}")
 
 
 def local_model() -> Iterator[Finding]:
@@ -113,14 +113,14 @@ def local_model() -> Iterator[Finding]:
         text = f"{' and '.join(missing)} not installed"
         yield Finding("fail", "local model", text, "pip install 'asyncgen[local]'")
     else:
-        yield Finding("ok", "local model", "xllamacpp and numpy are installed; the server starts when it is needed")
+        yield Finding("ok", "local model", "xllamacpp and numpy are installed; the server starts on demand")
 
 
 def key(endpoint: Endpoint) -> Finding:
     """Report where the API key was found; never the key itself."""
     if endpoint.key is None:
         variable = endpoint.profile.key_variable
-        return Finding("ok", "key", f"none is sent: {variable} is not set" if variable else "none is needed")
+        return Finding("ok", "key", f"no key is sent: {variable} is not set" if variable else "none is needed")
     return Finding("ok", "key", f"{endpoint.key.hint()} from {endpoint.key.source}")
 
 
@@ -165,7 +165,7 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
         text = f"no trusted connection to {endpoint.base_url}: {certificate_words(error)}"
         return Finding("fail", "address", text, CERTIFICATES_HELP)
     text = f"{target} does not answer: {unreachable_words(error)}"
-    return Finding("fail", "address", text, "check the address, and that it runs")
+    return Finding("fail", "address", text, "check the address, and that the server is running")
 
 
 def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes, when: str) -> Finding:
@@ -174,12 +174,19 @@ def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: 
     near = near_address(endpoint.base_url)
     if 300 <= status < 400:  # noqa: PLR2004 - redirects; they are never followed
         target = shown_target(redacted(headers.get("Location", "nowhere"), endpoint.key))
-        return Finding("fail", "address", f"{answered}: it sends on to {target}", "give that one to --base-url")
+        return Finding("fail", "address", f"{answered}: it redirects to {target}", "use that address with --base-url")
     if "html" in headers.get("Content-Type", "").lower() or body.lstrip()[:1] == b"<":
-        return Finding("fail", "address", f"{answered} and a web page: no API", near or "it mostly ends in /v1")
+        return Finding(
+            "fail",
+            "address",
+            f"{answered} and a web page, so this is not an API",
+            near or "the address of an API usually ends in /v1",
+        )
     if status == _ABSENT:  # some servers have no list of models
         level: Literal["warn", "fail"] = "fail" if near else "warn"
-        return Finding(level, "address", f"{answered}: it has no /models", near or "asyncgen preview   (asks it)")
+        return Finding(
+            level, "address", f"{answered}: it has no /models", near or "asyncgen preview   (sends it a request)"
+        )
     if status not in (_OK, *_UNAUTHORISED):
         return Finding("fail", "address", answered, "try again later, or look at the server's log")
     return Finding("ok", "address", answered)
@@ -190,7 +197,7 @@ def _clock(date_header: str | None) -> Iterator[Finding]:
         there = parsedate_to_datetime(date_header or "")
         off_s = (datetime.now(UTC) - there).total_seconds()
         if abs(off_s) > _CLOCK_S:
-            yield Finding("warn", "clock", f"{off_s:+.0f} s from the server's", "set this machine's clock")
+            yield Finding("warn", "clock", f"differs from the server's by {off_s:+.0f} s", "set this machine's clock")
         else:
             yield Finding("ok", "clock", "agrees with the server's")
 
@@ -204,27 +211,27 @@ def _models(endpoint: Endpoint, status: int, body: bytes) -> Iterator[Finding]:
         models = {str(model["id"]): model for model in decode_loosely(body)["data"]}
     except (NotJsonError, KeyError, TypeError):
         if body.lstrip()[:1] != b"<":
-            yield Finding("warn", "model", "the address lists no models", near_address(endpoint.base_url) or "")
+            yield Finding("warn", "model", "the server does not list its models", near_address(endpoint.base_url) or "")
         return
     if endpoint.model in models:
         yield _lifetime(endpoint.model, models[endpoint.model].get("shutdown_date"))
         return
     near = nearest(endpoint.model, models)
-    step = f"did you mean {near}?" if near else f"it lists {', '.join(list(models)[:5])}"
+    step = f"did you mean {near}?" if near else f"the server lists {', '.join(list(models)[:5])}"
     if _may_have_more(endpoint):
-        text = f"{endpoint.model} is not listed; it may answer all the same"
+        text = f"{endpoint.model} is not listed; it may still work"
         yield Finding("warn", "model", text, step)
     else:
-        yield Finding("fail", "model", f"{endpoint.model} is not there", step)
+        yield Finding("fail", "model", f"the server has no model {endpoint.model}", step)
 
 
 def _refused_key(endpoint: Endpoint, status: int) -> Finding:
     if endpoint.key is None:
         variable = endpoint.profile.key_variable
         step = f"export {variable}=..., or name a file with --api-key-file" if variable else "--api-key-file FILE"
-        return Finding("fail", "key", f"the server wants one (status {status}), and none is set", step)
+        return Finding("fail", "key", f"the server requires one (status {status}), but none is set", step)
     text = f"refused with status {status} ({endpoint.key.source})"
-    return Finding("fail", "key", text, "make a new key, or check its rights")
+    return Finding("fail", "key", text, "create a new key, or check its permissions")
 
 
 def _may_have_more(endpoint: Endpoint) -> bool:
@@ -235,14 +242,14 @@ def _may_have_more(endpoint: Endpoint) -> bool:
 
 def _lifetime(model: str, shutdown_date: object) -> Finding:
     if not shutdown_date:
-        return Finding("ok", "model", f"{model} is there")
+        return Finding("ok", "model", f"{model} is available")
     try:
         days = (date.fromisoformat(str(shutdown_date)[:10]) - datetime.now(UTC).date()).days
     except ValueError:
-        return Finding("ok", "model", f"{model} is there")
+        return Finding("ok", "model", f"{model} is available")
     level: Literal["ok", "warn"] = "ok" if days > _SHORT_LIFE_DAYS else "warn"
-    step = "" if days > _SHORT_LIFE_DAYS else "choose another with --model before then"
-    return Finding(level, "model", f"{model} is there until {shutdown_date} ({counted(days, 'day')})", step)
+    step = "" if days > _SHORT_LIFE_DAYS else "choose another model with --model before then"
+    return Finding(level, "model", f"{model} is available until {shutdown_date} ({counted(days, 'day')})", step)
 
 
 def look_at_api(endpoint: Endpoint) -> list[Finding]:

@@ -67,7 +67,7 @@ def evaluation_lines(evaluation: Evaluation, agreement: Agreement | None) -> Ite
         yield from _pays_line(pays)
     for note in evaluation.notes:
         yield f"note: {note}"
-    yield f"all of it: {evaluation.path}" + (f", {usd(evaluation.cost_usd)}" if evaluation.cost_usd else "")
+    yield f"full results: {evaluation.path}" + (f", {usd(evaluation.cost_usd)}" if evaluation.cost_usd else "")
     yield ""
     yield evaluation.sentence
 
@@ -148,7 +148,7 @@ def _diversity_lines(found: Sequence[ContestantResult]) -> Iterator[str]:
     measured = [each for each in found if each.compression is not None]
     if measured:
         yield ""
-        yield "how alike the answers of one contestant are, over as many bytes each:"
+        yield "diversity of each contestant's answers, over the same number of bytes:"
         rows = [
             [
                 each.contestant.name,
@@ -200,7 +200,7 @@ def _judge_lines(judging: Judging) -> Iterator[str]:
         yield f"  {_judged(pair)}"
     first = judging.first_share
     yield (
-        f"  the answer that stood first won {100 * first.value:.0f} % of the verdicts "
+        f"  the answer in first place won {100 * first.value:.0f} % of the verdicts "
         f"(95 % {100 * first.low:.0f}..{100 * first.high:.0f}; fair is 50)"
     )
     if judging.strengths:
@@ -210,7 +210,7 @@ def _judge_lines(judging: Judging) -> Iterator[str]:
 
 def _judged(pair: JudgedPair) -> str:
     if pair.rate is None:
-        return f"{pair.a} or {pair.b}: no verdict can be read ({counted(pair.unreadable, 'row')})"
+        return f"{pair.a} or {pair.b}: no readable verdict ({counted(pair.unreadable, 'row')})"
     counts = (
         f"{pair.a} beats {pair.b} in {100 * pair.rate.value:.0f} % "
         f"(95 % {100 * pair.rate.low:.0f}..{100 * pair.rate.high:.0f}): "
@@ -243,13 +243,13 @@ def _pays_line(pays: TuningBreakEven) -> Iterator[str]:
     if pays.calls is None or pays.outlay_usd is None or pays.outlay_usd.high == 0:
         return  # unknown, or no cost to recover
     if math.isinf(pays.calls.low):
-        yield f"{pays.tuned} never pays against {pays.other}: its calls cost as much or more{note}"
+        yield f"{pays.tuned} never pays off against {pays.other}: its calls cost as much or more{note}"
         return
     calls = f"{pays.calls.low:,.0f}"
     if pays.calls.high != pays.calls.low:
         calls += f" to {pays.calls.high:,.0f}"
     yield (
-        f"{pays.tuned} pays against {pays.other} from {calls} calls on: "
+        f"{pays.tuned} pays off against {pays.other} after {calls} calls: "
         f"{usd(pays.outlay_usd.high)} for data and training{note}"
     )
 
@@ -323,7 +323,7 @@ def evaluate(
     agreed = import_votes(evaluation, votes)
     if html is not None:
         write_page(evaluation, html)
-        say(f"the answers side by side: {html}")
+        say(f"answers side by side: {html}")
     if as_json:
         json_result({**as_object(evaluation), "votes": agreed.as_json() if agreed else None})
         return done.exit_code

@@ -77,9 +77,12 @@ def export(
         _folder(directory, path, check) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables), check)
     )
     if exported.defused:
-        say(f"{exported.defused:,} cells would run as formulas in a spreadsheet and got a ' in front (--raw-csv: none)")
+        say(
+            f"{exported.defused:,} cells would run as formulas in a spreadsheet and were prefixed with ' (--raw-csv "
+            "turns this off)"
+        )
     if check.found:
-        say(f"note: a simulation made up {check.found:,} of these answers")
+        say(f"note: {check.found:,} of these answers are simulated")
     if as_json:
         json_result({"output": output, "rows": exported.rows, "defused": exported.defused, "simulated": check.found})
     else:
@@ -93,7 +96,7 @@ def _file(directory: RunDirectory, path: Path, csv: CsvStyle, check: SimulationC
     grid = job_of_run(directory).grid if stale or job.renamed else None
     exported = export_file(path, check.passing(ordered_records(directory.record_files(), grid)), csv)
     if stale:
-        say(f"{counted(stale, 'answer')} to an earlier form of the job were left out")
+        say(f"{counted(stale, 'answer')} from an earlier version of the job were left out")
     return exported
 
 

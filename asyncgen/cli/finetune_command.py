@@ -157,7 +157,7 @@ def create(source: Path | None, as_json: bool, no_follow: bool, **options: Any) 
     from asyncgen.run.directory import open_run  # noqa: PLC0415 - with the rest
 
     if options["validation"] and (source is None or source.is_dir() or is_job_file(source)):
-        raise UsageError("--validation is for a FILE; a run has its own")
+        raise UsageError("--validation is for a FILE; a run has its own validation file")
     source = with_run(source)
     found = find_source(source, options["validation"], options["out"], endpoint_flags_of(options), options["model"])
     wanted = _wanted(found, options)
@@ -393,8 +393,8 @@ async def _metrics(target: Target) -> tuple[TuningJob, bytes]:
         content = await tuner.jobs.metrics(job)
     if not content:
         raise AsyncgenError(
-            f"{job.id} has no results: it is {job.status}",
-            help_text=f"{command_line('finetune events', job.id)}   (what it told)",
+            f"{job.id} has no results: its status is {job.status}",
+            help_text=f"{command_line('finetune events', job.id)}   (shows its events)",
             code="no_results",
         )
     return job, content
@@ -447,7 +447,7 @@ async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
         if job.outcome is not None:
             raise UsageError(f"{job.id} has ended already: {job.status}", code="job_ended")
         question = f"Cancel {job.id} ({job.status}, tunes {job.model}) at {tuner.words}?"
-        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.words}, for good")
+        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.words}")
         return await tuner.jobs.cancel(job.id)
 
 
@@ -479,7 +479,7 @@ async def _deleted(what: str, where: EndpointFlags, *, yes: bool) -> _Named:
     async with opened(_owner(what, where)) as tuner:
         deleted = await _named(tuner, what)
         question = f"Delete the {deleted.kind} {deleted.name} at {tuner.words}?"
-        confirm(question, yes=yes, why=f"the {deleted.kind} {deleted.name} would be deleted, for good")
+        confirm(question, yes=yes, why=f"the {deleted.kind} {deleted.name} would be deleted permanently")
         if deleted.kind == "file":
             await tuner.files.delete(deleted.name)
         else:
@@ -500,7 +500,7 @@ async def _named(tuner: Tuner, what: str) -> _Named:
         return _Named("model", what)
     job = await tuner.jobs.get(what)
     if job.tuned_model is None:
-        raise UsageError(f"{job.id} made no model: it is {job.status}", code="no_model")
+        raise UsageError(f"{job.id} has no tuned model: its status is {job.status}", code="no_model")
     return _Named("model", job.tuned_model)
 
 
@@ -516,12 +516,12 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
         raise AuthError(
             error.what,
             cause=error.cause,
-            help_text="only an owner of the organization may delete a tuned model, and only with a key of theirs",
+            help_text="only an owner of the organization can delete a tuned model, with their own key",
             code=error.code,
         ) from error
     except AbsentError as error:
         raise AbsentError(
-            f"there is no model {name} at {tuner.words} that could be deleted",
+            f"{tuner.words} has no model {name} that you can delete",
             cause=error.cause,
             help_text="asyncgen finetune list   (shows the tuned models)",
             code=error.code,

@@ -81,9 +81,7 @@ def draw_losses(points: Sequence[Point], path: Path, title: str) -> None:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise UsageError(
-            "a picture needs matplotlib", help_text="pip install 'asyncgen[plot]'", code="no_extra"
-        ) from error
+        raise UsageError("--png needs matplotlib", help_text="pip install 'asyncgen[plot]'", code="no_extra") from error
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     train = [(point.step, point.train_loss) for point in points if point.train_loss is not None]
@@ -133,13 +131,13 @@ class TrainingDisplay:
 
     def on_job(self, job: TuningJob) -> None:
         if self._is_away:
-            say("the provider answers again")
+            say("the provider responds again")
         self._is_away = False
         self._job = job
 
     def on_outage(self, error: AsyncgenError) -> None:
         if not self._is_away:
-            say(f"{error.what}: {error.cause}; asking again until it works (the job goes on meanwhile)")
+            say(f"{error.what}: {error.cause}; retrying (the job goes on meanwhile)")
         self._is_away = True
 
     def _learn(self, event: Event) -> None:

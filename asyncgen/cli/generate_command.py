@@ -99,7 +99,9 @@ def _script(kind: str, job: Path | None, shard: str | None) -> str:
 
     count = (shard or "4").rpartition("/")[2]
     if not count.isdecimal() or not 0 < int(count) <= MOST_SHARDS:
-        raise UsageError(f"--shard {shard!r} does not say how many shards", help_text="--shard 8, with --shard-script")
+        raise UsageError(
+            f"--shard {shard!r} does not give the number of shards", help_text="--shard 8, with --shard-script"
+        )
     words = [word for word in given_options({"shard", "shard_script"}) if word != str(job)]
     named = ["--yes"] if "--yes" not in words and "-y" not in words else []
     name = read_job_file(job).raw.get("name")
@@ -130,9 +132,9 @@ def preview(file: Path | None, *, count: int, as_json: bool, **options: Any) -> 
         show_record(record)
     cost = f", {usd(done.cost_usd)}" if done.cost_usd is not None else ""
     there = len(records) - done.progress.settled
-    before = f", {counted(there, 'answer')} there before" if there > 0 else ""
+    before = f", {counted(there, 'answer')} from before" if there > 0 else ""
     new = counted(done.progress.settled, "new answer")
-    say(f"{new} in {duration(done.elapsed_s)}{cost}{before}; kept in {done.run}")
+    say(f"{new} in {duration(done.elapsed_s)}{cost}{before}; saved in {done.run}")
     if done.outcome.error is not None:
         return done.exit_code
     if job and records and all(record.check_failures for record in records):
@@ -198,7 +200,7 @@ def say_failures(done: Generated) -> None:
         say(f"{progress.usable:,} of {counted(progress.settled, 'answer')} can be used")
         _say_reasons(progress.unusable, progress.remedies)
     if failed := progress.failed + progress.failed_before:
-        say(f"{counted(failed, 'row')} failed: {done.files.failures}; --retry-failed asks again")
+        say(f"{counted(failed, 'row')} failed: {done.files.failures}; --retry-failed sends them again")
         _say_reasons(progress.failures, progress.remedies)
     if progress.maybe_paid_twice:
         were = "was" if progress.maybe_paid_twice == 1 else "were"

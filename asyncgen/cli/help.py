@@ -313,7 +313,7 @@ def _bad_value(error: click.BadParameter) -> str:
     wanted = _wanted(parameter.type) if parameter is not None else ""
     if not wanted:
         return f"{_name_of(parameter)}: {error.message.rstrip('.')}"
-    return f"{_name_of(parameter)} takes {wanted}, and not {_quoted(error.message)}"
+    return f"{_name_of(parameter)} must be {wanted}, not {_quoted(error.message)}"
 
 
 def _quoted(message: str) -> str:

@@ -86,7 +86,7 @@ def init(path: Path | None, *, example: str | None, as_list: bool, as_json: bool
         for each in files:
             result(str(each))
     beside = f" ({', '.join(other.name for other in others)} belongs to it)" if others else ""
-    say(f"next: edit it{beside}, then `{command_line('plan', job)}` shows what would be sent")
+    say(f"next: edit it{beside}, then run `{command_line('plan', job)}` to see what would be sent")
 
 
 def _list(*, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def _list(*, as_json: bool) -> None:
         return
     for name, title in titles.items():
         result(f"{name:12} {title}")
-    say(f"next: {command_line('init', '--example', 'classify')}   (or another of these)")
+    say(f"next: {command_line('init', '--example', 'classify')}   (or another example)")
 
 
 def _write(files: dict[Path, str]) -> None:
@@ -108,7 +108,7 @@ def _write(files: dict[Path, str]) -> None:
     """
     there = [path for path in files if path.exists() or path.is_symlink()]
     if there:
-        raise UsageError(f"{there[0]} is there already", help_text="name another file")
+        raise UsageError(f"{there[0]} already exists", help_text="name another file")
     written: list[Path] = []
     try:
         for path, text in files.items():
@@ -118,5 +118,5 @@ def _write(files: dict[Path, str]) -> None:
     except (OSError, ValueError) as error:
         for path in written:
             path.unlink(missing_ok=True)
-        cause = error.strerror if isinstance(error, OSError) else "no file can have this name"
-        raise DiskError(f"{next(iter(files))} cannot be written", cause=cause) from error
+        cause = error.strerror if isinstance(error, OSError) else "not a valid file name"
+        raise DiskError(f"{next(iter(files))} could not be written", cause=cause) from error

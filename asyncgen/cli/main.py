@@ -140,9 +140,9 @@ def _usage_error(error: click.ClickException) -> UsageError:
 def _bug(error: Exception) -> AsyncgenError:
     # The text of an exception may contain a request's headers, so only its type is shown.
     return AsyncgenError(
-        f"asyncgen itself failed: {type(error).__name__}",
-        cause="this is a bug; what was paid for is in the run directory",
-        help_text="give the same command with --debug, and report what it shows",
+        f"internal error in asyncgen: {type(error).__name__}",
+        cause="this is a bug; the answers that were paid for are in the run directory",
+        help_text="run the same command with --debug, and report its output",
         code="bug",
     )
 

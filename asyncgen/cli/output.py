@@ -160,7 +160,7 @@ def confirm(question: str, *, yes: bool, why: str) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(why, help_text="add --yes to go on", code="needs_yes")
+        raise UsageError(why, help_text="add --yes to continue", code="needs_yes")
     if not _agreed(question):
         raise UsageError("nothing was sent", code=DECLINED)
 

@@ -69,15 +69,15 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"left out by subset.exclude: {plan.excluded:,}"
     there = plan.there
     if there.twins:
-        yield f"{counted(there.twins, 'row asks', 'rows ask')} the same as another one; the answer is shared"
+        yield f"{counted(there.twins, 'row has', 'rows have')} the same request as another row and share its answer"
     stale = (
-        f"; {counted(there.stale, 'more answer is', 'more answers are')} there that this job no longer asks for"
+        f"; {counted(there.stale, 'more answer does', 'more answers do')} not belong to this job any more"
         if there.stale
         else ""
     )
     waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
     counts = f"{there.settled:,} answered, {there.failed:,} failed{waiting}"
-    yield f"there already: {counts}; to send: {plan.left:,}{stale}"
+    yield f"already done: {counts}; to send: {plan.left:,}{stale}"
     for number, prompt in enumerate(plan.prompts, 1):
         yield ""
         yield from _prompt_lines(f"prompt {number}", prompt)
@@ -86,7 +86,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield from labelled("cost", _cost_lines(plan))
     yield from labelled("training", list(map(_training_line, plan.trainings)))
     yield from labelled("time", [f"at least {clock(plan.duration.seconds)}: {plan.duration.bound_by}"])
-    gone = [f"{model} stops answering on {day}" for model, day in plan.shutdowns]
+    gone = [f"{model} will be shut down on {day}" for model, day in plan.shutdowns]
     yield from labelled("shutdown", gone)
     yield from labelled("note", list(plan.remarks))
 
@@ -95,7 +95,7 @@ def break_even_lines(compared: list[BreakEven], taken_for_granted: list[str]) ->
     """The number of calls from which tuning is cheaper, and the assumptions."""
     yield ""
     if not compared:
-        yield "break-even: the price of the model that answers is not known, so there is nothing to compare with"
+        yield "break-even: unknown, because the price of the generating model is not known"
         return
     yield f"break-even, against {usd(compared[0].long_call_usd)} for a call with the long prompt:"
     yield from (f"  {_break_even_line(each)}" for each in compared)
@@ -149,7 +149,7 @@ def _shortened(text: str) -> str:
 
 def _tokens(plan: Plan) -> str:
     if not plan.left:
-        return "none: every row is there"
+        return "none: every row has an answer"
     return f"in {_counts(plan.tokens.prompt * plan.left)}, out {_counts(plan.tokens.completion * plan.left)}"
 
 
@@ -161,7 +161,7 @@ def _cost_lines(plan: Plan) -> list[str]:
     if plan.price is FREE:
         return ["free: it runs on this machine"]
     if plan.price is None:
-        return [f"unknown: no price of {plan.model} at {plan.provider} was found; prices.toml may name one"]
+        return [f"unknown: there is no price of {plan.model} at {plan.provider}; you can set one in prices.toml"]
     lines = [f"{tier:9} {usd_span(cost)}" for tier, cost in plan.costs.items()]
     day = f" of {plan.price.as_of}" if plan.price.as_of else ""
     return [*lines, f"(estimate, prices{day}: {plan.price.source})"]
@@ -182,17 +182,17 @@ def _training_line(training: Training) -> str:
 def _break_even_line(compared: BreakEven) -> str:
     where = f"{compared.provider}, {compared.model}"
     if compared.hosting is not None and compared.calls_an_hour is not None:
-        hourly = f"{usd(compared.hosting.usd_per_hour)} an hour, called or not ({compared.hosting.hardware})"
-        spent = f"; {usd_span(compared.outlay_usd)} for rows and training come first" if compared.outlay_usd else ""
+        hourly = f"{usd(compared.hosting.usd_per_hour)} an hour, with or without calls ({compared.hosting.hardware})"
+        spent = f"; plus {usd_span(compared.outlay_usd)} for rows and training" if compared.outlay_usd else ""
         return f"{where}: only above {compared.calls_an_hour:,} calls an hour, as its endpoint costs {hourly}{spent}"
     if compared.tuned_call_usd is None or compared.calls is None:
-        return f"{where}: unknown, since the price of the training or of calls to the result is"
+        return f"{where}: unknown, because the price of training or of calls to the tuned model is not known"
     call = f"{usd(compared.tuned_call_usd)} a call"
     if math.isinf(compared.calls.low):
-        return f"{where}: never, at {call} tuned calls are no cheaper"
+        return f"{where}: never, because calls to the tuned model ({call}) are not cheaper"
     low, high = compared.calls.low, compared.calls.high
     calls = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
-    return f"{where}: from {calls} calls on ({call}; {usd_span(compared.outlay_usd)} for rows and training)"
+    return f"{where}: after {calls} calls ({call}; {usd_span(compared.outlay_usd)} for rows and training)"
 
 
 _PLACE = ("out", "provider", "base_url", "model", "api_key_file")
@@ -343,7 +343,7 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
     cause = "\n".join(f"{stage}: {_error_text(error)}" for stage, error in found)
     helps = dict.fromkeys(error.help_text for _, error in found if error.help_text)
     raise type(first)(
-        f"{counted(len(found), 'problem')} would stop this run; nothing was sent",
+        f"{counted(len(found), 'problem')} would stop this run; nothing has been sent",
         cause=cause,
         help_text="; ".join(helps) or None,
     )
@@ -357,7 +357,7 @@ def forecast_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -
         will = f"tune at {ahead.tuning.profile.name} ({ahead.tuning.why})"
     finetuning = ahead.tuning.profile.finetuning
     closed = finetuning is not None and not finetuning.new_customers
-    limits = ["note: it tunes only for those who tuned there before"] if closed else []
+    limits = ["note: it only fine-tunes for customers who did so before"] if closed else []
     return [will, *limits, *(f"missing for {stage}: {_error_text(error)}" for stage, error in found)]
 
 
@@ -384,10 +384,9 @@ def _check_samples(ahead: RunForecast) -> None:
     if finetuning is None or getattr(job.answer, "each", None) or requests >= finetuning.min_samples:
         return
     raise UsageError(
-        f"{counted(requests, 'request')} make at most {counted(requests, 'sample')}, and "
-        f"{ahead.tuning.profile.title} wants at least "
-        f"{finetuning.min_samples}",
-        help_text="more values in [grid], or more repeats under [generate]; or stop before with --until prepare",
+        f"{counted(requests, 'request')} give at most {counted(requests, 'sample')}, but "
+        f"{ahead.tuning.profile.title} requires at least {finetuning.min_samples}",
+        help_text="add values to [grid] or repeats under [generate], or stop before fine-tuning with --until prepare",
         code="too_few",
     )
 
@@ -403,7 +402,7 @@ def _check_consent(ahead: RunForecast) -> None:
     if ahead.yes or finetuning is None or finetuning.free or (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     raise UsageError(
-        f"the fine-tuning job at {ahead.tuning.profile.title} costs money, and there is no terminal to ask on",
-        help_text="add --yes, or stop before with --until prepare",
+        f"the fine-tuning job at {ahead.tuning.profile.title} costs money, and there is no terminal to confirm it",
+        help_text="add --yes, or stop before fine-tuning with --until prepare",
         code="needs_yes",
     )

@@ -62,7 +62,7 @@ def run_lines(prepared: Prepared, settings: DatasetSettings, tuning: str, *, det
     for reason, count in prepared.rejected.most_common():
         yield f"left out: {count:,} {reason}"
     if prepared.rejected:
-        yield f"why each was left out: {folder / 'rejected.jsonl'}"
+        yield f"reasons for each: {folder / 'rejected.jsonl'}"
     yield from _token_lines(prepared.tokens, prepared.token_label)
     yield from _cost_lines([cost for cost in prepared.costs if detailed or cost.provider == tuning])
     if settings.format == _COMPLETION:
@@ -125,9 +125,9 @@ def _token_lines(tokens: Histogram, label: str) -> Iterator[str]:
 
 def _cost_lines(costs: Sequence[TrainingCost]) -> Iterator[str]:
     for cost in costs[:_PRICES_SHOWN]:
-        label = f"training at {cost.provider}" if cost.chosen else f"elsewhere, at {cost.provider}"
+        label = f"training at {cost.provider}" if cost.chosen else f"alternative, at {cost.provider}"
         tokens = f"{counted(cost.billed_tokens, 'billed token')}"
-        yield f"{label}: {cost.model or 'a model of yours'}, {counted(cost.epochs, 'epoch')}, {tokens}, {_price(cost)}"
+        yield f"{label}: {cost.model or 'your model'}, {counted(cost.epochs, 'epoch')}, {tokens}, {_price(cost)}"
 
 
 def _price(cost: TrainingCost) -> str:
@@ -145,21 +145,21 @@ def _asking(separator: str, ending: str) -> str:
     if separator:
         parts.append(f"end each prompt in `{visible(separator)}`")
     if ending:
-        parts.append(f'give stop=["{visible(ending)}"]')
-    return f"when you ask the tuned model, {' and '.join(parts)}; `asyncgen complete` does it by itself"
+        parts.append(f'set stop=["{visible(ending)}"]')
+    return f"when you ask the tuned model, {' and '.join(parts)}; `asyncgen complete` does so automatically"
 
 
 def pairs_lines(prepared: PreparedPairs) -> Iterator[str]:
     """Lines about the result for a file of prompts and completions, with the next step."""
     if prepared.outcome == "declined":
-        yield "not written, as you asked"
+        yield "not written, as you chose"
         return
     if prepared.outcome == "fits":
-        yield f"{prepared.source} can be used as it is: {counted(prepared.rows[0], 'row')}"
+        yield f"{prepared.source} can be used unchanged: {counted(prepared.rows[0], 'row')}"
     for path, rows in zip(prepared.files, prepared.rows, strict=False):
         yield f"{path}: {counted(rows, 'row')}"
     if prepared.separator or prepared.ending:
-        yield _asking(prepared.separator, prepared.ending).replace("; `asyncgen complete` does it by itself", "")
+        yield _asking(prepared.separator, prepared.ending).replace("; `asyncgen complete` does so automatically", "")
 
 
 def pairs_object(prepared: PreparedPairs) -> dict[str, Any]:
@@ -180,10 +180,10 @@ def pairs_object(prepared: PreparedPairs) -> dict[str, Any]:
 def file_lines(prepared: PreparedFile) -> Iterator[str]:
     """Lines about the result for a file of training lines, or of pairs as chats."""
     if prepared.declined:
-        yield "not written, as you asked"
+        yield "not written, as you chose"
         return
     if not prepared.files:
-        yield f"{prepared.source} can be used as it is: {counted(prepared.samples[0], 'sample')}"
+        yield f"{prepared.source} can be used unchanged: {counted(prepared.samples[0], 'sample')}"
     for path, samples in zip(prepared.files, prepared.samples, strict=False):
         yield f"{path}: {counted(samples, 'sample')}"
     if len(prepared.files) > 1:
@@ -282,7 +282,7 @@ def prepare(
         _prepare_file(source, given, provider, wanted, _Questions(yes=yes), as_json=as_json)
         return
     if prompt_column is not None or completion_column is not None:
-        raise UsageError("--prompt-column and --completion-column are for files", help_text="leave them out")
+        raise UsageError("--prompt-column and --completion-column are for files", help_text="remove them")
     options = {"drop_near_duplicates": drop_near_duplicates, "simulated": simulated}
     _prepare_run(source, given, provider, options, as_json=as_json)
 
@@ -314,12 +314,12 @@ def _job(source: Path | None, directory: RunDirectory, provider: str | None) -> 
     """The job, of the file that was named or of the run, with the tables of the provider that will train laid over."""
     if source is not None and source.is_file():
         opened = job_in(source, directory)
-        say(f"{directory.path}, as {source} says today")
+        say(f"{directory.path}, with the current settings of {source}")
     else:
         opened = job_of_run(directory)
         if changed := changed_job_file(directory):
             say(
-                f"{changed} has changed since the run; the run's own copy counts here. As the file says today: "
+                f"{changed} has changed since the run; this command used the run's copy. To use the changed file: "
                 + command_line("prepare", changed)
             )
     if provider is None or provider == opened.tuning:
@@ -359,7 +359,7 @@ def _prepare_pairs(
     if given.get("validation"):
         raise UsageError(
             "--validation is not for a FILE in the completion format",
-            cause="it is prepared as the legacy tool did, which splits classifications only",
+            cause="this format follows the legacy tool, which splits classification data only",
             help_text="leave it out, or use --format chat",
         )
     ends = {name: given.get(name, AUTO) for name in ("separator", "ending")}
@@ -378,7 +378,7 @@ def _refuse_unused(given: dict[str, Any], format_: str) -> None:
     for name, format_of_flag in (("separator", "completion"), ("ending", "completion"), ("system", "chat")):
         if name in given and format_ != format_of_flag:
             raise UsageError(
-                f"--{name} is for the {format_of_flag} format, and this is {format_}",
+                f"--{name} is for the {format_of_flag} format; this dataset has the {format_} format",
                 help_text=f"leave it out, or add --format {format_of_flag}",
             )
 
@@ -406,9 +406,9 @@ class _Questions:
             return True
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(
-                f"this needs an answer: {question}",
-                cause="there is no terminal to ask on, and nothing is guessed",
-                help_text="add --yes to accept everything that is recommended",
+                f"cannot ask without a terminal: {question}",
+                cause="stdin or stderr is not a terminal",
+                help_text="add --yes to accept all recommendations",
                 code="needs_yes",
             )
         return click.confirm(f"[recommended] {question}", default=True, err=True)

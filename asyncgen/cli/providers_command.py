@@ -62,7 +62,7 @@ def _tunes(profile: Profile) -> str:
         return "no"
     parts = [finetuning.default_model or "--model"]
     if not finetuning.new_customers:
-        parts.append("earlier customers only")
+        parts.append("existing customers only")
     if finetuning.until:
         parts.append(f"until {finetuning.until}")
     if finetuning.free:

@@ -40,13 +40,13 @@ def repair(run: Path | None, as_json: bool) -> None:
     for line in _lines(repaired):
         result(line)
     if any(file.bad for file in repaired.files):
-        say(f"next: look at the *.bad files in {path}; `asyncgen generate` asks for the missing rows again")
+        say(f"next: look at the *.bad files in {path}; `asyncgen generate` sends the missing rows again")
 
 
 def _lines(repaired: RunRepair) -> list[str]:
     lines = [_file_line(file) for file in repaired.files]
     if repaired.state_made_anew:
-        lines.append("run.json: made anew; uploads and fine-tuning jobs are no longer known")
+        lines.append("run.json: rebuilt; uploads and fine-tuning jobs are no longer known")
     return lines
 
 
@@ -54,9 +54,9 @@ def _file_line(file: FileRepair) -> str:
     parts = [f"{counted(file.kept, 'line')} kept"]
     if file.bad:
         numbers = ", ".join(map(str, file.bad[:_NUMBERS_SHOWN])) + (", …" if len(file.bad) > _NUMBERS_SHOWN else "")
-        parts.append(f"{len(file.bad)} bad ones moved to {file.path.name}.bad (line {numbers})")
+        parts.append(f"{len(file.bad)} damaged moved to {file.path.name}.bad (line {numbers})")
     if file.torn_bytes:
-        parts.append(f"a torn last line of {file.torn_bytes} bytes moved to {file.path.name}.torn")
+        parts.append(f"an incomplete last line of {file.torn_bytes} bytes moved to {file.path.name}.torn")
     return f"{file.path.name}: " + ", ".join(parts)
 
 
@@ -99,7 +99,7 @@ def merge(run: Path | None, as_json: bool) -> None:
     failures = f" and {counted(merged.failures, 'failure')}" if merged.failures else ""
     result(
         f"{directory.records}: {counted(merged.records, 'answer')}{failures} of "
-        f"{counted(merged.shards, 'shard was', 'shards were')} added"
+        f"{counted(merged.shards, 'shard')} merged"
     )
     say(f"next: {command_line('status', directory.path)}")
 
@@ -114,6 +114,6 @@ def _cost_of(directory: RunDirectory) -> CostOf:
     try:
         opened = job_of_run(directory)
         profile = named_profile(opened.generation, opened.file.profiles)
-        return spending_of(opened, ProviderChoice(profile, "asked by the run"), EndpointFlags(), in_batch=False).cost_of
+        return spending_of(opened, ProviderChoice(profile, "used by the run"), EndpointFlags(), in_batch=False).cost_of
     except AsyncgenError:
         return no_price

@@ -32,7 +32,7 @@ OUTCOMES = ("filled", "rejected", "refused", "failed", "left", "stale")
 _BAR = 24
 _LABEL = 28
 _VALUES_SHOWN = 20
-_NO_LANGUAGE = "languages are not counted: pip install 'asyncgen[language]'"
+_NO_LANGUAGE = "to detect languages: pip install 'asyncgen[language]'"
 _TEXT = 300  # characters of an answer to read
 
 
@@ -44,7 +44,7 @@ def report_lines(report: Report, bar: str) -> Iterator[str]:
         bar: the character that bars are made of.
     """
     coverage = report.coverage
-    models = ", ".join(model for model, _ in report.models.most_common()) or "nobody yet"
+    models = ", ".join(model for model, _ in report.models.most_common()) or "no model yet"
     yield f"{report.run}: {report.job}, answered by {models}"
     yield ""
     yield f"{'rows':<{_LABEL}} {coverage.requested or 0:,}: " + ", ".join(
@@ -108,16 +108,16 @@ def _text_lines(report: Report, bar: str) -> Iterator[str]:
     if not report.words.counts:
         return
     yield ""
-    yield _length("words an answer", report.words)
+    yield _length("words per answer", report.words)
     yield _length("characters", report.characters)
-    yield _length("ms to the answer", report.latency_ms)
+    yield _length("latency in ms", report.latency_ms)
     yield f"{'duplicates':<{_LABEL}} {report.duplicates:,}, and {report.near_duplicates:,} near-duplicates"
     one, two, three = report.diversity.distinct
     yield (
-        f"{'distinct':<{_LABEL}} {one:.0%} of the words, {two:.0%} of the word pairs, {three:.0%} of the triples "
+        f"{'distinct':<{_LABEL}} {one:.0%} of words, {two:.0%} of word pairs, {three:.0%} of word triples "
         f"(in {counted(report.diversity.answers, 'answer')})"
     )
-    yield from _counted("how answers begin", dict(report.openings), bar)
+    yield from _counted("first words of answers", dict(report.openings), bar)
 
 
 def _quality_lines(quality: Quality) -> Iterator[str]:
@@ -129,29 +129,29 @@ def _quality_lines(quality: Quality) -> Iterator[str]:
         f"near-duplicates {quality.near_templates:,} of {quality.sampled:,}"
     )
     if quality.template:
-        yield f"{'the commonest of them':<{_LABEL}} {quality.template_answers:,} x {one_line(quality.template, _TEXT)}"
+        yield f"{'the most common one':<{_LABEL}} {quality.template_answers:,} x {one_line(quality.template, _TEXT)}"
     yield (
         f"{'leakage':<{_LABEL}} {quality.trained_on:,} of "
         f"{counted(quality.validation_prompts, 'validation prompt')} are in "
-        f"the training data; {counted(quality.leaked_answers, 'answer')} nearly equal to one of the other "
+        f"the training data; {counted(quality.leaked_answers, 'answer')} nearly equal to an answer on the other "
         "side, values masked"
     )
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
-    yield f"{'eight words in a row':<{_LABEL}} {copies}"
+    yield f"{'8-word overlaps':<{_LABEL}} {copies}"
     for pair in quality.empty_pairs[:_VALUES_SHOWN]:
         yield f"{'no usable answer for':<{_LABEL}} {one_line(pair, _TEXT)}"
     if len(quality.empty_pairs) > _VALUES_SHOWN:
-        yield f"({counted(len(quality.empty_pairs) - _VALUES_SHOWN, 'more pair')} of values without one)"
+        yield f"({counted(len(quality.empty_pairs) - _VALUES_SHOWN, 'more pair')} of values)"
     yield from _diversity_lines(quality)
     if quality.thoughts:
         yield (
             f"{'thoughts':<{_LABEL}} {counted(quality.thoughts, 'answer begins', 'answers begin')} with "
-            "the model's reasoning (<think> or the like): see reasoning under [dataset]"
+            "the model's reasoning (such as <think>); see `reasoning` under [dataset]"
         )
     if quality.simulated:
-        yield f"{'made up by a simulation':<{_LABEL}} {quality.simulated:,}"
+        yield f"{'simulated answers':<{_LABEL}} {quality.simulated:,}"
     yield ""
-    yield "to read:"
+    yield "examples to read:"
     for why, text in quality.to_read:
         yield f"{why:<{_LABEL}} {one_line(text, _TEXT)}"
 
@@ -164,7 +164,7 @@ def _diversity_lines(quality: Quality) -> Iterator[str]:
     for name, values in quality.by_value.items():
         for value, found in values.items():
             yield _diversity_line(f"{name}={value}", found)
-    yield "words, pairs: the share of different ones; compressed: to this share of their size"
+    yield "words, pairs: share of distinct ones; compressed: compressed size as a share of the original"
     if not language:
         yield _NO_LANGUAGE
 
@@ -182,7 +182,7 @@ def _length(title: str, histogram: Histogram) -> str:
     figures = histogram.summary()
     return (
         f"{title:<{_LABEL}} {figures.smallest:,} to {figures.largest:,}, median {figures.median:,}, "
-        f"nine of ten from {figures.low:,} to {figures.high:,}"
+        f"90 % between {figures.low:,} and {figures.high:,}"
     )
 
 
@@ -207,7 +207,7 @@ def next_step(report: Report) -> str:
     prepare = next_command("prepare", run, "--simulated" if report.quality.simulated else None)
     if coverage.rejected or coverage.refused:
         retry = generate_again(directory, "--retry-rejected")
-        return f"{prepare}   (then, to ask again for what was left out: {retry})"
+        return f"{prepare}   (before that, to retry what was left out: {retry})"
     return prepare
 
 

@@ -120,16 +120,16 @@ class RunPipeline:
 
     def _next_steps(self, last: str) -> list[str]:
         run = self._run.path
-        look = f"{next_command('show', run)}   (the answers)"
+        look = f"{next_command('show', run)}   (shows the answers)"
         rehearsal = "--simulated" if self._is_simulated else None
         if last == "generate":
             return [next_command("prepare", run, rehearsal), look]
         if last == "prepare":
             return [tuning_command(self._run, *([rehearsal] if rehearsal else [])), look]
         prompt = self.report.get("complete", {}).get("prompt", "YOUR PROMPT")
-        steps = [f"{next_command('complete', prompt)}   (ask the tuned model)"] if self._tuned_model else []
+        steps = [f"{next_command('complete', prompt)}   (asks the tuned model)"] if self._tuned_model else []
         init_step = "init my-job.toml" if self.job is None else ""
-        last_step = f"{next_command(init_step)}   (a job of your own)" if init_step else next_command("report", run)
+        last_step = f"{next_command(init_step)}   (starts your own job)" if init_step else next_command("report", run)
         return [*steps, look, last_step]
 
     def _generate(self, opened: OpenedJob, generation: ProviderChoice) -> int:
@@ -168,7 +168,7 @@ class RunPipeline:
             self._run.path, None, None, tuning_flags(job_of_run(self._run), self.options.where), self.finetune_model
         )
         wanted = WantedTuning(
-            choice=ProviderChoice(source.choice.profile, "who tunes, by the run's job"),
+            choice=ProviderChoice(source.choice.profile, "named in the run's job"),
             where=source.where,
             order=source.order(source.settings),
             dataset=source.dataset,
@@ -186,7 +186,7 @@ class RunPipeline:
         opened = job_of_run(self._run)
         profile = named_profile(opened.tuning, opened.file.profiles)
         if profile.finetuning is not None and profile.finetuning.next_step:
-            say(f"{profile.title} needs a step of yours before the model answers; it is named above")
+            say(f"{profile.title} needs a manual step before the model can answer; see above")
             return 0
         where = self.options.where
         found = run_loop(
@@ -200,7 +200,7 @@ class RunPipeline:
         if found is None:
             return _INTERRUPTED
         if found.simulated:
-            say("note: a simulation made these answers up")
+            say("note: these answers are simulated")
         for line in small_lines(found):
             result(line)
         say(f"prompts: {found.source}")
@@ -220,4 +220,4 @@ class _QuietScreen(Screen):
 
 
 def _say_where(name: str) -> None:
-    say(f"the run stopped at the stage {name}; this goes on from there: {this_command()}")
+    say(f"the run stopped at the stage {name}; to continue: {this_command()}")

@@ -129,8 +129,8 @@ def _problem_counts(progress: Progress) -> str:
     troubles = (
         (failed, "failed"),
         (progress.check_failures, "failed a check" if progress.check_failures == 1 else "failed checks"),
-        (progress.retries, "asked again"),
-        (progress.rate_limited, "refused by the rate limit"),
+        (progress.retries, "retried"),
+        (progress.rate_limited, "rate limited"),
     )
     return "".join(f", {count:,} {name}" for count, name in troubles if count)
 
@@ -140,15 +140,15 @@ def _wait(progress: Progress, now_s: float) -> str:
     paused_s, silent_s = progress.paused_until - now_s, now_s - progress.sent_at
     if progress.trouble and now_s - progress.trouble_since > _TROUBLE_S:
         since = duration(now_s - progress.trouble_since)
-        return f", {one_line(progress.trouble, _CAUSE_WIDTH)} for {since}, trying again"
+        return f", {one_line(progress.trouble, _CAUSE_WIDTH)} for {since}, retrying"
     if paused_s > 1:
         cause = progress.pause_cause
-        return f", waits {duration(paused_s)}" + (f" ({one_line(cause, _CAUSE_WIDTH)})" if cause else "")
+        return f", paused for {duration(paused_s)}" + (f" ({one_line(cause, _CAUSE_WIDTH)})" if cause else "")
     if progress.waits_for and progress.sent_at and silent_s > _SILENT_S:
-        return f", nothing sent for {duration(silent_s)} (waits for the limit of {progress.waits_for})"
+        return f", nothing sent for {duration(silent_s)} (waiting for the limit of {progress.waits_for})"
     is_unanswered = progress.in_flight and progress.began_at and not progress.settled + progress.failed
     if is_unanswered and now_s - progress.began_at > _UNANSWERED_S:
-        return ", nothing answered yet (a model that was just started is being loaded)"
+        return ", no answer yet (the server may still be loading the model)"
     return ""
 
 

@@ -155,9 +155,9 @@ async def _serve(settings: ServeSettings, *, key_file: Path | None, as_json: boo
             result(info.base_url)  # with --port 0, the port is not known otherwise
         if not settings.until_idle:  # another command started it, so its user sends no requests by hand
             say(f"try:  {_curl(info, key_file)}")
-            say(f"use:  {_export(info, key_file)}     (Ctrl-C here ends the server)")
+            say(f"use:  {_export(info, key_file)}     (Ctrl-C stops the server)")
 
-    async with interruptible(lambda: say("stopping; Ctrl-C again drops what is in flight")) as interrupt:
+    async with interruptible(lambda: say("stopping; Ctrl-C again drops the requests in flight")) as interrupt:
         server = asyncio.create_task(run_server(settings, stop=interrupt.stop, say=say, started=started))
         await _abandoning(server, interrupt)
         return interrupt.exit_code
@@ -230,7 +230,7 @@ def _refuse_foreign(options: dict[str, Any], foreign: tuple[str, ...]) -> None:
         if options[name] and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = "--" + name.replace("_", "-")
             raise UsageError(
-                f"{flag} means nothing to the engine {options['engine']}", help_text="asyncgen serve --help"
+                f"{flag} has no effect on the engine {options['engine']}", help_text="asyncgen serve --help"
             )
 
 

@@ -70,7 +70,7 @@ def show(
 ) -> None:
     """Show answers of RUN: the newest, or those that the options select. Reads only; works during a run."""
     if rejected and failed:
-        raise UsageError("--rejected and --failed are of different rows", help_text="leave one of them out")
+        raise UsageError("--rejected and --failed cannot be combined", help_text="leave one of them out")
     directory = run_directory(run)
     rows = list(_chosen(_rows(directory, where, rejected=rejected, failed=failed), count, at_random=at_random))
     if as_json:
@@ -82,7 +82,7 @@ def show(
         kind = "failed row" if failed else "rejected answer" if rejected else "answer"
         say(f"{directory.path} has no {kind}{' like that' if where else ''}")
     elif not failed:
-        say(f"next: {next_command('report', directory.path)}   (all of them in figures)")
+        say(f"next: {next_command('report', directory.path)}   (statistics of all answers)")
 
 
 def _rows(
@@ -116,7 +116,7 @@ def _see_names(where: Mapping[str, str], names: set[str]) -> None:
         if name not in names:
             near = nearest(name, names)
             raise UsageError(
-                f"rows of this run have no {name!r}" + (f" (did you mean {near!r}?)" if near else ""),
+                f"rows of this run have no variable {name!r}" + (f" (did you mean {near!r}?)" if near else ""),
                 help_text=f"they have {', '.join(sorted(names))}",
             )
 
@@ -274,18 +274,18 @@ def _asked(state: RunState) -> str:
 def _rows_text(found: RunStatus) -> str:
     wanted = found.state.job.requests
     text = f"{found.done:,} done, {found.failed:,} failed"
-    text = f"{wanted:,}: {text}, {found.left:,} left" if wanted else f"{text}; how many are wanted is not known"
-    return text + (f"; {found.stale:,} more belong to an earlier form of the job" if found.stale else "")
+    text = f"{wanted:,}: {text}, {found.left:,} left" if wanted else f"{text}; the total is not known"
+    return text + (f"; {found.stale:,} more belong to an earlier version of the job" if found.stale else "")
 
 
 def _warnings(path: Path, found: RunStatus) -> Iterator[tuple[str, str]]:
     if found.simulated:
-        yield "simulated", f"{found.simulated:,} of the answers were made up by a simulation: a rehearsal"
+        yield "simulated", f"{found.simulated:,} of the answers are simulated"
     if found.lost:
         noted, held = found.state.spend.records, found.state.spend.records - found.lost
         yield (
             "lost",
-            f"run.json counts {counted(noted, 'answer')}, and {path / 'records.jsonl'} holds {held:,} of them",
+            f"run.json counts {counted(noted, 'answer')}, but {path / 'records.jsonl'} has {held:,} of them",
         )
 
 
@@ -297,7 +297,7 @@ def _shard_lines(found: RunStatus) -> list[tuple[str, str]]:
     if not found.shards:
         return []
     running, ended = sum(each.is_running for each in found.shards), sum(not each.left for each in found.shards)
-    lines = [("shards", f"{len(found.shards):,}: {running:,} at work, {ended:,} done; not merged yet")]
+    lines = [("shards", f"{len(found.shards):,}: {running:,} running, {ended:,} done; not merged yet")]
     shown = slowest_first(found.shards, _SHARDS_SHOWN)
     lines += [("", _shard_text(each)) for each in shown]
     if more := len(found.shards) - len(shown):
@@ -310,7 +310,7 @@ def _shard_text(shard: ShardStatus) -> str:
     if shard.per_second is not None:
         text += f", {shard.per_second:,.1f} a second"
     if shard.left and not shard.is_running:
-        text += ", nobody works on it"
+        text += ", not running"
     return text + (" (straggler)" if shard.is_straggler else "")
 
 
@@ -337,16 +337,16 @@ def _tuning_text(tuning: FinetuningState) -> str:
 
 def _next_step(path: Path, found: RunStatus) -> str:
     if found.being_written:
-        return f"{next_command('status', path)}   (it goes on)"
+        return f"{next_command('status', path)}   (the run is still going)"
     if found.shards:
-        again = "submit the shards again, or, to divide what is left anew, first " if found.left else ""
+        again = "submit the shards again; or, to divide the rest into new shards, first " if found.left else ""
         return f"{again}{next_command('merge', path)}"
     if found.lost:
-        return f"put {path / 'records.jsonl'} back from a copy; generate would ask, and pay, for what is gone again"
+        return f"restore {path / 'records.jsonl'} from a copy; otherwise generate sends, and pays for, its rows again"
     if found.left or not found.state.job.requests:
         return found.state.job.command or generate_again(RunDirectory(path))
     if found.failed:
-        return f"{next_command('show', path, '--failed')}   (says why); --retry-failed asks again"
+        return f"{next_command('show', path, '--failed')}   (shows the reasons); --retry-failed sends them again"
     return _step_of_training(path, found)
 
 

@@ -79,7 +79,7 @@ def view(
         from asyncgen.view.export import export_run  # noqa: PLC0415 - only here
 
         page = export_run(run_directory(run), export_to)
-        say("open it by a double click; nothing of it is sent anywhere")
+        say("open it in a browser; it sends nothing anywhere")
         result(str(page))
         return 0
     directory = _named(run)
@@ -101,7 +101,7 @@ async def _serve(runs: Runs, access: PageAccess, open_endpoint: OpenEndpoint, po
     from asyncgen.view.server import serve_view  # noqa: PLC0415 - imports aiohttp
 
     def started(link: str) -> None:
-        say("the page opens once, in the browser that follows this link; Ctrl-C ends it")
+        say("this link opens the page once, in one browser; Ctrl-C stops the server")
         result(link)
         if opens:
             asyncio.get_running_loop().run_in_executor(None, webbrowser.open, link)
@@ -132,9 +132,9 @@ def _provider_of(directory: RunDirectory, model: str, where: EndpointFlags) -> t
     for job in reversed(state.finetuning):
         if model in (job.tuned_model, job.model):
             profile = named_profile(job.provider)
-            return ProviderChoice(profile, "the run's job is there"), EndpointFlags(
+            return ProviderChoice(profile, "the run's job is at this provider"), EndpointFlags(
                 base_url=job.base_url or None, api_key_file=where.api_key_file
             )
     if model == state.job.model and state.job.generation_provider:
-        return ProviderChoice(named_profile(state.job.generation_provider), "it answered the run"), where
+        return ProviderChoice(named_profile(state.job.generation_provider), "it generated the run"), where
     return choose_generation(where), where

@@ -133,7 +133,7 @@ class _Work:
             raise AsyncgenError(
                 f"{self.provider.title} would refuse the samples of {self.scan.file.path}",
                 cause="\n".join(causes),
-                help_text="see `asyncgen providers` for what others take, and name one with --provider",
+                help_text="`asyncgen providers` lists what others accept; choose one with --provider",
                 code="refused_dataset",
             )
 
@@ -163,19 +163,19 @@ class _Work:
 def _tell(scan: FileScan, dialogue: Dialogue) -> None:
     rows = scan.read - scan.blank
     what = "pairs of prompt and completion" if scan.form == PAIR else f"examples of the form {scan.form}"
-    advice = "" if rows >= _FEW_ROWS else "; a few hundred at least are advised, and each doubling helps about as much"
+    advice = (
+        "" if rows >= _FEW_ROWS else "; at least a few hundred are recommended, and each doubling helps about as much"
+    )
     dialogue.found(f"There are {rows:,} {what}{advice}")
     if scan.unused and not scan.fits:
         dialogue.found(
-            f"Left out, since no sample has a place for them: {', '.join(f'`{n}`' for n in scan.unused if n)}"
+            f"Left out, because samples cannot contain them: {', '.join(f'`{n}`' for n in scan.unused if n)}"
         )
     for text in scan.blank_words():
         dialogue.found(text)
     if scan.thoughts.count:
         dialogue.found(
-            f"WARNING: {counted(scan.thoughts.count, 'answer begins', 'answers begin')} with reasoning "
-            "(<think> or the like), which the model will learn to write: "
-            f"{scan.thoughts.words(scan.file.place)}"
+            f"WARNING: {counted(scan.thoughts.count, 'answer begins', 'answers begin')} with reasoning (such as <think>), which the model will learn to write: {scan.thoughts.words(scan.file.place)}"
         )
     for finding in scan.checked.findings.remarks[:_REMARKS_SHOWN]:
         dialogue.found(f"WARNING: {finding}")
@@ -188,9 +188,9 @@ def _necessary(work: _Work, dialogue: Dialogue) -> bool:
     if not scan.fits:
         steps.append(f"Convert {scan.file.kind} to lines of {'preferences' if scan.format == 'dpo' else 'chats'}")
     if scan.blank:
-        steps.append(f"Take the {counted(scan.blank, 'row')} that have no sample out")
+        steps.append(f"Remove the {counted(scan.blank, 'row')} without a sample")
     if scan.without_system:
-        steps.append(f"Put the system message before {scan.without_system:,} chats that have none")
+        steps.append(f"Add the system message to {scan.without_system:,} chats that have none")
     if scan.fits and work.marked != wants_mark:
         article = "wants" if wants_mark else "does not take"
         steps.append(f"{work.provider.title} {article} a byte order mark at the beginning of the file")

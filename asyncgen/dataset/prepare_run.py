@@ -120,11 +120,11 @@ def prepare_run(
         )
     if job.finetune.method == "dpo" and job.dataset.format != PREFERENCE:
         raise UsageError(
-            "the job asks for the method dpo, and its dataset has no worse answers to learn from",
-            help_text='set format = "preference" under [dataset], and tell there which answers are chosen and rejected',
+            "the job sets the method dpo, but its dataset has no rejected answers to learn from",
+            help_text='set format = "preference" under [dataset], with `chosen` and `rejected`',
         )
     if drop_near_duplicates and job.dataset.format == PREFERENCE:
-        raise UsageError("--drop-near-duplicates is not for pairs of answers", help_text="leave it out")
+        raise UsageError("--drop-near-duplicates cannot be used with pairs of answers", help_text="leave it out")
     work = _Work(run, job, grid, provider, plan_split(grid, job.dataset, known_plan(run.state)))
     with collector_off():
         return _prepare(work, prices, drop_near_duplicates=drop_near_duplicates, simulated=simulated)
@@ -136,9 +136,9 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
     scores = ScoreTable(job.dataset.scores, folder) if job.dataset.scores is not None else None
     if scores is not None and scores.simulated and not simulated:
         raise UsageError(
-            f"a simulation made up {scores.simulated:,} of the scores that choose the samples",
-            help_text="let a real model judge (`asyncgen generate` with the judge's job file), or add --simulated, if "
-            "this is a rehearsal",
+            f"{scores.simulated:,} of the scores that select the samples are simulated",
+            help_text="let a real model judge (`asyncgen generate` with the judge's job file), or add --simulated to "
+            "only test the stages",
             code="simulated",
         )
     with ExitStack() as stack:
@@ -235,8 +235,8 @@ def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
     raise AsyncgenError(
         f"{work.provider.title} would refuse this dataset; it was not written",
         cause="\n".join(causes),
-        help_text=f"{generate_again(work.directory, '--retry-rejected')}   (asks again for what was left out), or "
-        "change [dataset], [checks] or [generate] repeats in the job file",
+        help_text=f"{generate_again(work.directory, '--retry-rejected')}   (retries what was left out), or change "
+        "[dataset], [checks] or [generate] repeats in the job file",
         code="refused_dataset",
     )
 
@@ -267,33 +267,31 @@ def _warnings(
     settings = work.job.dataset
     if draft.near_duplicates and not dropped:
         yield (
-            f"{counted(draft.near_duplicates, 'answer is', 'answers are')} nearly an earlier answer to the "
-            "same prompt; "
-            "--drop-near-duplicates leaves them out"
+            f"{counted(draft.near_duplicates, 'answer is', 'answers are')} nearly the same as an earlier answer to "
+            "the same prompt; --drop-near-duplicates leaves them out"
         )
     limit = work.rules.max_sample_tokens
     if limit is not None and (cut := tokens.above(limit)):
         long = f"{counted(cut, 'sample has', 'samples have')} more than {counted(limit, 'token')}"
-        yield f"{long}; {work.provider.title} cuts them there without a word"
+        yield f"{long}; {work.provider.title} cuts them there silently"
     if draft.separators:
         prompts = counted(draft.separators, "prompt has", "prompts have")
         yield f"{prompts} the separator {settings.separator!r} inside; choose a rarer one"
     if draft.endings:
         yield (
             f"{counted(draft.endings, 'answer has', 'answers have')} the ending {settings.ending!r} "
-            "inside, and the tuned model will stop "
-            "there; choose one that no answer has"
+            "inside, so the tuned model will stop there; choose one that occurs in no answer"
         )
     if draft.fenced:
-        yield f"{counted(draft.fenced, 'answer')} had a code fence around their JSON, which was read without it"
+        yield f"{counted(draft.fenced, 'answer')} had a code fence around their JSON, which was removed"
     if draft.thoughts:
         yield (
-            f"{counted(draft.thoughts, 'answer begins', 'answers begin')} with the model's thoughts "
-            "(<think> or the like), and they would be learnt; set "
+            f"{counted(draft.thoughts, 'answer begins', 'answers begin')} with reasoning (such as <think>), which "
+            "the model would learn; set "
             'reasoning = "drop" under [dataset] to leave them out, or "think" to keep them in one form'
         )
     if settings.system and parse(settings.system, answer_fields=True).names:
-        yield "the system message has variables, so `asyncgen complete` sends none: give it the whole prompt"
+        yield "the system message has variables, so `asyncgen complete` sends none: write the whole prompt"
     if settings.splits:
         yield from _thin_warnings(work, draft, files)
 
@@ -315,4 +313,4 @@ def _thin_warnings(work: _Work, draft: Draft, files: list[DatasetFile]) -> Itera
         named = ", ".join(f"{thin.value} ({thin.samples})" for thin in values[:_NAMED])
         more = f" and {len(values) - _NAMED:,} more" if len(values) > _NAMED else ""
         side = "validation" if missing == "validation" else "training"
-        yield f"{axis}: too few samples for one to fall to {side}: {named}{more}"
+        yield f"{axis}: too few samples to have one in {side}: {named}{more}"

@@ -50,8 +50,9 @@ class ScoreTable:
         if not found:
             raise UsageError(
                 f"no answer of {judge.path} scores a record of this run",
-                cause=f"none has a number in the field {settings.field!r}, or its rows are not answers of another run",
-                help_text='the judge is a job with [rows] run = "..." and [answer] format = "json"',
+                cause=f"no answer has a number in the field {settings.field!r}, or the judge's rows are not answers "
+                "of this run",
+                help_text='the judge must be a job with [rows] run = "..." and [answer] format = "json"',
             )
         self._keys = array("Q")
         self._scores = array("d")

@@ -94,7 +94,7 @@ def _count(
 def _estimate(ratio: float) -> TokenCounter:
     basis = "bytes / 4" if ratio == 1.0 else f"bytes / 4 x {ratio:.2f}, from this run's answers"
     return TokenCounter(
-        f"estimate ({basis}); pip install 'asyncgen[tokens]' counts",
+        f"estimate ({basis}); to count tokens: pip install 'asyncgen[tokens]'",
         exact=False,
         count=lambda texts: [round(estimate_text(text) * ratio) for text in texts],
     )

@@ -112,7 +112,7 @@ def consent_to_plan(plan: Sequence[PlannedContestant], observer: Observer) -> No
         elif each.cost_usd.high:
             price = f", {each.cost_usd.low:,.2f} to {each.cost_usd.high:,.2f} USD"
         observer.say(
-            f"{contestant.name}: {contestant.technique}, {contestant.place}: {counted(each.left, 'row')} to ask{price}"
+            f"{contestant.name}: {contestant.technique}, {contestant.place}: {counted(each.left, 'row')} to send{price}"
         )
         rows += each.left
         total = total + (each.cost_usd or Span(0.0, 0.0))
@@ -173,8 +173,8 @@ def _budget_of(name: str, folder: Path, max_cost: float | None) -> float | None:
     spent = sum(spent_usd(state.parent) for state in folder.glob(f"*/{STATE_NAME}") if state.parent.name != name)
     if spent >= max_cost:
         raise QuotaError(
-            f"this evaluation has cost {spent:,.2f} USD, and --max-cost {max_cost:g} is used up",
-            help_text="raise --max-cost; what was answered is kept",
+            f"this evaluation has cost {spent:,.2f} USD, so --max-cost {max_cost:g} is used up",
+            help_text="raise --max-cost; the answers so far are kept",
         )
     return max_cost - spent
 

@@ -74,7 +74,7 @@ def parse_contestant(text: str, profiles: Mapping[str, Profile]) -> Contestant:
             help_text="--contestant large=prompt:openai/gpt-6-luna",
         )
     if not NAME.fullmatch(name) or name in _TAKEN:
-        raise UsageError(f"{name!r} cannot be a contestant's name", help_text=NAME_HELP)
+        raise UsageError(f"{name!r} is not a valid name for a contestant", help_text=NAME_HELP)
     if technique not in TECHNIQUES:
         raise UsageError(f"there is no technique {technique!r}", help_text=f"they are {', '.join(TECHNIQUES)}")
     provider, _, model = place.partition("/")
@@ -251,7 +251,7 @@ def _prompt(contestant: Contestant, job: Job, opened: OpenedJob) -> dict[str, An
         return {"messages": TURNS_COLUMN, **short}
     if not answers_are_targets(opened):
         raise UsageError(
-            f"{contestant.name}: the long prompt of this job does another task than the tuned model",
+            f"{contestant.name}: the long prompt of this job is for another task than the tuned model",
             help_text="compare zero-shot, few-shot and tuned",
         )
     prompt = job.prompt

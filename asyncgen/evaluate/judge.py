@@ -105,7 +105,7 @@ class Judging:
     Attributes:
         judge: provider and model.
         pairs: of contestants.
-        first_share: how often the answer that stood first won, of all verdicts but ties; a fair judge has one half.
+        first_share: how often the answer in first place won, of all verdicts but ties; a fair judge has one half.
         family: contestants whose model is of the judge's family.
         strengths: of all contestants, by Bradley-Terry; empty where not all pairs were judged.
         scores: (row, a, b) to 1 where A won, 0 where B did, 0.5 for a tie.

@@ -365,8 +365,8 @@ def _refuse_foreign_votes(evaluation: Evaluation, votes: Sequence[BallotVote], p
     winners = {each.contestant.name for each in evaluation.contestants} | {TIE}
     if any(vote.row not in rows or vote.winner not in winners for vote in votes):
         raise UsageError(
-            f"{path} has votes on another evaluation than {evaluation.path.name}",
-            help_text="give the same options as for the page, or name the evaluation with --name",
+            f"the votes in {path} belong to another evaluation than {evaluation.path.name}",
+            help_text="use the same options as for the page, or name the evaluation with --name",
         )
 
 

@@ -1,6 +1,6 @@
 """The rows of an evaluation, prompts that no model was trained on; and the samples of the run's dataset.
 
-Takes the validation side of the run, or values outside the grid. A row is a combination, and the unit of the
+Takes the validation file of the run, or values outside the grid. A row is a combination, and the unit of the
 statistics; rows that share a held-out value form a cluster. The prompt is left to `contestants`.
 
 The samples are those of `train.jsonl` and `validation.jsonl`; few-shot examples are chosen from them, and answers that
@@ -146,12 +146,12 @@ def choose_rows(
         candidates, source = _outside(opened, axes), "outside the grid: " + _named(axes)
         name = " and ".join(axes)
     elif answers_are_targets(opened):
-        candidates, source = _validating(opened, directory), "the validation side of the run"
+        candidates, source = _validating(opened, directory), "the validation file of the run"
         name = " and ".join(opened.job.dataset.hold_out)
     else:
         candidates, source, name = (
             _of_samples(opened, directory.validation, dataset),
-            "the validation side of the run",
+            "the validation file of the run",
             "",
         )
     unique = {row.id: row for row in candidates}
@@ -159,7 +159,7 @@ def choose_rows(
         unique.pop(_id_of(sample), None)
     if not unique and trained and not axes:
         unique = {row.id: row for row in _trained(opened, directory, dataset)}
-        source = "prompts that it was trained on, since none was held out"
+        source = "prompts that it was trained on, because none were held out"
     if not unique:
         raise _nothing(directory, axes)
     chosen = heapq.nsmallest(most, unique.values(), lambda row: seeded_order(seed, row.id))
@@ -173,11 +173,11 @@ def _named(axes: Mapping[str, Sequence[str]]) -> str:
 
 def _nothing(directory: RunDirectory, axes: Mapping[str, Sequence[str]]) -> UsageError:
     if axes:
-        return UsageError("every prompt with these values stands in the training file", help_text="name other values")
+        return UsageError("every prompt with these values is in the training file", help_text="choose other values")
     return UsageError(
         f"{directory.path} has no rows that were held out from training",
-        help_text="--axis 'NAME=VALUE,VALUE' asks for values outside the grid; or set validation = 0.1 under [dataset] "
-        f"and give `{command_line('prepare', directory.path)}` again",
+        help_text="use values outside the grid with --axis 'NAME=VALUE,VALUE'; or set validation = 0.1 under "
+        f"[dataset] and run `{command_line('prepare', directory.path)}` again",
         code="nothing_held_out",
     )
 
@@ -187,8 +187,8 @@ def _refuse_axes(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> None:
     grid = opened.grid
     if not answers_are_targets(opened):
         raise UsageError(
-            "values outside the grid have no prompt here: this job makes its short prompts of answers",
-            help_text="leave --axis out, and the validation side is asked",
+            "--axis cannot be used here: the short prompts of this job are made of answers",
+            help_text="leave --axis out to evaluate on the validation file",
         )
     held = {name: set(map(str, values)) for name, values in opened.job.dataset.hold_out.items()}
     for name, values in axes.items():
@@ -199,12 +199,12 @@ def _refuse_axes(opened: OpenedJob, axes: Mapping[str, Sequence[str]]) -> None:
                 help_text=f"its axes are {', '.join(grid.names)}",
             )
         if name not in grid.sample.names:
-            raise UsageError(f"the short prompt does not name {name!r}: its values change nothing that is asked")
+            raise UsageError(f"the short prompt does not use {name!r}, so its values do not change the prompts")
         known = set(grid.values_of(name, MOST_ENUMERATED)) - held.get(name, set())
         if inside := [value for value in values if value in known]:
             raise UsageError(
-                f"{name} {', '.join(inside)}: in the grid already, so models are trained on it",
-                help_text="name values that the job does not have",
+                f"{name} {', '.join(inside)}: already in the grid, so models are trained on it",
+                help_text="choose values that the job does not have",
             )
 
 

@@ -193,7 +193,7 @@ def _set_up(directory: RunDirectory, wanted: WantedEvaluation) -> _Setup:
     if wanted.judge:  # an invalid name is reported before anything is sent
         _judge_of(opened, wanted)
     if wanted.name is not None and not NAME.fullmatch(wanted.name):
-        raise UsageError(f"{wanted.name!r} cannot be an evaluation's name", help_text=NAME_HELP)
+        raise UsageError(f"{wanted.name!r} is not a valid name for an evaluation", help_text=NAME_HELP)
     folder = directory.path / FOLDER / (wanted.name or _name(wanted))
     return _Setup(opened, directory, dataset, choice, contestants, folder, wanted)
 
@@ -202,8 +202,8 @@ def _dataset_of(directory: RunDirectory) -> DatasetState:
     dataset = directory.read_state().dataset
     if dataset is None or not directory.train.exists():
         raise UsageError(
-            f"{directory.path} has no dataset, which says what is held out",
-            help_text=f"{command_line('prepare', directory.path)}   (makes one)",
+            f"{directory.path} has no dataset, so it is not known which rows are held out",
+            help_text=f"{command_line('prepare', directory.path)}   (creates one)",
         )
     return dataset
 
@@ -214,7 +214,7 @@ def _contestants(opened: OpenedJob, directory: RunDirectory, wanted: WantedEvalu
         return defaults
     found = [parse_contestant(text, opened.file.profiles) for text in wanted.contestants]
     if twice := {each.name for each in found if sum(each.name == other.name for other in found) > 1}:
-        raise UsageError(f"two contestants are named {min(twice)}", help_text="give each a name of its own")
+        raise UsageError(f"two contestants are named {min(twice)}", help_text="give each its own name")
     return [_addressed(each, {each.place: each for each in defaults}, opened, wanted) for each in found]
 
 
@@ -268,8 +268,8 @@ def _fix_settings(setup: _Setup) -> dict[str, Any]:
     asked = None if wanted.margin_points is None else wanted.margin_points / 100
     if margin is not None and asked is not None and asked != margin:
         raise UsageError(
-            f"the margin of this evaluation was fixed at {100 * margin:g} points before its answers were bought",
-            help_text="leave --margin out, or begin another evaluation: --name NAME",
+            f"the margin of this evaluation was set to {100 * margin:g} points before its requests were sent",
+            help_text="leave --margin out, or start another evaluation with --name NAME",
             code="margin_fixed",
         )
     if margin is None:
@@ -339,7 +339,7 @@ def _evaluated(setup: _Setup, answers: Mapping[str, Answers], judging: Judging |
     found = _measured(setup, answers, prices)
     answered = [each for each in found if each.n]
     if not answered:
-        raise UsageError("no contestant has an answer", help_text="--retry-failed asks again", code="no_answers")
+        raise UsageError("no contestant has an answer", help_text="--retry-failed sends them again", code="no_answers")
     best = best_of(answered).contestant.name
     pairs = compare_with_best(
         {each.contestant.name: answers[each.contestant.name] for each in answered}, best, seed=seed
@@ -413,17 +413,17 @@ def _notes(
     found: Sequence[ContestantResult], choice: RowChoice, judging: Judging | None, *, tells: bool
 ) -> Iterator[str]:
     if any(each.simulated for each in found):
-        yield "a simulation made these answers up: the figures say nothing about any model"
+        yield "these answers are simulated: the figures say nothing about any model"
     if choice.cluster_name and choice.clusters < FEWEST_CLUSTERS:
         name = choice.cluster_name
         held_out = counted(choice.clusters, f"value of {name} was", f"values of {name} were")
         yield f"only {held_out} held out: the figures say nothing about others"
     if not tells:
-        yield "the job has no [checks] that an answer could fail, so all of them pass" + (
+        yield "the job has no [checks] that an answer could fail, so all answers pass" + (
             "" if judging else "; --judge PROVIDER/MODEL compares them"
         )
     for name in judging.family if judging else ():
-        yield f"the judge is of the same family as {name}, and judges favour their own"
+        yield f"the judge is of the same model family as {name}; judges favour their own family"
     if lost := [each for each in found if each.failed]:
         named = ", ".join(f"{each.contestant.name} {each.failed:,}" for each in lost)
-        yield f"rows without an answer, which count neither way: {named}"
+        yield f"rows without an answer, which are not counted: {named}"

@@ -136,10 +136,10 @@ def verdict_on(found: Sequence[ContestantResult], pairs: Sequence[PairResult], m
     others = {each.contestant.name: each for each in found if each is not best}
     if not pairs:
         return Conclusion(
-            f"{best.contestant.name} alone was asked: {_share(best)}; there is nothing to compare it with"
+            f"only {best.contestant.name} has answers: {_share(best)}; there is nothing to compare it with"
         )
     if best.passed == 0:
-        return Conclusion("no contestant gave an answer that passes: look at the checks, and at the answers")
+        return Conclusion("no contestant has an answer that passes: review the checks and the answers")
     near = [pair for pair in pairs if pair.difference.high <= margin and _saves(others[pair.b], best)]
     if near:
         pair = min(near, key=lambda each: (_cost(others[each.b]), -others[each.b].pass_rate.value))
@@ -155,9 +155,7 @@ def verdict_on(found: Sequence[ContestantResult], pairs: Sequence[PairResult], m
 def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
     """The verdict by what the judge preferred, where answers have no checks to pass."""
     if not pairs:
-        return Conclusion(
-            "there is nothing to tell the contestants apart by: the job has no [checks], and nobody judged"
-        )
+        return Conclusion("the contestants cannot be compared: the job has no [checks], and there is no judge")
     pair = min(pairs, key=lambda each: (each.p, -abs(each.wins - each.losses)))
     better, worse = (pair.a, pair.b) if pair.wins >= pair.losses else (pair.b, pair.a)
     wins, losses = max(pair.wins, pair.losses), min(pair.wins, pair.losses)
@@ -168,8 +166,8 @@ def verdict_by_judge(pairs: Sequence[JudgedPair], unit: str) -> Conclusion:
     total = decided + pair.ties
     wanted = units_needed(decided / total, (wins - losses) / total) if total and wins != losses else None
     more = _missing_units(wanted, total)
-    told = f"; about {more:,} more {unit} would, if it is as seen" if more else ""
-    return Conclusion(f"the data does not tell: the judge prefers {better} to {worse} {rows}{told}", None, more)
+    told = f"; about {more:,} more {unit} would be enough, if the difference is real" if more else ""
+    return Conclusion(f"not enough data: the judge prefers {better} to {worse} {rows}{told}", None, more)
 
 
 def _saves(other: ContestantResult, best: ContestantResult) -> bool:
@@ -231,7 +229,7 @@ def _inconclusive(pair: PairResult, margin: float, unit: str) -> Conclusion:
     seen = _missing_units(units_needed(pair.discordant, pair.difference.value), pair.pairs)
     told = f"; about {more:,} more {unit} would show a difference of {100 * detected:g} points" if more else ""
     as_seen = f", about {seen:,} more one as large as seen" if seen and margin else ""
-    return Conclusion(f"the data does not tell: {_more_often(pair, unit)}{told}{as_seen}", None, more)
+    return Conclusion(f"not enough data: {_more_often(pair, unit)}{told}{as_seen}", None, more)
 
 
 def _missing_units(wanted: int | None, there: int) -> int | None:

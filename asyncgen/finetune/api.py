@@ -105,7 +105,7 @@ def check_order(order: JobOrder, profile: Profile) -> None:
 
 def _problems(order: JobOrder, finetuning: Finetuning) -> Iterator[str]:
     if order.method not in finetuning.methods:
-        yield f"method: {order.method!r} is not taken; possible: {', '.join(finetuning.methods)}"
+        yield f"method: {order.method!r} is not supported; possible: {', '.join(finetuning.methods)}"
     if order.suffix is not None and not re.fullmatch(finetuning.suffix_pattern, order.suffix):
         yield f"suffix: {order.suffix!r} is not {finetuning.suffix_rule}"
     if order.seed is not None and not 0 <= order.seed < _SEEDS:
@@ -125,17 +125,17 @@ def _hyperparameter_problems(order: JobOrder, finetuning: Finetuning) -> Iterato
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else f"; possible: {', '.join(known)}"
-            yield f"hyperparameters.{name}: not taken{hint}"
+            yield f"hyperparameters.{name}: not supported{hint}"
 
 
 def _metadata_problems(metadata: dict[str, str], *, kept: bool) -> Iterator[str]:
     if metadata and not kept:
-        yield "metadata: this provider keeps none"
+        yield "metadata: this provider does not store metadata"
     if len(metadata) > _MAX_PAIRS - _OWN_PAIR:
-        yield f"metadata: {counted(len(metadata), 'pair')}, of at most {_MAX_PAIRS - _OWN_PAIR} (one more is ours)"
+        yield f"metadata: {counted(len(metadata), 'pair')}, of at most {_MAX_PAIRS - _OWN_PAIR} (asyncgen adds one)"
     for key, value in metadata.items():
         if len(key) > _MAX_KEY or len(value) > _MAX_VALUE:
-            yield f"metadata.{key}: at most {_MAX_KEY} characters a key and {_MAX_VALUE} a value"
+            yield f"metadata.{key}: at most {_MAX_KEY} characters for a key and {_MAX_VALUE} for a value"
 
 
 def _is_wandb(integration: dict[str, Any]) -> bool:
@@ -171,9 +171,9 @@ class TrainingClosedError(AuthError):
 
     def __init__(self, profile: Profile, said: str | None, file_ids: tuple[str, ...]) -> None:
         super().__init__(
-            f"{profile.title} does not let this account tune models",
+            f"{profile.title} does not allow this account to fine-tune models",
             cause=_who_may(profile) + (f" ({said})" if said else ""),
-            help_text=f"choose another one with --provider: {_others(profile)}",
+            help_text=f"choose another provider with --provider: {_others(profile)}",
         )
         self.file_ids = file_ids
 
@@ -185,11 +185,11 @@ def as_kind(kind: type[Kind], error: AsyncgenError) -> Kind:
 
 def _who_may(profile: Profile) -> str:
     if profile.name != "openai":
-        return "the account lacks the right"
+        return "the account does not have the permission"
     # OpenAI's deprecations page: "Update to OpenAI's self-serve fine-tuning", announced on 2026-05-07.
     return (
-        "since 7 May 2026 only organizations that had tuned before may, since 2 July 2026 only those that asked a "
-        "tuned model in the 60 days before, and from 6 January 2027 nobody"
+        "since 7 May 2026 only organizations that fine-tuned before can do so, since 2 July 2026 only those that "
+        "used a tuned model in the previous 60 days, and from 6 January 2027 nobody"
     )
 
 
@@ -199,7 +199,7 @@ def _others(profile: Profile) -> str:
         for other in PROFILES.values()
         if other.finetuning and other.finetuning.new_customers and other.name not in {profile.name, "custom"}
     ]
-    return ", ".join(able) + " (local needs no key; the dataset serves them all)"
+    return ", ".join(able) + " (local needs no key; the dataset works with all of them)"
 
 
 OnProgress = Callable[[int, int], None]

@@ -211,15 +211,15 @@ def answer_limit(profile: Profile, form: PromptForm, tokens: int) -> dict[str, i
 def _read(asking: PromptSettings, prompt: str, content: bytes) -> Completion:
     answer = read_reply(200, {}, content)
     if not isinstance(answer, Answer):
-        what = "refused to answer" if answer.type == "refusal" else "gave no answer"
+        what = "refused to answer" if answer.type == "refusal" else "returned no answer"
         raise AsyncgenError(
             f"{asking.model} {what}", cause=answer.message or None, help_text=answer.remedy, code=answer.type
         )
     text = answer.text.removeprefix(" ") if asking.form.format == "completion" else answer.text
     if not text:
         raise AsyncgenError(
-            f"{asking.model} gave no text",
-            cause="it called tools instead, which cannot be shown here",
+            f"{asking.model} returned no text",
+            cause="it called tools instead, which are not supported here",
             code="tool_calls",
         )
     return Completion(prompt, answer.model or asking.model, text, answer.finish_reason, answer.usage)

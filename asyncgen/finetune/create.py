@@ -288,7 +288,7 @@ def _in_doubt(error: OutageError) -> OutageError:
     return OutageError(
         "it is not known whether the fine-tuning job was created",
         cause=error.cause,
-        help_text="give the same command again later: it looks for the job before it creates one",
+        help_text="run the same command again later: it looks for the job before it creates one",
         code=error.code,
     )
 
@@ -356,7 +356,7 @@ def upload_source(path: Path, *, byte_order_mark: bool, max_bytes: int) -> Itera
             raise disk_error(f"{path} could not be read", error) from error
         if size > max_bytes:
             raise UsageError(
-                f"{path} has {size / 1024**2:,.0f} MB; the provider takes {max_bytes / 1024**2:,.0f} MB at most"
+                f"{path} has {size / 1024**2:,.0f} MB; the provider accepts at most {max_bytes / 1024**2:,.0f} MB"
             )
         yield UploadSource(wanted, sha256, size, f"{path.stem}-{sha256[:_NAMED_BY]}.jsonl")
 

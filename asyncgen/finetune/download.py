@@ -52,7 +52,7 @@ async def find_weights(tuner: Tuner, *, job_id: str | None, model: str | None, s
         raise gives_none(tuner, model or job_id or "the model")
     job = await tuner.jobs.get(job_id) if job_id else await _maker(tuner, model)
     if model is None and job is not None and step is None and job.outcome != "succeeded":
-        raise UsageError(f"{job.id} made no model: it is {job.status}", code="no_model")
+        raise UsageError(f"{job.id} has no tuned model: its status is {job.status}", code="no_model")
     return await tuner.weights.find(model or (job.tuned_model if job else None), job, step)
 
 
@@ -74,9 +74,10 @@ def gives_none(tuner: Tuner, what: str) -> AbsentError:
         if profile.finetuning and profile.finetuning.gives_weights and profile.name != "custom"
     ]
     return AbsentError(
-        f"{tuner.words} gives the weights of {what} to nobody",
-        cause="a model that is tuned there answers there alone",
-        help_text=f"tune with one that gives them: --provider {', '.join(able)} (the dataset serves them all)",
+        f"{tuner.words} does not offer the weights of {what} for download",
+        cause="models that are fine-tuned there can only be used there",
+        help_text=f"fine-tune with a provider that does: --provider {', '.join(able)} (the dataset works with all of "
+        "them)",
     )
 
 
@@ -113,7 +114,7 @@ def target_paths(weights: TunedWeights, folder: Path) -> list[Path]:
         parts = [each[1:] for each in parts]
     paths = [folder.joinpath(*each) for each in parts]
     if len(set(paths)) < len(paths):
-        raise UsageError("the server gives two files the same name", code="bad_answer")
+        raise UsageError("the server lists two files with the same name", code="bad_answer")
     for path in (*paths, folder / CARD):
         refuse_run_file(path)
     return paths
@@ -165,7 +166,7 @@ async def download(tuner: Tuner, weights: TunedWeights, folder: Path, paths: Seq
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise disk_error(f"{path.parent} could not be made", error) from error
+            raise disk_error(f"{path.parent} could not be created", error) from error
         with bar(file.name) as on_progress:
             await fetcher.fetch(file, path, on_progress)
         done.append(_with_ending(path))
@@ -233,7 +234,7 @@ def card_text(weights: TunedWeights, folder: Path, files: Sequence[Path], provid
     return "\n".join([
         f"# {weights.model}",
         "",
-        f"Tuned at {provider}; downloaded by asyncgen. An adapter (LoRA) fits its base model alone.",
+        f"Fine-tuned at {provider}; downloaded by asyncgen. An adapter (LoRA) only works with its base model.",
         "",
         "| | |",
         "|---|---|",

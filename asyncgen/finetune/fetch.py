@@ -103,7 +103,7 @@ class Downloader:
                 return
             if response.status_code == _BEYOND:
                 part.restart("")
-                raise httpx2.RemoteProtocolError("the server does not go on from there")
+                raise httpx2.RemoteProtocolError("the server cannot continue the download")
             total = part.begin(response)
             on_progress(part.size, total)
             async for chunk in response.aiter_raw():  # unbuffered: buffered bytes would be lost with the connection
@@ -128,7 +128,7 @@ class Downloader:
                     yield response
                     return
             url = urljoin(url, target)
-        raise AsyncgenError(f"{shown_target(url)} sends on and on", help_text="give the same command again later")
+        raise AsyncgenError(f"{shown_target(url)} redirects too often", help_text="run the same command again later")
 
     def _for(self, url: str, before: Endpoint) -> Endpoint:
         """The owner of an address: the provider, which gets the key, or another host, which does not from then on.
@@ -143,7 +143,7 @@ class Downloader:
         is_safe = is_loopback(self._endpoint.base_url) if is_here else urlsplit(url).scheme == "https"
         if not is_safe:
             raise AsyncgenError(
-                f"the provider sends on to {shown_target(url)}, which is not safe to follow",
+                f"the provider redirects to {shown_target(url)}, which is not safe to follow",
                 cause="an address of this machine" if is_here else "it is not encrypted",
                 code="bad_answer",
             )
@@ -161,16 +161,16 @@ async def _refuse(response: httpx2.Response, *, is_signed: bool) -> None:
     if status in {_OK, _PART, _BEYOND}:
         if str(response.headers.get("content-type") or "").startswith("text/html"):  # of a proxy, to sign in, say
             raise AsyncgenError(
-                f"{response.url.host} sent a web page in the place of the file",
-                help_text="asyncgen doctor   (looks at the address and a proxy on the way)",
+                f"{response.url.host} sent a web page instead of the file",
+                help_text="asyncgen doctor   (checks the address and the proxy)",
                 code="bad_answer",
             )
         return
     if is_signed and status in {400, 401, 403, 410}:
         raise AsyncgenError(
-            f"{response.url.host} does not give the file out",
-            cause=f"it answered {status}: the address, which the provider signed, may have expired",
-            help_text="give the same command again: it asks for a new address, and goes on where it stopped",
+            f"{response.url.host} refuses to send the file",
+            cause=f"it answered with status {status}: the signed address may have expired",
+            help_text="run the same command again: it requests a new address and continues where it stopped",
             code="expired",
         )
     said = await _beginning(response)
@@ -203,7 +203,9 @@ def _locked_part(path: Path) -> Iterator[_Part]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunInUseError(f"another asyncgen downloads {path} just now", help_text="wait for it") from error
+            raise RunInUseError(
+                f"another asyncgen process is downloading {path}", help_text="wait until it is done"
+            ) from error
         found = _Part(path, part, file)
         try:
             yield found
@@ -242,7 +244,7 @@ class _Part:
         found = _RANGE.fullmatch(response.headers.get("content-range", ""))
         if response.status_code == _PART and (found is None or int(found[1] or -1) != self.size):
             self.restart("")
-            raise httpx2.RemoteProtocolError("the server sent another part than was asked for")
+            raise httpx2.RemoteProtocolError("the server sent a different part of the file than requested")
         if response.status_code == _PART and found is not None:
             total = int(found[2])
         else:
@@ -251,8 +253,8 @@ class _Part:
         free = shutil.disk_usage(self._part.parent).free
         if total - self.size > free:
             raise DiskError(
-                f"{self._path} needs {in_units(total - self.size)}, and {in_units(free)} are free there",
-                help_text="free some space, or name another folder with -o; then give the same command again",
+                f"{self._path} needs {in_units(total - self.size)}, but only {in_units(free)} are free there",
+                help_text="free some space, or choose another folder with -o; then run the same command again",
             )
         return total
 
@@ -277,18 +279,18 @@ class _Part:
         self._file.flush()
         wrong = None
         if file.bytes is not None and file.bytes != self.size:
-            wrong = f"it has {self.size:,} bytes, and {file.bytes:,} were announced"
+            wrong = f"it has {self.size:,} bytes, but {file.bytes:,} were announced"
         expected = self._hashes | ({"sha256": file.sha256} if file.sha256 else {})
         for name, value in expected.items():
             self._file.seek(0)
             if wrong is None and hashlib.file_digest(self._file, name).hexdigest() != value:
-                wrong = f"its {name} is not the one that was announced"
+                wrong = f"its {name} differs from the announced one"
         if wrong:
             self.restart("")
             raise AsyncgenError(
-                f"{file.name} did not arrive as it is",
+                f"{file.name} arrived damaged",
                 cause=wrong,
-                help_text="give the same command again: it begins anew",
+                help_text="run the same command again: it starts the download again",
                 code="bad_download",
             )
 

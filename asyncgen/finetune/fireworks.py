@@ -144,11 +144,13 @@ class FireworksAccount:
             if len(found.accounts) != 1:
                 raise UsageError(
                     f"the key belongs to {len(found.accounts)} accounts at Fireworks",
-                    help_text=f"set {ACCOUNT_VARIABLE} to the account's id",
+                    help_text=f"set {ACCOUNT_VARIABLE} to the account's ID",
                 )
             self._account = found.accounts[0].name.removeprefix("accounts/")
         if not _ACCOUNT.fullmatch(self._account):
-            raise UsageError(f"{self._account!r} is not an id of an account", help_text=f"set {ACCOUNT_VARIABLE} to it")
+            raise UsageError(
+                f"{self._account!r} is not an account ID", help_text=f"set {ACCOUNT_VARIABLE} to the ID of your account"
+            )
         return f"{self._root}/accounts/{self._account}/{collection}"
 
     async def address(self, name: str, collection: str) -> str:
@@ -166,7 +168,7 @@ class FireworksAccount:
         """
         full = name if "/" in name else (await self.path(collection)).removeprefix(f"{self._root}/") + f"/{name}"
         if not _NAME.fullmatch(full) or f"/{collection}/" not in full or ".." in full:
-            raise UsageError(f"{name!r} is not a name of Fireworks' {collection}")
+            raise UsageError(f"{name!r} is not a valid name in Fireworks' {collection}")
         return f"{self._root}/{full}"
 
     async def listed(self, collection: str, doing: str) -> AsyncIterator[dict[str, Any]]:
@@ -256,9 +258,7 @@ class FireworksFiles:
             yield StoredFile(id=found.name, filename=found.name.rpartition("/")[2])
 
     async def content(self, file_id: str) -> bytes:
-        raise AbsentError(
-            f"Fireworks gives {file_id} out by other addresses only", help_text="firectl dataset download"
-        )
+        raise AbsentError(f"Fireworks offers {file_id} at other addresses only", help_text="firectl dataset download")
 
     async def delete(self, file_id: str) -> None:
         await self._calls.delete(await self._account.address(file_id, "datasets"), f"delete the dataset {file_id}")
@@ -366,15 +366,23 @@ class FireworksWeights:
         name = model or (job.id if job else "")
         by_hand = f"firectl model download {name.rpartition('/')[2]} FOLDER"
         if step is not None:
-            raise AbsentError("Fireworks tells of no checkpoints", help_text="leave --step out: the model is there")
+            raise AbsentError(
+                "Fireworks does not list checkpoints", help_text="leave --step out: the final model is available"
+            )
         address = await self._account.address(name, "models")
         try:
-            found = await self._calls.get(f"{address}:getDownloadEndpoint", _Signed, f"ask where {name} lies")
+            found = await self._calls.get(
+                f"{address}:getDownloadEndpoint", _Signed, f"look up the download address of {name}"
+            )
             facts = await self._calls.get(address, _StoredModel, f"look up the model {name}")
         except AbsentError as error:
-            raise AbsentError(error.what, cause=error.cause, help_text=f"{by_hand}   (its own command)") from error
+            raise AbsentError(
+                error.what, cause=error.cause, help_text=f"{by_hand}   (the provider's own command)"
+            ) from error
         if not found.urls:
-            raise AbsentError(f"Fireworks names no files of {name}", help_text=f"{by_hand}   (its own command)")
+            raise AbsentError(
+                f"Fireworks lists no files of {name}", help_text=f"{by_hand}   (the provider's own command)"
+            )
         files = tuple(RemoteFile(name=file, url=url) for file, url in sorted(found.urls.items()))
         base = facts.peft.base_model or (job.model if job else "")
         return TunedWeights(model=name, files=files, base_model=base, job=job.id if job else "")

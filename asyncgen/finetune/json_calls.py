@@ -202,8 +202,8 @@ def parsed(value: Any, kind: type[Answer], doing: str) -> Answer:
 def _bad_answer(doing: str, found: str) -> OutageError:
     return OutageError(
         f"could not {doing}",
-        cause=f"the server's answer is not what its API promises: {found}",
-        help_text="check the address (--base-url): does this server have that API?",
+        cause=f"the server's reply does not match its API: {found}",
+        help_text="check the address (--base-url): and whether this server has this API",
         code="bad_answer",
     )
 
@@ -227,5 +227,5 @@ def segment(identifier: str) -> str:
         UsageError: it would lead to another path.
     """
     if not identifier.strip("."):
-        raise UsageError(f"{identifier!r} is not an id or name")
+        raise UsageError(f"{identifier!r} is not an ID or a name")
     return quote(identifier, safe=":")

@@ -244,7 +244,9 @@ class OpenaiWeights:
         self._jobs = jobs
 
     async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
-        refusal = AbsentError(f"there are no weights of {model}", help_text="asyncgen finetune list   (shows the jobs)")
+        refusal = AbsentError(
+            f"there are no weights for {model}", help_text="asyncgen finetune list   (lists the jobs)"
+        )
         if step is None and model is not None:
             try:
                 return await self._adapter(model)

@@ -140,7 +140,7 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
         existing = await existing_job(tuner, run, wanted.order, wanted.dataset, another=wanted.another)
         if existing is None:
             await _consent(tuner, wanted, extent, observer)
-        async with observer.interruptible(lambda: observer.say("stopping once the provider has answered")) as interrupt:
+        async with observer.interruptible(lambda: observer.say("stopping when the provider has answered")) as interrupt:
             created = existing or await _created(tuner, run, wanted, observer, interrupt)
         if created is None:
             _say_stopped(run, before, observer)
@@ -159,7 +159,7 @@ def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Obse
     for noted in run.state.finetuning:
         if noted.job_id and noted.job_id not in before:
             observer.say(leave_words(noted.job_id, noted.status))
-    observer.say("stopped; the same command goes on from here")
+    observer.say("stopped; run the same command to continue")
 
 
 async def follow_job(
@@ -228,7 +228,7 @@ def _refuse_faulty(files: list[CheckedFile], profile: Profile, observer: Observe
         raise UsageError(
             f"{profile.title} would refuse the dataset",
             cause="\n".join(map(str, found[:_FINDINGS_SHOWN])),
-            help_text=f"{command_line('prepare', files[0].path)}   (mends what can be mended)",
+            help_text=f"{command_line('prepare', files[0].path)}   (corrects what can be corrected)",
             code="bad_dataset",
         )
 
@@ -238,7 +238,8 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
     if (file.format == DPO) != (method == "dpo"):
         wanted = "dpo" if file.format == DPO else "supervised"
         raise UsageError(
-            f"{file.path} is not for the method {method}: it holds {'preferences' if wanted == 'dpo' else 'answers'}",
+            f"{file.path} does not fit the method {method}: it contains "
+            f"{'preferences' if wanted == 'dpo' else 'answers'}",
             help_text=f'--method {wanted}, or method = "{wanted}" under [finetune] in the job file',
         )
 
@@ -246,7 +247,7 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
 async def _consent(tuner: Tuner, wanted: WantedTuning, extent: TrainingExtent, observer: Observer) -> None:
     """Show model, samples, epochs, tokens, price and lifetime of the tuned model; ask for consent if it costs money."""
     order = wanted.order
-    observer.say(f"tune {order.model} at {tuner.words} on {wanted.dataset.training}: {extent_words(extent)}")
+    observer.say(f"fine-tuning {order.model} at {tuner.words} on {wanted.dataset.training}: {extent_words(extent)}")
     await _say_lifetime(tuner, order.model, observer)
     if tuner.finetuning.free:
         return
@@ -269,9 +270,9 @@ async def _say_lifetime(tuner: Tuner, model: str, observer: Observer) -> None:
     if day is not None:
         days = (day - today).days
         warning = "warning: " if days < _SHORT_LIFE_DAYS else ""
-        observer.say(f"{warning}{model}, and every model tuned from it, answers until {day}: {days_left(days)}")
+        observer.say(f"{warning}{model} and all models tuned from it are available until {day}: {days_left(days)}")
     if tuner.finetuning.until:
-        observer.say(f"{tuner.words} tunes until {tuner.finetuning.until}{only_known(tuner.profile)}")
+        observer.say(f"{tuner.words} offers fine-tuning until {tuner.finetuning.until}{only_known(tuner.profile)}")
 
 
 async def _created(
@@ -290,12 +291,12 @@ async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, observer: Ob
     files = ", ".join(error.file_ids)
     if not files:
         return
-    if observer.offer(f"{files} was uploaded and is of no use there. Delete?"):
+    if observer.offer(f"{files} was uploaded but is not needed there any more. Delete it?"):
         for file_id in error.file_ids:
             await tuner.files.delete(file_id)
         observer.say(f"deleted {files}")
     else:
-        observer.say(f"{files} stays there; `{command_line('finetune delete', error.file_ids[0])}` deletes it")
+        observer.say(f"{files} was kept there; to delete it: {command_line('finetune delete', error.file_ids[0])}")
 
 
 async def _followed(
@@ -361,12 +362,12 @@ def price_words(cost: TrainingCost | None) -> str:
 def only_known(profile: Profile) -> str:
     """Who may tune at the provider, if not everybody."""
     assert profile.finetuning is not None, "the choice of a provider sees to it"
-    return "" if profile.finetuning.new_customers else ", and only for those who tuned there before"
+    return "" if profile.finetuning.new_customers else ", and only for customers who fine-tuned there before"
 
 
 def days_left(days: int) -> str:
     """How long something lasts yet."""
-    return "it is gone already" if days <= 0 else counted(days, "more day")
+    return "it is already shut down" if days <= 0 else counted(days, "more day")
 
 
 def how_created(created: Created) -> str:
@@ -375,11 +376,8 @@ def how_created(created: Created) -> str:
     if created.how == "new":
         return f"created {job.id}"
     if created.how == "recovered":
-        return f"found {job.id}, which an earlier command created and did not live to note"
-    return (
-        f"the same job was created {local_time(job.created)}: {job.id}, {job.status}; "
-        "none is created now (--another creates one)"
-    )
+        return f"found {job.id}, which an earlier command created but could not record"
+    return f"the same job exists since {local_time(job.created)}: {job.id}, {job.status}; using it (--another creates a new one)"
 
 
 def trained_cost(profile: Profile, job: TuningJob) -> str:
@@ -399,7 +397,7 @@ def success_words(profile: Profile, job: TuningJob) -> str:
         return f"{job.id} succeeded: {model}"
     step = profile.finetuning.next_step.format(model=model, job=job.id)
     download = command_line("finetune download", job.id, "--provider", profile.name)
-    given = f". Or take the weights: {download}" if profile.finetuning.gives_weights else ""
+    given = f". To download the weights: {download}" if profile.finetuning.gives_weights else ""
     return f"{job.id} succeeded: {model}. Next: {step}{_hosting_words(profile, job)}{given}"
 
 
@@ -407,7 +405,9 @@ def _hosting_words(profile: Profile, job: TuningJob) -> str:
     price = hosting_price(profile.name, job.model)
     if price is None:
         return ""
-    return f"; about {usd(price.usd_per_hour)} an hour, called or not ({price.hardware}, price of {price.as_of})"
+    return (
+        f"; about {usd(price.usd_per_hour)} an hour, with or without calls ({price.hardware}, price of {price.as_of})"
+    )
 
 
 def job_failure(job: TuningJob) -> IncompleteError:
@@ -421,8 +421,7 @@ def job_failure(job: TuningJob) -> IncompleteError:
     return IncompleteError(
         f"the fine-tuning job {job.id} {happened}",
         cause=cause,
-        help_text=f"{command_line('finetune events', job.id)}   (what it told); given again, the command that made it "
-        "creates another",
+        help_text=f"{command_line('finetune events', job.id)}   (shows its events); to create another job, repeat the command that created this one",
         code=f"job_{job.outcome}",
     )
 
@@ -430,6 +429,6 @@ def job_failure(job: TuningJob) -> IncompleteError:
 def leave_words(job_id: str, status: str) -> str:
     """The message when following stops before the job's end."""
     return (
-        f"left {job_id}, which goes on: {status.replace('_', ' ')}. To follow it again: "
+        f"stopped following {job_id}, which goes on ({status.replace('_', ' ')}). To follow it again: "
         f"{command_line('finetune follow', job_id)}; to cancel it: {command_line('finetune cancel', job_id)}"
     )

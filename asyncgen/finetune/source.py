@@ -113,14 +113,12 @@ def find_source(
     if argument is None or argument.is_dir():
         return _of_run(find_run(argument, root=RUNS), where, model)
     if not os.path.lexists(argument):
-        raise UsageError(
-            f"there is no run and no file at {argument}", help_text="asyncgen runs   (lists the runs here)"
-        )
+        raise UsageError(f"{argument} is neither a run nor a file", help_text="asyncgen runs   (lists the runs here)")
     open_input(argument).close()
     if argument.suffix.lower() in _TABLES:
         raise UsageError(
-            f"{argument} is a table, and a training file is JSON Lines",
-            help_text=f"{command_line('prepare', argument)}   (makes one of it)",
+            f"{argument} is a table; a training file must be JSON Lines",
+            help_text=f"{command_line('prepare', argument)}   (converts it)",
             code="bad_dataset",
         )
     choice = _for_file(where)
@@ -163,18 +161,19 @@ def _dataset_of(directory: RunDirectory) -> Dataset:
     names = {file.name for file in state.dataset.files if file.samples} if state.dataset else set()
     if directory.train.name not in names or not directory.train.exists():
         raise UsageError(
-            f"{directory.path} has no dataset yet", help_text=f"{command_line('prepare', directory.path)}   (makes one)"
+            f"{directory.path} has no dataset yet",
+            help_text=f"{command_line('prepare', directory.path)}   (creates one)",
         )
     return Dataset(directory.train, directory.validation if directory.validation.name in names else None)
 
 
 def _for_run(where: EndpointFlags, file: JobFile, noted: str) -> ProviderChoice:
-    """The provider that tunes a run: from the flags, else the job file, else as chosen when the run began."""
+    """The provider that tunes a run: from the flags, else the job file, else as chosen at the start of the run."""
     if where.provider or where.addresses:
         return choose_tuner(where, os.environ, file.profiles)
     if file.tuning_provider != AUTO:
         return ProviderChoice(named_profile(file.tuning_provider, file.profiles), "named in the job file")
-    return ProviderChoice(named_profile(noted, file.profiles), "chosen when the run began")
+    return ProviderChoice(named_profile(noted, file.profiles), "chosen at the start of the run")
 
 
 def _for_file(where: EndpointFlags) -> ProviderChoice:
@@ -224,9 +223,9 @@ def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
     model = named or own or (finetuning.default_model if finetuning else None)
     if model is None:
         raise UsageError(
-            f"no model to tune was named, and {choice.profile.name} has no default",
+            f"no model to fine-tune is set, and {choice.profile.name} has no default",
             help_text="--model NAME (run: --finetune-model NAME), or `model` under [finetune] in the job file; "
-            f"--provider {LOCAL} (run: --finetune-provider {LOCAL}) tunes a small model on this machine",
+            f"--provider {LOCAL} (run: --finetune-provider {LOCAL}) fine-tunes a small model on this machine",
         )
     return model
 

@@ -86,7 +86,7 @@ def find_target(argument: str | None, where: EndpointFlags, environment: Mapping
 def _noted_place(noted: FinetuningState, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
     if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
-    return ProviderChoice(named_profile(noted.provider), "the run's job is there"), dataclasses.replace(
+    return ProviderChoice(named_profile(noted.provider), "the run's job is at this provider"), dataclasses.replace(
         where, base_url=noted.base_url or None
     )
 
@@ -117,7 +117,7 @@ def newest_tuned_model(path: Path | None) -> str:
     if not tuned:
         raise UsageError(
             f"{run.path} has no tuned model yet",
-            help_text=f"{_way_to_a_job(run)}; or name a model with --model",
+            help_text=f"{_way_to_a_job(run)}; or choose a model with --model",
         )
     return tuned[-1]
 
@@ -163,7 +163,7 @@ def form_for(owner: Target | None, run: Path | None) -> PromptForm:
 def _way_to_a_job(run: RunDirectory) -> str:
     """The next command on the way to a fine-tuning job."""
     if run.read_state().dataset is None:
-        return f"{command_line('prepare', run.path)}   (makes the dataset first)"
+        return f"{command_line('prepare', run.path)}   (creates the dataset first)"
     return f"{command_line('finetune create', run.path)}   (creates a job)"
 
 

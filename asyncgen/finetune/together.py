@@ -189,7 +189,7 @@ class TogetherWeights:
     async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
         if job is None:
             raise AbsentError(
-                f"no job at Together has made {model}", help_text="asyncgen finetune list   (shows the jobs)"
+                f"no job at Together has created {model}", help_text="asyncgen finetune list   (lists the jobs)"
             )
         kind = job.raw.get("training_type")
         is_full = isinstance(kind, dict) and kind.get("type") == "Full"

@@ -220,7 +220,7 @@ async def watched(session: Session, concurrency: int) -> AsyncIterator[Interrupt
     observer, progress = session.observer, session.progress
 
     def on_first() -> None:
-        observer.say(f"stopping: {progress.in_flight:,} in flight are waited for; Ctrl-C again drops them")
+        observer.say(f"stopping: waiting for {progress.in_flight:,} in flight; Ctrl-C again drops them")
 
     async with (
         observer.interruptible(on_first) as interrupt,
@@ -290,7 +290,7 @@ def result_of(session: Session, outcome: Outcome, interrupt: Interrupt) -> Engin
         return EngineResult(outcome)
     observer = session.observer
     dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
-    go_on = f" To go on: {observer.resume_command}" if observer.resume_command else ""
+    go_on = f" To continue: {observer.resume_command}" if observer.resume_command else ""
     observer.say(f"stopped{dropped}.{go_on}")
     return EngineResult(outcome, interrupt.exit_code or 0)
 

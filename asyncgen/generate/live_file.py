@@ -174,5 +174,5 @@ class Pauses:
             return
         goes_on, self._until = self._until > now_s, progress.paused_until
         began = self.newest[-1].began if goes_on and self.newest else wall_s
-        note = PauseNote(began, wall_s + self._until - now_s, progress.pause_cause or "the server asked for it")
+        note = PauseNote(began, wall_s + self._until - now_s, progress.pause_cause or "the server asked for a pause")
         self.newest = (*self.newest[:-1], note) if goes_on else (*self.newest, note)[-_PAUSES_KEPT:]

@@ -66,8 +66,8 @@ async def is_simulation(choice: ProviderChoice, where: EndpointFlags, model: str
     if owners is None:
         raise AsyncgenError(
             f"{endpoint.base_url} does not answer",
-            cause="the run holds answers that a simulation made up; whether they may stay depends on who is asked now",
-            help_text="start the server, then give the command again; or name another place for this run with --out",
+            cause="the run has simulated answers; whether they are kept depends on the current server",
+            help_text="start the server, then run the command again; or choose another folder for this run with --out",
             code="unreachable",
         )
     return _SIMULATION_OWNER in owners
@@ -120,9 +120,11 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
             f"{each.provider} at {each.host or 'this machine'}" for each in run.state.servers if not each.simulated
         ]
         if others and run.state.spend.records:
-            what = f"rows of {run.directory.path} were answered by {', '.join(others)}, and another server is asked now"
+            what = (
+                f"rows of {run.directory.path} were answered by {', '.join(others)}, but this run uses another server"
+            )
             observer.say(what)
-            observer.agree("Go on, and let those answers stand?", why=what)
+            observer.agree("Continue, and keep those answers?", why=what)
         run.update(lambda state: msgspec.structs.replace(state, servers=[*state.servers, server]))
 
 
@@ -130,8 +132,10 @@ def _set_simulated_aside(run: RunWriter, observer: Observer) -> None:
     from asyncgen.generate.journal.repair import set_simulated_aside  # noqa: PLC0415 - few runs need it
 
     moved = set_simulated_aside(run)
-    kept = f"what it made up is kept in {run.directory.replaced}"
-    observer.say(f"{counted(moved, 'row was', 'rows were')} answered by a simulation and are asked for again; {kept}")
+    kept = f"the simulated answers are kept in {run.directory.replaced}"
+    observer.say(
+        f"{counted(moved, 'row has a simulated answer', 'rows have simulated answers')} and will be sent again; {kept}"
+    )
 
 
 def note_simulation(run: RunWriter, server: ServerState, *, simulated: bool) -> None:

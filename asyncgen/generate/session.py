@@ -211,7 +211,7 @@ async def generate_opened(
         observer.say(f"note: {remark}")
     path = options.out or RUNS / opened.job.name
     if options.ray is not None and options.batch:
-        raise UsageError("--batch does not go with --ray", help_text="leave out --ray or --batch")
+        raise UsageError("--batch and --ray cannot be combined", help_text="leave out --ray or --batch")
     if options.batch:
         refuse_without_batches(generation.profile)
     address = endpoint.base_url if endpoint else named_address(generation.profile, options.where)
@@ -278,7 +278,7 @@ async def _generated(
     generated = await _generate(run, work, stale, shard)
     if (useless := generated.outcome.error) is not None and useless.code == USELESS_CODE:
         # The pool has drained and the journal is closed: what was answered so far is kept, whatever the answer is.
-        agreed = work.observer.offer(f"{useless.what}: {useless.cause}. {useless.help_text}. Go on all the same?")
+        agreed = work.observer.offer(f"{useless.what}: {useless.cause}. {useless.help_text}. Continue anyway?")
         if agreed:
             rest = await _generate(run, _going_on(work, generated), stale, shard)
             generated = _joined(generated, rest)
@@ -313,7 +313,7 @@ def _joined(first: Generated, rest: Generated) -> Generated:
 
 def _declined() -> AsyncgenError:
     return AsyncgenError(
-        "stopped; what was answered is kept", help_text="change [prompt] or [checks] in the job file", code="declined"
+        "stopped; the answers so far are kept", help_text="change [prompt] or [checks] in the job file", code="declined"
     )
 
 
@@ -330,7 +330,7 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
     options = work.options
     if options.batch or options.retry_rejected:
         flag = "--batch" if options.batch else "--retry-rejected"
-        raise UsageError(f"{flag} is for a whole run, not for a shard", help_text=f"leave out --shard or {flag}")
+        raise UsageError(f"{flag} cannot be used with --shard", help_text=f"leave out --shard or {flag}")
     simulated = await _is_simulation_again(RunDirectory(path), work)
     async with open_shard(
         path, shard, work.opened.grid, work.observer,
@@ -342,7 +342,7 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
         work.observer.say(opened.in_words(opened.limits(options.limits(work.opened.job.limits))))
         consent_to_server(opened.run, work.server, work.observer, simulated=simulated)
         generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened, simulated=simulated)
-    work.observer.say(f"when all shards have ended: {command_line('merge', path)}")
+    work.observer.say(f"when all shards have finished: {command_line('merge', path)}")
     return generated
 
 
@@ -351,10 +351,10 @@ def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
 
     aside = set_rejected_aside(run)
     if aside.goes_on:
-        observer.say(f"goes on with the rows whose rejected answers stand in {run.directory.replaced}")
+        observer.say(f"continuing with the rows whose rejected answers are in {run.directory.replaced}")
     else:
-        kept = f"the old ones are kept in {run.directory.replaced}"
-        observer.say(f"{counted(aside.moved, 'rejected answer is', 'rejected answers are')} asked for again; {kept}")
+        kept = f"the old answers are kept in {run.directory.replaced}"
+        observer.say(f"{counted(aside.moved, 'rejected answer')} will be replaced; {kept}")
 
 
 def _engine_of(options: GenerateOptions) -> Engine:
@@ -379,8 +379,8 @@ def _consent_to_stale(run: RunWriter, opened: OpenedJob, observer: Observer) -> 
     if stale.more:
         rows = counted(stale.more, "row")
         what = f"{rows} of {run.directory.path} no longer belong to the job: {', '.join(stale.changed)} changed"
-        observer.say(f"{what}; they stay in the file and out of the dataset")
-        observer.agree("Go on, and leave them behind?", why=what)
+        observer.say(f"{what}; their answers stay in the file, but not in the dataset")
+        observer.agree("Continue without them?", why=what)
     return stale
 
 
@@ -431,7 +431,7 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
             lately, simulated = journal.spend.lately, journal.simulated
             cost_usd = lately.cost_usd if spending.price is not None or lately.cost_usd else None
             if progress.settled and not (lately.usage.prompt_tokens or lately.usage.completion_tokens):
-                observer.say("the server counts no tokens: what was used is not known")
+                observer.say("the server does not report token counts, so usage is not known")
     except DiskError:
         if not isinstance(
             result.outcome.error, DiskError
@@ -451,10 +451,10 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
 def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
     """Ask before rows whose records are missing in the file are bought again."""
     records = counted(run.state.spend.records, "record")
-    what = f"{lost:,} of {records} that run.json counts are gone from {run.directory.records}"
-    observer.say(f"{what}; their rows are asked for, and paid for, again")
+    what = f"{lost:,} of {records} counted in run.json are missing in {run.directory.records}"
+    observer.say(f"{what}; their rows will be sent, and paid for, again")
     if lost > GROUP_ROWS:  # more than a power loss can cost
-        observer.agree("Go on, and pay for them again?", why=what)
+        observer.agree("Continue, and pay for them again?", why=what)
 
 
 def _has_work(progress: Progress, journal: Journal, *, in_batch: bool) -> bool:
@@ -507,9 +507,9 @@ def _say_what_is_there(
     run: RunWriter, progress: Progress, journal: Journal, observer: Observer, *, in_batch: bool
 ) -> None:
     for path, size in journal.files.torn.items():
-        kept = f"its {size:,} bytes are kept beside it, the row is asked again"
+        kept = f"its {size:,} bytes are kept in a *.torn file, and the row will be sent again"
         observer.say(f"{path.name} ended in the middle of a line; {kept}")
-    failed = f", {progress.failed_before:,} failed (--retry-failed asks again)" if progress.failed_before else ""
+    failed = f", {progress.failed_before:,} failed (--retry-failed sends them again)" if progress.failed_before else ""
     collected = "" if in_batch else ", which --batch collects"
     held = f" ({len(journal.batched):,} of them in open batches{collected})" if journal.batched else ""
     observer.say(f"{run.directory.path}: {progress.done:,} done, {progress.left:,} left{held}{failed}")

@@ -79,11 +79,11 @@ class Spending:
         """
         agrees = observer.agrees_to_all and not self.in_batch
         if self.price is None and max_cost_usd is not None and (agrees or not is_demanded):
-            unless = "" if self.in_batch else ", unless the server tells what its answers cost"
-            what = f"no price of this model is known, so max_cost = {max_cost_usd:g} cannot stop the run{unless}"
+            unless = "" if self.in_batch else ", unless the server reports the cost of answers"
+            what = f"the price of this model is not known, so max_cost = {max_cost_usd:g} cannot stop the run{unless}"
             observer.say(f"warning: {what}")
             if not self.is_own:
-                observer.agree("Go on without that limit?", why=what)
+                observer.agree("Continue without that limit?", why=what)
             spent_usd = spend.cost_usd + spend.unanswered_usd
             return None if self.in_batch else Budget(None, max_cost_usd, spent_usd, must_know=is_demanded)
         in_flight_usd = sum(batch.held_usd for batch in state.batches if not batch.collected)
@@ -126,8 +126,8 @@ def consent_to_cost(estimate: Span | None, rows: int, observer: Observer) -> Non
         UsageError: nobody can be asked, or the answer is no.
     """
     if estimate is not None and estimate.high > _ASK_ABOVE_USD:
-        what = f"{counted(rows, 'row is', 'rows are')} estimated at {estimate.low:,.2f} to {estimate.high:,.2f} USD"
-        observer.agree(f"{what}. Go on?", why=what)
+        what = f"{counted(rows, 'row')}: estimated cost {estimate.low:,.2f} to {estimate.high:,.2f} USD"
+        observer.agree(f"{what}. Continue?", why=what)
 
 
 def refuse_without_batches(profile: Profile) -> None:

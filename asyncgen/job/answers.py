@@ -226,7 +226,7 @@ def _validator(schema: Any) -> Callable[[Any], bool]:
 
 
 def _refuse_to_fetch(uri: str) -> Any:
-    raise ValueError(f"{uri} is another document; a schema must be whole in itself")
+    raise ValueError(f"{uri} is another document; a schema must not refer to other documents")
 
 
 # A sentence ends in . ! ? or … (and closing quotes or brackets) before white space or the end; "3.5" does not.

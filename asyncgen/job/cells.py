@@ -92,7 +92,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float) and not math.isfinite(value):
-        raise NoTextError(f"{value} is not a number that can be written")
+        raise NoTextError(f"{value} is not a valid number")
     if isinstance(value, int) and not isinstance(value, bool):
         try:
             return str(value)
@@ -220,7 +220,7 @@ def open_file(path: Path) -> BufferedReader:
         # Without O_NONBLOCK, opening a pipe would wait for its other end forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError:
-        raise TableError("no file can have this name: it holds a NUL character") from None
+        raise TableError("not a valid file name: it contains a NUL character") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

@@ -191,7 +191,7 @@ def read_job_file(path: Path | None, folder: Path | None = None, *, following: t
     label = str(path) if path else BUILT_IN_NAME
     raw = parse_toml(text)
     if isinstance(raw, Problem):
-        help_text = "correct it there; a job file is TOML (https://toml.io)"
+        help_text = "correct the file there; a job file is TOML (https://toml.io)"
         raise JobFileError(f"{label} is not TOML", (replace(raw, file=label),), help_text=help_text)
     folder = folder or (path.parent if path else Path())
     sources = Sources(folder, lambda name: _open_run(folder, name, following))
@@ -220,7 +220,9 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
     """
     problems: list[Problem] = []
     if job.prompt.openings and not profile.continues_assistant:
-        text = f"{profile.name} does not continue an answer that was begun; leave openings to [on.NAME.prompt]"
+        text = (
+            f"{profile.name} cannot continue a given beginning of an answer; set openings under [on.NAME.prompt] only"
+        )
         problems.append(Problem("prompt.openings", text))
     problems += _problems_of(file, job)
     job = with_max_tokens(job, profile)
@@ -241,7 +243,7 @@ def open_grid(file: JobFile, job: Job, profile: Profile, model: str) -> RequestG
         template_variables(job).used,
     )
     if not combinations.count:
-        raise job_file_error(file, [Problem("subset.exclude", "it leaves out every combination")])
+        raise job_file_error(file, [Problem("subset.exclude", "it excludes every combination")])
     columns = table.columns if table is not None else ()
     return RequestGrid(
         job,
@@ -337,7 +339,7 @@ def _read(path: Path) -> str:
         if path.is_dir():
             there = ", ".join(str(path / name) for name in _job_files(path))
             help_text = f"there is {there}" if there else "asyncgen init job.toml   (writes one)"
-            raise UsageError(f"{path} is a folder, and a job file is needed", help_text=help_text) from error
+            raise UsageError(f"{path} is a folder; this command needs a job file", help_text=help_text) from error
         place = f"{path}:{error.line}" if error.line else str(path)
         raise UsageError(f"{place}: {error}") from error
 
@@ -359,12 +361,12 @@ def _all_problems(file: JobFile) -> Iterator[Problem]:
         return
     for name, overlay in overlays.items():
         if name not in file.profiles and (near := nearest(name, file.profiles)):
-            yield Problem(f"on.{name}", f"no such provider; they are {', '.join(file.profiles)}", near)
+            yield Problem(f"on.{name}", f"no such provider; possible: {', '.join(file.profiles)}", near)
         elif not isinstance(overlay, dict):
             yield Problem(f"on.{name}", "expected a table")
         else:
             if name not in file.profiles:
-                file.sources.remarks[f"on.{name}: no provider of that name is known here"] = None
+                file.sources.remarks[f"on.{name}: there is no provider of this name"] = None
             found = _problems(file, merged(raw, overlay))
             yield from (replace(each, key=f"on.{name}.{each.key}") for each in found if each not in plain)
 
@@ -395,14 +397,14 @@ def _open_run(folder: Path, name: str, following: tuple[Path, ...]) -> RunRows:
         OSError: its records cannot be read.
     """
     if "\0" in name:
-        raise TableError("no folder can have this name: it holds a NUL character")
+        raise TableError("not a valid folder name: it contains a NUL character")
     directory = RunDirectory(folder / name if (folder / name).exists() else Path(name))
     path = directory.path.resolve()
     if path in following:
-        raise TableError("the runs follow each other in a circle")
+        raise TableError("the runs depend on each other in a circle")
     try:
         if not directory.state.exists():
-            raise TableError("there is no run yet; generate it first, and name its directory")
+            raise TableError("there is no run yet; generate it first, and give its directory")
         if directory.shards():
             raise TableError(f"it has shards that are not merged yet: {command_line('merge', directory.path)}")
         state = directory.read_state().job

@@ -51,14 +51,14 @@ def remarks_on(job: Job, grid: RequestGrid, profile: Profile, model: str) -> Ite
     """
     yield from _unnamed(job, grid)
     if grid.answer_is_variable:
-        yield "{answer} in prompt.sample is the variable of that name; rename the variable to mean the model's answer"
+        yield "{answer} in prompt.sample is your variable `answer`; rename the variable to use the model's answer"
     elif ANSWER in grid.sample.names and grid.target.names == (ANSWER,) and not job.answer.each:
         yield (
-            "prompt.sample shows the answer, and prompt.target is the answer, too: nothing is learnt; set another "
-            "target, or name a variable instead"
+            "prompt.sample contains the answer, and prompt.target is the answer, too, so the model learns nothing; "
+            "set another target, or use a variable"
         )
     if job.subset and job.subset.exclude and not grid.excluded:
-        yield "subset.exclude leaves nothing out: no combination has all of the values of one of its entries"
+        yield "subset.exclude has no effect: no combination matches all values of an entry"
     yield from provider_remarks(job, profile, model)
 
 
@@ -78,11 +78,11 @@ def _unnamed(job: Job, grid: RequestGrid) -> Iterator[str]:
         where = "only in some of prompt.openings" if some else "in no prompt"
         hint = ""
         if any(doubled.search(template) for template in templates):
-            hint = f"; write {{{name}}}, with one pair of braces: two are literal ones"
-        yield f"grid.{name} is used {where}: its {count} values ask the same{hint}"
+            hint = f"; write {{{name}}} with single braces: double braces are literal"
+        yield f"grid.{name} is used {where}: its {count} values give the same requests{hint}"
     columns = set(grid.names) - set(job.grid)
     if job.rows is not None and not asked & columns:
-        yield "rows: no prompt names one of their columns, so that all rows ask the same"
+        yield "rows: no prompt uses a column, so all rows give the same request"
 
 
 _COUNTED = 1_000_000

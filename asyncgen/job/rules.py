@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 # Provider to parameter to what the provider does with it.
 _PASSED_OVER: Mapping[str, Mapping[str, str]] = {
     "anthropic": {
-        "response_format": "is passed over; ask for JSON in the prompt, and set [answer] schema to check it",
-        "seed": "is passed over: the same request gives other answers",
-        "logprobs": "is passed over",
-        "top_logprobs": "is passed over",
-        "frequency_penalty": "is passed over",
-        "presence_penalty": "is passed over",
-        "reasoning_effort": "is passed over",
+        "response_format": "is ignored; ask for JSON in the prompt, and set [answer] schema to check it",
+        "seed": "is ignored: the same request can give different answers",
+        "logprobs": "is ignored",
+        "top_logprobs": "is ignored",
+        "frequency_penalty": "is ignored",
+        "presence_penalty": "is ignored",
+        "reasoning_effort": "is ignored",
     },
     "mistral": {
         "seed": "is refused; it is called random_seed there",
@@ -42,7 +42,7 @@ _PASSED_OVER: Mapping[str, Mapping[str, str]] = {
         "reasoning_effort": "may be refused",
     },
     "ollama": {
-        "max_completion_tokens": "is passed over, so that answers have no bound; set generate.max_tokens instead",
+        "max_completion_tokens": "is ignored, so the length of answers is not limited; set generate.max_tokens instead",
     },
 }
 _HIGHEST_TEMPERATURE = 1.0  # Anthropic's maximum, which replaces a higher one
@@ -97,18 +97,18 @@ def _effort_problems(model: str, family: _Family, effort: Any) -> list[Problem]:
     if effort is None or effort in family.efforts:
         return []
     if not family.reasons:
-        return [Problem(key, f"{model} does not reason and refuses it; take it out")]
-    return [Problem(key, f"{model} refuses {effort!r}; it takes {', '.join(family.efforts)}")]
+        return [Problem(key, f"{model} does not reason and refuses it; remove it")]
+    return [Problem(key, f"{model} refuses {effort!r}; possible: {', '.join(family.efforts)}")]
 
 
 def _reasoning_problems(model: str, family: _Family, parameters: Mapping[str, Any]) -> list[Problem]:
     problems = []
     if "max_tokens" in parameters:
-        text = f"{model} refuses it; call it max_completion_tokens, which counts hidden reasoning too"
+        text = f"{model} refuses it; use max_completion_tokens, which also counts hidden reasoning"
         problems.append(Problem("generate.parameters.max_tokens", text))
     if parameters.get("reasoning_effort") == "none":
         return problems
-    cure = 'set reasoning_effort = "none" beside it' if "none" in family.efforts else "take it out"
+    cure = 'also set reasoning_effort = "none"' if "none" in family.efforts else "remove it"
     return problems + [
         Problem(f"generate.parameters.{name}", f"{model} refuses it while it reasons; {cure}")
         for name in _SAMPLING
@@ -142,19 +142,19 @@ def provider_remarks(job: Job, profile: Profile, model: str) -> Iterator[str]:
             yield f"generate.parameters.{name} {what} ({profile.title})"
     temperature = parameters.get("temperature")
     if profile.name == "anthropic" and isinstance(temperature, int | float) and temperature > _HIGHEST_TEMPERATURE:
-        yield f"generate.parameters.temperature = {temperature:g} is taken for 1 ({profile.title})"
+        yield f"generate.parameters.temperature = {temperature:g} is treated as 1 ({profile.title})"
     if not parameters_are_known(profile):
         for problem in parameter_problems(model, parameters):
-            yield f"{problem.key}: OpenAI's {problem.message}; at {profile.name} the name may stand for another model"
+            yield f"{problem.key}: OpenAI's {problem.message}; at {profile.name} the name may be another model"
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_REPEATS = 1_000_000
 _OURS = {
-    "model": "name it in generate.model",
+    "model": "set generate.model",
     "messages": "they are made from [prompt]",
-    "stream": "answers are taken whole; leave it out, or set it to false",
-    "stream_options": "answers are taken whole",
+    "stream": "answers are not streamed; remove it, or set it to false",
+    "stream_options": "answers are not streamed",
     "n": "ask for more answers with generate.repeats",
 }
 
@@ -204,7 +204,9 @@ def problems_of(job: Job, columns: Columns, providers: Collection[str]) -> list[
 
 def _job_name(job: Job) -> Iterator[Problem]:
     if not _NAME.fullmatch(job.name):
-        yield Problem("name", f"{job.name!r} must be letters, digits, '.', '_' or '-', since a folder is named so")
+        yield Problem(
+            "name", f"{job.name!r} may only have letters, digits, '.', '_' and '-', because it is a folder name"
+        )
 
 
 def _axes(job: Job, table_columns: tuple[str, ...]) -> Iterator[Problem]:
@@ -212,7 +214,7 @@ def _axes(job: Job, table_columns: tuple[str, ...]) -> Iterator[Problem]:
         yield Problem("grid", "a job needs a [grid] with at least one axis, or [rows]")
     for name in job.grid:
         if not name.isidentifier():
-            yield Problem(f"grid.{name}", "an axis must be an identifier, so that a prompt can name it in braces")
+            yield Problem(f"grid.{name}", "an axis must be an identifier, so that a prompt can use it in braces")
         if name in table_columns:
             yield Problem(f"grid.{name}", "a column of [rows] has the same name")
 
@@ -223,14 +225,14 @@ def _rows(job: Job) -> Iterator[Problem]:
         return
     given = [key for key in ("file", "run", "files") if getattr(rows, key) is not None]
     if not given:
-        yield Problem("rows", "name one source: file, run or files")
+        yield Problem("rows", "set one source: file, run or files")
     elif len(given) > 1:
-        yield Problem(f"rows.{given[1]}", f"rows come from one source, and rows.{given[0]} is one already")
+        yield Problem(f"rows.{given[1]}", f"rows can only have one source; rows.{given[0]} is already set")
     if rows.files is None and (rows.split_words is not None or rows.overlap_words):
         key = "split_words" if rows.split_words is not None else "overlap_words"
-        yield Problem(f"rows.{key}", "only text files, named by rows.files, are split")
+        yield Problem(f"rows.{key}", "only text files (rows.files) are split")
     elif rows.overlap_words and rows.split_words is None:
-        yield Problem("rows.overlap_words", "parts overlap only where rows.split_words makes some")
+        yield Problem("rows.overlap_words", "it needs rows.split_words")
     elif rows.split_words is not None and not 0 <= rows.overlap_words < rows.split_words:
         yield Problem("rows.overlap_words", f"{rows.overlap_words} is out of range, expected less than split_words")
 
@@ -240,15 +242,15 @@ def _subset(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[Prob
     if subset is None:
         return
     if subset.size is None and not subset.exclude:
-        yield Problem("subset", "needs a size, or combinations to exclude")
+        yield Problem("subset", "needs a size or combinations to exclude")
     for number, entry in enumerate(subset.exclude, 1):
         key = f"subset.exclude[{number}]"
         if not entry:
-            yield Problem(key, "it names no variable, and would leave out everything")
+            yield Problem(key, "it has no variable and would exclude everything")
         for name in entry:
             if name not in names and name not in columns.names:
                 known = ", ".join(names)
-                yield Problem(f"{key}.{name}", f"no such variable; they are {known}", nearest(name, names))
+                yield Problem(f"{key}.{name}", f"no such variable; possible: {known}", nearest(name, names))
 
 
 def _numbers(job: Job) -> Iterator[Problem]:
@@ -293,7 +295,7 @@ def _templates(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[P
     if prompt.messages is not None:
         yield from _messages(job, columns)
     elif not prompt.user.strip():
-        yield Problem("prompt.user", "empty: there is nothing to ask" if prompt.user else "missing: what is asked")
+        yield Problem("prompt.user", "empty: there is no prompt" if prompt.user else "missing: the prompt")
     texts = {"prompt.user": prompt.user, "prompt.system": prompt.system}
     texts |= {f"prompt.openings[{number}]": text for number, text in enumerate(prompt.openings, 1)}
     texts |= {f"checks.must_contain[{number}]": text for number, text in enumerate(job.checks.must_contain, 1)}
@@ -310,12 +312,12 @@ def _messages(job: Job, columns: Columns) -> Iterator[Problem]:
     prompt = job.prompt
     beside = {"user": prompt.user, "system": prompt.system, "openings": prompt.openings, "examples": prompt.examples}
     for key in (key for key, value in beside.items() if value):
-        yield Problem(f"prompt.{key}", "prompt.messages stands instead of it")
+        yield Problem(f"prompt.{key}", "it cannot be combined with prompt.messages")
     if prompt.messages not in columns.names:
         what = (
             f"is not a column of {columns.source}"
             if columns.source
-            else "is to be a column of [rows], and there is none"
+            else "must be a column of [rows], but there is no [rows]"
         )
         near = nearest(str(prompt.messages), [name for name in columns.names if name])
         yield Problem("prompt.messages", f"{prompt.messages!r} {what}", near)
@@ -330,7 +332,7 @@ def _template(
         if error.name is not None and error.name.strip() in columns.names and not error.name.strip().isidentifier():
             column = error.name.strip()
             better = re.sub(r"\W+", "_", column).strip("_").lower() or "text"
-            text = f"no prompt can name the column {column!r} of {columns.source}; rename it, such as {better}"
+            text = f"the column {column!r} of {columns.source} is not an identifier; rename it, for example to {better}"
             yield Problem(key, text)
         else:
             yield Problem(key, f"line {error.line} of the text: {error}")
@@ -373,7 +375,7 @@ def _held_out(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem(key, f"not an axis; the axes are {', '.join(names) or 'none'}", nearest(name, names))
             continue
         if in_prompt and name not in in_prompt:
-            yield Problem(key, "prompt.sample does not name it: the prompts held out would be trained on, too")
+            yield Problem(key, "prompt.sample does not use it, so the held-out prompts would also be trained on")
         axis = job.grid.get(name)
         known = [str(each) for each in axis] if isinstance(axis, list) else None
         for value in values:
@@ -388,7 +390,7 @@ def _dataset(job: Job, names: tuple[str, ...], columns: Columns) -> Iterator[Pro
         yield Problem("dataset.format", 'a conversation has no completion; set dataset.format = "chat"')
     if settings.scores is not None:
         if settings.scores.at_least is None and settings.scores.best is None:
-            yield Problem("dataset.scores", "it changes nothing without at_least or best")
+            yield Problem("dataset.scores", "it has no effect without at_least or best")
         yield from _outside({"dataset.scores.best": settings.scores.best}, lambda value: value >= 1, "at least 1")
     yield from _preferences(job, names)
 
@@ -401,17 +403,19 @@ def _preferences(job: Job, names: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem(f"dataset.{key}", 'it is for pairs of answers; set dataset.format = "preference"')
         return
     if settings.chosen.keys() != settings.rejected.keys() or (settings.chosen and settings.chosen == settings.rejected):
-        yield Problem("dataset.rejected", "it must name the axes that dataset.chosen names, with other values")
+        yield Problem("dataset.rejected", "it must have the axes of dataset.chosen, with other values")
     prompt = _fields_named(job.prompt.sample) if job.prompt.sample else names
     if job.answer.each or job.answer.messages or any(name == ANSWER or field_of(name) for name in prompt):
-        yield Problem("dataset.format", "a pair is one prompt with two answers, and here the answer makes the prompt")
+        yield Problem(
+            "dataset.format", "a pair is one prompt with two answers, but here the prompt contains the answer"
+        )
     for name in settings.chosen:
         if name not in names:
             yield Problem(
                 f"dataset.chosen.{name}", f"not an axis; the axes are {', '.join(names)}", nearest(name, names)
             )
         elif name in prompt:
-            text = f"both answers of a pair need one prompt: write a prompt.sample that does not name {{{name}}}"
+            text = f"both answers of a pair need the same prompt: remove {{{name}}} from prompt.sample"
             yield Problem(f"dataset.chosen.{name}", text)
 
 
@@ -456,14 +460,14 @@ def _providers(job: Job, providers: Collection[str]) -> Iterator[Problem]:
     for key, name in (("generate.provider", job.generate.provider), ("finetune.provider", job.finetune.provider)):
         if name != "auto" and name not in providers:
             known = ", ".join(providers)
-            yield Problem(key, f"{name!r} is not a provider; they are auto, {known}", nearest(name, providers))
+            yield Problem(key, f"{name!r} is not a provider; possible: auto, {known}", nearest(name, providers))
 
 
 def _parameters(job: Job) -> Iterator[Problem]:
     for name, value in job.generate.parameters.items():
         if name in _OURS and not (name == "stream" and value is False):  # which is what is sent without it
-            yield Problem(f"generate.parameters.{name}", f"not a parameter of the job: {_OURS[name]}")
+            yield Problem(f"generate.parameters.{name}", f"this parameter cannot be set: {_OURS[name]}")
     if job.generate.max_tokens is not None:
         for name in ("max_tokens", "max_completion_tokens"):
             if name in job.generate.parameters:
-                yield Problem(f"generate.parameters.{name}", "generate.max_tokens says it already; keep one of them")
+                yield Problem(f"generate.parameters.{name}", "generate.max_tokens is set, too; keep one of them")

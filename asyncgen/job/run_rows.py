@@ -70,7 +70,7 @@ class RunRows:
         first = list(islice(self.found(), _LOOKED_AT))
         if not first:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
-            raise TableError(f"no settled row can be used yet{f' ({reasons})' if reasons else ''}")
+            raise TableError(f"no answer can be used yet{f' ({reasons})' if reasons else ''}")
         fields = dict.fromkeys(name for each in first for item in each.items for name in item.fields)
         source_variables = [name for name in first[0].record.variables if name not in {SOURCE, PROMPT, ANSWER}]
         self.variables: tuple[str, ...] = tuple(source_variables)
@@ -97,10 +97,10 @@ class RunRows:
             self.left_out["failed their checks"] += 1
             return ()
         if self._is_stale(record):
-            self.left_out["are no longer asked for"] += 1
+            self.left_out["no longer belong to the job"] += 1
             return ()
         read = self._answers.read(record.completion)
-        self.left_out["are not of the form that [answer] asks for"] += bool(read.failures)
+        self.left_out["do not have the form set under [answer]"] += bool(read.failures)
         return read.items
 
     def record_at(self, offset: int) -> Record:
@@ -130,10 +130,10 @@ class _RunTable:
                 digest.update("\0".join(row).encode())
         self._digest = digest.hexdigest()
         if incomplete:
-            run.left_out["lack a field that a prompt names"] = incomplete
+            run.left_out["lack a field that a prompt uses"] = incomplete
         run.left_out = +run.left_out
         if not self._offsets:
-            raise TableError("no settled row has everything that the prompts name")
+            raise TableError("no answer has all fields that the prompts use")
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -171,4 +171,4 @@ def _record(line: bytes, number: int | None) -> Record:
     try:
         return decode_record(line.removeprefix(b"\xef\xbb\xbf"))
     except NotJsonError:
-        raise TableError("no record of a run; `asyncgen repair` moves bad lines aside", number) from None
+        raise TableError("not a record; `asyncgen repair` moves damaged lines away", number) from None

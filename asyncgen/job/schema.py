@@ -80,7 +80,7 @@ def _table(struct: type[Any], raw: Any, key: str, problems: list[Problem]) -> An
 
 def _unknown(table: str, name: str, known: list[str]) -> Problem:
     near = nearest(name, known)
-    listed = f"; the keys here are {', '.join(known)}" if near is None or table in _LISTED else ""
+    listed = f"; possible: {', '.join(known)}" if near is None or table in _LISTED else ""
     return Problem(_join(table, name), f"unknown key{listed}", near)
 
 
@@ -132,9 +132,9 @@ def _check_any(raw: Any, key: str, problems: list[Problem]) -> None:
 
 def _check_number(raw: float, key: str, problems: list[Problem]) -> None:
     if isinstance(raw, int) and raw not in _64_BITS:
-        problems.append(Problem(key, "a whole number beyond 64 bits; write it as text, between quotes"))
+        problems.append(Problem(key, "an integer beyond 64 bits; write it as text, in quotes"))
     elif not math.isfinite(raw):
-        problems.append(Problem(key, f"{raw} is not a number that can be sent"))
+        problems.append(Problem(key, f"{raw} cannot be sent as a number"))
 
 
 def _fits(wanted: Any, raw: Any) -> bool:
@@ -229,7 +229,7 @@ def _axis(values: list[Any], key: str, problems: list[Problem]) -> list[Any]:
     if not values:
         problems.append(Problem(key, "an axis needs at least one value"))
     counts = Counter(cell_text(value, key) for value in valid)
-    problems += [Problem(key, f"{value!r} stands here twice") for value, count in counts.items() if count > 1]
+    problems += [Problem(key, f"{value!r} occurs twice") for value, count in counts.items() if count > 1]
     return valid
 
 
@@ -250,7 +250,7 @@ def _example(table: dict[str, Any], key: str, problems: list[Problem]) -> Exampl
     rest = {name: value for name, value in table.items() if name not in Prompt.__struct_fields__}
     completion, opening = rest.pop("completion", None), rest.pop("opening", None)
     if not isinstance(completion, str) or not completion.strip():
-        problems.append(Problem(f"{key}.completion", "missing: the answer that the example shows"))
+        problems.append(Problem(f"{key}.completion", "missing: the answer of the example"))
         return None
     if opening is not None and (not isinstance(opening, int) or isinstance(opening, bool)):
         problems.append(Problem(f"{key}.opening", f"expected the number of an opening, found {kind_of(opening)}"))

@@ -101,7 +101,7 @@ class Documents:
         try:
             found = sorted(glob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute ones
         except (ValueError, re.error):
-            raise TableError("no pattern of file names") from None
+            raise TableError("not a file name pattern") from None
         self._files = [name for name in found if (folder / name).is_file()]
         if not self._files:
             raise TableError("no file matches it")
@@ -110,7 +110,7 @@ class Documents:
         for number in range(len(self._files)):
             self._ends.append((self._ends[-1] if self._ends else 0) + len(self._parts(number)))
         if not len(self):
-            raise TableError("the files that match it hold no text")
+            raise TableError("the files that match it have no text")
 
     def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - all are there, always
         return self
@@ -285,7 +285,7 @@ class Sources:
         if suffix in TABLE_ENDINGS or values.column is not None:
             found = _column(open_table(path), values)
         elif suffix in _NOT_LINES:
-            raise TableError(f"neither lines of text nor a table that ends in {', '.join(TABLE_ENDINGS)}")
+            raise TableError(f"neither a text file nor a table ({', '.join(TABLE_ENDINGS)})")
         else:
             found = (line for _, line in text_lines(path))
         return list(dict.fromkeys(value.strip() for value in found if value.strip()))
@@ -297,7 +297,7 @@ class Sources:
                     None
                 )
             if made_up := source.file.simulated:
-                words = f"{counted(made_up, 'row')} of {source.name} were made up by a simulation: this is a rehearsal"
+                words = f"{counted(made_up, 'row')} of {source.name} are simulated"
                 self.remarks[f"{source.key}: {words}"] = None
         elif "" in source.columns:
             self.remarks[f"{source.key}: a column of {source.name} has no name and is left out"] = None
@@ -316,7 +316,7 @@ class _NoColumn(Exception):  # noqa: N818 - caught where it is raised; no error 
 def _column(table: TableFile, values: ValuesFile) -> Iterator[str]:
     names = [name for name in table.columns if name]
     if values.column is None:
-        raise _NoColumn(f"name a column of {values.file}: {', '.join(names)}")
+        raise _NoColumn(f"set a column of {values.file}: {', '.join(names)}")
     if values.column not in names:
         text = f"{values.file} has no column {values.column!r}; it has {', '.join(names)}"
         raise _NoColumn(text, nearest(values.column, names))
@@ -327,7 +327,7 @@ def _column(table: TableFile, values: ValuesFile) -> Iterator[str]:
 def _refuse_duplicates(columns: Iterable[str], named: Collection[str]) -> None:
     duplicates = [name for name, count in Counter(columns).items() if count > 1 and name in named]
     if duplicates:
-        raise TableError(f"column {duplicates[0]!r} stands twice", 1)
+        raise TableError(f"column {duplicates[0]!r} occurs twice", 1)
 
 
 def _named_source(rows: Rows) -> tuple[str, str] | None:
@@ -370,7 +370,7 @@ class _ChatTable:
         for place, row in enumerate(table, 1):
             if self._turns(row) is None:
                 raise TableError(
-                    f"column {column!r} holds no chat turns, expected a list of {{role, content}}", row=place
+                    f"column {column!r} has no chat messages, expected a list of {{role, content}}", row=place
                 )
 
     def __len__(self) -> int:

@@ -184,7 +184,7 @@ class _CsvFile:
             following = next(lines.source, None)
             self._start = (begins[0] if following else _size(handle), following[0] if following else 2)
         if not self.columns:
-            raise TableError("empty, expected a line that names the columns", 1)
+            raise TableError("empty, expected a line with the column names", 1)
 
     def table(self, columns: Sequence[str], needed: Collection[str], *, blanks: bool = False) -> Table:  # noqa: ARG002 - no cell of a CSV row is missing
         places = [self.columns.index(name) for name in columns]
@@ -195,7 +195,7 @@ class _CsvFile:
         width = len(self.columns)
         for row in _csv_cells(source, self._delimiter):
             if len(row) != width:
-                help_text = "; a cell that holds the delimiter needs double quotes around it"
+                help_text = "; a cell with the delimiter needs double quotes"
                 raise TableError(f"{len(row)} cells, expected {width}{help_text * (len(row) > width)}", source.number)
             yield tuple([row[place] for place in places])
 
@@ -318,7 +318,7 @@ class ParquetFile:
             self._file = pq.ParquetFile(path)
             schema = self._file.schema_arrow
         except (pa.ArrowException, ValueError, TypeError, NotImplementedError) as error:
-            raise TableError("not a Parquet file, or a damaged one") from error
+            raise TableError("not a Parquet file, or it is damaged") from error
         self.path = path
         self.columns: tuple[str, ...] = tuple(schema.names)
         self.nested = frozenset(field.name for field in schema if pa.types.is_nested(field.type))
@@ -392,7 +392,7 @@ class _reading_parquet:  # noqa: N801 - reads as a phrase
         import pyarrow as pa  # noqa: PLC0415 - an optional extra
 
         if isinstance(error, pa.ArrowException | OSError | NotImplementedError):
-            raise TableError("its rows cannot be read: the file is damaged, or in a form that pyarrow does not know")
+            raise TableError("its rows cannot be read: the file is damaged, or pyarrow does not support its format")
 
 
 def _texts(column: Any, name: str, first: int, text: partial[str]) -> list[str]:
@@ -437,4 +437,4 @@ def _values(column: Any, name: str) -> list[Any]:
             column = column.cast(pa.int64())
         return list(column.to_pylist())
     except (pa.ArrowException, ValueError, TypeError, OverflowError, NotImplementedError, ImportError) as error:
-        raise TableError(f"column {name!r}: values of the type {kind} cannot be read") from error
+        raise TableError(f"column {name!r}: values of the type {kind} are not supported") from error

@@ -114,13 +114,13 @@ def _by_address(
     places = {host_and_port(address) for address in addresses}
     for profile in profiles.values():
         if places <= _own_places(profile, environment):
-            return ProviderChoice(profile, "--base-url is an address of theirs")
+            return ProviderChoice(profile, "--base-url is an address of this provider")
     if in_job is not None and in_job.base_url is None:
         return ProviderChoice(in_job, "named in the job file, at --base-url")
     if in_job is None or in_job.name == CUSTOM:
-        return ProviderChoice(profiles[CUSTOM], "--base-url, and no provider was named")
+        return ProviderChoice(profiles[CUSTOM], "--base-url is set, and no provider")
     name = in_job.name
-    why = f"no address of {name}, which the job names; --provider {name} adds its key, prices, [on.{name}]"
+    why = f"not an address of the job's provider {name}; --provider {name} uses its key, prices and [on.{name}]"
     return ProviderChoice(profiles[CUSTOM], why)
 
 
@@ -173,10 +173,10 @@ def choose_tuning(
         return _that_tunes(ProviderChoice(named_profile(named_in_job, profiles), "named in the job file"), profiles)
     finetuning = generation.profile.finetuning
     if finetuning is None:
-        return ProviderChoice(profiles[LOCAL], f"{generation.profile.name} does not tune models")
+        return ProviderChoice(profiles[LOCAL], f"{generation.profile.name} has no fine-tuning")
     if not finetuning.new_customers:
-        return ProviderChoice(profiles[LOCAL], f"{generation.profile.name} does not tune for new customers")
-    return ProviderChoice(generation.profile, "it answers, and it tunes")
+        return ProviderChoice(profiles[LOCAL], f"{generation.profile.name} has no fine-tuning for new customers")
+    return ProviderChoice(generation.profile, "the provider of the answers")
 
 
 def choose_tuner(
@@ -199,13 +199,13 @@ def choose_tuner(
     choice = choose_generation(where, AUTO, environment, profiles)
     if where.provider or choice.profile.finetuning is not None:
         return _that_tunes(choice, profiles)
-    return ProviderChoice(profiles[LOCAL], f"{choice.profile.name} does not tune models")
+    return ProviderChoice(profiles[LOCAL], f"{choice.profile.name} has no fine-tuning")
 
 
 def _that_tunes(choice: ProviderChoice, profiles: Mapping[str, Profile]) -> ProviderChoice:
     if choice.profile.finetuning is None:
         able = ", ".join(name for name, profile in profiles.items() if profile.finetuning)
-        raise UsageError(f"{choice.profile.name} does not tune models", help_text=f"these do: {able}")
+        raise UsageError(f"{choice.profile.name} has no fine-tuning", help_text=f"providers with fine-tuning: {able}")
     return choice
 
 
@@ -242,7 +242,7 @@ def named_profile(name: str, profiles: Mapping[str, Profile] | None = None) -> P
         near = nearest(name, profiles)
         raise UsageError(
             f"there is no provider {name!r}" + (f" (did you mean {near!r}?)" if near else ""),
-            help_text=f"they are {', '.join(profiles)}; any other one: --base-url URL",
+            help_text=f"providers: {', '.join(profiles)}; for any other one, use --base-url URL",
         )
     return profiles[name]
 
@@ -303,7 +303,7 @@ def addressed_endpoint(
     found = _addresses(profile, where, environment)
     if not found:
         named = f", or set {profile.base_url_variable}" if profile.base_url_variable else ""
-        raise UsageError(f"{profile.name} needs an address", help_text=f"give it with --base-url{named}")
+        raise UsageError(f"{profile.name} needs an address", help_text=f"set it with --base-url{named}")
     addresses = list(dict.fromkeys(address.base_url for address in found))
     key = _key(profile, where, addresses, environment)
     if key is not None:
@@ -348,7 +348,7 @@ def _headers_of_openai(profile: Profile, addresses: Sequence[str], environment: 
     for name, value in headers.items():
         if fault := header_fault(name, value):
             variable = named.get(name, "OPENAI_CUSTOM_HEADERS")
-            raise UsageError(f"{variable} cannot be sent", cause=fault, help_text=f"unset {variable}, or correct it")
+            raise UsageError(f"{variable} cannot be used", cause=fault, help_text=f"unset {variable}, or correct it")
     return headers
 
 
@@ -369,8 +369,8 @@ def requested_model(profile: Profile, named: str | None, environment: Mapping[st
     model = named or own_local_model(profile, environment) or profile.default_model
     if model is None:
         raise UsageError(
-            f"no model was named, and {profile.name} has no default",
-            help_text="name one with --model, or as `model` under [generate] in the job file",
+            f"no model is set, and {profile.name} has no default",
+            help_text="set one with --model, or with `model` under [generate] in the job file",
         )
     return model
 

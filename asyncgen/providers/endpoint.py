@@ -214,7 +214,10 @@ def read_address(text: str, given_by: str = "--base-url") -> Address:
     else:
         endpoint, shorter = path, ""
     if endpoint:
-        remarks.append(f"{endpoint} was taken off the address: --base-url ends before the endpoint, mostly in /v1")
+        remarks.append(
+            f"removed {endpoint} from the address: --base-url is the address without the endpoint, "
+            "usually ending in /v1"
+        )
         path = shorter
     if (parts.hostname or "").endswith(_AZURE_HOSTS) and not path.endswith("/openai/v1"):
         remarks += [f"addresses at Azure end in /openai/v1, not in {path}"] if path else []
@@ -228,7 +231,7 @@ def _split(text: str, given_by: str) -> SplitResult:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         # Without the @, a password is where the port should be.
-        raise _no_address("", given_by, "its host or its port cannot be") from None
+        raise _no_address("", given_by, "its host or port is not valid") from None
     if parts.scheme not in _DEFAULT_PORTS:
         if _looks_bare(text):
             raise _no_address(text, given_by, "it has no http:// or https://", f"http://{text} or https://{text}")
@@ -248,14 +251,14 @@ def _refuse_secrets(parts: SplitResult) -> None:
     if parts.query and not parts.username and not parts.password:
         is_version = parts.query.lower().startswith("api-version=")
         raise UsageError(
-            f"the address of {host} must have no query",
+            f"the address of {host} must not have a query",
             help_text="leave the query out: https://NAME.openai.azure.com/openai/v1 needs none"
             if is_version
-            else "leave out what follows the question mark; a key belongs in the provider's environment variable",
+            else "remove the part after the question mark; a key belongs in the provider's environment variable",
         )
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise UsageError(
-            f"the address of {host} must have no user name, password, query or fragment",
+            f"the address of {host} must not have a user name, password, query or fragment",
             help_text="a key belongs in the provider's environment variable or in --api-key-file",
         )
 
@@ -265,7 +268,7 @@ def _no_address(text: str, given_by: str, cause: str | None = None, suggestion: 
     return UsageError(
         f"{given_by}: {_shown(text)} is not an address of an API",
         cause=cause,
-        help_text=f"give it in full, such as {meant}",
+        help_text=f"use the full address, such as {meant}",
     )
 
 
@@ -292,20 +295,20 @@ def near_address(base_url: str) -> str | None:
         A suggestion for the user; None without a good guess.
     """
     if not re.search(r"/v\d", base_url):  # as in nearly all API addresses
-        return f"--base-url {base_url}/v1 may be meant"
+        return f"did you mean --base-url {base_url}/v1?"
     if _ENDPOINTS.search(base_url):
-        return f"--base-url {_ENDPOINTS.sub('', base_url)} may be meant"
+        return f"did you mean --base-url {_ENDPOINTS.sub('', base_url)}?"
     return None
 
 
 def header_fault(name: str, value: str) -> str | None:
     """Why a header given by the user cannot be sent; None if it can."""
     if name.lower() == "authorization":
-        return "the key goes there: it belongs in the provider's variable or in --api-key-file"
+        return "this header is for the key, which belongs in the provider's environment variable or in --api-key-file"
     if name.lower() in _HEADERS_OF_THE_BODY or not _HEADER_NAME.fullmatch(name):
-        return "no header that can be set"
+        return "this header cannot be set"
     if not all(character == "\t" or " " <= character <= "~" for character in value):
-        return "its value holds a character that no header can carry"
+        return "its value contains a character that is not allowed in headers"
     return None
 
 
@@ -328,10 +331,10 @@ def refuse_clear_key(base_url: str, profile: Profile) -> None:
     host, port = host_and_port(base_url)
     key = profile.key_variable or "the key"
     raise UsageError(
-        f"http://{urlsplit(base_url).netloc} would carry {key} unencrypted",
+        f"http://{urlsplit(base_url).netloc} would send {key} unencrypted",
         help_text=f"use https; or a tunnel, ssh -L 8000:localhost:{port} {host}, with --base-url "
-        f"http://127.0.0.1:8000/v1; or unset {key} where the server needs none; or write allow_http = true for it "
-        "in providers.toml",
+        f"http://127.0.0.1:8000/v1; or unset {key} if the server needs no key; or set allow_http = true for it in "
+        "providers.toml",
     )
 
 
@@ -371,7 +374,7 @@ def key_from_file(path: Path) -> Secret:
     Raises:
         AuthError: the file cannot be read, or does not contain a key.
     """
-    help_text = "a key file holds the key alone, on one line"
+    help_text = "a key file contains only the key, on one line"
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -380,13 +383,13 @@ def key_from_file(path: Path) -> Secret:
         cause = None if isinstance(error, FileNotFoundError) else error.strerror
         raise AuthError(what, cause=cause, help_text=help_text, code="no_key") from error
     if content.startswith(_UTF16):
-        raise _no_key(str(path), "does not hold a key: it is UTF-16", "save it as UTF-8")
+        raise _no_key(str(path), "does not contain a key: it is UTF-16", "save it as UTF-8")
     try:
         value = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         value = ""
     if not value or len(content) > _MOST_BYTES:
-        raise AuthError(f"{path} does not hold a key", help_text=help_text, code="no_key")
+        raise AuthError(f"{path} does not contain a key", help_text=help_text, code="no_key")
     return checked_key(value, str(path))
 
 
@@ -404,7 +407,7 @@ def key_file_warning(path: Path) -> str | None:
     """
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"warning: others on this machine can read {path}; `chmod 600 {path}`"
+        return f"warning: other users of this machine can read {path}; run `chmod 600 {path}`"
     return None
 
 
@@ -423,15 +426,15 @@ def checked_key(value: str, source: str) -> Secret:
     """
     value = value.removeprefix("\ufeff")
     if value[:1] in _QUOTES or value[-1:] in _QUOTES:
-        raise _no_key(source, "holds quotation marks around the key", "leave them out")
+        raise _no_key(source, "has quotation marks around the key", "remove them")
     if _NAMED.match(value):
-        raise _no_key(source, "holds NAME= before the key", "leave the key alone there")
+        raise _no_key(source, "has NAME= before the key", "leave only the key there")
     if value.lower().startswith("bearer "):
-        raise _no_key(source, "holds the word Bearer before the key", "leave the key alone there")
+        raise _no_key(source, "has the word Bearer before the key", "leave only the key there")
     for place, character in enumerate(value, 1):
         if not "!" <= character <= "~":
             name = f"'{character}'" if character.isprintable() and character != " " else _name_of(character)
-            raise _no_key(source, f"holds a character that no key has: {name} at place {place}", "copy the key again")
+            raise _no_key(source, f"has a character that no key has: {name} at position {place}", "copy the key again")
     return Secret(value, source)
 
 
@@ -458,8 +461,8 @@ def missing_key(profile: Profile, environment: Mapping[str, str] = os.environ) -
     near = nearly_named(profile, environment)
     hint = f"{near} is set: did you mean it? export {variable}=${near}" if near else f"export {variable}=..."
     return AuthError(
-        f"there is no key for {profile.name}: {variable} is not set",
-        help_text=f"{hint}, or name a file with --api-key-file",
+        f"there is no API key for {profile.name}: {variable} is not set",
+        help_text=f"{hint}, or use a file with --api-key-file",
         code="no_key",
     )
 

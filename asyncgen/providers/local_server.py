@@ -155,12 +155,12 @@ class _Start:
             return None  # a killed server leaves its address behind
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise AsyncgenError(
-                f"the local server that runs (pid {info.pid}) wants a key",
-                help_text=f"--base-url {info.base_url} --model {info.model} --api-key-file FILE, or end that server",
+                f"the running local server (pid {info.pid}) requires a key",
+                help_text=f"--base-url {info.base_url} --model {info.model} --api-key-file FILE, or stop that server",
                 code="local_server",
             )
         if info.engine == _SIMULATED:
-            self._say("warning: the local server that runs is a simulation: its answers and trainings are made up")
+            self._say("warning: the running local server is a simulation: its answers and trainings are made up")
         return (info.base_url, response) if response.status == HTTPStatus.OK else None
 
     async def _check_leaving(self, session: aiohttp.ClientSession, info: ServerInfo, root: str) -> None:
@@ -178,13 +178,13 @@ class _Start:
             return
         wanted = wanted_model_path() or "the small model"
         raise AsyncgenError(
-            f"the local server that runs (pid {info.pid}) serves {info.model_path or 'the small model'}",
-            cause=f"{wanted} is wanted: ASYNCGEN_MODEL_PATH says so"
+            f"the running local server (pid {info.pid}) serves {info.model_path or 'the small model'}",
+            cause=f"ASYNCGEN_MODEL_PATH asks for {wanted}"
             if wanted_model_path()
-            else "the small model is wanted: ASYNCGEN_MODEL_PATH is not set",
-            help_text=f"ASYNCGEN_MODEL_PATH={info.model_path} uses that one; `kill {info.pid}` ends it"
+            else "the small model is needed: ASYNCGEN_MODEL_PATH is not set",
+            help_text=f"set ASYNCGEN_MODEL_PATH={info.model_path} to use it, or stop it with `kill {info.pid}`"
             if info.model_path
-            else f"unset ASYNCGEN_MODEL_PATH to use that one; `kill {info.pid}` ends it",
+            else f"unset ASYNCGEN_MODEL_PATH to use it, or stop it with `kill {info.pid}`",
             code="local_server",
         )
 
@@ -217,7 +217,7 @@ class _Start:
             raise DiskError(
                 f"the data folder {self._folder} cannot be used",
                 cause=error.strerror,
-                help_text="set XDG_DATA_HOME to a folder that can be written",
+                help_text="set XDG_DATA_HOME to a writable folder",
             ) from error
 
     def _tell(self) -> None:
@@ -240,6 +240,6 @@ def _not_started(last_words: str, code: int) -> AsyncgenError:
     return AsyncgenError(
         "the local server did not start" + (f": {found['error']}" if "error" in found else f" (exit {code})"),
         cause=found.get("cause") or (None if "error" in found else last_words or None),
-        help_text=helps[-1] if helps else "asyncgen serve   (shows what it says)",
+        help_text=helps[-1] if helps else "asyncgen serve   (shows its output)",
         code="local_server",
     )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 CERTIFICATES_HELP = (
-    "check this machine's clock, and whether a proxy on the way changes certificates; SSL_CERT_FILE=... names an "
-    "authority of your own"
+    "check this machine's clock, and whether a proxy replaces certificates; SSL_CERT_FILE=... sets your own "
+    "certificate authority"
 )
 _SCHEMES = ("http", "https")
 # OpenSSL's reasons for bytes that are not TLS.
@@ -108,11 +108,9 @@ def _checked_proxy(value: str, variable: str) -> str:
     if urlsplit(url).scheme.lower() not in _SCHEMES or not host:
         kind = url.partition("://")[0]
         raise UsageError(
-            f"{variable} names a proxy that cannot be used",
-            cause=f"{kind}:// is not a scheme of a proxy here"
-            if kind not in _SCHEMES
-            else "it has no host, or no port",
-            help_text=f"set it to http://HOST:PORT, or take it out: unset {variable}",
+            f"the proxy in {variable} cannot be used",
+            cause=f"{kind}:// proxies are not supported" if kind not in _SCHEMES else "it has no host, or no port",
+            help_text=f"set it to http://HOST:PORT, or remove it: unset {variable}",
         )
     return url
 
@@ -156,15 +154,15 @@ def trusted_certificates(environment: Mapping[str, str] = os.environ) -> ssl.SSL
         if file is not None:
             context.load_verify_locations(file)
     except (ssl.SSLError, OSError) as error:
-        raise _no_certificates("SSL_CERT_FILE", f"{file} holds no certificates that can be read") from error
+        raise _no_certificates("SSL_CERT_FILE", f"{file} has no valid certificates") from error
     return context
 
 
 def _no_certificates(variable: str, cause: str) -> UsageError:
     return UsageError(
-        f"{variable} names no certificates",
+        f"there are no certificates at {variable}",
         cause=cause,
-        help_text=f"set it to a file of authorities in PEM form, or take it out: unset {variable}",
+        help_text=f"set it to a file with authorities in PEM format, or remove it: unset {variable}",
     )
 
 

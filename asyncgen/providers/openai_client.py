@@ -336,7 +336,7 @@ def answered_id(answer: object, what: str, secret: Secret | None = None) -> str:
     raise AsyncgenError(
         f"the server's answer is not {what}",
         cause=one_line(redacted(str(answer), secret), _MESSAGE_WIDTH),
-        help_text="check the address (--base-url): does this server have that API?",
+        help_text="check the address (--base-url): and whether this server has this API",
         code="bad_answer",
     )
 
@@ -403,13 +403,13 @@ def _secret_sent(error: openai.APIError | httpx2.TransportError) -> Secret | Non
 def _silence(error: Exception) -> tuple[str, str]:
     """Why there is no answer, and what to do."""
     if speaks_no_tls(error):
-        return "the server speaks http, not https", "give the address with http://"
+        return "the server speaks http, not https", "use the address with http://"
     if _is_refused(error):
         return unreachable_words(error), "start the server, or check the address"
     root = error.__cause__ or error
     if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
         return f"no trusted connection: {certificate_words(error)}", CERTIFICATES_HELP
-    return unreachable_words(error), "check the network, the address and a proxy; `asyncgen doctor` looks at them"
+    return unreachable_words(error), "check the network, the address and the proxy; `asyncgen doctor` tests them"
 
 
 def _words(error: openai.APIStatusError) -> ServerWords:
@@ -430,7 +430,7 @@ def _status(error: openai.APIStatusError, words: ServerWords) -> int:
 
 def _message(error: openai.APIStatusError, words: ServerWords) -> str:
     if target := error.response.headers.get("Location"):
-        return f"the address sends on to {shown_target(target)}; give that one to --base-url"
+        return f"the address redirects to {shown_target(target)}; use that address with --base-url"
     return words.message
 
 
@@ -441,11 +441,11 @@ def _remedy(error: openai.APIStatusError, words: ServerWords) -> tuple[type[Asyn
         case 401:
             return AuthError, "check the key in the provider's environment variable"
         case 403:
-            return AuthError, "the key is valid, but may not do this: check its permissions at the provider"
+            return AuthError, "the key is valid, but lacks a permission: check its permissions at the provider"
         case 404:
             has_version = re.search(r"/v\d", str(error.request.url))
-            hint = "" if has_version else ": it should end in /v1, as nearly all do"
-            return AsyncgenError, f"check the id and the address{hint}; does this provider have that API?"
+            hint = "" if has_version else ": it should end in /v1, like almost all addresses"
+            return AsyncgenError, f"check the ID and the address{hint}, and whether this provider has this API"
         case status if status == 429 or status >= 500:  # noqa: PLR2004 - the server's side, or too fast
             return AsyncgenError, "run the same command again in a few minutes"
         case _:

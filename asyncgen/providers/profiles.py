@@ -199,8 +199,8 @@ _PROFILES = (
             max_sample_tokens=65_536,
             gives_weights=False,
         ),
-        notes="Tunes only for organizations that used a tuned model in the 60 days before 2 July 2026; "
-        "tuned GPT-4.x models end on 14 January 2027.",
+        notes="Fine-tuning only for organizations that used a tuned model in the 60 days before 2 July 2026; tuned "
+        "GPT-4.x models end on 14 January 2027.",
     ),
     Profile(
         name="azure",
@@ -220,11 +220,11 @@ _PROFILES = (
             suffix_pattern=r"[^.]{1,64}",
             suffix_rule="1 to 64 characters without a dot",
             next_step="deploy {model} in the Foundry portal, or with `az cognitiveservices account deployment "
-            "create`; the deployment's name is then the model to ask (hosting is billed by the hour, and idle "
+            "create`; then use the deployment's name as the model (hosting is billed by the hour, and idle "
             "deployments are deleted after 15 days)",
         ),
-        notes="The model to ask is the name of a deployment. trainingType (Standard, GlobalStandard, "
-        "developerTier) stands among the hyperparameters.",
+        notes="The model is the name of a deployment. trainingType (Standard, GlobalStandard, developerTier) is a "
+        "hyperparameter.",
     ),
     Profile(
         name="nebius",
@@ -259,8 +259,8 @@ _PROFILES = (
             max_bytes=5 * 1024 * _MEGABYTE,
             max_sample_tokens=8192,  # the default of the hyperparameter context_length
             next_step="register a checkpoint of {job} as a model (POST https://api.tokenfactory.nebius.com/v0/models "
-            'with {{"source": "{job}:CHECKPOINT", "base_model": ..., "name": ...}}); it then answers under the name '
-            "that the registration gives",
+            'with {{"source": "{job}:CHECKPOINT", "base_model": ..., "name": ...}}); then use the name from '
+            "the registration as the model",
         ),
         notes="Serves adapters of Llama-3.1-8B-Instruct and Llama-3.3-70B-Instruct at the base model's price.",
     ),
@@ -274,10 +274,10 @@ _PROFILES = (
             methods=("supervised",),
             metadata=False,
             max_bytes=3 * 1024 * _MEGABYTE,
-            next_step="serve the adapter that {job} made: as a self-serve deployment in the console, or download its "
-            "files and load them into a server of your own",
+            next_step="serve the adapter of {job}: as a self-serve deployment in the console, or on your own server "
+            "with its downloaded files",
         ),
-        notes="Tunes LoRA adapters of open-weight models.",
+        notes="Fine-tunes LoRA adapters of open-weight models.",
     ),
     Profile(
         name="together",
@@ -319,7 +319,7 @@ _PROFILES = (
             next_step="start a dedicated endpoint for {model} (https://api.together.ai/endpoints); it is billed by "
             "the minute until it is stopped",
         ),
-        notes="Tuned models answer on a dedicated endpoint, billed by the minute.",
+        notes="Tuned models need a dedicated endpoint, billed by the minute.",
     ),
     Profile(
         name="custom",
@@ -334,7 +334,7 @@ _PROFILES = (
             metadata=False,
             min_samples=1,
         ),
-        notes="Any OpenAI-compatible server: give its address with --base-url or ASYNCGEN_BASE_URL, up to its /v1.",
+        notes="Any OpenAI-compatible server: set its address, up to /v1, with --base-url or ASYNCGEN_BASE_URL.",
     ),
     Profile(
         name=LOCAL,
@@ -353,7 +353,7 @@ _PROFILES = (
             max_sample_tokens=1024,  # in the model's own tokens; fewer if its context is shorter
             free=True,
         ),
-        notes="Needs no key and costs nothing; started when it is needed.",
+        notes="Needs no key and is free; starts on demand.",
     ),
     # The following are chosen by name only. None has a default model: model names change within weeks, and
     # `asyncgen doctor` lists those of an address.
@@ -366,7 +366,7 @@ _PROFILES = (
         key_variable="OPENROUTER_API_KEY",
         base_url_variable="OPENROUTER_BASE_URL",
         by_name_only=True,
-        notes="Tells the cost of every answer. Its list of models is public.",
+        notes="Reports the cost of every answer. Its list of models is public.",
     ),
     # console.groq.com/docs: rate-limits (x-ratelimit-limit-requests is a day's, -tokens a minute's), openai.
     Profile(
@@ -378,7 +378,7 @@ _PROFILES = (
         max_tokens_name="max_completion_tokens",
         token_limit_header="x-ratelimit-limit-tokens",  # noqa: S106 - a header's name
         by_name_only=True,
-        notes="The limit of requests in its headers is a day's; that of tokens is a minute's.",
+        notes="The request limit in its headers is per day; the token limit is per minute.",
     ),
     # api-docs.deepseek.com: quick_start/rate_limit (blank lines while it waits, for up to 30 minutes; no limits in
     # headers), guides/reasoning_model (`reasoning_content`), guides/kv_cache (`prompt_cache_hit_tokens`).
@@ -389,7 +389,7 @@ _PROFILES = (
         key_variable="DEEPSEEK_API_KEY",
         base_url_variable="DEEPSEEK_BASE_URL",
         by_name_only=True,
-        notes="An answer may be waited for up to 30 minutes when it is busy. Thinking models ignore temperature.",
+        notes="When it is busy, an answer can take up to 30 minutes. Thinking models ignore temperature.",
     ),
     # docs.mistral.ai/api (max_tokens alone, random_seed; an unknown parameter is a 422). The names of the headers are
     # from users' reports, not from the documentation.
@@ -402,7 +402,7 @@ _PROFILES = (
         request_limit_header="x-ratelimit-limit-req-minute",
         token_limit_header="x-ratelimit-limit-tokens-minute",  # noqa: S106 - a header's name
         by_name_only=True,
-        notes="Refuses parameters that it does not know; its seed is called random_seed.",
+        notes="Refuses unknown parameters; its seed is called random_seed.",
     ),
     # ai.google.dev/gemini-api/docs: openai, rate-limits (no headers; the wait stands in the error's details).
     Profile(
@@ -413,7 +413,7 @@ _PROFILES = (
         base_url_variable="GEMINI_BASE_URL",
         max_tokens_name="max_completion_tokens",
         by_name_only=True,
-        notes="The free tier has a limit of the day, after which a run stops.",
+        notes="The free tier has a daily limit, after which a run stops.",
     ),
     # platform.claude.com/docs: api/openai-sdk (what is ignored), api/rate-limits (anthropic-ratelimit-requests-limit, a
     # minute's; tokens of input and output have limits of their own, which one bound of both cannot keep).
@@ -425,7 +425,7 @@ _PROFILES = (
         base_url_variable="ANTHROPIC_BASE_URL",
         request_limit_header="anthropic-ratelimit-requests-limit",
         by_name_only=True,
-        notes="Its OpenAI-compatible API is meant for trying: response_format, seed and logprobs are ignored, thinking "
+        notes="Its OpenAI-compatible API is for testing: response_format, seed and logprobs are ignored, thinking "
         "is not shown, and a temperature above 1 counts as 1.",
     ),
     # docs.fireworks.ai: tools-sdks/openai-compatibility; serverless/rate-limits (limits of input and of output tokens
@@ -466,8 +466,8 @@ _PROFILES = (
             next_step="start a deployment for it (firectl deployment create {model}); it is billed by the second "
             "until it is deleted",
         ),
-        notes="A model is named in full: accounts/fireworks/models/NAME. Tuned models answer on a dedicated "
-        "deployment, billed by the second.",
+        notes="Model names are complete: accounts/fireworks/models/NAME. Tuned models need a dedicated deployment, "
+        "billed by the second.",
     ),
     # inference-docs.cerebras.ai/support/rate-limits (max_completion_tokens is reserved before the request is done;
     # tokens a minute and requests a day in headers).
@@ -480,7 +480,7 @@ _PROFILES = (
         max_tokens_name="max_completion_tokens",
         token_limit_header="x-ratelimit-limit-tokens-minute",  # noqa: S106 - a header's name
         by_name_only=True,
-        notes="Counts max_tokens against the limit before it answers: set one that is not much too large.",
+        notes="Counts max_tokens against the rate limit in advance: do not set it too high.",
     ),
     # docs.x.ai/docs: api-reference, guides/reasoning (no stop and no penalties). Its limit headers were not verified.
     Profile(
@@ -491,7 +491,7 @@ _PROFILES = (
         base_url_variable="XAI_BASE_URL",
         max_tokens_name="max_completion_tokens",
         by_name_only=True,
-        notes="Its reasoning models refuse stop and the penalties.",
+        notes="Its reasoning models refuse stop and penalty parameters.",
     ),
     # docs.ollama.com: api/openai-compatibility, faq (OLLAMA_NUM_PARALLEL).
     Profile(
@@ -503,7 +503,7 @@ _PROFILES = (
         base_url_variable="OLLAMA_BASE_URL",
         concurrency=4,
         by_name_only=True,
-        notes="Answers as many requests at once as OLLAMA_NUM_PARALLEL says; give --concurrency the same number.",
+        notes="Answers OLLAMA_NUM_PARALLEL requests at once; set --concurrency to the same number.",
     ),
     # docs.vllm.ai: serving/openai_compatible_server (--api-key; continue_final_message with add_generation_prompt =
     # false continues an answer), features/reasoning_outputs.
@@ -552,7 +552,7 @@ _PROFILES = (
         base_url_variable="LITELLM_BASE_URL",
         batch=True,
         by_name_only=True,
-        notes="Passes requests on to the servers of its configuration, under the names given there.",
+        notes="Forwards requests to the servers in its configuration; use the model names from there.",
     ),
 )
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in _PROFILES}

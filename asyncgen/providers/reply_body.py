@@ -102,10 +102,12 @@ def _parsed(text: str) -> Any:
         value, end = _decoder.raw_decode(text)
         rest = text[end:].strip()
         if rest and rest.removeprefix("data:").strip() != _DONE:
-            raise UnreadableBodyError(f"something follows the JSON at character {end}")
+            raise UnreadableBodyError(f"there is text after the JSON at character {end}")
         return _mended(value)
     except json.JSONDecodeError as error:
-        raise UnreadableBodyError(f"it stops being JSON at character {error.pos}" if text else "it is empty") from error
+        raise UnreadableBodyError(
+            f"it is not valid JSON at character {error.pos}" if text else "it is empty"
+        ) from error
     except RecursionError as error:
         raise UnreadableBodyError("it is nested too deeply") from error
 

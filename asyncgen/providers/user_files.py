@@ -152,9 +152,11 @@ class _File:
     def tables(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, table in self._document.items():
             if not isinstance(table, dict):
-                self._wrong(name, "expected a table: a provider's settings stand under [NAME]")
+                self._wrong(name, "expected a table: the settings of a provider belong under [NAME]")
             elif name in _RESERVED or not _NAME.fullmatch(name):
-                self._wrong(name, "no name for a provider: lower-case letters, digits, - and _; neither auto nor local")
+                self._wrong(
+                    name, "not a valid provider name: use lower-case letters, digits, - and _, but not auto or local"
+                )
             else:
                 yield name, table
 
@@ -177,7 +179,7 @@ class _File:
                 self._wrong(f"{name}.{key}", str(said))
         rates = self._price(name, table["price"]) if "price" in table else None
         if known is None and not fields.get("base_url") and len(self._problems) == count:
-            self._wrong(name, "base_url is missing: the address of the server, up to its /v1")
+            self._wrong(name, "base_url is missing: the address of the server, up to /v1")
         if len(self._problems) > count:
             return None, None
         base = known or Profile(name=name, title=name, base_url=None, key_variable=None, by_name_only=True)
@@ -193,7 +195,7 @@ class _File:
             hosts = {host_and_port(each) for each in owner.addresses if not is_loopback(each)}
             strange = [each for each in profile.addresses if host_and_port(each) not in hosts]
             if (hosts and strange) or (not hosts and profile.name != owner.name):
-                text = f"{owner.key_variable} belongs to {owner.name}; name another variable for {strange[0]}"
+                text = f"{owner.key_variable} belongs to {owner.name}; use another variable for {strange[0]}"
                 self._wrong(f"{profile.name}.key_variable", text)
 
     def _price(self, name: str, value: Any) -> TokenRates | None:
@@ -203,7 +205,7 @@ class _File:
             return None
         names = ("input", "output", "cached", "reasoning")
         for key in value.keys() - set(names):
-            self._wrong(f"{place}.{key}", "unknown key; they are " + ", ".join(names), nearest(key, names))
+            self._wrong(f"{place}.{key}", "unknown key; possible: " + ", ".join(names), nearest(key, names))
         rates = {key: value[key] for key in names if key in value}
         for key, usd in rates.items():
             if isinstance(usd, bool) or not isinstance(usd, int | float) or not (math.isfinite(usd) and usd >= 0):
@@ -216,10 +218,13 @@ class _File:
 
     def _unknown(self, name: str, key: str) -> None:
         if "key" in key.lower() or "token" in key.lower():
-            self._wrong(f"{name}.{key}", "a key has no place in a file: key_variable names the variable that holds it")
+            self._wrong(
+                f"{name}.{key}",
+                "API keys do not belong in this file: set key_variable to the name of an environment variable",
+            )
         else:
             known = ", ".join((*_FIELDS, "price"))
-            self._wrong(f"{name}.{key}", f"unknown key; they are {known}", nearest(key, _FIELDS))
+            self._wrong(f"{name}.{key}", f"unknown key; possible: {known}", nearest(key, _FIELDS))
 
     def _wrong(self, key: str, message: str, suggestion: str | None = None) -> None:
         self._problems.append(Problem(key, message, suggestion, line=line_of(self._text, key), file=self.label))
@@ -230,7 +235,7 @@ class _File:
             raise UsageError(
                 f"{count} in {self.label}",
                 cause="\n".join(map(str, self._problems)),
-                help_text="correct the file; `asyncgen providers` (reads it, and shows what came of it)",
+                help_text="correct the file; `asyncgen providers` shows the result",
                 code="providers_file",
             )
 
@@ -255,7 +260,7 @@ def _switch(name: str) -> Callable[[Any], dict[str, Any]]:
 
 def _base_url(value: Any) -> dict[str, Any]:
     if not isinstance(value, str):
-        raise _WrongError("expected an address; several stand in base_urls")
+        raise _WrongError("expected one address; use base_urls for several")
     return {"base_url": read_address(value, "base_url").base_url, "other_urls": ()}
 
 
@@ -268,7 +273,7 @@ def _base_urls(value: Any) -> dict[str, Any]:
 
 def _key_variable(value: Any) -> dict[str, Any]:
     if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
-        raise _WrongError("expected the name of an environment variable; the key itself has no place in a file")
+        raise _WrongError("expected the name of an environment variable; API keys do not belong in this file")
     return {"key_variable": value}
 
 

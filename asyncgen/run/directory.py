@@ -154,8 +154,8 @@ class RunDirectory:
                 return []  # the run's own files have all of their lines
             raise RunInUseError(
                 f"the shards of {self.path} are being merged",
-                help_text=f"give the command again in a moment; `{command_line('merge', self.path)}` ends a "
-                "merge that was cut short",
+                help_text=f"run the command again in a moment; `{command_line('merge', self.path)}` completes an "
+                "interrupted merge",
             )
         return shards
 
@@ -276,7 +276,7 @@ def _run_of_job(path: Path, root: Path) -> RunDirectory:
     if not found:
         raise UsageError(
             f"the job {name!r} of {path} has no run yet",
-            help_text=f"{command_line('generate', path)}   (makes one), or name a run directory",
+            help_text=f"{command_line('generate', path)}   (creates one), or name a run directory",
             code="not_a_run",
         )
     return RunDirectory(max(found, key=lambda folder: (folder / STATE_NAME).stat().st_mtime_ns))
@@ -288,8 +288,8 @@ def _job_name(path: Path) -> str:
     _, raw = read_toml(path)
     name = raw.get("name")
     if not isinstance(name, str) or not name or "/" in name or name in {".", ".."}:
-        help_text = f"{command_line('plan', path)}   (says what is wrong with it)"
-        raise UsageError(f"{path} names no job", help_text=help_text)
+        help_text = f"{command_line('plan', path)}   (shows what is wrong)"
+        raise UsageError(f"{path} has no job name", help_text=help_text)
     return name
 
 
@@ -318,7 +318,7 @@ def newest_run(root: Path) -> RunDirectory:
     if not states:
         raise UsageError(
             f"there is no run under {root}",
-            help_text="asyncgen run   (makes one), or name a run directory",
+            help_text="asyncgen run   (creates one), or name a run directory",
         )
     return RunDirectory(max(states)[1])
 
@@ -358,7 +358,7 @@ def refuse_run_file(path: Path) -> None:
     run = target.parent.parent if target.parent.name == BATCHES_NAME else target.parent
     if in_run and is_kept and (run / STATE_NAME).exists():
         raise UsageError(
-            f"{path} is a file of the run {run}, and would be overwritten",
+            f"{path} is a file of the run {run} and must not be overwritten",
             help_text="name another file",
             code="run_file",
         )
@@ -428,10 +428,10 @@ def _claim(directory: RunDirectory, *, create: bool) -> None:
             path.mkdir(exist_ok=True, mode=0o700)  # prompts and answers may be personal data
         names = {entry.name for entry in os.scandir(path)}
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{path} is not a folder", help_text="choose another place with --out") from error
+        raise UsageError(f"{path} is not a folder", help_text="choose another folder with --out") from error
     except FileNotFoundError as error:
         if create:
-            raise disk_error(f"the folder {path} cannot be made", error) from error
+            raise disk_error(f"the folder {path} could not be created", error) from error
         raise _not_a_run(path) from error
     except OSError as error:
         raise disk_error(f"{path} could not be opened", error) from error
@@ -440,8 +440,8 @@ def _claim(directory: RunDirectory, *, create: bool) -> None:
     other_files = {name for name in names if not name.startswith(LOCK_NAME) and not name.endswith(".tmp")}
     if other_files and create and RECORDS_NAME not in names:
         raise UsageError(
-            f"{path} is not a run of asyncgen: it holds other files",
-            help_text="name an empty or a new folder with --out",
+            f"{path} is not a run directory: it contains other files",
+            help_text="choose an empty or a new folder with --out",
             code="not_a_run",
         )
     if other_files or not create:
@@ -457,7 +457,7 @@ def _not_a_run(path: Path, near: str | None = None) -> UsageError:
         )
     what = f"there is no run at {path}"
     if path.exists():
-        what = f"{path} is not a run of asyncgen: it holds no {STATE_NAME}"
+        what = f"{path} is not a run directory: it has no {STATE_NAME}"
     meant = f" (did you mean {near}?)" if near else ""
     return UsageError(what + meant, help_text="asyncgen runs   (lists the runs here)", code="not_a_run")
 
@@ -473,10 +473,10 @@ def _state_of(directory: RunDirectory, job_name: str | None) -> RunState:
         return state
     if job_name is not None and state.job.name not in {"", job_name}:
         raise UsageError(
-            f"{directory.path} is a run of the job {state.job.name!r}, not of {job_name!r}",
-            help_text=f"choose another place with --out, or set name = {state.job.name!r} in the job file",
+            f"{directory.path} belongs to the job {state.job.name!r}, not to {job_name!r}",
+            help_text=f"choose another folder with --out, or set name = {state.job.name!r} in the job file",
             code="other_job",
         )
     if not os.access(directory.path, os.W_OK | os.X_OK):
-        raise DiskError(f"{directory.path} may not be written", help_text="choose another place with --out")
+        raise DiskError(f"{directory.path} is not writable", help_text="choose another folder with --out")
     return state

@@ -48,7 +48,8 @@ class BadLineError(DiskError):
         super().__init__(
             f"{path}, line {number} cannot be read",
             cause=cause,
-            help_text=f"{command_line('repair', path.parent)}   (moves bad lines to {path.name}.bad, keeps the rest)",
+            help_text=f"{command_line('repair', path.parent)}   (moves damaged lines to {path.name}.bad and keeps "
+            "the rest)",
         )
         self.number = number
 
@@ -255,7 +256,7 @@ class LineFile:
         self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             lock_file(self._descriptor, path)
-            with as_disk_error(f"{path} could not be mended"):
+            with as_disk_error(f"{path} could not be repaired"):
                 self.torn_bytes = self._mend()
                 sync_folder(path.parent)
                 opened = os.fstat(self._descriptor)
@@ -335,12 +336,12 @@ class LineFile:
             return None
         how = "was extended" if is_ours and there.st_size > self._reach else "was replaced or shortened"
         return NotSafeError(
-            f"{self.path} {how} by another program while it was written",
-            help_text="put the file back (an editor may have a copy), then give the same command again",
+            f"{self.path} {how} by another program during the run",
+            help_text="restore the file (an editor may have a copy), then run the same command again",
         )
 
     def _not_safe(self, error: OSError) -> NotSafeError:
-        refusal = disk_error(f"{self.path} could not be made safe on the disk", error)
+        refusal = disk_error(f"{self.path} could not be synced to disk", error)
         return NotSafeError(refusal.what, cause=refusal.cause, help_text=refusal.help_text)
 
     def close(self) -> None:
@@ -357,8 +358,8 @@ class LineFile:
         if longest >= MAX_LINE_BYTES:
             raise DiskError(
                 f"a line of {longest:,} bytes for {self.path} could not be written",
-                cause=f"lines of {MAX_LINE_BYTES:,} bytes and more could not be read again",
-                help_text="shorten the longest value of the job's rows",
+                cause=f"lines can have at most {MAX_LINE_BYTES:,} bytes",
+                help_text="shorten the longest value in the job's rows",
             )
 
     def _cut_back(self, failure: DiskError) -> None:
@@ -377,9 +378,9 @@ class LineFile:
         elif torn_bytes:
             if _holds_several_rows(self._descriptor, end, size):
                 raise SeveralRowsError(
-                    f"{self.path} ends in several rows without line breaks",
-                    cause="a crash leaves one torn line at most: another program has changed the file",
-                    help_text=f"{command_line('repair', self.path.parent)}   (keeps every whole row)",
+                    f"{self.path} ends with several rows without line breaks",
+                    cause="a crash leaves at most one incomplete line, so another program has changed the file",
+                    help_text=f"{command_line('repair', self.path.parent)}   (keeps every complete row)",
                 )
             self._put_aside(end, size)
             os.ftruncate(self._descriptor, end)

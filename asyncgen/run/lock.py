@@ -25,7 +25,7 @@ LOCK_NAME = ".lock"
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 _UNABLE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS}
 # `is_held` holds the lock for some microseconds; a writer that meets it tries again.
-_WAIT = "wait until it is done (`{}`), or name another place with --out"
+_WAIT = "wait until it is done (`{}`), or choose another folder with --out"
 _TRIES = 5
 _PAUSE_S = 0.02
 
@@ -50,9 +50,9 @@ class FolderLock:
         """
         if not _is_named(self._path, self._descriptor) and is_held(self._path.parent, self._path.name):
             raise RunInUseError(
-                f"{self._path.parent} was taken by another process",
-                cause=f"{self._path.name} was removed while this one was writing",
-                help_text="let the other one end, then give the same command again; the lock never has to be removed",
+                f"another process has taken over {self._path.parent}",
+                cause=f"{self._path.name} was deleted while this process was writing",
+                help_text="wait for the other process, then run the same command again; never delete the lock file",
             )
 
 
@@ -101,7 +101,7 @@ def lock_file(descriptor: int, path: Path) -> None:
         if error.errno in _HELD:
             raise RunInUseError(
                 f"{path} is being written by another process",
-                cause="a run has one writer at a time; reading it is always possible",
+                cause="only one process can write to a run; reading is always possible",
                 help_text=_WAIT.format(command_line("status", path.parent)),
             ) from error
 
@@ -119,7 +119,7 @@ def _opened(path: Path) -> int:
             os.close(descriptor)
             raise refusal from error
         os.close(descriptor)  # its name was removed between the two steps
-    raise DiskError(f"{path} is removed again and again by another program")
+    raise DiskError(f"another program keeps deleting {path}")
 
 
 def _is_named(path: Path, descriptor: int) -> bool:
@@ -184,13 +184,13 @@ def _refusal(path: Path, error: OSError, holder: str) -> RunInUseError | DiskErr
         what = f"shard {part} of {folder}" if "/" in part else str(folder)
         return RunInUseError(
             f"{what} is being written by another process" + (f" (number {holder})" if holder else ""),
-            cause="a run has one writer at a time; reading it is always possible",
+            cause="only one process can write to a run; reading is always possible",
             help_text=_WAIT.format(command_line("status", folder)),
         )
     if error.errno in _UNABLE:
         return DiskError(
             f"the file system of {folder} cannot lock files",
-            cause="without a lock two processes could pay for the same rows",
-            help_text="choose a place on a local disk with --out",
+            cause="without a lock, two processes could pay for the same rows",
+            help_text="choose a folder on a local disk with --out",
         )
     return disk_error(f"{path} could not be written", error)

@@ -81,8 +81,8 @@ def refuse_simulated(made_up: int, *, allowed: bool) -> None:
     """
     if made_up and not allowed:
         raise UsageError(
-            f"a simulation made up {made_up:,} of these answers; a model that learns from them learns nothing",
-            help_text="ask a real server for them (the same command as before, with another --base-url or --provider), "
-            "or add --simulated, if this is a rehearsal",
+            f"{made_up:,} of these answers are simulated; a model cannot learn anything from them",
+            help_text="generate them with a real server (the same command with another --base-url or --provider), or "
+            "add --simulated to only test the stages",
             code="simulated",
         )

@@ -369,10 +369,10 @@ def read_state(path: Path) -> RunState:
         return _sound(_decode_state(content))
     except NotJsonError as error:
         raise DiskError(
-            f"{path} is damaged, or was not written by asyncgen",
+            f"{path} is damaged or was not written by asyncgen",
             cause=str(error),
-            help_text=f"{command_line('repair', path.parent)}   (sets it aside and rebuilds it from the records), "
-            "or choose another place with --out",
+            help_text=f"{command_line('repair', path.parent)}   (moves it away and rebuilds it from the records), or "
+            "choose another folder with --out",
             code="bad_state",
         ) from error
 
@@ -409,7 +409,8 @@ def write_state(path: Path, state: RunState) -> None:
 def _newer(path: Path, written_by: _Version) -> AsyncgenError:
     return AsyncgenError(
         f"{path.parent} was written by a newer asyncgen ({written_by.asyncgen})",
-        cause=f"its form is version {written_by.version}; this asyncgen, {__version__}, knows {VERSION}",
-        help_text="pip install --upgrade asyncgen, or choose another place with --out",
+        cause=f"it has format version {written_by.version}; this asyncgen ({__version__}) reads versions up to "
+        f"{VERSION}",
+        help_text="pip install --upgrade asyncgen, or choose another folder with --out",
         code="newer_run",
     )

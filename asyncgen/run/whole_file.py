@@ -24,13 +24,13 @@ _LONGEST_NAME = 230  # bytes, of the 255 that file systems allow
 _TEMPORARY = re.compile(r"\.(?P<of>.+)\.[0-9]+\.tmp")
 
 _NEXT_STEP = {
-    errno.ENOSPC: "free some space on that disk, then give the same command again: it goes on from there",
-    errno.EDQUOT: "your quota on that disk is used up: free some space, then give the same command again",
-    errno.EFBIG: "a file may not grow further (ulimit -f): lift that limit, then give the same command again",
-    errno.EACCES: "change the permissions there, or choose another place with --out",
-    errno.EPERM: "change the permissions there, or choose another place with --out",
-    errno.EROFS: "that file system is read-only: choose another place with --out",
-    errno.EIO: "look after that disk (see the system's log), copy the run to a sound one, then go on there",
+    errno.ENOSPC: "free some space on that disk, then run the same command again to continue",
+    errno.EDQUOT: "your quota on that disk is used up: free some space, then run the same command again",
+    errno.EFBIG: "the file size limit is reached (ulimit -f): raise it, then run the same command again",
+    errno.EACCES: "change the permissions there, or choose another folder with --out",
+    errno.EPERM: "change the permissions there, or choose another folder with --out",
+    errno.EROFS: "that file system is read-only: choose another folder with --out",
+    errno.EIO: "check that disk (see the system log), copy the run to another disk, then continue there",
 }
 
 
@@ -102,8 +102,8 @@ def open_regular(path: Path, flags: int) -> int:
 def _irregular(path: Path) -> DiskError:
     return DiskError(
         f"{path} is not a regular file",
-        cause="a link, pipe, folder or device stands where a file is expected",
-        help_text=f"move it away, or choose another place (ls -ld {path})",
+        cause="expected a file, found a link, pipe, folder or device",
+        help_text=f"move it away, or choose another folder (ls -ld {path})",
     )
 
 
@@ -142,7 +142,7 @@ def make_safe(path: Path) -> None:
         descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    with as_disk_error(f"{path} could not be made safe on the disk"):
+    with as_disk_error(f"{path} could not be synced to disk"):
         try:
             os.fsync(descriptor)
         finally:

@@ -146,7 +146,7 @@ class ServerAccess:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.key.reveal().encode())
         if scheme.lower() != "bearer" or not is_right:
-            message = "This server wants its key: send the header 'Authorization: Bearer KEY'."
+            message = "This server requires its API key: send the header 'Authorization: Bearer KEY'."
             raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
     def preflight(self, request: web.Request) -> web.Response | None:
@@ -197,7 +197,7 @@ def access_middleware(access: ServerAccess, clock: Callable[[], float]) -> Middl
             return _io_error(error).response()
         except Exception:  # noqa: BLE001 - the edge: a bug is logged whole, and answered as the API would
             _log.exception("%s: %s %s", request[_ID], request.method, request.path)
-            return ApiError(500, "The server had an error; its log tells more.", kind="server_error").response()
+            return ApiError(500, "The server had an internal error; see its log.", kind="server_error").response()
 
     return guarded
 
@@ -269,5 +269,5 @@ def _io_error(error: AsyncgenError | OSError) -> ApiError:
     if isinstance(error, OSError):
         message = f"The server could not read or write its files: {error.strerror or error}."
     else:
-        message = f"The server could not do it: {error}" + (f" ({error.cause})" if error.cause else "") + "."
+        message = f"The server failed: {error}" + (f" ({error.cause})" if error.cause else "") + "."
     return ApiError(500, message, kind="server_error", code="io_error")

@@ -95,17 +95,17 @@ def _request_errors(
     request: BatchRequest, number: int, endpoint: str, model: str | None, seen: set[str]
 ) -> Iterator[BatchError]:
     if request.custom_id in seen:
-        message = f"The custom_id {request.custom_id!r} is in the file twice."
+        message = f"The custom_id {request.custom_id!r} occurs twice in the file."
         yield BatchError(code="duplicate_custom_id", message=message, line=number, param="custom_id")
     if request.url != endpoint:
-        message = f"The url is {request.url!r}, and the batch is for {endpoint}."
+        message = f"The url is {request.url!r}, but the batch is for {endpoint}."
         yield BatchError(code="mismatched_url", message=message, line=number, param="url")
     named = request.body.get("model")
     if named is not None and not isinstance(named, str):
-        message = f"The model is {named!r}, and must be a name."
+        message = f"The model is {named!r}; it must be a name."
         yield BatchError(code="invalid_type", message=message, line=number, param="body.model")
     elif named != model:
-        message = f"The model is {named!r}, and in the lines before {model!r}."
+        message = f"The model is {named!r}, but the lines before have {model!r}."
         yield BatchError(code="mismatched_model", message=message, line=number, param="body.model")
 
 
@@ -327,7 +327,7 @@ class BatchStore:
 
     def add(self, batch: Batch) -> None:
         folder = self.folder(batch.id)
-        with as_disk_error(f"{folder} could not be made"):
+        with as_disk_error(f"{folder} could not be created"):
             folder.mkdir()
         self._batches.put(batch)
 
@@ -499,7 +499,7 @@ class BatchQueue:
                 message = f"The batch's files could not be read or written: {reason}."
             else:
                 _log.exception("%s", batch.id)
-                message = "The server had an error; its log tells more."
+                message = "The server had an internal error; see its log."
             self._work.fail(batch, [BatchError(code="server_error", message=message)])
 
 

@@ -205,11 +205,11 @@ _PASSED_ON = _SAMPLING | frozenset(
     }
 )
 _INSTEAD = {
-    "functions": "; it has 'tools'",
-    "function_call": "; it has 'tool_choice'",
-    "audio": "; it reads and writes text",
+    "functions": "; use 'tools'",
+    "function_call": "; use 'tool_choice'",
+    "audio": "; it only reads and writes text",
     "prediction": "",
-    "web_search_options": "; its models know what they were trained on and what the request says",
+    "web_search_options": "; its models cannot search",
 }  # what is refused, and the alternative
 
 
@@ -289,10 +289,10 @@ def _check_names(body: Mapping[str, Any], *, strict: bool) -> None:
 def _check_tools(given: _ChatBody) -> None:
     names = [tool.function.name for tool in given.tools or ()]
     if isinstance(given.tool_choice, _NamedTool) and given.tool_choice.function.name not in names:
-        message = f"'tool_choice' names the function {given.tool_choice.function.name!r}, which is not in 'tools'."
+        message = f"'tool_choice' is the function {given.tool_choice.function.name!r}, which is not in 'tools'."
         raise ApiError(400, message, param="tool_choice", code="invalid_value")
     if given.tool_choice == "required" and not names:
-        message = "'tool_choice' is 'required', and there are no 'tools'."
+        message = "'tool_choice' is 'required', but there are no 'tools'."
         raise ApiError(400, message, param="tool_choice", code="invalid_value")
 
 
@@ -327,7 +327,7 @@ def _text(message: _Message, place: int) -> str:
     for number, part in enumerate(message.content):
         if part.type not in {"text", "refusal"}:
             param = f"messages[{place}].content[{number}].type"
-            text = f"Invalid '{param}': this server's models read text, and no {part.type!r}."
+            text = f"Invalid '{param}': this server's models read text, not {part.type!r}."
             raise ApiError(400, text, param=param, code="invalid_value")
     return "".join(part.text or part.refusal or "" for part in message.content)
 

@@ -95,7 +95,10 @@ def open_data_folder(root: Path, engine: EngineName, say: Callable[[str], None])
             part.mkdir(exist_ok=True, mode=0o700)
             remove_leftovers(part, lambda _name: True)  # all files in it belong to the server
         if stat.S_IMODE(root.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
-            say(f"warning: others on this machine can read {root}, uploads and models in it; `chmod 700 {root}`")
+            say(
+                f"warning: other users of this machine can read {root} with its uploads and models; run `chmod 700 "
+                f"{root}`"
+            )
     except OSError as error:
         raise DiskError(f"the data folder {root} cannot be used", cause=str(error)) from error
     return folder
@@ -107,11 +110,11 @@ def _lock(folder: DataFolder) -> None:
     except BlockingIOError:
         os.close(folder.lock_descriptor)
         info = server_info(folder.root)
-        first = f"pid {info.pid} at {info.base_url}" if info else "it is only just starting or ending"
+        first = f"pid {info.pid} at {info.base_url}" if info else "it is just starting or stopping"
         raise RunInUseError(
             f"another asyncgen server uses {folder.root}",
             cause=first,
-            help_text="use that one, end it, or give this one another --data-dir",
+            help_text="use that server, stop it, or start this one with another --data-dir",
         ) from None
 
 
@@ -120,19 +123,19 @@ def _claim(root: Path, engine: EngineName, say: Callable[[str], None]) -> None:
     try:
         owner = read_whole(path, _Owner) if path.exists() else _Owner(engine)
     except AsyncgenError as error:  # the objects are unharmed, and each names its base model
-        say(f"warning: {error.what} ({error.cause}); it is written anew")
+        say(f"warning: {error.what} ({error.cause}); it is written again")
         owner = _Owner(engine)
     if owner.version > _VERSION:
         raise UsageError(
             f"{root} was written by a newer asyncgen",
-            cause=f"its version is {owner.version}, and this asyncgen knows {_VERSION}",
-            help_text="update asyncgen, or give another folder: --data-dir DIR",
+            cause=f"its version is {owner.version}; this asyncgen supports {_VERSION}",
+            help_text="update asyncgen, or use another folder: --data-dir DIR",
         )
     if owner.engine != engine:
         raise UsageError(
-            f"{root} holds the objects of the engine {owner.engine!r}",
-            cause=f"made-up and real ones are kept apart, and this server's engine is {engine!r}",
-            help_text="give another folder: --data-dir DIR",
+            f"{root} contains data of the engine {owner.engine!r}",
+            cause=f"simulated and real data are kept apart, and this server's engine is {engine!r}",
+            help_text="use another folder: --data-dir DIR",
         )
     write_whole(path, msgspec.structs.replace(owner, version=_VERSION))
 
@@ -153,5 +156,5 @@ def read_whole(path: Path, kind: type[Value]) -> Value:
         return decode_json(path.read_bytes(), kind)
     except NotJsonError as error:
         raise AsyncgenError(
-            f"{path} is damaged", cause=str(error), help_text="move it away, or give another --data-dir"
+            f"{path} is damaged", cause=str(error), help_text="move it away, or use another --data-dir"
         ) from error

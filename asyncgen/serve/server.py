@@ -227,7 +227,8 @@ def _greet(info: ServerInfo, settings: ServeSettings, say: Say) -> None:
     say(f"asyncgen {info.version} serves {what} at {info.base_url}")
     if not is_loopback_host(settings.host) and settings.key is None:
         say(
-            "warning: others can reach this address, and the server asks nobody for a key; --api-key-file FILE sets one"
+            "warning: other machines can reach this address, and the server requires no key; set one with "
+            "--api-key-file FILE"
         )
 
 

@@ -47,13 +47,13 @@ _HEADERS = {
 _LAUNCHED = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">
 <title>asyncgen</title><link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/view.css">
-<body class="message"><main><h1>asyncgen</h1><p><a href="/">Go on to the page</a></p></main></body></html>
+<body class="message"><main><h1>asyncgen</h1><p><a href="/">Continue to the page</a></p></main></body></html>
 """
 _CLOSED = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>asyncgen: closed</title><link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/view.css">
 <body class="message"><main><h1>This page is closed to this browser</h1><p>{why}</p>
-<p>Open the link that <code>asyncgen view</code> printed. It works once: for another one, stop the command and give it
+<p>Open the link that <code>asyncgen view</code> printed. It works once. For a new link, stop the command and run it
 again.</p></main></body></html>
 """
 
@@ -153,14 +153,14 @@ class PageAccess:
 
     def _launched(self, request: web.Request) -> web.StreamResponse:
         if request.method != "GET":
-            return _refused(405, "method", "A launch link is opened, and nothing else.")
+            return _refused(405, "method", "A launch link can only be opened by GET.")
         if request.headers.get("Sec-Purpose", "").startswith("prefetch"):
-            return _refused(503, "prefetch", "A launch link works once, and is not used up in advance.")
+            return _refused(503, "prefetch", "A launch link works once, and a prefetch does not use it.")
         given = request.query.get("t", "")
         if self._launch is None or not _same(given, self._launch):
             if self._has_cookie(request):
                 return web.Response(text=_LAUNCHED, content_type="text/html")
-            return _closed(request, "The link was used before, or is not whole.")
+            return _closed(request, "The link was already used, or it is incomplete.")
         self._launch = None
         # Not a redirect: a link in a web terminal is opened from a foreign page, and after a redirect a Strict
         # cookie would not be sent. A page of this server that loads the next one has the cookie sent.
@@ -173,11 +173,11 @@ class PageAccess:
 
     def _refuse_write(self, request: web.Request) -> web.StreamResponse | None:
         if request.method not in _WRITES:
-            return _refused(405, "method", "Only POST changes something here.")
+            return _refused(405, "method", "Changes need POST.")
         if request.content_type != "application/json":
-            return _refused(415, "content_type", "What changes something is sent as JSON.")
+            return _refused(415, "content_type", "Changes must be sent as JSON.")
         if not _same(request.headers.get(TOKEN_HEADER, ""), self._writing):
-            return _refused(403, "token", "The token that the page was given is missing.")
+            return _refused(403, "token", "The token of the page is missing.")
         return None
 
 

@@ -90,7 +90,7 @@ def read_evaluation(run: Path, name: str) -> EvaluationFiles:
         DiskError: a file cannot be read.
     """
     if name not in evaluation_names(run):
-        help_text = f"{command_line('evaluate', run)}   (makes one)"
+        help_text = f"{command_line('evaluate', run)}   (creates one)"
         raise UsageError(f"{run} has no evaluation {name!r}", help_text=help_text)
     folder = run / FOLDER / name
     found = EvaluationFiles(name, _summary(folder / SUMMARY))

@@ -72,7 +72,7 @@ def _claim(target: Path) -> None:
         for name in ("static", "data"):
             shutil.rmtree(target / name, ignore_errors=True)
     elif any(target.iterdir()):
-        raise UsageError(f"{target} is not empty", help_text="name a new or an empty folder with --export")
+        raise UsageError(f"{target} is not empty", help_text="choose a new or an empty folder with --export")
     mark.write_text(f"asyncgen {__version__}\n", encoding="utf-8")
 
 

@@ -61,8 +61,8 @@ class ModelChoice:
 def offered(state: RunState) -> list[ModelChoice]:
     """The models of a run: tuned ones, newest first, their base models, and the model that wrote the answers."""
     tuned = [ModelChoice(job.tuned_model, "tuned on this run") for job in reversed(state.finetuning) if job.tuned_model]
-    base = [ModelChoice(job.model, "base of a tuned one") for job in reversed(state.finetuning) if job.tuned_model]
-    author = [ModelChoice(state.job.model, "wrote this run")] if state.job.model else []
+    base = [ModelChoice(job.model, "base model") for job in reversed(state.finetuning) if job.tuned_model]
+    author = [ModelChoice(state.job.model, "generated this run")] if state.job.model else []
     found = {choice.name: choice for choice in reversed([*tuned, *base, *author])}
     return list(reversed(found.values()))
 

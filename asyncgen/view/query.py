@@ -55,7 +55,7 @@ class Query:
         """
         sort = (parameters.get("sort") or ["newest"])[0]
         if sort not in SORTS:
-            raise UsageError(f"there is no order {sort!r}", help_text=f"they are {', '.join(SORTS)}")
+            raise UsageError(f"there is no sort order {sort!r}", help_text=f"possible: {', '.join(SORTS)}")
         chosen = {name: tuple(sorted(set(values))) for name, values in parameters.items() if name not in _OWN}
         return cls(
             chosen=tuple(sorted(chosen.items())),

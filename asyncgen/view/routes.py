@@ -272,14 +272,14 @@ def _position(view: RunView, places: Any, key: str) -> int | None:
 def _number(request: web.Request, name: str) -> int:
     text = request.query.get(name, "0")
     if not text.isdecimal() or len(text) > 12:  # noqa: PLR2004 - more rows than any run has
-        raise UsageError(f"{name} is a number")
+        raise UsageError(f"{name} must be a number")
     return int(text)
 
 
 def _place(view: RunView, key: str) -> int:
     place = view.index.place_of(key)
     if place is None:
-        raise UsageError("the run has no such row (any more)", code="no_row")
+        raise UsageError("the run has no such row, or no longer has it", code="no_row")
     return place
 
 
@@ -324,8 +324,8 @@ def _chosen(view: RunView, wanted: ReviewRequest) -> list[int]:
     places = list(view.find(Query.of(wanted.query)).places)
     if wanted.expected is not None and len(places) != wanted.expected:
         raise UsageError(
-            f"the filter holds {counted(len(places), 'row')} by now, not {wanted.expected:,}",
-            help_text="look again, then repeat it",
+            f"the filter now matches {counted(len(places), 'row')}, not {wanted.expected:,}",
+            help_text="check the rows, then try again",
             code="changed",
         )
     return places
@@ -335,4 +335,4 @@ async def _body(request: web.Request, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(await request.read(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError("the request is not understood", cause=str(error)) from error
+        raise UsageError("invalid request", cause=str(error)) from error

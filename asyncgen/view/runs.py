@@ -291,7 +291,7 @@ class Runs:
         for listed, directory, _ in self.listed():
             if listed == name:
                 return directory
-        raise UsageError(f"there is no run {name!r} here", help_text="the list of runs shows those that are")
+        raise UsageError(f"there is no run {name!r} here", help_text="the list of runs shows all runs")
 
 
 _LOOKED_THROUGH = 20_000
@@ -374,7 +374,7 @@ def detail(view: RunView, place: int) -> dict[str, Any]:
 def _why_no_request(job: object) -> str:
     if isinstance(job, AsyncgenError):
         return f"The job of this run cannot be opened: {job.what}."
-    return "The job does not ask for this row any more, so its request is not known."
+    return "This row no longer belongs to the job, so its request is not known."
 
 
 def _fields(completion: str) -> dict[str, Any] | None:

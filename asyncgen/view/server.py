@@ -76,7 +76,7 @@ async def _listened(runner: web.AppRunner, port: int | None, say: Callable[[str]
         with suppress(_PortTakenError):
             address = await _listen_or_taken(runner, tried)
             if tried != PORT:
-                say(f"port {PORT} is taken; the page is on port {tried}")
+                say(f"port {PORT} is in use; the page is on port {tried}")
             return address
     return await listen(runner, HOST, 0)
 
@@ -118,5 +118,5 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         envelope = {"code": error.code, "what": error.what, "cause": error.cause, "help": error.help_text}
         return json_response({"error": envelope}, status=status)
     except FileNotFoundError as error:
-        what = f"{error.filename} is gone"
+        what = f"{error.filename} does not exist any more"
         return json_response({"error": {"code": "gone", "what": what, "cause": None, "help": None}}, status=404)

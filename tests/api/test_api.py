@@ -162,7 +162,7 @@ def test_changed_job_needs_consent_as_an_argument(job: asyncgen.LoadedJob, tmp_p
     changed = asyncgen.load_job("job.toml", provider="custom", model="mine")
     with pytest.raises(asyncgen.UsageError) as caught:
         asyncgen.generate(changed, completer=shout)
-    assert (caught.value.code, caught.value.help_text) == ("needs_yes", "pass yes=True to go on")
+    assert (caught.value.code, caught.value.help_text) == ("needs_yes", "pass yes=True to continue")
     assert len(asyncgen.generate(changed, completer=shout, yes=True)) == 8
 
 

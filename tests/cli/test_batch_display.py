@@ -44,7 +44,7 @@ def test_off_a_terminal_every_new_state_is_a_line(capsys: pytest.CaptureFixture[
         "batch_1[31m: validating, 0 of 50 done",
         "batch_1[31m: in_progress, 0 of 50 done",
         "batch_1[31m: completed, 48 of 50 done, 2 failed",
-        "batch_1[31m: 48 answers kept, 2 failed, 1 lines that belong to no row",
+        "batch_1[31m: 48 answers saved, 2 failed, 1 lines that match no row",
     ]
     assert (progress.settled, progress.failed) == (48, 2)
 
@@ -74,6 +74,6 @@ def test_on_a_terminal_every_batch_is_a_bar_and_what_was_kept_stands_above(monke
         with watching(Progress(requests=50)) as watcher:
             tell_a_life(watcher)
         shown = seen()
-    assert "48 answers kept, 2 failed" in shown
+    assert "48 answers saved, 2 failed" in shown
     assert "\x1b[?25l" in shown, "a live block"
     assert "batch_1\x1b[31m" not in shown, "what a server sends moves no cursor"

@@ -76,7 +76,7 @@ def test_what_is_no_api_or_does_not_work_fails(answer: Callable[[], web.StreamRe
 def test_an_address_without_its_version_is_told_with_it() -> None:
     findings = look(lambda: web.json_response({"error": "Not Found"}, status=404), path="/llm")
     assert levels(findings)["address"] == "fail"
-    assert "/llm/v1 may be meant" in findings[0].next_step
+    assert "/llm/v1?" in findings[0].next_step
     assert levels(look(lambda: web.json_response({"error": "Not Found"}, status=404)))["address"] == "warn"
 
 

@@ -108,9 +108,9 @@ def test_a_refusal_stops_at_once_and_names_the_next_step(
 
 def test_an_address_without_a_version_is_asked_about(refusing: Callable[..., str], generate: Any) -> None:
     base_url = refusing(404)
-    assert "may be meant" not in generate(base_url).stderr
+    assert "did you mean" not in generate(base_url).stderr
     bare = base_url.removesuffix("/v1")
-    assert f"--base-url {bare}/v1 may be meant" in generate(bare).stderr
+    assert f"--base-url {bare}/v1?" in generate(bare).stderr
 
 
 def test_a_job_that_is_refused_row_by_row_stops_early(refusing: Callable[..., str], generate: Any) -> None:

@@ -118,13 +118,13 @@ def test_a_folder_of_another_job_is_refused_and_left_alone(
     job.write_text(JOB.replace('"small"\n', '"other"\n', 1), encoding="utf-8")
     refused = asyncgen("generate", "job.toml", "--out", "runs/small", *where)
     assert refused.returncode == 2
-    assert "is a run of the job 'small', not of 'other'" in refused.stderr
+    assert "belongs to the job 'small', not to 'other'" in refused.stderr
 
 
 def test_what_was_chosen_is_said_first(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
     base_url = simulated()
     done = asyncgen("generate", "job.toml", "--base-url", base_url, "--model", "any")
-    assert done.stderr.splitlines()[0] == f"custom, any at {base_url} (--base-url, and no provider was named)"
+    assert done.stderr.splitlines()[0] == f"custom, any at {base_url} (--base-url is set, and no provider)"
 
 
 def test_quiet_says_nothing(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:

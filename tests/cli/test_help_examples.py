@@ -26,7 +26,7 @@ REFUSED = {
     "generate": ("--ray needs Ray", "no Ray cluster can be joined"),
     "batch cancel": ("collected already",),
     "finetune cancel": ("succeeded",),
-    "finetune download": ("its training was made up", "has no checkpoint of step"),
+    "finetune download": ("its training was simulated", "has no checkpoint of step"),
 }
 LAST = ("batch cancel", "finetune cancel", "finetune delete")
 

@@ -31,7 +31,7 @@ def test_init_writes_all_of_an_examples_files_or_none(asyncgen: Run, tmp_path: P
     (tmp_path / "work" / "t.csv").write_text("mine", encoding="utf-8")
     refused = asyncgen("init", "t.toml", "--example", "translate")
     assert refused.returncode == 2
-    assert "t.csv is there already" in refused.stderr
+    assert "t.csv already exists" in refused.stderr
     assert sorted(each.name for each in (tmp_path / "work").iterdir()) == ["t.csv"]
     assert (tmp_path / "work" / "t.csv").read_text(encoding="utf-8") == "mine"
 

@@ -84,7 +84,7 @@ def test_init_writes_the_built_in_job_once(asyncgen: Run, tmp_path: Path) -> Non
     assert "[grid]" in text
     again = asyncgen("init", "mine.toml")
     assert again.returncode == 2
-    assert "mine.toml is there already" in again.stderr
+    assert "mine.toml already exists" in again.stderr
     assert (tmp_path / "work" / "mine.toml").read_text(encoding="utf-8") == text
 
 
@@ -103,7 +103,7 @@ def test_a_bug_is_told_without_its_text(monkeypatch: pytest.MonkeyPatch, capsys:
         main(["init", "x.toml"])
     assert caught.value.code == 1
     error = capsys.readouterr().err
-    assert "asyncgen itself failed: RuntimeError" in error
+    assert "internal error in asyncgen: RuntimeError" in error
     assert "sk-secret" not in error
 
 

@@ -71,7 +71,7 @@ def test_what_may_cost_more_than_a_dollar_is_asked_for_first(
     refused = asyncgen("generate", "job.toml", "--json", **address)
     assert refused.returncode == 2
     assert answer(refused)["error"]["code"] == "needs_yes"
-    assert "12 rows are estimated at" in refused.stderr
+    assert "12 rows: estimated cost" in refused.stderr
     done = asyncgen("generate", "job.toml", "--json", "--yes", **address)
     assert done.returncode == 0, done.stderr
     assert answer(done)["cost_usd"] > 1

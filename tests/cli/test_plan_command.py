@@ -82,12 +82,12 @@ def test_another_address_has_tokens_and_no_price(capsys: pytest.CaptureFixture[s
 
 def test_flags_narrow_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     answer = as_json(capsys, "--provider", "openai", "--rpm", "60")
-    assert answer["seconds"] == {"at_least": 162.0, "bound_by": "60 requests a minute"}
+    assert answer["seconds"] == {"at_least": 162.0, "bound_by": "60 requests per minute"}
 
 
 def test_a_model_that_ends_soon_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     shown = plan(capsys, "--provider", "openai", "--model", "gpt-5.4-nano")
-    assert "gpt-5.4-nano stops answering on 2027-04-01" in shown
+    assert "gpt-5.4-nano will be shut down on 2027-04-01" in shown
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_plan_tells_what_may_not_be_meant_and_shortens_long_prompts(
     (place / "job.toml").write_text(text, encoding="utf-8")
     shown = plan(capsys, "job.toml", "--provider", "local")
     assert "left out by subset.exclude: 1" in shown
-    assert "1 row asks the same as another one" in shown
+    assert "1 row has the same request as another row" in shown
     assert "to send: 2" in shown
-    assert "grid.size is used in no prompt: its 2 values ask the same; write {size}" in shown
+    assert "grid.size is used in no prompt: its 2 values give the same requests; write {size}" in shown
     assert "characters ...]" in shown
     assert max(map(len, shown.splitlines())) < 1200
     answer = as_json(capsys, "job.toml", "--provider", "local")
@@ -138,7 +138,7 @@ def test_an_endpoint_by_the_hour_is_weighed_against_calls_an_hour(
     monkeypatch.setenv("TOGETHER_API_KEY", "k")
     shown = plan(capsys, "--provider", "openai", "--break-even")
     line = next(line for line in shown.splitlines() if "together, " in line and "calls an hour" in line)
-    assert "called or not" in line
+    assert "with or without calls" in line
     found = as_json(capsys, "--provider", "openai", "--break-even")["break_even"]["compared"]
     together = next(each for each in found if each["provider"] == "together")
     assert together["calls_an_hour"] == -(-together["hosting_usd_per_hour"] // together["long_call_usd"])

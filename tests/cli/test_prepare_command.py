@@ -74,7 +74,7 @@ def test_rules_are_those_of_the_provider_named(asyncgen: Run, generated: Path) -
     ran = asyncgen("prepare", "--format", "completion", "--provider", "openai", "--simulated", "--json")
     assert ran.returncode == 1
     assert answer(ran)["error"]["code"] == "refused_dataset"
-    assert "OpenAI takes files of the format chat" in ran.stderr
+    assert "OpenAI accepts files of the format chat" in ran.stderr
 
 
 def test_a_csv_becomes_pairs_as_the_legacy_tool_made_them(asyncgen: Run, work: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_csv_becomes_pairs_as_the_legacy_tool_made_them(asyncgen: Run, work: P
     ran = asyncgen("prepare", "a.csv", "--format", "completion", "-y")
     assert ran.returncode == 0, ran.stderr
     assert "end each prompt in `, Paris`" in ran.stdout  # which all had already, so that nothing was added
-    assert 'give stop=[" is new!"]' in ran.stdout
+    assert 'set stop=[" is new!"]' in ran.stdout
     assert "next: asyncgen finetune create a_prepared.jsonl" in ran.stderr
     assert json.loads((work / "a_prepared.jsonl").read_text().splitlines()[0])["completion"].startswith(" 0 is new!")
     assert (work / "a.csv").read_text() == CSV
@@ -109,7 +109,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_guessed(asyncgen: Run, wo
     (work / "a.csv").write_text(CSV)
     ran = asyncgen("prepare", "a.csv", "--format", "completion")
     assert ran.returncode == 2
-    assert "nothing is guessed" in ran.stderr
+    assert "is not a terminal" in ran.stderr
     assert "--yes" in ran.stderr
     assert [path.name for path in work.iterdir()] == ["a.csv"]
 
@@ -144,7 +144,7 @@ def test_chats_with_faults_are_refused_with_each_line(asyncgen: Run, work: Path)
     (work / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     ran = asyncgen("prepare", "a.jsonl", "-y")
     assert ran.returncode == 1
-    assert "a.jsonl:11: the last message must be the assistant's" in ran.stderr
+    assert "a.jsonl:11: the last message must be from the assistant" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_chats_with_faults_are_refused_with_each_line(asyncgen: Run, work: Path)
         (["."], 2, "not a run"),
         ([], 2, "there is no run"),
         (["a.csv", "--drop-near-duplicates"], 2, "is for runs"),
-        (["a.csv", "--format", "completion", "--validation", "0.1"], 2, "splits classifications only"),
+        (["a.csv", "--format", "completion", "--validation", "0.1"], 2, "splits classification data only"),
         (["a.csv", "--separator", "x"], 2, "--separator is for the completion format"),
         (["a.csv", "--format", "completion", "--system", "x"], 2, "--system is for the chat format"),
         (["a.csv", "--validation", "1"], 2, "validation"),
@@ -217,5 +217,5 @@ def test_a_job_file_is_read_as_it_is_today(asyncgen: Run, simulated: Callable[..
     today = asyncgen("prepare", "ads.toml", "--simulated")
     assert today.returncode == 1
     assert "check: max_words" in today.stderr
-    assert "as ads.toml says today" in today.stderr
+    assert "with the current settings of ads.toml" in today.stderr
     assert asyncgen("report", "ads.toml").returncode == 0

@@ -33,15 +33,15 @@ def test_the_first_plain_line_knows_the_rate_and_what_was_spent(monkeypatch: pyt
 
 def test_a_pause_is_told_with_its_end_and_its_cause() -> None:
     progress = Progress(requests=10, paused_until=500.0, pause_cause="as the server asks: too many requests")
-    assert "waits 1 min 40 s (as the server asks: too many requests)" in line(progress, 400.0)
-    assert "waits 1 min 40 s (as the server asks: too many requests)" in "\n".join(block(progress, 400.0, 80))
+    assert "paused for 1 min 40 s (as the server asks: too many requests)" in line(progress, 400.0)
+    assert "paused for 1 min 40 s (as the server asks: too many requests)" in "\n".join(block(progress, 400.0, 80))
     assert "waits" not in line(progress, 500.0)
 
 
 def test_a_wait_for_a_limit_is_named_when_nothing_goes_for_long() -> None:
     progress = Progress(requests=10, sent_at=100.0, waits_for="3 tokens a minute (as the server tells)")
     assert "waits" not in line(progress, 120.0)
-    assert "nothing sent for 45 s (waits for the limit of 3 tokens a minute (as the server tells))" in line(
+    assert "nothing sent for 45 s (waiting for the limit of 3 tokens a minute (as the server tells))" in line(
         progress, 145.0
     )
 
@@ -84,7 +84,7 @@ def test_a_lost_connection_is_told_at_once_with_how_long_it_lasts() -> None:
     progress = Progress(requests=10, began_at=100.0)
     progress.note_trouble("no connection to 127.0.0.1:9803", 110.0)
     progress.note_trouble("no connection to 127.0.0.1:9803", 118.0)
-    assert "no connection to 127.0.0.1:9803 for 12 s, trying again" in line(progress, 122.0)
+    assert "no connection to 127.0.0.1:9803 for 12 s, retrying" in line(progress, 122.0)
 
 
 def test_a_server_that_is_waited_for_is_told_from_the_first_line_on() -> None:
@@ -95,10 +95,10 @@ def test_a_server_that_is_waited_for_is_told_from_the_first_line_on() -> None:
 
 def test_a_silent_start_says_what_it_waits_for() -> None:
     progress = Progress(requests=10, began_at=100.0, sent=4)
-    assert "nothing answered yet" not in line(progress, 103.0)
-    assert "nothing answered yet" in line(progress, 106.0)
+    assert "no answer yet" not in line(progress, 103.0)
+    assert "no answer yet" in line(progress, 106.0)
     progress.settled = 1
-    assert "nothing answered yet" not in line(progress, 107.0)
+    assert "no answer yet" not in line(progress, 107.0)
 
 
 def test_the_latest_answer_is_shown_under_its_row_within_the_width() -> None:

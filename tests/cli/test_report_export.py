@@ -28,7 +28,7 @@ def test_the_report_covers_each_axis_and_names_the_next_step(asyncgen: Run, gene
     ran = asyncgen("report", NO_COLOR="1")
     assert ran.returncode == 0, ran.stderr
     assert "162: 50 filled, 112 left" in ran.stdout
-    for name in ("sector", "Grocery Stores", "city", "Brussels", "size", "words an answer", "how answers begin"):
+    for name in ("sector", "Grocery Stores", "city", "Brussels", "size", "words per answer", "first words of answers"):
         assert name in ran.stdout
     assert "next: asyncgen generate runs/direct-marketing/job.toml --provider local" in ran.stderr
 

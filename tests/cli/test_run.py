@@ -54,7 +54,7 @@ def test_a_large_model_elsewhere_writes_and_this_machine_learns(
     assert done.returncode == 0, done.stderr
     assert f"custom, any at {elsewhere}" in done.stderr
     assert f"at {here} (" in done.stderr
-    assert "the local server that runs is a simulation" in done.stderr
+    assert "the running local server is a simulation" in done.stderr
     assert last_line(done)["finetune"]["model"].startswith("ft:")
 
 
@@ -68,6 +68,4 @@ def test_a_run_says_at_which_stage_it_stopped_and_why(asyncgen: Run, simulated: 
     base_url = simulated("--fault", "401=1")
     done = asyncgen("run", "--provider", "local", "--base-url", base_url)
     assert done.returncode == 4
-    assert (
-        "the run stopped at the stage generate; this goes on from there: asyncgen run --provider local" in done.stderr
-    )
+    assert "the run stopped at the stage generate; to continue: asyncgen run --provider local" in done.stderr

@@ -104,8 +104,8 @@ def test_idle_server_ends_by_itself_once_its_client_is_gone() -> None:
 
 
 def test_settings_of_the_other_engine_are_refused() -> None:
-    assert "--slots means nothing to the engine simulated" in refused("--engine", "simulated", "--slots", "2")
-    assert "--fault means nothing to the engine llama" in refused("--fault", "500=1")
+    assert "--slots has no effect on the engine simulated" in refused("--engine", "simulated", "--slots", "2")
+    assert "--fault has no effect on the engine llama" in refused("--fault", "500=1")
 
 
 def test_variable_of_the_other_engine_is_not_minded() -> None:

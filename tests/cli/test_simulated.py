@@ -55,7 +55,7 @@ def test_made_up_answers_are_handed_on_only_where_that_is_said(
         assert refused(asyncgen("export", "-o", output, "--json"))
         assert not (run.parent.parent / output).exists()
         assert asyncgen("export", "-o", output, "--simulated").returncode == 0
-    assert "A simulation made up 12 of these rows" in (run.parent.parent / "folder" / "README.md").read_text()
+    assert "12 of these rows are simulated" in (run.parent.parent / "folder" / "README.md").read_text()
     assert refused(asyncgen("prepare", "--json"))
     assert not (run / "train.jsonl").exists()
     assert asyncgen("prepare", "--simulated").returncode == 0
@@ -69,10 +69,10 @@ def test_made_up_answers_are_handed_on_only_where_that_is_said(
 def test_whoever_looks_is_told(asyncgen: Callable[..., Any], rehearsed: tuple[Path, tuple[str, ...]]) -> None:
     run, _ = rehearsed
     done = asyncgen("status")
-    assert "simulated 12 of the answers were made up by a simulation" in done.stdout
+    assert "simulated 12 of the answers are simulated" in done.stdout
     assert "24: 24 done, 0 failed, 0 left" in done.stdout, "rows with one request share an answer"
     assert f"asyncgen prepare {run.relative_to(run.parent.parent)} --simulated" in done.stderr
-    assert "simulation" in asyncgen("report").stdout
+    assert "simulated answers" in asyncgen("report").stdout
     assert asyncgen("report", "--html", "page.html").returncode == 0
     assert "simulation" in (run.parent.parent / "page.html").read_text()
 

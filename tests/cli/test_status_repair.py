@@ -69,7 +69,7 @@ def test_status_counts_the_rows_of_the_newest_run(asyncgen: Run, folder: Path) -
     assert done.stdout.splitlines() == [
         "run       runs/campaign",
         "job       campaign, model model-1 at openai",
-        "rows      10: 3 done, 1 failed, 6 left; 1 more belong to an earlier form of the job",
+        "rows      10: 3 done, 1 failed, 6 left; 1 more belong to an earlier version of the job",
         "spend     1.00 USD; 4,000 prompt tokens (0 cached), 120 completion tokens (0 of reasoning)",
     ]
     assert done.stderr.startswith("next: asyncgen generate ")
@@ -148,10 +148,10 @@ def test_a_bad_line_stops_status_and_repair_mends_it(asyncgen: Run, folder: Path
     mended = asyncgen("repair", "runs/campaign")
     assert mended.returncode == 0
     assert mended.stdout.splitlines() == [
-        "records.jsonl: 4 lines kept, 1 bad ones moved to records.jsonl.bad (line 5)",
+        "records.jsonl: 4 lines kept, 1 damaged moved to records.jsonl.bad (line 5)",
         "failures.jsonl: 1 line kept",
     ]
-    assert "asks for the missing rows again" in mended.stderr
+    assert "sends the missing rows again" in mended.stderr
     assert asyncgen("status").returncode == 0
 
 
@@ -179,8 +179,8 @@ def test_status_tells_of_answers_that_are_gone(asyncgen: Run, folder: Path) -> N
     assert done.returncode == 0
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert lines["rows"] == "10: 0 done, 1 failed, 9 left"
-    assert lines["lost"] == "run.json counts 4 answers, and runs/campaign/records.jsonl holds 0 of them"
-    assert "put runs/campaign/records.jsonl back" in done.stderr
+    assert lines["lost"] == "run.json counts 4 answers, but runs/campaign/records.jsonl has 0 of them"
+    assert "restore runs/campaign/records.jsonl" in done.stderr
     assert last_json(asyncgen("status", "--json"))["lost"] == 4
 
 
@@ -188,5 +188,5 @@ def test_status_after_a_repair_says_that_the_job_is_not_known(asyncgen: Run, fol
     (folder / "run.json").unlink()
     assert asyncgen("repair", str(folder)).returncode == 0
     done = asyncgen("status", str(folder))
-    assert "4 done, 1 failed; how many are wanted is not known" in done.stdout
+    assert "4 done, 1 failed; the total is not known" in done.stdout
     assert f"job.toml --out {folder}" in done.stderr

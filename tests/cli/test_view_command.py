@@ -63,7 +63,7 @@ def test_a_taken_port_that_was_named_is_an_error_and_else_the_next_one_is_taken(
         port = str(taken.getsockname()[1])
         refused = asyncgen("view", "--no-browser", "--port", port)
         assert refused.returncode == 1
-        assert f"port {port} of 127.0.0.1 is taken" in refused.stderr
+        assert f"port {port} of 127.0.0.1 is already in use" in refused.stderr
     with (
         started(work, environment, "view", "--no-browser") as one,
         started(work, environment, "view", "--no-browser") as two,

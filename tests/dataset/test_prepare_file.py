@@ -94,7 +94,7 @@ def test_rows_without_a_prompt_or_an_answer_are_left_out_and_told_with_their_lin
         csv(tmp_path, *TWELVE, ",Text.", "shop 99, ", " ,\u00a0"), answers, DatasetSettings(), OPENAI
     )
     assert (prepared.read, prepared.samples, prepared.left_out) == (15, (12,), {"empty": 3})
-    for line in ("no prompt, which a chat needs: line 14", "an empty completion: line 15", "nor completion: line 16"):
+    for line in ("no prompt (required in a chat): line 14", "an empty completion: line 15", "nor completion: line 16"):
         assert any(line in text for text in answers.heard)
 
 

@@ -336,7 +336,7 @@ def test_scores_that_a_simulation_made_up_choose_no_samples_unless_told(make_run
 
 def test_a_simulations_answers_are_refused_unless_told(make_run: MakeRun) -> None:
     made = make_run().fill(lambda record: msgspec.structs.replace(record, simulated=record.index == 3))
-    with pytest.raises(UsageError, match="simulation"):
+    with pytest.raises(UsageError, match="simulated"):
         prepare(made)
     assert prepare(made, simulated=True).files[0].samples == 36
     assert made.directory.read_state().dataset.simulated == 1

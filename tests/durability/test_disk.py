@@ -54,7 +54,7 @@ def test_when_the_disk_is_full_sending_stops_and_the_unsaved_answers_are_counted
     assert 0 < kept < sent <= kept + 2 * CONCURRENCY, "nothing was sent after the failure but what was in flight"
     unsaved = sent - kept
     assert f"{unsaved} paid answers could not be saved" in child.stderr
-    assert "then give the same command again" in child.stderr
+    assert "then run the same command again" in child.stderr
     assert start(*command(server)).wait() == 0
     assert settled(run) == ROWS
     assert server.received.total() == ROWS + unsaved
@@ -104,7 +104,7 @@ def test_a_run_deleted_while_it_is_written_stops_it(
     run.records.unlink()
     assert child.wait() == 6, child.stderr
     assert server.received.total() < ROWS
-    assert "records.jsonl could not be made safe on the disk" in child.stderr
+    assert "records.jsonl could not be synced to disk" in child.stderr
     assert start(*command(server)).wait() == 0
     assert settled(run) == ROWS
 
@@ -138,7 +138,7 @@ def test_a_job_that_would_leave_rows_behind_needs_consent_and_names_what_changed
     refused = start(*command(server))
     assert refused.wait() == 2
     assert f"{ROWS} rows of runs/job no longer belong to the job: prompt.user changed" in refused.stderr
-    assert "add --yes to go on" in refused.stderr
+    assert "add --yes to continue" in refused.stderr
     assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.name != ".lock"} == before
     assert server.received.total() == ROWS
     accepted = start(*command(server, "--yes", "--json"))

@@ -81,7 +81,7 @@ def test_an_array_killed_in_part_and_submitted_again_in_another_size_loses_and_d
     tasks[2].kill()
     said = [output(task) for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0, -signal.SIGKILL, 0], said
-    assert "its part of the run's limits: 2 in flight" in said[0]
+    assert "its share of the run's limits: 2 in flight" in said[0]
     kept = settled(run.record_files())
     assert len(set(kept)) == len(kept) < ROWS
 

@@ -133,7 +133,7 @@ def test_answers_stand_in_the_question_as_data(evaluated: Evaluate) -> None:
     assert not any(f'"{name}"' in str(request["messages"]) for request in questions for name in names)
     assert found.judging is not None
     assert found.judging.family == ("one", "other")
-    assert sum("same family" in note for note in found.notes) == 2
+    assert sum("same model family" in note for note in found.notes) == 2
 
 
 def test_all_pairs_give_strengths(evaluated: Evaluate) -> None:

@@ -180,7 +180,7 @@ def test_a_run_without_held_out_rows_says_how_to_have_some(
 
 @pytest.mark.parametrize(
     ("axes", "word"),
-    [({"town": ["Madrid"]}, "no axis 'town'"), ({"city": ["Paris"]}, "in the grid already")],
+    [({"town": ["Madrid"]}, "no axis 'town'"), ({"city": ["Paris"]}, "already in the grid")],
 )
 def test_axes_that_cannot_be_are_refused(
     make_run: MakeRun, answering: Answering, observer: Any, axes: dict[str, list[str]], word: str

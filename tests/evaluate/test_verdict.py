@@ -37,7 +37,7 @@ def test_where_the_data_does_not_tell_it_says_how_much_more_would() -> None:
     said = verdict_on(found, [pair("prompt", "tuned", 70, 6, 3, 21)], 0.05, "combinations")
     assert said.use is None
     assert said.more_rows == 180  # 280 for a difference of five points, of which 100 are there
-    assert "does not tell" in said.sentence
+    assert "not enough data" in said.sentence
     assert "about 680 more one as large as seen" in said.sentence
 
 

@@ -96,8 +96,8 @@ def test_create_uploads_creates_follows_and_names_the_model(
     assert done.stdout == f"ft:{MODEL}:org:ftjob-2\n"
     for words in (
         "12 samples, 3 epochs",
-        "answers until 2027-01-14",
-        f"{host} tunes until 2027-01-06, and only for those who tuned there before",
+        "are available until 2027-01-14",
+        f"{host} offers fine-tuning until 2027-01-06, and only for customers who fine-tuned there before",
         "price: not known",
         "uploaded ",
         "created ftjob-2",
@@ -240,7 +240,12 @@ def test_a_signal_leaves_the_job_and_says_how_to_go_on(
     assert process.returncode == 128 + number
     assert time.monotonic() - began < 5
     assert out == "ftjob-long\n"
-    for words in ("left ftjob-long", "running", "asyncgen finetune follow ftjob-long", "finetune cancel ftjob-long"):
+    for words in (
+        "stopped following ftjob-long",
+        "running",
+        "asyncgen finetune follow ftjob-long",
+        "finetune cancel ftjob-long",
+    ):
         assert words in err
     assert provider.count("POST", ".*") == 0
     assert provider.jobs["ftjob-long"]["status"] == "running"
@@ -288,7 +293,7 @@ def test_results_writes_the_table_and_draws_the_loss(asyncgen: Asyncgen, provide
     provider.add_job(id="ftjob-b", status="running")
     none = asyncgen("finetune", "results", "ftjob-b", *at)
     assert none.returncode == 1
-    assert "no results: it is running" in none.stderr
+    assert "no results: its status is running" in none.stderr
 
 
 def test_an_id_that_is_a_path_leads_out_of_no_folder(asyncgen: Asyncgen, provider: Any, tmp_path: Path) -> None:
@@ -326,7 +331,7 @@ def test_delete_takes_models_jobs_and_files_and_explains_what_it_cannot(asyncgen
     assert asyncgen("finetune", "delete", "ftjob-a", "-y", *at).stdout == f"deleted the model {model}\n"
     gone = asyncgen("finetune", "delete", model, "-y", *at)
     assert gone.returncode == 1
-    assert f"there is no model {model} at 127.0.0.1" in gone.stderr
+    assert f"has no model {model}" in gone.stderr
     assert asyncgen("finetune", "delete", "file-9", "-y", *at).stdout == "deleted the file file-9\n"
     assert provider.files == {}
 

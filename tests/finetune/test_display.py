@@ -57,8 +57,8 @@ def test_an_outage_is_said_once_and_its_end_too(capsys: pytest.CaptureFixture[st
     assert "provider not reached" in watcher.line()
     watcher.on_job(job())
     err = capsys.readouterr().err
-    assert err.count("asking again until it works") == 1
-    assert err.count("answers again") == 1
+    assert err.count("retrying (the job goes on meanwhile)") == 1
+    assert err.count("responds again") == 1
 
 
 def test_a_long_training_keeps_a_bounded_memory() -> None:

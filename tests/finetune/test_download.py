@@ -272,7 +272,7 @@ def test_a_refusal_of_the_provider_is_told_in_its_words(
 
 def test_a_web_page_is_no_file(storage: Storage, fetched: Any, tmp_path: Path) -> None:
     storage.more = {"Content-Type": "text/html; charset=utf-8"}
-    with pytest.raises(AsyncgenError, match="a web page in the place of the file"):
+    with pytest.raises(AsyncgenError, match="a web page instead of the file"):
         fetched()
     assert left(tmp_path) == []
 

@@ -114,7 +114,7 @@ def test_a_signal_while_the_job_is_created_waits_for_it_and_leaves_it(provider: 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     (job_id,) = provider.jobs
-    assert f"left {job_id}" in err
+    assert f"stopped following {job_id}" in err
     assert [
         noted.job_id for noted in RunDirectory(training_file.parent / "runs" / "train").read_state().finetuning
     ] == [job_id]

@@ -62,7 +62,7 @@ def test_a_suffix_with_a_dot_is_refused_where_dots_are() -> None:
 def test_metadata_is_refused_where_none_is_kept() -> None:
     with pytest.raises(UsageError) as caught:
         check_order(order(metadata={"a": "b"}), PROFILES["together"])
-    assert caught.value.cause == "metadata: this provider keeps none"
+    assert caught.value.cause == "metadata: this provider does not store metadata"
 
 
 def test_sixteen_pairs_are_one_too_many_since_ours_is_added() -> None:

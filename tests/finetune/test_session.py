@@ -11,7 +11,7 @@ def test_a_model_that_needs_an_endpoint_says_what_it_costs_by_the_hour() -> None
     job = TuningJob(id="ft-1", status="completed", outcome="succeeded", model="Qwen/Qwen3.5-9B", tuned_model="me/mine")
     said = success_words(PROFILES["together"], job)
     assert "me/mine" in said
-    assert "3.99 USD an hour, called or not" in said
+    assert "3.99 USD an hour, with or without calls" in said
 
 
 @pytest.mark.parametrize(

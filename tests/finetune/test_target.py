@@ -126,7 +126,7 @@ def test_a_file_named_with_a_provider_is_tuned_on_there(training_file: Path) -> 
     assert (
         find_source(training_file, None, None, EndpointFlags(provider="openai"), None).choice.profile.name == "openai"
     )
-    with pytest.raises(UsageError, match="no model to tune was named"):
+    with pytest.raises(UsageError, match="no model to fine-tune is set"):
         find_source(training_file, None, None, EndpointFlags(provider="custom"), None)
 
 
@@ -156,6 +156,6 @@ def test_a_run_needs_a_dataset_that_is_still_there(tmp_path: Path) -> None:
 def test_a_missing_source_says_how_to_make_one() -> None:
     from pathlib import Path  # noqa: PLC0415 - only here
 
-    with pytest.raises(UsageError, match="no run and no file at nowhere") as caught:
+    with pytest.raises(UsageError, match="nowhere is neither a run nor a file") as caught:
         find_source(Path("nowhere"), None, None, EndpointFlags(), None)
     assert "asyncgen runs" in (caught.value.help_text or "")

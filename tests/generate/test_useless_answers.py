@@ -130,7 +130,7 @@ def test_on_a_terminal_the_question_is_asked_in_place(
     try:
         while chunk := os.read(ours, 4096):
             shown += chunk
-            if b"Go on all the same?" in shown and answer:
+            if b"Continue anyway?" in shown and answer:
                 os.write(ours, answer)
                 answer = b""
     except OSError:

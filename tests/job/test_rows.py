@@ -142,7 +142,7 @@ def test_rows_that_a_simulation_made_up_are_told(runs: Runs) -> None:
     path.write_bytes(b"".join(orjson.dumps(line | {"simulated": True}) + b"\n" for line in lines))
     text = ANSWERS.replace('sample = "{question}"', 'sample = "{prompt}"').replace("{question}", "{answer}")
     [remark] = runs.job("answers", text).remarks
-    assert f"{len(lines)} rows of runs/questions were made up by a simulation" in remark
+    assert f"{len(lines)} rows of runs/questions are simulated" in remark
 
 
 def test_rows_that_the_source_no_longer_asks_for_are_left_out(runs: Runs) -> None:
@@ -160,7 +160,7 @@ def test_rows_that_the_source_no_longer_asks_for_are_left_out(runs: Runs) -> Non
     ("change", "words"),
     [
         (("runs/questions", "runs/none"), "there is no run yet"),
-        (("runs/questions", "a\\u0000b"), "no folder can have this name"),
+        (("runs/questions", "a\\u0000b"), "not a valid folder name"),
         (("runs/questions", "x" * 5000), "rows.run: xxxx"),
         (("{question}", "{qestion}"), "neither an axis nor a column"),
     ],
@@ -177,12 +177,12 @@ def test_a_run_without_a_settled_row_and_a_damaged_line_are_told(runs: Runs) -> 
     text = ANSWERS.replace("{question}", "{answer}")
     with pytest.raises(JobFileError, match="1 problem") as caught:
         runs.job("answers", text)
-    assert "no settled row can be used yet (2 failed their checks)" in (caught.value.cause or "")
+    assert "no answer can be used yet (2 failed their checks)" in (caught.value.cause or "")
     path = runs.folder / "runs" / "questions" / "records.jsonl"
     path.write_bytes(b'{"key": [[[[' + b"[" * 100_000 + b"\n")
     with pytest.raises(JobFileError) as caught:
         runs.job("answers", text)
-    assert "runs/questions:1: no record of a run" in (caught.value.cause or "")
+    assert "runs/questions:1: not a record" in (caught.value.cause or "")
 
 
 def test_runs_that_follow_each_other_in_a_circle_are_refused(runs: Runs) -> None:
@@ -193,7 +193,7 @@ def test_runs_that_follow_each_other_in_a_circle_are_refused(runs: Runs) -> None
     with pytest.raises(JobFileError) as caught:
         runs.job("answers", ANSWERS)
     assert "its job cannot be opened" in (caught.value.cause or "")
-    assert "the runs follow each other in a circle" in (caught.value.cause or "")
+    assert "the runs depend on each other in a circle" in (caught.value.cause or "")
 
 
 def test_text_files_are_rows_a_part_each(opened: Open, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_text_files_are_rows_a_part_each(opened: Open, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no file matches it"), (b" ", "hold no text"), (b"x\n\xff", "docs/a.md, line 2: not UTF-8")],
+    [(None, "no file matches it"), (b" ", "have no text"), (b"x\n\xff", "docs/a.md, line 2: not UTF-8")],
 )
 def test_files_that_cannot_be_read_are_named(opened: Open, tmp_path: Path, content: bytes | None, words: str) -> None:
     (tmp_path / "docs").mkdir()
@@ -261,7 +261,7 @@ def test_a_cell_without_chat_turns_is_named(opened: Open, tmp_path: Path) -> Non
     (tmp_path / "t.jsonl").write_text('{"turns": [{"role": "user", "content": "x"}]}\n{"turns": "no"}\n')
     with pytest.raises(JobFileError) as caught:
         opened('name = "x"\n[rows]\nfile = "t.jsonl"\n[prompt]\nmessages = "turns"\n')
-    assert "row 2: column 'turns' holds no chat turns" in (caught.value.cause or "")
+    assert "row 2: column 'turns' has no chat messages" in (caught.value.cause or "")
 
 
 def test_the_direction_of_a_sample_can_be_turned(opened: Open) -> None:

@@ -131,7 +131,7 @@ def test_every_type_of_parquet_has_a_text(tmp_path: Path, name: str) -> None:
     ("values", "words"),
     [
         (["Bonn", None], "row 2: column 'city' is empty"),
-        ([1.0, float("nan")], "row 2: column 'city': nan is not a number"),
+        ([1.0, float("nan")], "row 2: column 'city': nan is not a valid number"),
         ([b"\x00"], "row 1: column 'city': binary data"),
         ([], "no rows"),
     ],

@@ -27,9 +27,9 @@ def shown(error: AuthError) -> str:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (f"{KEY}\u2014x", "'\u2014' at place 27"),
-        (f"{KEY}\nx", "a line break at place 27"),
-        (f"{KEY} x", "a blank at place 27"),
+        (f"{KEY}\u2014x", "'\u2014' at position 27"),
+        (f"{KEY}\nx", "a line break at position 27"),
+        (f"{KEY} x", "a blank at position 27"),
         (f"{KEY}\x00", "U+0000"),
         (f"{KEY}\u200b", "U+200B"),
         (f"{KEY}\u00e9", "'\u00e9'"),

@@ -58,7 +58,7 @@ def test_an_address_alone_means_custom_whatever_keys_there_are(url: str, named_i
     assert choice.profile.name == "custom"
     assert choice.profile.key_variable == "ASYNCGEN_API_KEY"
     is_another = named_in_job not in {AUTO, "custom"}
-    assert (f"--provider {named_in_job} adds" in choice.why) is is_another
+    assert (f"--provider {named_in_job} uses" in choice.why) is is_another
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_file_sends_no_providers_key_to_another_host(tmp_path: Path, text: str
 @pytest.mark.parametrize("line", ['api_key = "sk-canary-31415926"', 'key_variable = "sk-canary-31415926"'])
 def test_a_key_in_the_file_is_refused_and_not_shown(tmp_path: Path, line: str) -> None:
     cause = wrong(tmp_path, f'[box]\nbase_url = "https://b/v1"\n{line}\n')
-    assert "no place in a file" in cause
+    assert "do not belong in this file" in cause
     assert "31415" not in cause
 
 

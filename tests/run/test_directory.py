@@ -65,7 +65,7 @@ def test_a_run_directory_that_is_a_link_is_followed(tmp_path: Path, folder: Path
 def test_the_run_of_another_job_is_refused_and_unchanged(folder: Path) -> None:
     make_run(folder)
     before = contents(folder)
-    with pytest.raises(UsageError, match="a run of the job 'campaign', not of 'other'") as refused:
+    with pytest.raises(UsageError, match="belongs to the job 'campaign', not to 'other'") as refused:
         make_run(folder, "other")
     assert "--out" in (refused.value.help_text or "")
     assert contents(folder) == before
@@ -75,7 +75,7 @@ def test_a_folder_of_another_program_is_refused_and_unchanged(folder: Path) -> N
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("x", encoding="utf-8")
     for job_name in ("campaign", None):
-        with pytest.raises(UsageError, match="not a run of asyncgen"), open_run(folder, job_name=job_name):
+        with pytest.raises(UsageError, match="not a run directory"), open_run(folder, job_name=job_name):
             pass
     assert contents(folder) == {"thesis.tex": b"x"}
 
@@ -275,7 +275,7 @@ def test_no_output_takes_the_place_of_a_file_of_a_run(tmp_path: Path, name: str,
     if through_link:
         (tmp_path / "out.csv").symlink_to(path)
     with (
-        pytest.raises(UsageError, match="would be overwritten"),
+        pytest.raises(UsageError, match="must not be overwritten"),
         output_file(tmp_path / "out.csv" if through_link else path) as file,
     ):
         file.write(b"mine")

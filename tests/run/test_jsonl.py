@@ -268,7 +268,7 @@ def test_a_failed_fsync_is_reported_ever_after_and_never_tried_again(
         file.append(ROWS[0])
         monkeypatch.setattr(os, "fsync", fail)
         for _ in range(3):
-            with pytest.raises(DiskError, match="made safe"):
+            with pytest.raises(DiskError, match="synced to disk"):
                 file.sync()
         assert len(calls) == 1
         file.append(ROWS[1])  # an answer that is paid for is still worth writing
@@ -295,7 +295,7 @@ def test_a_file_that_somebody_else_changes_stops_the_writer(path: Path, doing: s
             path.unlink()
         if doing == "replace":
             path.write_bytes(ROWS[0])
-        with pytest.raises(DiskError, match=r"replaced|made safe"):
+        with pytest.raises(DiskError, match=r"replaced|synced to disk"):
             file.sync()
 
 

@@ -79,6 +79,6 @@ def test_server_that_wants_a_key_is_told_at_once(start_server: Callable[[ServeSe
         data_dir=default_data_folder(), simulation=SimulationSettings(), key=Secret("sk-mine", "a test")
     )
     start_server(settings)
-    with pytest.raises(AsyncgenError, match="wants a key") as caught:
+    with pytest.raises(AsyncgenError, match="requires a key") as caught:
         asyncio.run(served([]))
     assert "--api-key-file" in str(caught.value.help_text)

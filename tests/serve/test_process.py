@@ -108,7 +108,7 @@ def test_killed_server_leaves_no_process_and_its_job_is_trained_by_the_next(
         assert client.fine_tuning.jobs.retrieve(identifier).status in {"queued", "running"}
         client.fine_tuning.jobs.cancel(identifier)
         told = [event.message for event in client.fine_tuning.jobs.list_events(identifier)]
-        assert "The server was stopped; the training begins again" in told
+        assert "The server was stopped; the training starts again" in told
 
 
 def test_rank_and_layers_of_the_adapters_are_the_servers_settings(

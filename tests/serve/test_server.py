@@ -98,7 +98,7 @@ def test_address_for_others_is_warned_of() -> None:
         await serve(settings(host="0.0.0.0"), stop=stop, say=said.append, started=lambda _: stop.set())
 
     asyncio.run(live())
-    assert any("asks nobody for a key" in line for line in said)
+    assert any("requires no key" in line for line in said)
     assert any("a simulation" in line for line in said)
 
 

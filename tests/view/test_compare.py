@@ -92,7 +92,7 @@ def test_only_answers_that_differ_are_compared_and_blind_votes_uncover_them(
     expect(page.get_by_text("only 1 value of city was held out")).to_be_visible()
     rows = page.get_by_role("article")
     expect(rows).to_have_count(2)
-    page.get_by_role("checkbox", name="Only those that differ").uncheck()
+    page.get_by_role("checkbox", name="Only different answers").uncheck()
     expect(rows).to_have_count(3)
     page.get_by_role("checkbox", name="Blind votes").check()
     expect(rows.first.get_by_role("heading", name="Answer A")).to_be_visible()

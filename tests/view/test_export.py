@@ -69,7 +69,7 @@ def test_an_export_opens_by_a_double_click(make_run: MakeRun, tmp_path: Path, op
     expect(total).to_have_text("1 row of 14")
     page.get_by_text("odd one out").click()
     expect(page.locator(".text.answer")).to_have_text("odd one out")
-    page.get_by_text("Request as it was sent").click()
+    page.get_by_text("Request as sent").click()
     expect(page.get_by_text("You write adverts.")).to_be_visible()
     assert page.get_by_role("button", name=re.compile("Reject")).count() == 0
     page.reload()

@@ -56,10 +56,10 @@ def test_what_a_simulation_made_up_is_marked(make_run: MakeRun, page_of: PageOf)
     run.add(run.record(1, simulated=True))
     page = page_of(run)
     mark = page.locator(".pill", has_text="simulated")
-    expect(mark).to_have_attribute("title", "A simulation made up 1 of the answers")
+    expect(mark).to_have_attribute("title", "1 of the answers are simulated")
     go(page, "records")
     page.get_by_role("option").filter(has_text="number 1").click()
-    expect(page.get_by_text("no model wrote this")).to_be_visible()
+    expect(page.get_by_text("not written by a model")).to_be_visible()
 
 
 def live_state(done: int, **changed: Any) -> LiveState:
@@ -84,10 +84,10 @@ def test_a_live_run_fills_up(make_run: MakeRun, page_of: PageOf) -> None:
     live.write(live_state(9))
     expect(cell).to_have_attribute("aria-label", "size small, city Paris: 3 done")
     expect(page.get_by_text("Advert number 8,")).to_be_visible()
-    pause = PauseNote(began=time.time(), until=time.time() + 60, reason="the server asked for it (429)")
+    pause = PauseNote(began=time.time(), until=time.time() + 60, reason="the server asked for a pause (429)")
     live.write(live_state(9, pauses=(pause,)))
     expect(page.locator(".pill", has_text="paused")).to_be_visible()
-    expect(page.locator(".waiting")).to_contain_text("the server asked for it (429)")
+    expect(page.locator(".waiting")).to_contain_text("the server asked for a pause (429)")
     run.add(*(run.record(number) for number in range(9, 18)))
     live.remove()
     expect(page.locator(".pill", has_text="finished")).to_be_visible()
@@ -117,7 +117,7 @@ def test_filters_count_restrict_and_stand_in_the_address(make_run: MakeRun, page
     expect(total).to_have_text("1 row of 12")
     address = page.url
     page.get_by_role("searchbox").fill("no such words")
-    expect(page.get_by_role("heading", name="No row fits these filters")).to_be_visible()
+    expect(page.get_by_role("heading", name="No row matches these filters")).to_be_visible()
     page.get_by_role("button", name="Show all rows").click()
     expect(total).to_have_text("12 rows")
     page.goto(address)
@@ -148,7 +148,7 @@ def test_a_bulk_decision_on_rows_that_have_become_others_is_not_made(make_run: M
     page.evaluate("() => { window.fetchAsItIs = fetch }")
     page.route("**/review", lambda route: (run.add(run.record(9)), route.continue_()))
     page.get_by_role("button", name="Reject all 4").click()
-    expect(page.locator(".message-bar")).to_contain_text("5 rows by now, not 4")
+    expect(page.locator(".message-bar")).to_contain_text("now matches 5 rows, not 4")
     assert read_reviews(run.path).rejected == {}
 
 
@@ -166,7 +166,7 @@ def test_the_chosen_row_is_shown_whole(make_run: MakeRun, page_of: PageOf) -> No
     detail.get_by_text("Reasoning", exact=True).click()
     expect(detail.get_by_text("First I thought of prices.", exact=True)).to_be_visible()
     expect(detail.locator(".call")).to_contain_text("look_up")
-    detail.get_by_text("Request as it was sent").click()
+    detail.get_by_text("Request as sent").click()
     expect(detail.get_by_text("An advert for a small shop in Brussels.")).to_be_visible()
     expect(detail.get_by_text("You write adverts.")).to_be_visible()
     detail.get_by_text("Raw", exact=True).click()
@@ -274,7 +274,7 @@ def test_new_rows_do_not_push_away_what_is_being_read(make_run: MakeRun, page_of
     expect(shown).to_be_visible()
     before = shown.bounding_box()
     run.add(*(run.record(n) for n in range(60, 80)))
-    fresh = page.get_by_role("button", name="New rows have come")
+    fresh = page.get_by_role("button", name="Show new rows")
     expect(fresh).to_be_visible()
     expect(shown).to_be_visible()
     assert before is not None
@@ -337,6 +337,6 @@ def test_a_server_that_is_gone_is_told(make_run: MakeRun, browser: Any) -> None:
         expect(page.locator(".pill", has_text="stopped")).to_be_visible()
         server.terminate()
         assert server.wait(timeout=30) == 143
-    expect(page.get_by_text("server lost")).to_be_visible(timeout=20_000)
-    expect(page.get_by_text("what is shown is what was read last")).to_be_visible()
+    expect(page.get_by_text("disconnected")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("this page shows its last state")).to_be_visible()
     page.close()

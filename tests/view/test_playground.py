@@ -144,7 +144,7 @@ def test_two_models_answer_side_by_side_when_send_is_pressed_and_not_before(
     expect(page.get_by_role("textbox", name="Prompt")).to_have_value("large hotel in Rome")
     page.reload()
     expect(page.get_by_role("textbox", name="Prompt")).to_have_value("large hotel in Rome")
-    expect(page.get_by_text("Nothing is sent before you press Send.").first).to_be_visible()
+    expect(page.get_by_text("Nothing is sent until you press Send.").first).to_be_visible()
     assert asked == []
     page.get_by_role("button", name="Send").click()
     left, right = page.get_by_role("region", name="left model"), page.get_by_role("region", name="right model")

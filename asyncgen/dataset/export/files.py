@@ -111,7 +111,7 @@ def export_file(path: Path, records: Iterable[Record], csv: CsvStyle) -> Exporte
     if write is None:
         raise UsageError(
             f"{path} has {'the extension ' + path.suffix if path.suffix else 'no extension'}",
-            cause=f"an export is one of {', '.join(_WRITERS)}, or a folder: a name that ends in /",
+            cause=f"the name of an export must end in {', '.join(_WRITERS)}, or in / for a folder",
             help_text="asyncgen export -o answers.csv",
         )
     exported = Exported()
@@ -181,7 +181,7 @@ def _write_parquet(file: BinaryIO, records: Iterable[Record], exported: Exported
     rows = map(_flat, records)
     first = list(islice(rows, _BATCH))
     if not first:
-        raise UsageError("there is no answer to export yet", help_text="asyncgen status   (says what is left)")
+        raise UsageError("there is no answer to export yet", help_text="asyncgen status   (shows what is left)")
     schema = _schema(arrow, list(first[0]))
     with parquet.ParquetWriter(file, schema) as writer:
         for batch in _batches(first, rows):

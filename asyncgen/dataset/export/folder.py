@@ -49,8 +49,8 @@ JOB_COPY = "job.toml"
 _SHOWN = 5
 _NAMES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl"}
 _COLUMNS = (
-    "`prompt`: what is asked, `completion`: the answer; both lists of messages, as TRL and others read them",
-    "`model`: that wrote it; `repeat`: its number among the texts for the same row",
+    "`prompt` and `completion`: the prompt and the answer, as lists of messages, the format of TRL and others",
+    "`model`: the model that wrote the answer; `repeat`: the number of the answer among those for the same row",
 )
 
 
@@ -113,12 +113,13 @@ def _refuse_stranger(path: Path, names: Collection[str]) -> None:
         return
     card = path / CARD
     if not (card.is_file() and MADE_BY in card.read_text(encoding="utf-8", errors="replace")):
-        raise UsageError(f"{path} is there already, and is not an export of asyncgen", help_text="name another folder")
+        raise UsageError(f"{path} already exists and is not an export of asyncgen", help_text="choose another folder")
     others = [str(each.relative_to(path)) for each in path.rglob("*") if not each.is_dir() or each.is_symlink()]
     if strangers := sorted(set(others) - set(names)):
         raise UsageError(
-            f"{path} would be replaced, and holds files that are not of an export: {', '.join(strangers[:_SHOWN])}",
-            help_text="move them away, or name another folder",
+            f"{path} would be replaced, but it contains files that are not part of an export: "
+            f"{', '.join(strangers[:_SHOWN])}",
+            help_text="move them away, or choose another folder",
         )
 
 
@@ -140,7 +141,7 @@ def _fill(folder: Path, records: Iterable[Record], opened: OpenedJob, plan: Spli
             os.fsync(written.file.fileno())
     files = {side: written.noted() for side, written in files_of.items() if written.samples}
     if not files:
-        raise UsageError("no answer of this run can be a sample yet", help_text="asyncgen report   (tells why)")
+        raise UsageError("this run has no answer that can be a sample yet", help_text="asyncgen report   (shows why)")
     for side, name in _NAMES.items():
         if side not in files:
             (folder / name).unlink()
@@ -309,11 +310,11 @@ def _body(
 ) -> Iterator[str]:
     yield f"# {_plain(job)}"
     yield ""
-    yield "Texts written by a language model from the rows of a grid, to fine-tune a smaller one on. No human wrote or"
-    yield "read them all; whoever uses them answers for checking them, and for the terms of the model's provider."
+    yield "Texts written by a language model, to fine-tune a smaller model. No human wrote or"
+    yield "read all of them. Check them before use, and respect the terms of the model's provider."
     yield ""
     if facts.simulated:
-        yield f"**A simulation made up {facts.simulated:,} of these rows**: no model wrote them, and none should learn"
+        yield f"**{facts.simulated:,} of these rows are simulated**: no model wrote them, and no model should learn"
         yield "from them."
         yield ""
     models = ", ".join(f"`{_plain(model)}` ({count:,})" for model, count in facts.models.most_common())
@@ -336,7 +337,7 @@ def _columns(facts: CardFacts, columns: Sequence[str], *, variable_columns: bool
     yield from (f"- {column}" for column in columns)
     prefix = "variables." if variable_columns else ""
     if not variable_columns and facts.values:
-        yield from ("", "## What the rows were made from", "")
+        yield from ("", "## Values of the rows", "")
     for name, counts in facts.values.items():
         named = ", ".join(_plain(value) for value, _ in counts.most_common(_VALUES_NAMED))
         more = ", ..." if len(counts) > _VALUES_NAMED else ""

@@ -144,7 +144,8 @@ def noted_dataset(directory: RunDirectory) -> DatasetState:
     dataset = directory.read_state().dataset
     if dataset is None or not dataset.files or not directory.train.is_file():
         raise UsageError(
-            f"{directory.path} has no dataset yet", help_text=f"{command_line('prepare', directory.path)}   (makes one)"
+            f"{directory.path} has no dataset yet",
+            help_text=f"{command_line('prepare', directory.path)}   (creates one)",
         )
     return dataset
 
@@ -171,14 +172,14 @@ def trained_model(named: str | None, opened: OpenedJob, trainer: str) -> str:
     open_name = _TOGETHERS_OWN.sub("", model)
     if not _HUB_NAME.fullmatch(open_name):
         raise UsageError(
-            f"{model} is not a model whose weights can be had",
-            cause="a trainer of your own needs one: a name on the Hugging Face Hub, or a folder",
+            f"the weights of {model} are not available",
+            cause="your own trainer needs a model from the Hugging Face Hub or in a folder",
             help_text=f"add --model NAME, such as --model {_SUGGESTED}",
         )
     if trainer == "tinker" and open_name in HUB_NAMES.values():
         raise UsageError(
             f"Tinker does not train {open_name}",
-            cause="it trains the models of its own list, and the job names none",
+            cause="it only trains the models of its own list, and the job names none of them",
             help_text=f"add --model NAME, such as --model {_SUGGESTED}",
         )
     return open_name
@@ -192,11 +193,11 @@ def _refuse_unlearnable(kind: Trainer, dataset: DatasetState, opened: OpenedJob)
     )
     if dataset.format == PREFERENCE and not kind.pairs:
         raise UsageError(
-            f"{kind.title} does not learn from pairs of answers by its configuration",
-            help_text=f"--for one of {others}",
+            f"{kind.title} cannot be configured to learn from pairs of answers",
+            help_text=f"use --for with one of {others}",
         )
     if _has_tools(opened) and not kind.tools:
-        raise UsageError(f"{kind.title} does not read tools from a file", help_text=f"--for one of {others}")
+        raise UsageError(f"{kind.title} does not read tools from a file", help_text=f"use --for with one of {others}")
 
 
 def _has_tools(opened: OpenedJob) -> bool:
@@ -252,7 +253,7 @@ def _write_rows(
         else:
             (folder / names[side]).unlink()
     if "train" not in files:
-        raise UsageError(f"{directory.train} holds no sample", help_text=command_line("prepare", directory.path))
+        raise UsageError(f"{directory.train} has no samples", help_text=command_line("prepare", directory.path))
     count = sum(file.samples for file in files.values())
     return _Made(files, tuple(columns), longest, thoughts, tools, more_answers=count > samples)
 
@@ -313,12 +314,12 @@ def _facts(records: Iterable[Record], opened: OpenedJob, directory: RunDirectory
 
 
 _SENTENCES = {
-    "messages": "the conversation; of a pair, all before its answers",
+    "messages": "the conversation; for a pair, everything before its answers",
     "prompt": "what is asked",
-    "completion": "the answer, which is learnt",
+    "completion": "the answer to learn",
     "chosen": "the better answer",
     "rejected": "the worse answer",
-    "tools": "that were offered",
+    "tools": "the tools offered to the model",
 }
 
 
@@ -342,14 +343,17 @@ def _remarks(kind: Trainer, made: _Made, directory: RunDirectory, held_out: int)
     yield from _age_remarks(directory)
     if held_out and not kind.measures:
         yield (
-            f"{kind.title} reads no validation file by its configuration: {kind.validation} is there for "
-            "`asyncgen evaluate`, and is not trained on"
+            f"the configuration of {kind.title} has no validation file: {kind.validation} is for "
+            "`asyncgen evaluate` and is not trained on"
         )
     if made.more_answers:
-        yield f"a conversation with several answers is a row for each of them, as {kind.title} learns only the last one"
+        yield (
+            f"a conversation with several answers becomes a row for each answer, because {kind.title} learns only the "
+            "last one"
+        )
     yield f"needs: {kind.needs}"
 
 
 def _age_remarks(directory: RunDirectory) -> Iterator[str]:
     if directory.records.exists() and directory.records.stat().st_mtime_ns > directory.train.stat().st_mtime_ns:
-        yield f"answers came after the dataset was made; `{command_line('prepare', directory.path)}` takes them in"
+        yield f"there are newer answers than the dataset; `{command_line('prepare', directory.path)}` adds them"

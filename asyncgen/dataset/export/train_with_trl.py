@@ -118,7 +118,7 @@ def train(folder: Path) -> None:
     settings = read_settings(folder / "job.json")
     samples, validation = read_samples(folder / "train.jsonl"), read_samples(folder / "validation.jsonl")
     tell("progress", message=f"{settings.model}: LoRA of rank {settings.rank}, learning rate {settings.rate:g}, "
-         f"at most {settings.longest} tokens a sample")  # fmt: skip
+         f"at most {settings.longest} tokens per sample")  # fmt: skip
     trainer, reporter = make_trainer(settings, samples, validation, folder / "output")
     tell("start", total_steps=settings.epochs * -(-len(samples) // settings.batch), train_samples=len(samples),
          validation_samples=len(validation), n_epochs=settings.epochs, batch_size=settings.batch,

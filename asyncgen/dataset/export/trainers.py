@@ -45,7 +45,7 @@ class PreparedSample:
     Attributes:
         turns: the conversation, whose last turn is the answer; the better one of a pair.
         worse: the worse answer of a pair; None for other samples.
-        tools: tools that were offered.
+        tools: tools the tools offered to the model.
         pair: prompt and completion with separator and ending, if the dataset has the completion format; `turns` is the
             same without them.
     """
@@ -89,7 +89,7 @@ def prepared_samples(path: Path, dataset: DatasetState) -> Iterator[PreparedSamp
             except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
                 raise UsageError(
                     f"{path}, line {number}, is not a training sample",
-                    help_text=f"{command_line('prepare', path.parent)}   (writes the file anew)",
+                    help_text=f"{command_line('prepare', path.parent)}   (writes the file again)",
                 ) from error
 
 
@@ -434,7 +434,7 @@ TRAINERS: Mapping[str, Trainer] = {
         trl_rows,
         _with_script(TRL_SCRIPT),
         "uv run {folder}/train.py",
-        "uv, which fetches TRL for it; or `python` in the place of `uv run` where trl and peft are installed",
+        "uv, which installs TRL; or `python` instead of `uv run` if trl and peft are installed",
     ),
     "unsloth": Trainer(
         "Unsloth",
@@ -469,7 +469,7 @@ TRAINERS: Mapping[str, Trainer] = {
         tinker_rows,
         _with_script(TINKER_SCRIPT),
         "uv run {folder}/train.py",
-        "uv, which fetches the cookbook for it, and a key in TINKER_API_KEY; the training costs money",
+        "uv, which installs the cookbook, and a key in TINKER_API_KEY; the training costs money",
         pairs=False,
         tools=False,
     ),

@@ -185,8 +185,9 @@ def no_form(path: Path, names: Sequence[str], wanted: WantedColumns) -> Asyncgen
     prompt, completion = names if len(names) == 2 else ("NAME", "NAME")  # noqa: PLR2004 - most likely these two
     return AsyncgenError(
         f"{path} has no column `{missing}`",
-        cause=f"its columns are: {named or 'none'}\nknown forms are: {form_words()}",
-        help_text=f"name them: --prompt-column {shlex.quote(prompt)} --completion-column {shlex.quote(completion)}",
+        cause=f"its columns are: {named or 'none'}\nknown formats: {form_words()}",
+        help_text=f"name the columns: --prompt-column {shlex.quote(prompt)} --completion-column "
+        f"{shlex.quote(completion)}",
         code="bad_data",
     )
 
@@ -330,9 +331,9 @@ def _turn(turn: Any, number: int) -> Message:
     role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
     if role is None:
         raise FormError(
-            f"turn {number} of `conversations` is from {str(speaker)[:40]!r}; known are {', '.join(_SPEAKERS)}"
+            f"turn {number} of `conversations` is from {str(speaker)[:40]!r}; expected one of {', '.join(_SPEAKERS)}"
             if isinstance(speaker, str)
-            else f"turn {number} of `conversations` does not say whom it is `from`"
+            else f"turn {number} of `conversations` has no `from`"
         )
     return {"role": role, "content": _value(turn.get("value"), number)}
 

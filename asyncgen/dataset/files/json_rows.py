@@ -33,12 +33,12 @@ _raw_items = decoder(list[msgspec.Raw])
 _STRING_OR_BLANKS = re.compile(r'"(?:[^"\\]|\\.)*"|[ \t\r\n]+', re.DOTALL)
 _CONSTANTS = re.compile(r"-?(NaN|Infinity)")
 _SAID = {
-    "Invalid control character": "a control character stands in a text; write it as an escape such as \\n or \\t",
-    "Invalid \\": "a backslash begins no escape; write two",
-    "Illegal trailing comma": "a comma stands before a closing brace",
-    "Expecting property name": "a name in double quotes is missing; perhaps a comma stands before a closing brace",
+    "Invalid control character": "a string contains a control character; write it as an escape such as \\n or \\t",
+    "Invalid \\": "a backslash does not begin an escape; write two",
+    "Illegal trailing comma": "there is a comma before a closing brace",
+    "Expecting property name": "a name in double quotes is missing; perhaps there is a comma before a closing brace",
 }
-_WRITES_LINES = "write each object on one line of its own"
+_WRITES_LINES = "write each object on its own line"
 
 
 class FileRow(NamedTuple):
@@ -157,8 +157,8 @@ def json_fault(raw: bytes) -> str:
         constant = _CONSTANTS.fullmatch(str(error))
         return f"{error} is not JSON; write null" if constant else "a number has too many digits"
     if re.search(r"\\u[dD][89a-fA-F]", text):
-        return "half of a surrogate pair (\\ud800 to \\udfff), which UTF-8 cannot carry"
-    return "it is nested too deeply, or holds a number that is too large"
+        return "half of a surrogate pair (\\ud800 to \\udfff), which UTF-8 cannot encode"
+    return "it is nested too deeply, or contains a number that is too large"
 
 
 def _refuse_constant(name: str) -> None:
@@ -171,22 +171,22 @@ def _in_our_words(text: str, error: json.JSONDecodeError) -> str:
     if error.msg == "Extra data":
         return _about_rest(rest, place)
     if rest.startswith(("'", "None", "True", "False")):
-        return f"this is Python's form, not JSON ({place}); write it with json.dumps"
+        return f"this is Python syntax, not JSON ({place}); write it with json.dumps"
     if not rest or error.msg.startswith("Unterminated string"):
-        return f"the object is cut off, or goes on over several lines; {_WRITES_LINES}"
+        return f"the object is cut off, or spans several lines; {_WRITES_LINES}"
     said = next((words for said, words in _SAID.items() if error.msg.startswith(said)), None)
     return f"{said or f'it is not JSON: unexpected {rest[:1]!r}'} ({place})"
 
 
 def _about_rest(rest: str, place: str) -> str:
     if rest.startswith(","):
-        return f"a comma stands after the object ({place}); {_WRITES_LINES}, without commas between them"
+        return f"there is a comma after the object ({place}); {_WRITES_LINES}, without commas between objects"
     what = "another object" if rest.startswith((_OBJECT, _ARRAY)) else "something"
     return f"{what} follows after the object ({place}); {_WRITES_LINES}"
 
 
 def _expected() -> str:
-    return 'such as {"prompt": "...", "completion": "..."} or {"messages": [...]}, one object a line'
+    return 'such as {"prompt": "...", "completion": "..."} or {"messages": [...]}, one object per line'
 
 
 def _first_character(path: Path) -> str:
@@ -213,7 +213,8 @@ def _document(path: Path) -> bytes:
         content = file.read(LARGEST_DOCUMENT_BYTES + 1)
     if len(content) > LARGEST_DOCUMENT_BYTES:
         raise AsyncgenError(
-            f"{path} is one JSON document of more than {LARGEST_DOCUMENT_BYTES >> 20} MiB, which is read as a whole",
+            f"{path} is one JSON document of more than {LARGEST_DOCUMENT_BYTES >> 20} MiB, which is too large to "
+            "read at once",
             help_text=f"write its rows as lines: jq -c '.[]' {shlex.quote(str(path))} > copy.jsonl",
             code="bad_data",
         )
@@ -221,7 +222,7 @@ def _document(path: Path) -> bytes:
         try:
             return content.decode("utf-16").encode()
         except UnicodeError:
-            raise AsyncgenError(f"{path} is not UTF-16, though it begins as such", code="bad_data") from None
+            raise AsyncgenError(f"{path} begins like UTF-16, but is not valid UTF-16", code="bad_data") from None
     content = content.removeprefix(BYTE_ORDER_MARK)
     try:
         content.decode()
@@ -237,7 +238,9 @@ def _read_array(path: Path) -> JsonRows:
         rows = _raw_items(content)
     except NotJsonError:
         raise _broken(path, content) from None
-    return JsonRows(lines=False, found=("It is one JSON array, not an object a line",), rows=list(map(bytes, rows)))
+    return JsonRows(
+        lines=False, found=("The file is one JSON array, not one object per line",), rows=list(map(bytes, rows))
+    )
 
 
 def _broken(path: Path, content: bytes) -> AsyncgenError:
@@ -276,16 +279,18 @@ def _rows_of_object(
         if len(of_objects) > 1:
             raise AsyncgenError(
                 f"{path} holds several lists of rows: {', '.join(of_objects)}",
-                help_text=f"take one: jq -c '.{of_objects[0]}[]' {shlex.quote(str(path))} > {of_objects[0]}.jsonl",
+                help_text=f"choose one: jq -c '.{of_objects[0]}[]' {shlex.quote(str(path))} > {of_objects[0]}.jsonl",
                 code="bad_data",
             )
-        return lists[of_objects[0]], (f"The rows are those of the list `{of_objects[0]}`",)
+        return lists[of_objects[0]], (f"The rows are the items of the list `{of_objects[0]}`",)
     if values and all(value[:1] == b"{" for value in values.values()):
-        return _frame(values), ("It is one JSON object of columns",)
+        return _frame(values), ("The file is one JSON object of columns",)
     columns = [name for name in lists if name not in of_objects]
     if columns and not of_objects:
-        return _spread(path, values, {name: lists[name] for name in columns}), ("It is one JSON object of columns",)
-    return [content.strip(_BLANKS)], ("It is one JSON object",)
+        return _spread(path, values, {name: lists[name] for name in columns}), (
+            "The file is one JSON object of columns",
+        )
+    return [content.strip(_BLANKS)], ("The file is one JSON object",)
 
 
 def _spread(path: Path, values: Mapping[str, bytes], columns: Mapping[str, list[bytes]]) -> list[bytes]:

@@ -93,10 +93,10 @@ def open_rows(path: Path, wanted: WantedColumns) -> SampleRows:
 
 def not_read(path: Path, kinds: Sequence[str]) -> UsageError:
     """The refusal of a file whose extension is none of those that are read, with what to do about it."""
-    advice = _ADVICE.get(path.suffix.lower(), "rename a copy by what it is, or name a run directory")
+    advice = _ADVICE.get(path.suffix.lower(), "rename a copy with the right extension, or name a run directory")
     return UsageError(
         f"{path} has {'the extension ' + path.suffix if path.suffix else 'no extension'}",
-        cause=f"the kind of a file is told by it: one of {', '.join(kinds)}",
+        cause=f"the extension decides how a file is read: one of {', '.join(kinds)}",
         help_text=advice.format(name=shlex.quote(str(path))),
     )
 
@@ -118,7 +118,7 @@ def _open_delimited(path: Path, wanted: WantedColumns) -> SampleRows:
     kind = "TSV" if usual == "\t" else "CSV"
     found = [f"By its extension, the file is {kind}"]
     if delimiter != usual:
-        found.append(f"It is delimited by {DELIMITERS.get(delimiter, 'a character')} ({delimiter!r})")
+        found.append(f"Its delimiter is {DELIMITERS.get(delimiter, 'a character')} ({delimiter!r})")
 
     def body() -> Iterator[FileRow]:
         rows = _delimited(path, delimiter, declared=declared)
@@ -138,13 +138,13 @@ def _split(header: str, delimiter: str) -> list[str]:
 
 
 def _shifted(cells: int, names: int) -> str:
-    return f"the row has {cells} cell{'s' * (cells != 1)}, and the header names {names}"
+    return f"the row has {cells} cell{'s' * (cells != 1)}, but the header has {names}"
 
 
 def _shifted_help(delimiter: str) -> str:
     return (
         f"put cells that contain a {DELIMITERS.get(delimiter, repr(delimiter))}, a quote or a line break into double "
-        'quotes, and write a quote within them twice ("")'
+        'quotes, and double any quotes inside ("")'
     )
 
 
@@ -166,7 +166,9 @@ def _refuse_twins(path: Path, names: Sequence[str], wanted: WantedColumns) -> No
     twins = [name for name, count in Counter(names).items() if count > 1 and name and wanted.is_known(name)]
     if twins:
         raise AsyncgenError(
-            f"{path} has the column `{twins[0]}` more than once", help_text="give each its own name", code="bad_data"
+            f"{path} has the column `{twins[0]}` more than once",
+            help_text="give each column its own name",
+            code="bad_data",
         )
 
 
@@ -198,7 +200,7 @@ def _open_xlsx(path: Path, wanted: WantedColumns) -> SampleRows:
 def _open_json(path: Path, _wanted: WantedColumns) -> SampleRows:
     document = read_json(path)
     if document.lines:
-        named = () if path.suffix.lower() == ".jsonl" else ("Each line of it is a JSON object",)
+        named = () if path.suffix.lower() == ".jsonl" else ("Each line is a JSON object",)
         utf16 = is_utf16(path)
         return SampleRows(path, "JSONL", "line", named, lambda: json_lines(path), lines=not utf16)
 
@@ -214,7 +216,7 @@ def _open_text(path: Path, _wanted: WantedColumns) -> SampleRows:
             if line.strip():
                 yield FileRow(number, {"completion": line.rstrip("\r\n")})
 
-    found = ("By its extension, the file is text: each line is taken for a completion without a prompt",)
+    found = ("By its extension, the file is text: each line is a completion without a prompt",)
     return SampleRows(path, "TXT", "line", found, rows)
 
 

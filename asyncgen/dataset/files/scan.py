@@ -52,7 +52,7 @@ _AS_IT_IS = frozenset({CHAT_LINE, OPENAI_PREFERENCE})
 _READING = frozenset({"json", "form"})
 _BLANK_WORDS = {
     "completion": "an empty completion",
-    "prompt": "no prompt, which a chat needs",
+    "prompt": "no prompt (required in a chat)",
     "row": "neither prompt nor completion",
 }
 
@@ -249,9 +249,9 @@ class FileScan:
             for form, numbers in self._forms.items()
         ]
         raise AsyncgenError(
-            f"the rows of {self.file.path} are in {len(parts)} forms, and a training file has one",
+            f"the rows of {self.file.path} have {len(parts)} different formats; a training file needs one",
             cause="\n".join(parts),
-            help_text="put each form into a file of its own",
+            help_text="put each format into its own file",
             code="bad_data",
         )
 
@@ -273,25 +273,25 @@ class FileScan:
         raise AsyncgenError(
             f"{who}: {findings.fatal_count:,} fault{'s' * (findings.fatal_count > 1)}",
             cause="\n".join(shown),
-            help_text=f"mend these {self.file.place}s, then give the same command again",
+            help_text=f"correct these {self.file.place}s, then run the same command again",
             code="bad_data" if unread else "refused_dataset",
         )
 
     def _nothing_left(self) -> AsyncgenError:
         if not self.read:
             return AsyncgenError(
-                f"{self.file.path} has no rows", help_text=f"known forms are: {form_words()}", code="bad_data"
+                f"{self.file.path} has no rows", help_text=f"known formats: {form_words()}", code="bad_data"
             )
         if set(self.blanks) == {"prompt"}:
             return AsyncgenError(
-                f"{self.file.path} has no prompts, and a chat needs them",
-                help_text="fill the prompts in, or train on completions alone with --format completion",
+                f"{self.file.path} has no prompts; chats need them",
+                help_text="add prompts, or train on completions only with --format completion",
                 code="bad_data",
             )
         return AsyncgenError(
             f"{self.file.path} has no row with a completion",
             cause="; ".join(self.blank_words()),
-            help_text="each row needs a prompt and a completion; see that the columns are not shifted",
+            help_text="each row needs a prompt and a completion; check that the columns are not shifted",
             code="bad_data",
         )
 

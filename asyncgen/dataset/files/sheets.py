@@ -117,14 +117,14 @@ def about_empty_cells(path: Path) -> str:
         return ""
     if count:
         raise AsyncgenError(
-            f"{count:,} cells of {path} hold formulas without values",
-            help_text="open the file in Excel or LibreOffice and save it: that stores the values",
+            f"{count:,} cells of {path} contain formulas without values",
+            help_text="open the file in Excel or LibreOffice and save it; this stores the values",
             code="bad_data",
         )
     if not merged:
         return ""
     shown = ", ".join(merged[:3]) + (" and more" if len(merged) > 3 else "")  # noqa: PLR2004 - as many as are shown
-    return f"WARNING: the sheet has merged cells ({shown}): only the first of each holds the text, the others are empty"
+    return f"WARNING: the sheet has merged cells ({shown}): only the first cell of each contains the text"
 
 
 def _formulas_without_values(path: Path) -> int:
@@ -165,7 +165,7 @@ class _opened:  # noqa: N801 - a context manager, used as a function is
         except Exception as error:  # noqa: BLE001 - as in `sheet_rows`
             self._file.close()
             raise AsyncgenError(
-                f"{path} is not an Excel workbook, or a damaged one",
+                f"{path} is not an Excel workbook, or it is damaged",
                 cause=_words(error),
                 help_text="save it again as .xlsx, or as .csv (UTF-8)",
                 code="bad_data",
@@ -203,7 +203,7 @@ def _check_size(path: Path, file: IO[bytes]) -> None:
 
 def _too_large(path: Path, cause: str) -> AsyncgenError:
     return AsyncgenError(
-        f"{path} is larger than a sheet may be",
+        f"{path} is too large for a sheet",
         cause=cause,
         help_text="save the sheet as .csv (UTF-8)",
         code="bad_data",
@@ -212,16 +212,16 @@ def _too_large(path: Path, cause: str) -> AsyncgenError:
 
 def _check_bounds(path: Path, row: int, columns: int, cells: int) -> None:
     if row > MOST_ROWS:
-        raise _too_large(path, f"it has a row beyond {MOST_ROWS:,}, the last that Excel knows")
+        raise _too_large(path, f"it has more than {MOST_ROWS:,} rows, the maximum of Excel")
     if columns > MOST_COLUMNS:
-        raise _too_large(path, f"row {row:,} has more than {MOST_COLUMNS:,} cells, the most that Excel knows")
+        raise _too_large(path, f"row {row:,} has more than {MOST_COLUMNS:,} cells, the maximum of Excel")
     if cells > MOST_CELLS:
-        raise _too_large(path, f"up to row {row:,} it has more than {MOST_CELLS:,} cells, the empty ones counted")
+        raise _too_large(path, f"up to row {row:,} it has more than {MOST_CELLS:,} cells, including empty ones")
 
 
 def _first_sheet(path: Path, workbook: Any) -> Any:
     if not workbook.worksheets:
-        raise AsyncgenError(f"{path} has no sheet", help_text="save it again with one", code="bad_data")
+        raise AsyncgenError(f"{path} has no sheet", help_text="add a sheet and save the file again", code="bad_data")
     sheet = workbook.worksheets[0]
     sheet.reset_dimensions()  # what the file claims of its size may be wrong
     return sheet
@@ -238,5 +238,5 @@ def _unreadable(path: Path, row: int, error: Exception) -> AsyncgenError:
 
 def _words(error: Exception) -> str:
     if isinstance(error, zipfile.BadZipFile):
-        return "it is not a zip archive, as workbooks are"
+        return "it is not a zip archive, unlike all workbooks"
     return "a part of it is missing" if isinstance(error, KeyError) else "its content is damaged"

@@ -189,7 +189,9 @@ def plain(remedy: Remedy) -> Callable[[bool], Remedy]:
 
 def count(case: CheckCase) -> PairFinding:
     rows = case.facts.all_rows
-    advice = "" if rows >= _FEW_ROWS else "; a few hundred at least are advised, and each doubling helps about as much"
+    advice = (
+        "" if rows >= _FEW_ROWS else "; at least a few hundred are recommended, and each doubling helps about as much"
+    )
     return PairFinding("count", f"There are {counted(rows, 'pair')} of prompt and completion{advice}")
 
 
@@ -200,7 +202,7 @@ def empty(case: CheckCase) -> PairFinding | None:
     return PairFinding(
         "empty",
         f"{len(labels):,} completions are empty: {row_numbers(labels)}",
-        necessary=f"Take the {counted(len(labels), 'row')} with an empty completion out",
+        necessary=f"Remove the {counted(len(labels), 'row')} with an empty completion",
     )
 
 
@@ -210,7 +212,7 @@ def task(case: CheckCase) -> PairFinding | None:
     return PairFinding(
         "task",
         f"With {case.facts.classes:,} different completions in {counted(case.facts.rows, 'row')} this looks like "
-        "classification: a small, cheap model is enough, and held-out rows tell how good it is",
+        "classification: a small, cheap model is enough, and held-out rows show its quality",
     )
 
 
@@ -250,8 +252,8 @@ def _misplaced(case: CheckCase) -> str:
     if long_labels(case.facts, without_duplicates=False, numbered=case.numbered) == right:
         return ""
     return (
-        "\n  WARNING: empty rows stand before them, and then the legacy tool, whose output this repeats, "
-        "drops rows at other places instead; take the empty rows out of the file first"
+        "\n  WARNING: there are empty rows before them. In this case the legacy tool drops other rows, and so "
+        "does this command; remove the empty rows from the file first"
     )
 
 
@@ -266,8 +268,8 @@ def completion_case(case: CheckCase) -> PairFinding | None:
 def _case(column: str, remedy: Remedy) -> PairFinding:
     return PairFinding(
         f"{column}_case",
-        f"More than a third of the letters in the {column}s are upper case, which models learn less from",
-        f"Put all {column}s into lower case",
+        f"More than a third of the letters in the {column}s are upper case, from which models learn less",
+        f"Convert all {column}s to lower case",
         plain(remedy),
     )
 
@@ -280,7 +282,7 @@ def separator(case: CheckCase) -> PairFinding | None:
         raise AsyncgenError(
             "there is only one row" if facts.rows == 1 else "all prompts are the same",
             cause=f"each of the {counted(facts.rows, 'row')} has the prompt `{visible(prompt.suffix)[:80]}`",
-            help_text="leave prompts empty for open-ended generation, or give rows whose prompts differ",
+            help_text="leave prompts empty for open-ended generation, or use rows with different prompts",
             code="bad_data",
         )
     if case.separator != AUTO:
@@ -290,8 +292,8 @@ def separator(case: CheckCase) -> PairFinding | None:
         return _common("separator", "prompt", prompt.suffix, choice, (row.prompt for row in case.rows()))
     return PairFinding(
         "separator",
-        "The prompts have no ending in common that tells the model where the completion begins",
-        f"End all prompts in `{visible(choice)}`",
+        "The prompts have no common ending that shows the model where the completion begins",
+        f"End all prompts with `{visible(choice)}`",
         plain(end_prompt(choice)),
     )
 
@@ -307,18 +309,18 @@ def _wanted(check: str, column: str, text: str, suffix: str, remedy: Callable[[s
         return None
     return PairFinding(
         check,
-        f"Not all {column}s end in `{visible(text)}`",
-        f"End all {column}s in `{visible(text)}`",
+        f"Not all {column}s end with `{visible(text)}`",
+        f"End all {column}s with `{visible(text)}`",
         plain(remedy(text)),
     )
 
 
 def _common(check: str, column: str, suffix: str, choice: str, cells: Iterator[str]) -> PairFinding:
-    found = f"All {column}s end in `{visible(suffix)}`"
+    found = f"All {column}s end with `{visible(suffix)}`"
     if len(suffix) > _LONG_SUFFIX:
-        found += f", which is long; `{visible(choice)}` would do"
+        found += f", which is long; `{visible(choice)}` is enough"
     if occurs_earlier(cells, suffix):
-        found += f"\n  WARNING: it stands in some {column}s before the end too; one that does not is better"
+        found += f"\n  WARNING: some {column}s contain it before the end, too; choose another one"
     return PairFinding(check, found)
 
 
@@ -331,8 +333,8 @@ def prompt_prefix(case: CheckCase) -> PairFinding | None:
         return PairFinding("prompt_prefix", found)
     return PairFinding(
         "prompt_prefix",
-        f"{found}; a tuned model needs no instruction, only what differs from prompt to prompt",
-        "Take this beginning off all prompts",
+        f"{found}; a tuned model needs no instruction, only the part that differs between prompts",
+        "Remove this beginning from all prompts",
         plain(strip_prompt(len(prompt.prefix))),
     )
 
@@ -344,8 +346,8 @@ def completion_prefix(case: CheckCase) -> PairFinding | None:
         return None
     return PairFinding(
         "completion_prefix",
-        f"All completions begin with `{visible(prefix)}`; a completion needs what differs only",
-        "Take this beginning off all completions",
+        f"All completions begin with `{visible(prefix)}`; a completion needs only the part that differs",
+        "Remove this beginning from all completions",
         plain(strip_completion(len(prefix), keep_space=prefix.startswith(" "))),
     )
 
@@ -358,7 +360,7 @@ def ending(case: CheckCase) -> PairFinding | None:
         raise AsyncgenError(
             "all completions are the same",
             cause=f"each of the {counted(facts.rows, 'row')} has the completion `{visible(completion.suffix)[:80]}`",
-            help_text="a model would learn to repeat it; give rows whose completions differ",
+            help_text="a model would only learn to repeat it; use rows with different completions",
             code="bad_data",
         )
     if case.ending != AUTO:
@@ -368,8 +370,8 @@ def ending(case: CheckCase) -> PairFinding | None:
         return _common("ending", "completion", completion.suffix, choice, (row.completion for row in case.rows()))
     return PairFinding(
         "ending",
-        "The completions have no ending in common that tells the model where to stop",
-        f"End all completions in `{visible(choice)}`",
+        "The completions have no common ending that shows the model where to stop",
+        f"End all completions with `{visible(choice)}`",
         plain(end_completion(choice)),
     )
 
@@ -379,7 +381,7 @@ def leading_space(case: CheckCase) -> PairFinding | None:
         return None
     return PairFinding(
         "leading_space",
-        "Completions should begin with a space, which suits the way text is cut into tokens",
+        "Completions should begin with a space, because of the way text is split into tokens",
         "Begin all completions with a space",
         plain(lead_completion),
     )

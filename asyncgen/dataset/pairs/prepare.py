@@ -54,7 +54,7 @@ def output_paths(source: Path, *, split: bool) -> tuple[Path, ...]:
         if max(len(os.fsencode(path.name)) for path in paths) > _LONGEST_NAME:
             raise AsyncgenError(
                 f"the name of {source} is too long: the result's would be {paths[0].name}",
-                help_text="rename a copy, and prepare that",
+                help_text="rename a copy and prepare the copy",
                 code="bad_data",
             )
         if not any(os.path.lexists(path) for path in paths):
@@ -74,7 +74,7 @@ def taken_names(source: Path, paths: tuple[Path, ...]) -> str:
     if usual == paths:
         return ""
     there, written = (" and ".join(path.name for path in names) for names in (usual, paths))
-    return f"{there} is there already and stays: this result is {written}"
+    return f"{there} already exists and is kept; this result is {written}"
 
 
 def encode(row: PairRow) -> bytes:
@@ -248,7 +248,7 @@ def prepare_pairs(
     plan = _look_at(path, dialogue, separator, ending, columns)
     facts = plan.remedied_facts()
     if not facts.rows:
-        raise AsyncgenError(f"no row of {path} is left", help_text="answer `n` to what would drop rows")
+        raise AsyncgenError(f"no row of {path} is left", help_text="answer `n` to the questions that drop rows")
     split = facts.task == "classification" and dialogue.accepts("Split into training and validation files?")
     if not plan.changes and not split:
         return _prepared(path, "fits", facts)
@@ -304,7 +304,7 @@ def _nothing_left(path: Path, facts: PairFacts) -> AsyncgenError:
         cause=f"it has {counted(facts.all_rows, 'row')}, and the completion of each is empty"
         if facts.all_rows
         else None,
-        help_text="each row needs a prompt and a completion; see that the columns are not shifted",
+        help_text="each row needs a prompt and a completion; check that the columns are not shifted",
         code="bad_data",
     )
 

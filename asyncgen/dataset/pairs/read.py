@@ -148,7 +148,7 @@ def _not_an_object(path: Path, number: int, what: str) -> NotAnObjectError:
 def _refuse_unwritable(path: Path, number: int, value: Any) -> None:
     for cell in value.values() if isinstance(value, dict) else ():
         if isinstance(cell, str) and not cell.isascii() and _has_surrogate(cell):
-            raise bad_line(path, number, "half of a surrogate pair (\\ud800 to \\udfff), which UTF-8 cannot carry")
+            raise bad_line(path, number, "half of a surrogate pair (\\ud800 to \\udfff), which UTF-8 cannot encode")
         if type(cell) is int and not -_LARGEST // 2 <= cell < _LARGEST:
             raise bad_line(path, number, f"the number {str(cell)[:30]} needs more than 64 bits")
 
@@ -176,7 +176,7 @@ def _about_nothing(columns: Mapping[str, Kind]) -> tuple[str, ...]:
     """The message that the legacy tool writes words for null and missing values."""
     return tuple(
         f'WARNING: `{name}` is null or missing in some rows, which become the text "{_word(kinds)}", as the '
-        "legacy tool has it; take these rows out first if that is not meant"
+        "legacy tool does; remove these rows first if you do not want this"
         for name, kinds in columns.items()
         if name.lower() in {"prompt", "completion"} and kinds & (Kind.NULL | Kind.MISSING)
     )
@@ -387,9 +387,9 @@ def read_delimited(path: Path, delimiter: str) -> PairTable:
 
 def _about_unnamed(path: Path, unnamed: int, columns: tuple[str, ...], line: int) -> str:
     return (
-        f"line {line} of {path} has {unnamed + len(columns)} cells, and the header names {len(columns)}. Most likely "
-        f"cells that contain a delimiter are not in double quotes; else the first {unnamed} would be row labels, and "
-        f"`{columns[0]}` the next one"
+        f"line {line} of {path} has {unnamed + len(columns)} cells, and the header names {len(columns)}. Most "
+        f"likely, cells that contain a delimiter are not in double quotes; otherwise the first {unnamed} are row "
+        f"labels, and `{columns[0]}` is the next one"
     )
 
 
@@ -471,7 +471,7 @@ def _read_text(path: Path) -> PairTable:
         if line.endswith(("\n", "\r")):
             yield "", ""  # what follows the last line's end is a row to the legacy tool, and an empty one
 
-    found = ("By its extension, the file is text: each line is taken for a completion without a prompt",)
+    found = ("By its extension, the file is text: each line is a completion without a prompt",)
     return PairTable(("prompt", "completion"), cells, found, "TXT")
 
 

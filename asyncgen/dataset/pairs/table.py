@@ -93,7 +93,7 @@ def find_pairs(table: PairTable, name: str, given: Mapping[str, str] | None = No
             names[place] = wanted
         places[wanted] = place
     if extra := _extra(names, places):
-        found.append(f"There must be two columns, and there are others too: {extra}")
+        found.append(f"There must be exactly two columns; there are others: {extra}")
         remedies.append(f"Leave the other columns out: {extra}")
     return Pairs(table, places[PROMPT], places[COMPLETION], tuple(found), tuple(remedies))
 
@@ -107,7 +107,7 @@ def _place(names: list[str], wanted: str, file: str) -> int:
     raise AsyncgenError(
         f"{file} has no column `{wanted}`",
         cause=f"its columns are: {', '.join(names) or 'none'}",
-        help_text="say which they are: --prompt-column NAME --completion-column NAME",
+        help_text="name the columns: --prompt-column NAME --completion-column NAME",
         code="bad_data",
     )
 

@@ -139,7 +139,7 @@ def report_page(report: Report) -> str:
 
 def _sections(report: Report) -> Iterator[str]:
     yield f"<h1>{_safe(report.job)}</h1>"
-    models = ", ".join(_safe(model) for model, _ in report.models.most_common()) or "nobody yet"
+    models = ", ".join(_safe(model) for model, _ in report.models.most_common()) or "no model yet"
     yield f'<p class="soft">{_safe(str(report.run))}, answered by {models}</p>'
     yield _tiles(report)
     yield "<h2>Coverage</h2>" + _key()
@@ -153,11 +153,11 @@ def _sections(report: Report) -> Iterator[str]:
         yield "<h2>Length</h2>" + _lengths("Words in an answer", report.words, "words")
         yield _lengths("Characters in an answer", report.characters, "characters")
         yield "<h2>Words</h2>" + _diversity(report)
-        yield bars("The commonest openings", report.openings)
+        yield bars("The most common first words", report.openings)
     if report.quality.samples:
         yield from _quality(report.quality)
     if report.latency_ms.counts:
-        yield "<h2>Time to answer</h2>" + _lengths("Milliseconds to the whole answer", report.latency_ms, "ms")
+        yield "<h2>Latency</h2>" + _lengths("Milliseconds to the complete answer", report.latency_ms, "ms")
     yield "<h2>Tokens and cost</h2>" + _spend(report)
 
 
@@ -168,7 +168,7 @@ def _safe(text: str) -> str:
 def _tiles(report: Report) -> str:
     coverage = report.coverage
     tiles = [
-        ("rows asked for", coverage.requested),
+        ("rows", coverage.requested),
         ("usable answers", coverage.filled),
         ("holes", coverage.holes),
         ("duplicates", report.duplicates),
@@ -229,7 +229,7 @@ def _lengths(title: str, histogram: Histogram, unit: str) -> str:
     summary = histogram.summary()
     return (
         f'<h3>{title}</h3><p class="soft">{summary.smallest:,} to {summary.largest:,}, mean {summary.mean:,.1f}, '
-        f"median {summary.median:,}; nine of ten from {summary.low:,} to {summary.high:,}</p>"
+        f"median {summary.median:,}; 90 % between {summary.low:,} and {summary.high:,}</p>"
         + columns(title, histogram.bins(_MOST_COLUMNS), unit)
     )
 
@@ -238,14 +238,14 @@ def _diversity(report: Report) -> str:
     one, two, three = report.diversity.distinct
     answers = counted(report.diversity.answers, "answer")
     return (
-        f"<p>Of all words {one:.1%} are different ones, of pairs of words {two:.1%}, of triples {three:.1%} "
-        f'<span class="soft">(in {answers})</span>.</p><h3>How answers begin</h3>'
+        f"<p>Distinct words: {one:.1%}, word pairs: {two:.1%}, word triples: {three:.1%} "
+        f'<span class="soft">(in {answers})</span>.</p><h3>First words of answers</h3>'
     )
 
 
 def _quality(quality: Quality) -> Iterator[str]:
     if quality.simulated:
-        yield f"<p><strong>A simulation made up {quality.simulated:,} of these answers.</strong></p>"
+        yield f"<p><strong>{quality.simulated:,} of these answers are simulated.</strong></p>"
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
     yield (
         f"<h2>Repetition and leakage</h2><p>With the values of the axes masked, {quality.template_duplicates:,} of "

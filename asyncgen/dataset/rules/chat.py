@@ -38,7 +38,9 @@ def unknown_keys(example: Mapping[str, Any], known: Collection[str], where: str,
     """A fault for every key that is not `known`."""
     for key in example:
         if key not in known:
-            yield Fault("unknown_key", f"{where} has the key {str(key)[:40]!r}; known are {', '.join(known)}", fatal)
+            yield Fault(
+                "unknown_key", f"{where} has the key {str(key)[:40]!r}; expected one of {', '.join(known)}", fatal
+            )
 
 
 def check_tools(tools: Any) -> Iterator[Fault]:
@@ -88,7 +90,7 @@ def check_tool_calls(messages: Sequence[Mapping[str, Any]], tools: frozenset[str
 def _answer(message: Mapping[str, Any], open_calls: set[str]) -> Iterator[Fault]:
     call = str(message.get("tool_call_id"))
     if call not in open_calls:
-        yield Fault("tool_call_id", f"a tool message answers {call[:40]!r}, which was not called before it")
+        yield Fault("tool_call_id", f"a tool message answers {call[:40]!r}, which was not called before")
     open_calls.discard(call)
 
 
@@ -163,7 +165,7 @@ def _message(message: Mapping[str, Any], where: str, further: Sequence[str]) -> 
     role = message.get("role")
     if role not in _ROLES:
         found = "has no role" if role is None else f"has the role {str(role)[:40]!r}"
-        yield Fault("role", f"{where} {found}; roles are {', '.join(_ROLES)}")
+        yield Fault("role", f"{where} {found}; expected one of {', '.join(_ROLES)}")
         return
     if role == "function" or "function_call" in message:
         yield Fault("deprecated", f"{where}: functions are deprecated; use tools", fatal=False)
@@ -197,23 +199,23 @@ def _weight(message: Mapping[str, Any], where: str) -> Iterator[Fault]:
         return
     weight = message["weight"]
     if message["role"] != "assistant":
-        yield Fault("weight", f"{where}: only an assistant's message may have a `weight`")
+        yield Fault("weight", f"{where}: only an assistant message can have a `weight`")
     elif isinstance(weight, bool) or weight not in (0, 1):
         yield Fault("weight", f"{where}: `weight` must be 0 or 1")
 
 
 def _ending(messages: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
     if messages[-1]["role"] != "assistant":
-        yield Fault("last_role", f"the last message must be the assistant's, not the {messages[-1]['role']}'s")
+        yield Fault("last_role", f"the last message must be from the assistant, not from the {messages[-1]['role']}")
     if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
-        yield Fault("no_assistant", "no assistant's message is to be learnt (there is none, or each has weight 0)")
+        yield Fault("no_assistant", "there is no assistant message to learn (there is none, or each has weight 0)")
 
 
 def _turns(roles: Sequence[str], *, strict: bool) -> Iterator[Fault]:
     turns = [role for role in roles if role not in _SYSTEM]
     if any(role in _SYSTEM for role in roles[1:]):
-        yield Fault("system_first", "a system message stands behind another message", fatal=strict)
+        yield Fault("system_first", "a system message follows another message", fatal=strict)
     if "user" not in turns:
-        yield Fault("no_user", "there is no user's message", fatal=strict)
+        yield Fault("no_user", "there is no user message", fatal=strict)
     if strict and any(role != ("user", "assistant")[place % 2] for place, role in enumerate(turns)):
         yield Fault("turns", "after the system message, user and assistant must take turns, the user first")

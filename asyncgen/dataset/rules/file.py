@@ -81,7 +81,7 @@ def _input(conversation: Any) -> Iterator[Fault]:
     yield from check_messages(messages, defined_tools(conversation))
     last = messages[-1]
     if isinstance(last, dict) and last.get("role") == "assistant":
-        yield Fault("last_role", "the last message of `input` must not be the assistant's: its answer is the output")
+        yield Fault("last_role", "the last message of `input` must not be from the assistant: its answer is the output")
 
 
 def _output(output: Any, key: str) -> Iterator[Fault]:
@@ -90,7 +90,7 @@ def _output(output: Any, key: str) -> Iterator[Fault]:
         return
     yield from check_messages(output, frozenset())
     if isinstance(output[0], dict) and output[0].get("role") != "assistant":
-        yield Fault(key, f"the message of `{key}` must be the assistant's")
+        yield Fault(key, f"the message of `{key}` must be from the assistant")
 
 
 CHAT, COMPLETION, DPO = "chat", "completion", "dpo"
@@ -247,7 +247,7 @@ def _size(path: Path) -> int:
         if path.suffix.lower() in _OTHER_KINDS:
             raise UsageError(
                 f"{path} is not a file of training lines (.jsonl)",
-                help_text=f"{command_line('prepare', path)}   (makes one)",
+                help_text=f"{command_line('prepare', path)}   (creates one)",
             )
         return file.seek(0, os.SEEK_END)
 
@@ -259,13 +259,13 @@ def whole_file_faults(format_: str, examples: int, size: int, profile: Profile) 
     if format_ and format_ not in taken:
         yield Fault(
             "format",
-            f"{profile.title} takes files of the format {' or '.join(taken)}, and this is {format_}",
+            f"{profile.title} accepts files of the format {' or '.join(taken)}, and this is {format_}",
         )
     if examples < finetuning.min_samples:
-        wanted = f"{profile.title} wants at least {finetuning.min_samples}"
+        wanted = f"{profile.title} requires at least {finetuning.min_samples}"
         yield Fault("too_few", f"there are {counted(examples, 'sample')} to train on; {wanted}")
     if size > finetuning.max_bytes:
-        megabytes = f"{size / 2**20:,.1f} MB; {profile.title} takes {finetuning.max_bytes / 2**20:,.0f} MB at most"
+        megabytes = f"{size / 2**20:,.1f} MB; {profile.title} accepts at most {finetuning.max_bytes / 2**20:,.0f} MB"
         yield Fault("too_large", f"the file has {megabytes}")
 
 
@@ -291,7 +291,7 @@ def _faults(checked: CheckedFile, example: Any, rules: Finetuning) -> Iterator[F
     if not format_ or not isinstance(example, dict):
         yield Fault("example", _expected(checked.path, example))
     elif format_ != checked.format:
-        yield Fault("mixed", f"the line is of the format {format_}, and those before it are {checked.format}")
+        yield Fault("mixed", f"the line has the format {format_}, but the lines before it have {checked.format}")
     elif format_ == CHAT:
         yield from check_chat(example, strict_turns=rules.api == "together", message_fields=rules.message_fields)
     else:
@@ -301,7 +301,7 @@ def _faults(checked: CheckedFile, example: Any, rules: Finetuning) -> Iterator[F
 def _expected(path: Path, example: Any) -> str:
     expected = "the line must be an object with `messages`, `prompt` and `completion`, or `input`"
     other = isinstance(example, dict) and ("conversations" in example or "chosen" in example or "output" in example)
-    return f"{expected}; `{command_line('prepare', path)}` makes such lines of this form" if other else expected
+    return f"{expected}; `{command_line('prepare', path)}` converts this format" if other else expected
 
 
 def _count_tokens(
@@ -312,7 +312,7 @@ def _count_tokens(
     limit = finetuning.max_sample_tokens
     for (number, _), count in zip(batch, counts, strict=True):
         if limit is not None and count > limit:
-            text = f"the example has {counted(count, 'token')}; what goes beyond {limit:,} is cut off without a word"
+            text = f"the example has {counted(count, 'token')}; the part beyond {limit:,} is cut off silently"
             checked.findings.add(checked.path, number, [Fault("cut", text, fatal=False)])
     batch.clear()
 

@@ -210,7 +210,7 @@ class BatchApi:
             AsyncgenError: it could not be fetched.
         """
         patient = replace(self._pacing, attempts=max(self._pacing.attempts, _PATIENT_ATTEMPTS))
-        with reported(f"look at batch {batch_id}"):
+        with reported(f"read the state of batch {batch_id}"):
             try:
                 return self._read(await retrying(lambda: self._get(batch_id), patient))
             except NotFoundError as error:
@@ -248,7 +248,7 @@ class BatchApi:
             try:
                 await download(self._client, file_id, path, self._pacing)
             except NotFoundError as error:
-                raise _gone(f"the answers of batch {batch_id} are not at the provider any more", batch_id) from error
+                raise _gone(f"the provider no longer has the answers of batch {batch_id}", batch_id) from error
 
     async def _get(self, batch_id: str) -> httpx2.Response:
         return await self._client.get(f"/batches/{quote(batch_id, safe='')}", cast_to=httpx2.Response)
@@ -267,7 +267,7 @@ class BatchApi:
         raise AsyncgenError(
             "the server's answer is not a batch",
             cause=one_line(self._content_of(answer).decode("utf-8", "replace"), _MESSAGE_WIDTH) or "it is empty",
-            help_text="check the address (--base-url): does this server have the Batch API?",
+            help_text="check the address (--base-url) and whether this server has the Batch API",
             code="bad_answer",
         )
 
@@ -289,9 +289,9 @@ class BatchApi:
 def _gone(what: str, batch_id: str) -> GoneError:
     return GoneError(
         what,
-        cause="it was deleted or has expired there, or it belongs to another key or project",
-        help_text=f"use the key it was made with; or, if it is lost, {command_line('batch cancel', batch_id)}   "
-        "(its rows are then asked for again, and paid for again)",
+        cause="it was deleted, it has expired, or it belongs to another key or project",
+        help_text=f"use the key that created it; or, if it is lost, {command_line('batch cancel', batch_id)}   (its "
+        "rows are then sent, and paid for, again)",
     )
 
 

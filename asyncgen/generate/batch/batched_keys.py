@@ -75,10 +75,10 @@ def read_batch_rows(path: Path) -> Iterator[BatchRow]:
     """
     if not path.exists():
         raise DiskError(
-            f"{path} is gone: it says which rows an open batch holds",
-            help_text="put it back, or give the batch up: "
+            f"{path} is missing: it lists the rows of an open batch",
+            help_text="restore it, or give the batch up: "
             + command_line("batch cancel", path.name.removesuffix(".rows.jsonl"))
-            + "   (its rows are asked for again)",
+            + "   (its rows are then sent again)",
             code="no_batch_rows",
         )
     return (row for _, row in read_rows(path, _decode_row))
@@ -187,8 +187,8 @@ def _keys(rows: Iterable[BatchRow]) -> KeySet:
 def _refuse_link(folder: Path) -> None:
     if folder.is_symlink():
         raise DiskError(
-            f"{folder} is not a folder of the run",
-            cause="a link stands where the files of its batches are kept",
+            f"{folder} is not a folder inside the run",
+            cause="it is a link, but the files of the run's batches belong there",
             help_text=f"move it away (ls -ld {folder})",
         )
 

@@ -336,8 +336,8 @@ class BatchEngine:
         observer, endpoint, journal, progress = session.observer, session.endpoint, session.journal, session.progress
         checks = session.checks
         if checks.attempts > 1:
-            again = "after `prepare`, --retry-rejected asks again where an answer failed"
-            observer.say(f"in a batch every row is asked once; {again}")
+            again = "after `prepare`, --retry-rejected retries rows whose answers failed"
+            observer.say(f"in a batch every row is sent once; {again}")
         for batch in BatchLedger(session.run, endpoint).elsewhere:
             at = f"{batch.provider or 'another provider'} ({batch.base_url})"
             observer.say(f"{counted(batch.requests, 'row waits', 'rows wait')} in a batch at {at}")
@@ -355,8 +355,8 @@ class BatchEngine:
                 )
                 outcome = await _until_done_or_left(loop.run(), interrupt.stop)
         if outcome.stopped is StopReason.INTERRUPTED:
-            back = f" To come back, today or another day: {observer.resume_command}" if observer.resume_command else ""
-            observer.say(f"left; what was sent goes on at {endpoint.place}.{back}")
+            back = f" To collect the answers later: {observer.resume_command}" if observer.resume_command else ""
+            observer.say(f"stopped waiting; the batches go on at {endpoint.place}.{back}")
             return EngineResult(outcome, interrupt.exit_code or 0)
         if outcome == Outcome(None, None):
             # Every row is settled: those not counted are duplicates of others.

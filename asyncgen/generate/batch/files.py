@@ -340,7 +340,7 @@ class BatchFiles:
         try:
             self.directory.batches.mkdir(exist_ok=True)
         except OSError as error:
-            raise disk_error(f"{self.directory.batches} could not be made", error) from error
+            raise disk_error(f"{self.directory.batches} could not be created", error) from error
 
     def remove(self) -> None:
         """The batch is collected, or was never sent: nothing of it is needed any more."""
@@ -440,7 +440,7 @@ def write_batch(
 def _refuse_too_large(line: bytes, most_bytes: int) -> None:
     if len(line) > most_bytes:
         raise AsyncgenError(
-            f"a request of {len(line):,} bytes is too large for a batch, which takes {most_bytes:,}",
-            help_text="send it online: the same command without --batch",
+            f"a request of {len(line):,} bytes is too large for a batch (limit: {most_bytes:,} bytes)",
+            help_text="send it online: run the same command without --batch",
             code="too_large",
         )

@@ -36,7 +36,7 @@ Place = tuple[int, int]  # number of the file, offset of the line
 
 
 _UNANSWERED = AttemptError(
-    kind=ErrorClass.RETRY, type="unanswered", message="the batch came back without an answer to it", maybe_paid=True
+    kind=ErrorClass.RETRY, type="unanswered", message="the batch has no answer for this row", maybe_paid=True
 )
 
 
@@ -49,7 +49,7 @@ class JoinResult:
         failed: rows given up on now.
         open: rows without an outcome (expired, cancelled, refused for now), which may be asked for again.
         lost: rows, failed or open, that may have been charged without reported usage.
-        unread: lines that belong to no row of the batch, or are too long to be an answer.
+        unread: lines that match no row of the batch, or are too long to be an answer.
         stop: the first error that every row would get; None if there is none.
     """
 

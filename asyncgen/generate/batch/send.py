@@ -114,7 +114,7 @@ class BatchProgress:
             self.stop(joined.stop.stop, provider_error(joined.stop, joined.stop.stop))
         elif remote.status == "cancelled":
             what = f"batch {batch.batch_id} was cancelled; {joined.open:,} of its rows have no answer"
-            help_text = "the same command asks for them again, in batch or online"
+            help_text = "the same command sends them again, with or without --batch"
             self.stop(None, IncompleteError(what, help_text=help_text, code="cancelled"))
 
     def note_refused(self, batch: BatchState, remote: RemoteBatch) -> None:
@@ -126,8 +126,8 @@ class BatchProgress:
         if not self.open_again:
             return None
         return IncompleteError(
-            f"{counted(self.open_again, 'row')} came to no outcome, though they were sent {self.passes} times",
-            help_text="the same command without --batch sends them online, and says what is wrong with each",
+            f"{counted(self.open_again, 'row')} have no result after being sent {self.passes} times",
+            help_text="run the same command without --batch: it sends them online and reports the errors",
             code="unanswered",
         )
 
@@ -141,12 +141,12 @@ def _refusal(batch: BatchState, remote: RemoteBatch) -> tuple[StopReason | None,
     """The reason of a rejected batch, and its error for the user."""
     shown = remote.refusals[:_SHOWN_PROBLEMS]
     lines = [f"line {each.line}: {each.message}" if each.line else each.message or each.code or "" for each in shown]
-    cause = "\n".join(lines) or "the provider gives no reason"
+    cause = "\n".join(lines) or "the provider gave no reason"
     what = f"the provider refused batch {batch.batch_id}"
     if any(is_billing_code(each.code) or each.code in _QUEUE_CODES for each in remote.refusals):
-        help_text = "raise the limit at the provider or wait until its queue is empty, then give the same command again"
+        help_text = "raise the limit at the provider or wait until its queue is empty, then run the same command again"
         return StopReason.QUOTA, QuotaError(what, cause=cause, help_text=help_text)
-    help_text = "the same command without --batch sends the rows online, and says what is wrong with each"
+    help_text = "run the same command without --batch: it sends the rows online and reports the errors"
     return None, AsyncgenError(what, cause=cause, help_text=help_text, code="batch_refused")
 
 
@@ -271,9 +271,9 @@ class BatchSender:
         found = await self._api.find(batch.file_id, batch.intent, batch.created)
         if found is None and is_only_found:
             raise UsageError(
-                f"this provider has no batch {batch.intent}, which the run's files tell of",
-                cause="run.json was made anew, so where the batch was sent is not known",
-                help_text="name the provider it was sent to with --provider; or, if it never was: "
+                f"this provider has no batch {batch.intent}, which the run's files mention",
+                cause="run.json was rebuilt, so the provider of the batch is not known",
+                help_text="name its provider with --provider; or, if it was never sent: "
                 + command_line("batch cancel", batch.intent),
                 code="batch_elsewhere",
             )

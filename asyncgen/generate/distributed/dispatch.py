@@ -245,9 +245,9 @@ class Dispatcher:
         self._progress.ended += worker.lost_in_flight
         if worker.rows:
             self._progress.maybe_paid_twice += 0 if self._over.is_set() else at_most
-            again = "" if self._over.is_set() else "; they are asked for again"
+            again = "" if self._over.is_set() else "; they are sent again"
             self._session.observer.say(
-                f"{worker.place} is lost with {counted(len(worker.rows), 'row')}, of which at most {at_most:,} were in "
+                f"lost {worker.place} with {counted(len(worker.rows), 'row')}, of which at most {at_most:,} were in "
                 f"flight{again}"
             )
         self._returned.extend(worker.rows.values())
@@ -492,7 +492,7 @@ class Dispatcher:
         others = [each for each in self._workers if each is not worker and each.report.end is None]
         if end.error is not None and end.error.kind is ErrorClass.RETRY and others:
             said = end.error.message or end.error.type
-            self._session.observer.say(f"{worker.place} is left out: {said}")
+            self._session.observer.say(f"{worker.place} is not used: {said}")
             return
         self._stop.error = end.error
         self._stop.refused = end.refused.error(worker.place) if end.refused else None

@@ -106,8 +106,8 @@ def refuse_running(directory: RunDirectory) -> None:
         if is_held(directory.path, shard.lock_name):
             number = shard.part.strip("-").replace("-of-", "/")
             raise RunInUseError(
-                f"shard {number} of {directory.path} is being worked on",
-                cause="what is left can be divided anew only when no shard is at work",
+                f"shard {number} of {directory.path} is still running",
+                cause="the remaining rows can only be divided again when no shard is running",
                 help_text=f"wait until it is done (`{command_line('status', directory.path)}`), or stop it",
             )
 
@@ -136,7 +136,7 @@ def _cut_back(run: RunWriter) -> None:
     for path in _line_files(run.directory):
         size = run.state.fold.sizes.get(path.name, 0)
         if path.exists() and path.stat().st_size > size:
-            with as_disk_error(f"{path} could not be cut back"):
+            with as_disk_error(f"{path} could not be truncated"):
                 os.truncate(path, size)
     run.update(lambda state: msgspec.structs.replace(state, fold=None))
 
@@ -147,7 +147,7 @@ def _refuse_twins(directory: RunDirectory, shards: list[RunDirectory]) -> int:
     for shard in shards:
         for number, record in read_rows(shard.records, decode_record):
             if not seen.add_number(checked_number(shard.records, number, record.key)):
-                raise BadLineError(shard.records, number, f"its key {record.key} stands in another line of the run too")
+                raise BadLineError(shard.records, number, f"its key {record.key} is also in another line of the run")
             records += 1
     return records
 
@@ -203,7 +203,7 @@ def _ended(directory: RunDirectory) -> Callable[[int], bool]:
 
 def _remove_shards(run: RunWriter) -> None:
     directory = run.directory
-    with as_disk_error(f"the files of merged shards in {directory.path} could not be removed"):
+    with as_disk_error(f"the files of merged shards in {directory.path} could not be deleted"):
         for shard in directory.shards():
             for path in (*_line_files(shard), shard.live, shard.path / shard.lock_name, shard.state):
                 path.unlink(missing_ok=True)

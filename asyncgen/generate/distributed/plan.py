@@ -75,10 +75,10 @@ def parse_shard(text: str, environ: Mapping[str, str] = os.environ) -> Shard:
         raise _no_shard(f"--shard {text!r} is not I/N")
     index = index or environ.get("SLURM_ARRAY_TASK_ID") or environ.get("JOB_COMPLETION_INDEX") or ""
     if not index.isdecimal():
-        raise _no_shard("this process has no number in a job array (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX)")
+        raise _no_shard("this process is not part of a job array (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX)")
     shard = Shard(int(index), int(count or _count_of_array(environ)))
     if not 0 <= shard.index < shard.count <= MOST_SHARDS:
-        raise _no_shard(f"there is no shard {shard}: they are counted from 0/{shard.count} to "
+        raise _no_shard(f"there is no shard {shard}: shards are numbered from 0/{shard.count} to "
                         f"{shard.count - 1}/{shard.count}")  # fmt: skip
     return shard
 
@@ -87,15 +87,15 @@ def _count_of_array(environ: Mapping[str, str]) -> str:
     """The size of a Slurm array whose tasks are numbered from 0; a part of one would leave rows to nobody."""
     count = environ.get("SLURM_ARRAY_TASK_COUNT", "")
     if not count.isdecimal():
-        raise _no_shard("the environment does not tell how many shards there are (SLURM_ARRAY_TASK_COUNT)")
+        raise _no_shard("the number of shards is not in the environment (SLURM_ARRAY_TASK_COUNT)")
     first, last = environ.get("SLURM_ARRAY_TASK_MIN", "0"), environ.get("SLURM_ARRAY_TASK_MAX", str(int(count) - 1))
     if (first, last) != ("0", str(int(count) - 1)):
-        raise _no_shard(f"the tasks of this array are numbered {first} to {last}, and there are {count}")
+        raise _no_shard(f"the tasks of this array are numbered {first} to {last}, but there are {count}")
     return count
 
 
 def _no_shard(what: str) -> UsageError:
-    return UsageError(what, help_text="give --shard I/N, such as --shard 0/4 to --shard 3/4", code="no_shard")
+    return UsageError(what, help_text="use --shard I/N, such as --shard 0/4 to --shard 3/4", code="no_shard")
 
 
 class ShardPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,9 +137,10 @@ def read_plan(directory: RunDirectory) -> ShardPlan | None:
         return None
     except NotJsonError as error:
         raise DiskError(
-            f"{directory.plan} is damaged, or was not written by asyncgen",
+            f"{directory.plan} is damaged or was not written by asyncgen",
             cause=str(error),
-            help_text=f"{command_line('merge', directory.path)}   (merges the shards; the next one makes a new plan)",
+            help_text=f"{command_line('merge', directory.path)}   (merges the shards; the next shard creates a new "
+            "plan)",
             code="bad_plan",
         ) from error
 

@@ -61,8 +61,8 @@ class RayEngine:
         if address.startswith("ray://"):
             raise UsageError(
                 f"--ray {address} is an address of Ray Client",
-                cause="the run directory has to be on a node of the cluster: one process there writes it",
-                help_text="on a node: --ray auto; elsewhere, put `ray job submit --` before the whole command",
+                cause="the run directory must be on a node of the cluster, where one process writes it",
+                help_text="on a node, use --ray auto; elsewhere, put `ray job submit --` before the command",
             )
         self._address = address
 
@@ -144,7 +144,7 @@ def _join(address: str) -> None:
         raise AsyncgenError(
             what,
             cause=str(error).strip().split("\n")[0],
-            help_text="ray start --head begins one; the driver and all nodes need the same Ray "
+            help_text="start one with `ray start --head`; the driver and all nodes need the same Ray "
             f"({ray.__version__}) and Python ({version})",
             code="no_cluster",
         ) from error
@@ -170,8 +170,8 @@ def _refuse_unreachable(session: Session, cluster: _Cluster) -> None:
         return
     for address in filter(is_loopback, (endpoint.base_url, *endpoint.others)):
         raise UsageError(
-            f"{address} is an address of this machine, and other nodes of the cluster would ask it",
-            help_text="give an address that every node reaches with --base-url",
+            f"{address} is an address of this machine, which other nodes of the cluster cannot reach",
+            help_text="use an address that every node can reach with --base-url",
         )
 
 
@@ -225,7 +225,7 @@ class _RayPort:
     async def open(self, spec: WorkSpec) -> bytes:
         opening = asyncio.ensure_future(_answer(self._actor.open.remote(spec)))
         if not self._has_said and not (await asyncio.wait([opening], timeout=_PATIENCE_S))[0]:
-            self._say("waiting: a worker is not placed yet; it needs a node with a free CPU")
+            self._say("waiting for a node with a free CPU to place a worker")
             self._has_said = True
         return cast("bytes", await opening)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SLURM = """\
 #!/bin/bash
 # {count} shards of {job}. Submit it with: sbatch FILE
-# Given again it goes on, with any other number of shards too: change --array and --shard.
+# To continue, submit it again. The number of shards can change: adapt --array and --shard.
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
 #SBATCH --time=04:00:00

@@ -87,13 +87,13 @@ class OpenShard(Generic[Agreed]):
             f"{value:,.6g} {name}"
             for value, name in (
                 (limits.concurrency, "in flight"),
-                (limits.requests_per_minute, "requests a minute"),
-                (limits.tokens_per_minute, "tokens a minute"),
+                (limits.requests_per_minute, "requests per minute"),
+                (limits.tokens_per_minute, "tokens per minute"),
                 (limits.max_cost, "USD"),
             )
             if value is not None
         ]
-        bounds = f"; its part of the run's limits: {', '.join(parts)}" if parts else ""
+        bounds = f"; its share of the run's limits: {', '.join(parts)}" if parts else ""
         return (
             f"shard {self.shard}: {self.rows:,} of {counted(self.plan.rows, 'row')} of plan "
             f"{self.plan.generation}{bounds}"
@@ -124,8 +124,8 @@ def refuse_other_plan(directory: RunDirectory, plan: ShardPlan) -> None:
         known = f"plan {current.generation} is current" if current and not current.merged else "the shards were merged"
         raise RunInUseError(
             f"{known}; this is a shard of plan {plan.generation} of {directory.path}",
-            cause="what is left was divided anew meanwhile",
-            help_text=f"submit the shards again; `{command_line('status', directory.path)}` tells what is left",
+            cause="the remaining rows have been divided again",
+            help_text=f"submit the shards again; `{command_line('status', directory.path)}` shows what is left",
             code="other_plan",
         )
 
@@ -179,7 +179,7 @@ async def open_shard(
 
 
 def _make_folder(path: Path) -> None:
-    with as_disk_error(f"the folder {path} cannot be made"):
+    with as_disk_error(f"the folder {path} could not be created"):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts and answers may be personal data
 
 
@@ -208,8 +208,8 @@ def _fitting_plan(run: RunWriter, shard: Shard, grid: RequestGrid) -> ShardPlan 
 def _make_plan(run: RunWriter, shard: Shard, grid: RequestGrid) -> ShardPlan:
     if any(not batch.collected for batch in run.state.batches):
         raise UsageError(
-            f"open batches hold rows of {run.directory.path}",
-            help_text="collect them first: the same command with --batch, and without --shard",
+            f"some rows of {run.directory.path} are in open batches",
+            help_text="collect them first: run the same command with --batch and without --shard",
         )
     keys = read_settled(run.directory)
     missing = missing_rows(grid, shard.count, keys.settled, keys.failed)
@@ -259,9 +259,10 @@ def _opened(
 def _refuse_other_rows(run: RunDirectory, plan: ShardPlan, missing: OpenRows) -> None:
     if missing.digest != plan.digest:
         raise DiskError(
-            f"the {counted(sum(missing.rows_of), 'row')} that {run.path} has left are not the {plan.rows:,} of plan "
+            f"the {counted(sum(missing.rows_of), 'row')} left in {run.path} are not the {plan.rows:,} of plan "
             f"{plan.generation}",
-            cause="the job's files differ between the machines, or records.jsonl was changed after the plan was made",
-            help_text=f"{command_line('merge', run.path)}   (then submit the shards again: they make a new plan)",
+            cause="the job's files differ between the machines, or records.jsonl was changed after the plan was "
+            "created",
+            help_text=f"{command_line('merge', run.path)}   (then submit the shards again: they create a new plan)",
             code="other_rows",
         )

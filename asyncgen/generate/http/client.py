@@ -54,7 +54,7 @@ _OWN_SERVER_STARTS_WITHIN_S = 60.0
 _WIDTH = 300
 _OK = 200
 _NEVER = b"\x00\xff\x00"  # occurs in no reply
-_PAGES = "a web page answers there: a login, a proxy or another service; `asyncgen doctor` looks at the address"
+_PAGES = "the reply is a web page from a login, a proxy or another service; `asyncgen doctor` checks the address"
 # Keys of the request's JSON; within a string their quotes would be escaped.
 _TOOLS, _FUNCTIONS = b'"tools":', b'"functions":'
 
@@ -75,8 +75,8 @@ def allow_connections(count: int) -> None:
         soft = wanted
     if soft < needed:
         raise UsageError(
-            f"{counted(count, 'request')} in flight need {counted(needed, 'open file')}, and this system "
-            f"allows {soft:,}",
+            f"{counted(count, 'request')} in flight need {counted(needed, 'open file')}, but this system allows "
+            f"{soft:,}",
             help_text=f"--concurrency {max(soft - _OTHERS, 1)}, or raise the limit first: ulimit -Hn {needed}",
         )
 
@@ -191,8 +191,8 @@ class HttpCompleter:
             location = redacted(response.headers.get("Location", "nowhere"), self._key)
             return replace(
                 error,
-                message=f"the address sends on to {one_line(shown_target(location), _WIDTH)}",
-                remedy="give that one to --base-url",
+                message=f"the address redirects to {one_line(shown_target(location), _WIDTH)}",
+                remedy="use that address with --base-url",
             )
         if error.type == "not_an_api":
             if self._has_worked:
@@ -226,16 +226,16 @@ class HttpCompleter:
             text = f"no trusted connection to {self._url.host}: {certificate_words(error)}"
             return AttemptError(kind=kind, type="tls", message=one_line(text, _WIDTH), remedy=CERTIFICATES_HELP)
         if isinstance(error, aiohttp.ClientHttpProxyError):
-            text = f"the proxy {self._proxy} refuses the way to {self._url.authority} (status {error.status})"
+            text = f"the proxy {self._proxy} refuses to connect to {self._url.authority} (status {error.status})"
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             target = f"the proxy {self._proxy}" if self._proxy else self._url.authority
             text = one_line(f"no connection to {target} ({unreachable_words(error)})", _WIDTH)
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, TimeoutError):
-            text = f"no whole answer within {elapsed_s:.0f} s"
+            text = f"no complete answer within {elapsed_s:.0f} s"
             return AttemptError(kind=ErrorClass.RETRY, type="timeout", message=text, maybe_paid=True)
-        text = f"the connection broke off ({name})"
+        text = f"the connection was closed ({name})"
         return AttemptError(kind=ErrorClass.RETRY, type="disconnected", message=text, maybe_paid=True)
 
 

@@ -134,10 +134,10 @@ class Completer(Protocol):
 
 
 RAISE_LIMIT = "raise max_tokens under [generate], or the parameter in its place"
-_DOCTOR = "asyncgen doctor   (looks at key, address and model)"
-_ADDRESSES = "--base-url takes the address up to the endpoint, mostly https://HOST/v1"
+_DOCTOR = "asyncgen doctor   (checks key, address and model)"
+_ADDRESSES = "--base-url expects the address without the endpoint, usually https://HOST/v1"
 _OF_THE_PROMPT = ("prompt", "messages", "input")
-_GOES_ON = "the same command goes on where it stopped"
+_GOES_ON = "run the same command to continue"
 
 
 def disk_error(disk: DiskError, unsaved: int) -> DiskError:
@@ -168,11 +168,11 @@ def provider_error(error: AttemptError, reason: StopReason | None, endpoint: End
         name, model = error.param or "a parameter", endpoint.model if endpoint else "the model"
         return AsyncgenError(
             f"{model} refuses {name}{_status(error)}", cause=error.message or None,
-            help_text=f"change or take out {name} under [generate.parameters] in the job file", code="parameter",
+            help_text=f"change or remove {name} under [generate.parameters] in the job file", code="parameter",
         )  # fmt: skip
     if error.kind is ErrorClass.ROW:
         return AsyncgenError(
-            f"every request is refused in the same way{_status(error)}", cause=error.message or None,
+            f"every request is refused for the same reason{_status(error)}", cause=error.message or None,
             help_text=error.remedy or _remedy_for_refusal(error, endpoint), code=error.type,
         )  # fmt: skip
     to = f" to {endpoint.base_url}" if endpoint else ""
@@ -186,11 +186,11 @@ def _quota_error(error: AttemptError) -> QuotaError:
     if error.kind is ErrorClass.WAIT:
         return QuotaError(
             f"the provider's rate limit does not clear{_status(error)}", cause=error.message or None,
-            help_text=f"give the same command later, or with a lower --rpm; {_GOES_ON}",
+            help_text=f"try again later, or use a lower --rpm; {_GOES_ON}",
         )  # fmt: skip
     if error.type == "daily_limit":
         return QuotaError(
-            f"the provider's limit of the day is used up{_status(error)}", cause=error.message or None,
+            f"the provider's daily limit is used up{_status(error)}", cause=error.message or None,
             help_text=f"wait until tomorrow, or choose another model or plan; {_GOES_ON}",
         )  # fmt: skip
     return QuotaError(
@@ -208,14 +208,14 @@ def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
         return AuthError(what, cause=cause, help_text=remedy, code="address")
     if error.type == "not_found":
         what = f"model {endpoint.model} at {endpoint.base_url}" if endpoint else "such model or address"
-        remedy = f"name another one with --model; {_DOCTOR}"
+        remedy = f"choose another one with --model; {_DOCTOR}"
         return AuthError(f"{provider} has no {what}{status}", cause=cause, help_text=remedy, code="model")
     which = _which_key(endpoint)
     if error.type == "permission":
-        return AuthError(f"{provider} does not let {which} do this{status}", cause=cause, help_text=_DOCTOR)
+        return AuthError(f"{provider} does not allow {which} to do this{status}", cause=cause, help_text=_DOCTOR)
     variable = endpoint.profile.key_variable if endpoint else None
-    remedy = f"export {variable}=... with a valid key" if variable else "give a valid key with --api-key-file"
-    return AuthError(f"{provider} does not take {which}{status}", cause=cause, help_text=f"{remedy}; {_DOCTOR}")
+    remedy = f"export {variable}=... with a valid key" if variable else "use a valid key with --api-key-file"
+    return AuthError(f"{provider} does not accept {which}{status}", cause=cause, help_text=f"{remedy}; {_DOCTOR}")
 
 
 def _is_about_the_model(error: AttemptError, endpoint: Endpoint) -> bool:
@@ -232,10 +232,10 @@ def _which_key(endpoint: Endpoint | None) -> str:
 
 def _remedy_for_refusal(error: AttemptError, endpoint: Endpoint | None) -> str:
     if error.param == "model":
-        return f"name another model with --model; {_DOCTOR}"
+        return f"choose another model with --model; {_DOCTOR}"
     if error.param and not error.param.startswith(_OF_THE_PROMPT):
-        return f"look at {error.param} under [generate.parameters] in the job file"
-    remedy = "look at [prompt] and [generate.parameters] in the job file; `asyncgen plan` shows what is sent"
+        return f"check {error.param} under [generate.parameters] in the job file"
+    remedy = "check [prompt] and [generate.parameters] in the job file; `asyncgen plan` shows what is sent"
     # A gateway refuses a model that it does not know as it refuses a parameter: only its words name the model.
     model = endpoint.model if endpoint is not None and error.param is None else ""
     if model and re.search(rf"(?<!\w){re.escape(model)}(?!\w)", error.message):

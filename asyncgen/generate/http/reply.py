@@ -417,17 +417,17 @@ class _Reply:
         if refusal or finish == "refusal":
             name, message = "refusal", refusal if isinstance(refusal, str) else "the model refused"
         elif finish == "content_filter":
-            name, message = "content_filter", "the provider's filter withheld the answer"
+            name, message = "content_filter", "the provider's content filter withheld the answer"
         elif finish == "error":
-            kind, name, message = ErrorClass.RETRY, "server_error", "the server broke off its answer"
+            kind, name, message = ErrorClass.RETRY, "server_error", "the server cut its answer off"
         elif finish == "length":
-            name, message = "empty", "the tokens were used up before the first word"
+            name, message = "empty", "the token limit was reached before the first word"
             remedy = f"{RAISE_LIMIT}: hidden reasoning counts too"
         elif has_calls:
-            name, message = "tool_calls", "the model called a tool that the job does not send, and wrote nothing"
-            remedy = "say in the prompt that the answer is to be text"
+            name, message = "tool_calls", "the model called a tool that the job does not define, and wrote no text"
+            remedy = "ask for a text answer in the prompt"
         elif has_reasoning:
-            name, message = "only_reasoning", "the model's thoughts came, and no answer"
+            name, message = "only_reasoning", "the reply has reasoning but no answer"
             remedy = f"{RAISE_LIMIT}, or lower reasoning_effort"
         else:
             kind, name, message = ErrorClass.RETRY, "empty", "the answer is empty"
@@ -482,9 +482,9 @@ class _Reply:
             kind=ErrorClass.STOP,
             type="not_an_api",
             status=self.status,
-            message="a web page came, not an answer",
+            message="the reply is a web page, not an answer",
             request_id=self.request_id,
-            remedy="the address is not an API's: it should end in /v1, as --base-url takes it",
+            remedy="this is not the address of an API; --base-url should end in /v1",
         )
 
     def _malformed(self, what: str) -> AttemptError:

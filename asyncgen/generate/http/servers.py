@@ -161,7 +161,7 @@ class ServerSpread:
                 return min(self._all, key=lambda server: (server.absent_until_s, server.in_flight))
             wait_s = min(filter(None, present))
             if wait_s > _LONGEST_SLEEP_S:
-                text = "every server asks for a pause"
+                text = "every server asks to wait"
                 return AttemptError(kind=ErrorClass.WAIT, type="rate_limit", message=text, retry_after_s=wait_s)
             await self.sleep(wait_s)
 
@@ -187,7 +187,7 @@ class ServerSpread:
         now_s = self.clock()
         if isinstance(outcome, Answer) or outcome.kind is ErrorClass.ROW:
             if server.absences:
-                self.say(f"{server.name} answers again")
+                self.say(f"{server.name} responds again")
             server.failures = server.absences = 0
         elif outcome.kind is ErrorClass.WAIT:
             server.resting_until_s = now_s + (outcome.retry_after_s or _REST_S)
@@ -198,7 +198,7 @@ class ServerSpread:
 
     def _leave_out(self, server: _Server, error: AttemptError, now_s: float) -> None:
         if not server.absences:
-            self.say(f"{server.name} is left out for now: {error.message or error.type}")
+            self.say(f"{server.name} is not used for now: {error.message or error.type}")
         absence_s = min(_FIRST_ABSENCE_S * 2.0 ** min(server.absences, 10), _LONGEST_ABSENCE_S)
         server.absences += 1
         server.absent_until_s = now_s + absence_s

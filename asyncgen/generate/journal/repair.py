@@ -82,8 +82,8 @@ def set_rejected_aside(run: RunWriter) -> SetAside:
         if _has_open_replaced(directory):
             return SetAside(0, goes_on=True)
         raise UsageError(
-            f"{directory.path} does not say which answers were rejected",
-            help_text=f"{command_line('prepare', directory.path)}   (judges them), then the same command again",
+            f"it is not known which answers of {directory.path} were rejected",
+            help_text=f"{command_line('prepare', directory.path)}   (checks them), then run the same command again",
         )
     rejected = read_rejected(directory.rejected)
     moved = _move(run, lambda line: rejected.has(key_number(_decode_key(line).key)))
@@ -289,7 +289,7 @@ def _row_judge(decode: Callable[[bytes], Record | Failure], *, once: bool, earli
         except ValueError as error:
             return str(error)
         if once and not seen.add_number(key_number(key)):
-            return f"its key {key} stands in an earlier line too"
+            return f"its key {key} is also in an earlier line"
         return None
 
     return judge
@@ -336,7 +336,7 @@ def _mended_end(path: Path) -> int:
             return file.torn_bytes
     except SeveralRowsError:
         descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND)
-        with as_disk_error(f"{path} could not be mended"), os.fdopen(descriptor, "ab") as file:
+        with as_disk_error(f"{path} could not be repaired"), os.fdopen(descriptor, "ab") as file:
             file.write(b"\n")
         return 0
 
@@ -386,7 +386,7 @@ def _divided(line: bytes, judge: Judge) -> tuple[bytes, bytes, str]:
     wrong = line
     for row in good:
         wrong = wrong.replace(row, b"", 1)
-    return b"\n".join([*good, b""]), wrong if wrong.strip() else b"", "it stands between whole rows"
+    return b"\n".join([*good, b""]), wrong if wrong.strip() else b"", "it is between complete rows"
 
 
 def _pieces(line: bytes) -> Iterator[bytes]:

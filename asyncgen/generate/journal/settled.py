@@ -161,8 +161,10 @@ def _refuse_the_twin(paths: Sequence[Path]) -> NoReturn:
     for path in paths:
         for number, record in read_rows(path, decode_record):
             if not seen.add_number(checked_number(path, number, record.key)):
-                raise BadLineError(path, number, f"its key {record.key} stands in an earlier line too")
-    raise DiskError(f"{paths[0]} was changed by another program while it was read", help_text="give the command again")
+                raise BadLineError(path, number, f"its key {record.key} is also in an earlier line")
+    raise DiskError(
+        f"{paths[0]} was changed by another program while asyncgen read it", help_text="run the command again"
+    )
 
 
 def _read_failures(paths: Sequence[Path], settled: KeySet, simulated: int) -> SettledKeys:

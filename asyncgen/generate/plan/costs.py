@@ -135,7 +135,7 @@ def _note(finetuning: Finetuning, price: TuningPrice | None) -> str:
     notes = [price.note] if price and price.note else []
     until = f"until {finetuning.until}" if finetuning.until else ""
     if not finetuning.new_customers:
-        notes.append("only for those who tuned there before" + (f", {until}" if until else ""))
+        notes.append("only for customers who fine-tuned there before" + (f", {until}" if until else ""))
     elif until:
         notes.append(until)
     return "; ".join(notes)
@@ -235,14 +235,14 @@ def assumptions(tokens: RequestTokens, price: Price) -> list[str]:
     ratio = tokens.question / tokens.short_prompt if tokens.short_prompt else 0.0
     return [
         (
-            f"the long prompt takes {tokens.question:,.0f} tokens, the short one {tokens.short_prompt:,.0f}: "
-            f"{ratio:.1f} times as many"
+            f"the long prompt has {tokens.question:,.0f} tokens, the short one {tokens.short_prompt:,.0f} "
+            f"({ratio:.1f} times fewer)"
         ),
-        f"an answer takes {tokens.answer.middle:,.0f} tokens, from either model ({tokens.basis})",
-        "every row becomes a sample, and the training is paid for once",
-        "all calls online, at the standard price, nothing read from a cache",
-        f"both answer equally well, and prices stay as they are ({price.source}{_as_of(price)})",
-        "what runs on this machine costs nothing: power and time are left out",
+        f"an answer has {tokens.answer.middle:,.0f} tokens with either model ({tokens.basis})",
+        "every row becomes a sample, and there is one training",
+        "all calls are online, at the standard price, without prompt caching",
+        f"both models answer equally well, and prices do not change ({price.source}{_as_of(price)})",
+        "what runs on this machine is free: power and time are not counted",
     ]
 
 

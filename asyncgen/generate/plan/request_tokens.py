@@ -178,13 +178,13 @@ def duration(rows: int, tokens: RequestTokens, there: RunMeasurements, limits: L
     bounds = [Duration(rows * latency_s / concurrency, f"{concurrency} in flight at {latency_s:.1f} s each ({seen})")]
     if limits.requests_per_minute:
         bounds.append(
-            Duration(rows * 60 / limits.requests_per_minute, f"{limits.requests_per_minute:,.0f} requests a minute")
+            Duration(rows * 60 / limits.requests_per_minute, f"{limits.requests_per_minute:,.0f} requests per minute")
         )
     if limits.tokens_per_minute:
         # Providers count a request as its prompt plus its maximum answer.
         held = tokens.prompt.middle + tokens.completion.high
         bounds.append(
-            Duration(rows * held * 60 / limits.tokens_per_minute, f"{limits.tokens_per_minute:,.0f} tokens a minute")
+            Duration(rows * held * 60 / limits.tokens_per_minute, f"{limits.tokens_per_minute:,.0f} tokens per minute")
         )
     longest = max(bounds, key=lambda each: each.seconds)
     return Duration(max(longest.seconds, latency_s if rows else 0.0), longest.bound_by)
@@ -243,7 +243,7 @@ def tokens_of_a_request(job: Job, grid: RequestGrid, there: RunMeasurements) -> 
             answer=_measured(there.answer_tokens),
             question=question,
             short_prompt=short_prompt,
-            basis=f"as counted for the {counted(there.settled, 'row')} that are there",
+            basis=f"measured on the {counted(there.settled, 'row')} that have answers",
         )
     low, high = _ESTIMATE_OFF
     answer = _answer_tokens(job, grid.max_output_tokens)
@@ -295,9 +295,9 @@ def _basis(job: Job, cap: int | None) -> str:
     if cap is None:
         words.append("no max_tokens under [generate], so the answers' length is a guess")
     else:
-        words.append(f"answers of at most {counted(cap, 'token')}")
+        words.append(f"answers have at most {counted(cap, 'token')}")
     if _reasons(job):
-        words.append("hidden reasoning cannot be known beforehand")
+        words.append("hidden reasoning cannot be estimated")
     if job.checks.attempts > 1:
-        words.append(f"high: every answer asked for {job.checks.attempts} times")
+        words.append(f"upper bound: {job.checks.attempts} attempts for every answer")
     return "; ".join(words)

@@ -240,8 +240,8 @@ class Pause:
         fruitless = self._rounds - (1 if retry_after_s is None else 2)
         least_s = min(_FIRST_S * 2.0 ** min(fruitless, 30), _LONGEST_PAUSE_S) if fruitless >= 0 else 0.0
         is_asked = (retry_after_s or 0.0) >= least_s
-        words = cause or "the server wants less"
-        self.ask(now, max(retry_after_s or 0.0, least_s), f"as the server asks: {words}" if is_asked else words)
+        words = cause or "the server asks for fewer requests"
+        self.ask(now, max(retry_after_s or 0.0, least_s), f"at the server's request: {words}" if is_asked else words)
 
     def is_hopeless(self, now: float) -> bool:
         """True if a pause is very long, or pauses have gone on for long without an answer."""

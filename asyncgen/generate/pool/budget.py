@@ -108,8 +108,8 @@ class Budget:
         """The error that explains why no other request can be paid for."""
         if self.is_blind and self.must_know:
             return QuotaError(
-                "the server does not tell what its answers cost, and no price of this model is known",
-                help_text="name its price in prices.toml beside the job file, or leave --max-cost out",
+                "the server does not report the cost of answers, and the price of this model is not known",
+                help_text="set its price in prices.toml beside the job file, or leave --max-cost out",
                 code="no_price",
             )
         return budget_used_up()
@@ -145,9 +145,9 @@ def open_budget(
         return None
     if price is None:
         raise UsageError(
-            f"max_cost = {max_cost_usd:g} cannot be kept: no price of this model is known",
-            help_text="name its price in prices.toml beside the job file, or take max_cost out of [limits]; "
-            "--yes goes on for as long as the server tells what its answers cost",
+            f"max_cost = {max_cost_usd:g} cannot be enforced: the price of this model is not known",
+            help_text="set its price in prices.toml beside the job file, or remove max_cost from [limits]; with "
+            "--yes the run continues as long as the server reports the cost of answers",
             code="no_price",
         )
     return Budget(price.rates(tier), max_cost_usd, spent_usd, in_flight_usd)
@@ -157,7 +157,7 @@ def budget_used_up() -> QuotaError:
     """The error of a run whose budget does not cover another request."""
     return QuotaError(
         "the budget does not cover another request",
-        help_text="raise max_cost under [limits], or --max-cost; the same command goes on",
+        help_text="raise max_cost under [limits], or --max-cost; run the same command to continue",
         code="budget",
     )
 

@@ -447,7 +447,7 @@ def useless_answers(progress: Progress, count: int) -> AsyncgenError:
     """The error for a run whose first `count` answers all failed the job's checks."""
     [(reason, times)] = progress.failed_checks.most_common(1)
     return AsyncgenError(
-        f"none of the first {counted(count, 'answer')} can be used",
+        f"none of the first {counted(count, 'answer')} is usable",
         cause=f"{times} fail the check {reason}",
         help_text="change [prompt] or [checks] in the job file (`asyncgen show --rejected` shows the answers)",
         code=USELESS_CODE,

@@ -216,7 +216,10 @@ def whole(opening: str, text: str) -> str:
 
 
 _BROKEN_OFF = AttemptError(
-    kind=ErrorClass.RETRY, type="broken_off", message="its last attempt was broken off with the run", maybe_paid=True
+    kind=ErrorClass.RETRY,
+    type="broken_off",
+    message="its last attempt was interrupted when the run stopped",
+    maybe_paid=True,
 )
 
 

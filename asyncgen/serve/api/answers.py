@@ -342,5 +342,5 @@ def _asked(
 
 
 def _unreachable(model: ServedModel) -> ApiError:
-    message = f"The server of the model '{model.id}' at {model.base_url} cannot be reached: start it again."
+    message = f"The server of the model '{model.id}' at {model.base_url} cannot be reached. Start it again."
     return ApiError(503, message, kind="server_error", code="model_not_served")

@@ -109,7 +109,7 @@ async def _read_form(request: web.Request, upload: UploadedFile) -> _Form:
             raise ApiError(400, f"The form has two fields {name!r}.", param=name, code="invalid_value")
         seen.add(name)
         if _is_encoded(part):
-            message = "A field of the form must be sent as it is, without an encoding of its own."
+            message = "A field of the form must be sent without an encoding."
             raise ApiError(400, message, param=name, code="invalid_value")
         if name == "file":
             form.filename = part.filename or "file"

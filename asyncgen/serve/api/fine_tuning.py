@@ -131,7 +131,7 @@ class FineTuningRoutes:
         reason = await self._engine.untunable()
         if reason or wanted.model.startswith("ft:"):
             message = f"The model {wanted.model} is not available for fine-tuning"
-            message += f": {reason}." if reason else ": it is itself a tuned one."
+            message += f": {reason}." if reason else ": it is already a tuned model."
             raise ApiError(400, message, param="model", code="model_not_available")
         self._files.require(wanted.training_file, "fine-tune", param="training_file")
         if wanted.validation_file:
@@ -268,7 +268,9 @@ class ModelRoutes:
         model = self._models.tuned(request.match_info["name"])
         path = self._models.adapter(model.id)
         if path is None or not path.exists():
-            message = f"The model '{model.id}' has no adapter: its training was made up, or another server answers."
+            message = (
+                f"The model '{model.id}' has no adapter: its training was simulated, or another server runs the model."
+            )
             raise ApiError(404, message, param="model", code="not_found")
         return model, path
 

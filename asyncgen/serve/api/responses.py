@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from asyncgen.serve.stores.models import ModelStore
 
 ROUTE = "/v1/responses"
-_NOT_KEPT = "this server keeps no responses: send the whole conversation as 'input'"
+_NOT_KEPT = "this server does not store responses; send the whole conversation as 'input'"
 _REFUSED = {
     "previous_response_id": _NOT_KEPT,
     "conversation": _NOT_KEPT,
-    "background": "this server answers while the request waits",
-    "prompt": "this server has no stored prompts",
+    "background": "this server has no background mode",
+    "prompt": "this server does not store prompts",
 }
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 _PASSED_ON = ("model", "temperature", "top_p", "parallel_tool_calls", "seed")
@@ -327,7 +327,7 @@ def _content(content: Any, place: int) -> Any:
             texts.append(part["text"])
         else:
             param = f"input[{place}].content[{number}].type"
-            raise ApiError(400, f"Invalid '{param}': this server reads text.", param=param, code="invalid_value")
+            raise ApiError(400, f"Invalid '{param}': this server only reads text.", param=param, code="invalid_value")
     return "".join(texts)
 
 
@@ -339,7 +339,7 @@ def _response_format(wanted: _Format) -> dict[str, Any]:
 
 def _tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
     if tool.get("type") != "function":
-        message = f"Tools of the type {tool.get('type')!r} are not supported by this server; it has functions."
+        message = f"Tools of the type {tool.get('type')!r} are not supported by this server; it supports functions."
         raise ApiError(400, message, param=f"tools[{place}].type", code="invalid_value")
     function = {name: tool[name] for name in ("name", "description", "parameters", "strict") if name in tool}
     return {"type": "function", "function": function}

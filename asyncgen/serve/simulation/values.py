@@ -193,7 +193,7 @@ def simulated_value(schema: Any, seed: bytes) -> Any:
         value = _ValueGenerator(schema, rng).value(schema, "text", 0)
         if validator.is_valid(value):
             return value
-    raise UnfitSchemaError("the simulation found no value that is valid by it")
+    raise UnfitSchemaError("the simulation found no valid value for it")
 
 
 @lru_cache(maxsize=256)
@@ -223,10 +223,10 @@ class _ValueGenerator:
         if depth > _DEEPEST:
             raise UnfitSchemaError("it has no finite value")
         if schema is False:
-            raise UnfitSchemaError("it allows nothing at one place")
+            raise UnfitSchemaError("it allows no value in one place")
         rules = self._flat(schema, depth) if isinstance(schema, dict) else {}
         if max(rules.get(least, 0) for least in ("minItems", "minLength", "minProperties")) > _LARGEST:
-            raise UnfitSchemaError(f"it wants more than {_LARGEST} of something")
+            raise UnfitSchemaError(f"it requires more than {_LARGEST} items or characters")
         if "const" in rules:
             return rules["const"]
         if rules.get("enum"):
@@ -264,7 +264,7 @@ class _ValueGenerator:
     def _target(self, reference: Any) -> Any:
         place = self._root
         if not isinstance(reference, str) or not reference.startswith("#"):
-            raise UnfitSchemaError(f"it refers to {reference!r}, and only places in itself are known")
+            raise UnfitSchemaError(f"it refers to {reference!r}; only references within the schema are supported")
         for step in (part.replace("~1", "/").replace("~0", "~") for part in reference[1:].split("/")[1:]):
             try:
                 place = place[int(step)] if isinstance(place, list) else place[step]
@@ -339,7 +339,7 @@ class _ValueGenerator:
         try:
             return str(rstr.Rstr(self._rng).xeger(pattern))
         except Exception as error:  # the parser of `re` raises many kinds
-            raise UnfitSchemaError(f"no text can be made by the pattern {pattern!r}") from error
+            raise UnfitSchemaError(f"no text can be generated for the pattern {pattern!r}") from error
 
     def _words(self, count: int) -> list[str]:
         return self._rng.sample(WORDS, min(count, len(WORDS)))

@@ -117,10 +117,10 @@ class JsonStore(Generic[Item]):
         try:
             number, item = read_whole(path, _Place).sequence, read_whole(path, self._kind)
         except (AsyncgenError, OSError) as error:
-            _log.warning("%s is passed over: %s", path, error)
+            _log.warning("%s is skipped: %s", path, error)
             return None
         if self._path(self._identify(item)) != path or not self._is_sound(item):
-            _log.warning("%s is passed over: it does not hold the object that its name says", path)
+            _log.warning("%s is skipped: it does not contain the object of its name", path)
             return None
         return number, item
 
@@ -216,7 +216,7 @@ class FileStore:
             purpose=purpose,
             expires_at=now + lifetime_s if lifetime_s else None,
         )
-        with as_disk_error(f"{filename!r} could not be kept"):
+        with as_disk_error(f"{filename!r} could not be saved"):
             self.part(item.id).replace(self._folder / item.id)
         try:
             self._objects.put(item)

@@ -127,13 +127,13 @@ def _lines(path: Path, kind: type[Line]) -> list[Line]:
     except FileNotFoundError:
         return lines
     except OSError as error:
-        _log.warning("%s is passed over: %s", path, error.strerror or error)
+        _log.warning("%s is skipped: %s", path, error.strerror or error)
         return lines
     for number, text in enumerate(texts, start=1):
         try:
             lines += [decode_json(text, kind)] if text.strip() else []
         except NotJsonError as error:
-            _log.warning("line %d of %s is passed over: %s", number, path, error)
+            _log.warning("line %d of %s is skipped: %s", number, path, error)
     return lines
 
 
@@ -236,7 +236,7 @@ class JobStore:
     def add(self, entry: JobEntry) -> None:
         """Add a job. Raises DiskError if it cannot be written; it is not added then."""
         folder = self.folder(entry.job.id)
-        with as_disk_error(f"{folder} could not be made"):
+        with as_disk_error(f"{folder} could not be created"):
             folder.mkdir()
         self._entries.put(entry)
 

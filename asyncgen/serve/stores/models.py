@@ -103,7 +103,7 @@ class ModelStore:
         """The adapter of a model; None for a base model. Raises ApiError: 404, or 400 if it is not served here."""
         model = self._find(name)
         if model and model.kept_at and not model.base_url:
-            message = f"The model '{name}' lies in {model.kept_at}, in a form that this server does not serve."
+            message = f"The model '{name}' is in {model.kept_at}, in a format that this server cannot serve."
             raise ApiError(400, message, param="model", code="model_not_served")
         return self._root / model.adapter if model and model.adapter else None
 
@@ -111,7 +111,7 @@ class ModelStore:
         """Return a tuned model. Raises ApiError: 404 for any other name."""
         model = self._find(name)
         if model is None:
-            raise _not_found(f"The model '{name}' is a base model; only tuned ones are kept here.")
+            raise _not_found(f"The model '{name}' is a base model; only tuned models are stored here.")
         return model
 
     def remote(self, name: object) -> ServedModel | None:
@@ -152,8 +152,8 @@ class ModelStore:
             return model
         if model is not None:
             raise _not_found(
-                f"The model '{name}' was tuned from '{model.base}', and this server runs "
-                f"'{self._traits.base_model}': start it with that model's --model-path."
+                f"The model '{name}' was tuned from '{model.base}', but this server runs "
+                f"'{self._traits.base_model}'. Start it with --model-path of that model."
             )
         if name.startswith(TUNED) or not (self._traits.any_model or name == self._traits.base_model):
             raise _not_found(

@@ -32,14 +32,16 @@ def main(arguments: list[str]) -> int:
         return 1
     except MemoryError:
         emit(
-            TrainingFailed(code="out_of_memory", message="there is not enough memory to tune this model", param="model")
+            TrainingFailed(
+                code="out_of_memory", message="there is not enough memory to fine-tune this model", param="model"
+            )
         )
         return 1
     except BrokenPipeError:  # the server has ended
         return 1
     except (OSError, DiskError) as error:
         why = error.cause if isinstance(error, DiskError) else error.strerror
-        emit(TrainingFailed(code="io_error", message=f"the training met a disk error: {why or error}"))
+        emit(TrainingFailed(code="io_error", message=f"the training had a disk error: {why or error}"))
         return 1
     return 0
 

@@ -122,10 +122,10 @@ def read_architecture(model: Gguf) -> Architecture:
 def _name(model: Gguf) -> str:
     name = model.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise _untunable(f"its architecture is {name!r}; the trainer knows " + ", ".join(FAMILIES))
+        raise _untunable(f"its architecture is {name!r}; the trainer supports " + ", ".join(FAMILIES))
     parts = model.metadata.get("split.count", 1)
     if isinstance(parts, int) and parts > 1:
-        raise _untunable(f"it is one of {parts} parts; join them into one file (llama-gguf-split --merge)")
+        raise _untunable(f"it is one of {parts} parts; merge them into one file (llama-gguf-split --merge)")
     return name
 
 
@@ -133,7 +133,7 @@ def _refuse_unusual(model: Gguf, name: str) -> None:
     for key, harmless in _UNUSUAL.items():
         value = model.metadata.get(f"{name}.{key}", harmless[0])
         if value not in harmless:
-            raise _untunable(f"its setting {name}.{key} is {value!r}, which the trainer does not compute")
+            raise _untunable(f"its setting {name}.{key} is {value!r}, which the trainer does not support")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def _check_tensors(model: Gguf, architecture: Architecture) -> None:
     if architecture.family.factors:
         optional[ROPE_FACTORS] = (architecture.head_length // 2,)
     if unknown := sorted(model.tensors.keys() - shapes.keys() - optional.keys()):
-        raise _untunable(f"it has tensors that the trainer does not know, such as {unknown[0]}")
+        raise _untunable(f"it has tensors that the trainer does not support, such as {unknown[0]}")
     shapes |= {name: shape for name, shape in optional.items() if name in model.tensors}
     for name, shape in shapes.items():
         tensor = _tensor(model, name)
@@ -236,7 +236,9 @@ def _tensor(model: Gguf, name: str) -> Tensor:
 
 
 def _untunable(why: str) -> TrainingError:
-    return TrainingError("this model can be served, but not tuned", code="unsupported_model", param="model", cause=why)
+    return TrainingError(
+        "this model can be served, but not fine-tuned", code="unsupported_model", param="model", cause=why
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

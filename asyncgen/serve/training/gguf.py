@@ -205,7 +205,7 @@ class _Cursor:
         try:
             return self.read(self.number("<Q")).decode()
         except UnicodeDecodeError as error:
-            raise _DamagedError("a text in its header is not UTF-8") from error
+            raise _DamagedError("a string in its header is not UTF-8") from error
 
     def value(self, kind: int) -> Value:
         if kind == STRING:
@@ -226,7 +226,7 @@ class _Cursor:
             for _ in range(length):
                 self.skip(self.number("<Q"))
         else:
-            raise _DamagedError(f"its header has a list of the type {kind}, which no list has")
+            raise _DamagedError(f"its header has a list of the invalid type {kind}")
         return ListLength(length)
 
 
@@ -240,7 +240,7 @@ def _read(path: Path, descriptor: int) -> Gguf:
 def _parse(path: Path, data: mmap.mmap) -> Gguf:
     cursor = _Cursor(data)
     if cursor.read(4) != MAGIC:
-        raise _DamagedError("it does not begin as a GGUF file does")
+        raise _DamagedError("it does not begin like a GGUF file")
     version = cursor.number("<I")
     if version not in VERSIONS:
         raise _DamagedError(f"it is of GGUF version {version}; versions 2 and 3 are read, little-endian")
@@ -277,4 +277,4 @@ def _check_extent(tensor: Tensor, file_size: int) -> None:
     if not tensor.shape or tensor.shape[-1] % known.elements:
         raise _DamagedError(f"the tensor {tensor.name} of type {known.name} cannot have the shape {tensor.shape}")
     if tensor.offset + tensor.size > file_size:
-        raise _DamagedError(f"it ends before the tensor {tensor.name}: perhaps it was not downloaded whole")
+        raise _DamagedError(f"it ends before the tensor {tensor.name}: perhaps its download was incomplete")

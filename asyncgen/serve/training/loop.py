@@ -216,7 +216,7 @@ class TrainingLoop:
     def _check_bounds(self, is_within: bool) -> None:
         if not is_within:
             raise TrainingError(
-                f"the training ran out of bounds at step {self._steps} of {self._plan.total_steps}",
+                f"the training diverged at step {self._steps} of {self._plan.total_steps}",
                 code="training_diverged",
                 param="learning_rate_multiplier",
                 help_text="use a lower learning_rate_multiplier",

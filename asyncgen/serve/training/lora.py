@@ -261,7 +261,7 @@ def convert_peft(folder: Path, base: Path, target: Path) -> None:
         _check_shape(name, place, matrix.shape, architecture)
         tensors[place] = _adjacent(matrix, rows_heads) if is_b and rows_heads else matrix
     if not tensors:
-        raise _unfit("it holds no matrices")
+        raise _unfit("it has no matrices")
     # llama.cpp scales by alpha / rank, where rank-stabilised LoRA has alpha / sqrt(rank).
     alpha = config.lora_alpha * (math.sqrt(config.r) if config.use_rslora else 1)
     write_adapter(target, tensors, architecture=architecture, alpha=alpha)
@@ -277,7 +277,7 @@ def _read_config(path: Path) -> _Config:
         "it uses DoRA": config.use_dora,
         "it trains biases": config.bias != "none",
         "its rank differs between modules": bool(config.rank_pattern or config.alpha_pattern),
-        "it holds whole modules beside the adapter": bool(config.modules_to_save),
+        "it contains whole modules beside the adapter": bool(config.modules_to_save),
         f"its rank is {config.r}": config.r < 1,
     }
     for what, is_so in unusual.items():
@@ -293,7 +293,7 @@ def _place(name: str, architecture: Architecture) -> tuple[str, int]:
     projection = _PROJECTIONS.get(module)
     matrix = {"A.weight": "lora_a", "B.weight": "lora_b"}.get(part)
     if not name.startswith(_PREFIX) or not block.isdecimal() or projection is None or matrix is None:
-        raise _unfit(f"it holds {name}, which llama.cpp has no place for here")
+        raise _unfit(f"it contains {name}, which llama.cpp does not support here")
     heads = {"attn_q": architecture.heads, "attn_k": architecture.kv_heads}
     is_other_order = architecture.family.rotated_pairs == "adjacent"
     return f"blk.{int(block)}.{projection}.weight.{matrix}", heads.get(projection, 0) if is_other_order else 0

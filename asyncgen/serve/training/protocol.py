@@ -132,7 +132,7 @@ def read_config(path: Path) -> Config:
     except OSError as error:
         raise TrainingError(f"{path.name} cannot be read", code="invalid_config", cause=error.strerror) from error
     except NotJsonError as error:
-        raise TrainingError(f"{path.name} is not a training", code="invalid_config", cause=str(error)) from error
+        raise TrainingError(f"{path.name} is not a valid training", code="invalid_config", cause=str(error)) from error
 
 
 class TrainingStarted(ResolvedHyperparameters, frozen=True, kw_only=True, tag="start"):

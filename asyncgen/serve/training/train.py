@@ -126,7 +126,7 @@ def _sample(line: bytes, vocabulary: int) -> TokenSample:
     if len(fields.tokens) != len(fields.targets):
         raise ValueError(f"{counted(len(fields.tokens), 'token')} but {len(fields.targets)} targets")
     if fields.tokens and not 0 <= min(fields.tokens) <= max(fields.tokens) < vocabulary:
-        raise ValueError(f"its token ids go beyond the vocabulary of {vocabulary}")
+        raise ValueError(f"it has token IDs beyond the vocabulary of {vocabulary}")
     if not set(fields.targets) <= {0, 1}:
         raise ValueError("targets are 0 or 1")
     targets = np.array(fields.targets, np.bool_)
@@ -199,7 +199,7 @@ def _read(config: Config, weights: Weights) -> _Inputs:
     train_file = read(config.train, "training_file")
     if not train_file.samples:
         raise TrainingError(
-            "no sample of the training file has anything to learn",
+            "no sample of the training file has a target to learn",
             code="invalid_training_file",
             param="training_file",
             cause=f"{train_file.idle} samples without a target among their first {LONGEST} tokens",
@@ -321,7 +321,8 @@ def check_memory(needed: int, installed: int) -> None:
     """
     if needed > installed:
         raise TrainingError(
-            f"tuning this model may take {needed / 2**30:.1f} GiB of memory; the machine has {installed / 2**30:.1f}",
+            f"fine-tuning this model may need {needed / 2**30:.1f} GiB of memory; the machine has "
+            f"{installed / 2**30:.1f}",
             code="out_of_memory",
             param="model",
             help_text="start the server with fewer --lora-layers or --threads, or with a smaller model",

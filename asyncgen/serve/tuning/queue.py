@@ -93,13 +93,13 @@ class TuningQueue:
             if job.status in ENDED:
                 continue
             if starts >= _MOST_STARTS:
-                message = f"The server ended {starts} times while it worked on this job."
+                message = f"The server stopped {starts} times during this job."
                 self._fail(job.id, ServedJobError(code="server_error", message=message))
             elif job.status == "validating_files":
                 self._news.put_nowait(job.id)
             else:
                 if job.status == "running":
-                    self._jobs.log.add(job.id, "The server was stopped; the training begins again", level="warn")
+                    self._jobs.log.add(job.id, "The server was stopped; the training starts again", level="warn")
                 self._jobs.change(job.id, status="queued", estimated_finish=None)
                 self._ready.put_nowait(job.id)
 
@@ -139,7 +139,7 @@ class TuningQueue:
             self._fail(identifier, ServedJobError(code="io_error", message=message))
         except Exception:  # noqa: BLE001 - the edge: a bug ends this job, its traceback in the log, and no other one
             _log.exception("%s", identifier)
-            message = "The server had an error; its log tells more."
+            message = "The server had an internal error; see its log."
             self._fail(identifier, ServedJobError(code="server_error", message=message))
 
     async def _check(self, job: ServedJob) -> None:

@@ -75,11 +75,11 @@ def trainer_command(text: str) -> tuple[str, ...] | None:
     try:
         command = tuple(shlex.split(text))
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a command", cause=str(error), help_text="quote it as for a shell") from error
+        raise UsageError(f"{text!r} is not a command", cause=str(error), help_text="quote it as in a shell") from error
     if not command or shutil.which(command[0]) is None:
         raise UsageError(
             f"there is no command {command[0] if command else text!r}",
-            help_text=f"--trainer takes {BUILT_IN}, trl, or a command such as 'python train.py'",
+            help_text=f"--trainer must be {BUILT_IN}, trl, or a command such as 'python train.py'",
         )
     return command
 

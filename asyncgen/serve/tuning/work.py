@@ -54,7 +54,7 @@ def step_message(step: TrainingStep) -> str:
 
 
 def start_message(start: TrainingStarted) -> str:
-    cut = f", {start.cut_samples} of them cut to the longest that fits" if start.cut_samples else ""
+    cut = f", {start.cut_samples} of them cut to the maximum length" if start.cut_samples else ""
     return (
         f"Training on {counted(start.train_samples, 'sample')}{cut}: {counted(start.n_epochs, 'epoch')} of batches of "
         f"{start.batch_size}, {counted(start.total_steps, 'step')}"

@@ -15,18 +15,18 @@
   const VIEWS = ["run", "records", "training", "compare", "playground", "runs"];
   const TITLES = { run: "Run", records: "Records", training: "Training", compare: "Compare", playground: "Playground", runs: "Runs" };
   const KEYS = [
-    ["1 to 6", "the views, from Run to Runs"],
+    ["1 to 6", "switch between the views"],
     ["j, k", "next and previous row"],
-    ["↓, ↑, Page, Home, End", "the same, in the list"],
+    ["↓, ↑, Page, Home, End", "next and previous row in the list"],
     ["Enter", "open the first row"],
-    ["Esc", "close the row, leave a field"],
+    ["Esc", "close the row or leave a field"],
     ["/", "search"],
-    ["x", "reject the row, or restore it"],
+    ["x", "reject or restore the row"],
     ["s", "mark the row as seen"],
     ["u", "undo the last rejection or restoration"],
     ["o", "open the row in a new tab"],
-    ["Ctrl+Enter", "send, in the playground"],
-    ["?", "this list"],
+    ["Ctrl+Enter", "send the prompt in the playground"],
+    ["?", "show this list"],
   ];
 
   const source = ag.openSource();
@@ -132,7 +132,7 @@
     const { live, counts, left, requests } = counters;
     const now = Date.now() / 1000;
     const pause = live?.pauses.at(-1);
-    if (counters.reading) return { name: "reading", short: "reading", words: "reading the files", active: true };
+    if (counters.reading) return { name: "reading", short: "reading", words: "reading files", active: true };
     if (live && pause && pause.until > now) {
       return { name: "paused", short: "paused", words: `paused for ${ag.duration(pause.until - now)}: ${pause.reason}`, active: true };
     }
@@ -141,8 +141,8 @@
       const waits = live.waits_for ? `, waiting for ${live.waits_for}` : "";
       return { name: "running", short: `${share(counters)} %`, words: `${ag.count(live.in_flight)} in flight${waits}, ${eta}`, active: true };
     }
-    if (!requests && !counters.rows) return { name: "not begun", short: "not begun", words: "no requests yet" };
-    if (left > 0) return { name: "stopped", short: "stopped", words: `${ag.rows(left)} left; the command that began the run goes on with it` };
+    if (!requests && !counters.rows) return { name: "not started", short: "not started", words: "no requests yet" };
+    if (left > 0) return { name: "stopped", short: "stopped", words: `${ag.rows(left)} left; repeat the command that started the run to continue` };
     const failed = counts.failed ? `, ${ag.count(counts.failed)} failed` : "";
     return { name: "finished", short: "finished", words: `${ag.rows(counts.done + counts.rejected)}${failed}` };
   };
@@ -162,10 +162,10 @@
     return html`<header class="top">
       <div class="line">
         <h1>${run ? ag.plain(run) : "asyncgen"}</h1>
-        ${lost ? html`<span class="pill problem" role="alert">server lost</span>` : state ? html`<span class=${`pill ${state.active ? "active" : ""}`}>${state.name}</span>` : null}
-        ${counters?.simulated ? html`<span class="pill problem" title=${`A simulation made up ${ag.count(counters.simulated)} of the answers`}>simulated</span>` : null}
+        ${lost ? html`<span class="pill problem" role="alert">disconnected</span>` : state ? html`<span class=${`pill ${state.active ? "active" : ""}`}>${state.name}</span>` : null}
+        ${counters?.simulated ? html`<span class="pill problem" title=${`${ag.count(counters.simulated)} of the answers are simulated`}>simulated</span>` : null}
         ${exported ? html`<span class="pill">export</span>` : null}
-        <span class="waiting muted">${lost ? "asyncgen view was stopped; what is shown is what was read last" : state ? ag.plain(state.words) : ""}</span>
+        <span class="waiting muted">${lost ? "asyncgen view was stopped; this page shows its last state" : state ? ag.plain(state.words) : ""}</span>
         ${undo && counters?.reviews[0] ? html`<button class="quiet" onClick=${undo} title="Undo the last rejection or restoration (u)">Undo</button>` : null}
       </div>
       ${counters ? html`<${Progress} counters=${counters} />` : null}
@@ -203,7 +203,7 @@
     if (!loaded.value) return loaded.error ? html`<${ag.Problem} ...${loaded} />` : html`<${ag.Loading} what="the runs" />`;
     const { runs } = loaded.value;
     if (!runs.length) {
-      return html`<${ag.Empty} title="No runs here yet"><p class="muted"><code>asyncgen generate</code> makes one; then load this page again.</p><//>`;
+      return html`<${ag.Empty} title="No runs here yet"><p class="muted"><code>asyncgen generate</code> creates one. Then reload this page.</p><//>`;
     }
     return html`<section class="panel" aria-labelledby="runs-title">
       <h2 id="runs-title">Runs</h2>

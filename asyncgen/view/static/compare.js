@@ -22,7 +22,7 @@
     }
     if (!name) {
       return html`<${ag.Empty} title="No evaluation yet">
-        <p class="muted"><code>asyncgen evaluate ${ag.plain(run)}</code> asks several models or techniques the same prompts; their answers are compared here.</p>
+        <p class="muted"><code>asyncgen evaluate ${ag.plain(run)}</code> sends the same prompts to several models or techniques. This page compares their answers.</p>
       <//>`;
     }
     if (loaded.error) return html`<${ag.Problem} ...${loaded} />`;
@@ -50,7 +50,7 @@
                 </select></label>`
               : null}
             <label class="check"><input type="checkbox" checked=${parameters.get("differ") !== "0"}
-              onChange=${(event) => change((next) => (event.target.checked ? next.delete("differ") : next.set("differ", "0")))} /> Only those that differ</label>
+              onChange=${(event) => change((next) => (event.target.checked ? next.delete("differ") : next.set("differ", "0")))} /> Only different answers</label>
             ${source.canWrite
               ? html`<label class="check"><input type="checkbox" checked=${blind}
                   onChange=${(event) => change((next) => (event.target.checked ? next.set("blind", "1") : next.delete("blind")))} /> Blind votes</label>`
@@ -93,7 +93,7 @@
     const rows = differ ? found.rows.filter((row) => row.differs) : found.rows;
     if (!rows.length) {
       return html`<${ag.Empty} title=${found.rows.length ? "All answers are the same" : "No answers yet"}>
-        <p class="muted">${found.rows.length ? "No prompt got two different answers." : "They appear here as the evaluation goes on; load the page again."}</p>
+        <p class="muted">${found.rows.length ? "No prompt got two different answers." : "They appear here during the evaluation. Reload the page to see them."}</p>
       <//>`;
     }
     return html`
@@ -111,13 +111,13 @@
         const won = row.vote !== null && row.vote === answer.name;
         return html`<div class=${`answer-of ${won ? "won" : ""}`} role="group" aria-label=${answer.name ? ag.plain(answer.name) : `Answer ${answer.letter}`}>
           <div class="heading"><h4>${answer.name === null ? `Answer ${answer.letter}` : ag.plain(answer.name)}</h4>
-            ${answer.passed === false && answer.name !== null ? html`<span class="marks">does not pass: ${answer.check_failures.map(ag.plain).join(", ") || "checks"}</span>` : null}
+            ${answer.passed === false && answer.name !== null ? html`<span class="marks">fails: ${answer.check_failures.map(ag.plain).join(", ") || "checks"}</span>` : null}
             ${won ? html`<span class="pill">your choice</span>` : null}</div>
           <${ag.Text} text=${answer.completion} />
           ${vote ? html`<button onClick=${() => vote(row.row, choice)} aria-pressed=${won}>${won ? "Chosen" : "This one is better"}</button>` : null}
         </div>`;
       })}
     </div>
-    ${vote && row.answers.length > 1 ? html`<button class="quiet" aria-pressed=${row.vote === "tie"} onClick=${() => vote(row.row, "tie")}>${row.vote === "tie" ? "A tie, you said" : "A tie"}</button>` : null}
+    ${vote && row.answers.length > 1 ? html`<button class="quiet" aria-pressed=${row.vote === "tie"} onClick=${() => vote(row.row, "tie")}>${row.vote === "tie" ? "Tie (your vote)" : "A tie"}</button>` : null}
   </article>`;
 }

@@ -50,7 +50,7 @@
         : null}
       ${row.rejected ? html`<p class="notice">You rejected this answer: <code>prepare</code> leaves it out.</p>` : null}
       ${row.marks.length
-        ? html`<p class="notice">${answered ? "Does not pass: " : ""}${row.marks.map(ag.plain).join(", ")}</p>`
+        ? html`<p class="notice">${answered ? "Fails: " : ""}${row.marks.map(ag.plain).join(", ")}</p>`
         : null}
       <dl class="pairs">
         ${Object.entries(row.variables).map(([name, value]) => html`<div><dt>${ag.plain(name)}</dt><dd dir="auto">${ag.visible(value)}</dd></div>`)}
@@ -78,7 +78,7 @@
             ? html`<${ag.Text} text=${line.completion} class="answer" />`
             : html`<p class="muted">The answer is empty.</p>`}
       <//>
-      ${fields ? html`<${Section} title="Answer as it came" open=${false}><${ag.Text} text=${line.completion} class="answer" /><//>` : null}
+      ${fields ? html`<${Section} title="Answer as received" open=${false}><${ag.Text} text=${line.completion} class="answer" /><//>` : null}
       ${line.reasoning ? html`<${Section} title="Reasoning" open=${false}><${ag.Text} text=${line.reasoning} /><//>` : null}
       ${line.tool_calls?.length ? html`<${Section} title="Tool calls" note=${ag.count(line.tool_calls.length)}>
         ${line.tool_calls.map((call) => html`<${ToolCall} call=${call} />`)}<//>` : null}
@@ -105,14 +105,14 @@
       <div><dt>attempts</dt><dd>${ag.count(attempts)}</dd></div>
     </dl>
     ${error.message ? html`<${ag.Text} text=${error.message} />` : null}
-    <p class="muted"><code>asyncgen generate --retry-failed</code> asks for failed rows again.</p>
+    <p class="muted"><code>asyncgen generate --retry-failed</code> retries failed rows.</p>
   <//>`;
 
   const Request = ({ row }) => {
     const { request, request_problem } = row;
     if (!request) return html`<${Section} title="Request" open=${false}><p class="muted">${ag.plain(request_problem || "Unknown")}</p><//>`;
     const { messages = [], ...rest } = request;
-    return html`<${Section} title="Request as it was sent" open=${false}>
+    return html`<${Section} title="Request as sent" open=${false}>
       ${messages.map(
         (message) => html`<div class="message"><h3>${ag.plain(message.role)}</h3>
           ${typeof message.content === "string" ? html`<${ag.Text} text=${message.content} />` : ag.json(message.content)}
@@ -126,7 +126,7 @@
   const Figures = ({ line, row }) => html`<${Section} title="Figures">
     <dl class="pairs">
       <div><dt>model</dt><dd>${ag.plain(line.model || "–")}</dd></div>
-      ${line.simulated ? html`<div><dt>simulated</dt><dd>yes, no model wrote this</dd></div>` : null}
+      ${line.simulated ? html`<div><dt>simulated</dt><dd>yes, not written by a model</dd></div>` : null}
       <div><dt>finish reason</dt><dd>${ag.plain(line.finish_reason || "–")}</dd></div>
       <div><dt>prompt tokens</dt><dd>${ag.count(line.usage.prompt_tokens)} (${ag.count(line.usage.cached_tokens)} cached)</dd></div>
       <div><dt>completion tokens</dt><dd>${ag.count(line.usage.completion_tokens)} (${ag.count(line.usage.reasoning_tokens)} of reasoning)</dd></div>
@@ -146,13 +146,13 @@
     return html`<details class="section" open=${open} onToggle=${(event) => setOpen(event.target.open)}>
       <summary>Nearly the same</summary>
       ${loaded.value?.absent
-        ? html`<p class="muted">An export does not look for them; <code>asyncgen view</code> does.</p>`
+        ? html`<p class="muted">Only available with <code>asyncgen view</code>, not in an export.</p>`
         : loaded.error
           ? html`<${ag.Problem} ...${loaded} />`
           : !rows
             ? html`<p class="muted">Comparing answers …</p>`
             : !rows.length
-              ? html`<p class="muted">No answer is like this one: all share less than half of its word pairs.</p>`
+              ? html`<p class="muted">No similar answer: all share less than half of the word pairs.</p>`
               : html`<ol class="latest">
                   ${rows.map(
                     (row) => html`<li key=${row.key}>

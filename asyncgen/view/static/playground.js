@@ -59,7 +59,7 @@
           else show({ ...piece });
         }
       } catch (error) {
-        show({ error: error.what ? error : { what: "The answer broke off", cause: String(error.message || error) } });
+        show({ error: error.what ? error : { what: "The answer was cut off", cause: String(error.message || error) } });
       }
       show({ busy: false });
     };
@@ -91,7 +91,7 @@
           onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && send(event)}></textarea>
         <div class="controls">
           <label>as <select value=${fields.form} onChange=${set("form")}>
-            ${offer.form ? html`<option value="dataset" selected=${fields.form === "dataset"}>the dataset has it (${formWords(offer.form)})</option>` : null}
+            ${offer.form ? html`<option value="dataset" selected=${fields.form === "dataset"}>in the dataset (${formWords(offer.form)})</option>` : null}
             <option value="chat" selected=${fields.form === "chat"}>a plain chat</option>
           </select></label>
           <label>temperature <input class="short" inputmode="decimal" value=${fields.temperature} placeholder="server's" onChange=${set("temperature")} /></label>
@@ -99,7 +99,7 @@
           <span class="grow"></span>
           <button class="primary" type="submit" disabled=${busy || !fields.prompt.trim() || !sides.length}>${busy ? "Answering …" : "Send"}</button>
         </div>
-        ${models.length ? null : html`<p class="muted">No model is known from this run; name one below.</p>`}
+        ${models.length ? null : html`<p class="muted">This run has no known model; enter one below.</p>`}
       </section>
       <div class="columns">
         ${SIDES.map((side) => html`<${Side} key=${side} ...${{ side, value: fields[side], offer, set, answer: asked[side] }} />`)}
@@ -114,11 +114,11 @@
 
   const Side = ({ side, value, offer, set, answer }) => html`<section class="panel side" aria-label=${`${side} model`}>
     <label>model
-      <input list="models" value=${value} placeholder=${side === "right" ? "a second one, if you like" : "a model's name"} onChange=${set(side)} />
+      <input list="models" value=${value} placeholder=${side === "right" ? "a second model (optional)" : "a model's name"} onChange=${set(side)} />
     </label>
     <datalist id="models">${offer.models.map((model) => html`<option value=${model.name}>${ag.plain(model.why)}</option>`)}</datalist>
     <div class="said" aria-live="polite" aria-busy=${Boolean(answer?.busy)}>
-      ${!answer ? html`<p class="muted">${value ? "Nothing is sent before you press Send." : ""}</p>` : null}
+      ${!answer ? html`<p class="muted">${value ? "Nothing is sent until you press Send." : ""}</p>` : null}
       ${answer?.text ? html`<${ag.Text} text=${answer.text} />` : answer?.busy ? html`<p class="muted">Waiting for the first words …</p>` : null}
       ${answer?.error ? html`<${ag.Problem} error=${answer.error} />` : null}
     </div>
@@ -127,7 +127,7 @@
 
   const ending = (done) =>
     [
-      done.completion_tokens === null ? "tokens not told" : `${ag.count(done.prompt_tokens)} prompt and ${ag.count(done.completion_tokens)} completion tokens`,
+      done.completion_tokens === null ? "token counts not reported" : `${ag.count(done.prompt_tokens)} prompt and ${ag.count(done.completion_tokens)} completion tokens`,
       done.cost_usd === null ? "no known price" : `${ag.money(done.cost_usd)} USD`,
       `${ag.seconds(done.elapsed_s)} s`,
       done.finish_reason && done.finish_reason !== "stop" ? `ended by ${ag.plain(done.finish_reason)}` : null,

@@ -11,7 +11,7 @@
   const MOST_ROWS = 300000;
   const SORTS = { newest: "newest first", oldest: "oldest first", grid: "in grid order", slowest: "slowest first",
     longest: "longest first", shortest: "shortest first" };
-  const NAMES = { finish_reason: "finish reason", check: "does not pass", review: "your review" };
+  const NAMES = { finish_reason: "finish reason", check: "failed checks", review: "your review" };
 
   const nameOf = (facet) => NAMES[facet] || ag.plain(facet.replace(/^axis\./, ""));
 
@@ -194,14 +194,14 @@
             : null}
         </div>
         ${!wide && filtersOpen ? html`<div class="filters inline">${filters}</div>` : null}
-        ${behind ? html`<button class="fresh" onClick=${() => (setBehind(false), list.current?.top(), rows.refresh(chosen))}>New rows have come: show them</button>` : null}
-        ${total > MOST_ROWS ? html`<p class="notice">A browser cannot scroll through more: the first ${ag.count(MOST_ROWS)} rows are listed. Narrow them by a filter.</p>` : null}
+        ${behind ? html`<button class="fresh" onClick=${() => (setBehind(false), list.current?.top(), rows.refresh(chosen))}>Show new rows</button>` : null}
+        ${total > MOST_ROWS ? html`<p class="notice">The list shows the first ${ag.count(MOST_ROWS)} rows, the most a browser can scroll. Use a filter to see others.</p>` : null}
         ${held.error ? html`<${ag.Problem} error=${held.error} again=${() => rows.refresh(chosen)} />` : null}
         ${total === 0
-          ? html`<${ag.Empty} title=${filtered ? "No row fits these filters" : "No rows yet"}>
+          ? html`<${ag.Empty} title=${filtered ? "No row matches these filters" : "No rows yet"}>
               ${filtered
                 ? html`<button onClick=${() => change((next) => [...next.keys()].forEach((name) => name !== "sort" && next.delete(name)))}>Show all rows</button>`
-                : html`<p class="muted">They appear here as they come.</p>`}
+                : html`<p class="muted">They appear here as they arrive.</p>`}
             <//>`
           : html`<${List} ref_=${list} key=${held.basis} count=${shown} rowAt=${rowAt} load=${rows.load} chosen=${chosen} at=${at}
               choose=${choose} step=${step} />`}
@@ -353,7 +353,7 @@
       ${few.length < values.length || all && values.length > 9
         ? html`<button class="link" onClick=${() => setAll(!all)}>${all ? "Fewer" : `${ag.count(values.length - few.length)} more`}</button>`
         : null}
-      ${truncated ? html`<p class="muted small">The 100 largest; search finds the others.</p>` : null}
+      ${truncated ? html`<p class="muted small">The 100 most frequent values; use the search to find others.</p>` : null}
     </fieldset>`;
   };
 }

@@ -31,7 +31,7 @@
       ${counters.rows || counters.requests
         ? html`<${Grid} ...${{ source, run, path, found, parameters, version }} />`
         : html`<${ag.Empty} title="No answers yet">
-            <p class="muted">They appear here as they come. <code>asyncgen generate</code> asks for them.</p>
+            <p class="muted">They appear here as they arrive. <code>asyncgen generate</code> generates them.</p>
           <//>`}
       ${found.shards ? html`<${Shards} shards=${found.shards} run=${found.run} />` : null}
       <div class="columns">
@@ -78,9 +78,9 @@
       <${ag.Figure} label="Rate" unit="rows/min" value=${live ? ag.decimal(live.per_second * 60) : "–"}
         note=${live ? `${ag.duration(live.eta_s)} left` : "not running"} />
       <${ag.Figure} label="In flight" unit="requests" value=${live ? ag.count(live.in_flight) : "–"}
-        note=${live ? `at most ${ag.count(live.concurrency)}` : null} />
+        note=${live ? `limit ${ag.count(live.concurrency)}` : null} />
       <${ag.Figure} label="Refused" unit="429s" value=${live ? ag.count(live.rate_limited) : "–"}
-        note=${live ? `${ag.count(live.retries)} sent again` : null} />
+        note=${live ? `${ag.count(live.retries)} retried` : null} />
       <${ag.Figure} label="Spend" unit="USD" value=${spent} note=${limit ? `${projected}, ${limit}` : projected}
         title=${spend.unpriced ? `${ag.count(spend.unpriced)} answers have no known price` : undefined} />
       <${ag.Figure} label="Tokens" value=${ag.count(tokens)}
@@ -134,7 +134,7 @@
         ${measure === "done" ? html`<span class="gap"><span class="cell done level-6 flawed"></span> has failed or rejected rows</span>` : null}
       </p>
       ${sizes.get(x) > 70 || (y && sizes.get(y) > 70)
-        ? html`<p class="muted small">The first 70 values of an axis have a place of their own, the rest share one.</p>`
+        ? html`<p class="muted small">The first 70 values of an axis are shown separately, the rest together.</p>`
         : null}
     </section>`;
   };
@@ -158,7 +158,7 @@
         ? html`<${ag.Lines} data=${data} x="time" height=${168} fromZero
             label=${`${ag.count(total)} rows in ${ag.duration(timeline.counts.length * timeline.step_s)}`}
             series=${[{ label: "rows/min", colour: "--accent", fill: true, steps: true }]} />`
-        : html`<p class="muted">A curve needs a few seconds of answers.</p>`}
+        : html`<p class="muted">The curve needs answers over a few seconds.</p>`}
     </section>`;
   };
 
@@ -172,9 +172,9 @@
     }));
     const any = latency.counts.some((count) => count);
     return html`<section class="panel" aria-labelledby="latency-title">
-      <h2 id="latency-title">Latency <span class="unit">answers by seconds, each bar up to</span></h2>
+      <h2 id="latency-title">Latency <span class="unit">number of answers, each bar up to</span></h2>
       ${any
-        ? html`<${ag.Histogram} bars=${bars} label="Answers by the seconds that they took" />`
+        ? html`<${ag.Histogram} bars=${bars} label="Answers by latency" />`
         : html`<p class="muted">No answers yet.</p>`}
     </section>`;
   };
@@ -200,7 +200,7 @@
     </section>`;
   };
 
-  const SHARD_STATES = { straggler: "straggler", running: "at work", done: "done", idle: "nobody works on it" };
+  const SHARD_STATES = { straggler: "straggler", running: "running", done: "done", idle: "not running" };
 
   // What a shard is doing, in the words of `asyncgen status`; one that holds the others up first.
   const shardState = (shard) =>
@@ -231,9 +231,9 @@
   const Pauses = ({ live }) => html`<section class="panel" aria-labelledby="pauses-title">
     <h2 id="pauses-title">Pauses</h2>
     ${!live
-      ? html`<p class="muted">Pauses are shown while the run goes on.</p>`
+      ? html`<p class="muted">Pauses are shown during a run.</p>`
       : !live.pauses.length
-        ? html`<p class="muted">None: the server has taken every request.</p>`
+        ? html`<p class="muted">None: the server accepted every request.</p>`
         : html`<table class="plain">
             <thead><tr><th>When</th><th class="number">Length <span class="unit">s</span></th><th>Why</th></tr></thead>
             <tbody>

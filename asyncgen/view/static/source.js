@@ -15,7 +15,7 @@
     try {
       response = await fetch(`/api/${path}`, options);
     } catch {
-      throw { what: "The page has lost its server", cause: "asyncgen view was stopped, or the connection broke.", lost: true };
+      throw { what: "The page has lost the connection to its server", cause: "asyncgen view was stopped, or the connection was closed.", lost: true };
     }
     if (!response.ok) throw await problem(response);
     return response;

@@ -81,7 +81,7 @@
       }
       return [[steps, ...columns], lines];
     }, [basis]);
-    if (data[0].length < 2) return html`<p class="muted">No figures yet: the curve begins with the second step that is told.</p>`;
+    if (data[0].length < 2) return html`<p class="muted">No figures yet: the curve begins with the second reported step.</p>`;
     const last = jobs.map((job) => {
       const [step, train, valid] = job.points.at(-1) || [];
       return step === undefined ? "" : `${job.id}: step ${step}, training loss ${ag.decimal(train)}, validation loss ${ag.decimal(valid)}`;
@@ -119,7 +119,7 @@
             </tbody>
           </table>
           ${events.length > 8 ? html`<button class="link" onClick=${() => setAll(!all)}>${all ? "Fewer" : `${ag.count(events.length - 8)} more`}</button>` : null}`
-        : html`<p class="muted">Nothing told yet. Events are kept while <code>asyncgen finetune follow</code> runs.</p>`}
+        : html`<p class="muted">No events yet. Events are saved while <code>asyncgen finetune follow</code> runs.</p>`}
     </section>`;
   };
 }

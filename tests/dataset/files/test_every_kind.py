@@ -255,7 +255,7 @@ def test_each_form_of_preferences_becomes_openais(tmp_path: Path, row: dict[str,
 
 def test_several_forms_in_one_file_are_refused_with_their_lines(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "completion": "b"}, chat("a", "b"), {"x": 1})
-    with pytest.raises(AsyncgenError, match="3 forms") as raised:
+    with pytest.raises(AsyncgenError, match="3 different formats") as raised:
         prepare(path)
     for part in ("prompt and completion: line 1", "chat: line 2", "none that is known: line 3"):
         assert part in str(raised.value.cause)
@@ -321,7 +321,7 @@ def test_rows_that_do_not_fit_their_header_are_refused_with_line_and_counts(
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f'prompt,completion\na,"b\nc"\n{line}\n')
-    with pytest.raises(AsyncgenError, match=rf"a\.csv:4: the row has {cells} cells?, and the header names 2"):
+    with pytest.raises(AsyncgenError, match=rf"a\.csv:4: the row has {cells} cells?, but the header has 2"):
         prepare(path)
 
 
@@ -345,13 +345,13 @@ def test_a_table_without_rows_is_an_error(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{'prompt': 'a', 'completion': 'b'}", "Python's form"),
-        ('{"prompt": "a", "completion": None}', "Python's form"),
-        ('{"prompt": "a", "completion": "b"},', "a comma stands after the object (column 35)"),
+        ("{'prompt': 'a', 'completion': 'b'}", "Python syntax"),
+        ('{"prompt": "a", "completion": None}', "Python syntax"),
+        ('{"prompt": "a", "completion": "b"},', "there is a comma after the object (column 35)"),
         ('{"prompt": "a"}{"prompt": "b"}', "another object follows"),
         ('{"prompt": "a", "score": NaN}', "NaN is not JSON; write null"),
         ('{"prompt": "\\ud83d", "completion": "b"}', "half of a surrogate pair"),
-        ('{"prompt": "a",', "goes on over several lines"),
+        ('{"prompt": "a",', "spans several lines"),
         ('{"prompt": "a", "completion": ' + "[" * 5000 + "}", "nested too deeply"),
         ('["a"]', "expected an object, found an array"),
     ],

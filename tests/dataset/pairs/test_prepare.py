@@ -63,8 +63,8 @@ def test_each_remedy_is_asked_for_in_the_order_of_the_checks(tmp_path: Path) -> 
     prepare_pairs(write(tmp_path, *ROWS), answers)
     assert answers.asked == [
         "Drop the 1 duplicates",
-        "End all prompts in ` ->`",
-        "End all completions in `\\n`",
+        "End all prompts with ` ->`",
+        "End all completions with `\\n`",
         "Begin all completions with a space",
         "Write the result to a new JSONL file?",
     ]
@@ -76,7 +76,7 @@ def test_each_remedy_is_asked_for_in_the_order_of_the_checks(tmp_path: Path) -> 
         ("nothing", ("one ->", " x y\n"), 2),
         ("duplicates", ("one ->", " x y\n"), 3),
         ("prompts", ("one", " x y\n"), 2),
-        ("completions in", ("one ->", " x y"), 2),
+        ("End all completions", ("one ->", " x y"), 2),
         ("space", ("one ->", "x y\n"), 2),
     ],
 )
@@ -173,7 +173,7 @@ def test_rows_that_the_legacy_tool_drops_by_mistake_are_warned_of(tmp_path: Path
     answers = Answers()
     path = write(tmp_path, ("a", ""), ("b", "y"), ("c", "z" * 10_001), ("d", "u"), ("e", "v"))
     prepare_pairs(path, answers)
-    assert any("other places" in text for text in answers.heard)
+    assert any("the legacy tool drops other rows" in text for text in answers.heard)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 100, 1500])

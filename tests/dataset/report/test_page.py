@@ -99,7 +99,7 @@ def test_every_section_has_its_chart(make_run: MakeRun) -> None:
 
 
 def test_a_run_without_answers_has_a_page_too(make_run: MakeRun) -> None:
-    assert "nobody yet" in page_of(make_run())
+    assert "no model yet" in page_of(make_run())
 
 
 names = st.text(max_size=30)

@@ -104,7 +104,7 @@ def test_a_flush_counts_what_was_written_so_far(folder: Path, make_record: MakeR
 
 def test_an_open_batch_without_its_rows_stops_everything(folder: Path) -> None:
     rows_path(RunDirectory(folder), "one").unlink()
-    with pytest.raises(DiskError, match="which rows an open batch holds"), journal_in(folder):
+    with pytest.raises(DiskError, match="lists the rows of an open batch"), journal_in(folder):
         pass
 
 
@@ -126,7 +126,7 @@ def test_where_a_link_stands_for_the_folder_of_batches_nothing_behind_it_is_touc
     (mine / "1-00000000.rows.jsonl").write_text("mine")
     with open_run(tmp_path / "run", job_name="campaign") as run:
         run.directory.batches.symlink_to(mine)
-        with pytest.raises(DiskError, match="is not a folder of the run"):
+        with pytest.raises(DiskError, match="is not a folder inside the run"):
             open_batched_keys(run)
     assert [path.read_text() for path in mine.iterdir()] == ["mine"]
 

@@ -367,7 +367,7 @@ def test_a_batch_that_is_refused_as_a_whole_is_told_with_its_reasons(desk: Desk)
 def test_a_refusal_without_a_reason_says_so(desk: Desk) -> None:
     desk.provider.script = ["failed"]
     desk.provider.refusal = []
-    assert desk.fails().cause == "the provider gives no reason"
+    assert desk.fails().cause == "the provider gave no reason"
 
 
 def test_a_batch_that_failed_late_keeps_what_it_has(desk: Desk) -> None:

@@ -158,7 +158,7 @@ def test_left_with_ctrl_c_and_collected_another_day(office: Office) -> None:
     )
     code, out, err = office.run(*BATCH)
     assert code == 130
-    assert "To come back, today or another day: asyncgen generate job.toml --batch" in err
+    assert "To collect the answers later: asyncgen generate job.toml --batch" in err
     assert (answer(out)["stopped"], answer(out)["left"]) == ("interrupted", 30)
 
     office.provider.called = lambda _route: None

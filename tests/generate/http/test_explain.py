@@ -21,7 +21,7 @@ def test_a_path_that_a_server_does_not_have_is_not_blamed_on_the_model(message: 
     error = as_disk_error(message)
     assert (error.code, error.exit_code) == ("address", 4)
     assert "my-alias" not in error.what
-    assert "--base-url http://127.0.0.1:1/llm/v1 may be meant" in str(
+    assert "did you mean --base-url http://127.0.0.1:1/llm/v1?" in str(
         as_disk_error(message, base_url="http://127.0.0.1:1/llm").help_text
     )
 

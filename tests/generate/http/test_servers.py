@@ -97,7 +97,7 @@ def test_a_server_that_fails_again_and_again_is_left_out_and_comes_back_by_one_r
         world.ask(row)
     assert world.asked[0] == 3
     assert len(world.said) == 1
-    assert "a is left out" in world.said[0]
+    assert "a is not used for now" in world.said[0]
     world.now_s += 5.1
     world.ask(*rows(4))
     assert world.asked[0] == 4, "one request tries it, and it is left out for longer"
@@ -107,7 +107,7 @@ def test_a_server_that_fails_again_and_again_is_left_out_and_comes_back_by_one_r
     is_down = False
     world.now_s += 60
     world.ask(*rows(6))
-    assert world.said[-1] == "a answers again"
+    assert world.said[-1] == "a responds again"
     world.ask(*rows(6))
     assert world.asked[0] >= 7
 

@@ -362,7 +362,7 @@ def test_a_key_that_stands_twice_stops_the_run(folder: Path, make_record: MakeRe
     RunDirectory(folder).records.write_bytes(line + line)
     with pytest.raises(BadLineError, match="line 2") as refused, journal_in(folder):
         pass
-    assert "stands in an earlier line too" in (refused.value.cause or "")
+    assert "is also in an earlier line" in (refused.value.cause or "")
 
 
 def test_an_answer_that_cannot_be_written_is_not_settled(
@@ -391,13 +391,13 @@ def test_after_a_failed_fsync_answers_are_still_written_but_every_call_stops_the
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(journal_files, "GroupSync", partial(GroupSync, rows=1))
-    with pytest.raises(DiskError, match="made safe"), journal_in(folder) as journal:  # noqa: PT012 - the steps are one
+    with pytest.raises(DiskError, match="synced to disk"), journal_in(folder) as journal:  # noqa: PT012 - the steps are one
         monkeypatch.setattr(os, "fsync", fail)
         journal.settle([make_record(0)])
         journal.files._sync._thread.join()
-        with pytest.raises(NotSafeError, match="made safe"):
+        with pytest.raises(NotSafeError, match="synced to disk"):
             journal.settle([make_record(1)])
-        with pytest.raises(NotSafeError, match="made safe"):
+        with pytest.raises(NotSafeError, match="synced to disk"):
             journal.fail(make_failure(2))
     assert len(calls) == 1, "an fsync is never tried again"
     assert records(folder) == [make_record(0), make_record(1)]

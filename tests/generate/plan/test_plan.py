@@ -131,8 +131,8 @@ def test_the_plan_is_json(open_job: Open) -> None:
 @pytest.mark.parametrize(
     ("limits", "seconds", "bound_by"),
     [
-        (Limits(requests_per_minute=60), 100, "60 requests a minute"),
-        (Limits(tokens_per_minute=1500), 100 * 60, "1,500 tokens a minute"),
+        (Limits(requests_per_minute=60), 100, "60 requests per minute"),
+        (Limits(tokens_per_minute=1500), 100 * 60, "1,500 tokens per minute"),
         (Limits(concurrency=10), 100 * 3 / 10, "10 in flight"),
     ],
 )

@@ -280,7 +280,7 @@ def test_a_request_that_the_servers_own_limit_can_never_hold_is_refused_with_tha
     limited = world.error(WAIT, "rate_limit", status=429, limits=RateLimits(tokens_per_minute=10.0))
     story = world.play(lambda *_: (0.1, limited), rows=100)
     assert isinstance(story.outcome.error, UsageError)
-    assert "the server's limit of 10 a minute" in story.outcome.error.what
+    assert "the server's limit of 10 per minute" in story.outcome.error.what
     assert story.ended < 5
     assert story.progress.left == 100
 
@@ -643,7 +643,7 @@ def test_the_cause_of_a_wait_is_told(world: Any, ok: Answer) -> None:
     assert story.progress.pause_cause == "too many"
     asks = world.error(WAIT, "rate_limit", status=429, message="too many", retry_after_s=30.0)
     story = world.play(lambda now, body, asked: (0.05, asks if now < 20 else ok), rows=10)
-    assert story.progress.pause_cause == "as the server asks: too many"
+    assert story.progress.pause_cause == "at the server's request: too many"
 
 
 def test_a_server_that_is_starting_is_waited_for_at_no_rows_cost(world: Any, ok: Answer) -> None:

@@ -60,7 +60,7 @@ def test_no_limit_needs_no_price() -> None:
 
 
 def test_a_limit_without_a_price_is_refused() -> None:
-    with pytest.raises(UsageError, match="max_cost = 5 cannot be kept"):
+    with pytest.raises(UsageError, match="max_cost = 5 cannot be enforced"):
         open_budget(None, "standard", 5.0, spent_usd=0)
 
 

@@ -376,7 +376,7 @@ def test_job_in_training_is_trained_again_after_a_restart(
         assert ended(client, job.id).status == "succeeded"
         assert ended(client, later.id).status == "succeeded"
         told = messages(client, job.id)
-        assert told.count("The server was stopped; the training begins again") == 1
+        assert told.count("The server was stopped; the training starts again") == 1
         assert told.count("Fine-tuning job started") == 2
         assert len(client.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data) == 50
 

@@ -23,7 +23,7 @@ def architecture_of(model: TinyModel, folder: Path) -> Architecture:
 
 
 def refusal(model: TinyModel, folder: Path) -> str:
-    with pytest.raises(TrainingError, match="can be served, but not tuned") as caught:
+    with pytest.raises(TrainingError, match="can be served, but not fine-tuned") as caught:
         architecture_of(model, folder)
     assert caught.value.code == "unsupported_model"
     assert caught.value.param == "model"
@@ -50,7 +50,7 @@ def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "cause"),
     [
-        ({"general.architecture": "gemma3"}, "architecture is 'gemma3'; the trainer knows llama, qwen2, qwen3"),
+        ({"general.architecture": "gemma3"}, "architecture is 'gemma3'; the trainer supports llama, qwen2, qwen3"),
         ({"general.architecture": None}, "architecture is None"),
         ({"split.count": 4}, "one of 4 parts"),
         ({"llama.expert_count": 8}, "llama.expert_count is 8"),
@@ -63,7 +63,7 @@ def test_what_a_file_leaves_out_has_its_default(tmp_path: Path) -> None:
         ({"llama.attention.value_length": 8}, "llama.attention.value_length is 8, but its heads are 16 long"),
         ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count is 8, but its heads are 16 long"),
         ({"llama.block_count": 4}, "it has no tensor blk.3.attn_norm.weight"),
-        ({"llama.block_count": 2}, "tensors that the trainer does not know, such as blk.2.attn_k.weight"),
+        ({"llama.block_count": 2}, "tensors that the trainer does not support, such as blk.2.attn_k.weight"),
         ({"llama.embedding_length": 32}, "shape (260, 64) where (260, 32) was expected"),
     ],
 )

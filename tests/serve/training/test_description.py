@@ -30,7 +30,8 @@ def test_a_model_that_cannot_be_tuned_is_described_with_the_reason(tmp_path: Pat
     description = describe(TinyModel(metadata=metadata).write(tmp_path / "tiny.gguf"))
     assert (description.architecture, description.name, description.context) == ("gemma3", None, None)
     assert description.untunable == (
-        "this model can be served, but not tuned: its architecture is 'gemma3'; the trainer knows llama, qwen2, qwen3"
+        "this model can be served, but not fine-tuned: its architecture is 'gemma3'; "
+        "the trainer supports llama, qwen2, qwen3"
     )
 
 

@@ -65,7 +65,7 @@ def test_a_folder_is_no_model(tmp_path: Path) -> None:
     ("data", "cause"),
     [
         (b"", "it is empty"),
-        (b"PK\x03\x04 a zip file", "it does not begin as a GGUF file does"),
+        (b"PK\x03\x04 a zip file", "it does not begin like a GGUF file"),
         (b"GGUF" + struct.pack("<I", 1), "GGUF version 1"),
         (b"GGUF" + struct.pack(">I", 3), "little-endian"),
         (b"GGUF" + struct.pack("<IQ", 3, 1), "it ends within its header"),
@@ -82,7 +82,7 @@ def test_a_damaged_header_is_refused_with_its_cause(tmp_path: Path, data: bytes,
 
 def test_a_download_that_broke_off_is_told(tmp_path: Path, whole: bytes) -> None:
     error = refusal(tmp_path / "cut.gguf", whole[:-1000])
-    assert "perhaps it was not downloaded whole" in str(error.cause)
+    assert "perhaps its download was incomplete" in str(error.cause)
 
 
 @given(share=st.floats(0, 0.999))

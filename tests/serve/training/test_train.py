@@ -199,7 +199,7 @@ def test_long_samples_are_cut_and_the_idle_ones_told_of(training: Training) -> N
 
 
 def test_samples_without_anything_to_learn_are_no_training(training: Training) -> None:
-    with pytest.raises(TrainingError, match="no sample of the training file has anything to learn") as caught:
+    with pytest.raises(TrainingError, match="no sample of the training file has a target to learn") as caught:
         training([([1, 2, 3], [0, 0, 0])])
     assert (caught.value.code, caught.value.param) == ("invalid_training_file", "training_file")
 

@@ -42,7 +42,7 @@ def of_an_unknown_type(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (of_another_architecture, "its architecture is 'smollm3'; the trainer knows llama, qwen2, qwen3"),
+        (of_another_architecture, "its architecture is 'smollm3'; the trainer supports llama, qwen2, qwen3"),
         (of_an_unknown_type, "the tensor blk.1.ffn_up.weight has the type IQ4_NL, which the trainer cannot read"),
     ],
 )
