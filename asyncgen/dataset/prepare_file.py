@@ -175,7 +175,8 @@ def _tell(scan: FileScan, dialogue: Dialogue) -> None:
         dialogue.found(text)
     if scan.thoughts.count:
         dialogue.found(
-            f"WARNING: {counted(scan.thoughts.count, 'answer begins', 'answers begin')} with reasoning (such as <think>), which the model will learn to write: {scan.thoughts.words(scan.file.place)}"
+            f"WARNING: {counted(scan.thoughts.count, 'answer begins', 'answers begin')} with reasoning (such as "
+            f"<think>), which the model will learn to write: {scan.thoughts.words(scan.file.place)}"
         )
     for finding in scan.checked.findings.remarks[:_REMARKS_SHOWN]:
         dialogue.found(f"WARNING: {finding}")

@@ -358,7 +358,7 @@ def event_log(target: Target, say: Callable[[str], None]) -> Iterator[EventLog]:
         try:
             run = stack.enter_context(open_run(target.run.path))
         except RunInUseError:
-            say(f"{target.run.path} is being written by another asyncgen: what the job tells is shown, not kept")
+            say(f"another asyncgen process is writing to {target.run.path}: the events are shown, but not saved")
             yield MemoryLog(past_events(target.run.events, target.job_id))
             return
         yield stack.enter_context(open_run_log(run, target.job_id))

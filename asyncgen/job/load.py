@@ -452,8 +452,8 @@ def saved_job_file(directory: RunDirectory, state: JobState) -> JobFile:
     """
     if not directory.job.exists() or not state.model:
         raise UsageError(
-            f"{directory.path} does not say which job it belongs to",
-            help_text=f"give its job file again: {command_line('generate', 'job.toml', '--out', directory.path)}",
+            f"the job of {directory.path} is not known",
+            help_text=f"use its job file: {command_line('generate', 'job.toml', '--out', directory.path)}",
         )
     os.close(open_regular(directory.job, os.O_RDONLY))  # another kind of file is a disk error, not a job error
     return read_job_file(directory.job, Path(state.folder))

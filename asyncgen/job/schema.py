@@ -132,7 +132,7 @@ def _check_any(raw: Any, key: str, problems: list[Problem]) -> None:
 
 def _check_number(raw: float, key: str, problems: list[Problem]) -> None:
     if isinstance(raw, int) and raw not in _64_BITS:
-        problems.append(Problem(key, "an integer beyond 64 bits; write it as text, in quotes"))
+        problems.append(Problem(key, "a whole number beyond 64 bits; write it as text, in quotes"))
     elif not math.isfinite(raw):
         problems.append(Problem(key, f"{raw} cannot be sent as a number"))
 

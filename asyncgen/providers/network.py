@@ -193,7 +193,7 @@ def unreachable_words(error: BaseException) -> str:
     """
     causes = list(_causes(error))
     if any(isinstance(each, socket.gaierror) for each in causes):
-        return "there is no host of that name"
+        return "unknown host"
     if any(isinstance(each, ConnectionRefusedError) for each in causes):
         return "connection refused: nothing listens there"
     numbers = (each.errno for each in causes if isinstance(each, OSError))

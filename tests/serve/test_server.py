@@ -85,7 +85,7 @@ def test_taken_port_is_told_with_the_way_out() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(AsyncgenError, match=f"port {port} .* is taken") as caught:
+        with pytest.raises(AsyncgenError, match=f"port {port} .* is already in use") as caught:
             asyncio.run(serve(settings(port=port), stop=asyncio.Event(), say=lambda _: None))
     assert "--port 0" in (caught.value.help_text or "")
 

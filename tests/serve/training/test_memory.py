@@ -25,7 +25,7 @@ def test_more_tuned_layers_need_more_until_all_are_tuned(open_model: Callable[..
 
 
 def test_a_model_that_does_not_fit_is_refused_with_both_figures() -> None:
-    with pytest.raises(TrainingError, match=r"may take 30\.0 GiB of memory; the machine has 8\.0") as caught:
+    with pytest.raises(TrainingError, match=r"may need 30\.0 GiB of memory; the machine has 8\.0") as caught:
         check_memory(30 << 30, 8 << 30)
     assert (caught.value.code, caught.value.param) == ("out_of_memory", "model")
     assert "--lora-layers" in caught.value.sentence

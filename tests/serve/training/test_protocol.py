@@ -50,7 +50,7 @@ def test_all_fields_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_field_that_cannot_be_is_named(fields: dict[str, Any], cause: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="is not a training") as caught:
+    with pytest.raises(TrainingError, match="is not a valid training") as caught:
         read_config(write(tmp_path, **fields))
     assert cause in str(caught.value.cause)
     assert caught.value.code == "invalid_config"

@@ -100,7 +100,7 @@ def test_job_that_ends_three_servers_is_failed_by_the_next(tmp_path: Path, step:
     assert failed.status == "failed"
     assert failed.error is not None
     assert failed.error.code == "server_error"
-    assert "ended 3 times" in failed.error.message
+    assert "stopped 3 times" in failed.error.message
 
 
 def test_servers_that_the_check_ended_do_not_count_for_the_training(tmp_path: Path) -> None:
