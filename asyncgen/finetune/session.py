@@ -377,7 +377,10 @@ def how_created(created: Created) -> str:
         return f"created {job.id}"
     if created.how == "recovered":
         return f"found {job.id}, which an earlier command created but could not record"
-    return f"the same job exists since {local_time(job.created)}: {job.id}, {job.status}; using it (--another creates a new one)"
+    return (
+        f"the same job exists since {local_time(job.created)}: {job.id}, {job.status}; using it (--another creates a new "
+        "one)"
+    )
 
 
 def trained_cost(profile: Profile, job: TuningJob) -> str:
@@ -421,7 +424,8 @@ def job_failure(job: TuningJob) -> IncompleteError:
     return IncompleteError(
         f"the fine-tuning job {job.id} {happened}",
         cause=cause,
-        help_text=f"{command_line('finetune events', job.id)}   (shows its events); to create another job, repeat the command that created this one",
+        help_text=f"{command_line('finetune events', job.id)}   (shows its events); to create another job, repeat the "
+        "command that created this one",
         code=f"job_{job.outcome}",
     )
 
