@@ -378,8 +378,8 @@ def how_created(created: Created) -> str:
     if created.how == "recovered":
         return f"found {job.id}, which an earlier command created but could not record"
     return (
-        f"the same job exists since {local_time(job.created)}: {job.id}, {job.status}; using it (--another creates a new "
-        "one)"
+        f"the same job exists since {local_time(job.created)}: {job.id}, {job.status}; using it (--another creates a "
+        "new one)"
     )
 
 
