@@ -75,7 +75,7 @@ def test_the_object_has_its_form_and_the_same_again_asks_nobody(asyncgen: Run, t
     assert len(found["comparisons"]) == 3
     assert found["comparisons"][0].keys() >= {"a", "b", "difference", "ci95", "p", "pairs"}
     assert found["sentence"]
-    assert any("simulation" in note for note in found["notes"])
+    assert any("simulated" in note for note in found["notes"])
     again = asyncgen(*words, timeout_s=100)
     assert "0 rows to ask" in again.stderr
     assert object_of(again) == found

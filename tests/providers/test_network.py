@@ -129,7 +129,7 @@ def test_the_target_of_a_redirect_is_shown_without_secrets() -> None:
     ("cause", "words"),
     [
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"), "connection refused"),
-        (socket.gaierror(-2, "Name or service not known"), "no host of that name"),
+        (socket.gaierror(-2, "Name or service not known"), "unknown host"),
         (OSError(errno.ENETUNREACH, "Connect call failed ('10.0.0.1', 1)"), "network is unreachable"),
         (TimeoutError(), "in time"),
         (ValueError("POST https://host/v1?key=secret"), "broke off"),
