@@ -10,7 +10,7 @@ import asyncio
 import gc
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -42,8 +42,7 @@ _OBJECTS_TO_COLLECT = 50_000
 _LIVE_EVERY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
+class GenerateOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of a generation, from flags or from Python arguments.
 
     Attributes:
@@ -66,7 +65,7 @@ class GenerateOptions:
         ray: address of a Ray cluster whose nodes send the requests, or "local"; None for this process alone.
     """
 
-    where: EndpointFlags = field(default_factory=EndpointFlags)
+    where: EndpointFlags = msgspec.field(default_factory=EndpointFlags)
     out: Path | None = None
     concurrency: int | None = None
     rpm: float | None = None
@@ -95,7 +94,7 @@ class GenerateOptions:
             The options.
         """
         where = {name: options[name] for name in EndpointFlags.__dataclass_fields__ if name in options}
-        rest = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
+        rest = {name: options[name] for name in cls.__struct_fields__ if name in options}
         return cls(where=EndpointFlags(**where), **rest)
 
     def limits(self, limits: Limits) -> Limits:
@@ -116,8 +115,7 @@ class GenerateOptions:
         return msgspec.structs.replace(limits, **{name: value for name, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A running generation, as engines see it.
 
     Attributes:

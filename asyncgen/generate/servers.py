@@ -18,7 +18,6 @@ from asyncgen.generate.http.client import open_session
 from asyncgen.json_text import NotJsonError, decode_loosely
 from asyncgen.providers.choose import addressed_endpoint, named_address
 from asyncgen.providers.endpoint import Endpoint
-from asyncgen.providers.local_server import default_data_folder, server_info
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.simulated import count_simulated
 from asyncgen.run.state import ServerState
@@ -56,6 +55,8 @@ async def is_simulation(choice: ProviderChoice, where: EndpointFlags, model: str
         UsageError, AuthError: it cannot be asked.
     """
     if choice.profile.name == LOCAL and named_address(choice.profile, where) is None:
+        from asyncgen.providers.local_server import default_data_folder, server_info  # noqa: PLC0415 - for it alone
+
         info = server_info(default_data_folder())
         if info is None:
             return False  # the server that is started for the command has a model

@@ -98,8 +98,7 @@ class OnlineEngine:
             yield completer
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
+class Generated(msgspec.Struct, frozen=True):
     """The result of a generation.
 
     Attributes:
@@ -283,18 +282,19 @@ async def _generated(
             rest = await _generate(run, _going_on(work, generated), stale, shard)
             generated = _joined(generated, rest)
         elif agreed is not None:
-            generated = replace(generated, outcome=replace(generated.outcome, error=_declined()))
+            generated = msgspec.structs.replace(generated, outcome=replace(generated.outcome, error=_declined()))
     if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
         simulated = simulated or generated.simulated
         note_simulation(run, work.server, simulated=simulated)
-    return replace(generated, simulated=simulated)
+    return msgspec.structs.replace(generated, simulated=simulated)
 
 
 def _going_on(work: _Work, first: Generated) -> _Work:
     """The rest of an invocation whose first answers were useless, and which is to go on."""
-    options = replace(work.options, cost_is_agreed=True, goes_on_when_useless=True)
+    options = msgspec.structs.replace(work.options, cost_is_agreed=True, goes_on_when_useless=True)
     if options.limit is not None and not options.spread:
-        options = replace(options, limit=max(options.limit - first.progress.settled - first.progress.failed, 1))
+        left = max(options.limit - first.progress.settled - first.progress.failed, 1)
+        options = msgspec.structs.replace(options, limit=left)
     return replace(work, options=options)
 
 
@@ -302,7 +302,7 @@ def _joined(first: Generated, rest: Generated) -> Generated:
     """Both parts of an invocation as one."""
     rest.progress.add_earlier(first.progress)
     costs = [each.cost_usd for each in (first, rest) if each.cost_usd is not None]
-    return replace(
+    return msgspec.structs.replace(
         rest,
         cost_usd=sum(costs) if costs else None,
         estimate=first.estimate,

@@ -15,12 +15,13 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import httpx2
 import openai
+from msgspec.structs import replace
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from asyncgen.backoff import full_jitter_s, server_wait_s

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -62,8 +64,7 @@ def _openai_outcomes() -> Mapping[str, Outcome]:
     return {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finetuning:
+class Finetuning(msgspec.Struct, frozen=True, kw_only=True):
     """How a provider tunes.
 
     Attributes:
@@ -98,12 +99,12 @@ class Finetuning:
     default_model: str | None = None
     new_customers: bool = True
     until: date | None = None
-    outcomes: Mapping[str, Outcome] = field(default_factory=_openai_outcomes)
+    outcomes: Mapping[str, Outcome] = msgspec.field(default_factory=_openai_outcomes)
     methods: tuple[str, ...] = ("supervised", "dpo")
     hyperparameters_in: Literal["method", "top"] = "method"
     hyperparameters: tuple[str, ...] = ()
-    default_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    default_hyperparameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
     default_epochs: int | None = None
     epochs_by_samples: Callable[[int], int] = usual_epochs
     metadata: bool = True
@@ -120,8 +121,7 @@ class Finetuning:
     gives_weights: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A provider with an OpenAI-compatible API.
 
     Attributes:
@@ -157,7 +157,7 @@ class Profile:
     base_url_variable: str | None = None
     base_url_path: str = ""
     other_urls: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     allow_http: bool = False
     default_model: str | None = None
     max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"

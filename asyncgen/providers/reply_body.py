@@ -18,9 +18,9 @@ import codecs
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
 from asyncgen.backoff import is_billing_code
@@ -216,8 +216,7 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")  # a google.protobuf.Duration in JSON
 _LOWEST, _HIGHEST = 300, 600  # statuses other than success
 
 
-@dataclass(frozen=True, slots=True)
-class ServerWords:
+class ServerWords(msgspec.Struct, frozen=True):
     """An error as the server described it, not shortened or cleaned yet.
 
     Attributes:

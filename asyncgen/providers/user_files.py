@@ -32,7 +32,7 @@ import datetime as dt
 import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +183,7 @@ class _File:
         if len(self._problems) > count:
             return None, None
         base = known or Profile(name=name, title=name, base_url=None, key_variable=None, by_name_only=True)
-        profile = replace(base, **fields)
+        profile = msgspec.structs.replace(base, **fields)
         self._refuse_foreign_key(profile)
         return profile, rates
 

@@ -11,12 +11,13 @@ import itertools
 import re
 import threading
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import BodyPartReader, web
+from msgspec.structs import replace
 
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.profiles import PROFILES

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from asyncgen.errors import UsageError
 from asyncgen.providers.endpoint import is_loopback, place_words, read_address, refuse_clear_key

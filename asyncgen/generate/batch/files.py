@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -121,7 +121,7 @@ def read_output_line(line: bytes, *, secret: Secret | None = None, sends_tools: 
     headers = {"x-request-id": request_id} if request_id else _NOTHING
     outcome = read_reply(status, headers, body, secret=secret, sends_tools=sends_tools)
     if isinstance(outcome, AttemptError) and outcome.type == "not_an_api":  # an HTML page at a valid address
-        return replace(outcome, kind=ErrorClass.RETRY, type="bad_json", maybe_paid=True, remedy=None)
+        return msgspec.structs.replace(outcome, kind=ErrorClass.RETRY, type="bad_json", maybe_paid=True, remedy=None)
     return outcome
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import resource
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from ipaddress import ip_address
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import msgspec
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH
+from msgspec.structs import replace
 from yarl import URL
 
 from asyncgen.errors import UsageError
@@ -266,8 +266,6 @@ def _with_limits(
     """The reply with rate limits from a provider's own headers."""
     usual = {"x-ratelimit-limit-requests": requests, "x-ratelimit-limit-tokens": tokens}
     limits = read_limits({name: headers[own] for name, own in usual.items() if own is not None and own in headers})
-    if isinstance(reply, Answer):
-        return msgspec.structs.replace(reply, limits=limits)
     return replace(reply, limits=limits)
 
 
@@ -325,7 +323,7 @@ async def open_completer(
             (
                 address,
                 await stack.enter_async_context(
-                    _at_one(replace(endpoint, base_url=address), concurrency, timeout_s, path)
+                    _at_one(dataclasses.replace(endpoint, base_url=address), concurrency, timeout_s, path)
                 ),
             )
             for address in (endpoint.base_url, *endpoint.others)

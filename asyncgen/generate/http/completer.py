@@ -8,7 +8,6 @@ exit code and the next step, and shows at most the last characters of a key.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -83,8 +82,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):  # for every request: a qua
     simulated: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptError:
+class AttemptError(msgspec.Struct, frozen=True, kw_only=True):
     """Why an attempt gave no usable answer. Contains no headers and no key.
 
     Attributes:
@@ -111,7 +109,7 @@ class AttemptError:
     param: str | None = None
     retry_after_s: float | None = None
     maybe_paid: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
     request_id: str | None = None
     stop: StopReason | None = None
     remedy: str | None = None

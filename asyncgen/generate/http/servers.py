@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -140,7 +140,7 @@ class ServerSpread:
         if error.kind is not ErrorClass.WAIT:
             return error
         now_s = self.clock()
-        return replace(error, retry_after_s=min(server.wait_s(now_s) for server in self._all))
+        return msgspec.structs.replace(error, retry_after_s=min(server.wait_s(now_s) for server in self._all))
 
     async def _next(self, tried: Sequence[_Server], failed_at: _Server | None) -> _Server | AttemptError | None:
         """The next server to try; None if all available ones were tried; an error if the wait is long."""
@@ -178,9 +178,7 @@ class ServerSpread:
         if server.tokens is not None:
             server.tokens.left -= outcome.usage.prompt_tokens + outcome.usage.completion_tokens
         self._judge(server, outcome)
-        if isinstance(outcome, Answer):
-            return msgspec.structs.replace(outcome, limits=NO_LIMITS)  # one server's limits are not those of all
-        return replace(outcome, limits=NO_LIMITS)
+        return msgspec.structs.replace(outcome, limits=NO_LIMITS)  # one server's limits are not those of all
 
     def _judge(self, server: _Server, outcome: Answer | AttemptError) -> None:
         """Update a server's health by an outcome."""

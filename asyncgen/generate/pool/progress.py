@@ -6,8 +6,9 @@ Times are arguments. Display is left to the observer.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from asyncgen.generate.http.completer import RAISE_LIMIT
 
@@ -22,8 +23,7 @@ _WHOLE = frozenset({"stop", "tool_calls", ""})  # finish reasons of answers that
 _CUT_OFF = "is cut off at the token limit"
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """Counts of a generation, updated by the engine.
 
     Attributes:
@@ -75,11 +75,11 @@ class Progress:
     maybe_paid_twice: int = 0
     check_failures: int = 0
     usable: int = 0
-    failed_checks: Counter[str] = field(default_factory=Counter)
-    unusable: Counter[str] = field(default_factory=Counter)
-    failures: Counter[str] = field(default_factory=Counter)
-    remedies: dict[str, str] = field(default_factory=dict)
-    _recent: list[tuple[float, int]] = field(default_factory=list)
+    failed_checks: Counter[str] = msgspec.field(default_factory=Counter)
+    unusable: Counter[str] = msgspec.field(default_factory=Counter)
+    failures: Counter[str] = msgspec.field(default_factory=Counter)
+    remedies: dict[str, str] = msgspec.field(default_factory=dict)
+    _recent: list[tuple[float, int]] = msgspec.field(default_factory=list)
 
     @property
     def in_flight(self) -> int:
