@@ -62,6 +62,32 @@ def test_every_combination_is_asked_for_and_a_second_time_none(
     assert lines(job.parent / "runs" / "small" / "records.jsonl") == records
 
 
+# What a job may need, and one like the job above does not: shards, moved records, estimates, limits, several servers.
+UNUSED = {
+    "asyncgen.generate.distributed", "asyncgen.generate.batch.engine", "asyncgen.generate.journal.repair",
+    "asyncgen.generate.plan.costs", "asyncgen.generate.plan.request_tokens", "asyncgen.generate.http.servers",
+    "asyncgen.providers.local_server", "asyncgen.providers.openai_client", "asyncgen.providers.published_prices",
+    "asyncgen.finetune", "asyncgen.dataset", "asyncgen.evaluate", "asyncgen.serve", "asyncgen.view", "asyncgen.api",
+    "aiolimiter", "difflib", "genai_prices", "jsonschema_rs", "openai", "pyarrow", "rich", "statistics",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("asyncgen")  # makes the folder
+def test_a_plain_run_imports_nothing_that_it_does_not_use(
+    simulated: Callable[..., str], job: Path, environment: dict[str, str]
+) -> None:
+    arguments = ["generate", "job.toml", "--base-url", simulated(), "--model", "any", "--json"]
+    code = (
+        "import sys\nfrom asyncgen.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(sorted({UNUSED!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=job.parent, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_limit_stops_early_and_the_next_time_goes_on(asyncgen: Run, simulated: Callable[..., str], job: Path) -> None:
     where = ("--base-url", simulated(), "--model", "any", "--json")
     first = last_line(asyncgen("generate", "job.toml", *where, "--limit", "3"))
