@@ -7,7 +7,7 @@ to the callers. Importing this module imports the SDK.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 from urllib.parse import quote
 
 import httpx2
@@ -16,7 +16,7 @@ import openai
 
 from asyncgen.errors import UsageError
 from asyncgen.finetune.api import AbsentError, OutageError, as_kind
-from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.json_text import NotJsonError, decode_json, what_is_wrong
 from asyncgen.providers.endpoint import redacted
 from asyncgen.providers.openai_client import api_error, passes, retrying, secret_of
 from asyncgen.providers.reply_body import is_error, read_words
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 _SHOWN = 120
+_NEEDED = frozenset({"id", "status"})  # of a job; without them nothing can be said of it
 # After a laptop's sleep the connection is dead without notice; detect that soon.
 _QUICK_S = 60.0
 
@@ -192,18 +193,51 @@ def decoded(content: bytes, kind: type[Answer], doing: str) -> Answer:
 
 
 def parsed(value: Any, kind: type[Answer], doing: str) -> Answer:
-    """Decoded JSON as the type that it should have; raises as `decoded` does."""
+    """Decoded JSON as the type that it should have; raises as `decoded` does.
+
+    An optional field in another form counts as left out, and an odd item of a list is passed over: no side field keeps
+    anybody from a job that was paid for.
+    """
     try:
         return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return msgspec.convert(_without_odd_fields(value, kind), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _bad_answer(doing, str(error)) from error
+        raise _bad_answer(doing, what_is_wrong(error, "")) from error
+
+
+def _without_odd_fields(value: Any, kind: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    found = dict(value)
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        if name not in found or _fits(found[name], field.type):
+            continue
+        if name == "id" and isinstance(found[name], int):
+            found[name] = str(found[name])
+        elif get_origin(field.type) is list and isinstance(found[name], list):
+            found[name] = [item for item in found[name] if _fits(item, get_args(field.type)[0])]
+        elif not field.required and name not in _NEEDED:
+            del found[name]
+    return found
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _bad_answer(doing: str, found: str) -> OutageError:
     return OutageError(
         f"could not {doing}",
         cause=f"the server's reply does not match its API: {found}",
-        help_text="check the address (--base-url): and whether this server has this API",
+        help_text="check the address (--base-url), and whether this server has this API",
         code="bad_answer",
     )
 

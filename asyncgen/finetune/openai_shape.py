@@ -245,7 +245,8 @@ class OpenaiWeights:
 
     async def find(self, model: str | None, job: TuningJob | None, step: int | None) -> TunedWeights:
         refusal = AbsentError(
-            f"there are no weights for {model}", help_text="asyncgen finetune list   (lists the jobs)"
+            f"there are no weights for {model or (job.id if job else 'this job')}",
+            help_text="asyncgen finetune list   (lists the jobs)",
         )
         if step is None and model is not None:
             try:

@@ -101,6 +101,36 @@ def test_an_id_with_a_slash_stays_one_part_of_the_path(provider: Any, open_provi
     assert provider.seen == [("DELETE", "/models/../files/file-1")]  # as the server read it, decoded
 
 
+ODD_FIELDS: dict[str, Any] = {
+    "created_at": "yesterday",
+    "error": {"message": ["no"]},
+    "result_files": ["file-1", 5, None],
+    "trained_tokens": "many",
+    "metadata": {"a": [1]},
+    "fine_tuned_model": {"a": 1},
+    "model": 7,
+}
+
+
+@pytest.mark.parametrize("name", ODD_FIELDS)
+def test_an_odd_side_field_keeps_nobody_from_a_job(name: str, provider: Any, open_provider: Any) -> None:
+    provider.jobs["ftjob-x"] = {"id": "ftjob-x", "status": "running", name: ODD_FIELDS[name]}
+    job = using(open_provider, lambda tuner: tuner.jobs.get("ftjob-x"))
+    assert (job.id, job.status) == ("ftjob-x", "running")
+    if name == "result_files":
+        assert job.result_files == ("file-1",)
+
+
+def test_an_odd_job_among_others_hides_none_of_them(provider: Any, open_provider: Any) -> None:
+    odd = [{"id": 5, "status": "running", **ODD_FIELDS}, 5, None, {"id": "ftjob-y", "status": "failed"}]
+    provider._page = lambda _request, _items: web.json_response({"data": odd, "has_more": "perhaps"})
+
+    async def all_jobs(tuner: Tuner) -> list[str]:
+        return [job.id async for job in tuner.jobs.all()]
+
+    assert using(open_provider, all_jobs) == ["5", "ftjob-y"]
+
+
 def test_a_list_ends_where_a_server_repeats_itself(provider: Any, open_provider: Any) -> None:
     provider.add_job()
 
