@@ -1,63 +1,59 @@
-"""The first pass over a run's records: every sample goes to a draft file, before its side of the split is known.
+"""All samples of a run before they are written to a split: pairs, near-duplicates, and one side for every prompt.
 
-The draft is a temporary file of training lines in record order. Conflicts between samples (a prompt on both sides,
-near-duplicates) are found afterwards from about 90 bytes a sample. Records that give no sample go to a file of their
-own with the reason. Selection and format are left to `samples`, the split to `split`.
+The records are read once, by `draft_pass`; those of a large run in parts, by processes of their own (`parts`), whose
+findings are put together here. Lines that are needed again are fetched by their place.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches, similar
+from asyncgen.dataset.draft_pass import SIMULATED, DraftTask, SampleBlock, rejected_line, remarks_on
+from asyncgen.dataset.near_duplicates import similar
+from asyncgen.dataset.parts import divide, read_parts
 from asyncgen.dataset.samples import (
     CHECK,
-    COMPLETION,
+    DUPLICATE,
     NEAR_DUPLICATE,
-    PREFERENCE,
     SCORE,
     Sample,
     SampleMaker,
-    Selection,
+    place_and_item,
     preference_line,
-    training_lines,
+    sample_number,
 )
-from asyncgen.dataset.split import NO_PAIR, TRAIN, CombinationBlock, Pairing, SampleSides, SideCounts
+from asyncgen.dataset.split import NO_PAIR, TRAIN, CombinationBlock
 from asyncgen.dataset.token_counts import TokenRatio, token_counter
 from asyncgen.dataset.writer import RowFile
-from asyncgen.job.answers import is_fenced
-from asyncgen.job.thoughts import begins_with_thoughts
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import decode_record
 from asyncgen.run.reviews import read_reviews
-from asyncgen.run.whole_file import as_disk_error, open_regular, temporary_for
+from asyncgen.run.whole_file import as_disk_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from asyncgen.dataset.samples import Judged
+    from asyncgen.dataset.draft_pass import DraftFound, DraftScan
     from asyncgen.dataset.scores import ScoreTable
     from asyncgen.dataset.split import Split
-    from asyncgen.dataset.token_counts import TokenCounter
     from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
     from asyncgen.run.records import Record
-    from asyncgen.run.reviews import Reviews
 
 _BATCH = 1000  # pairs that are added at a time
 _LEARNT_FROM = 2000  # records from which the tokens per text are learnt
-_ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
 _RECORD_BYTES = 200  # few records are smaller, so this bounds their number
 
 
@@ -91,35 +87,42 @@ def drafting(
     Raises:
         BadLineError: a line is not a record or review.
         DiskError: a file cannot be read or written.
+        AsyncgenError: a process that reads a part ended unexpectedly.
     """
-    path = temporary_for(directory.path / "samples.jsonl")
-    try:
-        with as_disk_error(f"{path} could not be written"):
-            path.unlink(missing_ok=True)
-            with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b") as file:
-                counter = token_counter(model, _token_ratio(directory.records, grid))
-                draft = Draft(directory.records, job, grid, SampleSides(split), counter, scores, file, rejected)
-                draft.fill(stale=stale, reviews=read_reviews(directory.path))
-                yield draft
-    finally:
-        path.unlink(missing_ok=True)
+    paths = [directory.records]
+    parts = [] if stale else divide(paths)
+    size = directory.records.stat().st_size if directory.records.exists() else 0
+    task = DraftTask(
+        job=job,
+        form=grid.form,
+        split=split,
+        stale=stale,
+        expected=min(grid.count, size // _RECORD_BYTES) // max(len(parts), 1),
+        reviews=read_reviews(directory.path),
+        scores=scores,
+        counter=token_counter(model, _token_ratio(directory.records, grid)),
+        in_parts=bool(parts),
+    )
+    rows = RowFile(paths, decode_record)
+    with as_disk_error(f"temporary files in {directory.path} could not be written"), ExitStack() as stack:
 
+        def temporary() -> BinaryIO:
+            return stack.enter_context(TemporaryFile(dir=directory.path))  # has no name: nothing is left of it
 
-@dataclass(slots=True)
-class _Block:
-    """Some samples, which are added together: that is much quicker than one by one."""
-
-    numbers: list[int] = field(default_factory=list)
-    variables: list[dict[str, str]] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
-    texts: list[list[str]] = field(default_factory=list)
-
-    def add(self, place: int, record: Record, sample: Sample) -> None:
-        self.numbers.append(place << _ITEM_BITS | sample.item)
-        self.variables.append(record.variables)
-        self.samples.append(sample)
+        files = [temporary()]
+        scan = task.scan([files[0], rejected], grid)
+        if parts:
+            outputs = [(temporary(), temporary()) for _ in parts]
+            read_parts(task, rows, parts, outputs, scan.found)
+            files = [*(draft for draft, _ in outputs), *files]
+            draft = Draft(scan, rows, files)
+            draft.join([rejects for _, rejects in outputs], rejected)
+        else:
+            for records in rows.blocks():
+                scan.at_records(records)
+            draft = Draft(scan, rows, files)
+        draft.pair()
+        yield draft
 
 
 class Draft:
@@ -127,219 +130,189 @@ class Draft:
 
     Attributes:
         sides: the split of every sample.
-        tokens: tokens of every sample.
-        counter: counted them.
-        rejected: reason to number of records that gave no sample, or of samples that were dropped.
-        records: number of records.
+        counter: counts tokens.
         near_duplicates: answers nearly the same as an earlier one to the same prompt.
-        separators: samples with the separator inside the prompt; completion format only.
-        endings: samples with the ending inside the answer; completion format only.
-        fenced: answers whose JSON was in a code fence.
-        thoughts: answers that begin with the model's reasoning.
-        simulated: simulated samples.
         values: counts the samples of each split by value.
+        remarks: what to tell of the samples, by the names in `draft_pass`, to their number.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        job: Job,
-        grid: RequestGrid,
-        sides: SampleSides,
-        counter: TokenCounter,
-        scores: ScoreTable | None,
-        file: BinaryIO,
-        rejected: BinaryIO,
-    ) -> None:
-        self.sides = sides
-        self.tokens = array("L")
-        self.counter = counter
-        self.rejected: Counter[str] = Counter()
+    def __init__(self, scan: DraftScan, rows: RowFile[Record], files: Sequence[BinaryIO]) -> None:
+        self.sides = scan.found.sides
+        self.counter = scan.task.counter
         self.near_duplicates = 0
-        self.separators = 0
-        self.endings = 0
-        self.fenced = 0
-        self.thoughts = 0
-        self.simulated = 0
-        self._scores = scores
-        self._scored = array("d")
-        self._combinations = AnswersByPrompt()
-        self._pairing = Pairing(job.dataset) if job.dataset.format == PREFERENCE else None
-        self.values = SideCounts()
-        self._job = job
-        self._splits = job.dataset.splits
-        self._grid = grid
-        self._path = path
-        self._rows = RowFile([path], decode_record)
-        self._file = file
-        self._rejected = rejected
-        self._numbers = array("Q")
-        self._prompts = AnswersByPrompt()
-        self._sketches = Sketches()
-        self._maker = SampleMaker(job, grid)
+        self.values = scan.found.values
+        self.remarks = scan.found.remarks
+        self._found: DraftFound = scan.found
+        self._scan = scan
+        self._rows = rows
+        self._files = files
+        self._maker = SampleMaker(scan.task.job, scan.grid)
 
     @property
     def records(self) -> int:
+        """Number of records."""
         return len(self._rows)
 
-    def fill(self, *, stale: bool, reviews: Reviews) -> None:
-        """The pass."""
-        expected = min(self._grid.count, self._path.stat().st_size // _RECORD_BYTES) if self._path.exists() else 0
-        selection = Selection(self._job, self._grid, stale=stale, expected=expected, reviews=reviews)
-        seen = 0
-        for records in self._rows.blocks():
-            self._at_records(selection.judge_all(records), seen)
-            seen += len(records)
-        if self._pairing is not None:
-            self._add_pairs(self._pairing)
+    @property
+    def rejected(self) -> Counter[str]:
+        """Reason to number of records that gave no sample, or of samples that were dropped; the commonest first."""
+        counts = +self._found.rejected
+        return Counter(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))))
 
-    def _at_records(self, judged: Iterable[Judged], first: int) -> None:
-        """Take the next records; the first of them has that place."""
-        block = _Block()
-        for place, (record, samples, reason) in enumerate(judged, first):
-            score = None
-            if self._scores is not None:
-                score = self._score(record, self._scores)
-                if reason is None and score is None:
-                    samples, reason = [], SCORE  # noqa: PLW2901 - as if `Selection` had judged so
-            if self._pairing is not None:
-                if not self._pairing.add(record, reason, place):
-                    self._reject(record, reason or NO_PAIR)
-            elif reason is not None:
-                self._reject(record, reason)
-            else:
-                self.simulated += record.simulated
-                self.fenced += self._grid.answers.reads_json and is_fenced(record.completion)
-                for sample in samples:
-                    block.add(place, record, sample)
-                    if score is not None:
-                        block.scores.append(score)
-        self._add(block)
+    def join(self, parts: Sequence[BinaryIO], rejected: BinaryIO) -> None:
+        """Leave out the samples that an earlier part has already, and join the files of rejected records.
 
-    def _score(self, record: Record, scores: ScoreTable) -> float | None:
-        """The judge's score of a record; None if it has none, or it is too low."""
-        wanted = self._job.dataset.scores
-        score = scores.of(record.key)
-        if score is None or wanted is None or (wanted.at_least is not None and score < wanted.at_least):
-            return None
-        return score
-
-    def _keep_best(self, lines: Fetcher) -> None:
-        """Leave out all but the best samples of each combination, if the job limits their number."""
-        best = self._job.dataset.scores.best if self._job.dataset.scores else None
-        if best is None or self._pairing is not None:
-            return
-        for numbers in self._combinations.groups():
-            for number in sorted(numbers, key=lambda number: -self._scored[number])[best:]:
-                self.sides.drop(number)
-                self._reject(decode_record(lines[self._numbers[number] >> _ITEM_BITS]), SCORE)
-
-    def _add_pairs(self, pairing: Pairing) -> None:
-        """Write a line for each pair, in the order of the better answers; answers without a partner are left out."""
-        whole = array("Q")
+        Args:
+            parts: the file of each part.
+            rejected: gets their lines and those of the records left out, in the order of the records.
+        """
+        for file in (*parts, *self._files):
+            file.seek(0)
+        found = self._found
+        dropped = bytearray(len(found.numbers))
+        places = array("I")  # of records that have no sample left
         with self._rows.fetcher() as lines:
-            for better, worse in pairing.pairs():
-                if better is not None and worse is not None:
-                    whole.extend((better, worse))
-                else:
-                    self._reject_single(lines, better, worse, by_values=pairing.by_values)
+            for place, items, is_left in found.identities.repeated() if found.identities else ():
+                self._withdraw(decode_record(lines[place]), place, items, dropped, is_left=is_left)
+                if not is_left:
+                    places.append(place)
+            if not places:
+                for file in parts:
+                    shutil.copyfileobj(file, rejected)
+            else:
+                rejected.writelines(self._with_duplicates(chain.from_iterable(parts), places, lines))
+        found.identities = None  # its memory is needed for what follows
+        if any(dropped):
+            found.prompts = found.prompts.without(dropped)
+            found.combinations = found.combinations.without(dropped)
+        if found.pairing is not None:
+            found.pairing.leave_out(places)
+
+    def _withdraw(self, record: Record, place: int, items: Sequence[int], dropped: bytearray, *, is_left: bool) -> None:
+        """Drop samples of a record, as far as they are among the samples."""
+        numbers = self._found.numbers
+        for sample in self._maker.of(record):
+            number = sample_number(place, sample.item)
+            index = bisect_left(numbers, number)
+            if sample.item in items and index < len(numbers) and numbers[index] == number:
+                self.values.add(record.variables, -1, validates=self.sides.codes[index] != TRAIN)
+                self.sides.drop(index)
+                dropped[index] = True
+                self.remarks.subtract(remarks_on(self._scan.task.job.dataset, sample))
+                if not is_left:
+                    self.remarks.subtract(self._scan.remarks_on_record(record))
+                    is_left = True  # once a record
+
+    def _with_duplicates(self, lines: Iterable[bytes], places: Iterable[int], of: Fetcher) -> Iterator[bytes]:
+        """The lines of rejected records, and of the duplicates at some places; all in the order of the records."""
+        waiting = iter(places)
+        duplicate = next(waiting, None)
+        for place, line in zip(self._found.rejected_at, lines, strict=True):
+            while duplicate is not None and duplicate < place:
+                yield self._duplicate(of[duplicate])
+                duplicate = next(waiting, None)
+            if duplicate == place:  # of a duplicate neither score nor partner matters
+                self._found.rejected[orjson.loads(line)["reason"]] -= 1
+            else:
+                yield line
+        while duplicate is not None:
+            yield self._duplicate(of[duplicate])
+            duplicate = next(waiting, None)
+
+    def _duplicate(self, line: bytes) -> bytes:
+        self._found.rejected[DUPLICATE] += 1
+        return rejected_line(decode_record(line), DUPLICATE)
+
+    def pair(self) -> None:
+        """Write a line for each pair, in the order of the better answers; answers without a partner are left out."""
+        pairing = self._found.pairing
+        if pairing is None:
+            return
+        whole, better_alone, worse_alone = array("Q"), array("Q"), array("Q")
+        for better, worse in pairing.pairs():
+            if better is not None and worse is not None:
+                whole.extend((better, worse))
+            elif better is not None:
+                better_alone.append(better)
+            elif worse is not None:
+                worse_alone.append(worse)
+        with self._rows.fetcher() as lines:
+            for place in sorted(better_alone):
+                self._scan.reject(self._own(lines[place]), NO_PAIR, place)
+            for place in sorted(worse_alone):
+                record = self._own(lines[place])
+                failed = [] if pairing.by_values else record.check_failures
+                self._scan.reject(record, CHECK + failed[0] if failed else NO_PAIR, place)
             pairs = iter(sorted(zip(whole[::2], whole[1::2], strict=True)))
             while some := list(islice(pairs, _BATCH)):
-                block = _Block()
-                for better, worse in some:
-                    self._add_pair(block, self._own(lines[better]), self._own(lines[worse]), better)
-                self._keep(block)
+                self._keep_pairs(some, lines)
 
-    def _reject_single(self, lines: Fetcher, better: int | None, worse: int | None, *, by_values: bool) -> None:
-        if better is not None:
-            self._reject(decode_record(lines[better]), NO_PAIR)
-        elif worse is not None:
-            record = decode_record(lines[worse])
-            self._reject(
-                record, NO_PAIR if by_values or not record.check_failures else CHECK + record.check_failures[0]
-            )
+    def _keep_pairs(self, places: Iterable[tuple[int, int]], lines: Fetcher) -> None:
+        block, rows = SampleBlock(), []
+        for place, other in places:
+            better, worse = self._own(lines[place]), self._own(lines[other])
+            chosen = self._maker.of(better)[0]
+            rejected = next(iter(self._maker.of(worse)), Sample(chosen.prompt, worse.completion.strip()))
+            if not rejected.answer or rejected.answer == chosen.answer:
+                self._scan.reject(worse, NO_PAIR, other)
+                continue
+            self.remarks[SIMULATED] += better.simulated or worse.simulated
+            line, texts = preference_line(self._scan.task.job.dataset, chosen, rejected)
+            block.numbers.append(sample_number(place))
+            block.samples.append(chosen)
+            block.lines.append(line)
+            block.texts.append(texts)
+            rows.append(better.variables)
+        combinations = CombinationBlock(rows)
+        block.keys = combinations.keys
+        self._scan.keep(block, combinations)
 
     def _own(self, line: bytes) -> Record:
         record = decode_record(line)
-        return self._grid.match(record) or record
-
-    def _add_pair(self, block: _Block, better: Record, worse: Record, place: int) -> None:
-        chosen = self._maker.of(better)[0]
-        rejected = next(iter(self._maker.of(worse)), Sample(chosen.prompt, worse.completion.strip()))
-        if not rejected.answer or rejected.answer == chosen.answer:
-            self._reject(worse, NO_PAIR)
-            return
-        self.simulated += better.simulated or worse.simulated
-        block.add(place, better, chosen)
-        line, texts = preference_line(self._job.dataset, chosen, rejected)
-        block.lines.append(line)
-        block.texts.append(texts)
+        return self._scan.grid.match(record) or record if self._scan.task.stale else record
 
     def finish(self, *, drop_near_duplicates: bool) -> None:
-        """Find near-duplicates, and bring every prompt to one side."""
+        """Keep the best answers only, find near-duplicates, and bring every prompt to one side."""
+        near = array("I")
         with self._rows.fetcher() as lines:
-            self._keep_best(lines)
-            for numbers in self._prompts.groups():
-                for found in similar(self._sketches.candidates(numbers), lambda number: self._answer(lines, number)):
-                    self.near_duplicates += 1
-                    if drop_near_duplicates:
-                        self.sides.drop(found.number)
-                        self._reject(decode_record(lines[self._numbers[found.number] >> _ITEM_BITS]), NEAR_DUPLICATE)
+            self._drop(self._all_but_the_best(), SCORE, lines)
+            for numbers in self._found.prompts.groups():
+                candidates = self._found.sketches.candidates(numbers)
+                found = [each.number for each in similar(candidates, lambda number: self._answer(lines, number))]
+                near.extend(found)
+                for number in found if drop_near_duplicates else ():
+                    self.sides.drop(number)
                 self.sides.settle(numbers)
+            self.near_duplicates = len(near)
+            if drop_near_duplicates:
+                self._drop(near, NEAR_DUPLICATE, lines)
+
+    def _all_but_the_best(self) -> Iterator[int]:
+        """Samples beyond the number that the job wants of each combination."""
+        settings = self._scan.task.job.dataset.scores
+        if settings is not None and settings.best is not None:
+            scored = self._found.scored
+            for numbers in self._found.combinations.groups():
+                yield from sorted(numbers, key=lambda number: -scored[number])[settings.best :]
+
+    def _drop(self, indexes: Iterable[int], reason: str, lines: Fetcher) -> None:
+        for index in sorted(indexes):
+            self.sides.drop(index)
+            place, _ = place_and_item(self._found.numbers[index])
+            self._scan.reject(self._own(lines[place]), reason, place)
 
     def lines(self) -> Iterator[bytes]:
         """The training line of every sample, dropped ones included."""
-        self._file.seek(0)
-        return iter(self._file)
+        for file in self._files:
+            file.seek(0)
+        return chain.from_iterable(self._files)
 
     def tokens_of(self, code: int) -> Iterator[int]:
         """The tokens of each sample on a side."""
-        return (tokens for tokens, side in zip(self.tokens, self.sides.codes, strict=True) if side == code)
+        return (tokens for tokens, side in zip(self._found.tokens, self.sides.codes, strict=True) if side == code)
 
-    def _add(self, block: _Block) -> None:
-        """Add samples of answers."""
-        settings = self._job.dataset
-        block.lines, block.texts = training_lines(settings, block.samples)
-        self.thoughts += sum(begins_with_thoughts(sample.answer) for sample in block.samples)
-        if settings.format == COMPLETION:
-            if settings.separator:
-                self.separators += sum(settings.separator in sample.prompt for sample in block.samples)
-            if settings.ending:
-                self.endings += sum(settings.ending in sample.answer for sample in block.samples)
-        self._keep(block)
-
-    def _keep(self, block: _Block) -> None:
-        """Note samples, each with its place, prompt, words and side, and write their lines."""
-        first = len(self._numbers)
-        combinations = CombinationBlock(block.variables)
-        self._numbers.extend(block.numbers)
-        self._prompts.add_all([sample.prompt for sample in block.samples], first)
-        self._sketches.add_all([sample.answer for sample in block.samples])
-        sides = self.sides.add_all(combinations)
-        if self._splits:
-            for key, variables, count in combinations.counts():
-                self.values.add(variables, count, validates=sides[key] != TRAIN)
-        if block.scores:
-            self._combinations.add_all(combinations.keys, first)
-            self._scored.extend(block.scores)
-        self.tokens.extend(self.counter.samples(block.texts, chat=self._job.dataset.format != COMPLETION))
-        self._file.write(b"".join(block.lines))
-
-    def _reject(self, record: Record, reason: str) -> None:
-        self.rejected[reason] += 1
-        line = {
-            "key": record.key,
-            "index": record.index,
-            "repeat": record.repeat,
-            "variables": record.variables,
-            "prompt": record.prompt,
-            "completion": record.completion,
-            "reason": reason,
-        }
-        self._rejected.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-    def _answer(self, lines: Fetcher, number: int) -> str:
-        place, item = divmod(self._numbers[number], 1 << _ITEM_BITS)
+    def _answer(self, lines: Fetcher, index: int) -> str:
+        place, item = place_and_item(self._found.numbers[index])
         return self._maker.answer_at(lines[place], item)
 
 

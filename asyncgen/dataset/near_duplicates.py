@@ -19,12 +19,12 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
-from itertools import combinations, groupby, pairwise, starmap
+from itertools import combinations, compress, groupby, pairwise, starmap
 from operator import or_, xor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 THRESHOLD = 0.75
 LARGEST_GROUP = 20_000
@@ -100,13 +100,42 @@ class AnswersByPrompt:
         """Note an answer by a number, such as its place in a list."""
         self.add_all((prompt,), number)
 
-    def add_all(self, prompts: Iterable[str | bytes], first: int) -> None:
+    def add_all(self, prompts: Iterable[Hashable], first: int) -> None:
         """Note the next answers, which are numbered from `first`."""
         all_prompts, all_numbers = self._prompts, self._numbers
         for number, hashed in enumerate(map(hash, prompts), first):
             bucket = hashed % _BUCKETS
             all_prompts[bucket].append(hashed)
             all_numbers[bucket].append(number)
+
+    def extend(self, other: AnswersByPrompt, by: int) -> None:
+        """Note the answers of another one; `by` is added to their numbers."""
+        for prompts, numbers, more, theirs in zip(
+            self._prompts, self._numbers, other._prompts, other._numbers, strict=True
+        ):
+            prompts.extend(more)
+            numbers.extend([number + by for number in theirs])
+
+    def without(self, left_out: Sequence[int]) -> AnswersByPrompt:
+        """These answers without those whose numbers have a 1 in `left_out`."""
+        kept = AnswersByPrompt()
+        for bucket, numbers in enumerate(self._numbers):
+            selected = [not left_out[number] for number in numbers]
+            kept._prompts[bucket].extend(compress(self._prompts[bucket], selected))
+            kept._numbers[bucket].extend(compress(numbers, selected))
+        return kept
+
+    def shared(self) -> Iterator[list[int]]:
+        """As `groups`, without the prompts of a single answer; quicker where there are few others."""
+        for prompts, numbers in zip(self._prompts, self._numbers, strict=True):
+            if len(set(prompts)) == len(prompts):
+                continue
+            counts = Counter(prompts)
+            groups: dict[int, list[int]] = {}
+            for prompt, number in zip(prompts, numbers, strict=True):
+                if counts[prompt] > 1:
+                    groups.setdefault(prompt, []).append(number)
+            yield from groups.values()
 
     def groups(self) -> Iterator[list[int]]:
         """The numbers of each prompt, in the order in which they were added; the order of prompts is arbitrary."""
@@ -141,6 +170,14 @@ class Sketches:
             else:
                 self._bits += reduce(or_, map(bit_of, words), 0).to_bytes(_SKETCH_BYTES, "little")
                 self._most.append(max(len(words) - 1, 0) // 3 + 2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_bit_of": _Bits()}  # a cache that another process does not need
+
+    def extend(self, other: Sketches) -> None:
+        """Note the texts of another one, made by a process with the same `PYTHONHASHSEED`."""
+        self._bits += other._bits
+        self._most.extend(other._most)
 
     def candidates(self, numbers: Sequence[int]) -> Sequence[int]:
         """Those of the texts that may be similar to another one of them, in their order."""

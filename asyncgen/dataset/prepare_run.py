@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncgen.dataset.draft import drafting
+from asyncgen.dataset.draft_pass import ENDINGS, FENCED, SEPARATORS, SIMULATED, THOUGHTS
 from asyncgen.dataset.rules.file import DPO, whole_file_faults
 from asyncgen.dataset.samples import COMPLETION, PREFERENCE, may_be_stale
 from asyncgen.dataset.scores import ScoreTable
@@ -156,7 +157,7 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
                 )
             )
             draft.finish(drop_near_duplicates=drop_near_duplicates)
-        refuse_simulated(draft.simulated, allowed=simulated)
+        refuse_simulated(draft.remarks[SIMULATED], allowed=simulated)
         files = _write(work, draft)
     tokens = Histogram(draft.tokens_of(TRAIN))
     costs = training_costs(tokens, work.provider, job.finetune.model, job.finetune.hyperparameters, prices)
@@ -214,7 +215,7 @@ def _write(work: _Work, draft: Draft) -> list[DatasetFile]:
     files = [file for file in writer.files() if file.samples]
     if len(files) == 1:
         directory.validation.unlink(missing_ok=True)
-    work.note(files, draft.simulated)
+    work.note(files, draft.remarks[SIMULATED])
     return files
 
 
@@ -229,7 +230,7 @@ def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
     causes = [fault.text for fault in faults]
     if not causes:
         return
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in draft.rejected.most_common())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in draft.rejected.items())
     if left_out:
         causes.append(f"left out of {counted(draft.records, 'record')}: {left_out} (see {work.directory.rejected})")
     raise AsyncgenError(
@@ -274,19 +275,19 @@ def _warnings(
     if limit is not None and (cut := tokens.above(limit)):
         long = f"{counted(cut, 'sample has', 'samples have')} more than {counted(limit, 'token')}"
         yield f"{long}; {work.provider.title} cuts them there silently"
-    if draft.separators:
-        prompts = counted(draft.separators, "prompt has", "prompts have")
+    if draft.remarks[SEPARATORS]:
+        prompts = counted(draft.remarks[SEPARATORS], "prompt has", "prompts have")
         yield f"{prompts} the separator {settings.separator!r} inside; choose a rarer one"
-    if draft.endings:
+    if draft.remarks[ENDINGS]:
         yield (
-            f"{counted(draft.endings, 'answer has', 'answers have')} the ending {settings.ending!r} "
+            f"{counted(draft.remarks[ENDINGS], 'answer has', 'answers have')} the ending {settings.ending!r} "
             "inside, so the tuned model will stop there; choose one that occurs in no answer"
         )
-    if draft.fenced:
-        yield f"{counted(draft.fenced, 'answer')} had a code fence around their JSON, which was removed"
-    if draft.thoughts:
+    if draft.remarks[FENCED]:
+        yield f"{counted(draft.remarks[FENCED], 'answer')} had a code fence around their JSON, which was removed"
+    if draft.remarks[THOUGHTS]:
         yield (
-            f"{counted(draft.thoughts, 'answer begins', 'answers begin')} with reasoning (such as <think>), which "
+            f"{counted(draft.remarks[THOUGHTS], 'answer begins', 'answers begin')} with reasoning (such as <think>), which "
             "the model would learn; set "
             'reasoning = "drop" under [dataset] to leave them out, or "think" to keep them in one form'
         )

@@ -8,11 +8,15 @@ provider accepts to `rules`.
 from __future__ import annotations
 
 import re
+from array import array
+from bisect import bisect_left
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
 
+from asyncgen.dataset.near_duplicates import AnswersByPrompt
 from asyncgen.job.answers import checks_of
 from asyncgen.job.row_matching import needs_matching
 from asyncgen.job.template import parse
@@ -110,16 +114,25 @@ class Selection:
         stale: some records may be stale; see `may_be_stale`.
         expected: expected number of samples; there may be more.
         reviews: answers that a person rejected, whatever the checks say.
+        identities: gets every sample, to find the ones that come again in another part of the run.
     """
 
     def __init__(
-        self, job: Job, grid: RequestGrid, *, stale: bool, expected: int = 0, reviews: Reviews = NO_REVIEWS
+        self,
+        job: Job,
+        grid: RequestGrid,
+        *,
+        stale: bool,
+        expected: int = 0,
+        reviews: Reviews = NO_REVIEWS,
+        identities: Identities | None = None,
     ) -> None:
         self._grid = grid
         self.checks = checks_of(job, grid.answers)
         self._maker = SampleMaker(job, grid)
         self._may_be_stale = stale
         self._reviews = reviews
+        self._identities = identities
         self._seen = KeySet(expected)  # 64 bits of a pair: at 10^6 rows a false duplicate has odds of 1 to 10^7
 
     def own(self, record: Record) -> Record | None:
@@ -154,18 +167,63 @@ class Selection:
         return samples, None if samples else EMPTY
 
     def _without_duplicates(self, judged: list[Judged]) -> list[Judged]:
-        identities = [identity_of(sample) & _64_BITS for _, samples, _ in judged for sample in samples]
-        is_new = self._seen.add_each(identities)
-        if all(is_new):
-            return judged
-        new = iter(is_new)
-        kept = [(record, [each for each in samples if next(new)], reason) for record, samples, reason in judged]
-        return [(record, samples, reason if samples else reason or DUPLICATE) for record, samples, reason in kept]
+        hashes = [hash((each.prompt, each.answer)) & _64_BITS for _, samples, _ in judged for each in samples]
+        is_new = self._seen.add_each(hashes)
+        if not all(is_new):
+            new = iter(is_new)
+            kept = [(record, [each for each in samples if next(new)], reason) for record, samples, reason in judged]
+            judged = [(record, samples, reason if samples else reason or DUPLICATE) for record, samples, reason in kept]
+        if self._identities is not None:
+            self._identities.add_all([samples for _, samples, _ in judged])
+        return judged
 
 
-def identity_of(sample: Sample) -> int:
-    """A hash that equal pairs of prompt and answer have in common."""
-    return hash((sample.prompt, sample.answer))
+class Identities:
+    """Finds equal samples in different parts of a run. Takes 20 bytes a sample."""
+
+    def __init__(self) -> None:
+        self._records = 0
+        self._samples = AnswersByPrompt()
+        self._numbers = array("Q")
+
+    def add_all(self, of_records: Iterable[Sequence[Sample]]) -> None:
+        """Note the samples of the next records."""
+        first = len(self._numbers)
+        pairs: list[tuple[str, str]] = []
+        for samples in of_records:
+            for sample in samples:
+                self._numbers.append(sample_number(self._records, sample.item))
+                pairs.append((sample.prompt, sample.answer))
+            self._records += 1
+        self._samples.add_all(pairs, first)
+
+    def extend(self, other: Identities) -> None:
+        """Note the samples of the next part, from a process with the same `PYTHONHASHSEED`."""
+        self._samples.extend(other._samples, len(self._numbers))
+        by = sample_number(self._records)
+        self._numbers.extend([number + by for number in other._numbers])
+        self._records += other._records
+
+    def repeated(self) -> Iterator[tuple[int, list[int], bool]]:
+        """Samples equal to an earlier one: place of their record, which of its samples, and whether it has others."""
+        again = array("Q", sorted(self._numbers[each] for _, *later in self._samples.shared() for each in later))
+        for place, numbers in groupby(again, key=lambda number: place_and_item(number)[0]):
+            items = [place_and_item(number)[1] for number in numbers]
+            first, end = (bisect_left(self._numbers, sample_number(each)) for each in (place, place + 1))
+            yield place, items, end - first > len(items)
+
+
+_ITEM_BITS = 20  # of a sample's number
+
+
+def sample_number(place: int, item: int = 0) -> int:
+    """The number of a sample: the place of its record in the run, and which of the record's samples it is."""
+    return place << _ITEM_BITS | item
+
+
+def place_and_item(number: int) -> tuple[int, int]:
+    """The two parts of a sample's number."""
+    return divmod(number, 1 << _ITEM_BITS)
 
 
 Judged = tuple["Record", "list[Sample]", "str | None"]  # the record as the job has it, and as `Selection.judge`

@@ -23,7 +23,7 @@ one byte a sample for its side, 25 bytes a record for its pairs. Writing the pai
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import blake2b
@@ -62,10 +62,6 @@ class CombinationBlock:
         self.keys = list(map(orjson.dumps, rows))
         self.variables = dict(zip(self.keys, rows, strict=True))
 
-    def counts(self) -> Iterable[tuple[bytes, Mapping[str, str], int]]:
-        """Key and variables of each combination, and its number of rows."""
-        return ((key, self.variables[key], count) for key, count in Counter(self.keys).items())
-
 
 class SampleSides:
     """Collects the samples' sides; a sample is known by its number, in the order in which they were added.
@@ -86,11 +82,15 @@ class SampleSides:
         """Add a sample of this combination; its side as far as the combination decides it."""
         self.codes.append(self._split.side_of(variables))
 
-    def add_all(self, rows: CombinationBlock) -> dict[bytes, int]:
-        """Add a sample for each row, as `add` does; the side of each combination, by its key."""
-        sides = {key: self._split.side_of(variables) for key, variables in rows.variables.items()}
-        self.codes.extend(map(sides.__getitem__, rows.keys))
+    def add_all(self, keys: Iterable[bytes], combinations: Mapping[bytes, Mapping[str, str]]) -> dict[bytes, int]:
+        """Add samples by the keys of their combinations, as `add` does; the side of each combination, by key."""
+        sides = {key: self._split.side_of(variables) for key, variables in combinations.items()}
+        self.codes.extend(map(sides.__getitem__, keys))
         return sides
+
+    def extend(self, other: SampleSides) -> None:
+        """Add the samples of the next part."""
+        self.codes += other.codes
 
     def drop(self, number: int) -> None:
         """Leave a sample out."""
@@ -294,6 +294,13 @@ class SideCounts:
             if value in values or len(values) <= _MOST_COUNTED:
                 values.setdefault(value, [0, 0])[validates] += count
 
+    def extend(self, other: SideCounts) -> None:
+        """Note what was counted in the next part."""
+        for name, values in other._counts.items():
+            for value, (train, validation) in values.items():
+                self.add({name: value}, train, validates=False)
+                self.add({name: value}, validation, validates=True)
+
     def thin(self, share: float) -> Iterable[ThinValue]:
         """Values that one side has no sample of, axis by axis; axes with very many values are left out.
 
@@ -305,7 +312,7 @@ class SideCounts:
             if len(values) > _MOST_COUNTED:
                 continue
             for value, (train, validation) in values.items():
-                if not train or (not validation and train * share >= 1):
+                if train + validation and (not train or (not validation and train * share >= 1)):
                     yield ThinValue(axis, value, train + validation, "validation" if train else "train")
 
 
@@ -354,6 +361,21 @@ class Pairing:
         self._places.append(place)
         self._roles.append(role)
         return True
+
+    def extend(self, other: Pairing, by: int) -> None:
+        """Note the answers of the next part; `by` is added to their places."""
+        self._entries.extend(other._entries, len(self._places))
+        self._places.extend([place + by for place in other._places])
+        self._roles += other._roles
+
+    def leave_out(self, places: Iterable[int]) -> None:
+        """Take the answers of some places out again."""
+        left_out = bytearray(len(self._places))
+        for place in places:
+            entry = bisect_left(self._places, place)
+            if entry < len(self._places) and self._places[entry] == place:
+                left_out[entry] = True
+        self._entries = self._entries.without(left_out)
 
     def pairs(self) -> Iterator[tuple[int | None, int | None]]:
         """The places of the better and the worse answer of each pair; None where there is no partner."""

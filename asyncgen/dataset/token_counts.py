@@ -96,8 +96,12 @@ def _estimate(ratio: float) -> TokenCounter:
     return TokenCounter(
         f"estimate ({basis}); to count tokens: pip install 'asyncgen[tokens]'",
         exact=False,
-        count=lambda texts: [round(estimate_text(text) * ratio) for text in texts],
+        count=partial(_estimated, ratio),
     )
+
+
+def _estimated(ratio: float, texts: Sequence[str]) -> list[int]:
+    return [round(estimate_text(text) * ratio) for text in texts]
 
 
 class TokenRatio:

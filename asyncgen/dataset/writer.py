@@ -12,11 +12,11 @@ import hashlib
 import io
 import os
 from array import array
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, BinaryIO, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, NamedTuple, Self, TypeVar
 
 from asyncgen.dataset.split import DROPPED, HELD_OUT, TRAIN, VALIDATION
 from asyncgen.dataset.token_counts import Histogram
@@ -40,21 +40,41 @@ _FETCHED_BYTES = 4096  # most rows are shorter
 _READ_AHEAD_BYTES = 32 * 1024  # answers to one prompt mostly stand near each other
 
 
+class FilePart(NamedTuple):
+    """Whole lines of a file.
+
+    Attributes:
+        file: number of the file among others.
+        begin: offset at which a line begins.
+        end: offset after the last line; None for the end of the file.
+    """
+
+    file: int
+    begin: int = 0
+    end: int | None = None
+
+
 class RowFile(Generic[_Row]):
     """The rows of JSON Lines files, one file after the other.
 
     Args:
         paths: a missing file has no rows.
         decode: makes a row of a line; raises `NotJsonError` of one that is none.
+
+    Attributes:
+        paths: of the files.
+        begins: where each row begins, as far as they were read.
+        lines: number of lines that were read of the last file, blank ones included.
     """
 
     def __init__(self, paths: Sequence[Path], decode: Callable[[bytes], _Row]) -> None:
-        self._paths = paths
+        self.paths = paths
         self._decode = decode
-        self._begins = array("Q")
+        self.begins = array("Q")
+        self.lines = 0
 
     def __len__(self) -> int:
-        return len(self._begins)
+        return len(self.begins)
 
     def __iter__(self) -> Iterator[_Row]:
         """Every row in order, once; raises as `blocks` does."""
@@ -67,23 +87,30 @@ class RowFile(Generic[_Row]):
             BadLineError: a line is not a row.
             DiskError: a file cannot be read.
         """
-        for number, path in enumerate(self._paths):
-            end = (number << _FILE_BITS) + (len(_MARK) if _begins_with_mark(path) else 0)
-            for first, block in read_blocks(path):
-                lines = io.BytesIO(block).readlines()
-                *begins, end = accumulate(map(len, lines), initial=end)
-                try:
-                    rows = list(map(self._decode, lines))
-                except NotJsonError:  # or a blank line
-                    numbered = list(lines_of(first, block))
-                    rows = [row for _, row in rows_of(path, first, block, self._decode)]
-                    begins = [begins[place - first] for place, _ in numbered]
-                self._begins.extend(begins)
-                yield rows
+        return chain.from_iterable(self.blocks_of(FilePart(number)) for number in range(len(self.paths)))
+
+    def blocks_of(self, part: FilePart) -> Iterator[list[_Row]]:
+        """The rows of one part, as `blocks`; the line number of an error is counted from the beginning of the part."""
+        path = self.paths[part.file]
+        end = (part.file << _FILE_BITS) + part.begin
+        if part.begin == 0 and _begins_with_mark(path):
+            end += len(_MARK)
+        for first, block in read_blocks(path, part.begin, part.end):
+            lines = io.BytesIO(block).readlines()
+            *begins, end = accumulate(map(len, lines), initial=end)
+            try:
+                rows = list(map(self._decode, lines))
+            except NotJsonError:  # or a blank line
+                numbered = list(lines_of(first, block))
+                rows = [row for _, row in rows_of(path, first, block, self._decode)]
+                begins = [begins[place - first] for place, _ in numbered]
+            self.begins.extend(begins)
+            self.lines = first - 1 + len(lines)
+            yield rows
 
     def fetcher(self) -> Fetcher:
         """Fetches lines by place while its block lasts."""
-        return Fetcher(self._paths, self._begins)
+        return Fetcher(self.paths, self.begins)
 
 
 class Fetcher:
@@ -97,8 +124,9 @@ class Fetcher:
         self._read_at = 0
 
     def __enter__(self) -> Self:
-        for number in {begin >> _FILE_BITS for begin in self._begins}:
-            self._descriptors[number] = open_regular(self._paths[number], os.O_RDONLY)
+        for number, path in enumerate(self._paths):
+            with suppress(FileNotFoundError):
+                self._descriptors[number] = open_regular(path, os.O_RDONLY)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -66,16 +66,18 @@ class SeveralRowsError(DiskError):
     code = "lines_lost"
 
 
-def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Read a file in blocks of whole lines. The file may grow meanwhile.
+def read_blocks(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Read a file, or a part of it, in blocks of whole lines. The file may grow meanwhile.
 
     A last line without a newline counts if it is whole JSON: no proper prefix of a JSON object is.
 
     Args:
         path: the file; a missing one has no blocks.
+        begin: offset of the part, where a line begins.
+        end: offset after the part's last line; None for the end of the file.
 
     Yields:
-        Line number of a block's first line, from 1, and the block.
+        Line number of a block's first line, from 1 at `begin`, and the block.
 
     Raises:
         BadLineError: a line is longer than 64 MiB.
@@ -86,18 +88,20 @@ def read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     except FileNotFoundError:
         return
     number, begun = 1, bytearray()  # number and beginning of the line that is not complete yet
+    mark = codecs.BOM_UTF8 if begin == 0 else b""  # some editors put one
     with as_disk_error(f"{path} could not be read"), os.fdopen(descriptor, "rb", buffering=0) as file:
-        while piece := file.read(_BLOCK_READ_BYTES):
-            end = piece.rfind(b"\n") + 1
-            if end:
-                block = bytes(begun) + piece[:end]
-                yield number, (block.removeprefix(codecs.BOM_UTF8) if number == 1 else block)  # some editors put one
+        file.seek(begin)
+        while piece := file.read(_BLOCK_READ_BYTES if end is None else min(_BLOCK_READ_BYTES, end - file.tell())):
+            stop = piece.rfind(b"\n") + 1
+            if stop:
+                block = bytes(begun) + piece[:stop]
+                yield number, (block.removeprefix(mark) if number == 1 else block)
                 number += block.count(b"\n")
                 begun.clear()
-            begun += piece[end:]
+            begun += piece[stop:]
             if len(begun) >= MAX_LINE_BYTES:
                 raise BadLineError(path, number, f"it is longer than {MAX_LINE_BYTES} bytes")
-    last = bytes(begun).removeprefix(codecs.BOM_UTF8) if number == 1 else bytes(begun)
+    last = bytes(begun).removeprefix(mark) if number == 1 else bytes(begun)
     if _is_whole(last):
         yield number, last
 

@@ -6,26 +6,24 @@ Read-only: the run may be written at the same time.
 
 from __future__ import annotations
 
-import math
-from array import array
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asyncgen.dataset.parts import divide, read_parts
 from asyncgen.dataset.report.quality import CoverageCounts, Quality, QualityScan, RowOutcome, SampledText
+from asyncgen.dataset.report.report_pass import ReportTask, key_number
 from asyncgen.dataset.report.texts import Diversity, diversity
 from asyncgen.dataset.samples import (
-    CHECK,
     DUPLICATE,
-    FILTERED,
-    REFUSED,
-    STALE,
     SampleMaker,
-    Selection,
     is_stale,
     may_be_stale,
+    place_and_item,
+    sample_number,
 )
-from asyncgen.dataset.split import CombinationBlock, Split, known_plan, plan_split
+from asyncgen.dataset.split import Split, known_plan, plan_split
 from asyncgen.dataset.token_counts import Histogram
 from asyncgen.dataset.writer import RowFile, collector_off
 from asyncgen.run.jsonl import rows_in
@@ -37,18 +35,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncgen.dataset.report.quality import Axis, Coverage
-    from asyncgen.dataset.samples import Judged
+    from asyncgen.dataset.report.report_pass import ReportFound
     from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import Job
     from asyncgen.job.requests import RequestGrid
     from asyncgen.run.directory import RunDirectory
-    from asyncgen.run.records import Record, Usage
-    from asyncgen.run.reviews import Reviews
+    from asyncgen.run.records import Usage
 
 
 MOST_ENUMERATED = 2_000_000  # rows of a job beyond which they are not counted by value
 _OPENINGS = 10
-_ITEM_BITS = 20  # of a sample's number: which of its record's samples it is
 _REFUSALS = frozenset({"refusal", "content_filter"})
 
 
@@ -120,173 +116,133 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     Raises:
         BadLineError: a line is not a record or failure.
         DiskError: a file cannot be read.
+        AsyncgenError: a process that reads a part ended unexpectedly.
     """
     state = directory.read_total()
-    split = Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out)
-    look = _ReportScan(job, grid, split, stale=may_be_stale(state.job, grid), reviews=read_reviews(directory.path))
-    unsettled = _failed_keys(directory.failure_files())
+    stale, twins = may_be_stale(state.job, grid), grid.twins()
+    paths = directory.record_files()
+    parts = [] if stale or twins else divide(paths)
+    quality = QualityScan(job, Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out))
+    unsettled = {key_number(failure.key) for failure in rows_in(directory.failure_files(), decode_failure)}
+    rows = RowFile(paths, decode_record)
     with collector_off():
-        look.requested()
-        rows = RowFile(directory.record_files(), decode_record)
-        for records in rows.blocks():
-            look.at_records(records)
-            if unsettled:
-                unsettled.difference_update(_number(record.key) for record in records)
-        look.at_failures(directory.failure_files(), unsettled)
-        with rows.fetcher() as lines:
-            return look.report(directory, lines)
-
-
-def _number(key: str) -> int:
-    return int(key[:16], 16)
-
-
-def _failed_keys(paths: Sequence[Path]) -> set[int]:
-    return {_number(failure.key) for failure in rows_in(paths, decode_failure)}
-
-
-class _ReportScan:
-    """Collects the figures of a report."""
-
-    def __init__(self, job: Job, grid: RequestGrid, split: Split, *, stale: bool, reviews: Reviews) -> None:
-        self._quality = QualityScan(job, split)
-        self._samples = array("Q")  # number of the record, and which of its samples
-        self._seen = 0
-        self._maker = SampleMaker(job, grid)
-        self._job = job
-        self._grid = grid
-        self._selection = Selection(job, grid, stale=stale, reviews=reviews)
-        self._twins: dict[bytes, list[int]] = {}
-        self._coverage = CoverageCounts()
-        self._rejected: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._finish_reasons: Counter[str] = Counter()
-        self._models: Counter[str] = Counter()
-        self._violations: Counter[str] = Counter()
-        self._latency_ms = Histogram()
-
-    def requested(self) -> None:
-        """Count the rows that the job asks for, unless there are too many."""
-        self._twins = self._grid.twins()
-        if self._grid.count <= MOST_ENUMERATED:
-            for variables in self._grid.combinations():
-                self._coverage.request(variables, self._grid.repeats)
-                self._quality.ask(variables)
-
-    def at_records(self, records: Sequence[Record]) -> None:
-        """Add the next records of the file."""
-        self._finish_reasons.update([record.finish_reason or "(none)" for record in records])
-        self._models.update([record.model for record in records])
-        self._latency_ms.add([_rounded_ms(record.latency_s) for record in records])
-        judged = self._selection.judge_all(records)
-        rows = CombinationBlock([record.variables for record, _, _ in judged])
-        outcomes = Counter(zip(rows.keys, [_outcome(reason) for _, _, reason in judged], strict=True))
-        for (key, outcome), count in outcomes.items():
-            self._coverage.add(rows.variables[key], outcome, count)
-        self._at_samples(judged)
-        for record, _, reason in judged:
-            if reason is not None:
-                self._reject(record, reason)
-            if self._twins and reason != STALE:
-                self._cover_twins(record.key, _outcome(reason))
-        self._seen += len(records)
-
-    def _at_samples(self, judged: Sequence[Judged]) -> None:
-        kept = [
-            (place, record, sample)
-            for place, (record, samples, _) in enumerate(judged, self._seen)
-            for sample in samples
-        ]
-        self._samples.extend([place << _ITEM_BITS | sample.item for place, _, sample in kept])
-        self._quality.simulated += sum(record.simulated for _, record, _ in kept)
-        self._quality.add_all(
-            [record.key for _, record, _ in kept],
-            CombinationBlock([record.variables for _, record, _ in kept]),
-            [sample for _, _, sample in kept],
+        coverage = _asked_for(grid, quality)
+        task = ReportTask(
+            job=job,
+            form=grid.form,
+            stale=stale,
+            reviews=read_reviews(directory.path),
+            quality=quality,
+            unsettled=unsettled,
+            twins=twins,
+            in_parts=bool(parts),
         )
+        scan = task.scan(grid=grid)
+        if parts:
+            read_parts(task, rows, parts, [()] * len(parts), scan.found)
+        else:
+            for records in rows.blocks():
+                scan.at_records(records)
+        with rows.fetcher() as lines:
+            made = _ReportMaker(task, grid, scan.found, coverage, lines)
+            made.leave_out_repeats()
+            made.at_failures(directory.failure_files())
+            return made.report(directory)
 
-    def _reject(self, record: Record, reason: str) -> None:
-        self._quality.reject(record.key, record.completion)
-        self._rejected[reason] += 1
-        if reason.startswith(CHECK):
-            self._violations.update(self._selection.checks.failures(record.completion, record.variables))
 
-    def at_failures(self, paths: Sequence[Path], unsettled: set[int]) -> None:
-        """Add the failures.
+def _asked_for(grid: RequestGrid, quality: QualityScan) -> CoverageCounts:
+    """Count the rows that the job asks for, unless there are too many."""
+    coverage = CoverageCounts()
+    if grid.count <= MOST_ENUMERATED:
+        for variables in grid.combinations():
+            coverage.request(variables, grid.repeats)
+            quality.ask(variables)
+    return coverage
 
-        Args:
-            paths: files of failures.
-            unsettled: keys that were not answered later; each is removed when it is read.
-        """
+
+class _ReportMaker:
+    """Makes the report of what was found in the whole run."""
+
+    def __init__(
+        self, task: ReportTask, grid: RequestGrid, found: ReportFound, coverage: CoverageCounts, lines: Fetcher
+    ) -> None:
+        self._task = task
+        self._grid = grid
+        self._found = found
+        self._lines = lines
+        self._coverage = coverage
+        self._coverage.extend(found.coverage)
+        self._maker = SampleMaker(task.job, grid)
+        self._failures: Counter[str] = Counter()
+
+    def leave_out_repeats(self) -> None:
+        """Leave out the samples that an earlier part of the run has already."""
+        found = self._found
+        dropped = bytearray(len(found.numbers))
+        for place, items, is_left in found.identities.repeated() if found.identities else ():
+            record = decode_record(self._lines[place])
+            for sample in self._maker.of(record):
+                if sample.item in items:
+                    dropped[bisect_left(found.numbers, sample_number(place, sample.item))] = True
+                    found.quality.withdraw(sample, record.variables, simulated=record.simulated)
+            if not is_left:
+                self._coverage.add(record.variables, RowOutcome.FILLED, -1)
+                self._coverage.add(record.variables, RowOutcome.REJECTED)
+                found.rejected[DUPLICATE] += 1
+                found.quality.reject(record.key, record.completion)
+        found.identities = None  # its memory is needed for what follows
+        if any(dropped):
+            found.quality.drop(dropped)
+
+    def at_failures(self, paths: Sequence[Path]) -> None:
+        """Add the failures whose rows were not answered later."""
+        left = {*self._task.unsettled} - self._found.answered
         for failure in rows_in(paths, decode_failure):
-            number = _number(failure.key)
-            if number not in unsettled or is_stale(failure, self._grid):
+            number = key_number(failure.key)
+            if number not in left or is_stale(failure, self._grid):
                 continue
-            unsettled.discard(number)
+            left.discard(number)
             self._failures[failure.error.type] += 1
             outcome = RowOutcome.REFUSED if failure.error.type in _REFUSALS else RowOutcome.FAILED
             self._coverage.add((self._grid.match(failure) or failure).variables, outcome)
-            self._cover_twins(failure.key, outcome)
+            for index in self._task.twins.get(bytes.fromhex(failure.key), ()):
+                self._coverage.add(self._grid.variables_at(index), outcome)
 
-    def _cover_twins(self, key: str, outcome: RowOutcome) -> None:
-        """Count what became of the rows that have the request of another one."""
-        for index in self._twins.get(bytes.fromhex(key), ()):
-            self._coverage.add(self._grid.variables_at(index), outcome)
-
-    def report(self, directory: RunDirectory, lines: Fetcher) -> Report:
-        """Make the report; call it once. `lines` are those of the records."""
-        state = directory.read_total()
-
-        def answer(number: int) -> str:
-            place, item = divmod(self._samples[number], 1 << _ITEM_BITS)
-            return self._maker.answer_at(lines[place], item)
-
-        texts = self._quality.texts
-        sample = [self._sampled(number, lines) for number in texts.sample()]
-        quality = self._quality.quality(answer, sample)
+    def report(self, directory: RunDirectory) -> Report:
+        """Make the report; call it once."""
+        state, found = directory.read_total(), self._found
+        texts = found.quality.texts
+        sample = [self._sampled(number) for number in texts.sample()]
+        quality = found.quality.quality(self._answer, sample)
         return Report(
             run=directory.path,
-            job=self._job.name,
+            job=self._task.job.name,
             coverage=self._coverage.total(self._grid.count),
             axes=tuple(self._coverage.axes()),
-            rejected=self._rejected,
+            rejected=Counter(dict(sorted(found.rejected.items()))),
             failures=self._failures,
-            finish_reasons=self._finish_reasons,
-            models=self._models,
-            checks=self._violations,
-            duplicates=self._rejected[DUPLICATE],
+            finish_reasons=found.finish_reasons,
+            models=found.models,
+            checks=found.violations,
+            duplicates=found.rejected[DUPLICATE],
             near_duplicates=quality.near_duplicates,
             words=texts.words(),
             characters=texts.characters(),
-            openings=tuple(texts.openings(_OPENINGS, answer)),
+            openings=tuple(texts.openings(_OPENINGS, self._answer)),
             diversity=diversity(each.text for each in sample),
             quality=quality,
-            latency_ms=self._latency_ms,
+            latency_ms=found.latency_ms,
             usage=state.spend.usage,
             cost_usd=state.spend.cost_usd,
             unpriced=state.spend.unpriced,
         )
 
-    def _sampled(self, number: int, lines: Fetcher) -> SampledText:
-        place, item = divmod(self._samples[number], 1 << _ITEM_BITS)
-        record = decode_record(lines[place])
-        record = self._selection.own(record) or record
-        return SampledText(number, self._maker.of(record)[item].answer, record.variables)
+    def _answer(self, index: int) -> str:
+        place, item = place_and_item(self._found.numbers[index])
+        return self._maker.answer_at(self._lines[place], item)
 
-
-_FILLED = RowOutcome.FILLED  # nearly always it: an enumeration looks its members up slowly
-
-
-def _rounded_ms(seconds: float) -> int:
-    """Three figures are enough, and keep the different numbers few."""
-    if not math.isfinite(seconds):
-        return 0
-    return round(seconds * 1000) if seconds < 1 else round(seconds * 100) * 10
-
-
-def _outcome(reason: str | None) -> RowOutcome:
-    if reason is None:
-        return _FILLED
-    if reason == STALE:
-        return RowOutcome.STALE
-    return RowOutcome.REFUSED if reason in {REFUSED, FILTERED} else RowOutcome.REJECTED
+    def _sampled(self, index: int) -> SampledText:
+        place, item = place_and_item(self._found.numbers[index])
+        record = decode_record(self._lines[place])
+        record = (self._grid.match(record) or record) if self._task.stale else record
+        return SampledText(index, self._maker.of(record)[item].answer, record.variables)

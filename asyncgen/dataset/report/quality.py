@@ -14,7 +14,8 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import combinations
+from itertools import combinations as combinations_of
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches, similar, words_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from asyncgen.dataset.samples import Sample
-    from asyncgen.dataset.split import CombinationBlock, Split
+    from asyncgen.dataset.split import Split
     from asyncgen.job.model import Job
 
 
@@ -151,6 +152,7 @@ class QualityScan:
         self._sketches = Sketches()
         self._templates = AnswersByPrompt()
         self._rejected: list[tuple[int, str]] = []
+        self._dropped = 0
 
     def ask(self, variables: Mapping[str, str]) -> None:
         """Note a row that the job asks for. Call it for all rows before the first sample."""
@@ -158,30 +160,76 @@ class QualityScan:
             self._pairs.update(dict.fromkeys(_pairs_of(variables), 0))
             self._too_many = len(self._pairs) > _MOST_PAIRS
 
-    def add_all(self, keys: Sequence[str], rows: CombinationBlock, samples: Sequence[Sample]) -> None:
-        """Note samples; of each the key of its record and its row."""
+    def add_all(
+        self,
+        keys: Sequence[str],
+        samples: Sequence[Sample],
+        of: Sequence[bytes],
+        combinations: Mapping[bytes, Mapping[str, str]],
+    ) -> None:
+        """Note samples.
+
+        Args:
+            keys: of their records.
+            samples: themselves.
+            of: key of the combination of each.
+            combinations: the variables of each of these.
+        """
         first = len(self.texts)
         answers = [sample.answer for sample in samples]
         self.texts.add_all(keys, answers)
         self.thoughts += sum(map(begins_with_thoughts, answers))
-        self._sides.add_all(rows)
+        self._sides.add_all(of, combinations)
         self._prompts.add_all([sample.prompt for sample in samples], first)
         self._sketches.add_all(answers)
-        masks = {key: masks_of(variables) for key, variables in rows.variables.items()}
-        self._templates.add_all(map(masked, answers, map(masks.__getitem__, rows.keys)), first)
+        masks = {key: masks_of(variables) for key, variables in combinations.items()}
+        self._templates.add_all(map(masked, answers, map(masks.__getitem__, of)), first)
+        for key, count in Counter(of).items():
+            self._count_pairs(combinations[key], count)
+
+    def _count_pairs(self, variables: Mapping[str, str], count: int) -> None:
         if self._pairs and not self._too_many:
-            for _, variables, count in rows.counts():
-                for pair in _pairs_of(variables):
-                    if pair in self._pairs:
-                        self._pairs[pair] += count
+            for pair in _pairs_of(variables):
+                if pair in self._pairs:
+                    self._pairs[pair] += count
+
+    def extend(self, other: QualityScan) -> None:
+        """Note the samples of the next part."""
+        first = len(self.texts)
+        self.texts.extend(other.texts)
+        self.simulated += other.simulated
+        self.thoughts += other.thoughts
+        self._sides.extend(other._sides)
+        self._prompts.extend(other._prompts, first)
+        self._sketches.extend(other._sketches)
+        self._templates.extend(other._templates, first)
+        self._pairs.update(other._pairs)
+        for item in other._rejected:
+            self._keep_rejected(item)
+
+    def withdraw(self, sample: Sample, variables: Mapping[str, str], *, simulated: bool) -> None:
+        """Take back what was counted of a sample that is going to be dropped."""
+        self.thoughts -= begins_with_thoughts(sample.answer)
+        self.simulated -= simulated
+        self._count_pairs(variables, -1)
+
+    def drop(self, dropped: bytearray) -> None:
+        """Leave out the samples whose numbers have a 1 in `dropped`; call it once, after the last sample."""
+        self.texts.drop(dropped)
+        self._prompts = self._prompts.without(dropped)
+        self._templates = self._templates.without(dropped)
+        self._dropped = sum(dropped)
 
     def reject(self, key: str, text: str) -> None:
         """Note an answer that gives no sample; the ones with the smallest keys are kept."""
         if text.strip():
-            if len(self._rejected) < _READ:
-                heapq.heappush(self._rejected, (-int(key, 16), text))
-            else:
-                heapq.heappushpop(self._rejected, (-int(key, 16), text))
+            self._keep_rejected((-int(key, 16), text))
+
+    def _keep_rejected(self, item: tuple[int, str]) -> None:
+        if len(self._rejected) < _READ:
+            heapq.heappush(self._rejected, item)
+        else:
+            heapq.heappushpop(self._rejected, item)
 
     def quality(self, answer: Callable[[int], str], sample: Sequence[SampledText]) -> Quality:
         """Compute the measures; call it once.
@@ -199,7 +247,7 @@ class QualityScan:
         near = list(similar([each.number for each in sample], texts.__getitem__))
         codes = self._sides.codes
         return Quality(
-            samples=len(codes),
+            samples=len(codes) - self._dropped,
             sampled=len(sample),
             near_duplicates=near_duplicates,
             template_duplicates=template_duplicates,
@@ -221,7 +269,7 @@ class QualityScan:
     def _same_templates(self) -> tuple[int, list[int]]:
         """How many samples have the template of an earlier one; the samples of the commonest such template."""
         duplicates, largest = 0, [0]
-        for numbers in self._templates.groups():
+        for numbers in self._templates.shared():
             duplicates += len(numbers) - 1
             largest = max(largest, numbers, key=lambda each: (len(each), -each[0]))
         return duplicates, largest if len(largest) > 1 else []
@@ -240,7 +288,7 @@ class QualityScan:
 
 
 def _pairs_of(variables: Mapping[str, str]) -> Iterator[_Pair]:
-    return combinations(list(variables.items())[:_PAIRED_AXES], 2)
+    return combinations_of(list(variables.items())[:_PAIRED_AXES], 2)
 
 
 def _copies(job: Job, sample: Sequence[SampledText]) -> dict[str, float]:
@@ -384,6 +432,17 @@ class CoverageCounts:
                     continue
                 counts = values[value] = [0] * len(RowOutcome)
             counts[fate] += count
+
+    def extend(self, other: CoverageCounts) -> None:
+        """Note the rows of the next part, of which only `add` has told."""
+        self._all = list(map(add, self._all, other._all))
+        for name, values in other._fates.items():
+            mine = self._fates.setdefault(name, {})
+            for value, counts in values.items():
+                if value in mine:
+                    mine[value] = list(map(add, mine[value], counts))
+                elif len(mine) <= MOST_VALUES:
+                    mine[value] = counts
 
     def total(self, requests: int) -> Coverage:
         """Coverage of all rows; `requests` is the number of rows in the job."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 from array import array
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
+from operator import not_
 from typing import TYPE_CHECKING
 
 from asyncgen.dataset.near_duplicates import AnswersByPrompt
@@ -44,6 +45,7 @@ class AnswerTexts:
         self._words = array("I")
         self._characters = array("I")
         self._openings = AnswersByPrompt()
+        self._dropped = bytearray()  # empty if none is
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -57,13 +59,29 @@ class AnswerTexts:
         self._characters.extend(map(len, texts))
         self._openings.add_all([" ".join(each[:OPENING_WORDS]) for each in words], first)
 
+    def extend(self, other: AnswerTexts) -> None:
+        """Note the answers of the next part."""
+        self._openings.extend(other._openings, len(self))
+        self._keys += other._keys
+        self._words += other._words
+        self._characters += other._characters
+
+    def drop(self, dropped: bytearray) -> None:
+        """Leave out the answers whose numbers have a 1 in `dropped`; call it once, after the last answer."""
+        self._dropped = dropped
+        self._openings = self._openings.without(dropped)
+
+    def _kept(self) -> Iterable[int]:
+        numbers = range(len(self))
+        return compress(numbers, map(not_, self._dropped)) if self._dropped else numbers
+
     def words(self) -> Histogram:
         """Number of words of each answer."""
-        return Histogram(self._words)
+        return Histogram(map(self._words.__getitem__, self._kept()))
 
     def characters(self) -> Histogram:
         """Number of characters of each answer."""
-        return Histogram(self._characters)
+        return Histogram(map(self._characters.__getitem__, self._kept()))
 
     def openings(self, most: int, text: Callable[[int], str]) -> list[tuple[str, int]]:
         """The most common first words and how many answers begin so, the commonest first, then the earliest."""
@@ -75,15 +93,15 @@ class AnswerTexts:
 
     def sample(self) -> list[int]:
         """The answers with the smallest keys: keys are hashes, so this is a fair sample, and always the same."""
-        return heapq.nsmallest(SAMPLED, range(len(self)), key=self._keys.__getitem__)
+        return heapq.nsmallest(SAMPLED, self._kept(), key=self._keys.__getitem__)
 
     def longest(self, most: int) -> list[int]:
         """The answers with the most characters."""
-        return heapq.nlargest(most, range(len(self)), key=self._characters.__getitem__)
+        return heapq.nlargest(most, self._kept(), key=self._characters.__getitem__)
 
     def shortest(self, most: int) -> list[int]:
         """The answers with the fewest characters."""
-        return heapq.nsmallest(most, range(len(self)), key=self._characters.__getitem__)
+        return heapq.nsmallest(most, self._kept(), key=self._characters.__getitem__)
 
 
 def diversity(texts: Iterable[str]) -> Diversity:

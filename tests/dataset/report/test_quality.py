@@ -6,7 +6,7 @@ import hashlib
 
 from asyncgen.dataset.report.quality import Quality, QualityScan, SampledText, masked, masks_of
 from asyncgen.dataset.samples import Sample
-from asyncgen.dataset.split import CombinationBlock, Split, SplitPlan
+from asyncgen.dataset.split import Split, SplitPlan
 from asyncgen.job.model import Example, Job, Prompt
 
 CITIES = ["Bonn", "Oslo", "Rome", "Lima"]
@@ -24,7 +24,7 @@ class Looked(QualityScan):
 
     def add(self, variables: dict[str, str], text: str) -> None:
         key = hashlib.md5(f"{variables}{text}".encode(), usedforsecurity=False).hexdigest()
-        self.add_all([key], CombinationBlock([variables]), [Sample(", ".join(variables.values()), text)])
+        self.add_all([key], [Sample(", ".join(variables.values()), text)], [b"row"], {b"row": variables})
         self.kept.append(SampledText(len(self.kept), text, variables))
 
 
