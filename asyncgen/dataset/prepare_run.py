@@ -287,8 +287,8 @@ def _warnings(
         yield f"{counted(draft.remarks[FENCED], 'answer')} had a code fence around their JSON, which was removed"
     if draft.remarks[THOUGHTS]:
         yield (
-            f"{counted(draft.remarks[THOUGHTS], 'answer begins', 'answers begin')} with reasoning (such as <think>), which "
-            "the model would learn; set "
+            f"{counted(draft.remarks[THOUGHTS], 'answer begins', 'answers begin')} with reasoning (such as <think>), "
+            "which the model would learn; set "
             'reasoning = "drop" under [dataset] to leave them out, or "think" to keep them in one form'
         )
     if settings.system and parse(settings.system, answer_fields=True).names:
