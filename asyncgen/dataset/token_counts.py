@@ -58,6 +58,8 @@ class TokenCounter:
 
     def samples(self, samples: Sequence[Sequence[str]], *, chat: bool) -> list[int]:
         """The tokens of each sample, of which the texts are given; a chat's messages cost more than their texts."""
+        if not samples:
+            return []  # without loading a vocabulary
         texts = list(dict.fromkeys(chain.from_iterable(samples)))  # prompts come again and again
         tokens_of = dict(zip(texts, self.count(texts), strict=True)).__getitem__
         per_chat, per_message = (_PER_CHAT, _PER_MESSAGE) if chat else (0, 0)
