@@ -32,11 +32,11 @@ from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
 from asyncgen.providers.endpoint import Endpoint, is_loopback, near_address, redacted
 from asyncgen.providers.network import (
     CERTIFICATES_HELP,
-    certificate_words,
+    certificate_failure_reason,
+    connection_failure_reason,
     route_to,
     shown_target,
     speaks_no_tls,
-    unreachable_words,
 )
 from asyncgen.providers.profiles import LOCAL
 from asyncgen.run.directory import newest_run
@@ -162,9 +162,9 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
         plain = endpoint.base_url.replace("https://", "http://", 1)
         return Finding("fail", "address", f"{endpoint.base_url} speaks http, not https", f"try {plain}")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        text = f"no trusted connection to {endpoint.base_url}: {certificate_words(error)}"
+        text = f"no trusted connection to {endpoint.base_url}: {certificate_failure_reason(error)}"
         return Finding("fail", "address", text, CERTIFICATES_HELP)
-    text = f"{target} does not answer: {unreachable_words(error)}"
+    text = f"{target} does not answer: {connection_failure_reason(error)}"
     return Finding("fail", "address", text, "check the address, and that the server is running")
 
 

@@ -446,8 +446,8 @@ async def _cancelled(target: Target, *, yes: bool) -> TuningJob:
         job = await tuner.jobs.get(target.job_id)
         if job.outcome is not None:
             raise UsageError(f"{job.id} has ended already: {job.status}", code="job_ended")
-        question = f"Cancel {job.id} ({job.status}, tunes {job.model}) at {tuner.words}?"
-        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.words}")
+        question = f"Cancel {job.id} ({job.status}, tunes {job.model}) at {tuner.label}?"
+        confirm(question, yes=yes, why=f"{job.id} would be cancelled at {tuner.label}")
         return await tuner.jobs.cancel(job.id)
 
 
@@ -478,7 +478,7 @@ def delete(what: str, as_json: bool, yes: bool, **options: Any) -> None:
 async def _deleted(what: str, where: EndpointFlags, *, yes: bool) -> _Named:
     async with opened(_owner(what, where)) as tuner:
         deleted = await _named(tuner, what)
-        question = f"Delete the {deleted.kind} {deleted.name} at {tuner.words}?"
+        question = f"Delete the {deleted.kind} {deleted.name} at {tuner.label}?"
         confirm(question, yes=yes, why=f"the {deleted.kind} {deleted.name} would be deleted permanently")
         if deleted.kind == "file":
             await tuner.files.delete(deleted.name)
@@ -521,7 +521,7 @@ async def _delete_model(tuner: Tuner, name: str) -> None:
         ) from error
     except AbsentError as error:
         raise AbsentError(
-            f"{tuner.words} has no model {name} that you can delete",
+            f"{tuner.label} has no model {name} that you can delete",
             cause=error.cause,
             help_text="asyncgen finetune list   (shows the tuned models)",
             code=error.code,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from asyncgen.errors import AsyncgenError, AuthError, UsageError
-from asyncgen.providers.endpoint import place_words
+from asyncgen.providers.endpoint import provider_or_host
 from asyncgen.providers.profiles import PROFILES, Finetuning, Outcome, Profile
 from asyncgen.terminal import counted
 
@@ -553,9 +553,9 @@ class Tuner:
     make_fetcher: Callable[[], FileFetcher]
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """Name of the provider at its own address, else the host, for questions and messages."""
-        return place_words(self.profile, self.place or None)
+        return provider_or_host(self.profile, self.place or None)
 
     @property
     def finetuning(self) -> Finetuning:

@@ -238,7 +238,7 @@ class _Submission:
         intent = self._intent(order, digest)
         await _note(self._notes, lambda state: with_intent(state, intent))
         try:
-            job = await self._asked_for(self._signed(order, intent), intent)
+            job = await self._requested(self._signed(order, intent), intent)
         except OutageError as error:
             raise _in_doubt(error) from error
         except AsyncgenError as error:
@@ -247,7 +247,7 @@ class _Submission:
         await _note(self._notes, lambda state: with_job(state, intent.intent, job))
         return job
 
-    async def _asked_for(self, order: JobOrder, intent: FinetuningState) -> TuningJob:
+    async def _requested(self, order: JobOrder, intent: FinetuningState) -> TuningJob:
         """POST the order; after a lost answer, search for the job before the next POST."""
         for attempt in range(1, _ATTEMPTS):
             try:
@@ -394,7 +394,7 @@ async def upload_once(tuner: Tuner, notes: Notes, source: UploadSource, on_progr
         AsyncgenError: the provider refuses the file.
         DiskError: the file cannot be read, or the id cannot be noted.
     """
-    file_id = await _held(tuner, notes, source)
+    file_id = await _uploaded_before(tuner, notes, source)
     if file_id is None:
         file_id = await tuner.files.upload(source.path, source.filename, on_progress)
     upload = UploadState(
@@ -404,7 +404,7 @@ async def upload_once(tuner: Tuner, notes: Notes, source: UploadSource, on_progr
     return file_id
 
 
-async def _held(tuner: Tuner, notes: Notes, source: UploadSource) -> str | None:
+async def _uploaded_before(tuner: Tuner, notes: Notes, source: UploadSource) -> str | None:
     noted = noted_file(notes.state, tuner.profile.name, tuner.place, source.sha256)
     if noted and await _exists(tuner.files, noted):
         return noted

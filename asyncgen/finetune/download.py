@@ -49,7 +49,7 @@ async def find_weights(tuner: Tuner, *, job_id: str | None, model: str | None, s
         AbsentError: the provider does not hand out these weights.
     """
     if not tuner.finetuning.gives_weights:
-        raise gives_none(tuner, model or job_id or "the model")
+        raise no_weights_error(tuner, model or job_id or "the model")
     job = await tuner.jobs.get(job_id) if job_id else await _maker(tuner, model)
     if model is None and job is not None and step is None and job.outcome != "succeeded":
         raise UsageError(f"{job.id} has no tuned model: its status is {job.status}", code="no_model")
@@ -66,7 +66,7 @@ async def _maker(tuner: Tuner, model: str | None) -> TuningJob | None:
     return None
 
 
-def gives_none(tuner: Tuner, what: str) -> AbsentError:
+def no_weights_error(tuner: Tuner, what: str) -> AbsentError:
     """Make the error of a provider that does not hand out weights."""
     able = [
         profile.name
@@ -74,7 +74,7 @@ def gives_none(tuner: Tuner, what: str) -> AbsentError:
         if profile.finetuning and profile.finetuning.gives_weights and profile.name != "custom"
     ]
     return AbsentError(
-        f"{tuner.words} does not offer the weights of {what} for download",
+        f"{tuner.label} does not offer the weights of {what} for download",
         cause="models that are fine-tuned there can only be used there",
         help_text=f"fine-tune with a provider that does: --provider {', '.join(able)} (the dataset works with all of "
         "them)",
@@ -171,7 +171,7 @@ async def download(tuner: Tuner, weights: TunedWeights, folder: Path, paths: Seq
             await fetcher.fetch(file, path, on_progress)
         done.append(_with_ending(path))
     with output_file(folder / CARD) as card:
-        card.write(card_text(weights, folder, done, tuner.words).encode())
+        card.write(card_text(weights, folder, done, tuner.label).encode())
     return done
 
 

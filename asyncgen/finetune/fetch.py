@@ -24,7 +24,7 @@ import httpx2
 import openai
 
 from asyncgen.errors import AsyncgenError, DiskError, RunInUseError
-from asyncgen.finetune.json_calls import in_our_words
+from asyncgen.finetune.json_calls import translated_errors
 from asyncgen.json_text import NotJsonError, decode_json
 from asyncgen.providers.choose import is_same_place
 from asyncgen.providers.endpoint import is_loopback
@@ -88,7 +88,7 @@ class Downloader:
         async def once() -> None:
             await self._attempt(file, part, on_progress)
 
-        with in_our_words(f"download {file.name}"):
+        with translated_errors(f"download {file.name}"):
             while True:
                 before = part.size
                 try:

@@ -28,7 +28,7 @@ from asyncgen.finetune.api import (
     TunedWeights,
     TuningJob,
 )
-from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed
+from asyncgen.finetune.json_calls import JsonCalls, parsed, translated_errors
 from asyncgen.providers.openai_client import sending
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class FireworksFiles:
                 options={"headers": {"Content-Type": "multipart/form-data"}},
             )
 
-        with in_our_words(doing):
+        with translated_errors(doing):
             await sending(path, send, calls.pacing, on_progress)
 
     async def _taken_in(self, address: str, doing: str) -> None:
@@ -302,7 +302,7 @@ class FireworksJobs:
         identifier = f"{found.state}:{found.progress.epoch}:{found.progress.percent}"
         if after == identifier:
             return EventPage((), has_more=False)
-        message = f"{_words(found.state)}{done}"
+        message = f"{_state_text(found.state)}{done}"
         return EventPage(
             (Event(job=job.id, id=identifier, created_at=job.finished or job.created, message=message),), has_more=False
         )
@@ -324,7 +324,7 @@ class FireworksJobs:
         failed = JobError(code=job.status.code, message=job.status.message)
         return TuningJob(
             id=job.name,
-            status=_words(job.state),
+            status=_state_text(job.state),
             outcome=outcome,
             model=job.base_model,
             tuned_model=job.output_model or None if outcome == "succeeded" else None,
@@ -407,7 +407,7 @@ def _wandb(integrations: list[dict[str, Any]], key: str | None) -> dict[str, Any
     return {"enabled": True, "apiKey": key or "", "project": integrations[0]["wandb"]["project"]}
 
 
-def _words(state: str) -> str:
+def _state_text(state: str) -> str:
     return state.removeprefix("JOB_STATE_").lower() or "unknown"
 
 

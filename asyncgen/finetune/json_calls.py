@@ -18,8 +18,8 @@ from asyncgen.errors import UsageError
 from asyncgen.finetune.api import AbsentError, OutageError, as_kind
 from asyncgen.json_text import NotJsonError, decode_json, what_is_wrong
 from asyncgen.providers.endpoint import redacted
-from asyncgen.providers.openai_client import api_error, passes, retrying, secret_of
-from asyncgen.providers.reply_body import is_error, read_words
+from asyncgen.providers.openai_client import api_error, is_transient, retrying, secret_of
+from asyncgen.providers.reply_body import is_error, read_reported_error
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class JsonCalls:
         async def once() -> httpx2.Response:
             return await self.client.get(path, cast_to=httpx2.Response, options=options)
 
-        with in_our_words(doing):
+        with translated_errors(doing):
             return (await retrying(once, self.pacing)).content
 
     async def post(self, path: str, kind: type[Answer], doing: str, body: Mapping[str, Any] | None = None) -> Answer:
@@ -134,7 +134,7 @@ class JsonCalls:
         async def once() -> httpx2.Response:
             return await self.client.post(path, cast_to=httpx2.Response, body=dict(body))
 
-        with in_our_words(doing):
+        with translated_errors(doing):
             return self._without_key((await retrying(once, self.pacing, unsafe=True)).content)
 
     async def delete(self, path: str, doing: str) -> None:
@@ -148,12 +148,12 @@ class JsonCalls:
         async def once() -> httpx2.Response:
             return await self.client.delete(path, cast_to=httpx2.Response)
 
-        with in_our_words(doing):
+        with translated_errors(doing):
             await retrying(once, self.pacing)
 
 
 @contextmanager
-def in_our_words(doing: str) -> Iterator[None]:
+def translated_errors(doing: str) -> Iterator[None]:
     """Turn the SDK's errors in the block into ours.
 
     Args:
@@ -170,7 +170,7 @@ def in_our_words(doing: str) -> Iterator[None]:
         found = api_error(error, doing)
         if isinstance(error, openai.NotFoundError):
             raise as_kind(AbsentError, found) from error
-        raise (as_kind(OutageError, found) if passes(error) else found) from error
+        raise (as_kind(OutageError, found) if is_transient(error) else found) from error
 
 
 def decoded(content: bytes, kind: type[Answer], doing: str) -> Answer:
@@ -186,7 +186,7 @@ def decoded(content: bytes, kind: type[Answer], doing: str) -> Answer:
     try:
         return parsed(value, kind, doing)
     except OutageError:
-        words = read_words(value) if isinstance(value, dict) and is_error(value.get("error")) else None
+        words = read_reported_error(value) if isinstance(value, dict) and is_error(value.get("error")) else None
         if words is None or not words.message:
             raise
         raise _bad_answer(doing, one_line(words.message, _SHOWN)) from None

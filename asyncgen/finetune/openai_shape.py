@@ -29,7 +29,7 @@ from asyncgen.finetune.api import (
     TunedWeights,
     TuningJob,
 )
-from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
+from asyncgen.finetune.json_calls import JsonCalls, parsed, segment, translated_errors
 from asyncgen.providers.openai_client import upload
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class OpenaiFiles:
         self._calls = calls
 
     async def upload(self, path: Path, filename: str, on_progress: OnProgress) -> str:
-        with in_our_words(f"upload {path.name}"):
+        with translated_errors(f"upload {path.name}"):
             return await upload(
                 self._calls.client, path, "fine-tune", self._calls.pacing, filename=filename, on_progress=on_progress
             )

@@ -25,7 +25,7 @@ from asyncgen.finetune.target import open_tuner
 from asyncgen.generate.observer import Interrupt, Observer, stoppable
 from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
-from asyncgen.providers.prices import hosting_price, is_at_home, shutdown_date
+from asyncgen.providers.prices import hosting_price, is_provider_address, shutdown_date
 from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.simulated import refuse_simulated
 from asyncgen.terminal import counted, local_time, usd, usd_range
@@ -145,7 +145,7 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
         if created is None:
             _say_stopped(run, before, observer)
             return Tuned(None, None, interrupt.exit_code or 0)
-        observer.say(how_created(created))
+        observer.say(created_text(created))
         if not following:
             return Tuned(created.job, created.how, 0)
         with open_run_log(run, created.job.id) as log:
@@ -158,7 +158,7 @@ def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Obse
     """Say what a signal cut short; the job may have been created in the last moment."""
     for noted in run.state.finetuning:
         if noted.job_id and noted.job_id not in before:
-            observer.say(leave_words(noted.job_id, noted.status))
+            observer.say(unfollowed_text(noted.job_id, noted.status))
     observer.say("stopped; run the same command to continue")
 
 
@@ -185,7 +185,7 @@ async def follow_job(
         async with observer.interruptible(lambda: None) as interrupt:
             job = await _followed(tuner, job_id, log, observer, interrupt, pace_of(endpoint.base_url))
         if job is None:
-            observer.say(leave_words(job_id, "not known yet"))
+            observer.say(unfollowed_text(job_id, "not known yet"))
             return Tuned(None, None, interrupt.exit_code or 0)
         return _end(tuner, job, None, observer, interrupt)
 
@@ -213,7 +213,7 @@ def _checked(wanted: WantedTuning, observer: Observer) -> TrainingExtent:
     prices = load_price_list(wanted.price_folder, os.environ)
     costs = training_costs(files[0].tokens, profile, order.model, order.hyperparameters, prices)
     cost = costs[0] if costs else None
-    if cost is not None and not is_at_home(profile.name, named_address(profile, wanted.where)):
+    if cost is not None and not is_provider_address(profile.name, named_address(profile, wanted.where)):
         cost = replace(cost, usd=None)  # another host has prices of its own
     return TrainingExtent(files[0].examples, counter.label, cost)
 
@@ -247,15 +247,15 @@ def _refuse_other_method(file: CheckedFile, method: str) -> None:
 async def _consent(tuner: Tuner, wanted: WantedTuning, extent: TrainingExtent, observer: Observer) -> None:
     """Show model, samples, epochs, tokens, price and lifetime of the tuned model; ask for consent if it costs money."""
     order = wanted.order
-    observer.say(f"fine-tuning {order.model} at {tuner.words} on {wanted.dataset.training}: {extent_words(extent)}")
+    observer.say(f"fine-tuning {order.model} at {tuner.label} on {wanted.dataset.training}: {extent_text(extent)}")
     await _say_lifetime(tuner, order.model, observer)
     if tuner.finetuning.free:
         return
-    price = price_words(extent.cost)
+    price = price_text(extent.cost)
     observer.say(f"price: {price}")
     observer.agree(
-        f"Upload the dataset to {tuner.words} and start the job?",
-        why=f"a fine-tuning job at {tuner.words} costs money ({price})",
+        f"Upload the dataset to {tuner.label} and start the job?",
+        why=f"a fine-tuning job at {tuner.label} costs money ({price})",
     )
 
 
@@ -272,7 +272,7 @@ async def _say_lifetime(tuner: Tuner, model: str, observer: Observer) -> None:
         warning = "warning: " if days < _SHORT_LIFE_DAYS else ""
         observer.say(f"{warning}{model} and all models tuned from it are available until {day}: {days_left(days)}")
     if tuner.finetuning.until:
-        observer.say(f"{tuner.words} offers fine-tuning until {tuner.finetuning.until}{only_known(tuner.profile)}")
+        observer.say(f"{tuner.label} offers fine-tuning until {tuner.finetuning.until}{customers_note(tuner.profile)}")
 
 
 async def _created(
@@ -309,15 +309,15 @@ async def _followed(
 def _end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, interrupt: Interrupt) -> Tuned:
     """Say what there is to say of the job; a job that did not succeed is an error."""
     if job.outcome is None:
-        observer.say(leave_words(job.id, job.status))
+        observer.say(unfollowed_text(job.id, job.status))
         return Tuned(job, how, interrupt.exit_code or 0)
     if job.outcome != "succeeded":
         raise job_failure(job)
     if job.trained_tokens:
-        is_theirs = is_at_home(tuner.profile.name, tuner.place or None)
-        cost = trained_cost(tuner.profile, job) if is_theirs else ""
+        is_theirs = is_provider_address(tuner.profile.name, tuner.place or None)
+        cost = trained_cost_text(tuner.profile, job) if is_theirs else ""
         observer.say(f"trained {counted(job.trained_tokens, 'token')}{cost}")
-    observer.say(success_words(tuner.profile, job))
+    observer.say(success_text(tuner.profile, job))
     return Tuned(job, how, 0, answers=job.tuned_model is not None and not tuner.finetuning.next_step)
 
 
@@ -341,7 +341,7 @@ class TrainingExtent:
     cost: TrainingCost | None
 
 
-def extent_words(extent: TrainingExtent) -> str:
+def extent_text(extent: TrainingExtent) -> str:
     """Samples, epochs and tokens."""
     samples = counted(extent.samples, "sample")
     if extent.cost is None:
@@ -351,7 +351,7 @@ def extent_words(extent: TrainingExtent) -> str:
     return f"{samples}, {counted(cost.epochs, 'epoch')}, {cost.billed_tokens:,} {billed}tokens ({extent.counted})"
 
 
-def price_words(cost: TrainingCost | None) -> str:
+def price_text(cost: TrainingCost | None) -> str:
     """The price of the job, for the user."""
     if cost is None or cost.usd is None:
         return "not known"
@@ -359,7 +359,7 @@ def price_words(cost: TrainingCost | None) -> str:
     return f"{span} (an estimate, prices of {cost.as_of})" if cost.as_of else f"{span} (an estimate)"
 
 
-def only_known(profile: Profile) -> str:
+def customers_note(profile: Profile) -> str:
     """Who may tune at the provider, if not everybody."""
     assert profile.finetuning is not None, "the choice of a provider sees to it"
     return "" if profile.finetuning.new_customers else ", and only for customers who fine-tuned there before"
@@ -370,7 +370,7 @@ def days_left(days: int) -> str:
     return "it is already shut down" if days <= 0 else counted(days, "more day")
 
 
-def how_created(created: Created) -> str:
+def created_text(created: Created) -> str:
     """How the job came to be."""
     job = created.job
     if created.how == "new":
@@ -383,7 +383,7 @@ def how_created(created: Created) -> str:
     )
 
 
-def trained_cost(profile: Profile, job: TuningJob) -> str:
+def trained_cost_text(profile: Profile, job: TuningJob) -> str:
     """The cost of the job, by the tokens that the provider counted; "" if it is free or unknown."""
     if profile.finetuning and profile.finetuning.free:
         return ""
@@ -393,7 +393,7 @@ def trained_cost(profile: Profile, job: TuningJob) -> str:
     return f", about {usd_range(*price.cost_usd(job.trained_tokens))}"
 
 
-def success_words(profile: Profile, job: TuningJob) -> str:
+def success_text(profile: Profile, job: TuningJob) -> str:
     """The model of a job that succeeded, and what the user must do before it answers."""
     model = job.tuned_model or "its model"
     if profile.finetuning is None or not profile.finetuning.next_step:
@@ -401,10 +401,10 @@ def success_words(profile: Profile, job: TuningJob) -> str:
     step = profile.finetuning.next_step.format(model=model, job=job.id)
     download = command_line("finetune download", job.id, "--provider", profile.name)
     given = f". To download the weights: {download}" if profile.finetuning.gives_weights else ""
-    return f"{job.id} succeeded: {model}. Next: {step}{_hosting_words(profile, job)}{given}"
+    return f"{job.id} succeeded: {model}. Next: {step}{_hosting_text(profile, job)}{given}"
 
 
-def _hosting_words(profile: Profile, job: TuningJob) -> str:
+def _hosting_text(profile: Profile, job: TuningJob) -> str:
     price = hosting_price(profile.name, job.model)
     if price is None:
         return ""
@@ -430,7 +430,7 @@ def job_failure(job: TuningJob) -> IncompleteError:
     )
 
 
-def leave_words(job_id: str, status: str) -> str:
+def unfollowed_text(job_id: str, status: str) -> str:
     """The message when following stops before the job's end."""
     return (
         f"stopped following {job_id}, which goes on ({status.replace('_', ' ')}). To follow it again: "

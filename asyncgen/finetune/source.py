@@ -20,7 +20,7 @@ from asyncgen.finetune.target import RUNS
 from asyncgen.job.load import JobFile, read_job_file, saved_job_file
 from asyncgen.job.model import FinetuneSettings
 from asyncgen.json_text import decode_json
-from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, named_profile, own_local_model
+from asyncgen.providers.choose import AUTO, EndpointFlags, choose_tuner, choose_tuning, local_model_given, named_profile
 from asyncgen.providers.profiles import LOCAL, ProviderChoice
 from asyncgen.run.directory import STATE_NAME, RunDirectory, find_run
 from asyncgen.run.jsonl import read_lines
@@ -219,7 +219,7 @@ def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
         UsageError: none was named, and the provider has no default.
     """
     finetuning = choice.profile.finetuning
-    own = own_local_model(choice.profile, os.environ)
+    own = local_model_given(choice.profile, os.environ)
     model = named or own or (finetuning.default_model if finetuning else None)
     if model is None:
         raise UsageError(

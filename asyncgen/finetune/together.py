@@ -28,7 +28,7 @@ from asyncgen.finetune.api import (
     TunedWeights,
     TuningJob,
 )
-from asyncgen.finetune.json_calls import JsonCalls, in_our_words, parsed, segment
+from asyncgen.finetune.json_calls import JsonCalls, parsed, segment, translated_errors
 from asyncgen.finetune.openai_shape import JobPage, OpenaiFiles
 from asyncgen.providers.openai_client import sending
 
@@ -97,7 +97,7 @@ class TogetherFiles(OpenaiFiles):
                 options={"headers": {"Content-Type": "multipart/form-data"}},
             )
 
-        with in_our_words(f"upload {path.name}"):
+        with translated_errors(f"upload {path.name}"):
             response = await sending(path, send, calls.pacing, on_progress)
         return calls.decoded(response.content, StoredFile, f"upload {path.name}").id
 
@@ -173,7 +173,7 @@ class TogetherJobs:
             estimated_finish=_finish(job.progress, updated) if not outcome else None,
             training_file=job.training_file,
             trained_tokens=job.token_count,
-            error=JobError(code=job.status, message=_last_words(raw)) if outcome == "failed" else None,
+            error=JobError(code=job.status, message=_error_message(raw)) if outcome == "failed" else None,
             raw=raw,
         )
 
@@ -257,7 +257,7 @@ def _with_ids(job_id: str, oldest_first: Iterable[_Event]) -> Iterable[Event]:
         )
 
 
-def _last_words(raw: dict[str, Any]) -> str:
+def _error_message(raw: dict[str, Any]) -> str:
     events = raw.get("events")
     texts = [str(event.get("message") or "") for event in events or [] if isinstance(event, dict)]
     return texts[-1] if texts else ""

@@ -192,7 +192,7 @@ class Engine(Protocol):
 
 
 @contextmanager
-def collecting_seldom() -> Iterator[None]:
+def rare_collections() -> Iterator[None]:
     """Raise the garbage collector's threshold while requests are sent: they leave no cycles, but make many objects.
 
     Objects made at start-up are frozen, so that they are not scanned again and again.
@@ -225,7 +225,7 @@ async def watched(session: Session, concurrency: int) -> AsyncIterator[Interrupt
         observer.watching(progress, session.spent),
         kept_live(session.run.directory.path, progress, concurrency, session.run.directory.live.name),
     ):
-        with collecting_seldom():
+        with rare_collections():
             yield interrupt
 
 

@@ -339,7 +339,7 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
         retry_failed=options.retry_failed,
         agree=lambda run, is_new: _prepared(run, work, is_first=is_new, simulated=simulated),
     ) as opened:  # fmt: skip
-        work.observer.say(opened.in_words(opened.limits(options.limits(work.opened.job.limits))))
+        work.observer.say(opened.as_text(opened.limits(options.limits(work.opened.job.limits))))
         consent_to_server(opened.run, work.server, work.observer, simulated=simulated)
         generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened, simulated=simulated)
     work.observer.say(f"when all shards have finished: {command_line('merge', path)}")

@@ -96,10 +96,10 @@ def choose_generation(
     for profile in profiles.values():
         if profile.key_variable and not profile.by_name_only and environment.get(profile.key_variable, "").strip():
             return ProviderChoice(profile, f"{profile.key_variable} is set")
-    return ProviderChoice(profiles[LOCAL], "no API key is set" + _nearly_set(profiles, environment))
+    return ProviderChoice(profiles[LOCAL], "no API key is set" + _misspelt_key_remark(profiles, environment))
 
 
-def _nearly_set(profiles: Mapping[str, Profile], environment: Mapping[str, str]) -> str:
+def _misspelt_key_remark(profiles: Mapping[str, Profile], environment: Mapping[str, str]) -> str:
     """A remark on a key under a misspelt variable."""
     for profile in profiles.values():
         if not profile.by_name_only and profile.key_variable and (near := nearly_named(profile, environment)):
@@ -113,7 +113,7 @@ def _by_address(
     """The provider at addresses given without a name; only the provider that owns an address gets its key."""
     places = {host_and_port(address) for address in addresses}
     for profile in profiles.values():
-        if places <= _own_places(profile, environment):
+        if places <= _places_of(profile, environment):
             return ProviderChoice(profile, "--base-url is an address of this provider")
     if in_job is not None and in_job.base_url is None:
         return ProviderChoice(in_job, "named in the job file, at --base-url")
@@ -124,7 +124,7 @@ def _by_address(
     return ProviderChoice(profiles[CUSTOM], why)
 
 
-def _own_places(profile: Profile, environment: Mapping[str, str]) -> set[tuple[str, int | None]]:
+def _places_of(profile: Profile, environment: Mapping[str, str]) -> set[tuple[str, int | None]]:
     """Host and port of a provider's addresses: the published one, and the one in its variable."""
     published = [address for address in profile.addresses if not is_loopback(address)]
     given = environment.get(profile.base_url_variable or "", "").strip()
@@ -339,7 +339,7 @@ def _headers_of_openai(profile: Profile, addresses: Sequence[str], environment: 
 
     Source: openai-python, `lib/_client_auth.py`: OPENAI_ORG_ID, OPENAI_PROJECT_ID, OPENAI_CUSTOM_HEADERS.
     """
-    if profile.name != OPENAI or not {host_and_port(each) for each in addresses} <= _own_places(profile, environment):
+    if profile.name != OPENAI or not {host_and_port(each) for each in addresses} <= _places_of(profile, environment):
         return {}
     named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
     headers = {name: value for name, variable in named.items() if (value := environment.get(variable, "").strip())}
@@ -366,7 +366,7 @@ def requested_model(profile: Profile, named: str | None, environment: Mapping[st
     Raises:
         UsageError: none was named, and the provider has no default.
     """
-    model = named or own_local_model(profile, environment) or profile.default_model
+    model = named or local_model_given(profile, environment) or profile.default_model
     if model is None:
         raise UsageError(
             f"no model is set, and {profile.name} has no default",
@@ -375,7 +375,7 @@ def requested_model(profile: Profile, named: str | None, environment: Mapping[st
     return model
 
 
-def own_local_model(profile: Profile, environment: Mapping[str, str] = os.environ) -> str | None:
+def local_model_given(profile: Profile, environment: Mapping[str, str] = os.environ) -> str | None:
     """Find the name of the user's own model on the local server.
 
     Args:

@@ -141,7 +141,7 @@ class Endpoint:
     @property
     def place(self) -> str:
         """Name of the provider, or of the host, for questions and messages."""
-        return place_words(self.profile, self.base_url)
+        return provider_or_host(self.profile, self.base_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Address:
     remarks: tuple[str, ...] = ()
 
 
-def place_words(profile: Profile, base_url: str | None) -> str:
+def provider_or_host(profile: Profile, base_url: str | None) -> str:
     """Name the server that is asked, for messages.
 
     Args:

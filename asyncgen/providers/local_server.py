@@ -135,10 +135,10 @@ class _Start:
     async def until_attached(self, session: aiohttp.ClientSession) -> tuple[str, aiohttp.ClientResponse]:
         async with asyncio.timeout(_START_S):
             while (found := await self._attach(session)) is None:
-                self._see_to_server()
-                self._tell()
+                self._ensure_server()
+                self._announce()
                 await asyncio.sleep(_TICK_S)
-        self._tell()
+        self._announce()
         return found
 
     async def _attach(self, session: aiohttp.ClientSession) -> tuple[str, aiohttp.ClientResponse] | None:
@@ -188,14 +188,14 @@ class _Start:
             code="local_server",
         )
 
-    def _see_to_server(self) -> None:
+    def _ensure_server(self) -> None:
         """Start a server; start again if it found another one that was ending."""
         code = self._server.poll() if self._server else RunInUseError.exit_code
         if code == RunInUseError.exit_code:
             self._server = self._started()
         elif code is not None:
-            last_words = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
-            raise _not_started(last_words, code)
+            last_output = self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+            raise _not_started(last_output, code)
 
     def _started(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "asyncgen", "serve", "--until-idle", "--port", "0"]
@@ -220,7 +220,7 @@ class _Start:
                 help_text="set XDG_DATA_HOME to a writable folder",
             ) from error
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         """Pass on the server's new output: the first start takes minutes, and says why."""
         if self._server is None:
             return
@@ -233,13 +233,13 @@ class _Start:
         self._told += len(whole) + (1 if whole else 0)
 
 
-def _not_started(last_words: str, code: int) -> AsyncgenError:
+def _not_started(last_output: str, code: int) -> AsyncgenError:
     """The server's own error, as ours: its lines have the form that `output.show_error` writes."""
-    found = dict(line.split(": ", 1) for line in last_words.splitlines() if line.startswith(("error: ", "cause: ")))
-    helps = [line.removeprefix("help:").strip() for line in last_words.splitlines() if line.startswith("help:")]
+    found = dict(line.split(": ", 1) for line in last_output.splitlines() if line.startswith(("error: ", "cause: ")))
+    helps = [line.removeprefix("help:").strip() for line in last_output.splitlines() if line.startswith("help:")]
     return AsyncgenError(
         "the local server did not start" + (f": {found['error']}" if "error" in found else f" (exit {code})"),
-        cause=found.get("cause") or (None if "error" in found else last_words or None),
+        cause=found.get("cause") or (None if "error" in found else last_output or None),
         help_text=helps[-1] if helps else "asyncgen serve   (shows its output)",
         code="local_server",
     )

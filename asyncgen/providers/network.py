@@ -182,7 +182,7 @@ def headers_for(endpoint: Endpoint) -> dict[str, str]:
     return {**headers, **endpoint.headers}
 
 
-def unreachable_words(error: BaseException) -> str:
+def connection_failure_reason(error: BaseException) -> str:
     """Find the reason why no connection was made.
 
     Args:
@@ -214,7 +214,7 @@ def speaks_no_tls(error: BaseException) -> bool:
     return any(getattr(each, "reason", None) in _NO_TLS for each in _causes(error))
 
 
-def certificate_words(error: BaseException) -> str:
+def certificate_failure_reason(error: BaseException) -> str:
     """Find the reason why a server's certificate is not trusted.
 
     Args:

@@ -29,14 +29,14 @@ from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.providers.endpoint import Secret, is_loopback, redacted
 from asyncgen.providers.network import (
     CERTIFICATES_HELP,
-    certificate_words,
+    certificate_failure_reason,
+    connection_failure_reason,
     headers_for,
     route_to,
     shown_target,
     speaks_no_tls,
-    unreachable_words,
 )
-from asyncgen.providers.reply_body import ServerWords, UnreadableBodyError, read_body, read_words
+from asyncgen.providers.reply_body import ReportedError, UnreadableBodyError, read_body, read_reported_error
 from asyncgen.run.whole_file import replacing
 from asyncgen.terminal import one_line
 
@@ -159,14 +159,14 @@ async def retrying(call: Callable[[], Awaitable[T]], pacing: Pacing, *, unsafe: 
         try:
             return await call()
         except (openai.APIError, httpx2.TransportError) as error:
-            if not passes(error, unsafe=unsafe) or _is_absent(error):
+            if not is_transient(error, unsafe=unsafe) or _is_absent(error):
                 raise
             wait_s = _wait_s(error, attempt, pacing)
         await pacing.sleep(wait_s)
     return await call()
 
 
-def passes(error: Exception, *, unsafe: bool = False) -> bool:
+def is_transient(error: Exception, *, unsafe: bool = False) -> bool:
     """Decide whether an error is transient.
 
     Args:
@@ -178,7 +178,7 @@ def passes(error: Exception, *, unsafe: bool = False) -> bool:
     """
     if isinstance(error, _LOST):
         return not unsafe
-    if not isinstance(error, openai.APIStatusError) or _words(error).is_billing:
+    if not isinstance(error, openai.APIStatusError) or _reported_error(error).is_billing:
         return False
     if unsafe:
         return error.status_code == 429  # noqa: PLR2004 - refused before it was done; a 5xx may come after
@@ -253,7 +253,7 @@ async def upload(
     async def send(file: BinaryIO) -> object:
         return await client.files.create(file=(filename or path.name, file), purpose=purpose)
 
-    return answered_id(await sending(path, send, pacing, on_progress), "a file", secret_of(client))
+    return id_of_answer(await sending(path, send, pacing, on_progress), "a file", secret_of(client))
 
 
 async def sending(path: Path, send: Callable[[BinaryIO], Awaitable[T]], pacing: Pacing, on_progress: OnProgress) -> T:
@@ -315,7 +315,7 @@ async def download(client: AsyncOpenAI, file_id: str, path: Path, pacing: Pacing
     await retrying(once, pacing)
 
 
-def answered_id(answer: object, what: str, secret: Secret | None = None) -> str:
+def id_of_answer(answer: object, what: str, secret: Secret | None = None) -> str:
     """Read the `id` of an object that the SDK returned.
 
     The SDK validates nothing, and returns a proxy's HTML as a string.
@@ -343,7 +343,7 @@ def answered_id(answer: object, what: str, secret: Secret | None = None) -> str:
 
 
 @contextmanager
-def reported(doing: str) -> Iterator[None]:
+def translated_sdk_errors(doing: str) -> Iterator[None]:
     """Turn the SDK's errors in the block into ours.
 
     Args:
@@ -375,7 +375,7 @@ def api_error(error: openai.APIError | httpx2.TransportError, doing: str) -> Asy
         silence, remedy = _silence(error)
         silence = one_line(redacted(silence, secret), _MESSAGE_WIDTH)
         return AsyncgenError(what, cause=silence, help_text=remedy, code="unreachable")
-    words = _words(error)
+    words = _reported_error(error)
     status = _status(error, words)
     said = one_line(redacted(_message(error, words), secret), _MESSAGE_WIDTH)
     cause = f"the server answered {status}" + (f": {said}" if said else "")
@@ -406,36 +406,38 @@ def _silence(error: Exception) -> tuple[str, str]:
     if speaks_no_tls(error):
         return "the server speaks http, not https", "use the address with http://"
     if _is_refused(error):
-        return unreachable_words(error), "start the server, or check the address"
+        return connection_failure_reason(error), "start the server, or check the address"
     root = error.__cause__ or error
     if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
-        return f"no trusted connection: {certificate_words(error)}", CERTIFICATES_HELP
-    return unreachable_words(error), "check the network, the address and the proxy; `asyncgen doctor` tests them"
+        return f"no trusted connection: {certificate_failure_reason(error)}", CERTIFICATES_HELP
+    return connection_failure_reason(
+        error
+    ), "check the network, the address and the proxy; `asyncgen doctor` tests them"
 
 
-def _words(error: openai.APIStatusError) -> ServerWords:
+def _reported_error(error: openai.APIStatusError) -> ReportedError:
     """What the server says of an error, in whatever shape."""
     content = error.response.content
     text = content.decode("utf-8", "replace")
     try:
-        words = read_words(read_body(content, error.response.headers.get("content-type", "")))
+        words = read_reported_error(read_body(content, error.response.headers.get("content-type", "")))
     except UnreadableBodyError:
-        return ServerWords(message="a web page" if text.lstrip()[:1] == "<" else text)
+        return ReportedError(message="a web page" if text.lstrip()[:1] == "<" else text)
     return words if words.message else replace(words, message=text)
 
 
-def _status(error: openai.APIStatusError, words: ServerWords) -> int:
+def _status(error: openai.APIStatusError, words: ReportedError) -> int:
     """The status that an error stands for: its own account counts where the reply's status says little."""
     return words.status if words.status is not None and error.status_code in {400, 500} else error.status_code
 
 
-def _message(error: openai.APIStatusError, words: ServerWords) -> str:
+def _message(error: openai.APIStatusError, words: ReportedError) -> str:
     if target := error.response.headers.get("Location"):
         return f"the address redirects to {shown_target(target)}; use that address with --base-url"
     return words.message
 
 
-def _remedy(error: openai.APIStatusError, words: ServerWords) -> tuple[type[AsyncgenError], str | None]:
+def _remedy(error: openai.APIStatusError, words: ReportedError) -> tuple[type[AsyncgenError], str | None]:
     if words.is_billing:
         return QuotaError, "add credit or raise the limit at the provider, then run the same command again"
     match _status(error, words):

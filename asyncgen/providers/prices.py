@@ -99,7 +99,7 @@ class PriceList:
     def _known_price(self, provider: str, base_url: str | None, model: str) -> Price | None:
         if base_url and is_loopback(base_url):
             return None
-        at_home = is_at_home(provider, base_url)
+        at_home = is_provider_address(provider, base_url)
         base = base_model(model)
         known = tuned_model(provider, base) if base and at_home else None
         if known and known.rates:
@@ -111,7 +111,7 @@ class PriceList:
         return by_address or (published_price(provider, None, model) if at_home else None)
 
 
-def is_at_home(provider: str, base_url: str | None) -> bool:
+def is_provider_address(provider: str, base_url: str | None) -> bool:
     """Check whether an address is the provider's own.
 
     Args:

@@ -216,7 +216,7 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")  # a google.protobuf.Duration in JSON
 _LOWEST, _HIGHEST = 300, 600  # statuses other than success
 
 
-class ServerWords(msgspec.Struct, frozen=True):
+class ReportedError(msgspec.Struct, frozen=True):
     """An error as the server described it, not shortened or cleaned yet.
 
     Attributes:
@@ -242,7 +242,7 @@ class ServerWords(msgspec.Struct, frozen=True):
     is_billing: bool = False
 
 
-def read_words(body: Any) -> ServerWords:
+def read_reported_error(body: Any) -> ReportedError:
     """Read the error in a decoded body.
 
     Args:
@@ -253,12 +253,12 @@ def read_words(body: Any) -> ServerWords:
     """
     if isinstance(body, str):
         inner = _within_text(body)
-        return ServerWords(message=body) if inner is None else read_words(inner)
+        return ReportedError(message=body) if inner is None else read_reported_error(inner)
     levels = list(_levels(body, 0))
     codes = [code for level in levels for code in _texts(level, _CODE_NAMES)]
     types = [name for level in levels for name in _texts(level, _TYPE_NAMES) if _NAME.fullmatch(name)]
     message, names = _message(levels), tuple(dict.fromkeys((*codes, *types)))
-    return ServerWords(
+    return ReportedError(
         message=message,
         code=next((code for code in codes if _NAME.fullmatch(code)), None),
         names=names,

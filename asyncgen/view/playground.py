@@ -125,7 +125,7 @@ class Playground:
 async def _streamed(
     endpoint: Endpoint, client: Any, form: PromptForm, question: PlaygroundQuestion
 ) -> AsyncIterator[dict[str, Any]]:
-    from asyncgen.finetune.json_calls import in_our_words  # noqa: PLC0415 - imports the SDK
+    from asyncgen.finetune.json_calls import translated_errors  # noqa: PLC0415 - imports the SDK
 
     parameters: dict[str, Any] = answer_limit(endpoint.profile, form, question.max_tokens)
     if question.temperature is not None:
@@ -136,7 +136,7 @@ async def _streamed(
     began = time.monotonic()
     usage, finish_reason, model = None, "", question.model
     try:
-        with in_our_words(f"ask {question.model}"):
+        with translated_errors(f"ask {question.model}"):
             async for chunk in await create(**body):
                 usage = read_usage(chunk.usage.model_dump()) if chunk.usage else usage
                 model = chunk.model or model

@@ -18,7 +18,7 @@ from asyncgen.finetune.fetch import Downloader
 from asyncgen.finetune.target import open_calls
 from asyncgen.generate.http.client import open_completer
 from asyncgen.providers.endpoint import Endpoint, Secret
-from asyncgen.providers.openai_client import Pacing, open_client, reported, retrying
+from asyncgen.providers.openai_client import Pacing, open_client, retrying, translated_sdk_errors
 from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ async def asking_for_content(endpoint: Endpoint) -> str:
 async def asking_the_sdk(endpoint: Endpoint) -> str:
     async with open_client(endpoint) as client:
         try:
-            with reported("look at a batch"):
+            with translated_sdk_errors("look at a batch"):
                 await retrying(lambda: client.batches.retrieve("b"), PACING)
         except AsyncgenError as error:
             return told(error)

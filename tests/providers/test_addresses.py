@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from asyncgen.errors import UsageError
-from asyncgen.providers.endpoint import is_loopback, place_words, read_address, refuse_clear_key
+from asyncgen.providers.endpoint import is_loopback, provider_or_host, read_address, refuse_clear_key
 from asyncgen.providers.profiles import PROFILES
 
 CANARY = "canary-31415926"
@@ -141,7 +141,7 @@ def test_a_key_goes_unencrypted_only_where_the_owner_wrote_it_down() -> None:
 
 
 def test_who_is_asked_is_named_by_the_host_that_is_asked() -> None:
-    assert place_words(PROFILES["openai"], "https://api.openai.com/v1") == "OpenAI"
-    assert place_words(PROFILES["openai"], "http://127.0.0.1:9777/v1") == "127.0.0.1:9777"
-    assert place_words(PROFILES["custom"], "https://gateway.example/v1") == "gateway.example"
-    assert place_words(PROFILES["local"], "http://127.0.0.1:1/v1") == PROFILES["local"].title
+    assert provider_or_host(PROFILES["openai"], "https://api.openai.com/v1") == "OpenAI"
+    assert provider_or_host(PROFILES["openai"], "http://127.0.0.1:9777/v1") == "127.0.0.1:9777"
+    assert provider_or_host(PROFILES["custom"], "https://gateway.example/v1") == "gateway.example"
+    assert provider_or_host(PROFILES["local"], "http://127.0.0.1:1/v1") == PROFILES["local"].title

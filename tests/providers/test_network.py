@@ -11,12 +11,12 @@ import pytest
 from asyncgen.errors import UsageError
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.network import (
+    connection_failure_reason,
     headers_for,
     proxy_for,
     route_to,
     shown_target,
     trusted_certificates,
-    unreachable_words,
 )
 from asyncgen.providers.profiles import PROFILES
 
@@ -138,7 +138,7 @@ def test_the_target_of_a_redirect_is_shown_without_secrets() -> None:
 def test_an_unreachable_server_is_told_in_the_systems_words(cause: Exception, words: str) -> None:
     outer = RuntimeError("Connection error.")
     outer.__cause__ = cause
-    told = unreachable_words(outer)
+    told = connection_failure_reason(outer)
     assert words in told
     assert "failed" not in told
     assert "secret" not in told

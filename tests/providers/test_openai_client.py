@@ -14,7 +14,15 @@ from aiohttp import web
 
 from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.providers.endpoint import Endpoint, Secret
-from asyncgen.providers.openai_client import Pacing, answered_id, download, open_client, reported, retrying, upload
+from asyncgen.providers.openai_client import (
+    Pacing,
+    download,
+    id_of_answer,
+    open_client,
+    retrying,
+    translated_sdk_errors,
+    upload,
+)
 from asyncgen.providers.profiles import PROFILES
 
 if TYPE_CHECKING:
@@ -273,7 +281,7 @@ def test_errors_are_reported_in_our_words(
     async def scenario() -> None:
         server.answers = [says(status, code)]
         async with server.client() as client:
-            with pytest.raises(AsyncgenError) as caught, reported("read batch b"):
+            with pytest.raises(AsyncgenError) as caught, translated_sdk_errors("read batch b"):
                 await client.batches.retrieve("b")
         assert type(caught.value) is kind
         assert caught.value.what == "could not read batch b"
@@ -287,7 +295,7 @@ def test_no_answer_at_all_is_reported_as_unreachable(server: Server) -> None:
     async def scenario() -> None:
         server.answers = [resets]
         async with server.client() as client:
-            with pytest.raises(AsyncgenError) as caught, reported("read batch b"):
+            with pytest.raises(AsyncgenError) as caught, translated_sdk_errors("read batch b"):
                 await client.batches.retrieve("b")
         assert caught.value.code == "unreachable"
         assert caught.value.cause
@@ -304,7 +312,7 @@ def test_html_from_a_proxy_is_no_object(server: Server) -> None:
         async with server.client() as client:
             answer = await client.batches.retrieve("b")
             with pytest.raises(AsyncgenError, match="not a batch") as caught:
-                answered_id(answer, "a batch")
+                id_of_answer(answer, "a batch")
         assert "\x1b" not in (caught.value.cause or "")
 
     run(scenario())
@@ -324,7 +332,7 @@ def told(server: Server, answer: Answer) -> AsyncgenError:
     async def scenario() -> None:
         server.answers = [answer]
         async with server.client() as client:
-            with pytest.raises(AsyncgenError) as raised, reported("look at a batch"):
+            with pytest.raises(AsyncgenError) as raised, translated_sdk_errors("look at a batch"):
                 await retrying(lambda: client.batches.retrieve("b"), server.pacing())
         found.append(raised.value)
 
@@ -374,7 +382,10 @@ def test_where_nothing_listens_on_this_machine_it_is_told_at_once(server: Server
             taken.bind(("127.0.0.1", 0))  # and does not listen
             endpoint = Endpoint(PROFILES["custom"], f"http://127.0.0.1:{taken.getsockname()[1]}/v1", None, "m", "")
             async with open_client(endpoint) as client:
-                with pytest.raises(AsyncgenError, match="look at a batch") as raised, reported("look at a batch"):
+                with (
+                    pytest.raises(AsyncgenError, match="look at a batch") as raised,
+                    translated_sdk_errors("look at a batch"),
+                ):
                     await retrying(lambda: client.batches.retrieve("b"), server.pacing())
         assert "nothing listens" in str(raised.value.cause)
         assert server.waits_s == []

@@ -21,8 +21,16 @@ from openai import AsyncOpenAI, NotFoundError
 from asyncgen.errors import AsyncgenError, command_line
 from asyncgen.generate.batch.files import URL
 from asyncgen.providers.endpoint import redacted
-from asyncgen.providers.openai_client import OnProgress, Pacing, download, reported, retrying, secret_of, upload
-from asyncgen.providers.reply_body import UnreadableBodyError, read_body, read_words
+from asyncgen.providers.openai_client import (
+    OnProgress,
+    Pacing,
+    download,
+    retrying,
+    secret_of,
+    translated_sdk_errors,
+    upload,
+)
+from asyncgen.providers.reply_body import UnreadableBodyError, read_body, read_reported_error
 from asyncgen.terminal import one_line
 
 if TYPE_CHECKING:
@@ -127,7 +135,7 @@ class BatchApi:
         Raises:
             AsyncgenError: it could not be uploaded.
         """
-        with reported(f"upload {path.name}"):
+        with translated_sdk_errors(f"upload {path.name}"):
             return await upload(self._client, path, "batch", self._pacing, on_progress=on_progress)
 
     async def create(self, file_id: str, intent: str) -> RemoteBatch:
@@ -153,7 +161,7 @@ class BatchApi:
         async def once() -> httpx2.Response:
             return await self._client.post("/batches", cast_to=httpx2.Response, body=body)
 
-        with reported("create a batch"):
+        with translated_sdk_errors("create a batch"):
             return self._read(await retrying(once, self._pacing, unsafe=True))
 
     async def find(self, file_id: str | None, intent: str, created: int) -> RemoteBatch | None:
@@ -190,7 +198,7 @@ class BatchApi:
         async def once() -> httpx2.Response:
             return await self._client.get("/batches", cast_to=httpx2.Response, options={"params": query})
 
-        with reported("list batches"):
+        with translated_sdk_errors("list batches"):
             answer = await retrying(once, self._pacing)
         listed = self._value_of(answer)
         found = listed.get("data") if isinstance(listed, dict) else listed
@@ -210,7 +218,7 @@ class BatchApi:
             AsyncgenError: it could not be fetched.
         """
         patient = replace(self._pacing, attempts=max(self._pacing.attempts, _PATIENT_ATTEMPTS))
-        with reported(f"read the state of batch {batch_id}"):
+        with translated_sdk_errors(f"read the state of batch {batch_id}"):
             try:
                 return self._read(await retrying(lambda: self._get(batch_id), patient))
             except NotFoundError as error:
@@ -228,7 +236,7 @@ class BatchApi:
         Raises:
             AsyncgenError: the provider refuses or cannot be reached.
         """
-        with reported(f"cancel batch {batch_id}"):
+        with translated_sdk_errors(f"cancel batch {batch_id}"):
             return self._read(await retrying(lambda: self._cancel(batch_id), self._pacing))
 
     async def download(self, batch_id: str, file_id: str, path: Path) -> None:
@@ -244,7 +252,7 @@ class BatchApi:
             AsyncgenError: it could not be downloaded.
             DiskError: `path` cannot be written.
         """
-        with reported(f"download {file_id}, the answers of batch {batch_id}"):
+        with translated_sdk_errors(f"download {file_id}, the answers of batch {batch_id}"):
             try:
                 await download(self._client, file_id, path, self._pacing)
             except NotFoundError as error:
@@ -365,7 +373,7 @@ def _refusals(value: Any) -> list[BatchProblem]:
 
 
 def _problem(value: Any) -> BatchProblem:
-    words = read_words(value)
+    words = read_reported_error(value)
     line = value.get("line") if isinstance(value, dict) else None
     message = one_line(words.message, _MESSAGE_WIDTH) or (None if words.code else one_line(str(value), _MESSAGE_WIDTH))
     return BatchProblem(words.code, message, _count(line) or None)

@@ -25,7 +25,7 @@ from asyncgen.job.requests import Request
 from asyncgen.json_text import NotJsonError, decoder
 from asyncgen.providers.endpoint import Endpoint, Secret, redacted
 from asyncgen.providers.profiles import LOCAL
-from asyncgen.providers.reply_body import UnreadableBodyError, is_error, read_body, read_words
+from asyncgen.providers.reply_body import UnreadableBodyError, is_error, read_body, read_reported_error
 from asyncgen.run.state import FOUND_AGAIN, UNNOTED, BatchState, RunState
 from asyncgen.run.whole_file import disk_error, replacing
 from asyncgen.terminal import one_line
@@ -149,7 +149,7 @@ def _read_closely(line: bytes) -> _Told:
         return _OK if _has_answer(body) else status or _OK, request_id, _as_json(body)
     if is_error(error):
         told = 0 if status == _OK else status
-        return told or _status(read_words(error).status), request_id, _as_json({"error": error})
+        return told or _status(read_reported_error(error).status), request_id, _as_json({"error": error})
     if not status and any(_is_unknown_outcome(name, value) for name, value in whole.items()):
         return _OK, request_id, line  # perhaps paid for
     return status, request_id, _as_json({"error": error} if not status else None)
@@ -205,7 +205,7 @@ def _status(given: Any) -> int:
 def _not_done(body: bytes, secret: Secret | None) -> AttemptError:
     """The error of a request that expired, was cancelled, or was lost by the provider."""
     told = read_body(body)
-    words = read_words(told)
+    words = read_reported_error(told)
     error = told.get("error") if isinstance(told, dict) else told
     text = words.message or (_as_json(error).decode() if error else "the provider names no outcome")
     message = one_line(redacted(text, secret), _MESSAGE_WIDTH)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from asyncgen.generate.batch.batched_keys import BatchRow, read_batch_rows
 from asyncgen.generate.batch.files import BatchFiles, key_of_line, read_output_line
 from asyncgen.generate.http.completer import Answer, AttemptError, ErrorClass
-from asyncgen.generate.pool.settle import is_used_up, whole
+from asyncgen.generate.pool.settle import is_used_up, with_opening
 from asyncgen.run.records import NO_USAGE, Failure, FailureError, Record
 from asyncgen.run.state import RowAttempts
 from asyncgen.run.whole_file import disk_error, open_regular
@@ -154,7 +154,7 @@ class BatchJoiner:
             joined.open += 1
 
     def _record(self, row: BatchRow, answer: Answer, model: str, now: int) -> Record:
-        completion = whole(row.opening, answer.text) if answer.text else ""
+        completion = with_opening(row.opening, answer.text) if answer.text else ""
         return Record(
             key=row.key,
             index=row.index,

@@ -35,7 +35,7 @@ from asyncgen.generate.engine import Session
 from asyncgen.generate.http.completer import NO_LIMITS, ErrorClass, StopReason
 from asyncgen.generate.pool.pool import USELESS, Outcome, Stop, outcome_of, useless_answers
 from asyncgen.generate.pool.rate import RequestRates
-from asyncgen.generate.pool.settle import RowInWork, row_again
+from asyncgen.generate.pool.settle import RowInWork, retried_row
 from asyncgen.generate.pool.source import RowSource
 from asyncgen.run.jsonl import NotSafeError
 from asyncgen.run.records import NO_USAGE, Failure, Usage, decode_record
@@ -434,7 +434,7 @@ class Dispatcher:
         if row is None:
             return
         self._journal.note_attempts(key, tried, usage)
-        self._returned.append(row_again(row.request, tried))
+        self._returned.append(retried_row(row.request, tried))
 
     def _note_disk(self, error: DiskError) -> None:
         self._disk = self._disk or error
@@ -475,7 +475,7 @@ class Dispatcher:
         elif not any(each.report.trouble for each in present):
             progress.trouble = ""
         waits = any(each.report.waits and each.rows for each in present)
-        progress.waits_for = self._rates.in_words if waits else ""
+        progress.waits_for = self._rates.as_text if waits else ""
         budget = self._session.budget
         if budget is not None and report.is_blind:
             budget.is_blind = True

@@ -33,14 +33,14 @@ from asyncgen.generate.distributed.messages import (
     encode,
     told,
 )
-from asyncgen.generate.engine import collecting_seldom
+from asyncgen.generate.engine import rare_collections
 from asyncgen.generate.http.client import open_completer
 from asyncgen.generate.http.completer import NO_LIMITS, Completer, RateLimits, StopReason
 from asyncgen.generate.pool.budget import Budget, BudgetGate
 from asyncgen.generate.pool.pool import Pool
 from asyncgen.generate.pool.progress import Progress
 from asyncgen.generate.pool.rate import RequestRates
-from asyncgen.generate.pool.settle import RowInWork, row_again
+from asyncgen.generate.pool.settle import RowInWork, retried_row
 from asyncgen.generate.pool.source import Later
 from asyncgen.job.answers import checks_of
 from asyncgen.providers.choose import EndpointFlags, addressed_endpoint
@@ -66,7 +66,7 @@ async def completer_here(spec: WorkSpec, say: Callable[[str], None]) -> AsyncIte
     endpoint = addressed_endpoint(spec.choice, where, spec.form.model, os.environ)
     opening = open_completer(endpoint, concurrency=spec.concurrency, timeout_s=spec.timeout_s, say=say, share=spec.part)
     async with opening as completer:
-        with collecting_seldom():
+        with rare_collections():
             yield completer
 
 
@@ -175,7 +175,7 @@ class LeasedGate(BudgetGate):
                 self.lacks = True
                 self._on_lack()
             await self._granted.wait()
-        self.next_usd = max(self.next_usd, held_usd if self.budget.rates else self.budget.dearest_usd)
+        self.next_usd = max(self.next_usd, held_usd if self.budget.rates else self.budget.highest_usd)
         return held_usd
 
 
@@ -324,7 +324,7 @@ class RowWorker:
 
     def _row(self, sent: SentRow) -> RowInWork:
         request = self._grid.request_at(sent.index, sent.repeat, sent.values)
-        return RowInWork(request) if sent.tried is None else row_again(request, sent.tried)
+        return RowInWork(request) if sent.tried is None else retried_row(request, sent.tried)
 
     def _may_begin(self) -> bool:
         in_work = self._feed.begun - self._results.ended

@@ -81,7 +81,7 @@ class OpenShard(Generic[Agreed]):
         }
         return msgspec.structs.replace(limits, **parts)
 
-    def in_words(self, limits: Limits) -> str:
+    def as_text(self, limits: Limits) -> str:
         """What it works on, and within which limits: those that `limits` gave."""
         parts = [
             f"{value:,.6g} {name}"

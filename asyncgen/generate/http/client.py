@@ -29,12 +29,12 @@ from asyncgen.providers.endpoint import Endpoint, near_address, redacted
 from asyncgen.providers.network import (
     CERTIFICATES_HELP,
     Route,
-    certificate_words,
+    certificate_failure_reason,
+    connection_failure_reason,
     headers_for,
     route_to,
     shown_target,
     speaks_no_tls,
-    unreachable_words,
 )
 from asyncgen.terminal import counted, one_line
 
@@ -136,11 +136,11 @@ class HttpCompleter:
             else:  # small bodies come together with the headers
                 content = stream.read_nowait() if stream.is_eof() else await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return self._unless_starting(self._broken(error, perf_counter() - began))
+            return self._unless_starting(self._connection_error(error, perf_counter() - began))
         except asyncio.CancelledError:
             if task in in_flight or task.uncancel() > 0:
                 raise  # cancelled by something other than `sweep`
-            return self._broken(TimeoutError(), perf_counter() - began)
+            return self._connection_error(TimeoutError(), perf_counter() - began)
         finally:
             in_flight.pop(task, None)
         if content is None:
@@ -156,7 +156,7 @@ class HttpCompleter:
         if self._limit_headers is not None:
             reply = _with_limits(reply, headers, *self._limit_headers)
         if not isinstance(reply, Answer):
-            return self._explained(reply, response)
+            return self._with_connection_facts(reply, response)
         self._has_worked = True
         self._answers += 1
         self._slowest_s = max(self._slowest_s, latency_s)
@@ -185,7 +185,7 @@ class HttpCompleter:
             if late:
                 self._timeout.timed_out()
 
-    def _explained(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
+    def _with_connection_facts(self, error: AttemptError, response: aiohttp.ClientResponse) -> AttemptError:
         """Add to an error what is known from the connection, beyond the reply."""
         if error.type == "redirect":
             location = redacted(response.headers.get("Location", "nowhere"), self._key)
@@ -215,7 +215,7 @@ class HttpCompleter:
         is_new = error.status == _OK and not self._has_worked and near_address(self._base_url) is not None
         return is_new and "endpoint" in error.message.lower()
 
-    def _broken(self, error: Exception, elapsed_s: float) -> AttemptError:
+    def _connection_error(self, error: Exception, elapsed_s: float) -> AttemptError:
         """Classify a connection error; its type tells whether the request may have been processed."""
         name = type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
@@ -223,14 +223,14 @@ class HttpCompleter:
             if speaks_no_tls(error):
                 text = f"{self._url.authority} speaks http, not https"
                 return AttemptError(kind=kind, type="tls", message=text, remedy=f"try http://{self._url.authority}")
-            text = f"no trusted connection to {self._url.host}: {certificate_words(error)}"
+            text = f"no trusted connection to {self._url.host}: {certificate_failure_reason(error)}"
             return AttemptError(kind=kind, type="tls", message=one_line(text, _WIDTH), remedy=CERTIFICATES_HELP)
         if isinstance(error, aiohttp.ClientHttpProxyError):
             text = f"the proxy {self._proxy} refuses to connect to {self._url.authority} (status {error.status})"
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             target = f"the proxy {self._proxy}" if self._proxy else self._url.authority
-            text = one_line(f"no connection to {target} ({unreachable_words(error)})", _WIDTH)
+            text = one_line(f"no connection to {target} ({connection_failure_reason(error)})", _WIDTH)
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, TimeoutError):
             text = f"no complete answer within {elapsed_s:.0f} s"
@@ -323,7 +323,7 @@ async def open_completer(
             (
                 address,
                 await stack.enter_async_context(
-                    _at_one(dataclasses.replace(endpoint, base_url=address), concurrency, timeout_s, path)
+                    _open_at_address(dataclasses.replace(endpoint, base_url=address), concurrency, timeout_s, path)
                 ),
             )
             for address in (endpoint.base_url, *endpoint.others)
@@ -337,7 +337,7 @@ async def open_completer(
 
 
 @asynccontextmanager
-async def _at_one(
+async def _open_at_address(
     endpoint: Endpoint, concurrency: int, timeout_s: float | None, path: str
 ) -> AsyncIterator[HttpCompleter]:
     """A completer for the endpoint's first address."""

@@ -34,11 +34,11 @@ from asyncgen.generate.http.completer import (
 )
 from asyncgen.providers.endpoint import Secret, redacted
 from asyncgen.providers.reply_body import (
-    ServerWords,
+    ReportedError,
     UnreadableBodyError,
     is_error,
     read_body,
-    read_words,
+    read_reported_error,
     without_surrogates,
 )
 from asyncgen.run.records import NO_USAGE, SIMULATED_FINGERPRINT, Usage, finish_reason_of
@@ -144,7 +144,7 @@ _BY_STATUS = {
 _MAYBE_PAID = frozenset({408, 504, 524})
 
 
-def verdict_on(status: int, words: ServerWords) -> Verdict:
+def verdict_on(status: int, words: ReportedError) -> Verdict:
     """Classify an error.
 
     Args:
@@ -447,11 +447,11 @@ class _Reply:
 
         A refusal costs nothing. An incomplete answer, or an unspecific failure, may have been charged.
         """
-        inner = read_words(error).status
+        inner = read_reported_error(error).status
         return self._named(inner or _SERVER_ERROR, error, is_within=True, is_part_paid=is_part_paid)
 
     def _named(self, status: int, body: Any, *, is_within: bool = False, is_part_paid: bool = False) -> AttemptError:
-        words = read_words(body)
+        words = read_reported_error(body)
         if status in _UNSAID and words.status is not None:
             status = words.status
         kind, name, stop = verdict_on(status, words)

@@ -61,7 +61,7 @@ class Admission:
         self._limit = ConcurrencyLimit(concurrency)
         self._is_guarded = budget is not None or rates.are_known
         if rates.are_known:
-            self._limit.open_up()
+            self._limit.skip_slow_start()
         self._pause = Pause(rng)
         self._breaker = Breaker(rng)
         # While the breaker is open, one probe at a time.
@@ -115,7 +115,7 @@ class Admission:
         if held_usd is None:
             return None
         try:
-            tokens = await self._turn(body)
+            tokens = await self._slot_and_rate(body)
         except BaseException:
             if self._budget is not None:
                 self._budget.release(held_usd)
@@ -137,7 +137,7 @@ class Admission:
         """
         self._limit.succeeded(among)
         if self._is_in_doubt:
-            self._trust_again()
+            self._reset_backoff()
         if ticket.tokens:
             self._rates.tokens.settle(ticket.body, ticket.tokens, answer.usage)
         if answer.limits is not NO_LIMITS:
@@ -166,7 +166,7 @@ class Admission:
         if self._budget is not None:
             self._budget.settle(ticket.body, ticket.held_usd, outcome)
 
-    def _trust_again(self) -> None:
+    def _reset_backoff(self) -> None:
         """Reset pause and breaker: the first answer ever, or the first after errors, arrived."""
         self._pause.succeeded()
         self._breaker.succeeded()
@@ -239,9 +239,9 @@ class Admission:
         self._rates.learn(limits, ticket.body, self._progress.sent, now - self._began)
         if self._rates.are_known:
             self._is_guarded = True
-            self._limit.open_up()
+            self._limit.skip_slow_start()
 
-    async def _turn(self, body: bytes) -> int:
+    async def _slot_and_rate(self, body: bytes) -> int:
         """Acquire a slot, then wait for pause and rate limits; returns the number of tokens reserved."""
         while True:
             await self._slots.acquire(is_urgent=bool(self._broken) and hash(body) in self._broken)
@@ -260,7 +260,7 @@ class Admission:
         while (left_s := self._pause.left_s(now())) > 0:  # noqa: ASYNC110 - it may have grown meanwhile
             await asyncio.sleep(left_s)
         self._waiting_for_rates += 1
-        self._progress.waits_for = self._rates.in_words
+        self._progress.waits_for = self._rates.as_text
         try:
             tokens = await self._rates.acquire(body)
         finally:

@@ -119,7 +119,7 @@ class ConcurrencyLimit:
         if is_start or in_flight >= self.limit:
             self._set(min(self._exact + (1.0 if self._grows_quickly else 1.0 / self._exact), float(self._most)))
 
-    def open_up(self) -> None:
+    def skip_slow_start(self) -> None:
         """A rate limit is known and paces the requests: skip slow start."""
         if not self._is_paced and self._grows_quickly:
             self._set(float(self._most))

@@ -83,7 +83,7 @@ class Budget:
         return self._dearest_usd if left_usd > 0 else None
 
     @property
-    def dearest_usd(self) -> float:
+    def highest_usd(self) -> float:
         """What the dearest answer cost of those whose cost was told."""
         return self._dearest_usd or 0.0
 
@@ -229,7 +229,7 @@ class BudgetGate:
     def price_of(self, body: bytes) -> float:
         """USD that an attempt may cost at most, as far as is known."""
         if self.budget.rates is None:
-            return self.budget.dearest_usd
+            return self.budget.highest_usd
         return self.budget.most_usd(self._prompt_tokens(body), self._max_output_tokens) or 0.0
 
     def _prompt_tokens(self, body: bytes) -> int:

@@ -228,7 +228,7 @@ class Pool:
                 try:
                     row = await place
                 except asyncio.CancelledError:
-                    self._withdraw(place)
+                    self._withdraw_place(place)
                     raise
                 if row is None:
                     return
@@ -243,7 +243,7 @@ class Pool:
                 try:
                     outcome = await complete(body)
                 except BaseException as error:
-                    self._broken_off(row, ticket)
+                    self._note_cancelled(row, ticket)
                     if not isinstance(error, Exception):
                         raise
                     self._fail(error)  # a bug: raised at the end, when everything paid for is kept
@@ -260,7 +260,7 @@ class Pool:
         self._plan_round()
         return place
 
-    def _withdraw(self, place: asyncio.Future[RowInWork | None]) -> None:
+    def _withdraw_place(self, place: asyncio.Future[RowInWork | None]) -> None:
         """The worker at this place was cancelled."""
         if place.cancelled() or not place.done():
             with suppress(ValueError):  # a round may have removed it
@@ -307,7 +307,7 @@ class Pool:
             self.drain(StopReason.BUDGET)
         return ticket
 
-    def _broken_off(self, row: RowInWork, ticket: Ticket) -> None:
+    def _note_cancelled(self, row: RowInWork, ticket: Ticket) -> None:
         """The request was sent, but cancelled in flight: it may have been charged."""
         row.maybe_paid += 1
         self.dropped += 1
@@ -336,7 +336,7 @@ class Pool:
         if self._queue.is_looking and self._idle:
             self._plan_round()
         if self.state is not PoolState.OPEN or (self._queue.is_over and len(self._idle) >= self._workers):
-            self._send_home()
+            self._end_idle_workers()
 
     def _hand_out(self) -> None:
         while self._idle and (row := self._queue.next()) is not None:
@@ -347,7 +347,7 @@ class Pool:
                 row.ticket = self._admission.acquire_at_once(row.request.body)
                 place.set_result(row)
 
-    def _send_home(self) -> None:
+    def _end_idle_workers(self) -> None:
         while self._idle:
             place = self._idle.popleft()
             if not place.done():
@@ -526,8 +526,8 @@ async def generate(
     try:
         await _until_done(work, pool, stop, abandon)
     finally:
-        await _let_go(work, pool)
-    _raise_plainly(work)
+        await _cancel_pool(work, pool)
+    _raise_bug(work)
     return outcome_of(
         pool.stop,
         left=progress.left,
@@ -557,7 +557,7 @@ async def _until_done(work: asyncio.Task[None], pool: Pool, stop: asyncio.Event,
         await asyncio.wait(waits)
 
 
-async def _let_go(work: asyncio.Task[None], pool: Pool) -> None:
+async def _cancel_pool(work: asyncio.Task[None], pool: Pool) -> None:
     """Cancel the pool if it still works; rows that have an answer are kept."""
     if not work.done():
         pool.drain(StopReason.INTERRUPTED)
@@ -565,7 +565,7 @@ async def _let_go(work: asyncio.Task[None], pool: Pool) -> None:
         await asyncio.wait([work])
 
 
-def _raise_plainly(work: asyncio.Task[None]) -> None:
+def _raise_bug(work: asyncio.Task[None]) -> None:
     """Raise a bug without the exception group around it."""
     error = None if work.cancelled() else work.exception()
     while isinstance(error, BaseExceptionGroup):

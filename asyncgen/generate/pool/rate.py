@@ -256,7 +256,7 @@ class RequestRates:
         return self.tokens.pace.per_minute if self._doubted is None else self._doubted
 
     @property
-    def in_words(self) -> str:
+    def as_text(self) -> str:
         """The limits as a text, shown while requests wait for them."""
         figures = (
             (self.requests.per_minute, self._learns_requests, "requests"),

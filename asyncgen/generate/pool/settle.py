@@ -71,7 +71,7 @@ class RowInWork(msgspec.Struct, eq=False, gc=False):  # made for every request: 
         self.may_pay_twice = False
 
 
-def row_again(request: Request, before: RowAttempts) -> RowInWork:
+def retried_row(request: Request, before: RowAttempts) -> RowInWork:
     """A row that earlier invocations attempted already."""
     return RowInWork(
         request,
@@ -157,7 +157,7 @@ class RecordMaker:
         assert answer is not None
         completion = answer.text
         if self._opening is not None and completion:
-            completion = whole(self._opening(request), completion)
+            completion = with_opening(self._opening(request), completion)
         variables = dict(zip(self._names, request.values, strict=True))
         return Record(
             key=request.key.hex(),
@@ -204,7 +204,7 @@ def failure_of(row: RowInWork, grid: RequestGrid, error: AttemptError, now: floa
     )
 
 
-def whole(opening: str, text: str) -> str:
+def with_opening(opening: str, text: str) -> str:
     """The answer including the opening that was requested: some servers repeat it, others only continue it."""
     if not opening:
         return text

@@ -10,7 +10,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from asyncgen.generate.pool.settle import RowInWork, SettlingJournal, row_again
+from asyncgen.generate.pool.settle import RowInWork, SettlingJournal, retried_row
 from asyncgen.job.requests import Request, RequestGrid
 
 if TYPE_CHECKING:
@@ -174,12 +174,12 @@ class RowSource:
                 return
             else:
                 given += 1
-                yield row_again(request, self._journal.tried_before(request.key)) if tried_any else RowInWork(request)
+                yield retried_row(request, self._journal.tried_before(request.key)) if tried_any else RowInWork(request)
 
     def _spread_rows(self, count: int) -> Iterator[RowInWork]:
         for request in self._grid.sample_evenly(count):
             if self._claim(request.key) and not self._journal.is_left(request.key):
-                yield row_again(request, self._journal.tried_before(request.key))
+                yield retried_row(request, self._journal.tried_before(request.key))
         self.is_cut = True
 
     def _look_through(self) -> Iterator[None]:

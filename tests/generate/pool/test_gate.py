@@ -101,10 +101,10 @@ def test_places_double_in_a_round_of_answers_until_the_first_cut() -> None:
 def test_a_known_rate_opens_all_places_but_not_again_after_a_cut() -> None:
     limit = ConcurrencyLimit(64)
     assert limit.limit < 64
-    limit.open_up()
+    limit.skip_slow_start()
     assert limit.limit == 64
     assert limit.congested(1, sent=1)
-    limit.open_up()
+    limit.skip_slow_start()
     assert limit.limit == 44
     limit.succeeded(in_flight=43)
     assert limit.limit == 44

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
-from asyncgen.generate.pool.settle import RowInWork, given_up, may_retry, note_error, retry_wait_s, row_again, whole
+from asyncgen.generate.pool.settle import (
+    RowInWork,
+    given_up,
+    may_retry,
+    note_error,
+    retried_row,
+    retry_wait_s,
+    with_opening,
+)
 from asyncgen.generate.pool.source import RowQueue
 from asyncgen.job.requests import Request
 
@@ -21,7 +29,7 @@ REFUSED = AttemptError(kind=ErrorClass.ROW, type="bad_request")
 
 @given(st.lists(st.sampled_from([LIMITED, FAILED, LOST]), max_size=60), st.integers(0, 9))
 def test_no_order_of_errors_passes_the_bounds(errors: list[AttemptError], paid_before: int) -> None:
-    row = row_again(REQUEST, given_up(paid_before, paid_before))
+    row = retried_row(REQUEST, given_up(paid_before, paid_before))
     for error in errors:
         note_error(row, error)
         if not may_retry(row, error):
@@ -66,7 +74,7 @@ def test_waits_are_drawn_from_a_span_that_doubles() -> None:
     ],
 )
 def test_an_answer_stands_with_its_opening_once(opening: str, text: str, expected: str) -> None:
-    assert whole(opening, text) == expected
+    assert with_opening(opening, text) == expected
 
 
 def test_a_row_is_made_only_when_it_is_asked_for() -> None:
