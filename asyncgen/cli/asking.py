@@ -31,6 +31,7 @@ from asyncgen.finetune.complete import (
 )
 from asyncgen.finetune.openai_shape import JobPage
 from asyncgen.finetune.target import form_for, open_calls, owner_of_model
+from asyncgen.generate.http.completer import absence_error
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.user_files import load_price_list
 from asyncgen.terminal import clean, counted, usd
@@ -229,18 +230,18 @@ async def _all(
 
 
 async def _with_models(calls: JsonCalls, endpoint: Endpoint, model: str, error: AsyncgenError) -> AsyncgenError:
-    """The error; for a model that is not there, the one that `generate` has for it, with the models that are."""
+    """The error; for a model or path that is not there, as `generate` has it, with the models that are there."""
     if not isinstance(error, AbsentError):
         return error
-    help_text = error.help_text
+    absent = absence_error(endpoint, model, f"{error.code} {error.cause}", cause=error.cause)
+    help_text = absent.help_text
     with suppress(AsyncgenError):
         page = await calls.get("/models", JobPage[dict[str, Any]], "list the models")
         names = [str(each.get("id")) for each in page.data]
         near = nearest(model, names)
         listed = ", ".join(names[:_MODELS_SHOWN]) + (", ..." if len(names) > _MODELS_SHOWN else "")
         help_text = f"{f'did you mean {near}? ' if near else ''}it has {listed}" if names else help_text
-    what = f"{endpoint.profile.name} has no model {model} at {endpoint.base_url}"
-    return AuthError(what, cause=error.cause, help_text=help_text, code="model")
+    return AuthError(absent.what, cause=absent.cause, help_text=help_text, code=absent.code)
 
 
 def _cost(answers: list[Completion | Unanswered], price: Price | None) -> float | None:

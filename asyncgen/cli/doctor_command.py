@@ -34,6 +34,7 @@ from asyncgen.providers.network import (
     CERTIFICATES_HELP,
     certificate_failure_reason,
     connection_failure_reason,
+    encrypted_address,
     route_to,
     shown_target,
     speaks_no_tls,
@@ -165,7 +166,8 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
         text = f"no trusted connection to {endpoint.base_url}: {certificate_failure_reason(error)}"
         return Finding("fail", "address", text, CERTIFICATES_HELP)
     text = f"{target} does not answer: {connection_failure_reason(error)}"
-    return Finding("fail", "address", text, "check the address, and that the server is running")
+    step = None if route.proxy else encrypted_address(endpoint.base_url, error)
+    return Finding("fail", "address", text, step or "check the address, and that the server is running")
 
 
 def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes, when: str) -> Finding:

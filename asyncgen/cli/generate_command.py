@@ -89,6 +89,8 @@ def _step_after(done: Generated, job: Path | None) -> str:
         return next_command("generate", job, keep=_PLACE)
     if done.progress.unusable and not done.progress.usable and done.progress.settled:
         return next_command("show", done.run, "--rejected")
+    if not done.progress.done:
+        return next_command("show", done.run, "--failed")
     return next_command("prepare", done.run, "--simulated" if done.simulated else None)
 
 

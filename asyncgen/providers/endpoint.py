@@ -297,8 +297,20 @@ def near_address(base_url: str) -> str | None:
     if not re.search(r"/v\d", base_url):  # as in nearly all API addresses
         return f"did you mean --base-url {base_url}/v1?"
     if _ENDPOINTS.search(base_url):
-        return f"did you mean --base-url {_ENDPOINTS.sub('', base_url)}?"
+        return f"did you mean --base-url {without_endpoint(base_url)}?"
     return None
+
+
+def without_endpoint(url: str) -> str:
+    """Take the path of an endpoint, such as `/chat/completions`, off a URL.
+
+    Args:
+        url: of a request, or a base URL.
+
+    Returns:
+        The base URL.
+    """
+    return _ENDPOINTS.sub("", url)
 
 
 def header_fault(name: str, value: str) -> str | None:

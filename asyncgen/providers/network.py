@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from asyncgen import __version__
 from asyncgen.errors import UsageError
-from asyncgen.providers.endpoint import Endpoint, host_and_port, is_loopback
+from asyncgen.providers.endpoint import Endpoint, host_and_port, is_loopback, without_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -195,11 +195,29 @@ def connection_failure_reason(error: BaseException) -> str:
     if any(isinstance(each, socket.gaierror) for each in causes):
         return "unknown host"
     if any(isinstance(each, ConnectionRefusedError) for each in causes):
-        return "connection refused: nothing listens there"
+        return "connection refused"
     numbers = (each.errno for each in causes if isinstance(each, OSError))
     if (number := next((each for each in numbers if each and each > 0), None)) is not None:
         return os.strerror(number).lower()
     return "no answer in time" if any(isinstance(each, TimeoutError) for each in causes) else "the connection broke off"
+
+
+def encrypted_address(base_url: str, error: BaseException) -> str | None:
+    """Guess the right address, for one of http whose server ends the connection, as a port of https does.
+
+    Args:
+        base_url: the address that was used; an endpoint at its end is left out.
+        error: the error of the connection.
+
+    Returns:
+        A suggestion for the user; None for an address of https, or another error.
+    """
+    # By name: aiohttp is imported only where requests are sent.
+    is_ended = any(type(each).__name__ == "ServerDisconnectedError" for each in _causes(error))
+    if not is_ended or not base_url.startswith("http:"):
+        return None
+    encrypted = without_endpoint(base_url).replace("http:", "https:", 1)
+    return f"if the server speaks https, try {encrypted}; else look at the server's log"
 
 
 def speaks_no_tls(error: BaseException) -> bool:

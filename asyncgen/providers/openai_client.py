@@ -29,9 +29,12 @@ from asyncgen.errors import AsyncgenError, AuthError, DiskError, QuotaError
 from asyncgen.providers.endpoint import Secret, is_loopback, redacted
 from asyncgen.providers.network import (
     CERTIFICATES_HELP,
+    Proxy,
     certificate_failure_reason,
     connection_failure_reason,
+    encrypted_address,
     headers_for,
+    proxy_for,
     route_to,
     shown_target,
     speaks_no_tls,
@@ -406,13 +409,31 @@ def _silence(error: Exception) -> tuple[str, str]:
     if speaks_no_tls(error):
         return "the server speaks http, not https", "use the address with http://"
     if _is_refused(error):
+        if proxy := _proxy_of(error):
+            return (
+                f"no connection to the proxy {proxy}: {connection_failure_reason(error)}",
+                f"check or unset {proxy.variable}",
+            )
         return connection_failure_reason(error), "start the server, or check the address"
     root = error.__cause__ or error
     if any("certificate" in type(each).__name__.lower() or "CERTIFICATE" in str(each) for each in (error, root)):
         return f"no trusted connection: {certificate_failure_reason(error)}", CERTIFICATES_HELP
-    return connection_failure_reason(
-        error
-    ), "check the network, the address and the proxy; `asyncgen doctor` tests them"
+    encrypted = encrypted_address(_url_of(error), error)
+    remedy = encrypted or "check the network, the address and the proxy; `asyncgen doctor` tests them"
+    return connection_failure_reason(error), remedy
+
+
+def _proxy_of(error: Exception) -> Proxy | None:
+    """The proxy by which the request of an error went."""
+    url = _url_of(error)
+    return proxy_for(url) if url.startswith("https:") else None
+
+
+def _url_of(error: Exception) -> str:
+    """The URL of the request of an error; "" for one without a request."""
+    with suppress(RuntimeError, AttributeError):
+        return str(error.request.url)  # type: ignore[attr-defined]
+    return ""
 
 
 def _reported_error(error: openai.APIStatusError) -> ReportedError:

@@ -31,6 +31,7 @@ from asyncgen.providers.network import (
     Route,
     certificate_failure_reason,
     connection_failure_reason,
+    encrypted_address,
     headers_for,
     route_to,
     shown_target,
@@ -222,7 +223,9 @@ class HttpCompleter:
             kind = ErrorClass.RETRY if self._has_worked else ErrorClass.STOP
             if speaks_no_tls(error):
                 text = f"{self._url.authority} speaks http, not https"
-                return AttemptError(kind=kind, type="tls", message=text, remedy=f"try http://{self._url.authority}")
+                return AttemptError(
+                    kind=kind, type="tls", message=text, remedy=f"try http:{self._base_url.partition(':')[2]}"
+                )
             text = f"no trusted connection to {self._url.host}: {certificate_failure_reason(error)}"
             return AttemptError(kind=kind, type="tls", message=one_line(text, _WIDTH), remedy=CERTIFICATES_HELP)
         if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -230,13 +233,14 @@ class HttpCompleter:
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             target = f"the proxy {self._proxy}" if self._proxy else self._url.authority
-            text = one_line(f"no connection to {target} ({connection_failure_reason(error)})", _WIDTH)
+            text = one_line(f"no connection to {target}: {connection_failure_reason(error)}", _WIDTH)
             return AttemptError(kind=ErrorClass.RETRY, type="connection", message=text)
         if isinstance(error, TimeoutError):
             text = f"no complete answer within {elapsed_s:.0f} s"
             return AttemptError(kind=ErrorClass.RETRY, type="timeout", message=text, maybe_paid=True)
         text = f"the connection was closed ({name})"
-        return AttemptError(kind=ErrorClass.RETRY, type="disconnected", message=text, maybe_paid=True)
+        remedy = None if self._has_worked else encrypted_address(self._base_url, error)
+        return AttemptError(kind=ErrorClass.RETRY, type="disconnected", message=text, maybe_paid=True, remedy=remedy)
 
 
 def starts_within_s(endpoint: Endpoint) -> float:

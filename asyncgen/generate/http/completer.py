@@ -200,14 +200,13 @@ def _quota_error(error: AttemptError) -> QuotaError:
 def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
     provider = endpoint.profile.name if endpoint else "the provider"
     cause, status = error.message or None, _status(error)
-    if error.type == "not_found" and endpoint and not _is_about_the_model(error, endpoint):
-        remedy = f"{near_address(endpoint.base_url) or _ADDRESSES}; {_DOCTOR}"
-        what = f"{endpoint.base_url} is not the address of an API{status}"
-        return AuthError(what, cause=cause, help_text=remedy, code="address")
+    if error.type == "not_found" and endpoint:
+        return absence_error(endpoint, endpoint.model, f"{error.code} {error.message}", cause=cause, status=status)
     if error.type == "not_found":
-        what = f"model {endpoint.model} at {endpoint.base_url}" if endpoint else "such model or address"
         remedy = f"choose another one with --model; {_DOCTOR}"
-        return AuthError(f"{provider} has no {what}{status}", cause=cause, help_text=remedy, code="model")
+        return AuthError(
+            f"{provider} has no such model or address{status}", cause=cause, help_text=remedy, code="model"
+        )
     which = _which_key(endpoint)
     if error.type == "permission":
         return AuthError(f"{provider} does not allow {which} to do this{status}", cause=cause, help_text=_DOCTOR)
@@ -216,10 +215,26 @@ def _auth_error(error: AttemptError, endpoint: Endpoint | None) -> AuthError:
     return AuthError(f"{provider} does not accept {which}{status}", cause=cause, help_text=f"{remedy}; {_DOCTOR}")
 
 
-def _is_about_the_model(error: AttemptError, endpoint: Endpoint) -> bool:
-    """True if a 404 means an unknown model, and not an unknown path."""
-    said = f"{error.code} {error.message}".lower()
-    return endpoint.model.lower() in said or "model" in said or "deployment" in said
+def absence_error(endpoint: Endpoint, model: str, said: str, *, cause: str | None, status: str = "") -> AuthError:
+    """The error for a 404: an unknown model, or an unknown path, which is a wrong address.
+
+    Args:
+        endpoint: that answered.
+        model: that was asked.
+        said: the server's code and words; they tell the two apart.
+        cause: for the user.
+        status: in words for the end of the sentence; "" to leave it out.
+
+    Returns:
+        The error, with the code "model" or "address".
+    """
+    words = said.lower()
+    if model.lower() in words or "model" in words or "deployment" in words:
+        what = f"{endpoint.profile.name} has no model {model} at {endpoint.base_url}{status}"
+        return AuthError(what, cause=cause, help_text=f"choose another one with --model; {_DOCTOR}", code="model")
+    remedy = f"{near_address(endpoint.base_url) or _ADDRESSES}; {_DOCTOR}"
+    what = f"{endpoint.base_url} is not the address of an API{status}"
+    return AuthError(what, cause=cause, help_text=remedy, code="address")
 
 
 def _which_key(endpoint: Endpoint | None) -> str:
@@ -237,7 +252,7 @@ def _remedy_for_refusal(error: AttemptError, endpoint: Endpoint | None) -> str:
     # A gateway refuses a model that it does not know as it refuses a parameter: only its words name the model.
     model = endpoint.model if endpoint is not None and error.param is None else ""
     if model and re.search(rf"(?<!\w){re.escape(model)}(?!\w)", error.message):
-        return f"if the model is what it refuses, name another one with --model; else {remedy}"
+        return f"if the model is what it refuses, choose another one with --model; else {remedy}"
     return remedy
 
 
