@@ -110,7 +110,15 @@ def decode_loosely(text: bytes | str) -> Any:
 
 
 def what_is_wrong(error: Exception, text: bytes | str) -> str:
-    """The fault that a library found in `text`, in plain words."""
+    """Say in plain words what a library found wrong.
+
+    Args:
+        error: raised by msgspec or orjson.
+        text: that it was given.
+
+    Returns:
+        The fault, and where it is if that is known.
+    """
     said = str(error)
     if isinstance(error, RecursionError) or "depth limit" in said:
         return "it is nested too deeply"

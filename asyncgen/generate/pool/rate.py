@@ -245,7 +245,7 @@ class RequestRates:
         return UsageError(
             f"a single request may take {counted(self.tokens.at_least(len(body)), 'token')}, more than "
             f"{whose} limit of "
-            f"{limit:,.0f} a minute",
+            f"{limit:,.0f} per minute",
             help_text="lower max_tokens under [generate] or shorten the prompt"
             + ("" if self._learns_tokens else ", or raise tokens_per_minute"),
         )

@@ -265,7 +265,7 @@ def test_no_more_is_given_back_than_a_bucket_holds() -> None:
 def test_a_request_that_no_minute_can_hold_is_refused_before_anything_is_sent() -> None:
     refused = RequestRates(None, 150.0, 100).refusal(BODY)
     assert refused is not None
-    assert "200 tokens, more than the limit of 150 a minute" in refused.what
+    assert "200 tokens, more than the limit of 150 per minute" in refused.what
     assert "max_tokens under [generate]" in (refused.help_text or "")
     assert RequestRates(None, 200.0, 100).refusal(BODY) is None
     assert RequestRates(None, None, 10**9).refusal(BODY) is None
