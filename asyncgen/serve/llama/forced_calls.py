@@ -1,9 +1,9 @@
-"""Function calls that a request insists on, from models whose chat template has no place for tools.
+"""Function calls that `tool_choice` requires, from models whose chat template does not support tools.
 
-llama.cpp passes over the tools of such a model, and answers with text although `tool_choice` asks for a call. Here the
-function and its parameters are told in the system message, and the answer is bound by a grammar of the parameters'
-schema: it is the arguments. Where several functions may be called, the model chooses one by name first. Sending is left
-to the engine. With `tool_choice` "auto" such a model is asked as without tools.
+llama.cpp ignores the tools of such a model, and answers with text although `tool_choice` requires a call. Here the
+system message describes the function, and a grammar of the parameters' schema restricts the answer to the arguments. If
+several functions may be called, the model first chooses one by name. Sending is left to the engine. With `tool_choice`
+"auto" the request is sent to such a model without tools.
 """
 
 from __future__ import annotations
