@@ -22,6 +22,7 @@ from asyncgen.cli.options import (
     yes_option,
 )
 from asyncgen.cli.output import json_result, result, say, table
+from asyncgen.job.answers import short_reasons
 from asyncgen.terminal import counted, one_line, usd
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _diversity_lines(found: Sequence[ContestantResult]) -> Iterator[str]:
 def _failing(found: Sequence[ContestantResult]) -> Iterator[str]:
     for each in found:
         if each.check_failures:
-            named = ", ".join(f"{count:,} {name}" for name, count in each.check_failures.items())
+            named = ", ".join(f"{count:,} {name}" for name, count in short_reasons(each.check_failures).items())
             yield f"{each.contestant.name} fails: {named}"
 
 

@@ -21,6 +21,7 @@ from asyncgen.cli.options import (
 )
 from asyncgen.cli.output import json_result, result, say, show_error
 from asyncgen.errors import UsageError
+from asyncgen.job.answers import short_reasons
 from asyncgen.run.jsonl import read_rows
 from asyncgen.run.records import Record, decode_record
 from asyncgen.terminal import counted, duration, one_line, usd, usd_range
@@ -213,6 +214,6 @@ def say_failures(done: Generated) -> None:
 
 def _say_reasons(reasons: Counter[str], remedies: Mapping[str, str]) -> None:
     """Print the most frequent reasons, with remedies."""
-    for reason, count in reasons.most_common(_REASONS_SHOWN):
+    for reason, count in short_reasons(reasons).most_common(_REASONS_SHOWN):
         remedy = f": {remedies[reason]}" if reason in remedies else ""
         say(f"  {count:,} x {one_line(reason, _REASON_WIDTH)}{remedy}")

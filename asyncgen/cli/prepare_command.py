@@ -24,6 +24,7 @@ from asyncgen.dataset.prepare_file import prepare_file
 from asyncgen.dataset.prepare_run import prepare_run
 from asyncgen.errors import UsageError, command_line
 from asyncgen.finetune.source import tuning_command
+from asyncgen.job.answers import short_reasons
 from asyncgen.job.model import DatasetSettings
 from asyncgen.job.opened import OpenedJob, changed_job_file, job_in, job_of_run, open_job
 from asyncgen.providers.choose import named_profile
@@ -59,7 +60,7 @@ def run_lines(prepared: Prepared, settings: DatasetSettings, tuning: str, *, det
     if prepared.validation is not None:
         prompts = counted(prepared.validation_prompts, "validation prompt")
         yield f"{prompts}, {f'{prepared.trained_on:,}' if prepared.trained_on else 'none'} of them in the training data"
-    for reason, count in prepared.rejected.most_common():
+    for reason, count in short_reasons(prepared.rejected).most_common():
         yield f"left out: {count:,} {reason}"
     if prepared.rejected:
         yield f"reasons for each: {folder / 'rejected.jsonl'}"

@@ -22,6 +22,7 @@ from asyncgen.dataset.split import TRAIN, Split, known_plan, plan_split
 from asyncgen.dataset.token_counts import Histogram, training_costs
 from asyncgen.dataset.writer import collector_off, dataset_writer
 from asyncgen.errors import AsyncgenError, UsageError, command_line
+from asyncgen.job.answers import short_reasons
 from asyncgen.job.opened import generate_again
 from asyncgen.job.template import parse
 from asyncgen.providers.profiles import Finetuning
@@ -230,7 +231,7 @@ def _refuse(work: _Work, files: list[DatasetFile], draft: Draft) -> None:
     causes = [fault.text for fault in faults]
     if not causes:
         return
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in draft.rejected.items())
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in short_reasons(draft.rejected).items())
     if left_out:
         causes.append(f"left out of {counted(draft.records, 'record')}: {left_out} (see {work.directory.rejected})")
     raise AsyncgenError(

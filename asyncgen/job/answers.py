@@ -7,6 +7,7 @@ What happens to an answer that fails is left to the pool and the dataset, making
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -331,6 +332,32 @@ def checks_of(job: Job, answers: AnswerReader) -> AnswerChecks:
         The checks, of the text that the dataset has as the answer.
     """
     return AnswerChecks(job.checks, answers, without_reasoning=job.dataset.reasoning is not None)
+
+
+_PATTERN = re.compile(r"\b(must_match|must_not_match): (.+)", re.DOTALL)
+_SIGNS = frozenset("\\()[]{}|*+?^$.")
+_LONGEST_SHOWN = 30  # characters of a pattern
+
+
+def short_reasons(reasons: Mapping[str, int]) -> Counter[str]:
+    """Name checks for a person: `must_not_match` in place of a check with its regular expression, which few can read.
+
+    Args:
+        reasons: texts that may end in the name of a check, and how often each occurred.
+
+    Returns:
+        The short texts, those that became equal counted together. A pattern that is a plain word stays.
+
+    Example:
+        >>> dict(short_reasons({"check: must_match: [.!?]$": 2, "check: must_match: Rome": 1}))
+        {'check: must_match': 2, 'check: must_match: Rome': 1}
+    """
+    short: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        found = _PATTERN.search(reason)
+        is_long = found is not None and (len(found[2]) > _LONGEST_SHOWN or not _SIGNS.isdisjoint(found[2]))
+        short[reason[: found.end(1)] if found is not None and is_long else reason] += count
+    return short
 
 
 def _count_words(text: str) -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncgen.job.answers import AnswerItem, AnswerReader, ReadAnswer, conversation
+from asyncgen.job.answers import AnswerItem, AnswerReader, ReadAnswer, conversation, short_reasons
 from asyncgen.job.model import AnswerSettings
 
 JSON = AnswerReader(AnswerSettings(format="json"))
@@ -81,3 +81,21 @@ def test_sharegpt_turns_are_chat_turns() -> None:
 def test_a_schema_that_is_none_or_not_whole_is_refused(schema: dict[str, str]) -> None:
     with pytest.raises(ValueError):
         AnswerReader(AnswerSettings(format="json"), schema)
+
+
+def test_patterns_are_left_out_of_reasons_and_equal_ones_counted_together() -> None:
+    reasons = {
+        r"fails the check must_not_match: (?i)\b(meals?|dinner)\b": 3,
+        "fails the check must_not_match: " + "word " * 20: 2,
+        "fails the check must_not_match: dinner": 4,
+        "fails the check must_contain: {city}": 1,
+        "fails the check max_words": 5,
+        "the answer was cut off": 6,
+    }
+    assert short_reasons(reasons) == {
+        "fails the check must_not_match": 5,
+        "fails the check must_not_match: dinner": 4,
+        "fails the check must_contain: {city}": 1,
+        "fails the check max_words": 5,
+        "the answer was cut off": 6,
+    }

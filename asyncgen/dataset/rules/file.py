@@ -263,7 +263,9 @@ def whole_file_faults(format_: str, examples: int, size: int, profile: Profile) 
         )
     if examples < finetuning.min_samples:
         wanted = f"{profile.title} requires at least {finetuning.min_samples}"
-        yield Fault("too_few", f"there {'is' if examples == 1 else 'are'} {counted(examples, 'sample')} to train on; {wanted}")
+        yield Fault(
+            "too_few", f"there {'is' if examples == 1 else 'are'} {counted(examples, 'sample')} to train on; {wanted}"
+        )
     if size > finetuning.max_bytes:
         megabytes = f"{size / 2**20:,.1f} MB; {profile.title} accepts at most {finetuning.max_bytes / 2**20:,.0f} MB"
         yield Fault("too_large", f"the file has {megabytes}")

@@ -50,6 +50,7 @@ from asyncgen.generate.pool.settle import (
     retry_wait_s,
 )
 from asyncgen.generate.pool.source import Later, ResumableJournal, RowQueue, RowSource
+from asyncgen.job.answers import short_reasons
 from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
@@ -445,7 +446,7 @@ class Pool:
 
 def useless_answers(progress: Progress, count: int) -> AsyncgenError:
     """The error for a run whose first `count` answers all failed the job's checks."""
-    [(reason, times)] = progress.failed_checks.most_common(1)
+    [(reason, times)] = short_reasons(progress.failed_checks).most_common(1)
     return AsyncgenError(
         f"none of the first {counted(count, 'answer')} is usable",
         cause=f"{times} fail the check {reason}",
