@@ -32,6 +32,7 @@ OUTCOMES = ("filled", "rejected", "refused", "failed", "left", "stale")
 _BAR = 24
 _LABEL = 28
 _VALUES_SHOWN = 20
+_ROWS_A_VALUE = 2  # on average; with fewer, the values are names, whose coverage one by one says nothing
 _NO_LANGUAGE = "to detect languages: pip install 'asyncgen[language]'"
 _TEXT = 300  # characters of an answer to read
 
@@ -76,6 +77,10 @@ def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
     yield ""
     if axis.values is None:
         yield f"{axis.name}: too many values to show"
+        return
+    rows = sum(each.filled + each.holes for each in axis.values.values())
+    if len(axis.values) > _VALUES_SHOWN and rows < _ROWS_A_VALUE * len(axis.values):  # names and the like
+        yield f"{axis.name}: {counted(len(axis.values), 'value')} in {counted(rows, 'row')}, too many to list"
         return
     shown = dict(sorted(axis.values.items(), key=lambda item: -item[1].holes)[:_VALUES_SHOWN])
     columns = [outcome for outcome in OUTCOMES if any(_numbers(coverage)[outcome] for coverage in axis.values.values())]

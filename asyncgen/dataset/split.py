@@ -117,6 +117,7 @@ class SampleSides:
 
 MOST_RANKED = 256
 _MOST_COUNTED = 1000
+_SAMPLES_A_VALUE = 2  # on average; with fewer, the values are names, of which one side has none by their nature
 _MOST_TRIED = 1000  # combinations of a grid that is small enough to choose a start for
 _TURNS = 64
 _HASH_RANGE = 2.0**64
@@ -302,14 +303,17 @@ class SideCounts:
                 self.add({name: value}, validation, validates=True)
 
     def thin(self, share: float) -> Iterable[ThinValue]:
-        """Values that one side has no sample of, axis by axis; axes with very many values are left out.
+        """Values that one side has no sample of, axis by axis.
+
+        Axes with very many values are left out, and those with hardly more samples than values, such as names.
 
         Args:
             share: of the samples of a value that make one combination validate; a value that has fewer than that
                 many is not expected on the validation side.
         """
         for axis, values in self._counts.items():
-            if len(values) > _MOST_COUNTED:
+            samples = sum(map(sum, values.values()))
+            if len(values) > _MOST_COUNTED or samples < _SAMPLES_A_VALUE * len(values):
                 continue
             for value, (train, validation) in values.items():
                 if train + validation and (not train or (not validation and train * share >= 1)):

@@ -177,7 +177,8 @@ def _nothing(directory: RunDirectory, axes: Mapping[str, Sequence[str]]) -> Usag
     return UsageError(
         f"{directory.path} has no rows that were held out from training",
         help_text="use values outside the grid with --axis 'NAME=VALUE,VALUE'; or set validation = 0.1 under "
-        f"[dataset] and run `{command_line('prepare', directory.path)}` again",
+        "[dataset], with more different prompts if it is set already, and run "
+        f"`{command_line('prepare', directory.path)}` again",
         code="nothing_held_out",
     )
 

@@ -352,6 +352,8 @@ def _set_rejected_aside(run: RunWriter, observer: Observer) -> None:
     aside = set_rejected_aside(run)
     if aside.goes_on:
         observer.say(f"continuing with the rows whose rejected answers are in {run.directory.replaced}")
+    elif not aside.moved:
+        observer.say("no answer is rejected")
     else:
         kept = f"the old answers are kept in {run.directory.replaced}"
         observer.say(f"{counted(aside.moved, 'rejected answer')} will be replaced; {kept}")

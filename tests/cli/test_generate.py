@@ -173,6 +173,16 @@ def test_rows_that_fail_are_told_with_exit_3_and_asked_again_on_demand(
     assert (last_line(again)["done"], last_line(again)["failed"]) == (8, 0)
 
 
+def test_where_no_answer_is_rejected_none_is_said_to_be_replaced(
+    asyncgen: Run, simulated: Callable[..., str], job: Path
+) -> None:
+    where = ("--base-url", simulated(), "--model", "any")
+    asyncgen("generate", "job.toml", *where)
+    again = asyncgen("generate", "job.toml", *where, "--retry-rejected")
+    assert "no answer is rejected" in again.stderr
+    assert not (job.parent / "runs/small/replaced.jsonl").exists()
+
+
 def test_twins_in_a_table_of_rows_are_asked_for_once(
     asyncgen: Run, simulated: Callable[..., str], tmp_path: Path
 ) -> None:

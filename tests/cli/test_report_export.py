@@ -33,6 +33,18 @@ def test_the_report_covers_each_axis_and_names_the_next_step(asyncgen: Run, gene
     assert "next: asyncgen generate runs/direct-marketing/job.toml --provider local" in ran.stderr
 
 
+def test_names_of_a_table_are_not_listed_one_by_one(asyncgen: Run, simulated: Callable[..., str], work: Path) -> None:
+    rows = "".join(f"Firm {number},{'Ghent' if number % 2 else 'Paris'}\n" for number in range(30))
+    (work / "customers.csv").write_text(f"company,city\n{rows}", encoding="utf-8")
+    job = 'name = "t"\n[rows]\nfile = "customers.csv"\n[prompt]\nuser = "Write to {company} in {city}."\n'
+    (work / "job.toml").write_text(job, encoding="utf-8")
+    asyncgen("generate", "job.toml", "--base-url", simulated(), "--model", "m", "--limit", "10", "-q")
+    ran = asyncgen("report", NO_COLOR="1")
+    assert "company: 30 values in 30 rows" in ran.stdout
+    assert "Firm 7" not in ran.stdout
+    assert "Ghent" in ran.stdout
+
+
 def test_the_report_for_machines_has_the_same_figures(asyncgen: Run, generated: Path) -> None:
     ran = asyncgen("report", str(generated), "--json")
     report = json.loads(ran.stdout.splitlines()[-1])

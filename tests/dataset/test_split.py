@@ -172,6 +172,13 @@ def test_values_on_one_side_only_are_thin() -> None:
     assert not list(counts.thin(0.3))  # three samples are too few to expect one
 
 
+def test_an_axis_of_names_is_no_cause_for_warnings() -> None:
+    counts = SideCounts()
+    for number in range(40):
+        counts.add({"company": f"Firm {number}", "city": "Ghent"}, validates=number % 10 == 0)
+    assert not list(counts.thin(0.1))
+
+
 def test_an_axis_of_thousands_of_values_is_no_cause_for_warnings() -> None:
     counts = SideCounts()
     for number in range(3000):
