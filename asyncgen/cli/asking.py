@@ -105,7 +105,7 @@ def _used(asked: ModelAnswers) -> str:
     tokens_out = sum(answer.usage.completion_tokens for answer in answers)
     cost = "" if asked.cost_usd is None else f", {usd(asked.cost_usd)}"
     if not tokens_in and not tokens_out:
-        return f"{asked.model}: the server counts no tokens"
+        return f"{asked.model}: the server does not report token counts"
     return f"{asked.model}: {counted(tokens_in, 'token')} in, {tokens_out:,} out{cost}"
 
 

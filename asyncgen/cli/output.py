@@ -39,7 +39,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "help:": {"fg": "green", "bold": True},
     "cause:": {"dim": True},
 }
-_COMMANDS = ("next:", "help:", "to go on:")
+_COMMANDS = ("next:", "help:")
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> Iterator[str]:

@@ -193,7 +193,7 @@ def _necessary(work: _Work, dialogue: Dialogue) -> bool:
     if scan.without_system:
         steps.append(f"Add the system message to {scan.without_system:,} chats that have none")
     if scan.fits and work.marked != wants_mark:
-        article = "wants" if wants_mark else "does not take"
+        article = "wants" if wants_mark else "does not accept"
         steps.append(f"{work.provider.title} {article} a byte order mark at the beginning of the file")
     for step in steps:
         dialogue.necessary(step)

@@ -179,7 +179,7 @@ class _Start:
         wanted = wanted_model_path() or "the small model"
         raise AsyncgenError(
             f"the running local server (pid {info.pid}) serves {info.model_path or 'the small model'}",
-            cause=f"ASYNCGEN_MODEL_PATH asks for {wanted}"
+            cause=f"ASYNCGEN_MODEL_PATH is set to {wanted}"
             if wanted_model_path()
             else "the small model is needed: ASYNCGEN_MODEL_PATH is not set",
             help_text=f"set ASYNCGEN_MODEL_PATH={info.model_path} to use it, or stop it with `kill {info.pid}`"

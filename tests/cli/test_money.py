@@ -222,5 +222,5 @@ def test_a_server_that_counts_no_tokens_is_told_of(
         asked = asyncgen("complete", "hi", "--base-url", address, "--provider", "custom", "-m", "m")
         server.shutdown()
     assert answer(done)["done"] == 12, done.stderr
-    assert ("counts no tokens" in done.stderr) is not is_counted
-    assert ("counts no tokens" in asked.stderr) is not is_counted
+    assert ("does not report token counts" in done.stderr) is not is_counted
+    assert ("does not report token counts" in asked.stderr) is not is_counted

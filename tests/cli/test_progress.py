@@ -39,9 +39,9 @@ def test_a_pause_is_told_with_its_end_and_its_cause() -> None:
 
 
 def test_a_wait_for_a_limit_is_named_when_nothing_goes_for_long() -> None:
-    progress = Progress(requests=10, sent_at=100.0, waits_for="3 tokens a minute (as the server tells)")
+    progress = Progress(requests=10, sent_at=100.0, waits_for="3 tokens per minute (set by the server)")
     assert "waits" not in line(progress, 120.0)
-    assert "nothing sent for 45 s (waiting for the limit of 3 tokens a minute (as the server tells))" in line(
+    assert "nothing sent for 45 s (waiting for the limit of 3 tokens per minute (set by the server))" in line(
         progress, 145.0
     )
 

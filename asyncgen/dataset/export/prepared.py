@@ -315,7 +315,7 @@ def _facts(records: Iterable[Record], opened: OpenedJob, directory: RunDirectory
 
 _SENTENCES = {
     "messages": "the conversation; for a pair, everything before its answers",
-    "prompt": "what is asked",
+    "prompt": "the prompt",
     "completion": "the answer to learn",
     "chosen": "the better answer",
     "rejected": "the worse answer",

@@ -278,7 +278,7 @@ def _rows_of_object(
     if of_objects and not is_row:
         if len(of_objects) > 1:
             raise AsyncgenError(
-                f"{path} holds several lists of rows: {', '.join(of_objects)}",
+                f"{path} contains several lists of rows: {', '.join(of_objects)}",
                 help_text=f"choose one: jq -c '.{of_objects[0]}[]' {shlex.quote(str(path))} > {of_objects[0]}.jsonl",
                 code="bad_data",
             )

@@ -114,7 +114,7 @@ class BatchProgress:
             self.stop(joined.stop.stop, provider_error(joined.stop, joined.stop.stop))
         elif remote.status == "cancelled":
             what = f"batch {batch.batch_id} was cancelled; {joined.open:,} of its rows have no answer"
-            help_text = "the same command sends them again, with or without --batch"
+            help_text = "run the same command to send them again, with or without --batch"
             self.stop(None, IncompleteError(what, help_text=help_text, code="cancelled"))
 
     def note_refused(self, batch: BatchState, remote: RemoteBatch) -> None:

@@ -263,7 +263,7 @@ class RequestRates:
             (self.tokens.pace.per_minute, self._learns_tokens, "tokens"),
         )
         known = [
-            f"{limit:,.0f} {what} a minute{' (set by the server)' if is_learnt else ''}"
+            f"{limit:,.0f} {what} per minute{' (set by the server)' if is_learnt else ''}"
             for limit, is_learnt, what in figures
             if limit is not None
         ]
