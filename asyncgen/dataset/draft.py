@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, BinaryIO
 import orjson
 
 from asyncgen.dataset.draft_pass import SIMULATED, DraftTask, SampleBlock, rejected_line, remarks_on
-from asyncgen.dataset.near_duplicates import similar
 from asyncgen.dataset.parts import divide, read_parts
 from asyncgen.dataset.samples import (
     CHECK,
@@ -26,7 +25,6 @@ from asyncgen.dataset.samples import (
     NEAR_DUPLICATE,
     SCORE,
     Sample,
-    SampleMaker,
     place_and_item,
     preference_line,
     sample_number,
@@ -146,7 +144,7 @@ class Draft:
         self._scan = scan
         self._rows = rows
         self._files = files
-        self._maker = SampleMaker(scan.task.job, scan.grid)
+        self._maker = scan.maker
 
     @property
     def records(self) -> int:
@@ -183,7 +181,7 @@ class Draft:
                 rejected.writelines(self._with_duplicates(chain.from_iterable(parts), places, lines))
         found.identities = None  # its memory is needed for what follows
         if any(dropped):
-            found.prompts = found.prompts.without(dropped)
+            found.answers.leave_out(dropped)
             found.combinations = found.combinations.without(dropped)
         if found.pairing is not None:
             found.pairing.leave_out(places)
@@ -273,19 +271,15 @@ class Draft:
 
     def finish(self, *, drop_near_duplicates: bool) -> None:
         """Keep the best answers only, find near-duplicates, and bring every prompt to one side."""
-        near = array("I")
+        answers = self._found.answers
         with self._rows.fetcher() as lines:
             self._drop(self._all_but_the_best(), SCORE, lines)
-            for numbers in self._found.prompts.groups():
-                candidates = self._found.sketches.candidates(numbers)
-                found = [each.number for each in similar(candidates, lambda number: self._answer(lines, number))]
-                near.extend(found)
-                for number in found if drop_near_duplicates else ():
-                    self.sides.drop(number)
-                self.sides.settle(numbers)
+            near = answers.near_duplicates(lambda index: self._scan.answer(lines, index))
             self.near_duplicates = len(near)
             if drop_near_duplicates:
                 self._drop(near, NEAR_DUPLICATE, lines)
+        for numbers in answers.prompts.groups():
+            self.sides.settle(numbers)
 
     def _all_but_the_best(self) -> Iterator[int]:
         """Samples beyond the number that the job wants of each combination."""
@@ -310,10 +304,6 @@ class Draft:
     def tokens_of(self, code: int) -> Iterator[int]:
         """The tokens of each sample on a side."""
         return (tokens for tokens, side in zip(self._found.tokens, self.sides.codes, strict=True) if side == code)
-
-    def _answer(self, lines: Fetcher, index: int) -> str:
-        place, item = place_and_item(self._found.numbers[index])
-        return self._maker.answer_at(lines[place], item)
 
 
 def _token_ratio(path: Path, grid: RequestGrid) -> float:

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches
+from asyncgen.dataset.near_duplicates import AnswersByPrompt, AnswersOfRun
 from asyncgen.dataset.samples import (
     COMPLETION,
     PREFERENCE,
     SCORE,
     Identities,
     Sample,
+    SampleMaker,
     Selection,
+    place_and_item,
     sample_number,
     training_lines,
 )
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from asyncgen.dataset.scores import ScoreTable
     from asyncgen.dataset.split import Split
     from asyncgen.dataset.token_counts import TokenCounter
+    from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import DatasetSettings, Job
     from asyncgen.job.requests import GridForm, RequestGrid
     from asyncgen.run.records import Record
@@ -88,8 +91,7 @@ class DraftFound:
         records: number of records.
         numbers: of the samples; see `samples.sample_number`.
         sides: the split of every sample.
-        prompts: groups the samples.
-        sketches: of the answers.
+        answers: of the samples, by prompt.
         tokens: of every sample.
         values: counts the samples of each split by value.
         scored: scores of the samples.
@@ -105,8 +107,7 @@ class DraftFound:
         self.records = 0
         self.numbers = array("Q")
         self.sides = SampleSides(split)
-        self.prompts = AnswersByPrompt()
-        self.sketches = Sketches()
+        self.answers = AnswersOfRun()
         self.tokens = array("L")
         self.values = SideCounts()
         self.scored = array("d")
@@ -123,8 +124,7 @@ class DraftFound:
         self.records += other.records
         self.numbers.extend([number + sample_number(by) for number in other.numbers])
         self.sides.extend(other.sides)
-        self.prompts.extend(other.prompts, samples)
-        self.sketches.extend(other.sketches)
+        self.answers.extend(other.answers)
         self.tokens += other.tokens
         self.values.extend(other.values)
         self.scored += other.scored
@@ -165,12 +165,14 @@ class DraftScan:
     Attributes:
         task: its inputs.
         grid: the job's requests.
+        maker: makes samples of records.
         found: what is known of the samples so far.
     """
 
     def __init__(self, task: DraftTask, grid: RequestGrid, draft: BinaryIO, rejected: BinaryIO) -> None:
         self.task = task
         self.grid = grid
+        self.maker = SampleMaker(task.job, grid)
         self.found = DraftFound(task.job.dataset, task.split, in_parts=task.in_parts)
         self._draft = draft
         self._rejected = rejected
@@ -246,8 +248,7 @@ class DraftScan:
         """Note samples, each with its place, prompt, words and side, and write their lines."""
         found, first = self.found, len(self.found.numbers)
         found.numbers.extend(block.numbers)
-        found.prompts.add_all([sample.prompt for sample in block.samples], first)
-        found.sketches.add_all([sample.answer for sample in block.samples])
+        found.answers.add_all([sample.prompt for sample in block.samples], [sample.answer for sample in block.samples])
         sides = found.sides.add_all(block.keys, combinations.variables)
         if self._splits:
             counts = Counter(block.keys)
@@ -258,6 +259,15 @@ class DraftScan:
             found.scored.extend(block.scores)
         found.tokens.extend(self.task.counter.samples(block.texts, chat=self.task.job.dataset.format != COMPLETION))
         self._draft.write(b"".join(block.lines))
+
+    def end_part(self, lines: Fetcher, /) -> None:
+        """Look for near-duplicates in this part of the run; `lines` are those of its records."""
+        self.found.answers.search(lambda index: self.answer(lines, index))
+
+    def answer(self, lines: Fetcher, index: int) -> str:
+        """Fetch the answer of a sample."""
+        place, item = place_and_item(self.found.numbers[index])
+        return self.maker.answer_at(lines[place], item)
 
     def reject(self, record: Record, reason: str, place: int) -> None:
         """Note a record that gives no sample, or the record of a sample that is dropped."""

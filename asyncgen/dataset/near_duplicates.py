@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
+from bisect import bisect
 from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
@@ -189,14 +190,87 @@ class Sketches:
         if all(most) and min(differing) > max(most):
             return ()  # as nearly always
         found: set[int] = set()
+        largest = max(most) if all(most) else _SKETCH_BYTES * 8
         for (one, other), bits_apart in zip(combinations(range(len(numbers)), 2), differing, strict=True):
-            if bits_apart <= min(most[one], most[other]) or not most[one] or not most[other]:
+            if bits_apart <= largest and (
+                bits_apart <= min(most[one], most[other]) or not most[one] or not most[other]
+            ):
                 found.update((one, other))
         return [numbers[place] for place in sorted(found)]
 
     def _sketch(self, number: int) -> int:
         at = number * _SKETCH_BYTES
         return int.from_bytes(self._bits[at : at + _SKETCH_BYTES], "little")
+
+
+class AnswersOfRun:
+    """The answers of a run, read whole or in parts, by prompt; finds near-duplicates among them.
+
+    Answers are known by their numbers, in the order in which they were added.
+
+    Attributes:
+        prompts: groups the answers.
+    """
+
+    def __init__(self) -> None:
+        self.prompts = AnswersByPrompt()
+        self._sketches = Sketches()
+        self._count = 0
+        self._near = array("I")  # found in the parts
+        self._firsts = array("I")  # of each part
+        self._searched = 0  # answers in the parts
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add_all(self, prompts: Sequence[str], answers: Sequence[str]) -> None:
+        """Note the next answers."""
+        self.prompts.add_all(prompts, self._count)
+        self._sketches.add_all(answers)
+        self._count += len(answers)
+
+    def extend(self, other: AnswersOfRun) -> None:
+        """Note the answers of the next part, from a process with the same `PYTHONHASHSEED` that called `search`."""
+        by = self._count
+        self.prompts.extend(other.prompts, by)
+        self._sketches.extend(other._sketches)
+        self._count += other._count
+        self._near.extend([number + by for number in other._near])
+        self._firsts.extend([number + by for number in other._firsts])
+        self._searched = self._count
+
+    def leave_out(self, left_out: Sequence[int]) -> None:
+        """Leave out the answers whose numbers have a 1 in `left_out`: each equals one of an earlier part."""
+        self.prompts = self.prompts.without(left_out)
+        self._near = array("I", [number for number in self._near if not left_out[number]])
+
+    def search(self, text: Callable[[int], str]) -> None:
+        """Look for near-duplicates in this part of the run, after its last answer; `text` fetches an answer."""
+        self._near = self.near_duplicates(text)
+        self._firsts = array("I", [0])
+        self._searched = self._count
+
+    def near_duplicates(self, text: Callable[[int], str]) -> array[int]:
+        """Answers nearly the same as an earlier one to the same prompt, in order.
+
+        Args:
+            text: fetches an answer by its number.
+        """
+        near = bytearray(self._count)
+        for number in self._near:
+            near[number] = True
+        for numbers in self.prompts.shared():
+            if not self._is_in_one_part(numbers):
+                for number in numbers:
+                    near[number] = False
+                for found in similar(self._sketches.candidates(numbers), text):
+                    near[found.number] = True
+        return array("I", compress(range(self._count), near))
+
+    def _is_in_one_part(self, numbers: Sequence[int]) -> bool:
+        """Whether `search` looked at all answers of one prompt."""
+        first, last = numbers[0], numbers[-1]
+        return last < self._searched and bisect(self._firsts, first) == bisect(self._firsts, last)
 
 
 class _Bits(dict[bytes, int]):

@@ -58,6 +58,8 @@ def _read_part(request: PartRequest[Any]) -> PartFound[Any]:
     with collector_off(), as_disk_error(f"temporary files in {request.paths[0].parent} could not be written"):
         for records in rows.blocks_of(request.part):
             scan.at_records(records)
+        with rows.fetcher() as lines:
+            scan.end_part(lines)
         for file in outputs:
             file.flush()
     return PartFound(scan.found, rows.begins, rows.lines)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from asyncgen.dataset.writer import RowFile
+    from asyncgen.dataset.writer import Fetcher, RowFile
     from asyncgen.run.records import Record
 
 LEAST_BYTES = 24 * 1024 * 1024  # of a part; a smaller one takes less time than to start a process
@@ -54,6 +54,8 @@ class Scan(Protocol[FoundT_co]):
     def found(self) -> FoundT_co: ...
 
     def at_records(self, records: Sequence[Record], /) -> None: ...
+
+    def end_part(self, lines: Fetcher, /) -> None: ...
 
 
 class ScanTask(Protocol[FoundT_co]):

@@ -77,9 +77,9 @@ TABLES = [
 folder_stays = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 
 
-TAKES_ALL = dataclasses.replace(
+TAKES_ALL = msgspec.structs.replace(
     PROFILES["openai"],
-    finetuning=dataclasses.replace(
+    finetuning=msgspec.structs.replace(
         PROFILES["openai"].finetuning or Finetuning(), min_samples=1, formats=("chat", "completion")
     ),
 )

@@ -18,7 +18,7 @@ from itertools import combinations as combinations_of
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncgen.dataset.near_duplicates import AnswersByPrompt, Sketches, similar, words_of
+from asyncgen.dataset.near_duplicates import AnswersByPrompt, AnswersOfRun, similar, words_of
 from asyncgen.dataset.report.texts import AnswerTexts
 from asyncgen.dataset.split import TRAIN, SampleSides
 from asyncgen.job.thoughts import begins_with_thoughts
@@ -148,8 +148,7 @@ class QualityScan:
         self._sides = SampleSides(split)
         self._pairs: Counter[_Pair] = Counter()  # that the job asks for, and the samples of each
         self._too_many = False
-        self._prompts = AnswersByPrompt()
-        self._sketches = Sketches()
+        self._answers = AnswersOfRun()
         self._templates = AnswersByPrompt()
         self._rejected: list[tuple[int, str]] = []
         self._dropped = 0
@@ -180,8 +179,7 @@ class QualityScan:
         self.texts.add_all(keys, answers)
         self.thoughts += sum(map(begins_with_thoughts, answers))
         self._sides.add_all(of, combinations)
-        self._prompts.add_all([sample.prompt for sample in samples], first)
-        self._sketches.add_all(answers)
+        self._answers.add_all([sample.prompt for sample in samples], answers)
         masks = {key: masks_of(variables) for key, variables in combinations.items()}
         self._templates.add_all(map(masked, answers, map(masks.__getitem__, of)), first)
         for key, count in Counter(of).items():
@@ -200,12 +198,15 @@ class QualityScan:
         self.simulated += other.simulated
         self.thoughts += other.thoughts
         self._sides.extend(other._sides)
-        self._prompts.extend(other._prompts, first)
-        self._sketches.extend(other._sketches)
+        self._answers.extend(other._answers)
         self._templates.extend(other._templates, first)
         self._pairs.update(other._pairs)
         for item in other._rejected:
             self._keep_rejected(item)
+
+    def end_part(self, answer: Callable[[int], str]) -> None:
+        """Look for near-duplicates in this part of the run; `answer` fetches the answer of a sample."""
+        self._answers.search(answer)
 
     def withdraw(self, sample: Sample, variables: Mapping[str, str], *, simulated: bool) -> None:
         """Take back what was counted of a sample that is going to be dropped."""
@@ -216,7 +217,7 @@ class QualityScan:
     def drop(self, dropped: bytearray) -> None:
         """Leave out the samples whose numbers have a 1 in `dropped`; call it once, after the last sample."""
         self.texts.drop(dropped)
-        self._prompts = self._prompts.without(dropped)
+        self._answers.leave_out(dropped)
         self._templates = self._templates.without(dropped)
         self._dropped = sum(dropped)
 
@@ -238,10 +239,8 @@ class QualityScan:
             answer: fetches the answer of a sample.
             sample: what is looked at closely, those of `texts.sample()`.
         """
-        near_duplicates = 0
-        for numbers in self._prompts.groups():
+        for numbers in self._answers.prompts.groups():
             self._sides.settle(numbers)
-            near_duplicates += sum(1 for _ in similar(self._sketches.candidates(numbers), answer))
         template_duplicates, largest = self._same_templates()
         texts = {each.number: masked(each.text, masks_of(each.variables)) for each in sample}
         near = list(similar([each.number for each in sample], texts.__getitem__))
@@ -249,7 +248,7 @@ class QualityScan:
         return Quality(
             samples=len(codes) - self._dropped,
             sampled=len(sample),
-            near_duplicates=near_duplicates,
+            near_duplicates=len(self._answers.near_duplicates(answer)),
             template_duplicates=template_duplicates,
             template=next((texts[number] for number in largest if number in texts), ""),
             template_answers=len(largest),

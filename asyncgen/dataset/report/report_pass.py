@@ -18,7 +18,9 @@ from asyncgen.dataset.samples import (
     REFUSED,
     STALE,
     Identities,
+    SampleMaker,
     Selection,
+    place_and_item,
     sample_number,
 )
 from asyncgen.dataset.split import CombinationBlock
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from asyncgen.dataset.samples import Judged
+    from asyncgen.dataset.writer import Fetcher
     from asyncgen.job.model import Job
     from asyncgen.job.requests import GridForm, RequestGrid
     from asyncgen.run.records import Record
@@ -145,6 +148,16 @@ class ReportScan:
         self._cover(judged, combinations)
         self._add_samples(judged, combinations)
         found.records += len(records)
+
+    def end_part(self, lines: Fetcher, /) -> None:
+        """Look for near-duplicates in this part of the run; `lines` are those of its records."""
+
+        def answer(index: int) -> str:
+            place, item = place_and_item(self.found.numbers[index])
+            return maker.answer_at(lines[place], item)
+
+        maker = SampleMaker(self._task.job, self._grid)
+        self.found.quality.end_part(answer)
 
     def _cover(self, judged: Sequence[Judged], combinations: CombinationBlock) -> None:
         """Count what became of each row, and of those that have the request of another one."""
