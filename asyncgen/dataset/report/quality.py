@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RUN_OF_WORDS = 8
 _READ = 3
 _MOST_VALUES = 20  # of an axis, whose diversity is told by value
+_ANSWERS_A_VALUE = 2  # on average; the diversity of one answer says nothing
 _LEAST_MASKED = 2  # characters: shorter values stand in too many words
 _MOST_COMPRESSED = 200_000  # bytes of each value's texts, so that ratios can be compared
 _UNKNOWN = "?"
@@ -321,7 +322,8 @@ def _by_value(sample: Sequence[SampledText]) -> Iterator[tuple[str, Iterator[tup
         for each in sample:
             if name in each.variables:
                 texts.setdefault(each.variables[name], []).append(each.text)
-        if 1 < len(texts) <= _MOST_VALUES:
+        is_of_names = sum(map(len, texts.values())) < _ANSWERS_A_VALUE * len(texts)
+        if 1 < len(texts) <= _MOST_VALUES and not is_of_names:
             yield name, ((value, _diversity(found)) for value, found in texts.items())
 
 
