@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,14 @@ def test_no_public_class_name_stands_twice() -> None:
 
 def test_there_are_few_modules_at_the_top_level() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 9  # 8, and `__main__`
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_python_process_imports_nothing_from_the_current_folder(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.List | ast.Tuple | ast.Call):
+            continue
+        arguments = node.args if isinstance(node, ast.Call) else node.elts
+        for first, second in pairwise(map(ast.unparse, arguments)):
+            assert first != "sys.executable" or second == "'-P'", f"{path}:{node.lineno}: needs -P"

@@ -236,7 +236,7 @@ def join_parts(
 @contextmanager
 def _process(environment: Mapping[str, str], outputs: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that reads a part; it is killed when the block ends."""
-    command = [sys.executable, "-m", "asyncgen.dataset.part_child"]
+    command = [sys.executable, "-P", "-m", "asyncgen.dataset.part_child"]
     process = subprocess.Popen(  # noqa: S603 - our own module
         command,
         stdin=subprocess.PIPE,

@@ -198,7 +198,7 @@ class _Start:
             raise _not_started(last_output, code)
 
     def _started(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "asyncgen", "serve", "--until-idle", "--port", "0"]
+        command = [sys.executable, "-P", "-m", "asyncgen", "serve", "--until-idle", "--port", "0"]
         with self._open_log() as log:
             self._told = 0
             # A new session, so that Ctrl-C on this terminal does not reach the server.

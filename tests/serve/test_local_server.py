@@ -55,6 +55,18 @@ def test_idle_server_of_another_model_is_not_taken_for_the_wanted_one(
         assert asyncio.run(served([])) == name
 
 
+def test_modules_in_the_current_folder_are_imported_by_no_process_of_the_server(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "somebody's folder"
+    folder.mkdir()
+    for name in ("random", "tokenize", "orjson", "aiohttp", "xllamacpp"):
+        (folder / f"{name}.py").write_text("raise SystemExit('imported from the current folder')\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ASYNCGEN_MODEL_PATH", str(tiny_model))
+    assert asyncio.run(served([])) == "tiny-llama"
+
+
 def test_server_of_another_model_that_is_in_use_is_named_with_the_way_out(
     tiny_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

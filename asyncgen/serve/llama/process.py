@@ -92,9 +92,10 @@ class LlamaProcess:
             LoadError: llama.cpp cannot load them, or is not installed.
         """
         key = secrets.token_urlsafe(24)
-        # A new session: Ctrl-C on the terminal is for the server, which stops this process after draining.
+        # -P: modules in the current folder do not replace those that asyncgen imports. A new session: Ctrl-C on the
+        # terminal is for the server, which stops this process after draining.
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "asyncgen.serve.llama.child",
+            sys.executable, "-P", "-m", "asyncgen.serve.llama.child",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
             env=_ENVIRONMENT | os.environ,
         )  # fmt: skip

@@ -53,7 +53,7 @@ _LINE_LIMIT = 1024 * 1024
 _GRACE_S = 1.0
 _COMMAND_GRACE_S = 5.0
 _LAST_LINES = 5
-_CHILD = (sys.executable, "-m", "asyncgen.serve.tuning.child")
+_CHILD = (sys.executable, "-P", "-m", "asyncgen.serve.tuning.child")
 
 
 def trainer_command(text: str) -> tuple[str, ...] | None:
@@ -87,7 +87,7 @@ def trainer_command(text: str) -> tuple[str, ...] | None:
 def _trl() -> tuple[str, ...]:
     script = str(SCRIPT)
     if find_spec("trl") and find_spec("peft"):
-        return (sys.executable, script)
+        return (sys.executable, "-P", script)
     if uv := shutil.which("uv"):
         return (uv, "run", script)  # uv reads the requirements from the script
     raise UsageError(
