@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from asyncgen.cli.output import result, show_page
 from asyncgen.errors import UsageError, nearest
@@ -308,12 +309,22 @@ def _name_of(parameter: click.Parameter | None) -> str:
     return (parameter.metavar or (parameter.name or "").upper()).strip("[]")
 
 
+def _place_of(error: click.BadParameter) -> str:
+    """The option, or the environment variable that its value is from."""
+    parameter, context = error.param, error.ctx
+    if parameter is not None and parameter.envvar and context is not None:
+        is_variable = context.get_parameter_source(parameter.name or "") is ParameterSource.ENVIRONMENT
+        if is_variable and isinstance(parameter.envvar, str):
+            return parameter.envvar
+    return _name_of(parameter)
+
+
 def _bad_value(error: click.BadParameter) -> str:
     parameter = error.param
     wanted = _wanted(parameter.type) if parameter is not None else ""
     if not wanted:
-        return f"{_name_of(parameter)}: {error.message.rstrip('.')}"
-    return f"{_name_of(parameter)} must be {wanted}, not {_quoted(error.message)}"
+        return f"{_place_of(error)}: {error.message.rstrip('.')}"
+    return f"{_place_of(error)} must be {wanted}, not {_quoted(error.message)}"
 
 
 def _quoted(message: str) -> str:

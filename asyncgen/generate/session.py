@@ -20,7 +20,7 @@ import msgspec
 from asyncgen.errors import AsyncgenError, DiskError, IncompleteError, UsageError, command_line
 from asyncgen.generate.engine import Engine, EngineResult, GenerateOptions, Session, result_of, watched
 from asyncgen.generate.http.client import open_completer
-from asyncgen.generate.http.completer import Completer
+from asyncgen.generate.http.completer import Completer, StopReason
 from asyncgen.generate.journal.files import GROUP_ROWS
 from asyncgen.generate.journal.journal import Journal, open_journal
 from asyncgen.generate.journal.stale import Stale, accept_stale, find_stale
@@ -275,7 +275,11 @@ async def _generated(
 ) -> Generated:
     """Answer what is left; a run without new answers is still a rehearsal where `simulated` says so."""
     generated = await _generate(run, work, stale, shard)
-    if (useless := generated.outcome.error) is not None and useless.code == USELESS_CODE:
+    useless = generated.outcome.error
+    if useless is not None and useless.code == USELESS_CODE and not _left_of_limit(work, generated):
+        stopped = StopReason.LIMIT if generated.progress.left else None
+        generated = msgspec.structs.replace(generated, outcome=replace(generated.outcome, stopped=stopped, error=None))
+    elif useless is not None and useless.code == USELESS_CODE:
         # The pool has drained and the journal is closed: what was answered so far is kept, whatever the answer is.
         agreed = work.observer.offer(f"{useless.what}: {useless.cause}. {useless.help_text}. Continue anyway?")
         if agreed:
@@ -293,9 +297,16 @@ def _going_on(work: _Work, first: Generated) -> _Work:
     """The rest of an invocation whose first answers were useless, and which is to go on."""
     options = msgspec.structs.replace(work.options, cost_is_agreed=True, goes_on_when_useless=True)
     if options.limit is not None and not options.spread:
-        left = max(options.limit - first.progress.settled - first.progress.failed, 1)
-        options = msgspec.structs.replace(options, limit=left)
+        options = msgspec.structs.replace(options, limit=_left_of_limit(work, first))
     return replace(work, options=options)
+
+
+def _left_of_limit(work: _Work, first: Generated) -> int:
+    """Rows that may still be sent."""
+    limit = work.options.limit
+    if limit is None:
+        return first.progress.left
+    return min(max(limit - first.progress.settled - first.progress.failed, 0), first.progress.left)
 
 
 def _joined(first: Generated, rest: Generated) -> Generated:

@@ -37,6 +37,7 @@ from asyncgen.terminal import counted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+_BASE_URL_VARIABLE = "ASYNCGEN_BASE_URL"  # of the flag, in every command
 CUSTOM = "custom"
 AUTO = "auto"
 OPENAI = "openai"
@@ -266,7 +267,9 @@ def named_address(profile: Profile, where: EndpointFlags, environment: Mapping[s
 
 def _addresses(profile: Profile, where: EndpointFlags, environment: Mapping[str, str]) -> list[Address]:
     if where.addresses:
-        return [read_address(each) for each in where.addresses]
+        is_variable = tuple(environment.get(_BASE_URL_VARIABLE, "").split()) == where.addresses
+        given_by = _BASE_URL_VARIABLE if is_variable else "--base-url"
+        return [read_address(each, given_by) for each in where.addresses]
     variable = profile.base_url_variable
     if variable and (value := environment.get(variable, "").strip()):
         return [_ending_in(read_address(value, variable), profile.base_url_path)]

@@ -113,6 +113,20 @@ def test_a_wrong_command_line_is_told_in_our_words(here: Here, arguments: tuple[
     assert words in done.err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ASYNCGEN_BASE_URL", "127.0.0.1:1/v1"), ("ASYNCGEN_RPM", "fast"), ("ASYNCGEN_CONCURRENCY", "0")],
+)
+def test_a_wrong_value_of_a_variable_is_told_under_its_name(
+    here: Here, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    here("init", "job.toml")
+    done = here("generate", "job.toml", "--provider", "custom", "--model", "m")
+    assert done.code == 2
+    assert done.err.startswith(f"error: {variable}")
+
+
 def test_the_version_and_the_help_have_short_forms_too(here: Here) -> None:
     assert here("-V").out == here("--version").out
     assert here("status", "-h").out == here("status", "--help").out == here("help", "status").out

@@ -17,6 +17,7 @@ import pytest
 from asyncgen.api.generation import FunctionCompleter
 from asyncgen.api.observer import LibraryObserver
 from asyncgen.generate.engine import GenerateOptions
+from asyncgen.generate.http.completer import StopReason
 from asyncgen.generate.session import Generated, OnlineEngine, generate_opened
 from asyncgen.job.opened import open_named_job
 from asyncgen.providers.choose import EndpointFlags
@@ -142,3 +143,13 @@ def test_on_a_terminal_the_question_is_asked_in_place(
     assert found["done"] == kept(tmp_path)
     if rows is not None:
         assert (found["done"], found["already_done"]) == (rows, 0)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(20, 80), (21, 79), (23, 77)])
+def test_a_limit_holds_over_both_parts_of_an_invocation(tmp_path: Path, limit: int, left: int) -> None:
+    observer = Answering(answer=True)
+    done = generated(tmp_path, observer, limit=limit)
+    assert (done.progress.settled, done.progress.left, done.outcome.error) == (limit, left, None)
+    assert done.outcome.stopped is StopReason.LIMIT
+    assert kept(tmp_path) == limit
+    assert len(observer.questions) <= 1
