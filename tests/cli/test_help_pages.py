@@ -98,10 +98,10 @@ def test_a_word_that_is_no_command_is_told_the_one_that_was_meant(here: Here, wo
     [
         (("finetune", "creat"), "did you mean 'asyncgen finetune create'?"),
         (("status", "--jsonn"), "there is no option --jsonn (did you mean --json?)"),
-        (("preview", "-n", "x"), "-n takes a whole number, 1 or more, and not 'x'"),
-        (("preview", "-n", "0"), "-n takes a whole number, 1 or more, and not '0'"),
-        (("generate", "--max-cost", "0"), "--max-cost takes a number above 0, and not"),
-        (("run", "--until", "end"), "--until takes one of generate, prepare,"),
+        (("preview", "-n", "x"), "-n must be a whole number, 1 or more, not 'x'"),
+        (("preview", "-n", "0"), "-n must be a whole number, 1 or more, not '0'"),
+        (("generate", "--max-cost", "0"), "--max-cost must be a number above 0, not"),
+        (("run", "--until", "end"), "--until must be one of generate, prepare,"),
         (("generate", "--out"), "--out needs a value"),
         (("status", "a", "b"), "too many arguments: b"),
         (("export",), "--output is missing"),
@@ -120,8 +120,8 @@ def test_a_wrong_command_line_is_told_in_our_words(here: Here, arguments: tuple[
 def test_a_wrong_value_of_a_variable_is_told_under_its_name(
     here: Here, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    monkeypatch.setenv(variable, value)
     here("init", "job.toml")
+    monkeypatch.setenv(variable, value)
     done = here("generate", "job.toml", "--provider", "custom", "--model", "m")
     assert done.code == 2
     assert done.err.startswith(f"error: {variable}")
