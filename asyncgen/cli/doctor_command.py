@@ -78,7 +78,7 @@ def versions() -> Iterator[Finding]:
 
 def disk(folder: Path) -> Iterator[Finding]:
     """Check that runs can be written here, and that there is disk space."""
-    present = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    present = _present(folder)
     if not os.access(present, os.W_OK | os.X_OK):
         yield Finding("fail", "disk", f"{present} is not writable", "choose another folder with --out")
         return
@@ -86,6 +86,11 @@ def disk(folder: Path) -> Iterator[Finding]:
     level: Literal["ok", "warn"] = "ok" if free >= _LOW_BYTES else "warn"
     step = "" if free >= _LOW_BYTES else "free some space: a million answers take about 1 GB"
     yield Finding(level, "disk", f"{free / 1e9:.1f} GB free for {folder}", step)
+
+
+def _present(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists: whether it is writable decides whether `folder` can be."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def run_lock(root: Path) -> Iterator[Finding]:
@@ -108,12 +113,22 @@ def proxy(endpoint: Endpoint) -> Iterator[Finding]:
 
 
 def local_model() -> Iterator[Finding]:
-    """Check that the local server's dependencies are installed."""
+    """Check that the local server's dependencies are installed, and that it can write its files."""
     missing = [name for name in ("xllamacpp", "numpy") if importlib.util.find_spec(name) is None]
     if missing:
         text = f"{' and '.join(missing)} not installed"
         yield Finding("fail", "local model", text, "pip install 'asyncgen[local]'")
-    else:
+        return
+    from asyncgen.providers.local_server import default_data_folder  # noqa: PLC0415 - with the next, slow to import
+    from asyncgen.serve.llama.model_files import default_models_folder  # noqa: PLC0415
+
+    folders = {"XDG_DATA_HOME": default_data_folder()}
+    if not os.environ.get("ASYNCGEN_MODEL_PATH"):
+        folders["XDG_CACHE_HOME"] = default_models_folder()
+    refused = {name: each for name, each in folders.items() if not os.access(_present(each), os.W_OK | os.X_OK)}
+    for variable, folder in refused.items():
+        yield Finding("fail", "local model", f"{folder} is not writable", f"set {variable} to a writable folder")
+    if not refused:
         yield Finding("ok", "local model", "xllamacpp and numpy are installed; the server starts on demand")
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from asyncgen.cli.doctor_command import Finding, api, key
+from asyncgen.cli.doctor_command import Finding, api, key, local_model
 from asyncgen.providers.endpoint import Endpoint, Secret
 from asyncgen.providers.profiles import PROFILES
 
@@ -108,3 +109,17 @@ def test_https_to_a_server_of_http_is_told_as_such() -> None:
     (finding,) = asyncio.run(asyncio.wait_for(scenario(), 30))
     assert "speaks http" in finding.text
     assert "try http://127.0.0.1" in finding.next_step
+
+
+@pytest.mark.parametrize("variable", ["XDG_DATA_HOME", "XDG_CACHE_HOME"])
+def test_a_folder_that_the_local_server_cannot_write_is_named(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no folder").write_text("")
+    monkeypatch.delenv("ASYNCGEN_MODEL_PATH", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [each.level for each in local_model()] == ["ok"]
+    monkeypatch.setenv(variable, str(tmp_path / "no folder"))
+    (found,) = local_model()
+    assert (found.level, found.next_step) == ("fail", f"set {variable} to a writable folder")
