@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--raw-csv", is_flag=True, help="Do not escape CSV cells that a spreadsheet would run as formulas.")
 @click.option("--variables", is_flag=True, help="CSV: also write a column for each variable.")
+@click.option("--fields", is_flag=True, help="CSV: also write a column for each field of JSON answers.")
 @click.option("--simulated", is_flag=True, help="Use simulated answers, too, to test the stages.")
 @output_options
 def export(
@@ -59,6 +60,7 @@ def export(
     model: str | None,
     raw_csv: bool,
     variables: bool,
+    fields: bool,
     simulated: bool,
     as_json: bool,
 ) -> None:
@@ -73,9 +75,8 @@ def export(
         _for_trainer(directory, path, trainer, model, check, as_json=as_json)
         return
     is_folder = output.endswith(os.sep) or path.is_dir()
-    exported = (
-        _folder(directory, path, check) if is_folder else _file(directory, path, CsvStyle(raw_csv, variables), check)
-    )
+    style = CsvStyle(raw_csv, variables, fields)
+    exported = _folder(directory, path, check) if is_folder else _file(directory, path, style, check)
     if exported.defused:
         say(
             f"{exported.defused:,} cells would run as formulas in a spreadsheet and were prefixed with ' (--raw-csv "

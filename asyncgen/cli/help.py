@@ -97,6 +97,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "export": (
         ("asyncgen export -o answers.csv", "prompts and completions"),
+        ("asyncgen export -o answers.csv --variables --fields", "a column for each value, for spreadsheets"),
         ("asyncgen export -o answers.parquet", "every field"),
         ("asyncgen export -o dataset/", "the samples by split, and a dataset card"),
         ("asyncgen export -o dataset --for trl", "the dataset and a training script"),

@@ -8,9 +8,9 @@ Selection and sorting take sixteen bytes a record. CSV has the two columns of th
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -18,6 +18,8 @@ import orjson
 
 from asyncgen.dataset.writer import RowFile
 from asyncgen.errors import UsageError
+from asyncgen.job.answers import JSON, AnswerReader
+from asyncgen.job.model import AnswerSettings
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file
 from asyncgen.run.records import Record, decode_record
@@ -63,6 +65,7 @@ def ordered_records(paths: Sequence[Path], grid: RequestGrid | None) -> Iterator
 FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\0")
 _NEEDS_QUOTES = frozenset(',"\r\n')
 _BATCH = 10_000
+_AS_JSON = AnswerReader(AnswerSettings(format=JSON))
 _COLUMNS = ("index", "repeat", "prompt", "completion", "model", "finish_reason", "attempts", "latency_s", "created")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
@@ -86,10 +89,12 @@ class CsvStyle:
     Attributes:
         raw: formulas are not defused.
         variables: each variable is a column, before the others.
+        fields: each field of JSON answers is a column, after the others; only those of the first 10,000 answers.
     """
 
     raw: bool = False
     variables: bool = False
+    fields: bool = False
 
 
 def export_file(path: Path, records: Iterable[Record], csv: CsvStyle) -> Exported:
@@ -121,18 +126,29 @@ def export_file(path: Path, records: Iterable[Record], csv: CsvStyle) -> Exporte
 
 
 def _write_csv(file: BinaryIO, records: Iterable[Record], exported: Exported, style: CsvStyle) -> None:
-    names: list[str] | None = None
-    for record in records:
-        if names is None:
-            names = list(record.variables) if style.variables else []
-            file.write(_csv_line([*map(_column, names), "prompt", "completion"]))
-        plain = [*(record.variables.get(name, "") for name in names), record.prompt, record.completion]
+    rows = iter(records)
+    first = list(islice(rows, _BATCH))
+    names = list(first[0].variables) if style.variables and first else []
+    fields = list(dict.fromkeys(name for record in first for name in _fields(record))) if style.fields else []
+    file.write(_csv_line([*map(_column, names), "prompt", "completion", *(f"answer.{name}" for name in fields)]))
+    for record in chain(first, rows):
+        given = _fields(record) if fields else {}
+        plain = [
+            *(record.variables.get(name, "") for name in names),
+            record.prompt,
+            record.completion,
+            *(given.get(name, "") for name in fields),
+        ]
         cells = plain if style.raw else [defused(cell) for cell in plain]
         exported.defused += sum(cell != before for cell, before in zip(cells, plain, strict=True))
         file.write(_csv_line(cells))
         exported.rows += 1
-    if names is None:
-        file.write(b"prompt,completion\n")
+
+
+def _fields(record: Record) -> Mapping[str, str]:
+    """The fields of an answer that is a JSON object; nested values are JSON text."""
+    items = _AS_JSON.read(record.completion).items
+    return items[0].fields if items else {}
 
 
 def _column(name: str) -> str:

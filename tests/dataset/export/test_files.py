@@ -72,6 +72,16 @@ def test_csv_is_that_of_the_tutorial(made: Any, tmp_path: Path) -> None:
     assert (exported.rows, exported.defused) == (36, 0)
 
 
+def test_fields_of_json_answers_are_columns(make_run: MakeRun, tmp_path: Path) -> None:
+    answers = ['{"subject": "Hello", "lines": [1, 2]}', '```json\n{"body": "=1+1"}\n```', "no JSON", "[1]"]
+    filled = make_run().fill(lambda record: msgspec.structs.replace(record, completion=answers[record.index % 4]))
+    export_file(tmp_path / "a.csv", records(filled.write(filled.records)), CsvStyle(fields=True))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text(), newline="")))
+    assert list(rows[0]) == ["prompt", "completion", "answer.subject", "answer.lines", "answer.body"]
+    found = [tuple(row[f"answer.{name}"] for name in ("subject", "lines", "body")) for row in rows[:4]]
+    assert found == [("Hello", "[1,2]", ""), ("", "", "'=1+1"), ("", "", ""), ("", "", "")]
+
+
 def test_cells_that_a_spreadsheet_would_run_are_defused_and_counted(made: Any, tmp_path: Path) -> None:
     exported = export_file(tmp_path / "a.csv", records(made), CsvStyle())
     with (tmp_path / "a.csv").open(newline="") as file:
