@@ -7,10 +7,11 @@ tuners.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -22,7 +23,7 @@ from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow, open_run_log
 from asyncgen.finetune.source import taught_form
 from asyncgen.finetune.target import open_tuner
-from asyncgen.generate.observer import Interrupt, Observer, stoppable
+from asyncgen.generate.observer import Interrupt, Observer
 from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
 from asyncgen.providers.prices import hosting_price, is_provider_address, shutdown_date
@@ -31,7 +32,7 @@ from asyncgen.run.simulated import refuse_simulated
 from asyncgen.terminal import counted, local_time, usd, usd_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
@@ -281,10 +282,23 @@ async def _created(
     with observer.uploading() as on_upload:
         work = create(tuner, run, wanted.order, wanted.dataset, another=wanted.another, on_upload=on_upload)
         try:
-            return await stoppable(work, interrupt)
+            return await _stoppable(work, interrupt)
         except TrainingClosedError as error:
             await _offer_deletion(tuner, error, observer)
             raise
+
+
+async def _stoppable(work: Coroutine[Any, Any, Created], interrupt: Interrupt) -> Created | None:
+    """Await `work`; the first signal cancels it and waits for its end, the second does not wait."""
+    task = asyncio.ensure_future(work)
+    for signalled in (interrupt.stop, interrupt.abandon):
+        waiter = asyncio.ensure_future(signalled.wait())
+        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        if task.done():
+            return None if task.cancelled() else task.result()
+        task.cancel()
+    return None
 
 
 async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, observer: Observer) -> None:

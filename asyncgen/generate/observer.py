@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from asyncgen.generate.batch.send import Watcher  # imports the SDK, which costs a second
     from asyncgen.generate.pool.progress import Progress
-
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -105,26 +102,3 @@ class Observer(Protocol):
         Returns:
             A context manager that yields the watcher of the batches.
         """
-
-
-async def stoppable(work: Coroutine[Any, Any, Result], interrupt: Interrupt) -> Result | None:
-    """Await `work` unless it is interrupted.
-
-    The first signal cancels it and waits for its end, the second does not wait.
-
-    Args:
-        work: the coroutine.
-        interrupt: the signals.
-
-    Returns:
-        The result; None if it was interrupted.
-    """
-    task = asyncio.ensure_future(work)
-    for signalled in (interrupt.stop, interrupt.abandon):
-        waiter = asyncio.ensure_future(signalled.wait())
-        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if task.done():
-            return None if task.cancelled() else task.result()
-        task.cancel()
-    return None
