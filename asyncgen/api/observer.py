@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[["ProgressSnapshot"], None]
 _EVERY_S = 0.5
+_TICK_S = 0.1  # on some platforms an endless wait for a lock cannot be interrupted by Ctrl-C
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,6 @@ class _Training:
 
 
 Result = TypeVar("Result")
-_TICK_S = 0.1  # on some platforms an endless wait for a lock cannot be interrupted by Ctrl-C
 
 
 def run_in_thread(work: Callable[[Interrupt], Coroutine[Any, Any, Result]]) -> Result:

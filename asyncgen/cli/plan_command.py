@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 _LABEL = 11
 _SHOWN_CHARACTERS = 500  # characters of each end of a long prompt
+_PLACE = ("out", "provider", "base_url", "model", "api_key_file")
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -193,9 +194,6 @@ def _break_even_line(compared: BreakEven) -> str:
     low, high = compared.calls.low, compared.calls.high
     calls = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
     return f"{where}: after {calls} calls ({call}; {usd_span(compared.outlay_usd)} for rows and training)"
-
-
-_PLACE = ("out", "provider", "base_url", "model", "api_key_file")
 
 
 @click.command("plan")

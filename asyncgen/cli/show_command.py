@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 _WHOLE = frozenset({"stop", "tool_calls", ""})
+_ENDED = {"failed": "failed", "cancelled": "was cancelled", "error": "failed", "user_error": "failed"}
+_SHARDS_SHOWN = 40
 
 
 def _conditions(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
@@ -227,9 +229,6 @@ def _listed() -> Iterator[_Listed]:
         yield _Listed(path, status, problem, changed, sum(file.st_size for file in files))
 
 
-_ENDED = {"failed": "failed", "cancelled": "was cancelled", "error": "failed", "user_error": "failed"}
-
-
 @click.command("status")
 @run_argument
 @output_options
@@ -287,9 +286,6 @@ def _warnings(path: Path, found: RunStatus) -> Iterator[tuple[str, str]]:
             "lost",
             f"run.json counts {counted(noted, 'answer')}, but {path / 'records.jsonl'} has {held:,} of them",
         )
-
-
-_SHARDS_SHOWN = 40
 
 
 def _shard_lines(found: RunStatus) -> list[tuple[str, str]]:

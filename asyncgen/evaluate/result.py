@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 FOLDER, SUMMARY = "evaluations", "evaluation.json"
 _DIGITS = 6
+VOTES = "votes.jsonl"
+TIE = "tie"
+_DATA = "/*DATA*/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,11 +252,6 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write `evaluation.json`; raises `DiskError`."""
     with replacing(folder / SUMMARY) as file:
         file.write(orjson.dumps(summary, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-VOTES = "votes.jsonl"
-TIE = "tie"
-_DATA = "/*DATA*/"
 
 
 class BallotVote(msgspec.Struct, frozen=True, kw_only=True):

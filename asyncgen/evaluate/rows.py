@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 
 _MOST_SEEN = 200_000  # combinations read of a larger grid, and combinations that outside values are put into
+RUN_WORDS = 13
+RUN_CHARACTERS = 50
+_MOST_LOOKED_AT = 20_000  # samples that are searched for the nearest ones
+_WIDE_WORD = 20  # characters a word, on average, beyond which a text has no words to speak of (Chinese, Thai)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,12 +282,6 @@ def _id_of(sample: DatasetSample) -> str:
 
 def _id(text: str) -> str:
     return seeded_order(0, text).hex()
-
-
-RUN_WORDS = 13
-RUN_CHARACTERS = 50
-_MOST_LOOKED_AT = 20_000  # samples that are searched for the nearest ones
-_WIDE_WORD = 20  # characters a word, on average, beyond which a text has no words to speak of (Chinese, Thai)
 
 
 @dataclass(frozen=True, slots=True)

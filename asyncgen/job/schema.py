@@ -20,6 +20,8 @@ from asyncgen.job.model import Example, Job, Prompt, ValuesFile
 _DEEPEST = 100  # levels of tables and lists; a hand-written file has a handful
 _LISTED = frozenset({"checks"})  # tables whose keys are always listed when one is unknown
 _64_BITS = range(-(1 << 63), 1 << 63)
+_WRONG = object()
+_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
 
 def typed_job(raw: dict[str, Any], problems: list[Problem]) -> Job | None:
@@ -82,9 +84,6 @@ def _unknown(table: str, name: str, known: list[str]) -> Problem:
     near = nearest(name, known)
     listed = f"; possible: {', '.join(known)}" if near is None or table in _LISTED else ""
     return Problem(_join(table, name), f"unknown key{listed}", near)
-
-
-_WRONG = object()
 
 
 def _value(wanted: Any, raw: Any, key: str, problems: list[Problem]) -> Any:
@@ -150,9 +149,6 @@ def _fits(wanted: Any, raw: Any) -> bool:
         return isinstance(raw, int | float)
     kind = origin or wanted
     return isinstance(kind, type) and isinstance(raw, kind)
-
-
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
 
 def type_description(wanted: Any) -> str:

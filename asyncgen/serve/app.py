@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 
 _LARGEST_BODY = 16 * 1024 * 1024  # files are streamed and have their own caps
+HEALTH_PATH = "/health"  # polled by container schedulers, which have no key
+_ID = web.RequestKey("asyncgen_request_id", str)
+_BEGAN = web.RequestKey("asyncgen_request_began", float)
+_EXPOSED = "x-request-id, openai-processing-ms, retry-after, retry-after-ms"
+_PREFLIGHT_S = "600"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +120,6 @@ def build_app(
     return app
 
 
-HEALTH_PATH = "/health"  # polled by container schedulers, which have no key
-_ID = web.RequestKey("asyncgen_request_id", str)
-_BEGAN = web.RequestKey("asyncgen_request_began", float)
-_EXPOSED = "x-request-id, openai-processing-ms, retry-after, retry-after-ms"
-_PREFLIGHT_S = "600"
 _log = logging.getLogger(__name__)
 
 

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _MOST_ENUMERATED = 300_000
 _CHUNK_BYTES = 4 << 20
+_LOOKED_THROUGH = 20_000
+_LEAST = 0.5
+_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,11 +295,6 @@ class Runs:
             if listed == name:
                 return directory
         raise UsageError(f"there is no run {name!r} here", help_text="the list of runs shows all runs")
-
-
-_LOOKED_THROUGH = 20_000
-_LEAST = 0.5
-_SHOWN = 12
 
 
 def previews(view: RunView, places: list[int]) -> list[dict[str, Any]]:

@@ -41,6 +41,10 @@ PORT = 7575
 _PORTS_TRIED = 20
 _CLOSING_S = 1.0
 _LARGEST_BODY = 1 << 20
+_TICK_S = 1.0
+_BEAT_S = 15.0
+_WINDOW = 500
+_OWN_PARAMETERS = frozenset({"offset", "count", "row"})
 
 
 async def serve_view(
@@ -133,11 +137,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return json_response({"error": {"code": "gone", "what": what, "cause": None, "help": None}}, status=404)
 
 
-_TICK_S = 1.0
-_BEAT_S = 15.0
-_WINDOW = 500
 _encode = msgspec.json.Encoder().encode
-_OWN_PARAMETERS = frozenset({"offset", "count", "row"})
 
 
 class ReviewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -31,6 +31,9 @@ _LEAST_PER_SECOND = 1.2  # a smaller share of the rate would have a burst beyond
 _REQUESTS_OF_A_SHARE = 2  # likewise of the tokens of a minute
 _SECONDS = 60.0
 _NOTHING_USD = 1e-9  # sums of fractions leave some dust
+_BLOCK_S = 0.25
+_BLOCKS = 2
+_FIRST_BLOCK, _LARGEST_BLOCK = 8, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +246,6 @@ def most_holders(count: int, requests_a_minute: float | None, tokens_a_minute: f
     if tokens_a_minute is not None:
         most = min(most, int(tokens_a_minute / max(of_one, 1) / _REQUESTS_OF_A_SHARE))
     return max(most, 1)
-
-
-_BLOCK_S = 0.25
-_BLOCKS = 2
-_FIRST_BLOCK, _LARGEST_BLOCK = 8, 1024
 
 
 class WorkerLostError(Exception):

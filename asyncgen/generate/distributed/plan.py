@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MOST_SHARDS = 100_000
 _MOST_BYTES = 64 * 1024 * 1024
+_STRAGGLES = 2.0  # times as long as half of the shards need at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +212,6 @@ def new_plan(grid: RequestGrid, missing: OpenRows, before: ShardPlan | None) -> 
 def digest_of_job(grid: RequestGrid) -> str:
     """Tells whether two processes read the same job."""
     return blake2b(msgspec.json.encode(sorted(grid.fingerprint.items())), digest_size=16).hexdigest()
-
-
-_STRAGGLES = 2.0  # times as long as half of the shards need at most
 
 
 @dataclass(frozen=True, slots=True)

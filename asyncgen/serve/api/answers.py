@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from asyncgen.serve.engine import EngineChoice, ToolCallPart
     from asyncgen.serve.stores.models import ModelStore, ServedModel
 
+CHAT_ROUTE = "/v1/chat/completions"
+TEXT_ROUTE = "/v1/completions"
+SIMULATED_HEADER = "x-asyncgen-simulated"
+_JSON = {"Content-Type": "application/json"}
+EVENT_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+_CONNECT_S = 10
+_OK = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -153,12 +161,6 @@ TEXT = Shape("cmpl-", "text_completion", "text_completion", _text_choice, _text_
 
 Admit = Callable[[ModelCall], dict[str, str]]
 """Takes a call out of the limits; returns headers, or raises the 429."""
-
-CHAT_ROUTE = "/v1/chat/completions"
-TEXT_ROUTE = "/v1/completions"
-SIMULATED_HEADER = "x-asyncgen-simulated"
-_JSON = {"Content-Type": "application/json"}
-EVENT_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
 
 class AnswerRoutes:
@@ -288,10 +290,6 @@ async def _chained(
     yield first
     async for piece in rest:
         yield piece
-
-
-_CONNECT_S = 10
-_OK = 200
 
 
 async def passed_on(request: web.Request, model: ServedModel, body: dict[str, Any]) -> web.StreamResponse:

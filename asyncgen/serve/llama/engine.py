@@ -55,6 +55,10 @@ if TYPE_CHECKING:
 _MOST_ADAPTERS = 8
 _NICENESS = 10
 _log = logging.getLogger(__name__)
+_TRAINER = (sys.executable, "-P", "-m", "asyncgen.serve.training")
+_CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
+_ALPHA_PER_RANK = 2  # so that one learning rate suits every rank
+_AT_ONCE = 16
 
 
 class ProcessSwitch:
@@ -301,12 +305,6 @@ async def _events(process: LlamaProcess, path: str, body: dict[str, Any]) -> Asy
             if "error" in chunk:
                 raise ApiError(500, str(chunk["error"].get("message")), kind="server_error")
             yield chunk
-
-
-_TRAINER = (sys.executable, "-P", "-m", "asyncgen.serve.training")
-_CONFIG, _TRAIN, _VALIDATION = "config.json", "train.jsonl", "validation.jsonl"
-_ALPHA_PER_RANK = 2  # so that one learning rate suits every rank
-_AT_ONCE = 16
 
 
 class _BadSampleError(Exception):

@@ -36,6 +36,10 @@ from asyncgen.serve.training.gguf import ALIGNMENT, TENSOR_TYPES, Gguf, Tensor, 
 _WATCH_S = 2.0
 
 Say = Callable[[str], None]
+_Q8_0, _F32 = 8, 0
+_FILE_TYPE = b"general.file_type"
+_MOSTLY_Q8_0 = 7  # llama.cpp's number for such files
+_U32 = struct.pack("<I", 4)  # its type in the metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +281,6 @@ def _check(path: Path, sha256: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_Q8_0, _F32 = 8, 0
-_FILE_TYPE = b"general.file_type"
-_MOSTLY_Q8_0 = 7  # llama.cpp's number for such files
-_U32 = struct.pack("<I", 4)  # its type in the metadata
 
 
 def write_q8(source: Path, target: BinaryIO) -> None:

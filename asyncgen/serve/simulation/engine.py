@@ -61,6 +61,15 @@ _LONGEST_S = 5.0
 _LOSS_FIRST, _LOSS_LAST = 4.8, 0.4
 _EPOCHS, _BATCH = 3, 8
 _TOKENS_PER_SAMPLE = 40
+NOTICE = "simulated: no training took place; the figures are made up"
+_FILTERED = "content_filter"
+_SENTENCES = {"minimal": 1, "low": 1, "medium": 2, "high": 4, "xhigh": 8}
+_USUAL_EFFORT = "medium"
+_NOT_TELLING = frozenset({"get", "set", "run", "the", "and", "for", "from", "with", "use", "call", "make"})
+_SHORTEST_WORD = 3
+_WORD = re.compile(r"[^\W\d_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_KEY = re.compile(r'["\'`]([A-Za-z_][\w-]*)["\'`]\s*:')
 
 
 async def simulated_training(
@@ -128,10 +137,6 @@ def _checkpoint(step: TrainingStep) -> TrainedCheckpoint:
 
 def _accuracy(loss: float) -> float:
     return round(math.exp(-0.35 * loss), 4)
-
-
-NOTICE = "simulated: no training took place; the figures are made up"
-_FILTERED = "content_filter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,15 +270,6 @@ def _in_pieces(opening: str, text: str) -> list[str]:
         return [text]
     words = text[len(opening) :].split(" ")
     return [piece for piece in (opening, words[0], *(f" {word}" for word in words[1:])) if piece]
-
-
-_SENTENCES = {"minimal": 1, "low": 1, "medium": 2, "high": 4, "xhigh": 8}
-_USUAL_EFFORT = "medium"
-_NOT_TELLING = frozenset({"get", "set", "run", "the", "and", "for", "from", "with", "use", "call", "make"})
-_SHORTEST_WORD = 3
-_WORD = re.compile(r"[^\W\d_]+")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_KEY = re.compile(r'["\'`]([A-Za-z_][\w-]*)["\'`]\s*:')
 
 
 def simulated_choice(call: ModelCall, digest: bytes, repetition: int, index: int, *, reasons: bool) -> EngineChoice:

@@ -35,6 +35,18 @@ if TYPE_CHECKING:
 
 
 Writable = bool | int | float | str | Sequence[str] | Sequence[int]
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+_PREFIX = "base_model.model.model.layers."
+_PROJECTIONS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,20 +222,6 @@ def write_adapter(path: Path, tensors: Mapping[str, Array], *, architecture: Arc
     }
     written = {name: NewTensor(each.shape, 0, each.astype("<f4").tobytes()) for name, each in tensors.items()}
     write_gguf(path, metadata, written)
-
-
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
-_PREFIX = "base_model.model.model.layers."
-_PROJECTIONS = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 class _Config(msgspec.Struct, kw_only=True):

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from asyncgen.serve.training.architecture import Architecture
     from asyncgen.serve.training.packing import TrainingThreads
 
+LOGITS_AT_A_TIME = 1 << 23  # limits the memory for a long completion to 32 MB
+_TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory at the same time
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -175,9 +178,6 @@ class Block:
         )
 
 
-LOGITS_AT_A_TIME = 1 << 23  # limits the memory for a long completion to 32 MB
-
-
 @dataclass(frozen=True, slots=True)
 class PredictionScore:
     """How well the targets of a row are predicted.
@@ -288,8 +288,6 @@ class TunedPart:
             d_normed -= self._output[labels]
         return PredictionScore(loss, correct, len(labels))
 
-
-_TOKENS_AT_A_TIME = 1 << 14  # whose hidden states are in memory at the same time
 
 # Called with the share that is done, from 0 to 1.
 OnProgress = Callable[[float], None]

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 
 
 LONGEST = 1024  # tokens; longer samples are cut at their end
+_BYTES = 4  # per number
+_SAMPLE_BYTES = 5  # per token of the samples: its id, and whether it is a target
+_LONGEST_ROW_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
+_PROCESS = 100 << 20  # interpreter, numpy and small objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +273,6 @@ def _loop(
 
     part = TunedPart(weights, blocks, adapter)
     return TrainingLoop(data, part, adapter, plan, threads=threads, order=order, save=save, emit=emit, elapsed=elapsed)
-
-
-_BYTES = 4  # per number
-_SAMPLE_BYTES = 5  # per token of the samples: its id, and whether it is a target
-_LONGEST_ROW_TOKENS = 1024  # of the longest row: a longest sample alone, or several shorter ones
-_PROCESS = 100 << 20  # interpreter, numpy and small objects
 
 
 def memory_needed(architecture: Architecture, *, layers: int, rank: int, threads: int, sample_tokens: int = 0) -> int:
