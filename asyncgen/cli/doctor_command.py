@@ -182,6 +182,9 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> Finding:
         return Finding("fail", "address", text, CERTIFICATES_HELP)
     text = f"{target} does not answer: {connection_failure_reason(error)}"
     step = None if route.proxy else encrypted_address(endpoint.base_url, error)
+    is_hosted = endpoint.base_url == endpoint.profile.base_url and not is_loopback(endpoint.base_url)
+    if is_hosted:
+        return Finding("fail", "address", text, "check the network, and the proxy if you need one (HTTPS_PROXY)")
     return Finding("fail", "address", text, step or "check the address, and that the server is running")
 
 

@@ -95,6 +95,14 @@ def test_a_server_that_is_not_there_is_told_in_words() -> None:
     assert "ASYNCGEN_API_KEY is not set" in key(endpoint).text
 
 
+def test_where_a_hosted_provider_is_not_reached_it_is_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing listens there
+    profile = PROFILES["openai"]
+    (finding,) = asyncio.run(api(Endpoint(profile, str(profile.base_url), None, "m", "test")))
+    assert finding.level == "fail"
+    assert "check the network" in finding.next_step
+
+
 def test_https_to_a_server_of_http_is_told_as_such() -> None:
     async def scenario() -> list[Finding]:
         async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -18,7 +18,7 @@ import orjson
 
 from asyncgen.dataset.writer import RowFile
 from asyncgen.errors import UsageError
-from asyncgen.job.answers import JSON, AnswerReader
+from asyncgen.job.answers import AnswerReader
 from asyncgen.job.model import AnswerSettings
 from asyncgen.json_text import decoder
 from asyncgen.run.directory import output_file
@@ -65,7 +65,7 @@ def ordered_records(paths: Sequence[Path], grid: RequestGrid | None) -> Iterator
 FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\0")
 _NEEDS_QUOTES = frozenset(',"\r\n')
 _BATCH = 10_000
-_AS_JSON = AnswerReader(AnswerSettings(format=JSON))
+_AS_JSON = AnswerReader(AnswerSettings(format="json"))
 _COLUMNS = ("index", "repeat", "prompt", "completion", "model", "finish_reason", "attempts", "latency_s", "created")
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 
