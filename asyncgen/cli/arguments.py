@@ -81,7 +81,7 @@ def _only_job_file() -> Path:
 
 def _which(found: list[Path]) -> str:
     if found:
-        return "name one of " + ", ".join(map(str, found))
+        return "job files: " + ", ".join(map(str, found))
     return "asyncgen init my-job.toml   (writes one), or asyncgen run   (runs the built-in example)"
 
 

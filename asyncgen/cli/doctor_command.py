@@ -103,7 +103,7 @@ def run_lock(root: Path) -> Iterator[Finding]:
     if is_held(run.path):
         yield Finding("warn", "run", f"{run.path} is being written", command_line("status", run.path))
     else:
-        yield Finding("ok", "run", f"{run.path} is free")
+        yield Finding("ok", "run", f"{run.path} is not in use")
 
 
 def proxy(endpoint: Endpoint) -> Iterator[Finding]:

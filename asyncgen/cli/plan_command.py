@@ -78,7 +78,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     )
     waiting = f", {there.in_batches:,} in open batches" if there.in_batches else ""
     counts = f"{there.settled:,} answered, {there.failed:,} failed{waiting}"
-    yield f"already done: {counts}; to send: {plan.left:,}{stale}"
+    yield f"so far: {counts}; to send: {plan.left:,}{stale}"
     for number, prompt in enumerate(plan.prompts, 1):
         yield ""
         yield from _prompt_lines(f"prompt {number}", prompt)
@@ -125,7 +125,7 @@ def labelled(label: str, lines: list[str]) -> Iterator[str]:
 
 
 def _prompt_lines(label: str, prompt: PlannedPrompt) -> Iterator[str]:
-    yield f"{label}; the tuned model will be given: {_shortened(prompt.short)}"
+    yield f"{label}; short prompt for the tuned model: {_shortened(prompt.short)}"
     for message in prompt.body["messages"]:
         first, *rest = _shortened(_message_text(message)).strip().splitlines() or [""]
         yield f"  {message['role']}: {first}"
@@ -174,7 +174,7 @@ def _training_line(training: Training) -> str:
     bill = (
         f"{counted(trained.samples, 'sample')} x {counted(trained.epochs, 'epoch')} = {_counts(trained.tokens)} tokens"
     )
-    remarks = [bill, *(["would be used"] if training.chosen else []), *([training.note] if training.note else [])]
+    remarks = [bill, *(["selected"] if training.chosen else []), *([training.note] if training.note else [])]
     if training.price is not None and training.price.as_of is not None:
         remarks.append(f"prices of {training.price.as_of}")
     return f"{training.provider}, {training.model}: {cost} ({'; '.join(remarks)})"
@@ -350,9 +350,9 @@ def refuse_problems(found: list[tuple[str, AsyncgenError]]) -> None:
 def forecast_lines(ahead: RunForecast, found: list[tuple[str, AsyncgenError]]) -> list[str]:
     """Lines about the later stages, for `plan`."""
     try:
-        will = f"tune {ahead.order.model} at {ahead.tuning.profile.name} ({ahead.tuning.why})"
+        will = f"fine-tune {ahead.order.model} at {ahead.tuning.profile.name} ({ahead.tuning.why})"
     except AsyncgenError:
-        will = f"tune at {ahead.tuning.profile.name} ({ahead.tuning.why})"
+        will = f"fine-tune at {ahead.tuning.profile.name} ({ahead.tuning.why})"
     finetuning = ahead.tuning.profile.finetuning
     closed = finetuning is not None and not finetuning.new_customers
     limits = ["note: it only fine-tunes for customers who did so before"] if closed else []

@@ -55,14 +55,14 @@ def report_lines(report: Report, bar: str) -> Iterator[str]:
     )
     whole = [axis.name for axis in report.axes if axis.values and not any(each.holes for each in axis.values.values())]
     if whole:
-        yield f"{'without holes':<{_LABEL}} {', '.join(one_line(name, _LABEL) for name in whole)}"
+        yield f"{'fully covered':<{_LABEL}} {', '.join(one_line(name, _LABEL) for name in whole)}"
     for axis in report.axes:
         if axis.name not in whole:
             yield from _axis_lines(axis, bar)
-    yield from _counted("cannot be samples", report.rejected, bar)
-    yield from _counted("checks not passed", report.checks, bar)
-    yield from _counted("failed", report.failures, bar)
-    yield from _counted("ended", report.finish_reasons, bar)
+    yield from _counted("rejected", report.rejected, bar)
+    yield from _counted("failed checks", report.checks, bar)
+    yield from _counted("failed rows", report.failures, bar)
+    yield from _counted("finish reasons", report.finish_reasons, bar)
     yield from _text_lines(report, bar)
     yield from _quality_lines(report.quality)
     yield ""
@@ -92,7 +92,7 @@ def _axis_lines(axis: Axis, bar: str) -> Iterator[str]:
             part = coverage.filled / (coverage.filled + coverage.holes) if coverage.filled else 0.0
             yield f"{one_line(value, _LABEL):<{_LABEL}} {_bar(part, bar)} {figures}"
     if len(shown) < len(axis.values):
-        yield f"({counted(len(axis.values) - len(shown), 'more value')} with fewer holes)"
+        yield f"({counted(len(axis.values) - len(shown), 'more value')} with fewer missing rows)"
 
 
 def _bar(part: float, bar: str) -> str:
@@ -138,8 +138,8 @@ def _quality_lines(quality: Quality) -> Iterator[str]:
     yield (
         f"{'leakage':<{_LABEL}} {quality.trained_on:,} of "
         f"{counted(quality.validation_prompts, 'validation prompt')} are in "
-        f"the training data; {counted(quality.leaked_answers, 'answer')} nearly equal to an answer on the other "
-        "side, values masked"
+        f"the training data; {counted(quality.leaked_answers, 'answer')} nearly equal to an answer of the "
+        "other file, values masked"
     )
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
     yield f"{'8-word overlaps':<{_LABEL}} {copies}"

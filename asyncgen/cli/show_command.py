@@ -119,7 +119,7 @@ def _see_names(where: Mapping[str, str], names: set[str]) -> None:
             near = nearest(name, names)
             raise UsageError(
                 f"rows of this run have no variable {name!r}" + (f" (did you mean {near!r}?)" if near else ""),
-                help_text=f"they have {', '.join(sorted(names))}",
+                help_text=f"variables: {', '.join(sorted(names))}",
             )
 
 
@@ -313,7 +313,7 @@ def _shard_text(shard: ShardStatus) -> str:
 def _spend_text(spend: Spend) -> str:
     usage = spend.usage
     tokens = f"{counted(usage.prompt_tokens, 'prompt token')} ({usage.cached_tokens:,} cached), "
-    tokens += f"{counted(usage.completion_tokens, 'completion token')} ({usage.reasoning_tokens:,} of reasoning)"
+    tokens += f"{counted(usage.completion_tokens, 'completion token')} ({usage.reasoning_tokens:,} reasoning)"
     if spend.unpriced:
         return f"{tokens}; {usd(spend.cost_usd)} and {counted(spend.unpriced, 'answer')} of unknown price"
     return f"{usd(spend.cost_usd)}; {tokens}"

@@ -70,7 +70,7 @@ def test_status_counts_the_rows_of_the_newest_run(asyncgen: Run, folder: Path) -
         "run       runs/campaign",
         "job       campaign, model model-1 at openai",
         "rows      10: 3 done, 1 failed, 6 left; 1 more belong to an earlier version of the job",
-        "spend     1.00 USD; 4,000 prompt tokens (0 cached), 120 completion tokens (0 of reasoning)",
+        "spend     1.00 USD; 4,000 prompt tokens (0 cached), 120 completion tokens (0 reasoning)",
     ]
     assert done.stderr.startswith("next: asyncgen generate ")
 

@@ -145,10 +145,10 @@ def _sections(report: Report) -> Iterator[str]:
     yield "<h2>Coverage</h2>" + _key()
     for axis in report.axes:
         yield f"<h3>{_safe(axis.name)}</h3>" + _axis(axis)
-    yield from _counted("Answers that cannot be samples", report.rejected)
-    yield from _counted("Checks not passed", report.checks)
+    yield from _counted("Rejected answers", report.rejected)
+    yield from _counted("Failed checks", report.checks)
     yield from _counted("Failed rows", report.failures)
-    yield from _counted("How answers ended", report.finish_reasons)
+    yield from _counted("Finish reasons", report.finish_reasons)
     if report.words.counts:
         yield "<h2>Length</h2>" + _lengths("Words in an answer", report.words, "words")
         yield _lengths("Characters in an answer", report.characters, "characters")
@@ -195,7 +195,9 @@ def _axis(axis: Axis) -> str:
     ]
     hidden = len(axis.values) - len(rows)
     note = (
-        f'<p class="soft">the {counted(len(rows), "value")} with the most holes; {hidden:,} more</p>' if hidden else ""
+        f'<p class="soft">the {counted(len(rows), "value")} with the most missing rows; {hidden:,} more</p>'
+        if hidden
+        else ""
     )
     return stacked_bars(f"Coverage by {axis.name}", rows) + note + _table(axis.values)
 
@@ -249,16 +251,16 @@ def _quality(quality: Quality) -> Iterator[str]:
     copies = ", ".join(f"{share:.0%} from the {name}" for name, share in quality.copies.items())
     yield (
         f"<h2>Repetition and leakage</h2><p>With the values of the axes masked, {quality.template_duplicates:,} of "
-        f"{counted(quality.samples, 'answer is', 'answers are')} an earlier one, and "
-        f"{quality.near_templates:,} of {quality.sampled:,} nearly "
-        f"one. {quality.trained_on:,} of "
+        f"{counted(quality.samples, 'answer is a duplicate', 'answers are duplicates')}, and "
+        f"{quality.near_templates:,} of {quality.sampled:,} near-duplicates. "
+        f"{quality.trained_on:,} of "
         f"{counted(quality.validation_prompts, 'validation prompt is', 'validation prompts are')} trained on; "
-        f"{counted(quality.leaked_answers, 'answer is', 'answers are')} nearly one of the other side. "
-        "Eight words in a row are copied: "
+        f"{counted(quality.leaked_answers, 'answer is', 'answers are')} nearly the same as one in the other file. "
+        "8-word overlaps: "
         f"{copies}.</p>"
     )
     if quality.template:
-        yield f"<p>The commonest, {quality.template_answers:,} times:</p>"
+        yield f"<p>The most common one, {quality.template_answers:,} times:</p>"
         yield f"<blockquote>{_safe(quality.template)}</blockquote>"
     if quality.empty_pairs:
         pairs = "; ".join(map(_safe, quality.empty_pairs[:_MOST_BARS]))

@@ -88,9 +88,9 @@ def test_every_section_has_its_chart(make_run: MakeRun) -> None:
     page = page_of(made)
     for title in (
         "Coverage",
-        "Checks not passed",
+        "Failed checks",
         "Failed rows",
-        "How answers ended",
+        "Finish reasons",
         "Length",
         "Tokens and cost",
     ):
