@@ -1,4 +1,7 @@
-"""Time and peak memory of prepare, report and export on a run of many records, each in a process of its own.
+"""Time and peak memory of prepare, report and export on a run of many records.
+
+`prepare` and `report` are measured on one core and on all: there they read the records in several processes, and the
+memory is that of the largest one.
 
 python benchmarks/bench_dataset.py                     # 1,000,000 records, about 600 MB in a temporary folder
 python benchmarks/bench_dataset.py --records 100000
@@ -92,10 +95,13 @@ def measure(folder: Path, records: int) -> dict[str, Cost]:
         "prepare FILE.csv": ["prepare", csv, "--yes"],
         "prepare FILE.csv --format completion": ["prepare", csv, "--format", "completion", "--yes"],
     }
-    return {
-        name: run([sys.executable, "-m", "asyncgen", *command, "--quiet"], folder / "log")
-        for name, command in commands.items()
-    }
+    costs = {}
+    for name, command in commands.items():
+        line = [sys.executable, "-m", "asyncgen", *command, "--quiet"]
+        costs[name] = run(line, folder / "log")
+        if name in {"prepare RUN", "report RUN"}:
+            costs[f"{name}, all cores"] = run(line, folder / "log", on_all_cores=True)
+    return costs
 
 
 def main() -> None:

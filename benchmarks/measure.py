@@ -27,7 +27,7 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process came to; `rss_mb` is its peak."""
+    """What a process came to, with those that it started; `rss_mb` is the peak of the largest one."""
 
     cpu_s: float
     wall_s: float
@@ -54,10 +54,11 @@ def stats(base_url: str) -> dict[str, Any]:
     return seen
 
 
-def run(command: Sequence[str], log: Path) -> Cost:
+def run(command: Sequence[str], log: Path, *, on_all_cores: bool = False) -> Cost:
     """Run a client to its end; its output goes to `log`, and is shown when it fails."""
+    place = None if on_all_cores else _on_the_first_core
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, preexec_fn=_on_the_first_core)  # noqa: PLW1509 - no threads here
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, preexec_fn=place)  # noqa: PLW1509 - no threads here
         began = os.times().elapsed
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
