@@ -88,7 +88,7 @@ def drafting(
         AsyncgenError: a process that reads a part ended unexpectedly.
     """
     paths = [directory.records]
-    parts = [] if stale else divide(paths)
+    parts = () if stale else divide(paths)
     size = directory.records.stat().st_size if directory.records.exists() else 0
     task = DraftTask(
         job=job,

@@ -39,29 +39,27 @@ def answer_to(request: PartRequest[Any]) -> PartFound[Any] | PartFailure:
     Returns:
         What was found, or why nothing was.
     """
+    rows = RowFile(request.paths, decode_record)
+    outputs = [os.fdopen(descriptor, "wb", closefd=False) for descriptor in request.outputs]
+    where = request.part[0]
     try:
-        return _read_part(request)
+        scan = request.task.scan(outputs)
+        with collector_off(), as_disk_error(f"temporary files in {request.paths[0].parent} could not be written"):
+            for where in request.part:
+                for records in rows.blocks_of(where):
+                    scan.at_records(records)
+            with rows.fetcher() as lines:
+                scan.end_part(lines)
+            for file in outputs:
+                file.flush()
     except BadLineError as error:
-        return PartFailure(BadLineError, error.what, error.cause, line=error.number)
+        return PartFailure(BadLineError, error.what, error.cause, line=error.number, where=where)
     except AsyncgenError as error:
         return PartFailure(type(error), error.what, error.cause, error.help_text)
     except MemoryError:
-        return ended_early(request.paths[request.part.file], None)
+        return ended_early(request.paths[where.file], None)
     except Exception:  # noqa: BLE001 - a bug, which the command shows
         return PartFailure(None, traceback.format_exc())
-
-
-def _read_part(request: PartRequest[Any]) -> PartFound[Any]:
-    rows = RowFile(request.paths, decode_record)
-    outputs = [os.fdopen(descriptor, "wb", closefd=False) for descriptor in request.outputs]
-    scan = request.task.scan(outputs)
-    with collector_off(), as_disk_error(f"temporary files in {request.paths[0].parent} could not be written"):
-        for records in rows.blocks_of(request.part):
-            scan.at_records(records)
-        with rows.fetcher() as lines:
-            scan.end_part(lines)
-        for file in outputs:
-            file.flush()
     return PartFound(scan.found, rows.begins, rows.lines)
 
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar
@@ -24,7 +25,7 @@ from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.whole_file import as_disk_error, open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Self
 
@@ -64,13 +65,16 @@ class ScanTask(Protocol[FoundT_co]):
     def scan(self, outputs: Sequence[BinaryIO], /) -> Scan[FoundT_co]: ...
 
 
-def divide(paths: Sequence[Path], least_bytes: int = LEAST_BYTES, most: int | None = None) -> list[FilePart]:
-    """Divide files into parts of about the same size.
+Part = Sequence[FilePart]  # one after the other
+
+
+def divide(paths: Sequence[Path], least_bytes: int = LEAST_BYTES, most: int | None = None) -> Sequence[Part]:
+    """Divide files into parts of about the same size; a part may consist of several files.
 
     Args:
-        paths: the files; missing ones have no parts.
+        paths: the files; missing ones are in no part.
         least_bytes: size of a part, at least.
-        most: maximum number of parts of all files; None for the number of processors that this process may use.
+        most: maximum number of parts; None for the number of processors that this process may use.
 
     Returns:
         The parts in order; none if there would be only one.
@@ -82,13 +86,20 @@ def divide(paths: Sequence[Path], least_bytes: int = LEAST_BYTES, most: int | No
     wanted = min(sum(sizes) // least_bytes, most or _processors(), MOST_PARTS)
     if wanted <= 1:
         return []
-    parts: list[FilePart] = []
+    size_of_part = sum(sizes) / wanted
+    parts: dict[int, list[FilePart]] = {}
+    before = 0  # bytes
     for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
-        if size:
-            share = max(round(wanted * size / sum(sizes)), 1)
-            cuts = sorted({_line_begin(path, size * cut // share) for cut in range(1, share)} - {0, size})
-            parts += [FilePart(number, begin, end) for begin, end in zip([0, *cuts], [*cuts, None], strict=True)]
-    return parts if len(parts) > 1 else []
+        pieces = max(round(size / size_of_part), 1)
+        cuts = sorted({_line_begin(path, size * cut // pieces) for cut in range(1, pieces)} - {0, size})
+        for begin, end in zip([0, *cuts], [*cuts, size], strict=True):
+            middle = before + (begin + end) / 2
+            part = parts.setdefault(min(int(middle / size_of_part), wanted - 1), [])
+            if size:
+                part.append(FilePart(number, begin, end if end < size else None))
+        before += size
+    filled = [part for _, part in sorted(parts.items()) if part]
+    return filled if len(filled) > 1 else []
 
 
 def _processors() -> int:
@@ -124,7 +135,7 @@ class PartRequest(Generic[FoundT]):
 
     task: ScanTask[FoundT]
     paths: Sequence[Path]
-    part: FilePart
+    part: Part
     outputs: Sequence[int]
 
 
@@ -135,7 +146,7 @@ class PartFound(Generic[FoundT]):
     Attributes:
         found: what the task found.
         begins: where each record begins.
-        lines: number of lines of the part.
+        lines: number of lines of its last file.
     """
 
     found: FoundT
@@ -152,7 +163,8 @@ class PartFailure:
         what: its message.
         cause: its cause.
         help_text: the next step.
-        line: number of the line that is damaged, from 1 in this part; None for other errors.
+        line: number of the line that is damaged, from 1 in `where`; None for other errors.
+        where: it stands; None for other errors.
     """
 
     kind: type[AsyncgenError] | None
@@ -160,20 +172,22 @@ class PartFailure:
     cause: str | None = None
     help_text: str | None = None
     line: int | None = None
+    where: FilePart | None = None
 
-    def error(self, path: Path, lines: int) -> Exception:
-        """The error as this process would have raised it; `lines` are those of the file before the part."""
+    def error(self, paths: Sequence[Path], lines: int) -> Exception:
+        """The error as this process would have raised it; `lines` of the part's first file are in earlier parts."""
         if self.kind is None:
             return RuntimeError(self.what)
-        if self.line is not None:
-            return BadLineError(path, lines + self.line, self.cause or "")
+        if self.line is not None and self.where is not None:
+            number = self.line + (lines if self.where.begin else 0)
+            return BadLineError(paths[self.where.file], number, self.cause or "")
         return self.kind(self.what, cause=self.cause, help_text=self.help_text)
 
 
 def read_parts(
     task: ScanTask[FoundT],
     rows: RowFile[Record],
-    parts: Sequence[FilePart],
+    parts: Sequence[Part],
     outputs: Sequence[Sequence[BinaryIO]],
     found: FoundT,
 ) -> None:
@@ -202,12 +216,12 @@ def read_parts(
         processes = [stack.enter_context(_process(environment, each)) for each in descriptors]
         for process, part, each in zip(processes, parts, descriptors, strict=True):
             _ask(process, PartRequest(task, rows.paths, part, each))
-        answers = (_answer(process, rows.paths[part.file]) for process, part in zip(processes, parts, strict=True))
+        answers = (_answer(process, rows.paths[part[0].file]) for process, part in zip(processes, parts, strict=True))
         join_parts(answers, rows, parts, found)
 
 
 def join_parts(
-    answers: Iterable[PartFound[FoundT] | PartFailure], rows: RowFile[Record], parts: Sequence[FilePart], found: FoundT
+    answers: Iterable[PartFound[FoundT] | PartFailure], rows: RowFile[Record], parts: Sequence[Part], found: FoundT
 ) -> None:
     """Put together what was found in the parts of a run.
 
@@ -220,16 +234,15 @@ def join_parts(
     Raises:
         AsyncgenError: a part could not be read; the first such error, with the line number in the whole file.
     """
-    lines, file = 0, 0  # of the file, in earlier parts
+    lines = 0  # of a file that goes on in the next part
     remaining = iter(answers)
     for part in parts:
         answer = next(remaining)
-        lines, file = lines if file == part.file else 0, part.file
         if isinstance(answer, PartFailure):
-            raise answer.error(rows.paths[part.file], lines)
+            raise answer.error(rows.paths, lines)
         found.extend(answer.found)
         rows.begins.extend(answer.begins)
-        lines += answer.lines
+        lines = answer.lines + (lines if part[-1].begin else 0)
         del answer  # before the next one takes as much memory
 
 

@@ -93,6 +93,7 @@ class RowFile(Generic[_Row]):
         """The rows of one part, as `blocks`; the line number of an error is counted from the beginning of the part."""
         path = self.paths[part.file]
         end = (part.file << _FILE_BITS) + part.begin
+        self.lines = 0
         if part.begin == 0 and _begins_with_mark(path):
             end += len(_MARK)
         for first, block in read_blocks(path, part.begin, part.end):

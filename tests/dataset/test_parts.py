@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from asyncgen.dataset import draft, parts
 from asyncgen.dataset.part_child import answer_to
-from asyncgen.dataset.parts import PartRequest, divide, join_parts
+from asyncgen.dataset.parts import Part, PartRequest, divide, join_parts
 from asyncgen.dataset.prepare_run import Prepared, prepare_run
 from asyncgen.dataset.report import collect
 from asyncgen.dataset.report.collect import Report, make_report
@@ -31,7 +31,7 @@ from asyncgen.dataset.writer import FilePart
 from asyncgen.errors import AsyncgenError, DiskError
 from asyncgen.providers.prices import PriceList
 from asyncgen.providers.profiles import PROFILES, Finetuning
-from asyncgen.run.directory import open_run
+from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.jsonl import BadLineError
 from asyncgen.run.records import encode_line
 
@@ -90,7 +90,7 @@ def prepare(made: Any, **options: bool) -> Prepared:
         return prepare_run(run, made.opened.job, made.opened.grid, provider=TAKES_ALL, prices=PriceList(), **options)
 
 
-def read_here(task: Any, rows: Any, of: list[FilePart], outputs: Any, found: Any) -> None:
+def read_here(task: Any, rows: Any, of: list[Part], outputs: Any, found: Any) -> None:
     """As `read_parts`, without the processes."""
     requests = [
         pickle.dumps(PartRequest(task, rows.paths, part, [file.fileno() for file in files]))
@@ -101,7 +101,7 @@ def read_here(task: Any, rows: Any, of: list[FilePart], outputs: Any, found: Any
 
 
 @contextmanager
-def divided(at: list[FilePart], read: Callable[..., None] = parts.read_parts) -> Iterator[None]:
+def divided(at: list[Part], read: Callable[..., None] = parts.read_parts) -> Iterator[None]:
     """Runs are read in these parts."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (draft, collect):
@@ -110,13 +110,13 @@ def divided(at: list[FilePart], read: Callable[..., None] = parts.read_parts) ->
         yield
 
 
-def cut(path: Path, places: list[int]) -> list[FilePart]:
+def cut(path: Path, places: list[int]) -> list[Part]:
     """The parts of a file that is cut before some of its lines."""
     ends = [0]
     for line in path.read_bytes().splitlines(keepends=True):
         ends.append(ends[-1] + len(line))
     cuts = sorted({ends[place % len(ends)] for place in places} - {0, ends[-1]})
-    return [FilePart(0, begin, end) for begin, end in zip([0, *cuts], [*cuts, None], strict=True)]
+    return [[FilePart(0, begin, end)] for begin, end in zip([0, *cuts], [*cuts, None], strict=True)]
 
 
 def outcome(made: Any, **options: bool) -> tuple[Any, ...]:
@@ -230,21 +230,55 @@ def test_a_damaged_line_has_its_number_in_the_whole_file(
     assert str(made.directory.records) in prepared.value.what
 
 
-@given(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=60), st.integers(1, 300))
+@given(
+    st.lists(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=30), max_size=9),
+    st.integers(1, 300),
+)
 @folder_stays
-def test_files_are_divided_at_line_ends_without_a_gap(tmp_path: Path, lines: list[bytes], least: int) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.write_bytes(b"".join(line + b"\n" for line in lines))
-    second.write_bytes(b"torn")
-    found = divide([first, tmp_path / "missing", second], least, most=7)
-    content = first.read_bytes()
-    assert len(found) != 1
-    own = [part for part in found if part.file == 0]
-    assert [part.begin for part in own[1:]] == [part.end for part in own[:-1]]
-    assert all(content[part.begin - 1 : part.begin] == b"\n" for part in own[1:])
+def test_files_are_divided_at_line_ends_without_a_gap(tmp_path: Path, files: list[list[bytes]], least: int) -> None:
+    paths = [tmp_path / str(number) for number in range(len(files))]
+    contents = [b"".join(line + b"\n" for line in lines) for lines in files]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    found = divide([*paths, tmp_path / "missing"], least, most=5)
+    assert len(found) in {0, 2, 3, 4, 5}
     if found:
-        assert found[-1] == FilePart(2, 0, None)
-        assert not own or (own[0].begin, own[-1].end) == (0, None)
+        pieces = [piece for part in found for piece in part]
+        read = [contents[piece.file][piece.begin : piece.end] for piece in pieces]
+        assert b"".join(read) == b"".join(contents)
+        assert all(piece.endswith(b"\n") for piece in read)
+        assert [piece for piece in pieces if piece.end is None] == [
+            [each for each in pieces if each.file == number][-1] for number in sorted({piece.file for piece in pieces})
+        ]
+
+
+@folder_stays
+@given(st.lists(st.integers(0, ROWS), min_size=1, max_size=6), st.integers(2, 5), st.integers(0, ROWS - 1))
+def test_the_records_of_several_files_are_read_in_parts_too(
+    make_run: MakeRun, places: list[int], most: int, damaged: int
+) -> None:
+    made = make_run(SPLIT, job=JOB).fill()
+    lines = list(map(encode_line, made.records))
+    bounds = [0, *sorted(places), ROWS]
+    paths = [made.path / f"records-{number}.jsonl" for number in range(len(bounds) - 1)]
+
+    def write() -> None:
+        for path, begin, end in zip(paths, bounds, bounds[1:], strict=False):
+            path.write_bytes(b"".join(lines[begin:end]))
+
+    write()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunDirectory, "record_files", lambda _: paths)
+        whole = figures(make_report(made.directory, made.opened.job, made.opened.grid))
+        with divided(divide(paths, 1, most), read_here):
+            assert figures(make_report(made.directory, made.opened.job, made.opened.grid)) == whole
+        lines[damaged] = b"[]\n"
+        write()
+        with pytest.raises(BadLineError) as expected:
+            make_report(made.directory, made.opened.job, made.opened.grid)
+        with divided(divide(paths, 1, most), read_here), pytest.raises(BadLineError) as found:
+            make_report(made.directory, made.opened.job, made.opened.grid)
+    assert found.value.what == expected.value.what
 
 
 def test_processes_of_their_own_find_the_same(make_run: MakeRun) -> None:

@@ -121,7 +121,7 @@ def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
     state = directory.read_total()
     stale, twins = may_be_stale(state.job, grid), grid.twins()
     paths = directory.record_files()
-    parts = [] if stale or twins else divide(paths)
+    parts = () if stale or twins else divide(paths)
     quality = QualityScan(job, Split(plan_split(grid, job.dataset, known_plan(state)), job.dataset.hold_out))
     unsettled = {key_number(failure.key) for failure in rows_in(directory.failure_files(), decode_failure)}
     rows = RowFile(paths, decode_record)
