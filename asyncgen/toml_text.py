@@ -103,10 +103,10 @@ def _syntax_problem(text: str, message: str) -> Problem:
         return Problem("", f"`{key}` is set twice (lines {places[0]} and {places[1]})", line=places[1])
     if (
         message.startswith("Invalid value")
-        and _KEY.match(lines[line - 1])
-        and not lines[line - 1][: column - 1].strip()
+        and (_KEY.match(lines[line - 1]) or _HEADER.match(lines[line - 1]))
+        and not lines[line - 1][: column - 1].strip(" \t[")
     ):
-        message = "Unclosed array"  # a list was not closed before the next key
+        message = "Unclosed array"  # a list was not closed before the next key or table
     words = next((ours for theirs, ours in _WORDS if message.startswith(theirs)), "this is not TOML")
     if message.startswith(_TWICE):
         words = "a key or a table is set twice"

@@ -42,6 +42,7 @@ def test_a_key_that_is_missing_has_the_line_of_its_table() -> None:
     [
         ('name = "x\n', 1, "no closing quote"),
         ('a = 1\ncity = [\n  "a",\nb = 3\n', 2, "a list that begins here is not closed"),
+        ('city = [\n  "a",\n[prompt]\nuser = "b"\n', 1, "a list that begins here is not closed"),
         ("a = { x = 1\n", 1, "a table that begins here is not closed"),
         ('name = "x"\nother = 1\nname = "y"\n', 3, "`name` is set twice (lines 1 and 3)"),
         ("[a]\nx = 1\n[b]\n[a]\n", 4, "`a` is set twice (lines 1 and 4)"),

@@ -99,7 +99,9 @@ class LibraryObserver:
     def say(self, text: str) -> None:
         self.remarks.append(text)
 
-    def agree(self, question: str, *, why: str) -> None:
+    def agree(self, question: str, *, why: str, notice: str = "") -> None:
+        if self._yes and notice:
+            self.remarks.append(notice)
         if not self._yes:
             raise UsageError(why, cause=question, help_text="pass yes=True to continue", code="needs_yes")
 

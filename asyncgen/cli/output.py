@@ -146,20 +146,24 @@ def show_error(error: AsyncgenError, *, as_json: bool) -> None:
         json_result({"error": envelope})
 
 
-def confirm(question: str, *, yes: bool, why: str) -> None:
+def confirm(question: str, *, yes: bool, why: str, notice: str = "") -> None:
     """Ask for consent.
 
     Args:
         question: a question to answer with y or n on a terminal.
         yes: whether --yes was passed, which answers it.
         why: the reason, for the error if there is no terminal.
+        notice: printed before the question, or without one if `yes`; the error has `why` in its place.
 
     Raises:
         UsageError: nobody can be asked, or the answer is no.
     """
+    can_ask = sys.stdin.isatty() and sys.stderr.isatty()
+    if notice and (yes or can_ask):
+        say(notice)
     if yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask:
         raise UsageError(why, help_text="add --yes to continue", code="needs_yes")
     if not _agreed(question):
         raise UsageError("nothing was sent", code=DECLINED)

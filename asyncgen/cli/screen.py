@@ -175,8 +175,8 @@ class Screen:
     def say(self, text: str) -> None:
         say(text)
 
-    def agree(self, question: str, *, why: str) -> None:
-        confirm(question, yes=self._yes, why=why)
+    def agree(self, question: str, *, why: str, notice: str = "") -> None:
+        confirm(question, yes=self._yes, why=why, notice=notice)
 
     def offer(self, question: str) -> bool | None:
         return confirm_optional(question, yes=self._yes)

@@ -51,12 +51,13 @@ class Observer(Protocol):
             text: one line, for the user.
         """
 
-    def agree(self, question: str, *, why: str) -> None:
+    def agree(self, question: str, *, why: str, notice: str = "") -> None:
         """Ask for consent before money is spent or rows become stale.
 
         Args:
             question: a question to answer with yes or no.
             why: the reason, for the error if nobody can be asked.
+            notice: reported with the question, or where it is answered in advance; not where the error says it.
 
         Raises:
             UsageError: the answer is no (code `declined`), or nobody can be asked (code `needs_yes`).

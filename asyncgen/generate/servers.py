@@ -124,8 +124,7 @@ def consent_to_server(run: RunWriter, server: ServerState, observer: Observer, *
             what = (
                 f"rows of {run.directory.path} were answered by {', '.join(others)}, but this run uses another server"
             )
-            observer.say(what)
-            observer.agree("Continue, and keep those answers?", why=what)
+            observer.agree("Continue, and keep those answers?", why=what, notice=what)
         run.update(lambda state: msgspec.structs.replace(state, servers=[*state.servers, server]))
 
 

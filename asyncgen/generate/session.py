@@ -392,8 +392,8 @@ def _consent_to_stale(run: RunWriter, opened: OpenedJob, observer: Observer) -> 
     if stale.more:
         rows = counted(stale.more, "row")
         what = f"{rows} of {run.directory.path} no longer belong to the job: {', '.join(stale.changed)} changed"
-        observer.say(f"{what}; their answers stay in the file, but not in the dataset")
-        observer.agree("Continue without them?", why=what)
+        notice = f"{what}; their answers stay in the file, but not in the dataset"
+        observer.agree("Continue without them?", why=what, notice=notice)
     return stale
 
 
@@ -465,9 +465,11 @@ def _consent_to_lost(run: RunWriter, observer: Observer, lost: int) -> None:
     """Ask before rows whose records are missing in the file are bought again."""
     records = counted(run.state.spend.records, "record")
     what = f"{lost:,} of {records} counted in run.json are missing in {run.directory.records}"
-    observer.say(f"{what}; their rows will be sent, and paid for, again")
+    notice = f"{what}; their rows will be sent, and paid for, again"
     if lost > GROUP_ROWS:  # more than a power loss can cost
-        observer.agree("Continue, and pay for them again?", why=what)
+        observer.agree("Continue, and pay for them again?", why=what, notice=notice)
+    else:
+        observer.say(notice)
 
 
 def _has_work(progress: Progress, journal: Journal, *, in_batch: bool) -> bool:

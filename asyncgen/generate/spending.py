@@ -81,9 +81,10 @@ class Spending:
         if self.price is None and max_cost_usd is not None and (agrees or not is_demanded):
             unless = "" if self.in_batch else ", unless the server reports the cost of answers"
             what = f"the price of this model is not known, so max_cost = {max_cost_usd:g} cannot stop the run{unless}"
-            observer.say(f"warning: {what}")
-            if not self.is_own:
-                observer.agree("Continue without that limit?", why=what)
+            if self.is_own:
+                observer.say(f"warning: {what}")
+            else:
+                observer.agree("Continue without that limit?", why=what, notice=f"warning: {what}")
             spent_usd = spend.cost_usd + spend.unanswered_usd
             return None if self.in_batch else Budget(None, max_cost_usd, spent_usd, must_know=is_demanded)
         in_flight_usd = sum(batch.held_usd for batch in state.batches if not batch.collected)

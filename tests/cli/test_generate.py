@@ -129,6 +129,7 @@ def test_rows_that_would_be_left_behind_need_consent(asyncgen: Run, simulated: C
     refused = asyncgen("generate", "job.toml", *where)
     assert refused.returncode == 2
     assert "8 rows of runs/small no longer belong to the job: prompt.user changed" in refused.stderr
+    assert refused.stderr.count("no longer belong to the job") == 1
     assert "--yes" in refused.stderr
     assert (job.parent / "runs" / "small" / "records.jsonl").read_bytes() == before
     agreed = last_line(asyncgen("generate", "job.toml", *where, "--yes"))

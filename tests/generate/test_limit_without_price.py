@@ -27,7 +27,7 @@ class Answering:
 
     def say(self, text: str) -> None: ...
 
-    def agree(self, question: str, *, why: str) -> None:
+    def agree(self, question: str, *, why: str, notice: str = "") -> None:
         if not self.agrees_to_all:
             raise UsageError(why)
 

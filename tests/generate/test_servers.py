@@ -38,7 +38,7 @@ class Asked:
     def say(self, text: str) -> None:
         pass
 
-    def agree(self, question: str, *, why: str) -> None:
+    def agree(self, question: str, *, why: str, notice: str = "") -> None:
         self.questions += 1
         if not self._agrees:
             raise UsageError(why)
