@@ -279,7 +279,7 @@ def _rows_text(found: RunStatus) -> str:
 
 def _warnings(path: Path, found: RunStatus) -> Iterator[tuple[str, str]]:
     if found.simulated:
-        yield "simulated", f"{found.simulated:,} of the answers are simulated"
+        yield "simulated", f"{found.simulated:,} of the answers; a model cannot learn anything from them"
     if found.lost:
         noted, held = found.state.spend.records, found.state.spend.records - found.lost
         yield (

@@ -69,7 +69,7 @@ def test_made_up_answers_are_handed_on_only_where_that_is_said(
 def test_whoever_looks_is_told(asyncgen: Callable[..., Any], rehearsed: tuple[Path, tuple[str, ...]]) -> None:
     run, _ = rehearsed
     done = asyncgen("status")
-    assert "simulated 12 of the answers are simulated" in done.stdout
+    assert "simulated 12 of the answers; a model cannot" in done.stdout
     assert "24: 24 done, 0 failed, 0 left" in done.stdout, "rows with one request share an answer"
     assert f"asyncgen prepare {run.relative_to(run.parent.parent)} --simulated" in done.stderr
     assert "simulated answers" in asyncgen("report").stdout
