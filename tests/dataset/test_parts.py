@@ -11,7 +11,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def prepare(made: Any, **options: bool) -> Prepared:
         return prepare_run(run, made.opened.job, made.opened.grid, provider=TAKES_ALL, prices=PriceList(), **options)
 
 
-def read_here(task: Any, rows: Any, of: list[Part], outputs: Any, found: Any) -> None:
+def read_here(task: Any, rows: Any, of: Sequence[Part], outputs: Any, found: Any) -> None:
     """As `read_parts`, without the processes."""
     requests = [
         pickle.dumps(PartRequest(task, rows.paths, part, [file.fileno() for file in files]))
@@ -101,7 +101,7 @@ def read_here(task: Any, rows: Any, of: list[Part], outputs: Any, found: Any) ->
 
 
 @contextmanager
-def divided(at: list[Part], read: Callable[..., None] = parts.read_parts) -> Iterator[None]:
+def divided(at: Sequence[Part], read: Callable[..., None] = parts.read_parts) -> Iterator[None]:
     """Runs are read in these parts."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (draft, collect):
