@@ -79,7 +79,7 @@ class Prepared:
     warnings: tuple[str, ...]
 
     def __repr__(self) -> str:
-        files = ", ".join(f"{self.train.parent / file.name} {file.samples:,} samples" for file in self.files)
+        files = ", ".join(f"{self.train.parent / file.name} {counted(file.samples, 'sample')}" for file in self.files)
         return f"<Prepared: {files}; {self.rejected.total():,} left out>"
 
 

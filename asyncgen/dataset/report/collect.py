@@ -29,6 +29,7 @@ from asyncgen.dataset.writer import RowFile, collector_off
 from asyncgen.run.jsonl import rows_in
 from asyncgen.run.records import decode_failure, decode_record
 from asyncgen.run.reviews import read_reviews
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +99,8 @@ class Report:
 
     def __repr__(self) -> str:
         rows = self.coverage
-        counts = f"{rows.filled:,} rows filled, {rows.rejected:,} rejected, {rows.failed:,} failed"
-        return f"<Report on {self.run}: {counts}; {self.duplicates:,} duplicates>"
+        counts = f"{counted(rows.filled, 'row')} filled, {rows.rejected:,} rejected, {rows.failed:,} failed"
+        return f"<Report on {self.run}: {counts}; {counted(self.duplicates, 'duplicate')}>"
 
 
 def make_report(directory: RunDirectory, job: Job, grid: RequestGrid) -> Report:
