@@ -34,7 +34,7 @@ from asyncgen.finetune.target import form_for, open_calls, owner_of_model
 from asyncgen.generate.http.completer import absence_error
 from asyncgen.providers.choose import AUTO, EndpointFlags, choose_generation, open_endpoint
 from asyncgen.providers.user_files import load_price_list
-from asyncgen.terminal import clean, counted, usd
+from asyncgen.terminal import clean, counted, one_line, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _GAP = " │ "
 _NARROWEST = 30
 _MODELS_SHOWN = 8
+_REASON_WIDTH = 120
 _SHARED = (AbsentError, AuthError, QuotaError)  # these errors occur for all prompts alike
 
 
@@ -76,7 +77,8 @@ def lines(asked: Sequence[ModelAnswers], prompts: Sequence[str]) -> Iterator[str
 def _text(answer: Completion | Unanswered) -> str:
     if isinstance(answer, Completion):
         return answer.text.strip("\n")
-    return f"(no answer: {answer.error.what})"
+    error = answer.error
+    return f"(no answer: {one_line(error.cause or error.what, _REASON_WIDTH)})"
 
 
 def _beside(asked: Sequence[ModelAnswers], answers: Sequence[Completion | Unanswered]) -> Iterator[str]:

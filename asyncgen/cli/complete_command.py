@@ -129,7 +129,8 @@ def _exit_code(asked: list[ModelAnswers]) -> int:
     """0, or 3 if some prompts have no answer; if none has, the code of the first error."""
     errors = [error for each in asked for error in each.errors]
     answers = sum(len(each.answers) for each in asked)
-    for error in errors:
+    different = {(error.what, error.cause): error for error in errors}
+    for error in different.values():
         show_error(error, as_json=False)
     if not errors:
         return 0

@@ -287,7 +287,10 @@ def unknown_command(word: str, names: Iterable[str], group: str) -> str:
 def usage_message(error: click.ClickException) -> str:
     """Reword one of click's error messages."""
     if isinstance(error, click.NoSuchOption):
-        near = f" (did you mean {error.possibilities[0]}?)" if error.possibilities else ""
+        meant = nearest(error.option_name.lstrip("-"), [each.lstrip("-") for each in error.possibilities or ()])
+        near = f" (did you mean --{meant}?)" if meant else ""
+        if not meant and error.ctx is not None and error.ctx.parent is None:
+            near = ": options follow the command, as in `asyncgen status --json`"
         return f"there is no option {error.option_name}{near}"
     if isinstance(error, click.MissingParameter):
         return f"{_name_of(error.param)} is missing"

@@ -186,3 +186,10 @@ def test_the_reference_is_wrapped_on_a_terminal_and_a_long_page_goes_through_the
     assert max(map(len, section.splitlines())) <= 60
     paged = on_a_terminal(60, 20, "help", "job", PAGER="wc -l").strip()
     assert int(paged) > 100
+
+
+def test_an_option_of_commands_before_the_command_is_told_where_it_stands(here: Here) -> None:
+    done = here("--json")
+    assert done.code == 2
+    assert "--version" not in done.err
+    assert "options follow the command" in done.err
