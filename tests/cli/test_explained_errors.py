@@ -82,7 +82,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         (401, {"code": "invalid_api_key"}, 4, "auth", ["ASYNCGEN_API_KEY", "…WXYZ", "doctor"]),
         (403, {"code": None}, 4, "auth", ["ASYNCGEN_API_KEY", "…WXYZ", "doctor"]),
         (404, {"code": "model_not_found"}, 4, "auth", ["model-1", "--model", "doctor"]),
-        (429, {"code": "credit_balance_exhausted", "type": "insufficient_quota"}, 5, "quota", ["goes on"]),
+        (429, {"code": "credit_balance_exhausted", "type": "insufficient_quota"}, 5, "quota", ["to continue"]),
         (
             400, {"code": "unsupported_value", "param": "temperature"}, 1, None,
             ["model-1 refuses temperature", "[generate.parameters]", "job file"],

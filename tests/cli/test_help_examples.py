@@ -95,7 +95,7 @@ def test_the_examples_of_every_page_work(
                     assert "http://" in starts([*words, "--port", "0", *more]), command
                 continue
             ran = here(*words)
-            if ran.code == 2 and "a simulation made up" in ran.err:  # with a real model the flag is not needed
+            if ran.code == 2 and "are simulated" in ran.err:  # with a real model the flag is not needed
                 ran = here(*words, "--simulated")
             if ran.code != 0 and page in REFUSED:
                 assert any(reason in ran.err for reason in REFUSED[page]), f"{command}: {ran.err}"

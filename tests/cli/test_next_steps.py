@@ -187,7 +187,7 @@ def test_a_command_that_comes_too_early_names_steps_that_work(
                 continue
             seen.append(words)
             ran = asked(*words)
-            if ran.code == 2 and "a simulation made up" in ran.err:  # with a real model the flag is not needed
+            if ran.code == 2 and "are simulated" in ran.err:  # with a real model the flag is not needed
                 ran = asked(*words, "--simulated")
             assert ran.code == 0, f"{command} after {until} names {shlex.join(words)}: {ran.err}"
 

@@ -182,7 +182,7 @@ def test_columns_can_be_named(asyncgen: Run, work: Path) -> None:
     (work / "a.csv").write_text(CSV.replace("prompt,completion", "question,answer"))
     ran = asyncgen("prepare", "a.csv", "-y")
     assert ran.returncode == 1
-    command = ran.stderr.partition("name them: ")[2].split()
+    command = ran.stderr.partition("name the columns: ")[2].split()
     told = answer(asyncgen("prepare", "a.csv", "-y", "--json", *command))
     assert (told["read"], told["rows"], told["left_out"]) == (12, [12], {})
 

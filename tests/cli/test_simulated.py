@@ -74,7 +74,7 @@ def test_whoever_looks_is_told(asyncgen: Callable[..., Any], rehearsed: tuple[Pa
     assert f"asyncgen prepare {run.relative_to(run.parent.parent)} --simulated" in done.stderr
     assert "simulated answers" in asyncgen("report").stdout
     assert asyncgen("report", "--html", "page.html").returncode == 0
-    assert "simulation" in (run.parent.parent / "page.html").read_text()
+    assert "simulated" in (run.parent.parent / "page.html").read_text()
 
 
 def test_a_simulation_at_another_port_goes_on_with_what_is_there(
