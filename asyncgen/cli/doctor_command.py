@@ -230,6 +230,8 @@ def _models(endpoint: Endpoint, status: int, body: bytes) -> Iterator[Finding]:
     try:
         models = {str(model["id"]): model for model in decode_loosely(body)["data"]}
     except (NotJsonError, KeyError, TypeError):
+        models = {}
+    if not models:
         if body.lstrip()[:1] != b"<":
             yield Finding("warn", "model", "the server does not list its models", near_address(endpoint.base_url) or "")
         return

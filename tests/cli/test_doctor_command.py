@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -93,6 +94,13 @@ def test_a_server_that_is_not_there_is_told_in_words() -> None:
     (finding,) = asyncio.run(api(endpoint))
     assert (finding.level, "connection refused" in finding.text) == ("fail", True)
     assert "ASYNCGEN_API_KEY is not set" in key(endpoint).text
+
+
+@pytest.mark.parametrize("listed", [{"data": []}, {"data": None}, {}])
+def test_a_server_that_lists_no_model_is_told_as_such(listed: dict[str, Any]) -> None:
+    finding = look(lambda: web.json_response(listed))[-1]
+    assert (finding.level, finding.subject) == ("warn", "model")
+    assert "does not list its models" in finding.text
 
 
 def test_where_a_hosted_provider_is_not_reached_it_is_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
