@@ -24,7 +24,7 @@ CSV = "prompt,completion\n" + "".join(f"Shop {number} in Paris,Text {number} is 
 # and says so.
 REFUSED = {
     "generate": ("--ray needs Ray", "no Ray cluster can be joined"),
-    "batch cancel": ("collected already",),
+    "batch cancel": ("already collected",),
     "finetune cancel": ("succeeded",),
     "finetune download": ("its training was simulated", "has no checkpoint of step"),
 }

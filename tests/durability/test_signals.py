@@ -67,7 +67,7 @@ def test_the_first_signal_finishes_what_is_in_flight_and_the_same_command_goes_o
     assert answer["stopped"] == "interrupted"
     assert answer["done"] == settled(run) == server.answered == server.received.total()
     assert "in flight; Ctrl-C again drops them" in child.stderr
-    resume = next(line for line in child.stderr.splitlines() if "To go on: " in line).partition("To go on: ")[2]
+    resume = next(line for line in child.stderr.splitlines() if "To continue: " in line).partition("To continue: ")[2]
     words = shlex.split(resume)
     assert words[0] == "asyncgen"
     again = start(*words[1:])
