@@ -129,7 +129,7 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
     """
     if not wanted.is_file and run.state.dataset is not None:
         refuse_simulated(run.state.dataset.simulated, allowed=wanted.simulated)
-    extent = _checked(wanted, observer)
+    extent = _check_files(wanted, observer)
     if wanted.is_file:
         form = taught_form(wanted.dataset.training)
         run.update(lambda state: msgspec.structs.replace(state, dataset=form))
@@ -142,7 +142,7 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
         if existing is None:
             await _consent(tuner, wanted, extent, observer)
         async with observer.interruptible(lambda: observer.say("stopping when the provider has answered")) as interrupt:
-            created = existing or await _created(tuner, run, wanted, observer, interrupt)
+            created = existing or await _create_job(tuner, run, wanted, observer, interrupt)
         if created is None:
             _say_stopped(run, before, observer)
             return Tuned(None, None, interrupt.exit_code or 0)
@@ -151,8 +151,8 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
             return Tuned(created.job, created.how, 0)
         with open_run_log(run, created.job.id) as log:
             async with observer.interruptible(lambda: None) as interrupt:
-                job = await _followed(tuner, created.job.id, log, observer, interrupt, pace_of(endpoint.base_url))
-        return _end(tuner, job or created.job, created.how, observer, interrupt)
+                job = await _follow_to_end(tuner, created.job.id, log, observer, interrupt, pace_of(endpoint.base_url))
+        return _report_end(tuner, job or created.job, created.how, observer, interrupt)
 
 
 def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Observer) -> None:
@@ -184,11 +184,11 @@ async def follow_job(
     """
     async with open_endpoint(choice, where, "", observer.say) as endpoint, open_tuner(endpoint) as tuner:
         async with observer.interruptible(lambda: None) as interrupt:
-            job = await _followed(tuner, job_id, log, observer, interrupt, pace_of(endpoint.base_url))
+            job = await _follow_to_end(tuner, job_id, log, observer, interrupt, pace_of(endpoint.base_url))
         if job is None:
             observer.say(unfollowed_text(job_id, "not known yet"))
             return Tuned(None, None, interrupt.exit_code or 0)
-        return _end(tuner, job, None, observer, interrupt)
+        return _report_end(tuner, job, None, observer, interrupt)
 
 
 def pace_of(base_url: str) -> FollowPace:
@@ -196,7 +196,7 @@ def pace_of(base_url: str) -> FollowPace:
     return FollowPace(first_s=0.25, longest_s=2.0) if is_loopback(base_url) else FollowPace()
 
 
-def _checked(wanted: WantedTuning, observer: Observer) -> TrainingExtent:
+def _check_files(wanted: WantedTuning, observer: Observer) -> TrainingExtent:
     """Check the files by the provider's rules; what the training will be.
 
     Raises:
@@ -276,7 +276,7 @@ async def _say_lifetime(tuner: Tuner, model: str, observer: Observer) -> None:
         observer.say(f"{tuner.label} offers fine-tuning until {tuner.finetuning.until}{customers_note(tuner.profile)}")
 
 
-async def _created(
+async def _create_job(
     tuner: Tuner, run: RunWriter, wanted: WantedTuning, observer: TuningObserver, interrupt: Interrupt
 ) -> Created | None:
     with observer.uploading() as on_upload:
@@ -313,14 +313,14 @@ async def _offer_deletion(tuner: Tuner, error: TrainingClosedError, observer: Ob
         observer.say(f"{files} was kept there; to delete it: {command_line('finetune delete', error.file_ids[0])}")
 
 
-async def _followed(
+async def _follow_to_end(
     tuner: Tuner, job_id: str, log: EventLog, observer: TuningObserver, interrupt: Interrupt, pace: FollowPace
 ) -> TuningJob | None:
     async with observer.watching_training(log.history) as watcher:
         return await follow(tuner.jobs, job_id, log, watcher, stop=interrupt.stop, pace=pace)
 
 
-def _end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, interrupt: Interrupt) -> Tuned:
+def _report_end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, interrupt: Interrupt) -> Tuned:
     """Say what there is to say of the job; a job that did not succeed is an error."""
     if job.outcome is None:
         observer.say(unfollowed_text(job.id, job.status))

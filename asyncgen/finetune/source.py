@@ -219,8 +219,8 @@ def model_to_tune(choice: ProviderChoice, named: str | None) -> str:
         UsageError: none was named, and the provider has no default.
     """
     finetuning = choice.profile.finetuning
-    own = local_model_given(choice.profile, os.environ)
-    model = named or own or (finetuning.default_model if finetuning else None)
+    given_here = local_model_given(choice.profile, os.environ)
+    model = named or given_here or (finetuning.default_model if finetuning else None)
     if model is None:
         raise UsageError(
             f"no model to fine-tune is set, and {choice.profile.name} has no default",

@@ -224,8 +224,8 @@ async def generate_opened(
         if run.directory.plan.exists() or run.state.fold is not None or run.directory.shards():
             _merge_shards(run, work)
         simulated = await _is_simulation_again(run.directory, work)
-        stale = _prepared(run, work, is_first=True, simulated=simulated)
-        return await _generated(run, work, stale, simulated=simulated)
+        stale = _prepare_run(run, work, is_first=True, simulated=simulated)
+        return await _generate_all(run, work, stale, simulated=simulated)
 
 
 def _merge_shards(run: RunWriter, work: _Work) -> None:
@@ -251,7 +251,7 @@ class _Work:
     server: ServerState
 
 
-def _prepared(run: RunWriter, work: _Work, *, is_first: bool, simulated: bool) -> Stale:
+def _prepare_run(run: RunWriter, work: _Work, *, is_first: bool, simulated: bool) -> Stale:
     """Ask and note what has to be before rows are bought.
 
     Args:
@@ -270,7 +270,7 @@ def _prepared(run: RunWriter, work: _Work, *, is_first: bool, simulated: bool) -
     return stale
 
 
-async def _generated(
+async def _generate_all(
     run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[Stale] | None = None, *, simulated: bool
 ) -> Generated:
     """Answer what is left; a run without new answers is still a rehearsal where `simulated` says so."""
@@ -283,17 +283,17 @@ async def _generated(
         # The pool has drained and the journal is closed: what was answered so far is kept, whatever the answer is.
         agreed = work.observer.offer(f"{useless.what}: {useless.cause}. {useless.help_text}. Continue anyway?")
         if agreed:
-            rest = await _generate(run, _going_on(work, generated), stale, shard)
-            generated = _joined(generated, rest)
+            rest = await _generate(run, _rest_of(work, generated), stale, shard)
+            generated = _joined_results(generated, rest)
         elif agreed is not None:
-            generated = msgspec.structs.replace(generated, outcome=replace(generated.outcome, error=_declined()))
+            generated = msgspec.structs.replace(generated, outcome=replace(generated.outcome, error=_declined_error()))
     if generated.progress.settled and not isinstance(generated.outcome.error, DiskError):
         simulated = simulated or generated.simulated
         note_simulation(run, work.server, simulated=simulated)
     return msgspec.structs.replace(generated, simulated=simulated)
 
 
-def _going_on(work: _Work, first: Generated) -> _Work:
+def _rest_of(work: _Work, first: Generated) -> _Work:
     """The rest of an invocation whose first answers were useless, and which is to go on."""
     options = msgspec.structs.replace(work.options, cost_is_agreed=True, goes_on_when_useless=True)
     if options.limit is not None and not options.spread:
@@ -309,7 +309,7 @@ def _left_of_limit(work: _Work, first: Generated) -> int:
     return min(max(limit - first.progress.settled - first.progress.failed, 0), first.progress.left)
 
 
-def _joined(first: Generated, rest: Generated) -> Generated:
+def _joined_results(first: Generated, rest: Generated) -> Generated:
     """Both parts of an invocation as one."""
     rest.progress.add_earlier(first.progress)
     costs = [each.cost_usd for each in (first, rest) if each.cost_usd is not None]
@@ -322,7 +322,7 @@ def _joined(first: Generated, rest: Generated) -> Generated:
     )
 
 
-def _declined() -> AsyncgenError:
+def _declined_error() -> AsyncgenError:
     return AsyncgenError(
         "stopped; the answers so far are kept", help_text="change [prompt] or [checks] in the job file", code="declined"
     )
@@ -348,11 +348,11 @@ async def _generate_shard(path: Path, shard: Shard, work: _Work) -> Generated:
         job_name=work.opened.job.name,
         cost_of=work.spending.cost_of,
         retry_failed=options.retry_failed,
-        agree=lambda run, is_new: _prepared(run, work, is_first=is_new, simulated=simulated),
+        agree=lambda run, is_new: _prepare_run(run, work, is_first=is_new, simulated=simulated),
     ) as opened:  # fmt: skip
         work.observer.say(opened.as_text(opened.limits(options.limits(work.opened.job.limits))))
         consent_to_server(opened.run, work.server, work.observer, simulated=simulated)
-        generated = await _generated(opened.run, work, Stale(0, 0, 0, ()), opened, simulated=simulated)
+        generated = await _generate_all(opened.run, work, Stale(0, 0, 0, ()), opened, simulated=simulated)
     work.observer.say(f"when all shards have finished: {command_line('merge', path)}")
     return generated
 
@@ -411,14 +411,14 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
             on_lost=partial(_consent_to_lost, run, observer),
             elsewhere=shard.elsewhere if shard else None,
         ) as journal:
-            progress = _counts(run, opened, journal, stale, shard, retry_failed=options.retry_failed)
+            progress = _initial_progress(run, opened, journal, stale, shard, retry_failed=options.retry_failed)
             began = time.monotonic()
             if not _has_work(progress, journal, in_batch=options.batch):
-                _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
+                _report_existing_rows(run, progress, journal, observer, in_batch=options.batch)
             else:
                 opening = open_endpoint(work.generation, options.where, opened.model, observer.say)
                 async with nullcontext(endpoint) if endpoint is not None else opening as answers:
-                    _say_what_is_there(run, progress, journal, observer, in_batch=options.batch)
+                    _report_existing_rows(run, progress, journal, observer, in_batch=options.batch)
                     rows = shard.plan.rows if shard else max(progress.left - len(journal.batched), 0)
                     estimate = _consent_to_cost(work, rows)
                     limits = options.limits(opened.job.limits)
@@ -493,7 +493,7 @@ def _note_twins(run: RunWriter, twins: int) -> None:
     run.update(lambda state: msgspec.structs.replace(state, job=msgspec.structs.replace(state.job, twins=twins)))
 
 
-def _counts(
+def _initial_progress(
     run: RunWriter,
     opened: OpenedJob,
     journal: Journal,
@@ -518,7 +518,7 @@ def _counts(
     )
 
 
-def _say_what_is_there(
+def _report_existing_rows(
     run: RunWriter, progress: Progress, journal: Journal, observer: Observer, *, in_batch: bool
 ) -> None:
     for path, size in journal.files.torn.items():

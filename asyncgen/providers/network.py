@@ -175,8 +175,8 @@ def headers_for(endpoint: Endpoint) -> dict[str, str]:
     Returns:
         Name to value, with the key in clear text.
     """
-    own = {name.lower() for name in endpoint.headers}
-    headers = {} if "user-agent" in own else {"User-Agent": f"asyncgen/{__version__}"}
+    given = {name.lower() for name in endpoint.headers}
+    headers = {} if "user-agent" in given else {"User-Agent": f"asyncgen/{__version__}"}
     if endpoint.key is not None:
         headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
     return {**headers, **endpoint.headers}

@@ -109,9 +109,9 @@ def _add_stale(left_behind: KeySet, path: Path, grid: RequestGrid) -> tuple[int,
     """Add the keys in a file that the grid does not contain; returns the numbers of new keys and of renamed ones."""
     before, renamed = len(left_behind), 0
     for _, row in read_rows(path, _decode_row):
-        own = grid.match(row)
-        if own is None:
+        matched = grid.match(row)
+        if matched is None:
             left_behind.add_number(key_number(row.key))
         else:
-            renamed += own.variables != row.variables
+            renamed += matched.variables != row.variables
     return len(left_behind) - before, renamed
