@@ -179,6 +179,7 @@ def test_where_no_answer_is_rejected_none_is_said_to_be_replaced(
 ) -> None:
     where = ("--base-url", simulated(), "--model", "any")
     asyncgen("generate", "job.toml", *where)
+    asyncgen("prepare", "runs/small", "--simulated")
     again = asyncgen("generate", "job.toml", *where, "--retry-rejected")
     assert "no answer is rejected" in again.stderr
     assert not (job.parent / "runs/small/replaced.jsonl").exists()
