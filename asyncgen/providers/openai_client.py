@@ -17,8 +17,9 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
+import aiohttp
 import httpx2
 import openai
 from msgspec.structs import replace
@@ -114,7 +115,7 @@ def open_http(endpoint: Endpoint) -> httpx2.AsyncClient:
             del request.headers[name]
         request.headers.update(headers)
 
-    return DefaultAioHttpClient(
+    return _Connections(
         timeout=_TIMEOUT,
         follow_redirects=False,
         trust_env=False,
@@ -122,6 +123,16 @@ def open_http(endpoint: Endpoint) -> httpx2.AsyncClient:
         proxy=route.proxy.url if route.proxy else None,
         event_hooks={"request": [with_our_headers]},
     )
+
+
+class _Connections(DefaultAioHttpClient):
+    """Connections whose every error is one of the transport: aiohttp raises one of its own for what is not HTTP."""
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            return await super().send(request, **options)
+        except aiohttp.ClientError as error:
+            raise httpx2.RemoteProtocolError("the reply is not HTTP", request=request) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
+import httpx2
 import openai
 import pytest
 from aiohttp import web
@@ -391,3 +392,25 @@ def test_where_nothing_listens_on_this_machine_it_is_told_at_once(server: Server
         assert server.waits_s == []
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n", b"HTTP/1.1 999999 \0\r\n\r\n", b""],
+)  # fmt: skip
+def test_what_is_not_http_is_an_error_of_the_connection(reply: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        writer.close()
+
+    async def ask() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            endpoint = Endpoint(PROFILES["custom"], f"http://127.0.0.1:{port}/v1", None, "m", "")
+            async with open_client(endpoint) as client:
+                await client.get("/models", cast_to=httpx2.Response)
+
+    with pytest.raises(openai.APIConnectionError):
+        asyncio.run(ask())
