@@ -1,4 +1,4 @@
-"""Make fine-tuning data with a language model, tune a model on it, and use it: from the command line and from Python.
+"""Generate fine-tuning data with a language model, fine-tune a model on it, and use it, from the shell and from Python.
 
 import asyncgen
 

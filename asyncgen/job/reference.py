@@ -28,13 +28,13 @@ Templates are plain text with placeholders: `{name}` is replaced by the value of
 `{answer.FIELD}` is a field of a JSON answer. There are no expressions.
 
 Relative paths start at the folder of the job file. A row is identified by its request (model, messages, parameters) and
-its repeat number. If you change a job, only the rows whose requests changed are asked for and paid again.
+its repeat number. If you change a job, only the rows whose requests changed are sent and paid again.
 """
 
 _TABLES = {
     "": "A key above the first table.",
     "grid": """\
-The axes. Every combination of their values is asked for; the last axis varies fastest. The name of an axis is an
+The axes. A request is sent for every combination of values; the last axis varies fastest. The name of an axis is an
 identifier. Its values are a list of texts or numbers, the lines of a file, or a column of a table (.csv, .jsonl,
 .parquet). Blank values in a file are skipped, and a value that occurs twice is used once.
 
@@ -173,7 +173,7 @@ _KEYS: dict[str, tuple[str, str]] = {
     "checks.must_match": ("Regular expressions that must match somewhere in the answer.", "['[.!?]$']"),
     "checks.must_not_match": ("Regular expressions that must not match anywhere in the answer.", "['(?i)discount']"),
     "checks.attempts": (
-        "Maximum number of times that a row is asked for while its answer fails the checks. Each one is paid for.",
+        "Maximum number of requests for a row whose answers fail the checks. Each request is paid for.",
         "2",
     ),
     "limits.concurrency": ("Maximum number of requests in flight.", "64"),
