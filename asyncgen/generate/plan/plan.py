@@ -31,7 +31,7 @@ from asyncgen.generate.plan.request_tokens import (
 )
 from asyncgen.providers.price import Price, tier_of
 from asyncgen.providers.prices import shutdown_date
-from asyncgen.terminal import usd_range
+from asyncgen.terminal import counted, usd_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +107,7 @@ class Plan:
 
     def __repr__(self) -> str:
         cost = "cost unknown" if self.cost_usd is None else usd_range(self.cost_usd.low, self.cost_usd.high)
-        left = f"{self.left:,} of {self.requests:,} requests"
+        left = f"{self.left:,} of {counted(self.requests, 'request')}"
         return f"<Plan: {left} to {self.model} at {self.provider} are left, {cost}>"
 
     @property
