@@ -65,6 +65,8 @@ _HEADERS_OF_A_REQUEST = frozenset(
         *("range", "if-range"),
     }
 )
+_LARGEST_REPLY = 64 * 1024 * 1024  # bytes after decompression; files are streamed
+_OF_ENCODING = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _LOST = (openai.APIConnectionError, httpx2.TransportError)
 
 
@@ -126,13 +128,33 @@ def open_http(endpoint: Endpoint) -> httpx2.AsyncClient:
 
 
 class _Connections(DefaultAioHttpClient):
-    """Connections whose every error is one of the transport: aiohttp raises one of its own for what is not HTTP."""
+    """Connections whose every error is one of the transport, and whose replies are bounded unless they are streamed.
 
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+    aiohttp raises an error of its own for what is not HTTP.
+    """
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         try:
-            return await super().send(request, **options)
+            response = await super().send(request, stream=True, **options)
+            return response if stream else await _read_bounded(response, request)
         except aiohttp.ClientError as error:
             raise httpx2.RemoteProtocolError("the reply is not HTTP", request=request) from error
+
+
+async def _read_bounded(response: httpx2.Response, request: httpx2.Request) -> httpx2.Response:
+    """The reply with its body decoded."""
+    body = bytearray()
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > _LARGEST_REPLY:
+                raise httpx2.RemoteProtocolError("the reply is too large", request=request)
+    finally:
+        await response.aclose()
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_ENCODING]
+    return httpx2.Response(
+        response.status_code, headers=headers, content=bytes(body), request=request, extensions=response.extensions
+    )
 
 
 @dataclass(frozen=True, slots=True)
