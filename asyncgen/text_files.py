@@ -173,7 +173,7 @@ def _utf16_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
                 yield line.encode("utf-8")
         except UnicodeError:  # the decoder reads a block ahead, so the line is unknown
             raise AsyncgenError(
-                f"{path} begins like UTF-16, but is not valid UTF-16 a file does",
+                f"{path} begins like UTF-16, but is not valid UTF-16",
                 help_text="save it again as UTF-8",
                 code="bad_data",
             ) from None

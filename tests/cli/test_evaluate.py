@@ -77,7 +77,7 @@ def test_the_object_has_its_form_and_the_same_again_asks_nobody(asyncgen: Run, t
     assert found["sentence"]
     assert any("simulated" in note for note in found["notes"])
     again = asyncgen(*words, timeout_s=100)
-    assert "0 rows to ask" in again.stderr
+    assert "0 rows to send" in again.stderr
     assert object_of(again) == found
     narrow = asyncgen(*words[:-1], COLUMNS="60")
     assert max(map(len, narrow.stdout.splitlines()[2:20])) <= 60

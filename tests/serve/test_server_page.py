@@ -121,4 +121,4 @@ def test_the_context_that_slots_share_is_as_the_readme_says() -> None:
     [row] = re.findall(r"^\| `--slots N` \|.*", PAGE, re.MULTILINE)
     assert f"{slots} by default" in row
     assert f"context of {context:,} tokens" in row
-    assert f"with {slots} slots, a prompt and its answer may have {context // slots:,} tokens" in row
+    assert f"with {slots} slots, a prompt and its answer can have {context // slots:,} tokens" in row
