@@ -373,7 +373,7 @@ def id_of_answer(answer: object, what: str, secret: Secret | None = None) -> str
     raise AsyncgenError(
         f"the server's answer is not {what}",
         cause=one_line(redacted(str(answer), secret), _MESSAGE_WIDTH),
-        help_text="check the address (--base-url): and whether this server has this API",
+        help_text="check the address (--base-url), and whether this server has this API",
         code="bad_answer",
     )
 
