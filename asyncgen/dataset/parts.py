@@ -301,5 +301,5 @@ def ended_early(path: Path, code: int | None) -> PartFailure:
         AsyncgenError,
         f"a process that read a part of {path} ended early; nothing was changed",
         cause=cause,
-        help_text="run the same command again; with `taskset -c 0` before it, one process reads everything, in less memory",
+        help_text="run the same command again; with `taskset -c 0` before it, one process reads all, in less memory",
     )
