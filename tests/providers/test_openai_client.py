@@ -394,6 +394,15 @@ def test_where_nothing_listens_on_this_machine_it_is_told_at_once(server: Server
     run(scenario())
 
 
+async def asked_of(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+    """Send one request to a server that handles its connections so."""
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        endpoint = Endpoint(PROFILES["custom"], f"http://127.0.0.1:{port}/v1", None, "m", "")
+        async with open_client(endpoint) as client:
+            await client.get("/models", cast_to=httpx2.Response)
+
+
 @pytest.mark.parametrize(
     "reply",
     [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
@@ -406,15 +415,8 @@ def test_what_is_not_http_is_an_error_of_the_connection(reply: bytes) -> None:
         await writer.drain()
         writer.close()
 
-    async def ask() -> None:
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            endpoint = Endpoint(PROFILES["custom"], f"http://127.0.0.1:{port}/v1", None, "m", "")
-            async with open_client(endpoint) as client:
-                await client.get("/models", cast_to=httpx2.Response)
-
     with pytest.raises(openai.APIConnectionError):
-        asyncio.run(ask())
+        asyncio.run(asked_of(serve))
 
 
 def test_a_reply_without_end_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,12 +431,5 @@ def test_a_reply_without_end_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> 
                 await writer.drain()
         writer.close()
 
-    async def ask() -> None:
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            endpoint = Endpoint(PROFILES["custom"], f"http://127.0.0.1:{port}/v1", None, "m", "")
-            async with open_client(endpoint) as client:
-                await client.get("/models", cast_to=httpx2.Response)
-
     with pytest.raises(openai.APIConnectionError):
-        asyncio.run(ask())
+        asyncio.run(asked_of(serve))
