@@ -110,3 +110,13 @@ def test_a_real_servers_run_holds_no_made_up_row(
     assert asyncgen("prepare").returncode == 0
     assert asyncgen("export", "-o", "a.csv").returncode == 0
     assert "simulat" not in asyncgen("status").stdout.replace("model simulated", "")
+
+
+def test_checks_that_simulated_answers_cannot_pass_are_told_as_such(
+    asyncgen: Callable[..., Any], simulated: Callable[..., str], tmp_path: Path
+) -> None:
+    checks = '[checks]\nmust_contain = ["{city}"]\n[generate]\nrepeats = 2\n'
+    (tmp_path / "work" / "job.toml").write_text(JOB + checks)
+    done = asyncgen("generate", "job.toml", "--base-url", simulated(), "--model", "simulated")
+    assert done.returncode == 1
+    assert "simulated answers contain no values of the row" in done.stderr

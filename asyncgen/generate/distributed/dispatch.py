@@ -455,7 +455,8 @@ class Dispatcher:
         progress.remedies.update(now.remedies)
         is_useless = progress.are_useless(USELESS) and self._session.stops_when_useless
         if is_useless and not self._over.is_set():
-            self._stop.refused = useless_answers(progress, USELESS)
+            simulated = progress.latest is not None and progress.latest.simulated
+            self._stop.refused = useless_answers(progress, USELESS, simulated=simulated)
             self._drain(None)
 
     def _learn(self, worker: WorkerState, before: WorkerReport, report: WorkerReport, now: float) -> None:

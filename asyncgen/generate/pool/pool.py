@@ -381,7 +381,8 @@ class Pool:
         if record.check_failures:
             self._progress.count_check_failures(record)
             if self._stops_when_useless and self._progress.are_useless(USELESS):
-                self.stop.refused = self.stop.refused or useless_answers(self._progress, USELESS)
+                useless = useless_answers(self._progress, USELESS, simulated=record.simulated)
+                self.stop.refused = self.stop.refused or useless
                 self.drain(None)
             if row.asked < self._checks.attempts and self.state is PoolState.OPEN:
                 self._put_back(row, 0.0)
@@ -444,13 +445,16 @@ class Pool:
             self.drain(StopReason.IO)
 
 
-def useless_answers(progress: Progress, count: int) -> AsyncgenError:
+def useless_answers(progress: Progress, count: int, *, simulated: bool) -> AsyncgenError:
     """The error for a run whose first `count` answers all failed the job's checks."""
+    remedy = "change [prompt] or [checks] in the job file (`asyncgen show --rejected` shows the answers)"
+    if simulated:
+        remedy = "simulated answers contain no values of the row: to test the stages, remove the checks that need them"
     [(reason, times)] = short_reasons(progress.failed_checks).most_common(1)
     return AsyncgenError(
         f"none of the first {counted(count, 'answer')} is usable",
         cause=f"{times} fail the check {reason}",
-        help_text="change [prompt] or [checks] in the job file (`asyncgen show --rejected` shows the answers)",
+        help_text=remedy,
         code=USELESS_CODE,
     )
 
