@@ -202,6 +202,10 @@ def say_failures(done: Generated) -> None:
     if progress.unusable:
         say(f"{progress.usable:,} of {counted(progress.settled, 'answer')} can be used")
         _say_reasons(progress.unusable, progress.remedies)
+        if done.simulated and not progress.usable and error is None:
+            from asyncgen.generate.pool.progress import REMEDY_FOR_SIMULATED  # noqa: PLC0415 - imports aiohttp
+
+            say(f"note: {REMEDY_FOR_SIMULATED}")
     if failed := progress.failed + progress.failed_before:
         say(f"{counted(failed, 'row')} failed: {done.files.failures}; --retry-failed sends them again")
         _say_reasons(progress.failures, progress.remedies)

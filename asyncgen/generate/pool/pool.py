@@ -39,6 +39,7 @@ from asyncgen.generate.http.completer import (
     provider_error,
 )
 from asyncgen.generate.pool.admission import Admission, Ticket
+from asyncgen.generate.pool.progress import REMEDY_FOR_SIMULATED
 from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.settle import (
     FailurePolicy,
@@ -449,7 +450,7 @@ def useless_answers(progress: Progress, count: int, *, simulated: bool) -> Async
     """The error for a run whose first `count` answers all failed the job's checks."""
     remedy = "change [prompt] or [checks] in the job file (`asyncgen show --rejected` shows the answers)"
     if simulated:
-        remedy = "simulated answers contain no values of the row: to test the stages, remove the checks that need them"
+        remedy = REMEDY_FOR_SIMULATED
     [(reason, times)] = short_reasons(progress.failed_checks).most_common(1)
     return AsyncgenError(
         f"none of the first {counted(count, 'answer')} is usable",

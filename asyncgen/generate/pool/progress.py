@@ -21,6 +21,9 @@ _MOST_REASONS = 50
 _ENOUGH_ROWS = 5  # with fewer, the time left cannot be estimated
 _WHOLE = frozenset({"stop", "tool_calls", ""})  # finish reasons of answers that are not cut off
 _CUT_OFF = "is cut off at the token limit"
+REMEDY_FOR_SIMULATED = (
+    "simulated answers contain no values of the row: to test the stages, remove the checks that need them"
+)
 
 
 class Progress(msgspec.Struct):
