@@ -63,7 +63,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 @asynccontextmanager
 async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:
-    """Handle signals during the block, and restore the previous handlers afterwards.
+    """Handle signals during the block, and restore the previous handlers afterwards. SIGHUP stays ignored if it was.
 
     A Ctrl-C before the block has cancelled the task, which takes effect at its next wait. That is here, and not in the
     middle of the work, where it would break off requests in flight.
@@ -86,7 +86,9 @@ async def interruptible(on_first: Callable[[], None]) -> AsyncIterator[Interrupt
             interrupt.abandon.set()
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
+    if before[signal.SIGHUP] is signal.SIG_IGN:  # `nohup`: the work goes on after the terminal is closed
+        del before[signal.SIGHUP]
+    for number in before:
         loop.add_signal_handler(number, receive, number)
     try:
         await asyncio.sleep(0)

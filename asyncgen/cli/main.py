@@ -8,8 +8,10 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Never
 
 import click
@@ -92,6 +94,7 @@ def main(arguments: list[str] | None = None) -> Never:
         arguments: without the program's name; None for those of the process.
     """
     _open_closed_streams()
+    received = _end_like_ctrl_c()
     gc.set_threshold(_OBJECTS_TO_COLLECT)
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
@@ -105,7 +108,7 @@ def main(arguments: list[str] | None = None) -> Never:
         show_error(_usage_error(error), as_json=as_json)
         code = UsageError.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
-        code = 130
+        code = 128 + next(iter(received), signal.SIGINT)
     except BrokenPipeError:
         code = 1  # the reader of the results has ended
     except Exception as error:  # noqa: BLE001 - a bug: say so, and keep the trace for --debug
@@ -129,6 +132,27 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _end_like_ctrl_c() -> list[int]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: temporary files are removed, child processes are ended.
+
+    Commands that drain have handlers of their own while they do. A signal that is ignored, as with `nohup`, stays so.
+
+    Returns:
+        Gets the number of the signal that came.
+    """
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait for anything
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+    return received
 
 
 def _usage_error(error: click.ClickException) -> UsageError:

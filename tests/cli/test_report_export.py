@@ -2,7 +2,9 @@
 
 import csv
 import json
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +101,32 @@ def test_what_cannot_be_is_told(asyncgen: Run, command: list[str]) -> None:
     assert ran.returncode == 2
     assert "Traceback" not in ran.stderr
     assert "help:" in ran.stderr
+
+
+# Sends the signal at the moment at which the finished output is to be put in its place.
+_SIGNALLED = """
+import os, sys
+number, sys.argv = int(sys.argv[1]), ["asyncgen", *sys.argv[2:]]
+sys.addaudithook(lambda event, _: os.kill(os.getpid(), number) if event == "os.rename" else None)
+from asyncgen.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", [("export", "-o", "new.csv"), ("export", "-o", "hub/"), ("prepare",)])
+def test_a_signal_that_ends_a_command_leaves_no_temporary_file_behind(
+    asyncgen: Run,
+    simulated: Callable[..., str],
+    environment: dict[str, str],
+    work: Path,
+    command: tuple[str, ...],
+    number: signal.Signals,
+) -> None:
+    asyncgen("preview", "-n", "12", "--provider", "local", "--base-url", simulated(), "--model", "m", "-q")
+    before = [path for path in sorted(work.rglob("*")) if path.name != ".lock"]
+    program = [sys.executable, "-c", _SIGNALLED, str(int(number)), *command, "--simulated", "-q"]
+    ended = subprocess.run(program, cwd=work, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 128 + number, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [path for path in sorted(work.rglob("*")) if path.name != ".lock"] == before

@@ -60,6 +60,22 @@ def test_the_handlers_that_were_there_come_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_closed_terminal_does_not_stop_a_command_that_was_begun_with_nohup() -> None:
+    async def command() -> int | None:
+        async with interruptible(lambda: None) as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)  # stops it, and shows that what came before it was ignored
+            await interrupt.stop.wait()
+            return interrupt.exit_code
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(command()) == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def failure(steps: int) -> BaseException:
     """What comes out of the closing of uvloop's loop: each step of it fails after the one that was interrupted."""
     error: BaseException = KeyboardInterrupt()
