@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # C0 except tab and newline, DEL, C1, and characters that change the direction of text.
 _UNSAFE = re.compile(
@@ -108,6 +108,22 @@ def counted(count: int, noun: str, plural: str = "") -> str:
         The text.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+_NAMES_SHOWN = 20
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Join names for a message: the first 20, and how many there are beyond them.
+
+    Args:
+        names: such as the columns of a table.
+
+    Returns:
+        The text; "none" for no names.
+    """
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "") or "none"
 
 
 def in_units(bytes_: float) -> str:

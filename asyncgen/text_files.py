@@ -124,7 +124,7 @@ def is_utf16(path: Path) -> bool:
         return True
     for byte, encoding in ((1, "utf-16le"), (0, "utf-16be")):
         every_second = beginning[byte::2]
-        if len(every_second) > 1 and every_second.count(0) > _ZEROS * len(every_second):
+        if len(every_second) > 1 and any(beginning) and every_second.count(0) > _ZEROS * len(every_second):
             raise _other_encoding(path, "UTF-16 without a byte order mark", encoding)
     return False
 

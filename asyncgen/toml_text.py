@@ -150,14 +150,20 @@ def line_of(text: str, key: str) -> int | None:
         key: such as `grid.city`, or `prompt.examples[2].size` for the second table of an array.
 
     Returns:
-        The line number, from 1, of the key or of the nearest table around it; None if neither is found.
+        The line number, from 1, of the key or of the nearest table around it; a table without a header has the line
+        of its first dotted key. None if neither is found.
     """
     places: dict[str, int] = {}
+    implied: dict[str, int] = {}
     for number, found in _keys(text):
         places.setdefault(found, number)
+        around = found.rpartition(".")[0]
+        while around:
+            implied.setdefault(around, number)
+            around = around.rpartition(".")[0]
     while key:
-        if key in places:
-            return places[key]
+        if key in places or key in implied:
+            return places.get(key) or implied[key]
         item = _ITEM.fullmatch(key)
         key = item[1] if item and not item[3] else key.rpartition(".")[0]
     return None

@@ -99,6 +99,10 @@ def test_utf_16_that_is_broken_is_told(tmp_path: Path) -> None:
         list(read(write(tmp_path, "\ufeffa\n".encode("utf-16-le") + b"\x00\xd8a\0\n\0")))
 
 
+def test_zeros_alone_are_not_called_utf_16(tmp_path: Path) -> None:
+    assert not text_lines.is_utf16(write(tmp_path, b"\0" * 5000))
+
+
 def test_pipes_and_devices_are_refused_and_waited_for_by_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     for path in (tmp_path / "pipe.txt", Path(os.devnull)):

@@ -30,6 +30,11 @@ def test_keys_are_found_in_their_tables() -> None:
     assert [line_of(TEXT, key) for key in keys] == [1, 3, 5, 9, 13, 15]
 
 
+def test_a_table_without_a_header_has_the_line_of_its_first_dotted_key() -> None:
+    text = 'name = "x"\nsubset.seed = 7\ngrid.city.file = "a.csv"\ngrid.city.column = "b"\n'
+    assert [line_of(text, key) for key in ("subset", "grid.city", "grid", "rows")] == [2, 3, 3, None]
+
+
 def test_a_key_that_is_missing_has_the_line_of_its_table() -> None:
     assert line_of(TEXT, "grid.town") == 2
     assert line_of(TEXT, "prompt.examples[1].size") == 10

@@ -23,7 +23,7 @@ from asyncgen.dataset.token_counts import Histogram, token_counter
 from asyncgen.dataset.writer import dataset_writer
 from asyncgen.errors import AsyncgenError
 from asyncgen.providers.profiles import Finetuning
-from asyncgen.terminal import counted
+from asyncgen.terminal import counted, first_of
 from asyncgen.text_files import BYTE_ORDER_MARK, open_input
 
 if TYPE_CHECKING:
@@ -168,9 +168,8 @@ def _tell(scan: FileScan, dialogue: Dialogue) -> None:
     )
     dialogue.found(f"There are {rows:,} {what}{advice}")
     if scan.unused and not scan.fits:
-        dialogue.found(
-            f"Left out, because samples cannot contain them: {', '.join(f'`{n}`' for n in scan.unused if n)}"
-        )
+        unused = [f"`{name}`" for name in scan.unused]
+        dialogue.found(f"Left out, because samples cannot contain them: {first_of(unused)}")
     for text in scan.blank_words():
         dialogue.found(text)
     if scan.thoughts.count:

@@ -200,6 +200,7 @@ def _real(value: Decimal) -> str | float:
 LONGEST_LINE_BYTES = 64 * 1024 * 1024
 _BLOCK_BYTES = 256 * 1024
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins like UTF-16
 _ZEROS = 0.8  # of every second byte, in UTF-16 of most alphabets
 
 
@@ -262,6 +263,8 @@ def decoded(raw: bytes, number: int) -> str:
     Raises:
         TableError: the bytes are not UTF-8; names the line.
     """
+    if number == 1 and raw.startswith(_UTF_32):
+        raise TableError("UTF-32, expected UTF-8: save it as UTF-8", 1)
     if number == 1 and (raw.startswith(_UTF_16) or _has_utf16_zeros(raw)):
         raise TableError("UTF-16, expected UTF-8: save it as UTF-8", 1)
     try:
@@ -276,7 +279,8 @@ def decoded(raw: bytes, number: int) -> str:
 
 def _has_utf16_zeros(raw: bytes) -> bool:
     """Whether nearly every second byte is zero, as UTF-16 has most letters; such bytes are valid UTF-8, too."""
-    return any(len(part) > 1 and part.count(0) > _ZEROS * len(part) for part in (raw[:512:2], raw[1:512:2]))
+    halves = raw[:512:2], raw[1:512:2]
+    return any(raw[:512]) and any(len(half) > 1 and half.count(0) > _ZEROS * len(half) for half in halves)
 
 
 def raw_lines(handle: BufferedReader) -> Iterator[tuple[int, bytes]]:

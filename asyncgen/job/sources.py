@@ -23,10 +23,10 @@ from asyncgen.errors import Problem, nearest
 from asyncgen.job.answers import conversation
 from asyncgen.job.cells import TableError, cell_text, json_text, open_file, read_text, text_lines
 from asyncgen.job.run_rows import SOURCE, RunRows
-from asyncgen.job.tables import TABLE_ENDINGS, Row, Table, TableFile, open_table
+from asyncgen.job.tables import TABLE_ENDINGS, ParquetFile, Row, Table, TableFile, open_table
 from asyncgen.job.template import TemplateVariables, template_variables, values_named
 from asyncgen.json_text import NotJsonError, decode_json
-from asyncgen.terminal import counted
+from asyncgen.terminal import counted, first_of
 
 if TYPE_CHECKING:
     from asyncgen.job.model import Job, Rows, ValuesFile
@@ -316,18 +316,18 @@ class _NoColumn(Exception):  # noqa: N818 - caught where it is raised; no error 
 def _column(table: TableFile, values: ValuesFile) -> Iterator[str]:
     names = [name for name in table.columns if name]
     if values.column is None:
-        raise _NoColumn(f"set a column of {values.file}: {', '.join(names)}")
+        raise _NoColumn(f"set a column of {values.file}: {first_of(names)}")
     if values.column not in names:
-        text = f"{values.file} has no column {values.column!r}; it has {', '.join(names)}"
+        text = f"{values.file} has no column {values.column!r}; it has {first_of(names)}"
         raise _NoColumn(text, nearest(values.column, names))
-    _refuse_duplicates(table.columns, {values.column})
+    _refuse_duplicates(table, {values.column})
     return (row[0] for row in table.table([values.column], {values.column}, blanks=True))
 
 
-def _refuse_duplicates(columns: Iterable[str], named: Collection[str]) -> None:
-    duplicates = [name for name, count in Counter(columns).items() if count > 1 and name in named]
+def _refuse_duplicates(table: TableFile | Documents | RunRows, named: Collection[str]) -> None:
+    duplicates = [name for name, count in Counter(table.columns).items() if count > 1 and name in named]
     if duplicates:
-        raise TableError(f"column {duplicates[0]!r} occurs twice", 1)
+        raise TableError(f"column {duplicates[0]!r} occurs twice", None if isinstance(table, ParquetFile) else 1)
 
 
 def _named_source(rows: Rows) -> tuple[str, str] | None:
@@ -344,7 +344,7 @@ def _columns(job: Job, source: JobRowSource) -> tuple[Row, frozenset[str]]:
         kept = {*source.file.variables, SOURCE}
         columns = tuple(name for name in source.columns if name in kept or name in wanted)
         return columns, frozenset(columns) & _needed(job, named, columns, ())
-    _refuse_duplicates(source.columns, wanted)
+    _refuse_duplicates(source.file, wanted)
     duplicates = {name for name, count in Counter(source.columns).items() if count > 1}
     columns = tuple(
         name

@@ -27,6 +27,7 @@ from asyncgen.job.cells import (
     required_cell,
 )
 from asyncgen.json_text import NotJsonError, decode_json
+from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -196,7 +197,9 @@ class _CsvFile:
         for row in _csv_cells(source, self._delimiter):
             if len(row) != width:
                 help_text = "; a cell with the delimiter needs double quotes"
-                raise TableError(f"{len(row)} cells, expected {width}{help_text * (len(row) > width)}", source.number)
+                raise TableError(
+                    f"{counted(len(row), 'cell')}, expected {width}{help_text * (len(row) > width)}", source.number
+                )
             yield tuple([row[place] for place in places])
 
 
@@ -436,5 +439,7 @@ def _values(column: Any, name: str) -> list[Any]:
         elif pa.types.is_duration(kind):
             column = column.cast(pa.int64())
         return list(column.to_pylist())
+    except UnicodeDecodeError as error:
+        raise TableError(f"column {name!r}: a text that is not UTF-8") from error
     except (pa.ArrowException, ValueError, TypeError, OverflowError, NotImplementedError, ImportError) as error:
         raise TableError(f"column {name!r}: values of the type {kind} are not supported") from error

@@ -98,6 +98,18 @@ def test_rows_without_a_prompt_or_an_answer_are_left_out_and_told_with_their_lin
         assert any(line in text for text in answers.heard)
 
 
+def test_of_thousands_of_unused_columns_the_first_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(5000)]
+    path = tmp_path / "a.csv"
+    lines = [",".join(["prompt", "completion", *names]), *(f"{row},{','.join(names)}" for row in TWELVE)]
+    path.write_text("\n".join(lines) + "\n")
+    answers = Answers()
+    assert prepare_file(path, answers, DatasetSettings(), OPENAI).samples == (12,)
+    [told] = [text for text in answers.heard if "`c0`" in text]
+    assert "4,980 more" in told
+    assert len(told) < 500
+
+
 def test_too_few_rows_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(AsyncgenError, match="would refuse") as raised:
         prepare_file(csv(tmp_path, *TWELVE[:9]), Answers(), DatasetSettings(), OPENAI)

@@ -220,11 +220,13 @@ def test_a_record_has_its_variables_as_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "line", "words"),
     [
-        ("t.csv", "a,b\n1,2\n3\n", 3, "1 cells, expected 2"),
+        ("t.csv", "a,b\n1,2\n3\n", 3, "1 cell, expected 2"),
         ("t.csv", b"a,b\n1,\xff\n", 2, "not UTF-8 at byte 3 of the line"),
         ("t.csv", "x\ny\n".encode("utf-16"), 1, "UTF-16"),
         ("t.csv", "city,n\nBonn,1\n".encode("utf-16-be"), 1, "UTF-16"),
         ("t.jsonl", '{"city": "Bonn"}\n'.encode("utf-16-le"), 1, "UTF-16"),
+        ("t.csv", "city,n\nBonn,1\n".encode("utf-32"), 1, "UTF-32"),
+        ("t.csv", "a,b\n1\n", 2, "1 cell,"),
         ("t.csv", 'a\n"x"y\n', 2, "not CSV"),
         ("t.csv", 'a\nx\n"y\n', 3, "a quote is not closed"),
         ("t.csv", "a,b\n", None, "no rows"),
@@ -245,6 +247,23 @@ def test_what_is_no_table_is_refused_with_its_line(
     with pytest.raises(TableError, match=words) as caught:
         table_of(written(tmp_path / name, content))
     assert caught.value.line == line
+
+
+def test_zeros_alone_are_not_called_utf_16(tmp_path: Path) -> None:
+    with pytest.raises(TableError) as caught:
+        table_of(written(tmp_path / "t.jsonl", b"\0" * 5000))
+    assert "UTF-16" not in str(caught.value)
+
+
+def test_a_text_of_parquet_that_is_not_utf_8_is_told_as_that(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq  # noqa: PLC0415 - an optional extra
+
+    offsets, data = pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, data])
+    pq.write_table(pa.table({"a": broken}), tmp_path / "t.parquet")
+    with pytest.raises(TableError, match="'a': a text that is not UTF-8"):
+        table_of(tmp_path / "t.parquet")
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:

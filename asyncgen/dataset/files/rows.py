@@ -18,6 +18,7 @@ from asyncgen.dataset.files.forms import no_form
 from asyncgen.dataset.files.json_rows import FileRow, json_lines, json_row, read_json
 from asyncgen.dataset.files.sheets import cell_text, sheet_count, sheet_rows
 from asyncgen.errors import AsyncgenError, UsageError
+from asyncgen.terminal import first_of
 from asyncgen.text_files import (
     DELIMITERS,
     DelimitedError,
@@ -251,15 +252,18 @@ def _open_parquet(path: Path, wanted: WantedColumns) -> SampleRows:
     extra = [name for name in names if name not in kept]
     found = ["By its extension, the file is Parquet"]
     if not columns:  # the error about forms names all of them
-        found.append(f"Its columns are: {', '.join(names) or 'none'}")
+        found.append(f"Its columns are: {first_of(names)}")
     elif extra:
-        found.append(f"Its other columns are not read: {', '.join(f'`{name}`' for name in extra)}")
+        found.append(f"Its other columns are not read: {first_of([f'`{name}`' for name in extra])}")
     return SampleRows(path, "Parquet", "row", tuple(found), rows)
 
 
 def _bad_parquet(path: Path, error: Exception, row: int | None = None) -> AsyncgenError:
     place = f", near row {row:,}," if row else ""
-    cause = str(error).splitlines()[0][:200] if str(error) else "its content is damaged"
+    if isinstance(error, UnicodeDecodeError):
+        cause = "a text is not UTF-8"
+    else:
+        cause = str(error).splitlines()[0][:200] if str(error) else "its content is damaged"
     return AsyncgenError(f"{path}{place} cannot be read as Parquet", cause=cause, code="bad_data")
 
 

@@ -10,8 +10,12 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+import orjson
+
+from asyncgen.errors import UsageError
 from asyncgen.generate.pool.settle import RowInWork, SettlingJournal, retried_row
 from asyncgen.job.requests import Request, RequestGrid
+from asyncgen.run.jsonl import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
     import asyncio
@@ -95,6 +99,7 @@ class RowQueue:
 
 
 _LOOKED_AT_ONCE = 512
+_SHORT_CHARACTERS = 1024 * 1024  # of a row's values, which are measured only above it
 
 
 class ResumableJournal(SettlingJournal, Protocol):
@@ -156,7 +161,8 @@ class RowSource:
         """The rows, in grid order.
 
         Raises:
-            UsageError: a single request exceeds the user's token limit per minute; raised before the first row.
+            UsageError: a single request exceeds the user's token limit per minute; raised before the first row. Or a
+                row is too long for a line of the records; raised in its place, so that it is not sent.
         """
         if self._rates.tokens.exceeds_a_minute(self._grid.longest_body):
             yield from self._look_through()
@@ -174,11 +180,13 @@ class RowSource:
                 return
             else:
                 given += 1
+                self._check_length(request)
                 yield retried_row(request, self._journal.tried_before(request.key)) if tried_any else RowInWork(request)
 
     def _spread_rows(self, count: int) -> Iterator[RowInWork]:
         for request in self._grid.sample_evenly(count):
             if self._claim(request.key) and not self._journal.is_left(request.key):
+                self._check_length(request)
                 yield retried_row(request, self._journal.tried_before(request.key))
         self.is_cut = True
 
@@ -209,3 +217,19 @@ class RowSource:
         self._found += taken
         if self._found > self._found_before:  # the surplus are duplicates of other rows
             self._progress.twins = self._found - self._found_before
+
+    def _check_length(self, request: Request) -> None:
+        """Refuse a row whose record would be too long to be read again, whatever its answer.
+
+        Raises:
+            UsageError: its values and its short prompt take more than a line of the records can have.
+        """
+        if sum(map(len, request.values)) < _SHORT_CHARACTERS:
+            return
+        size = len(orjson.dumps(request.values)) + len(orjson.dumps(self._grid.prompt(request)))
+        if size >= MAX_LINE_BYTES:
+            raise UsageError(
+                f"the values and the short prompt of row {request.index + 1:,} take {size:,} bytes",
+                cause=f"a line of records.jsonl can have at most {MAX_LINE_BYTES:,} bytes",
+                help_text="shorten the longest value in the job's rows; nothing was sent for this row",
+            )

@@ -261,6 +261,16 @@ def test_several_forms_in_one_file_are_refused_with_their_lines(tmp_path: Path) 
         assert part in str(raised.value.cause)
 
 
+def test_a_text_of_parquet_that_is_not_utf_8_is_told_with_its_row(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    offsets, data = pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, data])
+    path = write_parquet(tmp_path / "a.parquet", {"prompt": broken, "completion": ["b"]})
+    with pytest.raises(AsyncgenError, match="near row 1") as raised:
+        samples(path)
+    assert raised.value.cause == "a text is not UTF-8"
+
+
 def test_messages_in_parquet_lose_the_empty_fields_of_their_structs(tmp_path: Path) -> None:
     rows = [[{"role": "user", "content": "a", "name": None}, {"role": "assistant", "content": "b", "name": None}]]
     assert samples(write_parquet(tmp_path / "a.parquet", {"messages": rows, "id": [1]})) == [chat("a", "b")]

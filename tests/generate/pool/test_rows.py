@@ -1,13 +1,17 @@
 import asyncio
 from collections.abc import Iterator
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncgen.errors import UsageError
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
+from asyncgen.generate.pool.progress import Progress
+from asyncgen.generate.pool.rate import RequestRates
 from asyncgen.generate.pool.settle import (
     RowInWork,
     given_up,
@@ -17,8 +21,9 @@ from asyncgen.generate.pool.settle import (
     retry_wait_s,
     with_opening,
 )
-from asyncgen.generate.pool.source import RowQueue
+from asyncgen.generate.pool.source import RowQueue, RowSource
 from asyncgen.job.requests import Request
+from asyncgen.run.jsonl import MAX_LINE_BYTES
 
 REQUEST = Request(0, 0, ("Paris",), b"k" * 16, b"{}")
 LIMITED = AttemptError(kind=ErrorClass.WAIT, type="rate_limit")
@@ -148,3 +153,17 @@ def test_closing_returns_the_rows_that_were_tried_and_leaves_no_timer(world: Any
 
     with asyncio.Runner(loop_factory=world.Loop) as runner:
         runner.run(scene())
+
+
+def test_a_row_too_long_for_a_line_of_the_records_is_refused_in_its_place_and_not_handed_out() -> None:
+    long = Request(1, 0, ("x" * (MAX_LINE_BYTES // 2 + 1),), b"l" * 16, b"{}")
+    grid: Any = SimpleNamespace(
+        longest_body=lambda: 0,
+        prompt=lambda request: request.values[0],
+        walk=lambda _: iter([REQUEST, long]),
+    )
+    journal: Any = SimpleNamespace(claim=lambda _: True, tried_any=False, leaves_any=False)
+    source = iter(RowSource(grid, journal, RequestRates(None, None, None), Progress(), None))
+    assert [row.request for row in [next(source)] if row is not None] == [REQUEST]
+    with pytest.raises(UsageError, match="row 2"):
+        next(source)
