@@ -193,7 +193,9 @@ def _address(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: 
     answered = f"{endpoint.base_url} answered {when} with status {status}"
     near = near_address(endpoint.base_url)
     if 300 <= status < 400:  # noqa: PLR2004 - redirects; they are never followed
-        target = shown_target(redacted(headers.get("Location", "nowhere"), endpoint.key))
+        if "Location" not in headers:
+            return Finding("fail", "address", f"{answered}: a redirect without an address", near or "check the address")
+        target = shown_target(redacted(headers["Location"], endpoint.key))
         return Finding("fail", "address", f"{answered}: it redirects to {target}", "use that address with --base-url")
     if "html" in headers.get("Content-Type", "").lower() or body.lstrip()[:1] == b"<":
         return Finding(

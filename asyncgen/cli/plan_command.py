@@ -70,7 +70,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"left out by subset.exclude: {plan.excluded:,}"
     there = plan.there
     if there.twins:
-        yield f"{counted(there.twins, 'row has', 'rows have')} the same request as another row and share its answer"
+        verbs = ("row has", "shares") if there.twins == 1 else ("rows have", "share")
+        yield f"{there.twins:,} {verbs[0]} the same request as another row and {verbs[1]} its answer"
     stale = (
         f"; {counted(there.stale, 'more answer does', 'more answers do')} not belong to this job any more"
         if there.stale

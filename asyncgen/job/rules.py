@@ -148,7 +148,8 @@ def provider_remarks(job: Job, profile: Profile, model: str) -> Iterator[str]:
             yield f"{problem.key}: OpenAI's {problem.message}; at {profile.name} the name may be another model"
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_NAME = 100
 _MOST_REPEATS = 1_000_000
 _OURS = {
     "model": "set generate.model",
@@ -203,9 +204,13 @@ def problems_of(job: Job, columns: Columns, providers: Collection[str]) -> list[
 
 
 def _job_name(job: Job) -> Iterator[Problem]:
-    if not _NAME.fullmatch(job.name):
+    if len(job.name) > _LONGEST_NAME:
+        yield Problem("name", f"it has {len(job.name):,} characters, and may have {_LONGEST_NAME}")
+    elif not _NAME.fullmatch(job.name):
         yield Problem(
-            "name", f"{job.name!r} may only have letters, digits, '.', '_' and '-', because it is a folder name"
+            "name",
+            f"{job.name!r} may only have letters, digits, '.', '_' and '-', and begins with a letter or digit, because "
+            "it is a folder name",
         )
 
 

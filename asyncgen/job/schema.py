@@ -113,7 +113,7 @@ def _checked(wanted: Any, raw: Any, key: str, problems: list[Problem]) -> Any:
     elif not _fits(wanted, raw):
         problems.append(Problem(key, f"expected {type_description(wanted)}, found {_shown(wanted, raw)}"))
     elif isinstance(raw, int | float) and not isinstance(raw, bool):
-        _check_number(raw, key, problems)
+        _check_number(raw, key, problems, may_be_text=_fits(wanted, ""))
     return raw
 
 
@@ -126,14 +126,15 @@ def _check_any(raw: Any, key: str, problems: list[Problem]) -> None:
         for at, each in enumerate(raw, 1):
             _check_any(each, f"{key}[{at}]", problems)
     elif isinstance(raw, int | float) and not isinstance(raw, bool):
-        _check_number(raw, key, problems)
+        _check_number(raw, key, problems, may_be_text=True)
 
 
-def _check_number(raw: float, key: str, problems: list[Problem]) -> None:
+def _check_number(raw: float, key: str, problems: list[Problem], *, may_be_text: bool) -> None:
     if isinstance(raw, int) and raw not in _64_BITS:
-        problems.append(Problem(key, "a whole number beyond 64 bits; write it as text, in quotes"))
+        advice = "; write it as text, in quotes" if may_be_text else ""
+        problems.append(Problem(key, f"a whole number beyond 64 bits{advice}"))
     elif not math.isfinite(raw):
-        problems.append(Problem(key, f"{raw} cannot be sent as a number"))
+        problems.append(Problem(key, f"{raw} is not a finite number"))
 
 
 def _fits(wanted: Any, raw: Any) -> bool:

@@ -65,6 +65,7 @@ def test_a_model_that_is_listed_is_ok_and_one_that_is_not_may_answer_all_the_sam
             lambda: web.Response(status=308, headers={"Location": f"https://b.example/v1?k={KEY}"}),
             "https://b.example/v1",
         ),
+        (lambda: web.Response(status=308), "a redirect without an address"),
         (lambda: web.json_response({"error": {"message": KEY}}, status=500), "status 500"),
         (lambda: web.json_response({"error": KEY}, status=400), "status 400"),
     ],

@@ -122,7 +122,7 @@ def test_plan_tells_what_may_not_be_meant_and_shortens_long_prompts(
     (place / "job.toml").write_text(text, encoding="utf-8")
     shown = plan(capsys, "job.toml", "--provider", "local")
     assert "left out by subset.exclude: 1" in shown
-    assert "1 row has the same request as another row" in shown
+    assert "1 row has the same request as another row and shares its answer" in shown
     assert "to send: 2" in shown
     assert "grid.size is used in no prompt: its 2 values give the same requests; write {size}" in shown
     assert "characters ...]" in shown

@@ -42,6 +42,8 @@ def problems(opened: Open, text: str, **choice: str) -> list[str]:
         (('user = "to {city}"', "user = 3"), ["prompt.user: expected text, found the number 3"]),
         (('user = "to {city}"', ""), ["prompt.user: missing"]),
         (('name = "x"', 'name = "../x"'), ["name: '../x' may only have letters"]),
+        (('name = "x"', 'name = "-x"'), ["name: '-x' may only have letters", "begins with a letter or digit"]),
+        (('name = "x"', f'name = "{"x" * 101}"'), ["name: it has 101 characters, and may have 100"]),
         (('name = "x"', ""), ["name: missing"]),
         (("[prompt]", "[generate]\nrepeats = 0\n[prompt]"), ["generate.repeats: 0 is out of range"]),
         (
@@ -249,13 +251,18 @@ def test_numbers_of_an_axis_are_as_they_were_written(opened: Open, values: str, 
         (GOOD.replace('["Paris"]', "[nan]"), "3: grid.city: nan is not a valid number"),
         (GOOD.replace('["Paris"]', "[1, '1']"), "3: grid.city: '1' occurs twice"),
         (GOOD.replace('["Paris"]', "[0x" + "f" * 5000 + "]"), "3: grid.city: a number of more than 4,300 digits"),
-        (GOOD + "[generate.parameters]\ntop_p = nan\n", "7: generate.parameters.top_p: nan cannot be sent as a number"),
+        (GOOD + "[generate.parameters]\ntop_p = nan\n", "7: generate.parameters.top_p: nan is not a finite number"),
         (
             GOOD + "[generate.parameters]\nx = { y = [inf] }\n",
-            "generate.parameters.x.y[1]: inf cannot be sent as a number",
+            "generate.parameters.x.y[1]: inf is not a finite number",
         ),
+        (GOOD + "[limits]\ntimeout_s = inf\n", "7: limits.timeout_s: inf is not a finite number"),
         (GOOD + "[generate.parameters]\nx = 99999999999999999999\n", "7: generate.parameters.x: a whole number beyond"),
         (GOOD + "[subset]\nsize = 1\nseed = 99999999999999999999\n", "8: subset.seed: a whole number beyond 64 bits"),
+        (
+            GOOD + "[generate]\nmax_tokens = 99999999999999999999\n",
+            "7: generate.max_tokens: a whole number beyond 64 bits",
+        ),
         (GOOD + "[generate]\nrepeats = 2000000\n", "7: generate.repeats: 2e+06 is out of range, expected at most"),
         (GOOD + "[checks]\nmust_match = [1]\n", "7: checks.must_match[1]: expected text, found the number 1"),
         (GOOD + '[dataset]\nformat = "Chat"\n', '7: dataset.format: expected "chat" or "completion'),
@@ -270,6 +277,17 @@ def test_numbers_of_an_axis_are_as_they_were_written(opened: Open, values: str, 
 )
 def test_values_that_cannot_be_are_refused_in_our_words_with_their_line(opened: Open, text: str, words: str) -> None:
     assert words in problems(opened, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "may_be_text"),
+    [("[generate]\nmax_tokens", False), ("[limits]\nmax_cost", False), ("[generate.parameters]\nseed", True)],
+)
+def test_quotes_are_advised_for_a_long_number_only_where_a_text_is_taken(
+    opened: Open, place: str, may_be_text: bool
+) -> None:
+    [problem] = problems(opened, GOOD + f"{place} = 99999999999999999999\n")
+    assert ("in quotes" in problem) is may_be_text
 
 
 def test_streaming_can_be_switched_off_by_name_and_not_on(opened: Open) -> None:

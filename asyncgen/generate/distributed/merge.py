@@ -107,7 +107,7 @@ def refuse_running(directory: RunDirectory) -> None:
             number = shard.part.strip("-").replace("-of-", "/")
             raise RunInUseError(
                 f"shard {number} of {directory.path} is still running",
-                cause="the remaining rows can only be divided again when no shard is running",
+                cause="shards are merged, and the remaining rows divided again, only when none is running",
                 help_text=f"wait until it is done (`{command_line('status', directory.path)}`), or stop it",
             )
 
