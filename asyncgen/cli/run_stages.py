@@ -63,6 +63,7 @@ class RunPipeline:
     _tuned_model: str = ""
     _is_simulated: bool = False
     _is_rehearsal: bool = False
+    _interrupted: int = 0
 
     def until(self, last: str, names: Sequence[str]) -> int:
         """Go through the stages up to `last`; returns the exit code.
@@ -91,6 +92,9 @@ class RunPipeline:
                 if name != "generate" or stage_code not in _SIGNALLED:  # otherwise the stage has reported it
                     _say_where(name)
                 return stage_code
+            if self._interrupted and name != last:  # during the last rows: the next stages are not begun
+                _say_where(name)
+                return self._interrupted
         self._say_end(last, time.monotonic() - began)
         return code
 
@@ -139,6 +143,7 @@ class RunPipeline:
         # Answers of the simulation are not uploaded to a provider that charges for training on them.
         self._is_simulated = generated.simulated
         self._is_rehearsal = generated.simulated and opened.tuning in {opened.generation, LOCAL}
+        self._interrupted = generated.interrupted
         self.report["generate"] = generated.as_json()
         self.report["run"] = str(generated.run)
         return generated.exit_code

@@ -162,6 +162,10 @@ async def ask_contestants(
                 raise done.outcome.error
             if done.outcome.stopped is not None:
                 return done.exit_code or _INTERRUPTED
+            if done.interrupted:  # during the last rows of this contestant: the next one would be paid for
+                go_on = f" To continue: {observer.resume_command}" if observer.resume_command else ""
+                observer.say(f"stopped.{go_on}")
+                return done.interrupted
             code = code or done.exit_code
     return code
 

@@ -171,10 +171,12 @@ class EngineResult:
     Attributes:
         outcome: how it ended.
         exit_code: of the process if a signal ended it, else 0.
+        interrupted: exit code of a signal that came, also if the rows in flight were the last ones; 0 if none came.
     """
 
     outcome: Outcome
     exit_code: int = 0
+    interrupted: int = 0
 
 
 class Engine(Protocol):
@@ -285,12 +287,12 @@ def _state_of(progress: Progress, concurrency: int, began: float, pauses: tuple[
 def result_of(session: Session, outcome: Outcome, interrupt: Interrupt) -> EngineResult:
     """The result of an engine of online requests; says how an interrupted run goes on."""
     if outcome.stopped is not StopReason.INTERRUPTED:
-        return EngineResult(outcome)
+        return EngineResult(outcome, interrupted=interrupt.exit_code or 0)
     observer = session.observer
     dropped = f"; {outcome.abandoned:,} in flight were dropped" if outcome.abandoned else ""
     go_on = f" To continue: {observer.resume_command}" if observer.resume_command else ""
     observer.say(f"stopped{dropped}.{go_on}")
-    return EngineResult(outcome, interrupt.exit_code or 0)
+    return EngineResult(outcome, interrupt.exit_code or 0, interrupt.exit_code or 0)
 
 
 def used(spend: Spend, *, has_price: bool) -> str:

@@ -113,6 +113,7 @@ class Generated(msgspec.Struct, frozen=True):
         sample: keys of the rows sampled with `options.spread`; empty without it.
         simulated: the answers come from a simulation.
         shard: the shard that was worked on; None for a whole run.
+        interrupted: exit code of a signal that came, also if every row was settled nevertheless; 0 if none came.
     """
 
     run: Path
@@ -126,6 +127,7 @@ class Generated(msgspec.Struct, frozen=True):
     sample: tuple[str, ...] = ()
     simulated: bool = False
     shard: Shard | None = None
+    interrupted: int = 0
 
     @property
     def files(self) -> RunDirectory:
@@ -458,6 +460,7 @@ async def _generate(run: RunWriter, work: _Work, stale: Stale, shard: OpenShard[
         tuple(request.key.hex() for request in sample),
         simulated=simulated,
         shard=shard.shard if shard else None,
+        interrupted=result.interrupted,
     )  # fmt: skip
 
 

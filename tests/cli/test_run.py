@@ -1,6 +1,10 @@
 import json
+import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +73,35 @@ def test_a_run_says_at_which_stage_it_stopped_and_why(asyncgen: Run, simulated: 
     done = asyncgen("run", "--provider", "local", "--base-url", base_url)
     assert done.returncode == 4
     assert "the run stopped at the stage generate; to continue: asyncgen run --provider local" in done.stderr
+
+
+def test_a_signal_during_the_last_rows_leaves_the_next_stages_unbegun(here: Callable[..., Any]) -> None:
+    """The rows in flight are all that was left; uploading and training would still cost."""
+    reply = {
+        "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Buy."}, "finish_reason": "stop"}],
+    }  # fmt: skip
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            os.kill(os.getpid(), signal.SIGTERM)
+            body = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - the base class's name
+
+    Path("job.toml").write_text('name = "j"\n[grid]\ncity = ["Paris"]\n[prompt]\nuser = "{city}"\n', encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        where = ("--base-url", f"http://127.0.0.1:{server.server_port}/v1", "--model", "m")
+        done = here("run", "job.toml", *where, "--finetune-model", "m", "-y")
+        server.shutdown()
+    assert done.code == 143, done.err
+    assert "stage 2" not in done.err
+    assert len(Path("runs/j/records.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert "to continue: asyncgen run job.toml" in done.err

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asyncgen.api.observer import LibraryObserver
 from asyncgen.errors import UsageError
 from asyncgen.evaluate.asking import AskOptions, EngineOf, as_completion_request
 from asyncgen.evaluate.contestants import ReadyContestant, parse_contestant
@@ -20,6 +22,7 @@ from asyncgen.evaluate.session import Evaluated, WantedEvaluation, evaluate_run
 from asyncgen.evaluate.small import small_comparison
 from asyncgen.generate.engine import Engine
 from asyncgen.generate.http.completer import AttemptError, ErrorClass
+from asyncgen.generate.observer import Interrupt
 from asyncgen.generate.session import OnlineEngine
 from asyncgen.providers.profiles import PROFILES
 from asyncgen.run.directory import RunDirectory
@@ -98,6 +101,32 @@ def test_the_defaults_are_base_bare_and_with_examples_the_writer_and_the_tuned_m
     assert all(
         "Madrid" in m or "Vienna" in m or "Lyon" in m for m in (r["messages"][-1]["content"] for r in asked["tuned"])
     )
+
+
+def test_a_signal_during_the_last_rows_of_a_contestant_leaves_the_next_one_unasked(
+    make_run: MakeRun, answering: Answering, observer: Any
+) -> None:
+    directory = make_run(JOB)
+    interrupt, asked = Interrupt(), []
+
+    def last(prompt: str, request: Mapping[str, Any]) -> str:
+        asked.append(prompt)
+        if len(asked) == 12:
+            interrupt.exit_code = 130
+            interrupt.stop.set()
+        return echo(prompt, request)
+
+    class Signalled(LibraryObserver):
+        """Like the command line, listens anew for each contestant."""
+
+        @asynccontextmanager
+        async def interruptible(self, on_first: Callable[[], None]) -> AsyncIterator[Interrupt]:
+            yield Interrupt() if asked else interrupt
+
+    done = run(directory, lambda: Signalled(yes=True), answering(dict.fromkeys(ALL, last)), axes=AXES)
+    assert (done.exit_code, done.evaluation, len(asked)) == (130, None, 12)
+    again = run(directory, observer, answering(dict.fromkeys(ALL, last)), axes=AXES)
+    assert (again.exit_code, len(asked)) == (0, 48)
 
 
 def test_the_same_evaluation_again_asks_nobody(make_run: MakeRun, answering: Answering, observer: Any) -> None:
