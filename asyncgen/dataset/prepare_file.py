@@ -162,11 +162,13 @@ class _Work:
 
 def _tell(scan: FileScan, dialogue: Dialogue) -> None:
     rows = scan.read - scan.blank
-    what = "pairs of prompt and completion" if scan.form == PAIR else f"examples of the form {scan.form}"
+    is_one = rows == 1
+    kind = ("pair", "pairs") if scan.form == PAIR else ("example", "examples")
+    what = f"{kind[not is_one]} {'of prompt and completion' if scan.form == PAIR else f'of the form {scan.form}'}"
     advice = (
         "" if rows >= _FEW_ROWS else "; at least a few hundred are recommended, and each doubling helps about as much"
     )
-    dialogue.found(f"There are {rows:,} {what}{advice}")
+    dialogue.found(f"There {'is' if is_one else 'are'} {rows:,} {what}{advice}")
     if scan.unused and not scan.fits:
         unused = [f"`{name}`" for name in scan.unused]
         dialogue.found(f"Left out, because samples cannot contain them: {first_of(unused)}")

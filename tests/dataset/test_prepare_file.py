@@ -110,6 +110,13 @@ def test_of_thousands_of_unused_columns_the_first_are_named_and_the_others_count
     assert len(told) < 500
 
 
+def test_one_pair_is_told_as_one(tmp_path: Path) -> None:
+    answers = Answers()
+    with pytest.raises(AsyncgenError):
+        prepare_file(csv(tmp_path, TWELVE[0]), answers, DatasetSettings(), OPENAI)
+    assert any(text.startswith("There is 1 pair of prompt and completion") for text in answers.heard)
+
+
 def test_too_few_rows_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(AsyncgenError, match="would refuse") as raised:
         prepare_file(csv(tmp_path, *TWELVE[:9]), Answers(), DatasetSettings(), OPENAI)

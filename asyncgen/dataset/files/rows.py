@@ -244,8 +244,8 @@ def _open_parquet(path: Path, wanted: WantedColumns) -> SampleRows:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=kept):
                     for values in batch.to_pylist():
+                        yield FileRow(number + 1, {name: _json_value(value) for name, value in values.items()})
                         number += 1
-                        yield FileRow(number, {name: _json_value(value) for name, value in values.items()})
         except (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
             raise _bad_parquet(path, error, number + 1) from None
 
@@ -262,8 +262,11 @@ def _bad_parquet(path: Path, error: Exception, row: int | None = None) -> Asyncg
     place = f", near row {row:,}," if row else ""
     if isinstance(error, UnicodeDecodeError):
         cause = "a text is not UTF-8"
-    else:
-        cause = str(error).splitlines()[0][:200] if str(error) else "its content is damaged"
+    elif isinstance(error, OSError) and error.strerror:
+        cause = error.strerror
+    else:  # of pyarrow's words, those of the file's format help nobody
+        is_of_value = type(error) in {ValueError, OverflowError, RecursionError}
+        cause = str(error) if is_of_value else "it is damaged, or not a Parquet file"
     return AsyncgenError(f"{path}{place} cannot be read as Parquet", cause=cause, code="bad_data")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -269,6 +270,21 @@ def test_a_text_of_parquet_that_is_not_utf_8_is_told_with_its_row(tmp_path: Path
     with pytest.raises(AsyncgenError, match="near row 1") as raised:
         samples(path)
     assert raised.value.cause == "a text is not UTF-8"
+
+
+def test_a_cell_of_parquet_that_json_cannot_have_is_told_with_its_own_row(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"prompt": [1.0, math.inf], "completion": ["a", "b"]})
+    with pytest.raises(AsyncgenError, match="near row 2,") as raised:
+        samples(path)
+    assert raised.value.cause == "a number is infinite"
+
+
+def test_a_parquet_file_that_is_cut_off_is_told_in_our_words(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"prompt": ["a"], "completion": ["b"]})
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(AsyncgenError, match="cannot be read as Parquet") as raised:
+        samples(path)
+    assert raised.value.cause == "it is damaged, or not a Parquet file"
 
 
 def test_messages_in_parquet_lose_the_empty_fields_of_their_structs(tmp_path: Path) -> None:
