@@ -58,7 +58,7 @@ from asyncgen.providers.prices import PriceList
 from asyncgen.providers.user_files import load_price_list
 from asyncgen.run.directory import RunDirectory
 from asyncgen.run.lock import locked
-from asyncgen.run.whole_file import read_whole
+from asyncgen.run.whole_file import as_disk_error, read_whole
 from asyncgen.terminal import counted
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ async def evaluate_run(
     """
     setup = _set_up(directory, wanted)
     folder = setup.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    with as_disk_error(f"the folder {folder} could not be created"):
+        folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         settings = _fix_settings(setup)
         choice = setup.choice

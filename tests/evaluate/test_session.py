@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from asyncgen.api.observer import LibraryObserver
-from asyncgen.errors import UsageError
+from asyncgen.errors import DiskError, UsageError
 from asyncgen.evaluate.asking import AskOptions, EngineOf, as_completion_request
 from asyncgen.evaluate.contestants import ReadyContestant, parse_contestant
 from asyncgen.evaluate.result import as_json
@@ -127,6 +127,15 @@ def test_a_signal_during_the_last_rows_of_a_contestant_leaves_the_next_one_unask
     assert (done.exit_code, done.evaluation, len(asked)) == (130, None, 12)
     again = run(directory, observer, answering(dict.fromkeys(ALL, last)), axes=AXES)
     assert (again.exit_code, len(asked)) == (0, 48)
+
+
+def test_a_folder_that_cannot_be_created_is_an_error_of_the_disk(
+    make_run: MakeRun, answering: Answering, observer: Any
+) -> None:
+    directory = make_run(JOB)
+    (directory.path / "evaluations").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DiskError, match="evaluations"):
+        run(directory, observer, answering(ALL), axes=AXES)
 
 
 def test_the_same_evaluation_again_asks_nobody(make_run: MakeRun, answering: Answering, observer: Any) -> None:
