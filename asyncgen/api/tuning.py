@@ -172,9 +172,10 @@ def complete(
     """
     where = EndpointFlags(provider, base_url, None, Path(api_key_file) if api_key_file is not None else None)
     named = model or _newest_model(_path(run))
-    owner = owner_of_model(named, where)
+    directory = _path(run) if run is not None else None
+    owner = owner_of_model(named, where, directory)
     choice = owner.choice if owner else choose_generation(where, AUTO, os.environ)
-    form = form_for(owner, _path(run) if run is not None else None)
+    form = form_for(owner, directory)
 
     async def work(_: Interrupt) -> list[Completion | Unanswered]:
         asking = PromptSettings(named, form, {**answer_limit(choice.profile, form, max_tokens), **parameters})

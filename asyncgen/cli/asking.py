@@ -164,7 +164,7 @@ class Question:
             UsageError: `run` is not a run, or has no dataset.
         """
         models = (model, compared) if compared else (model,)
-        owner = owner_of_model(model, where)
+        owner = owner_of_model(model, where, run)
         choice = owner.choice if owner else choose_generation(where, AUTO, environment)
         place = owner.where if owner else where
         return cls(models, choice, place, form_for(owner, run))

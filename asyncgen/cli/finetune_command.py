@@ -211,12 +211,15 @@ def show_tuned(tuned: Tuned, run: Path | None, *, as_json: bool) -> None:
         return
     result(job.tuned_model or job.id)
     if tuned.answers and job.tuned_model:
-        from asyncgen.finetune.source import example_prompt  # noqa: PLC0415 - needs the reader of answers
+        from asyncgen.finetune.source import question_arguments  # noqa: PLC0415 - needs the reader of answers
 
-        prompt = example_prompt(RunDirectory(run)) if run else "YOUR PROMPT"
-        say(f"next: {next_command('complete', '-m', job.tuned_model, prompt, keep=_PLACE)}")
+        arguments = question_arguments(job.tuned_model, RunDirectory(run) if run else None)
+        say(f"next: {next_command('complete', *arguments, keep=_PLACE)}")
     elif job.outcome is None and not tuned.exit_code:
-        say(f"next: {next_command('finetune follow', job.id, keep=_PLACE)}")
+        from asyncgen.finetune.target import name_of_job  # noqa: PLC0415 - with the run's state
+
+        argument = name_of_job(job.id, RunDirectory(run) if run else None)
+        say(f"next: {next_command('finetune follow', argument, keep=_PLACE)}")
 
 
 @click.command("follow")
@@ -237,7 +240,7 @@ def follow(job: str | None, as_json: bool, **options: Any) -> int:
 
     target = find_target(_job_or_run(job), endpoint_flags_of(options))
     with event_log(target, say) as log:
-        tuned = run_loop(follow_job(target.choice, target.where, target.job_id, log, Screen(yes=False)))
+        tuned = run_loop(follow_job(target, log, Screen(yes=False)))
     show_tuned(tuned, target.run.path if target.run else None, as_json=as_json)
     return tuned.exit_code
 

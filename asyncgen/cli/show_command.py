@@ -356,9 +356,9 @@ def _step_of_training(path: Path, found: RunStatus) -> str:
         return tuning_command(RunDirectory(path), *simulated)
     last = tunings[-1]
     if last.tuned_model:
-        from asyncgen.finetune.source import example_prompt  # noqa: PLC0415 - needs the reader of answers
+        from asyncgen.finetune.source import question_arguments  # noqa: PLC0415 - needs the reader of answers
 
-        return next_command("complete", example_prompt(RunDirectory(path)), "--model", last.tuned_model)
+        return next_command("complete", *question_arguments(last.tuned_model, RunDirectory(path)))
     if last.status in _ENDED:
         return f"{next_command('finetune create', path, '--another')}   (the last job {_ENDED[last.status]})"
     return next_command("finetune follow", path)

@@ -22,7 +22,7 @@ from asyncgen.finetune.api import AbsentError, TrainingClosedError
 from asyncgen.finetune.create import Created, Dataset, create, existing_job
 from asyncgen.finetune.follow import FollowPace, TrainingWatcher, follow, open_run_log
 from asyncgen.finetune.source import taught_form
-from asyncgen.finetune.target import open_tuner
+from asyncgen.finetune.target import name_of_job, open_tuner
 from asyncgen.generate.observer import Interrupt, Observer
 from asyncgen.providers.choose import EndpointFlags, named_address, open_endpoint
 from asyncgen.providers.endpoint import Secret, is_loopback
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from asyncgen.dataset.token_counts import TrainingCost
     from asyncgen.finetune.api import Event, JobOrder, Tuner, TuningJob
     from asyncgen.finetune.follow import EventLog
+    from asyncgen.finetune.target import Target
     from asyncgen.providers.profiles import Profile, ProviderChoice
-    from asyncgen.run.directory import RunWriter
+    from asyncgen.run.directory import RunDirectory, RunWriter
 
 _SHORT_LIFE_DAYS = 90
 _FINDINGS_SHOWN = 20
@@ -152,26 +153,22 @@ async def tune(run: RunWriter, wanted: WantedTuning, observer: TuningObserver, *
         with open_run_log(run, created.job.id) as log:
             async with observer.interruptible(lambda: None) as interrupt:
                 job = await _follow_to_end(tuner, created.job.id, log, observer, interrupt, pace_of(endpoint.base_url))
-        return _report_end(tuner, job or created.job, created.how, observer, interrupt)
+        return _report_end(tuner, job or created.job, created.how, observer, interrupt, run.directory)
 
 
 def _say_stopped(run: RunWriter, before: AbstractSet[str | None], observer: Observer) -> None:
     """Say what a signal cut short; the job may have been created in the last moment."""
     for noted in run.state.finetuning:
         if noted.job_id and noted.job_id not in before:
-            observer.say(unfollowed_text(noted.job_id, noted.status))
+            observer.say(unfollowed_text(noted.job_id, noted.status, run.directory))
     observer.say("stopped; run the same command to continue")
 
 
-async def follow_job(
-    choice: ProviderChoice, where: EndpointFlags, job_id: str, log: EventLog, observer: TuningObserver
-) -> Tuned:
+async def follow_job(target: Target, log: EventLog, observer: TuningObserver) -> Tuned:
     """Follow an existing job to its end.
 
     Args:
-        choice: the provider that tunes.
-        where: the flags.
-        job_id: the provider's id.
+        target: the job, its provider and its run.
         log: keeps the events.
         observer: gets reports, and interrupts.
 
@@ -182,13 +179,14 @@ async def follow_job(
         IncompleteError: the job failed or was cancelled.
         AsyncgenError: it could not be followed.
     """
-    async with open_endpoint(choice, where, "", observer.say) as endpoint, open_tuner(endpoint) as tuner:
+    opening = open_endpoint(target.choice, target.where, "", observer.say)
+    async with opening as endpoint, open_tuner(endpoint) as tuner:
         async with observer.interruptible(lambda: None) as interrupt:
-            job = await _follow_to_end(tuner, job_id, log, observer, interrupt, pace_of(endpoint.base_url))
+            job = await _follow_to_end(tuner, target.job_id, log, observer, interrupt, pace_of(endpoint.base_url))
         if job is None:
-            observer.say(unfollowed_text(job_id, "not known yet"))
+            observer.say(unfollowed_text(target.job_id, "not known yet", target.run))
             return Tuned(None, None, interrupt.exit_code or 0)
-        return _report_end(tuner, job, None, observer, interrupt)
+        return _report_end(tuner, job, None, observer, interrupt, target.run)
 
 
 def pace_of(base_url: str) -> FollowPace:
@@ -320,13 +318,15 @@ async def _follow_to_end(
         return await follow(tuner.jobs, job_id, log, watcher, stop=interrupt.stop, pace=pace)
 
 
-def _report_end(tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, interrupt: Interrupt) -> Tuned:
+def _report_end(
+    tuner: Tuner, job: TuningJob, how: str | None, observer: Observer, interrupt: Interrupt, run: RunDirectory | None
+) -> Tuned:
     """Say what there is to say of the job; a job that did not succeed is an error."""
     if job.outcome is None:
-        observer.say(unfollowed_text(job.id, job.status))
+        observer.say(unfollowed_text(job.id, job.status, run))
         return Tuned(job, how, interrupt.exit_code or 0)
     if job.outcome != "succeeded":
-        raise job_failure(job)
+        raise job_failure(job, run)
     if job.trained_tokens:
         is_theirs = is_provider_address(tuner.profile.name, tuner.place or None)
         cost = trained_cost_text(tuner.profile, job) if is_theirs else ""
@@ -427,7 +427,7 @@ def _hosting_text(profile: Profile, job: TuningJob) -> str:
     )
 
 
-def job_failure(job: TuningJob) -> IncompleteError:
+def job_failure(job: TuningJob, run: RunDirectory | None) -> IncompleteError:
     """The end of a job that failed or was cancelled, as an error."""
     cause = None
     if job.error is not None:
@@ -435,18 +435,19 @@ def job_failure(job: TuningJob) -> IncompleteError:
         param = f" (param: {job.error.param})" if job.error.param else ""
         cause = f"{code}{job.error.message}{param}"
     happened = "was cancelled" if job.outcome == "cancelled" else "failed"
+    events = command_line("finetune events", name_of_job(job.id, run))
     return IncompleteError(
         f"the fine-tuning job {job.id} {happened}",
         cause=cause,
-        help_text=f"{command_line('finetune events', job.id)}   (shows its events); to create another job, repeat the "
-        "command that created this one",
+        help_text=f"{events}   (shows its events); to create another job, repeat the command that created this one",
         code=f"job_{job.outcome}",
     )
 
 
-def unfollowed_text(job_id: str, status: str) -> str:
+def unfollowed_text(job_id: str, status: str, run: RunDirectory | None) -> str:
     """The message when following stops before the job's end."""
+    argument = name_of_job(job_id, run)
     return (
         f"stopped following {job_id}, which goes on ({status.replace('_', ' ')}). To follow it again: "
-        f"{command_line('finetune follow', job_id)}; to cancel it: {command_line('finetune cancel', job_id)}"
+        f"{command_line('finetune follow', argument)}; to cancel it: {command_line('finetune cancel', argument)}"
     )

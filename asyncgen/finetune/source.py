@@ -185,6 +185,20 @@ def _for_file(where: EndpointFlags) -> ProviderChoice:
     return choice if where.provider or where.addresses else choose_tuning(choice)
 
 
+def question_arguments(model: str, directory: RunDirectory | None) -> tuple[str, ...]:
+    """Return the arguments of the `complete` that asks a tuned model with a prompt of its dataset.
+
+    Args:
+        model: the tuned model.
+        directory: of the run that tuned it; None for a job of no run. `complete` finds a model's provider by the runs
+            under `runs/`, so another one is named.
+    """
+    if directory is None:
+        return "-m", model, "YOUR PROMPT"
+    which = ("-m", model) if directory.path.parent == RUNS else ("--run", str(directory.path))
+    return *which, example_prompt(directory)
+
+
 def tuning_command(directory: RunDirectory, *flags: str) -> str:
     """Return the command that tunes on a run's dataset: on this machine if no model of its provider is known.
 

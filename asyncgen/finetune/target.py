@@ -83,6 +83,16 @@ def find_target(argument: str | None, where: EndpointFlags, environment: Mapping
     return Target(argument, found[0], *_noted_place(found[1], where))
 
 
+def name_of_job(job_id: str, run: RunDirectory | None) -> str:
+    """Return what commands name a job by: its id, or its run if only the run says at which provider it is.
+
+    Args:
+        job_id: the provider's id.
+        run: the run that the job is noted in; None if there is none.
+    """
+    return job_id if run is None or run.path.parent == RUNS else str(run.path)
+
+
 def _noted_place(noted: FinetuningState, where: EndpointFlags) -> tuple[ProviderChoice, EndpointFlags]:
     if where.provider or not all(is_same_place(address, noted.base_url) for address in where.addresses):
         return choose_tuner(where, {}), where
@@ -122,21 +132,22 @@ def newest_tuned_model(path: Path | None) -> str:
     return tuned[-1]
 
 
-def owner_of_model(model: str, where: EndpointFlags) -> Target | None:
+def owner_of_model(model: str, where: EndpointFlags, run: Path | None = None) -> Target | None:
     """Find the job that made a model, among the runs here.
 
     Args:
         model: name of the model.
         where: the flags.
+        run: a run to look into first, which may be elsewhere.
 
     Returns:
         The job; None if no run knows the model.
     """
-    for path in sorted(RUNS.glob(f"*/{STATE_NAME}")):
-        run = RunDirectory(path.parent)
-        for noted in run.read_state().finetuning:
+    named = [find_run(run, root=RUNS)] if run is not None else []
+    for directory in [*named, *(RunDirectory(path.parent) for path in sorted(RUNS.glob(f"*/{STATE_NAME}")))]:
+        for noted in directory.read_state().finetuning:
             if noted.tuned_model == model and noted.job_id:
-                return Target(noted.job_id, run, *_noted_place(noted, where))
+                return Target(noted.job_id, directory, *_noted_place(noted, where))
     return None
 
 

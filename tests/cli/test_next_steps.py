@@ -78,7 +78,23 @@ def test_a_server_without_a_model_to_tune_is_led_to_tuning_on_this_machine(
 def test_the_question_to_a_tuned_model_is_a_prompt_of_the_dataset(asked: Here, job: str) -> None:
     assert asked("run", job, "--until", "finetune").code == 0
     prompt = json.loads(Path("runs/a-job/validation.jsonl").read_text().splitlines()[0])["messages"][-2]["content"]
-    assert ["complete", prompt, "--model"] in [step[:3] for step in steps_in(asked("status").err)]
+    [step] = [step for step in steps_in(asked("status").err) if step[0] == "complete"]
+    assert (step[1], step[3]) == ("-m", prompt)
+
+
+def test_a_run_elsewhere_is_led_to_its_tuned_model(asked: Here, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base_url = os.environ["ASYNCGEN_BASE_URL"]
+    for name in ("ASYNCGEN_BASE_URL", "ASYNCGEN_PROVIDER", "ASYNCGEN_FINETUNE_PROVIDER"):
+        monkeypatch.delenv(name)
+    place = ("--base-url", base_url, "--model", "m", "--simulated")
+    assert asked("generate", job, "--out", "else where", "--base-url", base_url).code == 0
+    assert asked("prepare", "else where", "--simulated").code == 0
+    for flags in ((), ("--no-follow", "--another")):
+        created = asked("finetune", "create", "else where", *place, *flags)
+        assert created.code == 0
+        for words in steps_in(created.err):
+            assert asked(*words).code == 0, words
+    follow(asked, "status", "else where")
 
 
 def test_each_kind_of_work_is_led_to_a_plan(asked: Here) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,14 +12,11 @@ from asyncgen.errors import UsageError
 from asyncgen.finetune.api import TuningJob
 from asyncgen.finetune.follow import event_log, note_state
 from asyncgen.finetune.source import find_source
-from asyncgen.finetune.target import Target, find_target, owner_of_model
+from asyncgen.finetune.target import Target, find_target, name_of_job, owner_of_model
 from asyncgen.providers.choose import EndpointFlags, choose_tuner
 from asyncgen.providers.profiles import PROFILES
-from asyncgen.run.directory import open_run
+from asyncgen.run.directory import RunDirectory, open_run
 from asyncgen.run.state import DatasetFile, DatasetState, FinetuningState
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +157,9 @@ def test_a_missing_source_says_how_to_make_one() -> None:
     with pytest.raises(UsageError, match="nowhere is neither a run nor a file") as caught:
         find_source(Path("nowhere"), None, None, EndpointFlags(), None)
     assert "asyncgen runs" in (caught.value.help_text or "")
+
+
+def test_a_job_is_named_by_its_id_where_runs_are_looked_up_and_else_by_its_run(tmp_path: Path) -> None:
+    assert name_of_job("ftjob-1", None) == "ftjob-1"
+    assert name_of_job("ftjob-1", RunDirectory(Path("runs/ads"))) == "ftjob-1"
+    assert name_of_job("ftjob-1", RunDirectory(tmp_path / "ads")) == str(tmp_path / "ads")
