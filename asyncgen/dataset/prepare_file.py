@@ -156,7 +156,7 @@ class _Work:
             read=self.scan.read,
             left_out={reason: count for reason, count in left_out.items() if count},
             tokens=tokens,
-            token_label=self.counter.label,
+            token_label=self.counter.label_with_hint,
         )
 
 

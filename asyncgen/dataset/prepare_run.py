@@ -171,7 +171,7 @@ def _prepare(work: _Work, prices: PriceList, *, drop_near_duplicates: bool, simu
         validation_prompts=draft.sides.prompts,
         trained_on=draft.sides.leaked,
         tokens=tokens,
-        token_label=draft.counter.label,
+        token_label=draft.counter.label_with_hint,
         costs=tuple(costs),
         warnings=tuple(_warnings(work, draft, tokens, files, dropped=drop_near_duplicates)),
     )

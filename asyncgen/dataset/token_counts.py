@@ -50,11 +50,18 @@ class TokenCounter:
         label: how, in a few words for the user.
         exact: by the model's own vocabulary.
         count: the tokens of each text.
+        hint: how to get better counts; "" if there is no way.
     """
 
     label: str
     exact: bool
     count: Callable[[Sequence[str]], list[int]]
+    hint: str = ""
+
+    @property
+    def label_with_hint(self) -> str:
+        """The label, and the way to better counts."""
+        return f"{self.label}; {self.hint}" if self.hint else self.label
 
     def samples(self, samples: Sequence[Sequence[str]], *, chat: bool) -> list[int]:
         """The tokens of each sample, of which the texts are given; a chat's messages cost more than their texts."""
@@ -93,13 +100,12 @@ def _count(
     return batch_count(texts, vocabulary, 1)  # for some hundred texts, starting threads takes longer than they save
 
 
+_TO_COUNT = "to count tokens: pip install 'asyncgen[tokens]'"
+
+
 def _estimate(ratio: float) -> TokenCounter:
     basis = "bytes / 4" if ratio == 1.0 else f"bytes / 4 x {ratio:.2f}, from this run's answers"
-    return TokenCounter(
-        f"estimate ({basis}); to count tokens: pip install 'asyncgen[tokens]'",
-        exact=False,
-        count=partial(_estimated, ratio),
-    )
+    return TokenCounter(f"estimated as {basis}", exact=False, count=partial(_estimated, ratio), hint=_TO_COUNT)
 
 
 def _estimated(ratio: float, texts: Sequence[str]) -> list[int]:

@@ -429,7 +429,7 @@ def test_answers_that_only_go_on_from_an_opening_do_not_say_how_many_tokens_a_te
     monkeypatch.setitem(sys.modules, "toktok", None)
     made = make_run('[on.local.prompt]\nopenings = ["Dear {sector} in {city}"]\n', generation="local").fill()
     assert made.opened.grid.has_openings
-    assert prepare(made).token_label.startswith("estimate (bytes / 4);")
+    assert prepare(made).token_label.startswith("estimated as bytes / 4;")
 
 
 def test_the_first_cost_is_that_of_the_provider_asked_for(make_run: MakeRun) -> None:
